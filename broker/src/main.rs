@@ -1,0 +1,2 @@
+//! The VeilMQ broker daemon.
+fn main() {}

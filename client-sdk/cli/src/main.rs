@@ -1,0 +1,2 @@
+//! The client-side command line.
+fn main() {}

@@ -1,0 +1,3 @@
+//! MQTT packets, framing and the byte layouts of VEIL-1.
+#![no_std]
+extern crate alloc;
