@@ -1,0 +1,14 @@
+//! VEIL-1: what VeilMQ adds to MQTT (see `docs/veil1-protocol.md`).
+//!
+//! This module owns the byte layouts: registries, certificates, handshake messages, records and
+//! the clear header of an envelope. It never opens an envelope and holds no key. Feature `channel`
+//! adds the cryptography of the client-broker channel in [`channel`]; it changes no layout.
+
+#[cfg(feature = "channel")]
+pub mod channel;
+pub mod layout;
+pub mod registry;
+pub mod vmc;
+
+pub use registry::{Kid, Scheme, Schemes, Suite};
+pub use vmc::{Certificate, CertificateError, CertificateFields, Roles};
