@@ -1,1 +1,42 @@
-//! Typed configuration of the broker.
+//! Typed configuration of the broker: layers, defaults, ranges, relations, precise errors.
+//!
+//! Layers, each over the one before: built-in defaults, the TOML file, environment variables
+//! `VEILMQ__SECTION__KEY` (or `VEILMQ__SECTION__KEY_FILE`, whose value is read from that file), the command line.
+//! The crate opens no socket and keeps no key; it refuses every key it does not know, and end-to-end keys by name.
+//!
+//! Invariant: a [`BrokerConfig`] returned by [`BrokerConfig::load`] is within every range of [`OPTIONS`] and every
+//! relation between options holds, so nobody checks again. `docs/configuration.md` is tested against [`OPTIONS`].
+//!
+//! ```
+//! use veilmq_config::{BrokerConfig, Mode, Overrides, Sources};
+//!
+//! let config = BrokerConfig::load(Sources {
+//!     file: None,
+//!     overrides: Overrides { port: Some(2883), ..Overrides::default() },
+//!     environment: [("HOME".to_owned(), "/home/you".to_owned())],
+//! })?;
+//! assert_eq!(config.mode, Mode::Development);
+//! assert!(config.listeners.iter().all(|listener| listener.address.ip().is_loopback()));
+//! # Ok::<(), veilmq_config::ConfigError>(())
+//! ```
+
+mod broker_config;
+mod document;
+mod environment;
+mod error;
+mod limits;
+mod load;
+mod options;
+mod relations;
+mod unknown;
+mod value;
+
+pub use broker_config::{
+    AccessConfig, AdminConfig, BrokerConfig, Durability, ListenerConfig, LogConfig, LogFormat, LogLevel,
+    Mode, Scheme, ShardsConfig, StorageConfig, Suite, VeilConfig,
+};
+pub use environment::process_environment;
+pub use error::{ConfigError, Fault, Origin};
+pub use limits::LimitsConfig;
+pub use load::{Overrides, Sources};
+pub use options::{Kind, OPTIONS, OptionSpec};

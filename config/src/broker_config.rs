@@ -1,0 +1,353 @@
+//! The shape of the configuration and its built-in defaults.
+//!
+//! Plain data: how it is loaded is `load`, which values are allowed is `options`, limits are in `limits`.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::LimitsConfig;
+
+/// The MQTT port of a broker that was given none.
+pub(crate) const DEFAULT_PORT: u16 = 1883;
+const ADMIN_PORT: u16 = 9464;
+
+/// Everything the broker can be told before it starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BrokerConfig {
+    /// Whether a configuration file was given; not an option itself.
+    #[serde(skip)]
+    pub mode: Mode,
+    /// The directory of identity and stored state; created when absent.
+    pub data_dir: PathBuf,
+    /// The MQTT listeners, at least one, no two alike.
+    pub listeners: Vec<ListenerConfig>,
+    /// The admin listener: metrics, liveness, readiness, trust.
+    pub admin: AdminConfig,
+    /// What is logged, and how.
+    pub log: LogConfig,
+    /// How many shards share the work.
+    pub shards: ShardsConfig,
+    /// Who may connect.
+    pub access: AccessConfig,
+    /// What a client may make the broker hold or do.
+    pub limits: LimitsConfig,
+    /// Where and how durably state is kept.
+    pub storage: StorageConfig,
+    /// The VEIL-1 channel.
+    pub veil: VeilConfig,
+}
+
+/// Where the broker stands: tried out on this machine, or set up by an operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// No configuration file was given: loopback only, anonymous clients allowed, and the admin listener accepts a
+    /// public authority certificate.
+    Development,
+    /// A configuration file was given; nothing is open that it does not open.
+    #[default]
+    Configured,
+}
+
+/// One MQTT listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerConfig {
+    /// The TCP address to accept on; port 0 lets the system choose. An IPv6 address accepts IPv6 only.
+    pub address: SocketAddr,
+}
+
+/// The admin listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminConfig {
+    /// The HTTP address of metrics and health; `None`, written `"off"`, opens none.
+    #[serde(with = "address_or_off")]
+    pub address: Option<SocketAddr>,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    /// How a log line is written.
+    pub format: LogFormat,
+    /// The least severe level that is written.
+    pub level: LogLevel,
+}
+
+/// How a log line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One readable line per event.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The least severe level that is written; the order is from quiet to talkative.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Someone must act tonight.
+    Error,
+    /// Someone should act this week.
+    Warn,
+    /// Connections and the life of the broker.
+    Info,
+    /// Decisions.
+    Debug,
+    /// Packets.
+    Trace,
+}
+
+/// How many shards share the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShardsConfig {
+    /// Shards, each with its own thread: 1 to 64, or 0 for one per available core (at most 64).
+    pub count: u8,
+}
+
+/// Who may connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessConfig {
+    /// Whether a client that proves no identity may connect.
+    pub anonymous: bool,
+}
+
+/// Where and how durably state is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StorageKeys", into = "StorageKeys")]
+pub struct StorageConfig {
+    /// When written state is safe from a crash.
+    pub durability: Durability,
+    /// The memory the storage engine may use as cache, in bytes.
+    pub cache_bytes: u64,
+}
+
+/// When written state is safe from a crash, which is what an acknowledgement promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Before it is acknowledged: nothing acknowledged is lost.
+    Commit,
+    /// At intervals: a power cut may lose what was acknowledged within the last one.
+    Interval {
+        /// The interval between two commits, in milliseconds.
+        milliseconds: u32,
+    },
+    /// Never: a restart begins empty.
+    Memory,
+}
+
+/// The VEIL-1 channel, as the broker offers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VeilConfig {
+    /// Whether a client may ask for Authentication Method `VEIL-1`.
+    pub enabled: bool,
+    /// The suites offered (VEIL-1 section 2), most preferred first.
+    pub suites: Vec<Suite>,
+    /// The schemes offered (VEIL-1 section 7), most preferred first.
+    pub schemes: Vec<Scheme>,
+    /// Files with public authority certificates (VEIL-1 section 3); more may be added while the broker runs.
+    pub trust: Vec<PathBuf>,
+    /// The file with the broker's own certificate; `None` presents the one made at the first start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// Handshakes in progress at one time; further ones get 0x97, Quota exceeded.
+    pub half_open_max: u32,
+    /// How far a certificate's and a hello's time may be from ours, in seconds.
+    pub clock_skew_seconds_max: u32,
+    /// The age at which the keys of a channel are renewed, in seconds (VEIL-1 section 4.8).
+    pub rekey_seconds: u32,
+    /// The records after which the keys of a channel are renewed, whichever comes first.
+    pub rekey_records: u32,
+}
+
+/// A suite of the VEIL-1 registry (section 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Suite {
+    /// AES-256-CBC with HMAC-SHA-256, encrypt-then-MAC.
+    #[serde(rename = "aes-256-cbc-hmac-sha-256")]
+    Aes256CbcHmacSha256,
+    /// AES-256-GCM.
+    #[serde(rename = "aes-256-gcm")]
+    Aes256Gcm,
+    /// ChaCha20-Poly1305.
+    #[serde(rename = "chacha20-poly1305")]
+    ChaCha20Poly1305,
+}
+
+impl Suite {
+    /// The byte that stands for the suite on the wire.
+    #[must_use]
+    pub const fn id(self) -> u8 {
+        match self {
+            Self::Aes256CbcHmacSha256 => 1,
+            Self::Aes256Gcm => 2,
+            Self::ChaCha20Poly1305 => 3,
+        }
+    }
+}
+
+/// A scheme of VEIL-1 section 7, as far as the broker offers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Scheme {
+    /// Scheme 2: every record is encrypted and authenticated (EI).
+    #[serde(rename = "scheme-2")]
+    Scheme2,
+    /// Scheme 4: every record is authenticated (I), with FAN-D towards subscribers.
+    #[serde(rename = "scheme-4")]
+    Scheme4,
+}
+
+impl Scheme {
+    /// The number that stands for the scheme on the wire.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Scheme2 => 2,
+            Self::Scheme4 => 4,
+        }
+    }
+}
+
+/// The built-in defaults of a configured broker, which has no listener until it is given one.
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Configured,
+            data_dir: PathBuf::from("/var/lib/veilmq"),
+            listeners: Vec::new(),
+            admin: AdminConfig { address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT))) },
+            log: LogConfig { format: LogFormat::Text, level: LogLevel::Info },
+            shards: ShardsConfig { count: 0 },
+            access: AccessConfig { anonymous: false },
+            limits: LimitsConfig::default(),
+            storage: StorageConfig::default(),
+            veil: VeilConfig::default(),
+        }
+    }
+}
+
+impl BrokerConfig {
+    /// The built-in defaults without a configuration file: loopback only, open to whoever is on this machine.
+    pub(crate) fn development(data_dir: PathBuf) -> Self {
+        Self {
+            mode: Mode::Development,
+            data_dir,
+            listeners: loopback_listeners(DEFAULT_PORT).to_vec(),
+            access: AccessConfig { anonymous: true },
+            ..Self::default()
+        }
+    }
+}
+
+pub(crate) fn loopback_listeners(port: u16) -> [ListenerConfig; 2] {
+    [
+        ListenerConfig { address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)) },
+        ListenerConfig { address: SocketAddr::from((Ipv6Addr::LOCALHOST, port)) },
+    ]
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self { durability: Durability::Commit, cache_bytes: 32 * 1024 * 1024 }
+    }
+}
+
+impl Default for VeilConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            suites: vec![Suite::Aes256Gcm, Suite::ChaCha20Poly1305, Suite::Aes256CbcHmacSha256],
+            schemes: vec![Scheme::Scheme4, Scheme::Scheme2],
+            trust: Vec::new(),
+            certificate: None,
+            half_open_max: 1_000,
+            clock_skew_seconds_max: 120,
+            rekey_seconds: 3_600,
+            rekey_records: 1 << 24,
+        }
+    }
+}
+
+/// `StorageConfig` as it is written: an interval is a key of its own, so that one environment variable can set it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StorageKeys {
+    durability: DurabilityKey,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interval_milliseconds: Option<u32>,
+    cache_bytes: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum DurabilityKey {
+    Commit,
+    Interval,
+    Memory,
+}
+
+impl StorageKeys {
+    const INTERVAL_MILLISECONDS: u32 = 1_000;
+}
+
+impl From<StorageKeys> for StorageConfig {
+    fn from(keys: StorageKeys) -> Self {
+        let durability = match keys.durability {
+            DurabilityKey::Commit => Durability::Commit,
+            DurabilityKey::Interval => Durability::Interval {
+                milliseconds: keys.interval_milliseconds.unwrap_or(StorageKeys::INTERVAL_MILLISECONDS),
+            },
+            DurabilityKey::Memory => Durability::Memory,
+        };
+        Self { durability, cache_bytes: keys.cache_bytes }
+    }
+}
+
+impl From<StorageConfig> for StorageKeys {
+    fn from(config: StorageConfig) -> Self {
+        let (durability, interval_milliseconds) = match config.durability {
+            Durability::Commit => (DurabilityKey::Commit, None),
+            Durability::Interval { milliseconds } => (DurabilityKey::Interval, Some(milliseconds)),
+            Durability::Memory => (DurabilityKey::Memory, None),
+        };
+        Self { durability, interval_milliseconds, cache_bytes: config.cache_bytes }
+    }
+}
+
+/// TOML has no null, so "no listener" is the word `off`.
+mod address_or_off {
+    use std::net::SocketAddr;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::options::OFF;
+
+    pub(super) fn serialize<S: Serializer>(
+        address: &Option<SocketAddr>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match address {
+            Some(address) => serializer.collect_str(address),
+            None => serializer.serialize_str(OFF),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SocketAddr>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == OFF {
+            return Ok(None);
+        }
+        text.parse().map(Some).map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,121 @@
+//! Checks a TOML file against the table of options, key by key, so that every error has a line.
+//!
+//! Nothing is merged here: the text goes to the layering only after it passed.
+
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use crate::error::{ConfigError, Fault, Origin};
+use crate::options::{OPTIONS, OptionSpec};
+use crate::relations::Known;
+use crate::unknown::unknown_key;
+use crate::value::Given;
+
+/// Checks every key and value of a configuration file and notes where each option is set.
+///
+/// # Errors
+/// The first fault in the order of the file's tables, with its line.
+pub(crate) fn check(path: &Path, text: &str, known: &mut Known) -> Result<(), ConfigError> {
+    let file = File { path, text };
+    let table = DeTable::parse(text).map_err(|error| {
+        let origin = file.origin(error.span().map(|span| span.start));
+        ConfigError::new(origin, Fault::Syntax { message: error.message().to_owned() })
+    })?;
+    file.check_table("", table.get_ref(), known)
+}
+
+struct File<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl File<'_> {
+    fn check_table(&self, prefix: &str, table: &DeTable<'_>, known: &mut Known) -> Result<(), ConfigError> {
+        for (name, value) in table {
+            let key = format!("{prefix}{}", name.get_ref());
+            let origin = self.origin(Some(name.span().start));
+            self.check_key(&key, origin, value.get_ref(), known)?;
+        }
+        Ok(())
+    }
+
+    fn check_key(
+        &self,
+        key: &str,
+        origin: Origin,
+        value: &DeValue<'_>,
+        known: &mut Known,
+    ) -> Result<(), ConfigError> {
+        if let Some(spec) = OptionSpec::find(key) {
+            return check_option(spec, origin, &Given::from_toml(value), known);
+        }
+        let section = format!("{key}.");
+        let list = format!("{key}[].");
+        if OPTIONS.iter().any(|spec| spec.key.starts_with(&section)) {
+            let DeValue::Table(table) = value else {
+                return Err(wrong_value(key, origin, &Given::from_toml(value), "a table"));
+            };
+            return self.check_table(&section, table, known);
+        }
+        if OPTIONS.iter().any(|spec| spec.key.starts_with(&list)) {
+            return self.check_tables(key, &list, origin, value, known);
+        }
+        Err(unknown_key(origin, key))
+    }
+
+    fn check_tables(
+        &self,
+        key: &str,
+        prefix: &str,
+        origin: Origin,
+        value: &DeValue<'_>,
+        known: &mut Known,
+    ) -> Result<(), ConfigError> {
+        let DeValue::Array(elements) = value else {
+            return Err(wrong_value(key, origin, &Given::from_toml(value), "a list of tables"));
+        };
+        for element in elements {
+            let origin = self.origin(Some(element.span().start));
+            let DeValue::Table(table) = element.get_ref() else {
+                return Err(wrong_value(key, origin, &Given::from_toml(value), "a list of tables"));
+            };
+            self.check_table(prefix, table, known)?;
+            let members = OPTIONS.iter().filter_map(|spec| Some((spec, spec.key.strip_prefix(prefix)?)));
+            for (spec, member) in members {
+                if !table.iter().any(|(name, _)| name.get_ref() == member) {
+                    let how = "each table of the list needs it";
+                    return Err(ConfigError::new(origin, Fault::Missing { key: spec.key, how }));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn origin(&self, offset: Option<usize>) -> Origin {
+        let line = offset.map(|offset| {
+            let before = self.text.as_bytes().iter().take(offset);
+            1 + before.filter(|byte| **byte == b'\n').count()
+        });
+        Origin::File { path: self.path.to_owned(), line }
+    }
+}
+
+/// Checks one value and notes who set the option.
+pub(crate) fn check_option(
+    spec: &'static OptionSpec,
+    origin: Origin,
+    given: &Given,
+    known: &mut Known,
+) -> Result<(), ConfigError> {
+    if !spec.kind.allows(given) {
+        return Err(wrong_value(spec.key, origin, given, &spec.kind.to_string()));
+    }
+    known.set(spec.key, origin);
+    Ok(())
+}
+
+fn wrong_value(key: &str, origin: Origin, given: &Given, allowed: &str) -> ConfigError {
+    let (key, value, allowed) = (key.to_owned(), given.to_string(), allowed.to_owned());
+    ConfigError::new(origin, Fault::WrongValue { key, value, allowed })
+}

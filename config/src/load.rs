@@ -1,0 +1,207 @@
+//! Puts the layers together: defaults, file, environment, command line.
+//!
+//! Every layer is checked by itself first, so that an error names the layer; the merge is the crate `config`.
+
+use std::io::Read;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use config::builder::DefaultState;
+use config::{Config, ConfigBuilder, File, FileFormat, Map, Value};
+
+use crate::broker_config::{BrokerConfig, ListenerConfig, LogLevel, Mode, loopback_listeners};
+use crate::error::{ConfigError, Fault, Origin};
+use crate::options::{DATA_DIR, LISTENERS, OptionSpec};
+use crate::relations::Known;
+use crate::value::Given;
+use crate::{document, environment};
+
+/// Larger files are not configuration, and reading them would be the operator's mistake, not ours.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+const DATA_FOLDER: &str = "veilmq";
+
+/// Where a configuration comes from.
+#[derive(Debug)]
+pub struct Sources<'a, E> {
+    /// The configuration file; without one the broker is in [`Mode::Development`].
+    pub file: Option<&'a Path>,
+    /// What the command line says.
+    pub overrides: Overrides,
+    /// Names and values of environment variables, in general those of [`process_environment`](crate::process_environment).
+    pub environment: E,
+}
+
+/// What the command line can say; it wins over file and environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `-p`: without a configuration file the port of the loopback listeners; with one, a further listener on this
+    /// port of all interfaces, as in Mosquitto.
+    pub port: Option<u16>,
+    /// `--data-dir`.
+    pub data_dir: Option<PathBuf>,
+    /// `--admin`.
+    pub admin: Option<SocketAddr>,
+    /// `-v`: log level `debug`, unless a more talkative one is set.
+    pub verbose: bool,
+}
+
+impl BrokerConfig {
+    /// Makes the configuration from its sources and checks it whole.
+    ///
+    /// # Errors
+    /// The first fault found: names the file and line, variable or flag, the key, and what is allowed.
+    pub fn load<E>(sources: Sources<'_, E>) -> Result<Self, ConfigError>
+    where
+        E: IntoIterator<Item = (String, String)>,
+    {
+        let environment: Vec<_> = sources.environment.into_iter().collect();
+        let mut known = Known::default();
+        let (defaults, file) = match sources.file {
+            None => (Self::development(user_data_dir(&environment)), None),
+            Some(path) => (Self::default(), Some(checked_file(path, &mut known)?)),
+        };
+        let variables = environment::options(&environment, &mut known)?;
+
+        let mut layers = Config::builder().add_source(toml_layer(&defaults.to_toml()));
+        if let Some(text) = &file {
+            layers = layers.add_source(toml_layer(text));
+        }
+        for (spec, given) in variables {
+            layers = set(layers, spec, given)?;
+        }
+        let mut config: Self = layers.build()?.try_deserialize()?;
+        config.mode = defaults.mode;
+        sources.overrides.apply(&mut config, &mut known)?;
+        listeners_are_given(&config, sources.file)?;
+        known.check(&config)?;
+        Ok(config)
+    }
+
+    /// Writes the effective configuration as a TOML file that [`load`](Self::load) accepts again.
+    ///
+    /// The mode is not part of it: what is loaded from a file is configured.
+    ///
+    /// # Panics
+    /// On a number above `i64::MAX` or a path that is not UTF-8, neither of which `load` lets through.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).unwrap_or_else(|error| unreachable!("a checked configuration is TOML: {error}"))
+    }
+}
+
+impl Overrides {
+    fn apply(self, config: &mut BrokerConfig, known: &mut Known) -> Result<(), ConfigError> {
+        if let Some(port) = self.port {
+            known.set(LISTENERS, Origin::CommandLine { flag: "-p" });
+            add_port(config, port);
+        }
+        if let Some(data_dir) = self.data_dir {
+            let origin = Origin::CommandLine { flag: "--data-dir" };
+            let given = data_dir.to_str().map_or_else(
+                || Given::Other(data_dir.display().to_string()),
+                |text| Given::Text(text.to_owned()),
+            );
+            document::check_option(&DATA_DIR, origin, &given, known)?;
+            config.data_dir = data_dir;
+        }
+        if let Some(address) = self.admin {
+            known.set("admin.address", Origin::CommandLine { flag: "--admin" });
+            config.admin.address = Some(address);
+        }
+        if self.verbose {
+            config.log.level = config.log.level.max(LogLevel::Debug);
+        }
+        Ok(())
+    }
+}
+
+/// Mosquitto's `-p` acts in addition to the listeners of a file, and on all interfaces; without a file it is the port
+/// of the loopback listeners.
+fn add_port(config: &mut BrokerConfig, port: u16) {
+    match config.mode {
+        Mode::Development => config.listeners = loopback_listeners(port).to_vec(),
+        Mode::Configured => {
+            for ip in [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()] {
+                let listener = ListenerConfig { address: SocketAddr::new(ip, port) };
+                if !config.listeners.contains(&listener) {
+                    config.listeners.push(listener);
+                }
+            }
+        }
+    }
+}
+
+fn listeners_are_given(config: &BrokerConfig, file: Option<&Path>) -> Result<(), ConfigError> {
+    if !config.listeners.is_empty() {
+        return Ok(());
+    }
+    let origin = match file {
+        Some(path) => Origin::File { path: path.to_owned(), line: None },
+        None => Origin::Default,
+    };
+    let how = "write [[listeners]] with an address, such as address = \"127.0.0.1:1883\"";
+    Err(ConfigError::new(origin, Fault::Missing { key: LISTENERS, how }))
+}
+
+/// The data directory without a configuration file: the user's own, by the XDG Base Directory rules.
+fn user_data_dir(environment: &[(String, String)]) -> PathBuf {
+    let variable = |wanted: &str| {
+        let found = environment.iter().find(|(name, value)| name == wanted && !value.is_empty());
+        found.map(|(_, value)| Path::new(value))
+    };
+    // A relative XDG_DATA_HOME is invalid by its specification and is ignored.
+    if let Some(data_home) = variable("XDG_DATA_HOME").filter(|path| path.is_absolute()) {
+        return data_home.join(DATA_FOLDER);
+    }
+    match variable("HOME") {
+        Some(home) => home.join(".local/share").join(DATA_FOLDER),
+        None => BrokerConfig::default().data_dir,
+    }
+}
+
+fn checked_file(path: &Path, known: &mut Known) -> Result<String, ConfigError> {
+    let text = read_text(path, &Origin::File { path: path.to_owned(), line: None })?;
+    document::check(path, &text, known)?;
+    Ok(text)
+}
+
+/// Reads a small UTF-8 file.
+pub(crate) fn read_text(path: &Path, origin: &Origin) -> Result<String, ConfigError> {
+    let read = || {
+        let mut text = String::new();
+        let length = std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+        if length as u64 > FILE_BYTES_MAX {
+            return Err(std::io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes")));
+        }
+        Ok(text)
+    };
+    read().map_err(|reason| ConfigError::new(origin.clone(), Fault::Unreadable { reason }))
+}
+
+fn toml_layer(text: &str) -> File<config::FileSourceString, FileFormat> {
+    File::from_str(text, FileFormat::Toml)
+}
+
+fn set(
+    layers: ConfigBuilder<DefaultState>,
+    spec: &OptionSpec,
+    given: Given,
+) -> Result<ConfigBuilder<DefaultState>, ConfigError> {
+    let layers = match (spec.key.split_once("[]."), given) {
+        (Some((list, member)), Given::List(elements)) => {
+            let tables = elements.into_iter().map(|element| Map::from([(member.to_owned(), value(element))]));
+            layers.set_override(list, tables.collect::<Vec<_>>())?
+        }
+        (_, given) => layers.set_override(spec.key, value(given))?,
+    };
+    Ok(layers)
+}
+
+fn value(given: Given) -> Value {
+    match given {
+        Given::Integer(integer) => integer.into(),
+        Given::Boolean(boolean) => boolean.into(),
+        Given::Text(text) | Given::Other(text) => text.into(),
+        Given::List(elements) => elements.into_iter().map(value).collect::<Vec<_>>().into(),
+    }
+}

@@ -1,0 +1,300 @@
+//! Every option there is: its key, what is allowed, what it means.
+//!
+//! The one table that file checking, environment names, error texts and `docs/configuration.md` are made from.
+//! Invariant: its keys are exactly the serialised fields of `BrokerConfig`; a test compares the two.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use crate::value::Given;
+
+/// The word that opens no listener.
+pub(crate) const OFF: &str = "off";
+/// The key of the listeners' addresses, which the environment sets as one list.
+pub(crate) const LISTENERS: &str = "listeners[].address";
+const VARIABLE_PREFIX: &str = "VEILMQ";
+const SUITES: &[&str] = &["aes-256-gcm", "chacha20-poly1305", "aes-256-cbc-hmac-sha-256"];
+const SCHEMES: &[&str] = &["scheme-4", "scheme-2"];
+const MEMORY_BYTES_MAX: i64 = 1 << 40;
+
+/// One option of the configuration file.
+#[derive(Debug, Clone, Copy)]
+pub struct OptionSpec {
+    /// The dotted key; `[]` follows a key that holds a list of tables.
+    pub key: &'static str,
+    /// What is allowed.
+    pub kind: Kind,
+    /// What the broker does when the option has no value at all; `None` for options that always have one.
+    pub unset: Option<&'static str>,
+    /// One sentence on what it does.
+    pub meaning: &'static str,
+}
+
+/// The values an option may have; `Display` says it in words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A whole number, both ends included.
+    Integer {
+        /// The least.
+        min: i64,
+        /// The greatest.
+        max: i64,
+    },
+    /// `true` or `false`.
+    Boolean,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// Some of these words, at least one, none twice; the order matters.
+    Choices(&'static [&'static str]),
+    /// A path in UTF-8, relative to the working directory.
+    Path,
+    /// A list of paths.
+    Paths,
+    /// An IP address with a port.
+    Address,
+    /// An IP address with a port, or `off`.
+    AddressOrOff,
+}
+
+const fn option(key: &'static str, kind: Kind, meaning: &'static str) -> OptionSpec {
+    OptionSpec { key, kind, unset: None, meaning }
+}
+
+const fn integer(key: &'static str, min: i64, max: i64, meaning: &'static str) -> OptionSpec {
+    option(key, Kind::Integer { min, max }, meaning)
+}
+
+const fn unset(spec: OptionSpec, without: &'static str) -> OptionSpec {
+    OptionSpec { unset: Some(without), ..spec }
+}
+
+/// The option that the command line sets as a path, which may turn out not to be UTF-8.
+pub(crate) const DATA_DIR: OptionSpec = option(
+    "data_dir",
+    Kind::Path,
+    "Directory of the broker's identity and stored state; created when absent.",
+);
+
+/// Every option, in the order of the documentation.
+pub const OPTIONS: &[OptionSpec] = &[
+    DATA_DIR,
+    unset(
+        option(LISTENERS, Kind::Address, "TCP address to accept MQTT on; port 0 lets the system choose."),
+        "must be given (development: `127.0.0.1:1883` and `[::1]:1883`)",
+    ),
+    option("admin.address", Kind::AddressOrOff, "HTTP address of metrics and health."),
+    option("log.format", Kind::Choice(&["text", "json"]), "How a log line is written."),
+    option(
+        "log.level",
+        Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
+        "Least severe level that is written.",
+    ),
+    integer("shards.count", 0, 64, "Threads that share the work; 0 is one per available core, at most 64."),
+    option("access.anonymous", Kind::Boolean, "Whether a client that proves no identity may connect."),
+    integer(
+        "limits.packet_bytes_max",
+        1_024,
+        268_435_460,
+        "Maximum Packet Size announced: a whole packet with its fixed header, in bytes.",
+    ),
+    integer(
+        "limits.connect_packet_bytes_max",
+        1_024,
+        1 << 20,
+        "Largest packet taken before the client is authenticated, in bytes; at most `limits.packet_bytes_max`.",
+    ),
+    integer("limits.connect_seconds_max", 1, 300, "Time from accept to CONNACK, in seconds."),
+    integer(
+        "limits.connections_max",
+        1,
+        10_000_000,
+        "Network Connections at one time, all listeners together.",
+    ),
+    integer(
+        "limits.keep_alive_seconds_max",
+        0,
+        65_535,
+        "Longest Keep Alive granted (Server Keep Alive), in seconds; 0 grants what is asked.",
+    ),
+    integer(
+        "limits.session_expiry_seconds_max",
+        0,
+        4_294_967_295,
+        "Longest Session Expiry Interval granted, in seconds; 4294967295 grants what is asked, even never.",
+    ),
+    integer(
+        "limits.receive_maximum",
+        1,
+        65_535,
+        "Receive Maximum announced: QoS 1 and 2 publications a client may have in flight to the broker.",
+    ),
+    integer(
+        "limits.inflight_max",
+        1,
+        65_535,
+        "QoS 1 and 2 messages in flight to a client, even if it would take more.",
+    ),
+    integer("limits.topic_alias_maximum", 0, 65_535, "Topic Alias Maximum announced; 0 takes no alias."),
+    integer("limits.topic_levels_max", 1, 65_536, "Levels in a Topic Name or Topic Filter."),
+    integer("limits.client_id_bytes_max", 23, 65_535, "UTF-8 bytes of a Client Identifier."),
+    integer("limits.user_properties_max", 0, 65_535, "User Properties in one packet."),
+    integer("limits.subscriptions_per_session_max", 1, 1_000_000, "Subscriptions of one session."),
+    integer(
+        "limits.session_queue_messages_max",
+        1,
+        100_000_000,
+        "Messages waiting in one session; at least `limits.inflight_max`.",
+    ),
+    integer(
+        "limits.session_queue_bytes_max",
+        1_024,
+        MEMORY_BYTES_MAX,
+        "Bytes of messages waiting in one session; at least `limits.packet_bytes_max`.",
+    ),
+    integer(
+        "limits.outbox_bytes_max",
+        4_096,
+        1 << 30,
+        "Encoded bytes that may wait for one socket; a single larger packet may exceed it when it waits alone.",
+    ),
+    integer(
+        "limits.write_seconds_max",
+        1,
+        3_600,
+        "How long bytes may wait for a socket that takes none, in seconds, before the connection is closed.",
+    ),
+    integer(
+        "limits.mailbox_bytes_max",
+        1_024,
+        MEMORY_BYTES_MAX,
+        "Bytes on their way from one shard to another; at least `limits.packet_bytes_max`.",
+    ),
+    integer(
+        "limits.retained_bytes_max",
+        1_024,
+        MEMORY_BYTES_MAX,
+        "Bytes of all retained messages together; at least `limits.packet_bytes_max`.",
+    ),
+    option(
+        "storage.durability",
+        Kind::Choice(&["commit", "interval", "memory"]),
+        "When stored state is safe: before it is acknowledged, at intervals, or never.",
+    ),
+    unset(
+        integer(
+            "storage.interval_milliseconds",
+            1,
+            60_000,
+            "Interval of durability `interval`, in milliseconds; not allowed with another durability.",
+        ),
+        "`1000` with durability `interval`",
+    ),
+    integer(
+        "storage.cache_bytes",
+        1 << 20,
+        MEMORY_BYTES_MAX,
+        "Memory the storage engine may use as cache, in bytes.",
+    ),
+    option("veil.enabled", Kind::Boolean, "Whether a client may ask for Authentication Method `VEIL-1`."),
+    option("veil.suites", Kind::Choices(SUITES), "Suites offered, most preferred first."),
+    option("veil.schemes", Kind::Choices(SCHEMES), "Schemes offered, most preferred first."),
+    option("veil.trust", Kind::Paths, "Files with public authority certificates."),
+    unset(
+        option("veil.certificate", Kind::Path, "File with the broker's own certificate."),
+        "the one made at the first start",
+    ),
+    integer("veil.half_open_max", 1, 1_000_000, "Handshakes in progress at one time."),
+    integer(
+        "veil.clock_skew_seconds_max",
+        0,
+        86_400,
+        "How far a certificate's and a hello's time may be from the broker's, in seconds.",
+    ),
+    integer("veil.rekey_seconds", 60, 604_800, "Age at which the keys of a channel are renewed, in seconds."),
+    integer(
+        "veil.rekey_records",
+        1_024,
+        1 << 24,
+        "Records after which the keys of a channel are renewed, if that comes first.",
+    ),
+];
+
+impl OptionSpec {
+    /// The option with this key.
+    pub(crate) fn find(key: &str) -> Option<&'static Self> {
+        OPTIONS.iter().find(|spec| spec.key == key)
+    }
+
+    /// The environment variable that sets the option: `VEILMQ__LIMITS__INFLIGHT_MAX`; `VEILMQ__LISTENERS` for the
+    /// addresses of all listeners.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        let key = if self.key == LISTENERS { "listeners" } else { self.key };
+        format!("{VARIABLE_PREFIX}__{}", key.replace('.', "__").to_uppercase())
+    }
+
+    /// Whether the option is a member of each table in a list, whose values the environment gives as one list.
+    pub(crate) fn is_in_list_of_tables(&self) -> bool {
+        self.key.contains("[]")
+    }
+
+    /// How the text of its environment variable is read.
+    pub(crate) fn shape_in_environment(&self) -> Shape {
+        match self.kind {
+            _ if self.is_in_list_of_tables() => Shape::List,
+            Kind::Choices(_) | Kind::Paths => Shape::List,
+            Kind::Integer { .. } => Shape::Integer,
+            Kind::Boolean => Shape::Boolean,
+            Kind::Choice(_) | Kind::Path | Kind::Address | Kind::AddressOrOff => Shape::Text,
+        }
+    }
+}
+
+/// How the text of an environment variable is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Integer,
+    Boolean,
+    Text,
+    /// Elements separated by commas.
+    List,
+}
+
+impl Kind {
+    /// Whether the value may be given to an option of this kind.
+    pub(crate) fn allows(self, given: &Given) -> bool {
+        match (self, given) {
+            (Self::Integer { min, max }, Given::Integer(integer)) => (min..=max).contains(integer),
+            (Self::Boolean, Given::Boolean(_)) => true,
+            (Self::Choice(words), Given::Text(text)) => words.contains(&text.as_str()),
+            (Self::Choices(words), Given::List(list)) => {
+                !list.is_empty()
+                    && list.iter().all(|element| Self::Choice(words).allows(element))
+                    && (1..list.len()).all(|index| !list[..index].contains(&list[index]))
+            }
+            (Self::Path, Given::Text(text)) => !text.is_empty() && !text.contains('\0'),
+            (Self::Paths, Given::List(list)) => list.iter().all(|element| Self::Path.allows(element)),
+            (Self::Address, Given::Text(text)) => text.parse::<SocketAddr>().is_ok(),
+            (Self::AddressOrOff, Given::Text(text)) => text == OFF || Self::Address.allows(given),
+            (
+                _,
+                Given::Integer(_) | Given::Boolean(_) | Given::Text(_) | Given::List(_) | Given::Other(_),
+            ) => false,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Integer { min, max } => write!(f, "a whole number from {min} to {max}"),
+            Self::Boolean => f.write_str("true or false"),
+            Self::Choice(words) => write!(f, "one of {}", words.join(", ")),
+            Self::Choices(words) => write!(f, "a list of some of {}, none twice", words.join(", ")),
+            Self::Path => f.write_str("a path"),
+            Self::Paths => f.write_str("a list of paths"),
+            Self::Address => f.write_str("an IP address with a port, such as 127.0.0.1:1883 or [::1]:1883"),
+            Self::AddressOrOff => f.write_str("an IP address with a port, such as 127.0.0.1:9464, or off"),
+        }
+    }
+}

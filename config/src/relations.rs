@@ -1,0 +1,153 @@
+//! What must hold between options, and who set each of them.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use crate::broker_config::{BrokerConfig, Durability, Mode};
+use crate::error::{ConfigError, Fault, Origin};
+use crate::options::LISTENERS;
+
+/// Who set each option; an option nobody set has its default.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    origins: HashMap<&'static str, Origin>,
+}
+
+/// An option with its number, as far as relations need it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setting {
+    key: &'static str,
+    number: u64,
+}
+
+impl Setting {
+    pub(crate) fn new(key: &'static str, number: impl Into<u64>) -> Self {
+        Self { key, number: number.into() }
+    }
+}
+
+impl Known {
+    /// Notes that a later layer set the option.
+    pub(crate) fn set(&mut self, key: &'static str, origin: Origin) {
+        self.origins.insert(key, origin);
+    }
+
+    pub(crate) fn origin(&self, key: &str) -> Origin {
+        self.origins.get(key).cloned().unwrap_or(Origin::Default)
+    }
+
+    /// Requires `upper >= lower + margin`.
+    pub(crate) fn at_least(
+        &self,
+        upper: Setting,
+        lower: Setting,
+        margin: u64,
+        reason: &str,
+    ) -> Result<(), ConfigError> {
+        let least = lower.number.saturating_add(margin);
+        if upper.number >= least {
+            return Ok(());
+        }
+        Err(ConfigError::new(
+            self.origin(upper.key),
+            Fault::Relation {
+                key: upper.key,
+                value: upper.number.to_string(),
+                allowed: format!("at least {least}"),
+                because: format!("{} is {} ({}): {reason}", lower.key, lower.number, self.origin(lower.key)),
+            },
+        ))
+    }
+
+    /// Checks every relation of a configuration whose values are each in range.
+    pub(crate) fn check(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
+        config.limits.check(self)?;
+        self.interval_belongs_to_durability(config)?;
+        self.addresses_are_distinct(config)?;
+        match config.mode {
+            Mode::Development => self.development_stays_on_loopback(config),
+            Mode::Configured => self.somebody_may_connect(config),
+        }
+    }
+
+    fn interval_belongs_to_durability(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
+        const KEY: &str = "storage.interval_milliseconds";
+        if matches!(config.storage.durability, Durability::Interval { .. }) || !self.origins.contains_key(KEY)
+        {
+            return Ok(());
+        }
+        Err(ConfigError::new(
+            self.origin(KEY),
+            Fault::Relation {
+                key: KEY,
+                value: "(given)".to_owned(),
+                allowed: "no value".to_owned(),
+                because: format!(
+                    "storage.durability is not \"interval\" ({})",
+                    self.origin("storage.durability")
+                ),
+            },
+        ))
+    }
+
+    fn addresses_are_distinct(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
+        let mut taken: Vec<(&'static str, SocketAddr)> = Vec::new();
+        let listeners = config.listeners.iter().map(|listener| (LISTENERS, listener.address));
+        let admin = config.admin.address.map(|address| ("admin.address", address));
+        for (key, address) in listeners.chain(admin) {
+            if let Some((other, _)) = taken.iter().find(|(_, other)| *other == address && address.port() != 0)
+            {
+                return Err(ConfigError::new(
+                    self.origin(key),
+                    Fault::Relation {
+                        key,
+                        value: format!("\"{address}\""),
+                        allowed: "an address nobody else uses".to_owned(),
+                        because: format!("{other} is the same ({})", self.origin(other)),
+                    },
+                ));
+            }
+            taken.push((key, address));
+        }
+        Ok(())
+    }
+
+    /// Anonymous clients and trust by introduction are only tolerable while nobody else can reach the broker.
+    fn development_stays_on_loopback(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
+        let listeners = config.listeners.iter().map(|listener| (LISTENERS, listener.address));
+        let admin = config.admin.address.map(|address| ("admin.address", address));
+        let Some((key, address)) = listeners.chain(admin).find(|(_, address)| !address.ip().is_loopback())
+        else {
+            return Ok(());
+        };
+        Err(ConfigError::new(
+            self.origin(key),
+            Fault::Relation {
+                key,
+                value: format!("\"{address}\""),
+                allowed: "a loopback address".to_owned(),
+                because:
+                    "without a configuration file (-c FILE) the broker can be reached from this machine only"
+                        .to_owned(),
+            },
+        ))
+    }
+
+    fn somebody_may_connect(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
+        if config.access.anonymous || config.veil.enabled {
+            return Ok(());
+        }
+        Err(ConfigError::new(
+            self.origin("veil.enabled"),
+            Fault::Relation {
+                key: "veil.enabled",
+                value: "false".to_owned(),
+                allowed: "true".to_owned(),
+                because: format!(
+                    "access.anonymous is false ({}): no client could connect",
+                    self.origin("access.anonymous")
+                ),
+            },
+        ))
+    }
+}

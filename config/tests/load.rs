@@ -1,0 +1,224 @@
+//! Layers, defaults, round trip: what a broker gets from its sources.
+
+use std::path::{Path, PathBuf};
+
+use veilmq_config::{
+    BrokerConfig, ConfigError, Durability, Fault, Kind, LogFormat, LogLevel, Mode, OPTIONS, Overrides,
+    Sources, Suite,
+};
+
+const LISTENER: &str = "[[listeners]]\naddress = \"127.0.0.1:1883\"\n";
+
+fn load(
+    file: Option<&Path>,
+    overrides: Overrides,
+    environment: &[(&str, &str)],
+) -> Result<BrokerConfig, ConfigError> {
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    BrokerConfig::load(Sources { file, overrides, environment })
+}
+
+fn configured(text: &str, overrides: Overrides, environment: &[(&str, &str)]) -> BrokerConfig {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("veilmq.toml");
+    std::fs::write(&file, text).unwrap();
+    load(Some(&file), overrides, environment).unwrap()
+}
+
+fn addresses(config: &BrokerConfig) -> Vec<String> {
+    config.listeners.iter().map(|listener| listener.address.to_string()).collect()
+}
+
+#[test]
+fn without_a_file_the_broker_is_in_development_mode_on_loopback_only() {
+    let config = load(None, Overrides::default(), &[("HOME", "/home/you")]).unwrap();
+
+    assert_eq!(config.mode, Mode::Development);
+    assert_eq!(addresses(&config), ["127.0.0.1:1883", "[::1]:1883"]);
+    assert_eq!(config.admin.address, Some("127.0.0.1:9464".parse().unwrap()));
+    assert!(config.access.anonymous);
+}
+
+#[test]
+fn with_a_file_nothing_is_open_that_the_file_does_not_open() {
+    let config = configured(LISTENER, Overrides::default(), &[("HOME", "/home/you")]);
+
+    assert_eq!(config.mode, Mode::Configured);
+    assert_eq!(addresses(&config), ["127.0.0.1:1883"]);
+    assert!(!config.access.anonymous);
+    assert_eq!(config.data_dir, Path::new("/var/lib/veilmq"));
+}
+
+#[test]
+fn data_directory_without_a_file_is_the_users_own() {
+    for (environment, expected) in [
+        (vec![("HOME", "/home/you"), ("XDG_DATA_HOME", "/data")], "/data/veilmq"),
+        (vec![("HOME", "/home/you"), ("XDG_DATA_HOME", "relative")], "/home/you/.local/share/veilmq"),
+        (vec![("HOME", "/home/you"), ("XDG_DATA_HOME", "")], "/home/you/.local/share/veilmq"),
+        (vec![], "/var/lib/veilmq"),
+        (vec![("HOME", "/home/you"), ("VEILMQ__DATA_DIR", "/srv/mq")], "/srv/mq"),
+    ] {
+        let config = load(None, Overrides::default(), &environment).unwrap();
+
+        assert_eq!(config.data_dir, Path::new(expected), "{environment:?}");
+    }
+}
+
+#[test]
+fn each_layer_wins_over_the_one_before() {
+    let file = "data_dir = \"/file\"\nlog.level = \"warn\"\nlog.format = \"json\"\nshards.count = 3\n[[listeners]]\naddress = \"127.0.0.1:1\"\n";
+    let environment = [("VEILMQ__DATA_DIR", "/environment"), ("VEILMQ__LOG__LEVEL", "trace")];
+    let overrides = Overrides { data_dir: Some(PathBuf::from("/flag")), ..Overrides::default() };
+
+    let config = configured(file, overrides, &environment);
+
+    assert_eq!(config.data_dir, Path::new("/flag"));
+    assert_eq!(config.log.level, LogLevel::Trace);
+    assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.shards.count, 3);
+    assert_eq!(config.limits.inflight_max, 1_024);
+}
+
+#[test]
+fn environment_sets_every_kind_of_option() {
+    let config = configured(
+        LISTENER,
+        Overrides::default(),
+        &[
+            ("VEILMQ__LISTENERS", "0.0.0.0:1883, [::]:1884"),
+            ("VEILMQ__ADMIN__ADDRESS", "off"),
+            ("VEILMQ__ACCESS__ANONYMOUS", "true"),
+            ("VEILMQ__LIMITS__INFLIGHT_MAX", "7"),
+            ("VEILMQ__STORAGE__DURABILITY", "interval"),
+            ("VEILMQ__STORAGE__INTERVAL_MILLISECONDS", "250"),
+            ("VEILMQ__VEIL__SUITES", "chacha20-poly1305,aes-256-gcm"),
+            ("VEILMQ__VEIL__TRUST", "/a.vmc,/b.vmc"),
+            ("VEILMQ__VEIL__CERTIFICATE", "/broker.vmc"),
+            ("PATH", "/bin"),
+        ],
+    );
+
+    assert_eq!(addresses(&config), ["0.0.0.0:1883", "[::]:1884"]);
+    assert_eq!(config.admin.address, None);
+    assert!(config.access.anonymous);
+    assert_eq!(config.limits.inflight_max, 7);
+    assert_eq!(config.storage.durability, Durability::Interval { milliseconds: 250 });
+    assert_eq!(config.veil.suites, [Suite::ChaCha20Poly1305, Suite::Aes256Gcm]);
+    assert_eq!(config.veil.trust, [Path::new("/a.vmc"), Path::new("/b.vmc")]);
+    assert_eq!(config.veil.certificate.as_deref(), Some(Path::new("/broker.vmc")));
+}
+
+#[test]
+fn empty_list_in_the_environment_empties_the_list_of_the_file() {
+    let text = format!("veil.trust = [\"/a.vmc\"]\n{LISTENER}");
+
+    let config = configured(&text, Overrides::default(), &[("VEILMQ__VEIL__TRUST", "")]);
+
+    assert!(config.veil.trust.is_empty());
+}
+
+#[test]
+fn file_variable_takes_its_value_from_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let mounted = folder.path().join("level");
+    std::fs::write(&mounted, "debug\n").unwrap();
+
+    let config =
+        configured(LISTENER, Overrides::default(), &[("VEILMQ__LOG__LEVEL_FILE", mounted.to_str().unwrap())]);
+
+    assert_eq!(config.log.level, LogLevel::Debug);
+}
+
+#[test]
+fn port_flag_without_a_file_moves_the_loopback_listeners() {
+    let overrides = Overrides { port: Some(2_883), ..Overrides::default() };
+
+    let config = load(None, overrides, &[]).unwrap();
+
+    assert_eq!(addresses(&config), ["127.0.0.1:2883", "[::1]:2883"]);
+}
+
+#[test]
+fn port_flag_with_a_file_adds_a_listener_on_all_interfaces() {
+    let overrides = Overrides { port: Some(2_883), ..Overrides::default() };
+
+    let added = configured(LISTENER, overrides.clone(), &[]);
+    let without_listener = configured("", overrides.clone(), &[]);
+    let present = configured("[[listeners]]\naddress = \"0.0.0.0:2883\"\n", overrides, &[]);
+
+    assert_eq!(addresses(&added), ["127.0.0.1:1883", "0.0.0.0:2883", "[::]:2883"]);
+    assert_eq!(addresses(&without_listener), ["0.0.0.0:2883", "[::]:2883"]);
+    assert_eq!(addresses(&present), ["0.0.0.0:2883", "[::]:2883"]);
+}
+
+#[test]
+fn admin_flag_opens_the_listener_that_the_file_closed() {
+    let overrides = Overrides { admin: Some("127.0.0.1:9000".parse().unwrap()), ..Overrides::default() };
+
+    let config = configured(&format!("admin.address = \"off\"\n{LISTENER}"), overrides, &[]);
+
+    assert_eq!(config.admin.address, Some("127.0.0.1:9000".parse().unwrap()));
+}
+
+#[test]
+fn verbose_flag_never_makes_the_log_quieter() {
+    let verbose = || Overrides { verbose: true, ..Overrides::default() };
+
+    for (level, expected) in [("error", LogLevel::Debug), ("trace", LogLevel::Trace)] {
+        let config = configured(LISTENER, verbose(), &[("VEILMQ__LOG__LEVEL", level)]);
+
+        assert_eq!(config.log.level, expected, "{level}");
+    }
+}
+
+#[test]
+fn effective_configuration_loads_again_as_the_same() {
+    let environment = [
+        ("VEILMQ__ADMIN__ADDRESS", "off"),
+        ("VEILMQ__STORAGE__DURABILITY", "interval"),
+        ("VEILMQ__VEIL__TRUST", "/a \"quoted\" name.vmc"),
+        ("VEILMQ__VEIL__CERTIFICATE", "/broker.vmc"),
+        ("VEILMQ__LIMITS__SESSION_EXPIRY_SECONDS_MAX", "4294967295"),
+    ];
+    for environment in [&environment[..], &[]] {
+        let first = configured(LISTENER, Overrides::default(), environment);
+
+        let again = configured(&first.to_toml(), Overrides::default(), &[]);
+
+        assert_eq!(again, first);
+    }
+}
+
+#[test]
+fn development_configuration_loads_again_except_for_the_mode() {
+    let first = load(None, Overrides::default(), &[("HOME", "/home/you")]).unwrap();
+
+    let again = configured(&first.to_toml(), Overrides::default(), &[]);
+
+    assert_eq!(again, BrokerConfig { mode: Mode::Configured, ..first });
+}
+
+#[test]
+fn both_ends_of_every_range_fit_the_type_of_the_option() {
+    for spec in OPTIONS {
+        let Kind::Integer { min, max } = spec.kind else { continue };
+        for end in [min, max] {
+            let number = end.to_string();
+            let variable = spec.variable();
+            let environment =
+                [(variable.as_str(), number.as_str()), ("VEILMQ__STORAGE__DURABILITY", "interval")];
+
+            // A relation may forbid the value; the type may not.
+            let result = load(None, Overrides::default(), &environment);
+
+            assert!(
+                match &result {
+                    Ok(_) => true,
+                    Err(error) => matches!(*error.fault, Fault::Relation { .. }),
+                },
+                "{}: {result:?}",
+                spec.key
+            );
+        }
+    }
+}
