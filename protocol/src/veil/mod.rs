@@ -6,6 +6,7 @@
 
 #[cfg(feature = "channel")]
 pub mod channel;
+pub mod envelope;
 pub mod layout;
 pub mod registry;
 pub mod vmc;
