@@ -15,7 +15,7 @@ use crate::value::Given;
 /// Checks every key and value of a configuration file and notes where each option is set.
 ///
 /// # Errors
-/// The first fault in the order of the file's tables, with its line.
+/// The first fault in alphabetical order of the keys, with its line.
 pub(crate) fn check(path: &Path, text: &str, known: &mut Known) -> Result<(), ConfigError> {
     let file = File { path, text };
     let table = DeTable::parse(text).map_err(|error| {
@@ -35,6 +35,10 @@ impl File<'_> {
         for (name, value) in table {
             let key = format!("{prefix}{}", name.get_ref());
             let origin = self.origin(Some(name.span().start));
+            // A quoted name may contain what separates names elsewhere; no option has such a name.
+            if name.get_ref().contains(['.', '[']) {
+                return Err(unknown_key(origin, &format!("{prefix}{:?}", name.get_ref())));
+            }
             self.check_key(&key, origin, value.get_ref(), known)?;
         }
         Ok(())
@@ -111,7 +115,7 @@ pub(crate) fn check_option(
     if !spec.kind.allows(given) {
         return Err(wrong_value(spec.key, origin, given, &spec.kind.to_string()));
     }
-    known.set(spec.key, origin);
+    known.set(spec.key, origin, given);
     Ok(())
 }
 

@@ -92,7 +92,7 @@ impl BrokerConfig {
 impl Overrides {
     fn apply(self, config: &mut BrokerConfig, known: &mut Known) -> Result<(), ConfigError> {
         if let Some(port) = self.port {
-            known.set(LISTENERS, Origin::CommandLine { flag: "-p" });
+            known.set(LISTENERS, Origin::CommandLine { flag: "-p" }, &port);
             add_port(config, port);
         }
         if let Some(data_dir) = self.data_dir {
@@ -105,7 +105,7 @@ impl Overrides {
             config.data_dir = data_dir;
         }
         if let Some(address) = self.admin {
-            known.set("admin.address", Origin::CommandLine { flag: "--admin" });
+            known.set("admin.address", Origin::CommandLine { flag: "--admin" }, &address);
             config.admin.address = Some(address);
         }
         if self.verbose {

@@ -291,8 +291,8 @@ impl fmt::Display for Kind {
             Self::Boolean => f.write_str("true or false"),
             Self::Choice(words) => write!(f, "one of {}", words.join(", ")),
             Self::Choices(words) => write!(f, "a list of some of {}, none twice", words.join(", ")),
-            Self::Path => f.write_str("a path"),
-            Self::Paths => f.write_str("a list of paths"),
+            Self::Path => f.write_str("a path in UTF-8"),
+            Self::Paths => f.write_str("a list of paths in UTF-8"),
             Self::Address => f.write_str("an IP address with a port, such as 127.0.0.1:1883 or [::1]:1883"),
             Self::AddressOrOff => f.write_str("an IP address with a port, such as 127.0.0.1:9464, or off"),
         }

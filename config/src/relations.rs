@@ -7,10 +7,10 @@ use crate::broker_config::{BrokerConfig, Durability, Mode};
 use crate::error::{ConfigError, Fault, Origin};
 use crate::options::LISTENERS;
 
-/// Who set each option; an option nobody set has its default.
+/// Who set each option, and to what; an option nobody set has its default.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
-    origins: HashMap<&'static str, Origin>,
+    set: HashMap<&'static str, (Origin, String)>,
 }
 
 /// An option with its number, as far as relations need it.
@@ -28,12 +28,12 @@ impl Setting {
 
 impl Known {
     /// Notes that a later layer set the option.
-    pub(crate) fn set(&mut self, key: &'static str, origin: Origin) {
-        self.origins.insert(key, origin);
+    pub(crate) fn set(&mut self, key: &'static str, origin: Origin, value: &impl ToString) {
+        self.set.insert(key, (origin, value.to_string()));
     }
 
     pub(crate) fn origin(&self, key: &str) -> Origin {
-        self.origins.get(key).cloned().unwrap_or(Origin::Default)
+        self.set.get(key).map_or(Origin::Default, |(origin, _)| origin.clone())
     }
 
     /// Requires `upper >= lower + margin`.
@@ -72,15 +72,15 @@ impl Known {
 
     fn interval_belongs_to_durability(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
         const KEY: &str = "storage.interval_milliseconds";
-        if matches!(config.storage.durability, Durability::Interval { .. }) || !self.origins.contains_key(KEY)
-        {
+        let Some((origin, value)) = self.set.get(KEY) else { return Ok(()) };
+        if matches!(config.storage.durability, Durability::Interval { .. }) {
             return Ok(());
         }
         Err(ConfigError::new(
-            self.origin(KEY),
+            origin.clone(),
             Fault::Relation {
                 key: KEY,
-                value: "(given)".to_owned(),
+                value: value.clone(),
                 allowed: "no value".to_owned(),
                 because: format!(
                     "storage.durability is not \"interval\" ({})",
@@ -103,7 +103,11 @@ impl Known {
                         key,
                         value: format!("\"{address}\""),
                         allowed: "an address nobody else uses".to_owned(),
-                        because: format!("{other} is the same ({})", self.origin(other)),
+                        because: if *other == key {
+                            "it is listed twice".to_owned()
+                        } else {
+                            format!("{other} is the same ({})", self.origin(other))
+                        },
                     },
                 ));
             }

@@ -1,4 +1,5 @@
 //! Layers, defaults, round trip: what a broker gets from its sources.
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,142 @@
+//! The documents about the configuration say what the types say: `docs/configuration.md` and the shipped files.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use veilmq_config::{BrokerConfig, OPTIONS, OptionSpec, Overrides, Sources};
+
+type Flat = BTreeMap<String, String>;
+
+fn in_config(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn load(file: Option<&Path>, environment: &[(&str, &str)]) -> BrokerConfig {
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    BrokerConfig::load(Sources { file, overrides: Overrides::default(), environment }).unwrap()
+}
+
+/// Every key of a configuration with its value as TOML.
+fn flat(config: &BrokerConfig) -> Flat {
+    let mut flat = Flat::new();
+    flatten("", &toml::Value::Table(config.to_toml().parse().unwrap()), &mut flat);
+    flat
+}
+
+fn flatten(key: &str, value: &toml::Value, flat: &mut Flat) {
+    match value {
+        toml::Value::Table(table) => {
+            let separator = if key.is_empty() { "" } else { "." };
+            table.iter().for_each(|(name, value)| flatten(&format!("{key}{separator}{name}"), value, flat));
+        }
+        toml::Value::Array(elements) if elements.iter().any(toml::Value::is_table) => {
+            elements.iter().for_each(|element| flatten(&format!("{key}[]"), element, flat));
+        }
+        _ => drop(flat.insert(key.to_owned(), value.to_string())),
+    }
+}
+
+fn documented_row(spec: &OptionSpec, configured: &Flat, development: &Flat) -> String {
+    let default = match (spec.unset, configured.get(spec.key), development.get(spec.key)) {
+        (Some(unset), _, _) => unset.to_owned(),
+        (None, Some(value), Some(other)) if value != other => format!("`{value}` (development: `{other}`)"),
+        (None, Some(value), _) => format!("`{value}`"),
+        (None, None, _) => panic!("{} has neither a default nor a word on its absence", spec.key),
+    };
+    format!("| `{}` | {default} | {} | {} |", spec.key, spec.kind, spec.meaning)
+}
+
+#[test]
+fn table_of_options_has_exactly_the_keys_of_the_types() {
+    let every_key = load(
+        None,
+        &[
+            ("VEILMQ__STORAGE__DURABILITY", "interval"),
+            ("VEILMQ__VEIL__CERTIFICATE", "/broker.vmc"),
+            ("HOME", "/home/you"),
+        ],
+    );
+
+    let of_types: Vec<_> = flat(&every_key).into_keys().collect();
+    let mut of_table: Vec<_> = OPTIONS.iter().map(|spec| spec.key.to_owned()).collect();
+    of_table.sort();
+
+    assert_eq!(of_table, of_types);
+}
+
+#[test]
+fn configuration_document_has_one_true_row_for_each_option() {
+    let document = std::fs::read_to_string(in_config("../docs/configuration.md")).unwrap();
+    let configured = flat(&BrokerConfig::default());
+    let development = flat(&load(None, &[("HOME", "$HOME")]));
+
+    let rows: Vec<_> = document.lines().filter(|line| line.starts_with("| `")).collect();
+    let expected: Vec<_> =
+        OPTIONS.iter().map(|spec| documented_row(spec, &configured, &development)).collect();
+
+    assert_eq!(rows, expected, "the table in docs/configuration.md should be:\n{}\n", expected.join("\n"));
+}
+
+#[test]
+fn configuration_document_names_the_environment_variables() {
+    let document = std::fs::read_to_string(in_config("../docs/configuration.md")).unwrap();
+
+    let variables = document.split(|c: char| !c.is_ascii_uppercase() && c != '_');
+    let variables: Vec<_> = variables.filter(|word| word.starts_with("VEILMQ__")).collect();
+    let known: Vec<_> = OPTIONS.iter().map(OptionSpec::variable).collect();
+
+    assert!(variables.len() >= 4, "{variables:?}");
+    for variable in variables {
+        let option = variable.strip_suffix("_FILE").unwrap_or(variable);
+        let placeholder = ["VEILMQ__", "VEILMQ__SECTION__KEY"].contains(&option);
+        assert!(placeholder || known.iter().any(|known| known == option), "{variable}");
+    }
+}
+
+#[test]
+fn shipped_example_loads_and_changes_no_default() {
+    let example = load(Some(&in_config("veilmq.toml")), &[]);
+
+    assert_eq!(example, BrokerConfig { listeners: example.listeners.clone(), ..BrokerConfig::default() });
+    assert!(example.listeners.iter().all(|listener| listener.address.ip().is_loopback()));
+}
+
+#[test]
+fn commented_options_of_the_shipped_example_are_all_options_with_their_defaults() {
+    let text = std::fs::read_to_string(in_config("veilmq.toml")).unwrap();
+    let without_marks = text.lines().map(|line| match line.strip_prefix('#') {
+        Some(option) if !option.is_empty() && !option.starts_with(' ') => option,
+        _ => line,
+    });
+    let every_option: toml::Table = without_marks.collect::<Vec<_>>().join("\n").parse().unwrap();
+
+    let mut of_file = Flat::new();
+    flatten("", &toml::Value::Table(every_option), &mut of_file);
+    let mut expected = flat(&BrokerConfig::default());
+    expected.insert("listeners[].address".to_owned(), "\"127.0.0.1:1883\"".to_owned());
+    expected.remove("listeners");
+
+    assert_eq!(of_file, expected);
+}
+
+#[test]
+fn shipped_container_file_loads_and_can_be_reached_from_outside() {
+    let container = load(Some(&in_config("container.toml")), &[]);
+
+    assert!(container.listeners.iter().any(|listener| listener.address.ip().is_unspecified()));
+    assert!(container.admin.address.is_some_and(|address| address.ip().is_unspecified()));
+    assert!(!container.access.anonymous);
+}
+
+#[test]
+fn every_shipped_file_is_tested_here() {
+    let mut shipped: Vec<_> = std::fs::read_dir(in_config(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".toml") && name != "Cargo.toml")
+        .collect();
+    shipped.sort();
+
+    assert_eq!(shipped, ["container.toml", "veilmq.toml"]);
+}
