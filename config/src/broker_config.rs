@@ -150,9 +150,9 @@ pub enum Durability {
 pub struct VeilConfig {
     /// Whether a client may ask for Authentication Method `VEIL-1`.
     pub enabled: bool,
-    /// The suites offered (VEIL-1 section 2), most preferred first.
+    /// The suites offered (VEIL-1 section 2), none twice.
     pub suites: Vec<Suite>,
-    /// The schemes offered (VEIL-1 section 7), most preferred first.
+    /// The schemes offered (VEIL-1 section 7), none twice.
     pub schemes: Vec<Scheme>,
     /// Files with public authority certificates (VEIL-1 section 3); more may be added while the broker runs.
     pub trust: Vec<PathBuf>,
@@ -161,8 +161,6 @@ pub struct VeilConfig {
     pub certificate: Option<PathBuf>,
     /// Handshakes in progress at one time; further ones get 0x97, Quota exceeded.
     pub half_open_max: u32,
-    /// How far a certificate's and a hello's time may be from ours, in seconds.
-    pub clock_skew_seconds_max: u32,
     /// The age at which the keys of a channel are renewed, in seconds (VEIL-1 section 4.8).
     pub rekey_seconds: u32,
     /// The records after which the keys of a channel are renewed, whichever comes first.
@@ -270,7 +268,6 @@ impl Default for VeilConfig {
             trust: Vec::new(),
             certificate: None,
             half_open_max: 1_000,
-            clock_skew_seconds_max: 120,
             rekey_seconds: 3_600,
             rekey_records: 1 << 24,
         }

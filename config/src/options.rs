@@ -44,7 +44,7 @@ pub enum Kind {
     Boolean,
     /// One of these words.
     Choice(&'static [&'static str]),
-    /// Some of these words, at least one, none twice; the order matters.
+    /// Some of these words, at least one, none twice.
     Choices(&'static [&'static str]),
     /// A path in UTF-8, relative to the working directory.
     Path,
@@ -196,20 +196,14 @@ pub const OPTIONS: &[OptionSpec] = &[
         "Memory the storage engine may use as cache, in bytes.",
     ),
     option("veil.enabled", Kind::Boolean, "Whether a client may ask for Authentication Method `VEIL-1`."),
-    option("veil.suites", Kind::Choices(SUITES), "Suites offered, most preferred first."),
-    option("veil.schemes", Kind::Choices(SCHEMES), "Schemes offered, most preferred first."),
+    option("veil.suites", Kind::Choices(SUITES), "Suites offered to clients."),
+    option("veil.schemes", Kind::Choices(SCHEMES), "Schemes offered to clients."),
     option("veil.trust", Kind::Paths, "Files with public authority certificates."),
     unset(
         option("veil.certificate", Kind::Path, "File with the broker's own certificate."),
         "the one made at the first start",
     ),
     integer("veil.half_open_max", 1, 1_000_000, "Handshakes in progress at one time."),
-    integer(
-        "veil.clock_skew_seconds_max",
-        0,
-        86_400,
-        "How far a certificate's and a hello's time may be from the broker's, in seconds.",
-    ),
     integer("veil.rekey_seconds", 60, 604_800, "Age at which the keys of a channel are renewed, in seconds."),
     integer(
         "veil.rekey_records",
