@@ -1,1 +1,3 @@
 //! MQTT 5 client.
+
+pub mod e2e;

@@ -181,7 +181,7 @@ impl<'a> Envelope<'a> {
 /// Suite 1 always carries an IV and at least one whole block; the AEAD suites may carry an empty ciphertext.
 fn body_length_is_possible(suite: Suite, length: usize) -> bool {
     match suite {
-        Suite::Aes256CbcHmacSha256 => length >= 16 + 16 + suite.tag_len() && length % 16 == 0,
+        Suite::Aes256CbcHmacSha256 => length >= 16 + 16 + suite.tag_len() && length.is_multiple_of(16),
         Suite::Aes256Gcm | Suite::ChaCha20Poly1305 => length >= suite.tag_len(),
     }
 }

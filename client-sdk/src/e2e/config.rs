@@ -1,0 +1,167 @@
+//! What a scope is configured with: where its keys come from and how its messages are sealed.
+//!
+//! Owns no state that changes. Invariant: article keys and envelope options never meet in one scope.
+
+use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
+
+use veilmq_protocol::veil::{Kid, Suite, channel::Identity};
+
+use super::{article::ArticleKeys, keyring::Keyring, replay::ReplayLimits, scope::Scope};
+
+/// Who seals the messages of this program.
+#[derive(Clone)]
+pub enum Member {
+    /// A key identifier without a signing key: messages are authenticated by the group key alone.
+    ///
+    /// It should be unique in the group, because it separates the streams of different senders.
+    Unsigned(Kid),
+    /// A certificate with its keys: messages can carry a source signature.
+    Identity(Arc<Identity>),
+}
+
+impl Member {
+    /// Returns the key identifier that goes into the header.
+    pub fn kid(&self) -> Kid {
+        match self {
+            Self::Unsigned(kid) => *kid,
+            Self::Identity(identity) => identity.kid(),
+        }
+    }
+}
+
+/// When the PUBLISH properties 0x01, 0x03, 0x08 and 0x09 are part of the associated data (flag b2).
+///
+/// A receiver refuses as `BadTag` what a sender with the same setting would not have sent, so a broker can add
+/// neither a Response Topic nor a Content Type to a message that had none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BoundProperties {
+    /// If the message has a Response Topic, Correlation Data or a Content Type.
+    #[default]
+    Auto,
+    /// For every message, so that absence is bound too.
+    Always,
+    /// Never: for bridges and brokers that change properties.
+    Never,
+}
+
+/// How the length of a plaintext is hidden (flag b4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Padding {
+    /// Not at all.
+    #[default]
+    None,
+    /// Up to the next of 64, 128, 256, ... bytes.
+    PowersOfTwo,
+    /// Up to the next multiple of this many bytes.
+    Multiple(NonZeroU32),
+}
+
+/// Whose messages a receiver accepts (VEIL-1 section 12.1, step 5).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SenderPolicy {
+    /// Anyone who holds the group key.
+    #[default]
+    AnyMember,
+    /// Senders whose certificate is in the directory, valid now, with publish scopes that cover the topic.
+    Known,
+    /// As [`SenderPolicy::Known`], and only these.
+    Listed(BTreeSet<Kid>),
+}
+
+/// How the messages of an envelope scope are sealed, and what a receiver demands of them.
+///
+/// ```
+/// use veilmq_client::e2e::{EnvelopeOptions, Padding};
+///
+/// let options = EnvelopeOptions {
+///     timestamp: true,
+///     max_age_ms: Some(30_000),
+///     padding: Padding::PowersOfTwo,
+///     ..EnvelopeOptions::default()
+/// };
+/// assert!(!options.sign);
+/// ```
+#[derive(Clone, Debug)]
+pub struct EnvelopeOptions {
+    /// Suite to seal with; a receiver opens all of them (default AES-256-GCM).
+    pub suite: Suite,
+    /// Signs every message. Without [`Member::Identity`] the scope can only be read.
+    pub sign: bool,
+    /// Refuses messages without a source signature.
+    pub require_signature: bool,
+    /// Puts the time of sealing into the header.
+    pub timestamp: bool,
+    /// Largest accepted distance between a timestamp and now, in milliseconds; messages without a timestamp,
+    /// retained messages and Wills are exempt.
+    pub max_age_ms: Option<u64>,
+    /// Which messages bind their properties.
+    pub bound: BoundProperties,
+    /// How lengths are hidden.
+    pub padding: Padding,
+    /// Whose messages are accepted.
+    pub senders: SenderPolicy,
+    /// Accepts live messages under epochs that are kept for retained messages only: for a Session that was
+    /// away for longer than the transition window.
+    pub backlog: bool,
+}
+
+impl Default for EnvelopeOptions {
+    fn default() -> Self {
+        Self {
+            suite: Suite::Aes256Gcm,
+            sign: false,
+            require_signature: false,
+            timestamp: false,
+            max_age_ms: None,
+            bound: BoundProperties::Auto,
+            padding: Padding::None,
+            senders: SenderPolicy::AnyMember,
+            backlog: false,
+        }
+    }
+}
+
+/// The configuration of one scope.
+pub struct ScopeConfig {
+    pub(super) scope: Scope,
+    pub(super) mode: Mode,
+}
+
+pub(super) enum Mode {
+    Envelope { keyring: Keyring, options: EnvelopeOptions },
+    Article(ArticleKeys),
+}
+
+impl ScopeConfig {
+    /// A scope whose messages are VE1 envelopes under the epochs of `keyring`.
+    pub fn envelope(scope: Scope, keyring: Keyring, options: EnvelopeOptions) -> Self {
+        Self { scope, mode: Mode::Envelope { keyring, options } }
+    }
+
+    /// A scope in the article's format: encrypted, but not authenticated in any way (VEIL-1 section 11).
+    pub fn article(scope: Scope, keys: ArticleKeys) -> Self {
+        Self { scope, mode: Mode::Article(keys) }
+    }
+
+    /// Returns the scope.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+}
+
+/// Bounds on what an [`E2e`](super::E2e) keeps in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bounds of the replay state.
+    pub replay: ReplayLimits,
+    /// Topics one sender session may publish to; one more starts a new session.
+    pub sending_streams_max: usize,
+    /// Stream keys kept derived, for sending and for receiving each (about 1 KiB apiece).
+    pub stream_keys_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { replay: ReplayLimits::default(), sending_streams_max: 65_536, stream_keys_max: 1_024 }
+    }
+}

@@ -1,0 +1,98 @@
+//! The senders a receiver knows: certificates by key identifier, and which of them were revoked.
+//!
+//! Invariant: a certificate enters only pinned by the operator or verified under a trust anchor, so the per
+//! message check needs no signature.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use veilmq_protocol::{
+    TopicName,
+    veil::{Certificate, CertificateError, Kid, Roles, channel::TrustAnchors},
+};
+
+use super::{config::SenderPolicy, error::OpenError, scope::filter_contains};
+
+/// Certificates of senders.
+///
+/// ```
+/// use veilmq_client::e2e::Directory;
+///
+/// let mut directory = Directory::default();
+/// let stolen = "9de50bb148ef83cd".parse().unwrap();
+/// directory.revoke(stolen);
+/// assert!(directory.is_revoked(stolen));
+/// ```
+#[derive(Default)]
+pub struct Directory {
+    certificates: BTreeMap<Kid, Certificate>,
+    revoked: BTreeSet<Kid>,
+}
+
+impl Directory {
+    /// Adds a certificate because the operator says so; its signature is not looked at.
+    pub fn pin(&mut self, certificate: Certificate) -> Kid {
+        let kid = certificate.kid();
+        self.certificates.insert(kid, certificate);
+        kid
+    }
+
+    /// Adds a publisher's certificate if `anchors` vouch for it.
+    ///
+    /// # Errors
+    /// The [`CertificateError`] that `anchors` found.
+    pub fn introduce(
+        &mut self,
+        certificate: Certificate,
+        anchors: &TrustAnchors,
+        now_unix_ms: u64,
+    ) -> Result<Kid, CertificateError> {
+        anchors.verify(&certificate, Roles::PUBLISHER, None, Some(now_unix_ms / 1000))?;
+        Ok(self.pin(certificate))
+    }
+
+    /// Returns the certificate of `kid`.
+    pub fn certificate(&self, kid: Kid) -> Option<&Certificate> {
+        self.certificates.get(&kid)
+    }
+
+    /// Refuses everything from `kid` from now on.
+    pub fn revoke(&mut self, kid: Kid) {
+        self.revoked.insert(kid);
+    }
+
+    /// Returns whether `kid` was revoked.
+    pub fn is_revoked(&self, kid: Kid) -> bool {
+        self.revoked.contains(&kid)
+    }
+
+    /// Decides whether `policy` lets `sender` publish to `topic` now (VEIL-1 section 12.1, step 5).
+    pub(super) fn check(
+        &self,
+        policy: &SenderPolicy,
+        sender: Kid,
+        topic: TopicName<'_>,
+        now_unix_ms: u64,
+    ) -> Result<(), OpenError> {
+        if self.is_revoked(sender) {
+            return Err(OpenError::SenderRevoked(sender));
+        }
+        let listed = match policy {
+            SenderPolicy::AnyMember => return Ok(()),
+            SenderPolicy::Known => true,
+            SenderPolicy::Listed(kids) => kids.contains(&sender),
+        };
+        let known = self.certificate(sender).filter(|_| listed).ok_or(OpenError::UnknownSender(sender))?;
+        let valid = known.verify_validity(Some(now_unix_ms / 1000)).is_ok();
+        if valid && known.roles.contains(Roles::PUBLISHER) && may_publish(known, topic) {
+            Ok(())
+        } else {
+            Err(OpenError::UnknownSender(sender))
+        }
+    }
+}
+
+/// A certificate without publish scopes does not restrict its subject.
+fn may_publish(certificate: &Certificate, topic: TopicName<'_>) -> bool {
+    let scopes = &certificate.publish_scopes;
+    scopes.is_empty() || scopes.iter().any(|scope| filter_contains(scope, topic))
+}

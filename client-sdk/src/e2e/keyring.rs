@@ -1,0 +1,315 @@
+//! The epochs of one scope: their keys, and when each may seal or open (VEIL-1 sections 8.2, 8.3).
+//!
+//! Callers pass `now`; nothing here reads a clock. Invariants: epochs become active in the order of their
+//! numbers; an epoch that was dropped is never accepted again; its key is erased from memory.
+
+use std::{collections::BTreeMap, num::NonZeroU64};
+
+use veilmq_protocol::veil::channel::{Secret32, extract};
+
+use super::{error::ConfigError, scope::Scope};
+
+/// A 32-byte group key (GK) of one epoch; erased when dropped.
+pub struct GroupKey(Secret32);
+
+impl GroupKey {
+    /// Copies the key, which the caller should erase.
+    pub fn new(key: &[u8; 32]) -> Self {
+        Self(Secret32::new(key))
+    }
+
+    pub(super) fn derive(&self, label: &str, context: &[u8]) -> Secret32 {
+        self.0.derive(label, context)
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8; 32] {
+        self.0.as_bytes()
+    }
+}
+
+/// A secret of any length from which a scope derives the group key of every epoch (VEIL-1 section 8.2).
+///
+/// Simple to deploy, but no member can be removed and nothing is forward secret: whoever holds the master secret
+/// reads everything, past and future.
+pub struct MasterSecret(Secret32);
+
+impl MasterSecret {
+    /// Extracts the secret from `master`, which the caller should erase.
+    pub fn new(master: &[u8]) -> Self {
+        Self(extract(b"veil1 master", master))
+    }
+
+    fn group_key(&self, scope: &Scope, epoch: u32) -> GroupKey {
+        let context = [scope.hash().as_slice(), &epoch.to_be_bytes()].concat();
+        GroupKey(self.0.derive("gk", &context))
+    }
+}
+
+/// Where an epoch is in its life at a receiver (VEIL-1 section 8.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EpochState {
+    /// Not active yet, even for a clock that is ahead by the permitted skew.
+    Future,
+    /// The newest active epoch.
+    Current,
+    /// Replaced, and still accepted during the transition window.
+    Retiring,
+    /// Opens retained messages and explicitly requested backlog only.
+    History,
+    /// Erased.
+    Gone,
+}
+
+/// The intervals that turn activation times into epoch states, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochTiming {
+    /// How far a receiver clock may be behind that of the sender (default 120 s).
+    pub clock_skew_ms: u64,
+    /// How long a replaced epoch is still accepted for any message (default 10 min).
+    pub transition_window_ms: u64,
+    /// How long after that it is kept for retained messages (default 7 days).
+    pub history_ms: u64,
+}
+
+impl Default for EpochTiming {
+    fn default() -> Self {
+        Self { clock_skew_ms: 120_000, transition_window_ms: 600_000, history_ms: 7 * 24 * 3_600_000 }
+    }
+}
+
+/// A plan by which the epochs of a master secret follow each other without any announcement.
+///
+/// Every party configures the same plan: epoch `first_epoch + k` is active from `start_ms + k * every_ms` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RotationPlan {
+    /// The epoch that is active at `start_ms`.
+    pub first_epoch: u32,
+    /// Unix milliseconds.
+    pub start_ms: u64,
+    /// Milliseconds between activations; VEIL-1 recommends 24 h.
+    pub every_ms: NonZeroU64,
+}
+
+impl RotationPlan {
+    fn epoch_at(&self, now_unix_ms: u64) -> Option<u32> {
+        let elapsed = now_unix_ms.checked_sub(self.start_ms)?;
+        let steps = u32::try_from(elapsed / self.every_ms).ok()?;
+        self.first_epoch.checked_add(steps)
+    }
+
+    fn activate_ms(&self, epoch: u32) -> Option<u64> {
+        let steps = u64::from(epoch.checked_sub(self.first_epoch)?);
+        self.every_ms.get().checked_mul(steps)?.checked_add(self.start_ms)
+    }
+}
+
+/// When an epoch changes state, in unix milliseconds; `u64::MAX` where no successor is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochTimes {
+    /// Sealing starts here.
+    pub activate_ms: u64,
+    /// The successor becomes active here.
+    pub replaced_ms: u64,
+    /// The transition window ends here.
+    pub retire_ms: u64,
+    /// The key is erased here.
+    pub drop_ms: u64,
+}
+
+enum Source {
+    Planned { master: MasterSecret, plan: RotationPlan },
+    Master { master: MasterSecret, activations: BTreeMap<u32, u64> },
+    Explicit { keys: BTreeMap<u32, (u64, GroupKey)> },
+}
+
+/// The epochs of one scope.
+///
+/// ```
+/// use veilmq_client::e2e::{EpochState, EpochTiming, GroupKey, Keyring};
+///
+/// let mut keyring = Keyring::explicit(EpochTiming::default());
+/// keyring.insert(7, GroupKey::new(&[7; 32]), 0)?;
+/// keyring.insert(8, GroupKey::new(&[8; 32]), 5_000_000)?;
+///
+/// assert_eq!(keyring.sending_epoch(4_999_999), Some(7));
+/// assert_eq!(keyring.sending_epoch(5_000_000), Some(8));
+/// assert_eq!(keyring.state(7, 5_000_000), Some(EpochState::Retiring));
+/// # Ok::<(), veilmq_client::e2e::ConfigError>(())
+/// ```
+pub struct Keyring {
+    source: Source,
+    timing: EpochTiming,
+    gone_through: Option<u32>,
+}
+
+impl Keyring {
+    /// Starts without any epoch; keys come one by one through [`Keyring::insert`].
+    pub fn explicit(timing: EpochTiming) -> Self {
+        Self::over(Source::Explicit { keys: BTreeMap::new() }, timing)
+    }
+
+    /// Derives keys from `master`; `epoch` is active from the beginning of time until another is announced.
+    pub fn master(master: MasterSecret, epoch: u32, timing: EpochTiming) -> Self {
+        Self::over(Source::Master { master, activations: BTreeMap::from([(epoch, 0)]) }, timing)
+    }
+
+    /// Derives keys from `master` and rotates by `plan`.
+    pub fn planned(master: MasterSecret, plan: RotationPlan, timing: EpochTiming) -> Self {
+        Self::over(Source::Planned { master, plan }, timing)
+    }
+
+    fn over(source: Source, timing: EpochTiming) -> Self {
+        Self { source, timing, gone_through: None }
+    }
+
+    /// Adds the key of an epoch that becomes active at `activate_ms` (unix milliseconds).
+    ///
+    /// # Errors
+    /// [`ConfigError::EpochsArePlanned`] unless this keyring was made by [`Keyring::explicit`];
+    /// [`ConfigError::EpochNotNew`] or [`ConfigError::EpochOutOfOrder`] if the epoch does not fit the others.
+    pub fn insert(&mut self, epoch: u32, key: GroupKey, activate_ms: u64) -> Result<(), ConfigError> {
+        let gone_through = self.gone_through;
+        let Source::Explicit { keys } = &mut self.source else { return Err(ConfigError::EpochsArePlanned) };
+        fits(gone_through, keys, |(activate_ms, _)| *activate_ms, epoch, activate_ms)?;
+        keys.insert(epoch, (activate_ms, key));
+        Ok(())
+    }
+
+    /// Announces that a later epoch of a master secret becomes active at `activate_ms` (unix milliseconds).
+    ///
+    /// # Errors
+    /// [`ConfigError::EpochsArePlanned`] unless this keyring was made by [`Keyring::master`];
+    /// [`ConfigError::EpochNotNew`] or [`ConfigError::EpochOutOfOrder`] if the epoch does not fit the others.
+    pub fn announce(&mut self, epoch: u32, activate_ms: u64) -> Result<(), ConfigError> {
+        let gone_through = self.gone_through;
+        let Source::Master { activations, .. } = &mut self.source else {
+            return Err(ConfigError::EpochsArePlanned);
+        };
+        fits(gone_through, activations, |activate_ms| *activate_ms, epoch, activate_ms)?;
+        activations.insert(epoch, activate_ms);
+        Ok(())
+    }
+
+    /// Erases every epoch below `epoch` at once, without transition: what follows a compromise.
+    pub fn drop_before(&mut self, epoch: u32) {
+        let Some(last) = epoch.checked_sub(1) else { return };
+        self.gone_through = self.gone_through.max(Some(last));
+        match &mut self.source {
+            Source::Planned { .. } => {}
+            Source::Master { activations, .. } => activations.retain(|held, _| *held >= epoch),
+            Source::Explicit { keys } => keys.retain(|held, _| *held >= epoch),
+        }
+    }
+
+    /// Erases the keys whose time has come and returns when the next one is due, in unix milliseconds.
+    pub fn advance(&mut self, now_unix_ms: u64) -> Option<u64> {
+        let held: Vec<u32> = match &self.source {
+            Source::Planned { .. } => return None,
+            Source::Master { activations, .. } => activations.keys().copied().collect(),
+            Source::Explicit { keys } => keys.keys().copied().collect(),
+        };
+        for epoch in held {
+            match self.times(epoch)?.drop_ms {
+                u64::MAX => return None,
+                drop_ms if drop_ms > now_unix_ms => return Some(drop_ms),
+                _ => self.drop_before(epoch.saturating_add(1)),
+            }
+        }
+        None
+    }
+
+    /// Returns when `epoch` changes state, or `None` if it is not known.
+    pub fn times(&self, epoch: u32) -> Option<EpochTimes> {
+        let activate_ms = self.activate_ms(epoch)?;
+        let replaced_ms = match &self.source {
+            Source::Planned { plan, .. } => epoch.checked_add(1).and_then(|next| plan.activate_ms(next)),
+            Source::Master { activations, .. } => after(activations, epoch).copied(),
+            Source::Explicit { keys } => after(keys, epoch).map(|(activate_ms, _)| *activate_ms),
+        };
+        let replaced_ms = replaced_ms.unwrap_or(u64::MAX);
+        let retire_ms = replaced_ms.saturating_add(self.timing.transition_window_ms);
+        let drop_ms = retire_ms.saturating_add(self.timing.history_ms);
+        Some(EpochTimes { activate_ms, replaced_ms, retire_ms, drop_ms })
+    }
+
+    /// Returns the state of `epoch` at a receiver, or `None` if it is not known.
+    pub fn state(&self, epoch: u32, now_unix_ms: u64) -> Option<EpochState> {
+        if self.gone_through.is_some_and(|last| epoch <= last) {
+            return Some(EpochState::Gone);
+        }
+        let times = self.times(epoch)?;
+        Some(match now_unix_ms {
+            now if now >= times.drop_ms => EpochState::Gone,
+            now if now >= times.retire_ms => EpochState::History,
+            now if now >= times.replaced_ms => EpochState::Retiring,
+            now if now.saturating_add(self.timing.clock_skew_ms) >= times.activate_ms => EpochState::Current,
+            _ => EpochState::Future,
+        })
+    }
+
+    /// Returns the epoch a sender seals under at `now_unix_ms`, if there is one.
+    pub fn sending_epoch(&self, now_unix_ms: u64) -> Option<u32> {
+        let newest = match &self.source {
+            Source::Planned { plan, .. } => plan.epoch_at(now_unix_ms),
+            Source::Master { activations, .. } => newest_active(
+                activations.iter().map(|(epoch, activate_ms)| (*epoch, *activate_ms)),
+                now_unix_ms,
+            ),
+            Source::Explicit { keys } => newest_active(
+                keys.iter().map(|(epoch, (activate_ms, _))| (*epoch, *activate_ms)),
+                now_unix_ms,
+            ),
+        };
+        newest.filter(|epoch| self.gone_through.is_none_or(|last| *epoch > last))
+    }
+
+    /// Gives `use_key` the group key of `epoch`, or returns `None` if there is none.
+    pub(super) fn with_key<T>(
+        &self,
+        scope: &Scope,
+        epoch: u32,
+        use_key: impl FnOnce(&GroupKey) -> T,
+    ) -> Option<T> {
+        self.activate_ms(epoch)?;
+        match &self.source {
+            Source::Planned { master, .. } | Source::Master { master, .. } => {
+                Some(use_key(&master.group_key(scope, epoch)))
+            }
+            Source::Explicit { keys } => keys.get(&epoch).map(|(_, key)| use_key(key)),
+        }
+    }
+
+    fn activate_ms(&self, epoch: u32) -> Option<u64> {
+        if self.gone_through.is_some_and(|last| epoch <= last) {
+            return None;
+        }
+        match &self.source {
+            Source::Planned { plan, .. } => plan.activate_ms(epoch),
+            Source::Master { activations, .. } => activations.get(&epoch).copied(),
+            Source::Explicit { keys } => keys.get(&epoch).map(|(activate_ms, _)| *activate_ms),
+        }
+    }
+}
+
+fn after<V>(epochs: &BTreeMap<u32, V>, epoch: u32) -> Option<&V> {
+    epochs.range(epoch.checked_add(1)?..).next().map(|(_, value)| value)
+}
+
+fn newest_active(mut epochs: impl DoubleEndedIterator<Item = (u32, u64)>, now_unix_ms: u64) -> Option<u32> {
+    epochs.rfind(|(_, activate_ms)| *activate_ms <= now_unix_ms).map(|(epoch, _)| epoch)
+}
+
+fn fits<V>(
+    gone_through: Option<u32>,
+    epochs: &BTreeMap<u32, V>,
+    activation: impl Fn(&V) -> u64,
+    epoch: u32,
+    activate_ms: u64,
+) -> Result<(), ConfigError> {
+    if epochs.contains_key(&epoch) || gone_through.is_some_and(|last| epoch <= last) {
+        return Err(ConfigError::EpochNotNew(epoch));
+    }
+    let before = epochs.range(..epoch).next_back().is_none_or(|(_, held)| activation(held) <= activate_ms);
+    let behind = after(epochs, epoch).is_none_or(|held| activation(held) >= activate_ms);
+    if before && behind { Ok(()) } else { Err(ConfigError::EpochOutOfOrder(epoch)) }
+}

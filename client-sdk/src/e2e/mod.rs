@@ -1,0 +1,366 @@
+//! End-to-end encryption: sealing and opening messages so that no broker can read or change them (VEIL-1).
+//!
+//! [`E2e`] owns scopes with their keys, the numbering of sent messages and the memory of received ones. It has
+//! no clock, no randomness and does no I/O: `now_unix_ms` and `entropy` are arguments, and saving the state
+//! ([`E2e::export_state`]) is the caller's work. Secrets are erased when dropped and have no `Debug`.
+//!
+//! Invariants: nothing is sent in plaintext on a topic for which [`E2e::publishes_sealed`] is true; nothing
+//! that is not an authentic envelope is delivered from an envelope scope.
+//!
+//! ```
+//! use veilmq_client::e2e::{
+//!     E2e, EnvelopeOptions, EpochTiming, Keyring, Limits, MasterSecret, Member, Scope, ScopeConfig,
+//! };
+//! use veilmq_protocol::{PublishProperties, TopicName};
+//!
+//! fn member(kid: &str) -> E2e {
+//!     let mut e2e = E2e::new(Member::Unsigned(kid.parse().unwrap()), Limits::default());
+//!     let keyring = Keyring::master(MasterSecret::new(b"a long random secret"), 1, EpochTiming::default());
+//!     let scope = Scope::new("factory/line-3/#").unwrap();
+//!     e2e.add_scope(ScopeConfig::envelope(scope, keyring, EnvelopeOptions::default())).unwrap();
+//!     e2e
+//! }
+//! let (mut press, mut lake) = (member("9de50bb148ef83cd"), member("c0ffee0000000001"));
+//! let topic = TopicName::new("factory/line-3/sensor/temperature").unwrap();
+//! let properties = PublishProperties::default();
+//! // In an application: the operating system's random number generator.
+//! let mut entropy = |bytes: &mut [u8]| bytes.fill(42);
+//!
+//! let payload = press.seal(topic, b"21.5", &properties, 1_790_000_000_000, &mut entropy)?;
+//! let opened = lake.open(topic, &payload, false, &properties, 1_790_000_000_200)?;
+//!
+//! assert_eq!(opened.plaintext, b"21.5");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod article;
+mod cipher;
+mod config;
+mod directory;
+mod error;
+mod frame;
+mod keyring;
+mod lru;
+mod opened;
+mod receiver;
+mod replay;
+mod scope;
+mod sender;
+mod state;
+
+use veilmq_protocol::{
+    PublishProperties, TopicName,
+    veil::{
+        channel::{hash, sign},
+        envelope::{EnvelopeFlags, EnvelopeHeader, HEADER_BYTES, SIGNATURE_BYTES},
+    },
+};
+
+pub use self::{
+    article::{ArticleKey, ArticleKeys, ArticleMaster, sequence_number, with_sequence_number},
+    config::{BoundProperties, EnvelopeOptions, Limits, Member, Padding, ScopeConfig, SenderPolicy},
+    directory::Directory,
+    error::{ConfigError, OpenError, SealError, StateError},
+    keyring::{EpochState, EpochTimes, EpochTiming, GroupKey, Keyring, MasterSecret, RotationPlan},
+    opened::{Authentication, Opened, Origin, Provenance},
+    replay::ReplayLimits,
+    scope::Scope,
+    state::Saved,
+};
+use self::{
+    cipher::{IV_BYTES, StreamId, StreamKey},
+    config::Mode,
+    frame::associated_data,
+    receiver::{EnvelopeScope, Incoming, Receiver},
+    sender::{Sender, Slot},
+};
+
+/// Fills a buffer with unpredictable bytes.
+pub type Entropy<'a> = &'a mut dyn FnMut(&mut [u8]);
+
+/// Everything one program needs to seal what it publishes and open what it receives; see the
+/// [module](self) for an example.
+pub struct E2e {
+    member: Member,
+    /// Most specific first, so that the first match owns a topic.
+    scopes: Vec<ScopeEntry>,
+    next_scope_id: u32,
+    sender: Sender,
+    receiver: Receiver,
+}
+
+struct ScopeEntry {
+    id: u32,
+    config: ScopeConfig,
+}
+
+impl E2e {
+    /// Starts without scopes.
+    pub fn new(member: Member, limits: Limits) -> Self {
+        Self {
+            member,
+            scopes: Vec::new(),
+            next_scope_id: 0,
+            sender: Sender::new(limits.sending_streams_max, limits.stream_keys_max),
+            receiver: Receiver::new(&limits),
+        }
+    }
+
+    /// Adds a scope.
+    ///
+    /// # Errors
+    /// [`ConfigError::DuplicateScope`].
+    pub fn add_scope(&mut self, config: ScopeConfig) -> Result<(), ConfigError> {
+        if self.scopes.iter().any(|entry| entry.config.scope == config.scope) {
+            return Err(ConfigError::DuplicateScope);
+        }
+        let rank = |entry: &ScopeEntry| entry.config.scope.by_specificity(&config.scope).is_lt();
+        let index = self.scopes.partition_point(rank);
+        self.scopes.insert(index, ScopeEntry { id: self.next_scope_id, config });
+        self.next_scope_id += 1;
+        Ok(())
+    }
+
+    /// Removes a scope and erases its keys. Returns whether it was there.
+    pub fn remove_scope(&mut self, scope: &Scope) -> bool {
+        let Some(index) = self.scopes.iter().position(|entry| entry.config.scope == *scope) else {
+            return false;
+        };
+        let removed = self.scopes.remove(index).id;
+        self.sender.retain_keys(|stream| stream.scope != removed);
+        self.receiver.retain_keys(|stream| stream.scope != removed);
+        true
+    }
+
+    /// Returns the scope `topic` belongs to.
+    pub fn scope_of(&self, topic: TopicName<'_>) -> Option<&Scope> {
+        find(&self.scopes, topic).map(|entry| &entry.config.scope)
+    }
+
+    /// Returns whether messages on `topic` must be sealed, that is, never leave in plaintext.
+    pub fn publishes_sealed(&self, topic: TopicName<'_>) -> bool {
+        self.scope_of(topic).is_some()
+    }
+
+    /// Returns the epochs of an envelope scope, to add or drop some.
+    pub fn keyring_mut(&mut self, scope: &Scope) -> Option<&mut Keyring> {
+        let entry = self.scopes.iter_mut().find(|entry| entry.config.scope == *scope)?;
+        match &mut entry.config.mode {
+            Mode::Envelope { keyring, .. } => Some(keyring),
+            Mode::Article(_) => None,
+        }
+    }
+
+    /// Returns the senders this program knows.
+    pub fn directory(&self) -> &Directory {
+        &self.receiver.directory
+    }
+
+    /// Returns the senders this program knows, to add or revoke some.
+    pub fn directory_mut(&mut self) -> &mut Directory {
+        &mut self.receiver.directory
+    }
+
+    /// Returns how many (sender, topic) pairs were forgotten by the replay state for lack of space.
+    pub fn replay_evictions(&self) -> u64 {
+        self.receiver.replay.evictions()
+    }
+
+    /// Erases every key whose time is over. Returns when the next one is due, in unix milliseconds.
+    ///
+    /// Expired keys are refused at any time; calling this is what removes them from memory.
+    pub fn advance(&mut self, now_unix_ms: u64) -> Option<u64> {
+        let due = self.scopes.iter_mut().filter_map(|entry| match &mut entry.config.mode {
+            Mode::Envelope { keyring, .. } => keyring.advance(now_unix_ms),
+            Mode::Article(keys) => keys.advance(now_unix_ms),
+        });
+        let next_due = due.min();
+        let live = |stream: &StreamId| {
+            let entry = self.scopes.iter().find(|entry| entry.id == stream.scope);
+            entry.is_some_and(|entry| match &entry.config.mode {
+                Mode::Envelope { keyring, .. } => {
+                    !matches!(keyring.state(stream.epoch, now_unix_ms), Some(EpochState::Gone) | None)
+                }
+                Mode::Article(_) => false,
+            })
+        };
+        self.sender.retain_keys(live);
+        self.receiver.retain_keys(live);
+        next_due
+    }
+
+    /// Seals a message for `topic`. Seal once and keep the bytes: a retransmission is the same packet.
+    ///
+    /// `properties` are the application properties of the PUBLISH that will carry it. `now_unix_ms` must not
+    /// run behind an earlier run of this program whose state was not restored.
+    ///
+    /// # Errors
+    /// [`SealError`]; nothing of the plaintext may be sent in that case.
+    pub fn seal(
+        &mut self,
+        topic: TopicName<'_>,
+        plaintext: &[u8],
+        properties: &PublishProperties<'_>,
+        now_unix_ms: u64,
+        entropy: Entropy<'_>,
+    ) -> Result<Vec<u8>, SealError> {
+        self.seal_as(Kind::Message, topic, plaintext, properties, now_unix_ms, entropy)
+    }
+
+    /// Seals a Will for a CONNECT, in a session of its own (VEIL-1 section 12.3).
+    ///
+    /// Receivers accept it for as long as they keep its epoch, however late the broker sends it.
+    ///
+    /// # Errors
+    /// As [`E2e::seal`].
+    pub fn seal_will(
+        &mut self,
+        topic: TopicName<'_>,
+        plaintext: &[u8],
+        properties: &PublishProperties<'_>,
+        now_unix_ms: u64,
+        entropy: Entropy<'_>,
+    ) -> Result<Vec<u8>, SealError> {
+        self.seal_as(Kind::Will, topic, plaintext, properties, now_unix_ms, entropy)
+    }
+
+    /// Opens a received message (VEIL-1 section 12.1).
+    ///
+    /// `topic` is the full Topic Name after alias resolution. `retained` says that the message comes from the
+    /// retained message store, so it may arrive repeatedly; on a subscription with Retain As Published the
+    /// RETAIN flag alone does not tell. `properties` are those of the PUBLISH as received.
+    ///
+    /// # Errors
+    /// [`OpenError`]; the payload must not reach the application then.
+    pub fn open(
+        &mut self,
+        topic: TopicName<'_>,
+        payload: &[u8],
+        retained: bool,
+        properties: &PublishProperties<'_>,
+        now_unix_ms: u64,
+    ) -> Result<Opened, OpenError> {
+        if payload.is_empty() && retained {
+            return Ok(Opened { plaintext: Vec::new(), provenance: Provenance::Tombstone, retained });
+        }
+        let entry = find(&self.scopes, topic).ok_or(OpenError::TopicMismatch)?;
+        match &entry.config.mode {
+            Mode::Article(keys) => {
+                let plaintext = keys.decrypt(topic, payload, now_unix_ms)?;
+                Ok(Opened { plaintext, provenance: Provenance::Article, retained })
+            }
+            Mode::Envelope { keyring, options } => {
+                let within = EnvelopeScope { id: entry.id, scope: &entry.config.scope, keyring, options };
+                self.receiver.open(within, Incoming { topic, payload, retained, properties, now_unix_ms })
+            }
+        }
+    }
+
+    fn seal_as(
+        &mut self,
+        kind: Kind,
+        topic: TopicName<'_>,
+        plaintext: &[u8],
+        properties: &PublishProperties<'_>,
+        now_unix_ms: u64,
+        entropy: Entropy<'_>,
+    ) -> Result<Vec<u8>, SealError> {
+        let entry = find(&self.scopes, topic).ok_or(SealError::NoScope)?;
+        let (keyring, options) = match &entry.config.mode {
+            Mode::Envelope { keyring, options } => (keyring, options),
+            Mode::Article(keys) => {
+                let mut iv = [0; IV_BYTES];
+                entropy(&mut iv);
+                return keys.encrypt(topic, plaintext, iv);
+            }
+        };
+        if options.sign && matches!(self.member, Member::Unsigned(_)) {
+            return Err(SealError::NoIdentity);
+        }
+        let epoch = keyring.sending_epoch(now_unix_ms).ok_or(SealError::NoKey)?;
+        let slot = match kind {
+            Kind::Message => self.sender.next_slot(topic.as_str(), now_unix_ms, entropy)?,
+            Kind::Will => self.sender.will_slot(topic.as_str(), now_unix_ms, entropy)?,
+        };
+        let within = EnvelopeScope { id: entry.id, scope: &entry.config.scope, keyring, options };
+        let outgoing = Outgoing { topic, plaintext, properties, epoch, slot, now_unix_ms };
+        seal_envelope(&self.member, &mut self.sender, within, &outgoing, entropy)
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Message,
+    Will,
+}
+
+struct Outgoing<'a> {
+    topic: TopicName<'a>,
+    plaintext: &'a [u8],
+    properties: &'a PublishProperties<'a>,
+    epoch: u32,
+    slot: Slot,
+    now_unix_ms: u64,
+}
+
+fn find<'a>(scopes: &'a [ScopeEntry], topic: TopicName<'_>) -> Option<&'a ScopeEntry> {
+    scopes.iter().find(|entry| entry.config.scope.contains(topic))
+}
+
+fn seal_envelope(
+    member: &Member,
+    sender: &mut Sender,
+    within: EnvelopeScope<'_>,
+    outgoing: &Outgoing<'_>,
+    entropy: Entropy<'_>,
+) -> Result<Vec<u8>, SealError> {
+    let EnvelopeScope { scope, options, .. } = within;
+    let signer = match member {
+        Member::Identity(identity) if options.sign => Some(identity),
+        Member::Identity(_) | Member::Unsigned(_) => None,
+    };
+    let bound = options.bound.applies_to(outgoing.properties).then_some(outgoing.properties);
+    let header = EnvelopeHeader {
+        suite: options.suite,
+        flags: EnvelopeFlags::default()
+            .with(EnvelopeFlags::SIGNED, signer.is_some())
+            .with(EnvelopeFlags::BOUND, bound.is_some())
+            .with(EnvelopeFlags::PADDED, options.padding != Padding::None),
+        scope_tag: scope.tag(),
+        epoch: outgoing.epoch,
+        sender: member.kid(),
+        session: outgoing.slot.session,
+        seq: outgoing.slot.seq,
+        timestamp_ms: options.timestamp.then_some(outgoing.now_unix_ms),
+    };
+    let padded_length = options.padding.padded_length(outgoing.plaintext.len());
+    let overhead = HEADER_BYTES + 8 + 2 * IV_BYTES + options.suite.tag_len() + SIGNATURE_BYTES;
+    let mut out = Vec::with_capacity(padded_length + overhead);
+    header.encode(&mut out);
+    let start = out.len();
+    let mut associated = Vec::new();
+    associated_data(&mut associated, &out, scope, outgoing.topic, bound)
+        .map_err(|_| SealError::BoundTooLong)?;
+
+    out.extend_from_slice(outgoing.plaintext);
+    if options.padding != Padding::None {
+        out.push(0x80);
+        out.resize(start + padded_length, 0);
+    }
+    let id = StreamId {
+        scope: within.id,
+        suite: header.suite,
+        epoch: header.epoch,
+        sender: header.sender,
+        session: header.session,
+        topic_hash: outgoing.slot.topic_hash,
+    };
+    let derive = || within.keyring.with_key(scope, id.epoch, |group_key| StreamKey::derive(group_key, &id));
+    let key = sender.key(id, derive).ok_or(SealError::NoKey)?;
+    key.seal(header.seq, &associated, &mut out, start, entropy).map_err(|_| SealError::TooLong)?;
+    if let Some(identity) = signer {
+        let digest = hash(&[&associated, out.get(start..).unwrap_or_default()]);
+        out.extend_from_slice(&sign(identity.keys(), "source", &digest));
+    }
+    Ok(out)
+}

@@ -1,0 +1,362 @@
+//! Which messages were received before (VEIL-1 section 12.2).
+//!
+//! Owns the windows, the order of sender sessions and the marks of retained messages. Checking never changes
+//! anything, so an unauthenticated message cannot; the caller commits once the message proved authentic.
+//! Invariants: a live message is committed at most once per stream while its (sender, topic) is remembered; at
+//! most [`SESSIONS_MAX`] sessions of each kind are kept per (sender, topic).
+
+use veilmq_protocol::veil::{
+    Kid,
+    envelope::EnvelopeHeader,
+    layout::{LayoutError, Reader},
+};
+
+use super::{
+    error::{OpenError, StateError},
+    lru::Lru,
+};
+
+/// Sessions remembered per sender and topic.
+const SESSIONS_MAX: usize = 4;
+/// Messages below the highest sequence number that can still be told apart, counting that one.
+const WINDOW_BITS: u32 = 128;
+
+/// Bounds of the replay state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplayLimits {
+    /// (sender, topic) pairs remembered; beyond it the one used longest ago is forgotten and counted.
+    pub streams_max: usize,
+    /// How long an older sender session is still accepted after a newer one appeared, in milliseconds.
+    pub session_grace_ms: u64,
+}
+
+impl Default for ReplayLimits {
+    fn default() -> Self {
+        Self { streams_max: 65_536, session_grace_ms: 60_000 }
+    }
+}
+
+/// Identifies what messages are counted in: a sender and a topic, the latter by its hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct StreamName {
+    pub(super) sender: Kid,
+    pub(super) topic_hash: [u8; 32],
+}
+
+/// What the replay state needs to know of an envelope.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    pub(super) stream: StreamName,
+    pub(super) position: Position,
+    pub(super) will: bool,
+    /// Sent from the retained message store, so it may arrive any number of times.
+    pub(super) retained: bool,
+}
+
+impl Arrival {
+    pub(super) fn new(header: &EnvelopeHeader, topic_hash: [u8; 32], retained: bool) -> Self {
+        Self {
+            stream: StreamName { sender: header.sender, topic_hash },
+            position: Position { session: header.session, seq: header.seq },
+            will: header.is_will(),
+            retained,
+        }
+    }
+}
+
+/// The place of a message among all messages of one sender on one topic, ordered by time of sealing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Position {
+    session: u64,
+    seq: u32,
+}
+
+/// The replay state of one receiver.
+pub(super) struct Replay {
+    limits: ReplayLimits,
+    streams: Lru<StreamName, Stream>,
+    evictions: u64,
+    /// After a crash: sessions not newer than this must already be known. Zero otherwise.
+    session_floor: u64,
+}
+
+impl Replay {
+    pub(super) fn new(limits: ReplayLimits) -> Self {
+        Self { limits, streams: Lru::new(limits.streams_max), evictions: 0, session_floor: 0 }
+    }
+
+    /// How many (sender, topic) pairs were forgotten for lack of space.
+    pub(super) fn evictions(&self) -> u64 {
+        self.evictions
+    }
+
+    /// Decides whether a message is new, without remembering it.
+    pub(super) fn check(&self, arrival: &Arrival, now_unix_ms: u64) -> Result<(), OpenError> {
+        let stream = self.streams.peek(&arrival.stream);
+        if arrival.retained {
+            let mark = stream.and_then(|stream| stream.class(arrival.will).retained);
+            return match mark {
+                Some(newest) if arrival.position < newest => Err(OpenError::RetainedRollback),
+                Some(_) | None => Ok(()),
+            };
+        }
+        // A Will is sealed before the session it follows, and may be due long after it: no grace, no floor.
+        let rules = match arrival.will {
+            true => SessionRules { grace_ms: u64::MAX, floor: 0, now_unix_ms },
+            false => SessionRules {
+                grace_ms: self.limits.session_grace_ms,
+                floor: self.session_floor,
+                now_unix_ms,
+            },
+        };
+        let unknown = Sessions::default();
+        stream.map_or(&unknown, |stream| &stream.class(arrival.will).sessions).check(arrival.position, rules)
+    }
+
+    /// Remembers an authentic message that [`Replay::check`] let pass, and returns how many messages are
+    /// missing between it and the one before it in its stream.
+    pub(super) fn commit(&mut self, arrival: &Arrival, now_unix_ms: u64) -> u32 {
+        if self.streams.touch(&arrival.stream).is_none() {
+            let evicted = self.streams.insert(arrival.stream, Stream::default());
+            self.evictions += u64::from(evicted.is_some());
+        }
+        let Some(stream) = self.streams.touch(&arrival.stream) else { return 0 };
+        let class = stream.class_mut(arrival.will);
+        if arrival.retained {
+            class.retained = class.retained.max(Some(arrival.position));
+            // Its live copy must not be delivered as well, but an old one says nothing about the present session.
+            if class.sessions.follows(arrival.position.session) {
+                class.sessions.commit(arrival.position, now_unix_ms);
+            }
+            return 0;
+        }
+        class.sessions.commit(arrival.position, now_unix_ms)
+    }
+
+    /// Appends the state to `out`, streams used longest ago first.
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&(self.streams.len() as u64).to_be_bytes());
+        for (name, stream) in self.streams.iter() {
+            out.extend_from_slice(name.sender.as_bytes());
+            out.extend_from_slice(&name.topic_hash);
+            stream.normal.encode(out);
+            stream.will.encode(out);
+        }
+    }
+
+    /// Reads what [`Replay::encode`] wrote, replacing this state.
+    pub(super) fn decode(&mut self, mut reader: Reader<'_>) -> Result<(), StateError> {
+        let mut streams = Lru::new(self.limits.streams_max);
+        for _ in 0..reader.u64("stream count").map_err(impossible)? {
+            let sender = Kid::from_bytes(reader.array("sender").map_err(impossible)?);
+            let topic_hash = reader.array("topic hash").map_err(impossible)?;
+            let stream = Stream { normal: Class::decode(&mut reader)?, will: Class::decode(&mut reader)? };
+            self.evictions += u64::from(streams.insert(StreamName { sender, topic_hash }, stream).is_some());
+        }
+        reader.finish().map_err(impossible)?;
+        self.streams = streams;
+        Ok(())
+    }
+
+    /// Makes a state that was saved some time before a crash safe: everything up to its marks counts as
+    /// received, and sessions it does not know must be newer than `session_floor`.
+    pub(super) fn distrust(&mut self, session_floor: u64) {
+        self.session_floor = session_floor;
+        let names: Vec<StreamName> = self.streams.iter().map(|(name, _)| *name).collect();
+        for name in &names {
+            if let Some(stream) = self.streams.touch(name) {
+                stream.normal.sessions.fill_windows();
+                stream.will.sessions.fill_windows();
+            }
+        }
+    }
+}
+
+/// One sender on one topic. Wills are ordered among themselves, because they are sealed ahead of their time.
+#[derive(Default)]
+struct Stream {
+    normal: Class,
+    will: Class,
+}
+
+impl Stream {
+    fn class(&self, will: bool) -> &Class {
+        if will { &self.will } else { &self.normal }
+    }
+
+    fn class_mut(&mut self, will: bool) -> &mut Class {
+        if will { &mut self.will } else { &mut self.normal }
+    }
+}
+
+#[derive(Default)]
+struct Class {
+    sessions: Sessions,
+    retained: Option<Position>,
+}
+
+#[derive(Clone, Copy)]
+struct SessionRules {
+    grace_ms: u64,
+    floor: u64,
+    now_unix_ms: u64,
+}
+
+/// Sessions in ascending order, at most [`SESSIONS_MAX`].
+#[derive(Default)]
+struct Sessions {
+    known: Vec<Session>,
+    /// The newest session that was forgotten for lack of space, or 0.
+    forgotten: u64,
+}
+
+struct Session {
+    number: u64,
+    appeared_ms: u64,
+    window: Window,
+}
+
+impl Sessions {
+    fn check(&self, position: Position, rules: SessionRules) -> Result<(), OpenError> {
+        let newer = self.known.iter().filter(|session| session.number > position.session);
+        let replaced_ms = newer.map(|session| session.appeared_ms).min();
+        if replaced_ms.is_some_and(|ms| rules.now_unix_ms.saturating_sub(ms) > rules.grace_ms) {
+            return Err(OpenError::SessionRollback);
+        }
+        match self.known.iter().find(|session| session.number == position.session) {
+            Some(session) if session.window.is_new(position.seq) => Ok(()),
+            Some(_) => Err(OpenError::Replay),
+            None if position.session <= self.forgotten.max(rules.floor) => Err(OpenError::SessionRollback),
+            None if self.would_be_forgotten(position.session) => Err(OpenError::SessionRollback),
+            None => Ok(()),
+        }
+    }
+
+    fn would_be_forgotten(&self, number: u64) -> bool {
+        self.known.len() >= SESSIONS_MAX && self.known.iter().all(|session| session.number > number)
+    }
+
+    /// Returns whether `number` is known or newer than all that is known.
+    fn follows(&self, number: u64) -> bool {
+        (number > self.forgotten && self.known.last().is_none_or(|newest| newest.number <= number))
+            || self.known.iter().any(|session| session.number == number)
+    }
+
+    fn commit(&mut self, position: Position, now_unix_ms: u64) -> u32 {
+        match self.known.binary_search_by_key(&position.session, |session| session.number) {
+            Ok(index) => self.known.get_mut(index).map_or(0, |session| session.window.commit(position.seq)),
+            Err(index) => {
+                let window = Window::starting_at(position.seq);
+                let session = Session { number: position.session, appeared_ms: now_unix_ms, window };
+                self.known.insert(index, session);
+                if self.known.len() > SESSIONS_MAX {
+                    self.forgotten = self.forgotten.max(self.known.remove(0).number);
+                }
+                0
+            }
+        }
+    }
+
+    fn fill_windows(&mut self) {
+        for session in &mut self.known {
+            session.window.seen = u128::MAX;
+        }
+    }
+}
+
+/// The last [`WINDOW_BITS`] sequence numbers of a stream: bit `i` is set if `highest - i` was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Window {
+    highest: u32,
+    seen: u128,
+}
+
+impl Window {
+    fn starting_at(seq: u32) -> Self {
+        Self { highest: seq, seen: 1 }
+    }
+
+    fn is_new(&self, seq: u32) -> bool {
+        match self.highest.checked_sub(seq) {
+            None => true,
+            Some(behind) => behind < WINDOW_BITS && self.seen & (1 << behind) == 0,
+        }
+    }
+
+    /// Returns how many sequence numbers were skipped since the highest one.
+    fn commit(&mut self, seq: u32) -> u32 {
+        match self.highest.checked_sub(seq) {
+            Some(behind) if behind < WINDOW_BITS => {
+                self.seen |= 1 << behind;
+                0
+            }
+            Some(_) => 0,
+            None => {
+                let ahead = seq - self.highest;
+                self.seen = self.seen.checked_shl(ahead).unwrap_or(0) | 1;
+                self.highest = seq;
+                ahead - 1
+            }
+        }
+    }
+}
+
+impl Class {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.sessions.forgotten.to_be_bytes());
+        out.push(self.sessions.known.len() as u8);
+        for session in &self.sessions.known {
+            out.extend_from_slice(&session.number.to_be_bytes());
+            out.extend_from_slice(&session.appeared_ms.to_be_bytes());
+            out.extend_from_slice(&session.window.highest.to_be_bytes());
+            out.extend_from_slice(&session.window.seen.to_be_bytes());
+        }
+        out.push(u8::from(self.retained.is_some()));
+        if let Some(mark) = self.retained {
+            out.extend_from_slice(&mark.session.to_be_bytes());
+            out.extend_from_slice(&mark.seq.to_be_bytes());
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, StateError> {
+        let forgotten = reader.u64("forgotten session").map_err(impossible)?;
+        let count = usize::from(reader.u8("session count").map_err(impossible)?);
+        if count > SESSIONS_MAX {
+            return Err(StateError::Impossible("session count"));
+        }
+        let known = (0..count).map(|_| Session::decode(reader)).collect::<Result<Vec<_>, _>>()?;
+        if !known.is_sorted_by(|a, b| a.number < b.number) {
+            return Err(StateError::Impossible("order of sessions"));
+        }
+        let retained = match reader.u8("retained mark").map_err(impossible)? {
+            0 => None,
+            1 => Some(Position {
+                session: reader.u64("retained session").map_err(impossible)?,
+                seq: reader.u32("retained seq").map_err(impossible)?,
+            }),
+            2.. => return Err(StateError::Impossible("retained mark")),
+        };
+        Ok(Self { sessions: Sessions { known, forgotten }, retained })
+    }
+}
+
+impl Session {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, StateError> {
+        Ok(Self {
+            number: reader.u64("session").map_err(impossible)?,
+            appeared_ms: reader.u64("appearance").map_err(impossible)?,
+            window: Window {
+                highest: reader.u32("highest seq").map_err(impossible)?,
+                seen: u128::from_be_bytes(reader.array("window").map_err(impossible)?),
+            },
+        })
+    }
+}
+
+/// The checksum matched, so a field that is cut short was written that way.
+pub(super) fn impossible(error: LayoutError) -> StateError {
+    match error {
+        LayoutError::Truncated(field) | LayoutError::TooLong(field) => StateError::Impossible(field),
+        LayoutError::Trailing(_) => StateError::Impossible("length"),
+    }
+}
