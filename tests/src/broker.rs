@@ -1,0 +1,195 @@
+//! The real `veilmq` program as a child process on free loopback ports, with a data directory of its own.
+//!
+//! Refuses to guess: it waits until `/readyz` answers 200, and fails with the broker's log where it does not.
+//! Invariant: the process is killed and reaped when the handle is dropped.
+
+use std::fs::{File, OpenOptions};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::http::{self, Response};
+use crate::ports::ReservedPort;
+use crate::tools::built_program;
+
+const READY_SECONDS_MAX: u64 = 60;
+
+/// One broker under test. It survives [`Broker::kill`] and [`Broker::terminate`] as a stopped broker that can be
+/// started again on the same ports and the same data directory.
+#[derive(Debug)]
+pub struct Broker {
+    child: Option<Child>,
+    arguments: Vec<String>,
+    mqtt: ReservedPort,
+    admin: ReservedPort,
+    directory: TempDir,
+}
+
+impl Broker {
+    /// Starts a broker without a configuration file and waits until it is ready.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a broker with further command-line arguments and waits until it is ready.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    #[must_use]
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let mut broker = Self {
+            child: None,
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+            mqtt: ReservedPort::new(),
+            admin: ReservedPort::new(),
+            directory: TempDir::new().expect("the temporary directory is writable"),
+        };
+        broker.restart();
+        broker
+    }
+
+    /// The command that starts this broker.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(built_program("veilmq"));
+        command.arg("-p").arg(self.mqtt.number().to_string());
+        command.arg("--data-dir").arg(self.data_dir());
+        command.arg("--admin").arg(self.admin.address().to_string());
+        command.args(&self.arguments);
+        command
+    }
+
+    /// Starts the stopped broker again on its ports and data directory and waits until it is ready.
+    ///
+    /// # Panics
+    /// If it is running, or does not become ready.
+    pub fn restart(&mut self) {
+        assert!(self.child.is_none(), "the broker is running");
+        let log = self.log_file();
+        let copy = log.try_clone().expect("a file handle can be copied");
+        let mut command = self.command();
+        command.stdin(Stdio::null()).stdout(log).stderr(copy);
+        self.child = Some(command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}")));
+        self.wait_until_ready();
+    }
+
+    fn wait_until_ready(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
+        while Instant::now() < deadline {
+            if http::get(self.admin.address(), "/readyz").is_ok_and(|answer| answer.status == 200) {
+                return;
+            }
+            let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+            assert!(ended.is_none(), "the broker ended with {ended:?} instead of becoming ready:\n{}", self.log());
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the broker was not ready after {READY_SECONDS_MAX} s:\n{}", self.log());
+    }
+
+    /// Kills the broker at once, as `kill -9` does, and reaps it.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // An error means that it has ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Sends SIGTERM and returns how the broker ended.
+    ///
+    /// # Panics
+    /// If it is not running or has not ended after `seconds_max`.
+    pub fn terminate(&mut self, seconds_max: u64) -> ExitStatus {
+        let child = self.child.as_mut().expect("the broker is running");
+        let pid = i32::try_from(child.id()).expect("process identifiers are positive 32-bit numbers");
+        kill(Pid::from_raw(pid), Signal::SIGTERM).expect("the broker can be signalled");
+        let deadline = Instant::now() + Duration::from_secs(seconds_max);
+        while Instant::now() < deadline {
+            if let Some(status) = child.try_wait().expect("the broker can be waited for") {
+                self.child = None;
+                return status;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        panic!("the broker still runs {seconds_max} s after SIGTERM:\n{}", self.log());
+    }
+
+    /// The MQTT address.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.mqtt.address()
+    }
+
+    /// The MQTT port on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.mqtt.number()
+    }
+
+    /// The address of the admin listener.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
+    /// Fetches a path from the admin listener.
+    ///
+    /// # Panics
+    /// If the admin listener does not answer.
+    #[must_use]
+    pub fn get(&self, path: &str) -> Response {
+        http::get(self.admin(), path).unwrap_or_else(|error| panic!("GET {path}: {error}"))
+    }
+
+    /// The value of one sample of `/metrics`, given as it is written there, with its labels.
+    #[must_use]
+    pub fn metric(&self, sample: &str) -> Option<f64> {
+        self.get("/metrics").body.lines().find_map(|line| line.strip_prefix(sample)?.trim().parse().ok())
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// A directory for other files of the test, removed with the broker.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Everything the broker has logged so far, over all its starts.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    fn log_file(&self) -> File {
+        let path = self.directory.path().join("log");
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .unwrap_or_else(|error| panic!("cannot open {}: {error}", path.display()))
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+        if thread::panicking() {
+            eprintln!("--- log of the broker ---\n{}--- end of the log ---", self.log());
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! One interface to MQTT client libraries that are not ours, so that each interop scenario is written once.
+//!
+//! `tests/interop/puppet.md` describes the programs behind it. A [`Client`] never reconnects by itself and keeps
+//! every event until it is asked for. Invariant: dropping a client ends its connection without a DISCONNECT.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::rumqtt::Rumqtt;
+use crate::tools::{require_installed, require_tool};
+
+const ANSWER_SECONDS_MAX: u64 = 40;
+
+/// The client libraries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Library {
+    /// Eclipse paho-mqtt, in Python.
+    Paho,
+    /// MQTT.js, in Node.
+    MqttJs,
+    /// rumqttc, in Rust.
+    Rumqttc,
+}
+
+/// The protocol versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// MQTT 3.1.1.
+    V311,
+    /// MQTT 5.0.
+    V5,
+}
+
+impl Version {
+    /// The version as the puppets take it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V311 => "3.1.1",
+            Self::V5 => "5",
+        }
+    }
+}
+
+/// An Application Message as a client received it, or as it shall send it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The Topic Name.
+    pub topic: String,
+    /// The Application Message.
+    pub payload: Vec<u8>,
+    /// Quality of Service, 0..=2.
+    pub qos: u8,
+    /// The RETAIN flag.
+    pub retain: bool,
+}
+
+impl Message {
+    /// A message that is not retained.
+    #[must_use]
+    pub fn new(topic: &str, payload: &[u8], qos: u8) -> Self {
+        Self { topic: topic.to_owned(), payload: payload.to_vec(), qos, retain: false }
+    }
+
+    /// The same message with the RETAIN flag.
+    #[must_use]
+    pub fn retained(self) -> Self {
+        Self { retain: true, ..self }
+    }
+
+    fn to_json(&self) -> Value {
+        json!({ "topic": self.topic, "payload": to_hex(&self.payload), "qos": self.qos, "retain": self.retain })
+    }
+
+    fn from_json(value: &Value) -> Option<Self> {
+        Some(Self {
+            topic: value["topic"].as_str()?.to_owned(),
+            payload: from_hex(value["payload"].as_str()?)?,
+            qos: u8::try_from(value["qos"].as_u64()?).ok()?,
+            retain: value["retain"].as_bool()?,
+        })
+    }
+}
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let payload = String::from_utf8_lossy(&self.payload);
+        let shown: String = payload.chars().take(40).collect();
+        write!(formatter, "{} q{} r{} {} bytes {shown:?}", self.topic, self.qos, u8::from(self.retain), payload.len())
+    }
+}
+
+/// How a client connects.
+#[derive(Debug, Clone)]
+pub struct Connect {
+    /// The Client Identifier.
+    pub id: String,
+    /// Clean Start (version 5) or Clean Session (version 3.1.1).
+    pub clean: bool,
+    /// The Session Expiry Interval in seconds; version 5 only.
+    pub expiry: u32,
+    /// The Will Message.
+    pub will: Option<Message>,
+}
+
+impl Connect {
+    /// A connection whose session ends with it.
+    #[must_use]
+    pub fn clean(id: &str) -> Self {
+        Self { id: id.to_owned(), clean: true, expiry: 0, will: None }
+    }
+
+    /// A connection whose session outlives it by an hour.
+    #[must_use]
+    pub fn persistent(id: &str) -> Self {
+        Self { id: id.to_owned(), clean: false, expiry: 3600, will: None }
+    }
+}
+
+/// What a client is told to do; each order gets one [`Event::Reply`].
+#[derive(Debug, Clone)]
+pub enum Order {
+    /// Open the connection.
+    Connect(Connect),
+    /// Subscribe one filter.
+    Subscribe {
+        /// The Topic Filter.
+        filter: String,
+        /// The Maximum QoS asked for.
+        qos: u8,
+    },
+    /// Unsubscribe one filter.
+    Unsubscribe {
+        /// The Topic Filter.
+        filter: String,
+    },
+    /// Publish, and reply after the last acknowledgement.
+    Publish(Message),
+    /// Send DISCONNECT, and reply when the connection is closed.
+    Disconnect,
+}
+
+/// What a client tells.
+#[derive(Debug)]
+pub enum Event {
+    /// The outcome of the last order.
+    Reply(Result<Reply, String>),
+    /// A PUBLISH arrived.
+    Message(Message),
+    /// The broker closed the connection, with the Reason Code of its DISCONNECT if it sent one.
+    Closed(Option<u8>),
+}
+
+/// What the broker answered to an order, as far as the order has an answer.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Reply {
+    /// Session Present, from CONNACK.
+    pub session_present: Option<bool>,
+    /// The granted QoS or the Reason Code, from SUBACK.
+    pub code: Option<u8>,
+}
+
+/// Carries out orders; its events come through the channel it was made with.
+pub trait Backend: Send {
+    /// Starts to carry out `order`.
+    fn give(&mut self, order: Order);
+}
+
+/// A client of a library that is not ours.
+pub struct Client {
+    backend: Box<dyn Backend>,
+    events: Receiver<Event>,
+    waiting: VecDeque<Event>,
+}
+
+impl Client {
+    /// Makes an unconnected client for the broker on 127.0.0.1:`port`; none if the library is not installed.
+    #[must_use]
+    pub fn new(library: Library, version: Version, port: u16) -> Option<Self> {
+        let (sender, events) = channel();
+        let backend: Box<dyn Backend> = match library {
+            Library::Paho => {
+                let mut command = Command::new(require_installed(".venv/bin/python")?);
+                command.arg(require_installed("paho_puppet.py")?);
+                Box::new(Process::start(command, version, port, sender))
+            }
+            Library::MqttJs => {
+                let mut command = Command::new(require_tool("node")?);
+                require_installed("node/node_modules/mqtt")?;
+                command.arg(require_installed("node/mqttjs_puppet.mjs")?);
+                Box::new(Process::start(command, version, port, sender))
+            }
+            Library::Rumqttc => Box::new(Rumqtt::new(version, port, sender)),
+        };
+        Some(Self { backend, events, waiting: VecDeque::new() })
+    }
+
+    /// Connects and returns Session Present.
+    ///
+    /// # Panics
+    /// If the broker refuses; so do all operations that the broker or the library refuses.
+    pub fn connect(&mut self, options: Connect) -> bool {
+        self.order(Order::Connect(options)).session_present.expect("CONNACK carries Session Present")
+    }
+
+    /// Subscribes and returns the granted QoS or the Reason Code.
+    pub fn subscribe(&mut self, filter: &str, qos: u8) -> u8 {
+        self.order(Order::Subscribe { filter: filter.to_owned(), qos }).code.expect("SUBACK carries a code")
+    }
+
+    /// Unsubscribes.
+    pub fn unsubscribe(&mut self, filter: &str) {
+        self.order(Order::Unsubscribe { filter: filter.to_owned() });
+    }
+
+    /// Publishes and waits for the last acknowledgement.
+    pub fn publish(&mut self, message: Message) {
+        self.order(Order::Publish(message));
+    }
+
+    /// Sends DISCONNECT and waits until the connection is closed.
+    pub fn disconnect(&mut self) {
+        self.order(Order::Disconnect);
+    }
+
+    /// Waits for the next message.
+    ///
+    /// # Panics
+    /// If none arrives.
+    pub fn receive(&mut self) -> Message {
+        self.wait_for("a message", |event| match event {
+            Event::Message(message) => Ok(message),
+            other => Err(other),
+        })
+    }
+
+    /// Waits until the broker has closed the connection and returns the Reason Code of its DISCONNECT.
+    ///
+    /// # Panics
+    /// If it does not close the connection.
+    pub fn closed(&mut self) -> Option<u8> {
+        self.wait_for("the broker closing the connection", |event| match event {
+            Event::Closed(reason) => Ok(reason),
+            other => Err(other),
+        })
+    }
+
+    fn order(&mut self, order: Order) -> Reply {
+        let what = format!("the outcome of {order:?}");
+        self.backend.give(order);
+        let outcome = self.wait_for(&what, |event| match event {
+            Event::Reply(outcome) => Ok(outcome),
+            other => Err(other),
+        });
+        outcome.unwrap_or_else(|error| panic!("{what} is an error: {error}"))
+    }
+
+    fn wait_for<T>(&mut self, what: &str, wanted: impl Fn(Event) -> Result<T, Event>) -> T {
+        let mut others = VecDeque::new();
+        while let Some(event) = self.waiting.pop_front() {
+            match wanted(event) {
+                Ok(found) => {
+                    others.append(&mut self.waiting);
+                    self.waiting = others;
+                    return found;
+                }
+                Err(other) => others.push_back(other),
+            }
+        }
+        self.waiting = others;
+        let deadline = Instant::now() + Duration::from_secs(ANSWER_SECONDS_MAX);
+        loop {
+            match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(event) => match wanted(event) {
+                    Ok(found) => return found,
+                    Err(other) => self.waiting.push_back(other),
+                },
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("{what} did not come within {ANSWER_SECONDS_MAX} s; other events: {:?}", self.waiting)
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    panic!("the client ended instead of {what}; other events: {:?}", self.waiting)
+                }
+            }
+        }
+    }
+}
+
+/// A puppet program.
+struct Process {
+    child: Child,
+    orders: ChildStdin,
+}
+
+impl Process {
+    fn start(mut command: Command, version: Version, port: u16, events: Sender<Event>) -> Self {
+        command.arg(port.to_string()).arg(version.name()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let orders = child.stdin.take().expect("standard input is piped");
+        let lines = BufReader::new(child.stdout.take().expect("standard output is piped")).lines();
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let event = read_event(&line).unwrap_or_else(|| Event::Reply(Err(format!("the puppet said {line}"))));
+                if events.send(event).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { child, orders }
+    }
+}
+
+impl Backend for Process {
+    fn give(&mut self, order: Order) {
+        let line = match order {
+            Order::Connect(Connect { id, clean, expiry, will }) => {
+                let will = will.map(|will| will.to_json());
+                json!({ "op": "connect", "id": id, "clean": clean, "expiry": expiry, "will": will })
+            }
+            Order::Subscribe { filter, qos } => json!({ "op": "subscribe", "filter": filter, "qos": qos }),
+            Order::Unsubscribe { filter } => json!({ "op": "unsubscribe", "filter": filter }),
+            Order::Publish(message) => {
+                let mut line = message.to_json();
+                line["op"] = "publish".into();
+                line
+            }
+            Order::Disconnect => json!({ "op": "disconnect" }),
+        };
+        // A puppet that has ended is noticed where its reply is awaited.
+        let _ = writeln!(self.orders, "{line}");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself; it is reaped either way.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read_event(line: &str) -> Option<Event> {
+    let value: Value = serde_json::from_str(line).ok()?;
+    if let Some(reply) = value.get("reply") {
+        let code = reply["code"].as_u64().and_then(|code| u8::try_from(code).ok());
+        return Some(Event::Reply(Ok(Reply { session_present: reply["session_present"].as_bool(), code })));
+    }
+    if let Some(message) = value.get("message") {
+        return Message::from_json(message).map(Event::Message);
+    }
+    if let Some(closed) = value.get("closed") {
+        return Some(Event::Closed(closed["reason"].as_u64().and_then(|reason| u8::try_from(reason).ok())));
+    }
+    value["error"].as_str().map(|error| Event::Reply(Err(error.to_owned())))
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    text.as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
+}

@@ -1,0 +1,136 @@
+//! `mosquitto_pub` and `mosquitto_sub`, in MQTT 3.1.1 and 5, against the real broker.
+
+use veilmq_tests::broker::Broker;
+use veilmq_tests::mosquitto::Mosquitto;
+use veilmq_tests::puppet::Version;
+
+/// The broker and the clients; none where the clients are not installed, before a broker is started.
+fn side(version: Version) -> Option<(Broker, Mosquitto)> {
+    Mosquitto::new(version, 0)?;
+    let broker = Broker::start();
+    let clients = Mosquitto::new(version, broker.port())?;
+    Some((broker, clients))
+}
+
+/// Session options: in MQTT 5 a session outlives its connection only with an expiry interval.
+fn persistent(version: Version, id: &str) -> Vec<&str> {
+    match version {
+        Version::V311 => vec!["-c", "-i", id],
+        Version::V5 => vec!["-c", "-i", id, "-x", "3600"],
+    }
+}
+
+fn messages_arrive_at_qos_0_1_and_2(version: Version) {
+    let Some((_broker, clients)) = side(version) else { return };
+    for qos in ["0", "1", "2"] {
+        let subscriber = clients.subscribe(&["-i", "subscriber", "-t", "a/b", "-q", qos]);
+
+        clients.publish(&["-t", "a/b", "-q", qos, "-m", "hello"]);
+
+        assert_eq!(subscriber.message(), format!("a/b q{qos} r0 hello"));
+    }
+}
+
+fn a_retained_message_is_there_for_a_later_subscriber_and_can_be_cleared(version: Version) {
+    let Some((_broker, clients)) = side(version) else { return };
+    clients.publish(&["-t", "state/lamp", "-q", "1", "-r", "-m", "on"]);
+
+    let lamp = clients.subscribe(&["-t", "state/#", "-q", "1"]);
+    assert_eq!(lamp.message(), "state/lamp q1 r1 on");
+
+    clients.publish(&["-t", "state/lamp", "-q", "1", "-r", "-n"]);
+    clients.publish(&["-t", "state/end", "-q", "1", "-r", "-m", "marker"]);
+    let after = clients.subscribe(&["-t", "state/#", "-q", "1"]);
+    assert_eq!(after.message(), "state/end q1 r1 marker");
+}
+
+fn a_will_is_published_when_the_client_is_killed(version: Version) {
+    let Some((_broker, clients)) = side(version) else { return };
+    let witness = clients.subscribe(&["-t", "will/#", "-q", "1"]);
+    let will = ["--will-topic", "will/a", "--will-payload", "gone", "--will-qos", "1"];
+    let mortal = clients.subscribe(&[&["-i", "mortal", "-t", "none"], will.as_slice()].concat());
+
+    drop(mortal);
+
+    assert_eq!(witness.message(), "will/a q1 r0 gone");
+}
+
+fn a_persistent_session_gets_what_was_published_while_it_was_away(version: Version) {
+    let Some((_broker, clients)) = side(version) else { return };
+    let session = [persistent(version, "sleeper"), vec!["-t", "mail/#", "-q", "1"]].concat();
+    let _ = clients.subscribe_to_end(&[session.as_slice(), &["-E"]].concat());
+
+    for number in 0..10 {
+        clients.publish(&["-t", "mail/a", "-q", "1", "-m", &format!("letter {number}")]);
+    }
+
+    let output = clients.subscribe_to_end(&[session.as_slice(), &["-C", "10"]].concat());
+    let expected: Vec<String> = (0..10).map(|number| format!("letter {number}")).collect();
+    assert_eq!(output.lines().collect::<Vec<_>>(), expected);
+}
+
+fn wildcards_match_whole_levels(version: Version) {
+    let Some((_broker, clients)) = side(version) else { return };
+    let subscriber = clients.subscribe(&["-t", "house/+/temperature", "-t", "garden/#", "-q", "1"]);
+
+    for topic in ["house/temperature", "house/attic/box/temperature", "gardens", "house/attic/temperature", "garden"] {
+        clients.publish(&["-t", topic, "-q", "1", "-m", "x"]);
+    }
+
+    assert_eq!(subscriber.message(), "house/attic/temperature q1 r0 x");
+    assert_eq!(subscriber.message(), "garden q1 r0 x");
+}
+
+fn a_second_client_with_the_same_identifier_takes_the_session_over(version: Version) {
+    let Some((_broker, clients)) = side(version) else { return };
+    let first = clients.subscribe(&["-i", "twin", "-t", "twin/first"]);
+
+    clients.publish(&["-i", "twin", "-t", "twin/first", "-m", "x"]);
+
+    match version {
+        Version::V311 => first.wait_for("Client twin sending CONNECT"),
+        Version::V5 => first.wait_for("Received DISCONNECT (142)"),
+    };
+}
+
+fn a_file_of_one_mebibyte_arrives_unchanged(version: Version) {
+    let Some((broker, clients)) = side(version) else { return };
+    let text: String = (0..1 << 17).map(|number| format!("{number:07} ")).collect();
+    let file = broker.directory().join("big");
+    std::fs::write(&file, &text).unwrap();
+    let subscriber = clients.subscribe(&["-t", "big", "-q", "2"]);
+
+    clients.publish(&["-t", "big", "-q", "2", "-f", file.to_str().unwrap()]);
+
+    let received = subscriber.message();
+    assert!(received == format!("big q2 r0 {text}"), "{} bytes arrived", received.len());
+}
+
+/// Makes a test of each function for both protocol versions.
+macro_rules! in_both_versions {
+    ($($function:ident)*) => {
+        mod mqtt_3_1_1 {
+            $(#[test]
+            fn $function() {
+                super::$function(super::Version::V311);
+            })*
+        }
+
+        mod mqtt_5 {
+            $(#[test]
+            fn $function() {
+                super::$function(super::Version::V5);
+            })*
+        }
+    };
+}
+
+in_both_versions! {
+    messages_arrive_at_qos_0_1_and_2
+    a_retained_message_is_there_for_a_later_subscriber_and_can_be_cleared
+    a_will_is_published_when_the_client_is_killed
+    a_persistent_session_gets_what_was_published_while_it_was_away
+    wildcards_match_whole_levels
+    a_second_client_with_the_same_identifier_takes_the_session_over
+    a_file_of_one_mebibyte_arrives_unchanged
+}
