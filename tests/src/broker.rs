@@ -58,17 +58,6 @@ impl Broker {
         broker
     }
 
-    /// The command that starts this broker.
-    #[must_use]
-    pub fn command(&self) -> Command {
-        let mut command = Command::new(built_program("veilmq"));
-        command.arg("-p").arg(self.mqtt.number().to_string());
-        command.arg("--data-dir").arg(self.data_dir());
-        command.arg("--admin").arg(self.admin.address().to_string());
-        command.args(&self.arguments);
-        command
-    }
-
     /// Starts the stopped broker again on its ports and data directory and waits until it is ready.
     ///
     /// # Panics
@@ -77,9 +66,10 @@ impl Broker {
         assert!(self.child.is_none(), "the broker is running");
         let log = self.log_file();
         let copy = log.try_clone().expect("a file handle can be copied");
-        let mut command = self.command();
-        command.stdin(Stdio::null()).stdout(log).stderr(copy);
-        self.child = Some(command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}")));
+        let mut command = command(self.port(), &self.data_dir(), self.admin());
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(log).stderr(copy);
+        self.child =
+            Some(command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}")));
         self.wait_until_ready();
     }
 
@@ -90,7 +80,11 @@ impl Broker {
                 return;
             }
             let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
-            assert!(ended.is_none(), "the broker ended with {ended:?} instead of becoming ready:\n{}", self.log());
+            assert!(
+                ended.is_none(),
+                "the broker ended with {ended:?} instead of becoming ready:\n{}",
+                self.log()
+            );
             thread::sleep(Duration::from_millis(10));
         }
         panic!("the broker was not ready after {READY_SECONDS_MAX} s:\n{}", self.log());
@@ -183,6 +177,23 @@ impl Broker {
             .open(&path)
             .unwrap_or_else(|error| panic!("cannot open {}: {error}", path.display()))
     }
+}
+
+/// The command that starts `veilmq` on 127.0.0.1:`port`.
+///
+/// # Panics
+/// If the program was not built.
+#[must_use]
+pub fn command(port: u16, data_dir: &Path, admin: SocketAddr) -> Command {
+    let mut command = Command::new(built_program("veilmq"));
+    command
+        .arg("-p")
+        .arg(port.to_string())
+        .arg("--data-dir")
+        .arg(data_dir)
+        .arg("--admin")
+        .arg(admin.to_string());
+    command
 }
 
 impl Drop for Broker {

@@ -114,8 +114,12 @@ impl Subscriber {
                     Some(rest) => return rest.to_owned(),
                     None => seen.push(line),
                 },
-                Err(RecvTimeoutError::Timeout) => panic!("no line {start:?} in {LINE_SECONDS_MAX} s, but {seen:#?}"),
-                Err(RecvTimeoutError::Disconnected) => panic!("ended without a line {start:?}, but {seen:#?}"),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("no line {start:?} in {LINE_SECONDS_MAX} s, but {seen:#?}")
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    panic!("ended without a line {start:?}, but {seen:#?}")
+                }
             }
         }
     }

@@ -33,7 +33,8 @@ impl ReservedPort {
             let step = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
             let port = FIRST + (u32::from(start) + u32::from(step)).rem_euclid(u32::from(COUNT)) as u16;
             let path = locks.join(port.to_string());
-            let lock = File::create(&path).unwrap_or_else(|error| panic!("cannot create {}: {error}", path.display()));
+            let lock = File::create(&path)
+                .unwrap_or_else(|error| panic!("cannot create {}: {error}", path.display()));
             if lock.try_lock().is_ok() && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
                 return Self { port, _lock: lock };
             }

@@ -92,7 +92,14 @@ impl std::fmt::Debug for Message {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let payload = String::from_utf8_lossy(&self.payload);
         let shown: String = payload.chars().take(40).collect();
-        write!(formatter, "{} q{} r{} {} bytes {shown:?}", self.topic, self.qos, u8::from(self.retain), payload.len())
+        write!(
+            formatter,
+            "{} q{} r{} {} bytes {shown:?}",
+            self.topic,
+            self.qos,
+            u8::from(self.retain),
+            payload.len()
+        )
     }
 }
 
@@ -282,7 +289,10 @@ impl Client {
                     Err(other) => self.waiting.push_back(other),
                 },
                 Err(RecvTimeoutError::Timeout) => {
-                    panic!("{what} did not come within {ANSWER_SECONDS_MAX} s; other events: {:?}", self.waiting)
+                    panic!(
+                        "{what} did not come within {ANSWER_SECONDS_MAX} s; other events: {:?}",
+                        self.waiting
+                    )
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     panic!("the client ended instead of {what}; other events: {:?}", self.waiting)
@@ -306,7 +316,8 @@ impl Process {
         let lines = BufReader::new(child.stdout.take().expect("standard output is piped")).lines();
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                let event = read_event(&line).unwrap_or_else(|| Event::Reply(Err(format!("the puppet said {line}"))));
+                let event =
+                    read_event(&line).unwrap_or_else(|| Event::Reply(Err(format!("the puppet said {line}"))));
                 if events.send(event).is_err() {
                     break;
                 }
@@ -362,7 +373,11 @@ fn read_event(line: &str) -> Option<Event> {
 
 fn to_hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|digit| char::from(DIGITS[usize::from(digit)]))
+        .collect()
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {

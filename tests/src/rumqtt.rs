@@ -95,8 +95,12 @@ impl Backend for Rumqtt {
             self.watch.phase.store(DISCONNECTING, Ordering::SeqCst);
         }
         let outcome = match self.handle.as_ref().expect("the first order is to connect") {
-            Handle::V4(client) => self.runtime.block_on(give_v4(client, order)).map_err(|error| error.to_string()),
-            Handle::V5(client) => self.runtime.block_on(give_v5(client, order)).map_err(|error| error.to_string()),
+            Handle::V4(client) => {
+                self.runtime.block_on(give_v4(client, order)).map_err(|error| error.to_string())
+            }
+            Handle::V5(client) => {
+                self.runtime.block_on(give_v5(client, order)).map_err(|error| error.to_string())
+            }
         };
         match outcome {
             Ok(()) if is_sent_at_once => self.watch.tell(Event::Reply(Ok(Reply::default()))),
@@ -111,7 +115,12 @@ fn options_v4(connect: Connect, port: u16) -> rumqttc::MqttOptions {
     options.set_clean_session(connect.clean).set_keep_alive(Duration::from_secs(30));
     options.set_max_packet_size(PACKET_BYTES_MAX as usize, PACKET_BYTES_MAX as usize);
     if let Some(will) = connect.will {
-        options.set_last_will(rumqttc::LastWill::new(will.topic, will.payload, qos_v4(will.qos), will.retain));
+        options.set_last_will(rumqttc::LastWill::new(
+            will.topic,
+            will.payload,
+            qos_v4(will.qos),
+            will.retain,
+        ));
     }
     options
 }
@@ -121,7 +130,8 @@ fn options_v5(connect: Connect, port: u16) -> v5::MqttOptions {
     options.set_clean_start(connect.clean).set_keep_alive(Duration::from_secs(30));
     options.set_session_expiry_interval(Some(connect.expiry)).set_max_packet_size(Some(PACKET_BYTES_MAX));
     if let Some(will) = connect.will {
-        let will = v5::mqttbytes::v5::LastWill::new(will.topic, will.payload, qos_v5(will.qos), will.retain, None);
+        let will =
+            v5::mqttbytes::v5::LastWill::new(will.topic, will.payload, qos_v5(will.qos), will.retain, None);
         options.set_last_will(will);
     }
     options

@@ -90,7 +90,9 @@ pub fn finish(mut child: Child, seconds_max: u64, what: &str) -> Output {
     let stderr = drain(child.stderr.take());
     let deadline = Instant::now() + Duration::from_secs(seconds_max);
     let status = loop {
-        if let Some(status) = child.try_wait().unwrap_or_else(|error| panic!("cannot wait for {what}: {error}")) {
+        if let Some(status) =
+            child.try_wait().unwrap_or_else(|error| panic!("cannot wait for {what}: {error}"))
+        {
             break Some(status);
         }
         if Instant::now() > deadline {

@@ -54,7 +54,8 @@ impl Published {
         let topic_end = 2 + usize::from(packet.acknowledged());
         let topic = String::from_utf8(packet.body[2..topic_end].to_vec()).expect("a Topic Name is UTF-8");
         let payload_start = if qos == 0 { topic_end } else { topic_end + 2 };
-        let packet_id = packet.body[topic_end..payload_start].iter().fold(0, |id, byte| id << 8 | u16::from(*byte));
+        let packet_id =
+            packet.body[topic_end..payload_start].iter().fold(0, |id, byte| id << 8 | u16::from(*byte));
         Some(Self { qos, topic, packet_id, payload: packet.body[payload_start..].to_vec() })
     }
 }
@@ -72,7 +73,8 @@ impl Wire {
     /// If the connection cannot be made.
     #[must_use]
     pub fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
+        let stream = TcpStream::connect(address)
+            .unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
         stream.set_nodelay(true).expect("TCP_NODELAY can be set");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a read timeout can be set");
         Self { stream }
@@ -87,7 +89,11 @@ impl Wire {
         let mut wire = Self::open(address);
         wire.send(&connect_packet(client_id, clean_session)).expect("CONNECT can be sent");
         let connack = wire.packet().expect("a CONNACK arrives");
-        assert_eq!((connack.first, connack.body.len(), connack.body[1]), (0x20, 2, 0), "not accepted: {connack:?}");
+        assert_eq!(
+            (connack.first, connack.body.len(), connack.body[1]),
+            (0x20, 2, 0),
+            "not accepted: {connack:?}"
+        );
         (wire, connack.body[0] == 1)
     }
 

@@ -67,7 +67,11 @@ fn a_retained_message_reaches_later_subscribers_until_it_is_cleared(side: &Side)
     let mut last = side.connected("last");
     last.subscribe("state/#", 1);
     publisher.publish(Message::new("state/end", b"marker", 1));
-    assert_eq!(last.receive(), Message::new("state/end", b"marker", 1), "the cleared message does not come first");
+    assert_eq!(
+        last.receive(),
+        Message::new("state/end", b"marker", 1),
+        "the cleared message does not come first"
+    );
 }
 
 fn a_will_is_published_when_the_connection_breaks(side: &Side) {
@@ -89,7 +93,10 @@ fn a_will_is_discarded_on_normal_disconnect(side: &Side) {
     let mut witness = side.connected("witness");
     witness.subscribe("will/#", 1);
     let mut leaving = side.client();
-    leaving.connect(Connect { will: Some(Message::new("will/leaving", b"gone", 1)), ..Connect::clean("leaving") });
+    leaving.connect(Connect {
+        will: Some(Message::new("will/leaving", b"gone", 1)),
+        ..Connect::clean("leaving")
+    });
 
     leaving.disconnect();
 

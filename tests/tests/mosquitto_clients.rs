@@ -1,5 +1,7 @@
 //! `mosquitto_pub` and `mosquitto_sub`, in MQTT 3.1.1 and 5, against the real broker.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
+
 use veilmq_tests::broker::Broker;
 use veilmq_tests::mosquitto::Mosquitto;
 use veilmq_tests::puppet::Version;
@@ -73,7 +75,9 @@ fn wildcards_match_whole_levels(version: Version) {
     let Some((_broker, clients)) = side(version) else { return };
     let subscriber = clients.subscribe(&["-t", "house/+/temperature", "-t", "garden/#", "-q", "1"]);
 
-    for topic in ["house/temperature", "house/attic/box/temperature", "gardens", "house/attic/temperature", "garden"] {
+    for topic in
+        ["house/temperature", "house/attic/box/temperature", "gardens", "house/attic/temperature", "garden"]
+    {
         clients.publish(&["-t", topic, "-q", "1", "-m", "x"]);
     }
 

@@ -1,0 +1,78 @@
+//! Metrics, health and what never stands in a log.
+
+use std::process::{Command, Stdio};
+
+use veilmq_tests::broker::Broker;
+use veilmq_tests::ports::ReservedPort;
+use veilmq_tests::tools::{built_program, finish, require_tool, run, spawn};
+use veilmq_tests::wire::{Wire, packet, publish_packet};
+
+/// Publishes `payload` at QoS 1 to a live subscriber and returns when it has arrived.
+fn exchange(broker: &Broker, payload: &[u8]) {
+    let (mut subscriber, _) = Wire::connect(broker.address(), "subscriber", true);
+    subscriber.subscribe("observed/#", 1);
+    let (mut publisher, _) = Wire::connect(broker.address(), "publisher", true);
+    publisher.send(&publish_packet("observed/a", 1, 1, false, payload)).expect("PUBLISH can be sent");
+    assert_eq!(publisher.packet().expect("a PUBACK arrives").first, 0x40);
+    assert_eq!(subscriber.packet().expect("the message arrives").first, 0x32);
+}
+
+#[test]
+fn metrics_pass_promtool_and_count_what_happened() {
+    let Some(promtool) = require_tool("promtool") else { return };
+    let broker = Broker::start();
+    exchange(&broker, b"reading");
+
+    let metrics = broker.get("/metrics");
+
+    assert_eq!(metrics.status, 200);
+    let mut check = spawn(Command::new(promtool).args(["check", "metrics"]).stdin(Stdio::piped()));
+    std::io::Write::write_all(&mut check.stdin.take().unwrap(), metrics.body.as_bytes()).unwrap();
+    let checked = finish(check, 30, "promtool");
+    let complaints = [checked.stdout, checked.stderr].concat();
+    assert!(checked.status.success() && complaints.is_empty(), "{}", String::from_utf8_lossy(&complaints));
+    assert_eq!(broker.metric("veilmq_messages_received_total{qos=\"1\"}"), Some(1.0));
+    assert_eq!(broker.metric("veilmq_messages_delivered_total{qos=\"1\"}"), Some(1.0));
+    for name in ["veilmq_build_info", "veilmq_connections", "veilmq_start_time_seconds"] {
+        assert!(metrics.body.contains(&format!("# TYPE {name} ")), "{name} is missing in:\n{}", metrics.body);
+    }
+}
+
+#[test]
+fn a_running_broker_is_alive_ready_and_healthy() {
+    let broker = Broker::start();
+
+    for path in ["/livez", "/readyz", "/healthz"] {
+        assert_eq!(broker.get(path).status, 200, "{path}");
+    }
+    assert_eq!(broker.get("/nothing").status, 404);
+    assert_eq!(health(&broker.admin().to_string()), Some(0));
+}
+
+#[test]
+fn health_fails_where_no_broker_answers() {
+    let nobody = ReservedPort::new();
+
+    assert_eq!(health(&nobody.address().to_string()), Some(1));
+}
+
+fn health(admin: &str) -> Option<i32> {
+    run(Command::new(built_program("veilmq")).args(["health", "--admin", admin]), 30).status.code()
+}
+
+#[test]
+fn payloads_and_credentials_never_stand_in_the_log() {
+    let broker = Broker::start_with(&["-v"]);
+    exchange(&broker, b"payload-that-is-nobodys-business");
+    let mut wire = Wire::open(broker.address());
+    wire.send(&packet(0x10, b"\0\x04MQTT\x04\xc2\0\x3c\0\x04with\0\x04user\0\x0eword-of-no-log")).unwrap();
+    // Whether such a client is let in is not the point here.
+    let _ = wire.packet();
+
+    let log = broker.log();
+
+    assert!(log.contains("subscriber"), "connections are logged with -v: {log}");
+    for secret in ["nobodys-business", "word-of-no-log"] {
+        assert!(!log.contains(secret), "{secret} stands in the log:\n{log}");
+    }
+}
