@@ -118,6 +118,12 @@ impl Broker {
         panic!("the broker still runs {seconds_max} s after SIGTERM:\n{}", self.log());
     }
 
+    /// Whether the broker was started and neither killed nor terminated since.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// The MQTT address.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
