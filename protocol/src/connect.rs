@@ -1,6 +1,6 @@
 //! CONNECT and the Will Message it carries (section 3.1 of MQTT 5.0, 3.1.1 and 3.1).
 //!
-//! A length-one-for-one check of the format: whether an empty Client Identifier or an absent password is welcome
+//! Checks the format only: whether an empty Client Identifier or an absent password is welcome
 //! is for the server to say.
 
 use core::fmt;

@@ -22,7 +22,7 @@ fn decode_and_walk(bytes: &[u8], version: ProtocolVersion) {
             walk(packet.properties.subscription_ids);
         }
         Ok(Packet::Subscribe(packet)) => {
-            walk(packet.filters.map(|(filter, options)| (filter.shared(), options)))
+            walk(packet.filters.map(|(filter, options)| (filter.shared(), options)));
         }
         Ok(Packet::Unsubscribe(packet)) => walk(packet.filters),
         Ok(Packet::SubAck(packet)) => walk(packet.reason_codes()),
