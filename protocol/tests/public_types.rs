@@ -72,7 +72,7 @@ fn connack_return_codes_of_mqtt_3_and_reason_codes_translate() {
     assert_eq!(ReasonCode::from_connack_v3(6), None);
     assert_eq!(ReasonCode::ServerBusy.connack_v3(), 3);
     assert_eq!(ReasonCode::Banned.connack_v3(), 5);
-    assert!(ReasonCode::ALL.iter().all(|code| (code.connack_v3() == 0) == !code.is_error()));
+    assert!(ReasonCode::ALL.iter().all(|code| (code.connack_v3() == 0) != code.is_error()));
 }
 
 #[test]
