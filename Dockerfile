@@ -1,0 +1,29 @@
+# The broker alone, as one static program: no shell, no package manager, no client-side code in the image.
+#
+#   docker build -t veilmq .
+#   docker run --read-only -p 1883:1883 -p 127.0.0.1:9464:9464 -v veilmq-data:/var/lib/veilmq veilmq
+
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+COPY . .
+# glibc is linked in, which needs the target to be named: build scripts and macros stay dynamic then.
+RUN set -eu; \
+    target="$(rustc -vV | sed -n 's/^host: //p')"; \
+    RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --package veilmq --target "$target"; \
+    install -D -m 0755 "target/$target/release/veilmq" /image/usr/bin/veilmq; \
+    install -D -m 0644 config/container.toml /image/etc/veilmq/veilmq.toml; \
+    install -D -m 0644 -t /image/usr/share/doc/veilmq LICENSE-APACHE LICENSE-MIT; \
+    install -d -m 0750 -o 1883 -g 1883 /image/var/lib/veilmq
+
+FROM scratch
+COPY --from=build /image /
+# The user and group that Mosquitto's image uses, so that its volumes can be read.
+USER 1883:1883
+ENV PATH=/usr/bin
+VOLUME /var/lib/veilmq
+EXPOSE 1883 9464
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
+    CMD ["veilmq", "health", "-c", "/etc/veilmq/veilmq.toml"]
+ENTRYPOINT ["veilmq"]
+CMD ["-c", "/etc/veilmq/veilmq.toml"]
