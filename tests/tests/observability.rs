@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use veilmq_tests::broker::Broker;
 use veilmq_tests::ports::ReservedPort;
-use veilmq_tests::tools::{built_program, finish, require_tool, run, spawn};
+use veilmq_tests::tools::{built_program, finish, require_tool, run, spawn, workspace_root};
 use veilmq_tests::wire::{Wire, packet, publish_packet};
 
 /// Publishes `payload` at QoS 1 to a live subscriber and returns when it has arrived.
@@ -36,6 +36,16 @@ fn metrics_pass_promtool_and_count_what_happened() {
     for name in ["veilmq_build_info", "veilmq_connections", "veilmq_start_time_seconds"] {
         assert!(metrics.body.contains(&format!("# TYPE {name} ")), "{name} is missing in:\n{}", metrics.body);
     }
+}
+
+#[test]
+fn the_scrape_configuration_is_one_that_prometheus_takes() {
+    let Some(promtool) = require_tool("promtool") else { return };
+    let file = workspace_root().join("deploy/prometheus.yml");
+
+    let checked = run(Command::new(promtool).args(["check", "config"]).arg(file), 30);
+
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
 
 #[test]

@@ -176,3 +176,39 @@ fn every_program_that_tests_start_is_built_by_the_test_command() {
         assert!(has_test, "{} holds no integration test", directory.display());
     }
 }
+
+#[test]
+fn every_dependency_of_the_workspace_has_its_reason_written_down() {
+    let read = |path: &str| fs::read_to_string(workspace_root().join(path)).unwrap();
+    let manifest = read("Cargo.toml");
+    let record = read("docs/decisions/dependencies.md");
+    let (_, section) = manifest.split_once("[workspace.dependencies]\n").unwrap();
+    let names: Vec<&str> = section
+        .lines()
+        .take_while(|line| !line.starts_with('['))
+        .filter_map(|line| line.split_once([' ', '.', '=']).map(|(name, _)| name))
+        .filter(|name| !name.starts_with("veilmq-"))
+        .collect();
+    assert!(names.contains(&"tokio"), "the section is read");
+
+    let missing: Vec<&str> =
+        names.into_iter().filter(|name| !record.contains(&format!("| `{name}`"))).collect();
+
+    assert!(missing.is_empty(), "docs/decisions/dependencies.md says nothing of {missing:?}");
+}
+
+#[test]
+fn links_between_documents_lead_to_files_that_exist() {
+    let mut broken = Vec::new();
+    for file in files().iter().filter(|file| file.path.ends_with(".md")) {
+        let folder = Path::new(&file.path).parent().unwrap();
+        for target in file.text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            let is_local = !target.is_empty() && !target.contains("://");
+            if is_local && !workspace_root().join(folder).join(target).exists() {
+                broken.push(format!("{}: {target}", file.path));
+            }
+        }
+    }
+
+    assert_none(&broken);
+}
