@@ -202,3 +202,70 @@ pub(super) fn cbc_decrypt(key: &[u8; 32], body: &[u8]) -> Option<Vec<u8>> {
     let (iv, ciphertext) = body.split_first_chunk::<IV_BYTES>()?;
     cbc::Decryptor::<aes::Aes256>::new(key.into(), iv.into()).decrypt_padded_vec::<Pkcs7>(ciphertext).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    const ID: StreamId = StreamId {
+        scope: 0,
+        suite: Suite::Aes256Gcm,
+        epoch: 7,
+        sender: Kid::from_bytes([1; 8]),
+        session: 0x0102_0304_0506_0708,
+        topic_hash: [9; 32],
+    };
+
+    fn seal(group_key: u8, id: &StreamId, seq: u32) -> Vec<u8> {
+        let mut out = b"clear".to_vec();
+        let key = StreamKey::derive(&GroupKey::new(&[group_key; 32]), id);
+        key.seal(seq, b"associated", &mut out, 5, &mut |iv| iv.fill(4)).unwrap();
+        out
+    }
+
+    #[test]
+    fn context_is_laid_out_as_in_section_8_2() {
+        let expected = [&[2, 0, 0, 0, 7][..], &[1; 8], &[1, 2, 3, 4, 5, 6, 7, 8], &[9; 32]].concat();
+
+        assert_eq!(ID.context().as_slice(), expected);
+    }
+
+    #[test]
+    fn every_part_of_a_stream_and_every_number_in_it_changes_key_or_nonce() {
+        let streams = [
+            ID,
+            StreamId { suite: Suite::ChaCha20Poly1305, ..ID },
+            StreamId { epoch: 8, ..ID },
+            StreamId { sender: Kid::from_bytes([2; 8]), ..ID },
+            StreamId { session: ID.session + 1, ..ID },
+            StreamId { topic_hash: [8; 32], ..ID },
+        ];
+        let mut tags = HashSet::new();
+        for group_key in 0..2 {
+            for id in &streams {
+                for seq in [0, 1, 255, 256, u32::MAX] {
+                    assert!(tags.insert(seal(group_key, id, seq)), "{group_key} {id:?} {seq}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_stands_before_the_plaintext_stays_as_it_is() {
+        for suite in Suite::ALL {
+            let id = StreamId { suite, ..ID };
+            let sealed = seal(1, &id, 3);
+            let key = StreamKey::derive(&GroupKey::new(&[1; 32]), &id);
+
+            assert_eq!(&sealed[..5], b"clear");
+            assert_eq!(key.open(3, b"associated", &sealed[5..]), Ok(Vec::new()));
+            assert_eq!(
+                key.open(4, b"associated", &sealed[5..]).is_err(),
+                suite != Suite::Aes256CbcHmacSha256
+            );
+            assert_eq!(key.open(3, b"other", &sealed[5..]), Err(NotAuthentic));
+            assert_eq!(key.open(3, b"associated", &sealed[6..]), Err(NotAuthentic));
+        }
+    }
+}

@@ -313,3 +313,123 @@ fn fits<V>(
     let behind = after(epochs, epoch).is_none_or(|held| activation(held) >= activate_ms);
     if before && behind { Ok(()) } else { Err(ConfigError::EpochOutOfOrder(epoch)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMING: EpochTiming =
+        EpochTiming { clock_skew_ms: 120_000, transition_window_ms: 600_000, history_ms: 1_000_000 };
+    const ACTIVE: u64 = 10_000_000;
+
+    fn two_epochs() -> Keyring {
+        let mut keyring = Keyring::explicit(TIMING);
+        keyring.insert(7, GroupKey::new(&[7; 32]), 0).unwrap();
+        keyring.insert(8, GroupKey::new(&[8; 32]), ACTIVE).unwrap();
+        keyring
+    }
+
+    fn announced() -> Keyring {
+        let mut keyring = Keyring::master(MasterSecret::new(b"m"), 7, TIMING);
+        keyring.announce(8, ACTIVE).unwrap();
+        keyring
+    }
+
+    fn planned() -> Keyring {
+        let every_ms = NonZeroU64::new(ACTIVE).unwrap();
+        let plan = RotationPlan { first_epoch: 7, start_ms: 0, every_ms };
+        Keyring::planned(MasterSecret::new(b"m"), plan, TIMING)
+    }
+
+    #[test]
+    fn epochs_pass_through_their_states_at_the_times_of_the_transition_window() {
+        use EpochState::{Current, Future, Gone, History, Retiring};
+        let (retire, drop) = (ACTIVE + 600_000, ACTIVE + 1_600_000);
+        let rows = [
+            (0, Current, Future, Some(7)),
+            (ACTIVE - 120_001, Current, Future, Some(7)),
+            (ACTIVE - 120_000, Current, Current, Some(7)),
+            (ACTIVE - 1, Current, Current, Some(7)),
+            (ACTIVE, Retiring, Current, Some(8)),
+            (retire - 1, Retiring, Current, Some(8)),
+            (retire, History, Current, Some(8)),
+            (drop - 1, History, Current, Some(8)),
+            (drop, Gone, Current, Some(8)),
+        ];
+        for (name, keyring) in
+            [("explicit", two_epochs()), ("announced", announced()), ("planned", planned())]
+        {
+            for (now, seven, eight, sending) in rows {
+                assert_eq!(keyring.state(7, now), Some(seven), "{name}: epoch 7 at {now}");
+                assert_eq!(keyring.state(8, now), Some(eight), "{name}: epoch 8 at {now}");
+                assert_eq!(keyring.sending_epoch(now), sending, "{name}: sending at {now}");
+            }
+        }
+    }
+
+    #[test]
+    fn plan_goes_on_without_announcements_and_knows_nothing_before_its_start() {
+        let keyring = planned();
+
+        assert_eq!(keyring.sending_epoch(ACTIVE * 5), Some(12));
+        assert_eq!(keyring.state(12, ACTIVE * 5), Some(EpochState::Current));
+        assert_eq!(keyring.state(13, ACTIVE * 5), Some(EpochState::Future));
+        assert_eq!(keyring.state(6, ACTIVE * 5), None);
+        let late = RotationPlan { first_epoch: 0, start_ms: 50, every_ms: NonZeroU64::MIN };
+        let keyring = Keyring::planned(MasterSecret::new(b"m"), late, TIMING);
+        assert_eq!(keyring.sending_epoch(49), None);
+        assert_eq!(keyring.sending_epoch(u64::MAX), None);
+    }
+
+    #[test]
+    fn keys_are_erased_when_their_time_is_over_and_cannot_come_back() {
+        let scope = Scope::new("a").unwrap();
+        let mut keyring = two_epochs();
+        let drop_ms = keyring.times(7).unwrap().drop_ms;
+
+        assert_eq!(keyring.advance(drop_ms - 1), Some(drop_ms));
+        assert!(keyring.with_key(&scope, 7, |_| ()).is_some());
+
+        assert_eq!(keyring.advance(drop_ms), None);
+        assert!(keyring.with_key(&scope, 7, |_| ()).is_none());
+        assert!(keyring.with_key(&scope, 8, |_| ()).is_some());
+        assert_eq!(keyring.state(7, 0), Some(EpochState::Gone));
+        assert_eq!(keyring.insert(7, GroupKey::new(&[7; 32]), 0), Err(ConfigError::EpochNotNew(7)));
+    }
+
+    #[test]
+    fn compromise_drops_earlier_epochs_at_once() {
+        for mut keyring in [two_epochs(), announced(), planned()] {
+            keyring.drop_before(8);
+
+            assert_eq!(keyring.state(7, 0), Some(EpochState::Gone));
+            assert_eq!(keyring.sending_epoch(0), None);
+            assert_eq!(keyring.sending_epoch(ACTIVE), Some(8));
+        }
+    }
+
+    #[test]
+    fn epochs_that_do_not_fit_the_others_are_refused() {
+        let key = || GroupKey::new(&[9; 32]);
+        let mut keyring = two_epochs();
+
+        assert_eq!(keyring.insert(8, key(), ACTIVE), Err(ConfigError::EpochNotNew(8)));
+        assert_eq!(keyring.insert(9, key(), ACTIVE - 1), Err(ConfigError::EpochOutOfOrder(9)));
+        assert_eq!(keyring.insert(6, key(), 1), Err(ConfigError::EpochOutOfOrder(6)));
+        assert_eq!(keyring.announce(9, ACTIVE), Err(ConfigError::EpochsArePlanned));
+        assert_eq!(announced().insert(9, key(), ACTIVE), Err(ConfigError::EpochsArePlanned));
+        assert_eq!(planned().announce(9, ACTIVE), Err(ConfigError::EpochsArePlanned));
+        assert_eq!(keyring.insert(6, key(), 0), Ok(()));
+    }
+
+    #[test]
+    fn every_epoch_of_a_master_secret_has_its_own_key_in_every_scope() {
+        let (a, b) = (Scope::new("a").unwrap(), Scope::new("b").unwrap());
+        let keyring = planned();
+        let key = |scope, epoch| keyring.with_key(scope, epoch, |key| *key.0.as_bytes()).unwrap();
+
+        assert_eq!(key(&a, 7), key(&a, 7));
+        assert_ne!(key(&a, 7), key(&a, 8));
+        assert_ne!(key(&a, 7), key(&b, 7));
+    }
+}

@@ -51,7 +51,8 @@ mod state;
 use veilmq_protocol::{
     PublishProperties, TopicName,
     veil::{
-        channel::{hash, sign},
+        Kid,
+        channel::{Identity, hash, sign},
         envelope::{EnvelopeFlags, EnvelopeHeader, HEADER_BYTES, SIGNATURE_BYTES},
     },
 };
@@ -82,6 +83,7 @@ pub type Entropy<'a> = &'a mut dyn FnMut(&mut [u8]);
 /// [module](self) for an example.
 pub struct E2e {
     member: Member,
+    kid: Kid,
     /// Most specific first, so that the first match owns a topic.
     scopes: Vec<ScopeEntry>,
     next_scope_id: u32,
@@ -98,6 +100,7 @@ impl E2e {
     /// Starts without scopes.
     pub fn new(member: Member, limits: Limits) -> Self {
         Self {
+            kid: member.kid(),
             member,
             scopes: Vec::new(),
             next_scope_id: 0,
@@ -283,8 +286,13 @@ impl E2e {
             Kind::Will => self.sender.will_slot(topic.as_str(), now_unix_ms, entropy)?,
         };
         let within = EnvelopeScope { id: entry.id, scope: &entry.config.scope, keyring, options };
-        let outgoing = Outgoing { topic, plaintext, properties, epoch, slot, now_unix_ms };
-        seal_envelope(&self.member, &mut self.sender, within, &outgoing, entropy)
+        let signer = match &self.member {
+            Member::Identity(identity) if options.sign => Some(&**identity),
+            Member::Identity(_) | Member::Unsigned(_) => None,
+        };
+        let outgoing =
+            Outgoing { topic, plaintext, properties, epoch, kid: self.kid, signer, slot, now_unix_ms };
+        seal_envelope(&mut self.sender, within, &outgoing, entropy)
     }
 }
 
@@ -299,6 +307,8 @@ struct Outgoing<'a> {
     plaintext: &'a [u8],
     properties: &'a PublishProperties<'a>,
     epoch: u32,
+    kid: Kid,
+    signer: Option<&'a Identity>,
     slot: Slot,
     now_unix_ms: u64,
 }
@@ -308,17 +318,13 @@ fn find<'a>(scopes: &'a [ScopeEntry], topic: TopicName<'_>) -> Option<&'a ScopeE
 }
 
 fn seal_envelope(
-    member: &Member,
     sender: &mut Sender,
     within: EnvelopeScope<'_>,
     outgoing: &Outgoing<'_>,
     entropy: Entropy<'_>,
 ) -> Result<Vec<u8>, SealError> {
     let EnvelopeScope { scope, options, .. } = within;
-    let signer = match member {
-        Member::Identity(identity) if options.sign => Some(identity),
-        Member::Identity(_) | Member::Unsigned(_) => None,
-    };
+    let Outgoing { signer, .. } = *outgoing;
     let bound = options.bound.applies_to(outgoing.properties).then_some(outgoing.properties);
     let header = EnvelopeHeader {
         suite: options.suite,
@@ -328,7 +334,7 @@ fn seal_envelope(
             .with(EnvelopeFlags::PADDED, options.padding != Padding::None),
         scope_tag: scope.tag(),
         epoch: outgoing.epoch,
-        sender: member.kid(),
+        sender: outgoing.kid,
         session: outgoing.slot.session,
         seq: outgoing.slot.seq,
         timestamp_ms: options.timestamp.then_some(outgoing.now_unix_ms),

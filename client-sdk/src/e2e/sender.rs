@@ -138,3 +138,102 @@ fn new_session(
     *newest_ms = session_ms;
     Ok(session_ms << 16 | u64::from(u16::from_be_bytes(random)) & RANDOM_MASK)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use veilmq_protocol::veil::{Kid, Suite};
+
+    const NOW: u64 = 1_790_000_000_000;
+
+    fn zero(bytes: &mut [u8]) {
+        bytes.fill(0);
+    }
+
+    fn all_ones(bytes: &mut [u8]) {
+        bytes.fill(0xFF);
+    }
+
+    #[test]
+    fn session_is_the_time_and_fifteen_random_bits() {
+        let mut sender = Sender::new(8, 8);
+
+        let slot = sender.next_slot("a", NOW, &mut all_ones).unwrap();
+
+        assert_eq!(slot.session, NOW << 16 | 0x7FFF);
+    }
+
+    #[test]
+    fn each_topic_is_numbered_from_zero() {
+        let mut sender = Sender::new(8, 8);
+        let mut next = |topic| sender.next_slot(topic, NOW, &mut zero).unwrap().seq;
+
+        assert_eq!([next("a"), next("a"), next("b"), next("a")], [0, 1, 0, 2]);
+    }
+
+    #[test]
+    fn will_sessions_are_marked_and_never_shared() {
+        let mut sender = Sender::new(8, 8);
+        let mut session = || sender.will_slot("a", NOW, &mut zero).unwrap().session;
+
+        let (first, second) = (session(), session());
+
+        assert_eq!(first, NOW << 16 | WILL_SESSION_BIT);
+        assert_eq!(second, (NOW + 1) << 16 | WILL_SESSION_BIT);
+    }
+
+    #[test]
+    fn stream_is_closed_at_two_to_the_31_and_a_newer_session_follows() {
+        let mut sender = Sender::new(8, 8);
+        let first = sender.next_slot("a", NOW, &mut zero).unwrap();
+        sender.streams.get_mut("a").unwrap().next_seq = SEQ_END - 1;
+
+        let last = sender.next_slot("a", NOW, &mut zero).unwrap();
+        let next = sender.next_slot("a", NOW, &mut zero).unwrap();
+
+        assert_eq!((last.session, last.seq), (first.session, SEQ_END - 1));
+        assert_eq!(next.seq, 0);
+        assert!(next.session > last.session);
+    }
+
+    #[test]
+    fn too_many_topics_start_a_new_session_instead_of_repeating_numbers() {
+        let mut sender = Sender::new(2, 8);
+        let first = sender.next_slot("a", NOW, &mut zero).unwrap();
+        sender.next_slot("b", NOW, &mut zero).unwrap();
+
+        let third = sender.next_slot("c", NOW, &mut zero).unwrap();
+        let again = sender.next_slot("a", NOW, &mut zero).unwrap();
+
+        assert!(third.session > first.session);
+        assert_eq!((again.session, again.seq), (third.session, 0));
+    }
+
+    #[test]
+    fn session_numbers_never_wrap_around() {
+        let mut sender = Sender::new(8, 8);
+
+        assert_eq!(sender.next_slot("a", 1 << 48, &mut zero), Err(SealError::SessionsExhausted));
+    }
+
+    #[test]
+    fn stream_keys_are_derived_once_and_forgotten_with_their_session() {
+        let mut sender = Sender::new(1, 8);
+        let slot = sender.next_slot("a", NOW, &mut zero).unwrap();
+        let id = StreamId {
+            scope: 0,
+            suite: Suite::Aes256Gcm,
+            epoch: 1,
+            sender: Kid::from_bytes([1; 8]),
+            session: slot.session,
+            topic_hash: slot.topic_hash,
+        };
+        let group_key = crate::e2e::GroupKey::new(&[1; 32]);
+
+        assert!(sender.key(id, || Some(StreamKey::derive(&group_key, &id))).is_some());
+        assert!(sender.key(id, || panic!("derived twice")).is_some());
+
+        sender.next_slot("b", NOW, &mut zero).unwrap();
+        assert!(sender.key(id, || None).is_none());
+    }
+}

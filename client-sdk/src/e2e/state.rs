@@ -61,7 +61,7 @@ impl E2e {
         self.receiver.replay.decode(streams)?;
         self.sender.resume_after(session_ms);
         if saved == Saved::InPassing && !accept_replay_after_crash {
-            self.receiver.replay.distrust(now_unix_ms << 16);
+            self.receiver.replay.distrust(now_unix_ms.saturating_mul(1 << 16));
         }
         Ok(())
     }
