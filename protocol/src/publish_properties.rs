@@ -102,6 +102,40 @@ impl<'a> PublishProperties<'a> {
         Ok(properties)
     }
 
+    /// Joins what a fan-out says once with what it says per subscriber (VEIL-1 sections 6.1 and 6.2).
+    ///
+    /// `shared` holds application properties and the publisher's expiry; `subscriber` holds Subscription Identifiers
+    /// and what is left of the expiry, which prevails.
+    pub(crate) fn decode_split(shared: &'a [u8], subscriber: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut properties = Self::default();
+        let mut block = PropertyReader::over(shared);
+        while let Some(property) = block.next()? {
+            if !properties.read_message(property, block.value())? {
+                return not_allowed(property);
+            }
+        }
+        properties.user = block.user();
+        let mut block = PropertyReader::over(subscriber);
+        let mut subscription_count = 0;
+        while let Some(property) = block.next()? {
+            match property {
+                Property::SubscriptionIdentifier => {
+                    read_subscription_id(block.value())?;
+                    subscription_count += 1;
+                }
+                Property::MessageExpiryInterval => {
+                    properties.message_expiry_seconds = Some(block.value().u32(property.name())?);
+                }
+                other => return not_allowed(other),
+            }
+        }
+        if !block.user().is_empty() {
+            return not_allowed(Property::User);
+        }
+        properties.subscription_ids = SubscriptionIds { block: subscriber, count: subscription_count };
+        Ok(properties)
+    }
+
     /// Reads one property that PUBLISH and Will share; `false` if `property` is none of them.
     pub(crate) fn read_message(
         &mut self,

@@ -17,6 +17,12 @@ pub enum LayoutError {
     /// A field is longer than its length prefix can say.
     #[error("{0} is too long for its length prefix")]
     TooLong(&'static str),
+    /// A list is out of order, or an entry is repeated.
+    #[error("{0} is out of order or repeated")]
+    Order(&'static str),
+    /// A field has a value that means nothing.
+    #[error("{0} has a value that is not allowed")]
+    Value(&'static str),
 }
 
 /// A cursor over received bytes; each method takes one field, named for the error.

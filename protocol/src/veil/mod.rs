@@ -7,7 +7,10 @@
 #[cfg(feature = "channel")]
 pub mod channel;
 pub mod envelope;
+pub mod fanout;
+pub mod hello;
 pub mod layout;
+pub mod record;
 pub mod registry;
 pub mod vmc;
 

@@ -2,6 +2,8 @@
 #![cfg(feature = "channel")]
 #![allow(dead_code, clippy::unwrap_used, reason = "test code; each test binary uses its own part")]
 
+pub(crate) mod handshake;
+
 use serde_json::Value;
 use veilmq_protocol::veil::{
     Certificate, CertificateFields, Roles,

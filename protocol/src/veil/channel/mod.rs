@@ -5,12 +5,33 @@
 //! that derives a group or stream key.
 //! Invariant: secrets are zeroized on drop, have no `Debug`, and are compared in constant time.
 
+mod aead;
+mod cbc_hmac;
+mod error;
+mod established;
+mod fanout;
+mod flight;
+mod handshake_client;
+mod handshake_server;
 mod identity;
 mod kdf;
+mod record;
+mod schedule;
+mod server_finish;
 mod signature;
+mod suite_keys;
 mod trust;
 
+pub use error::{HandshakeError, RecordError};
+pub use established::Established;
+pub use fanout::FanDelivery;
+pub use handshake_client::{AwaitServerFinish, AwaitServerHello, ClientHelloConfig, ClientStart};
+pub use handshake_server::{AwaitClientFinish, AwaitConnAck, ServerAccepted, ServerPolicy, ServerStart};
 pub use identity::{Identity, IdentityKeys};
 pub use kdf::{Secret32, derive, extract, hash, hmac};
+pub use record::{
+    Content, OpenRecord, OpenedRecord, REKEY_RECORDS, RecordOpener, RecordSealer, Side, gbody_digest,
+};
 pub use signature::{SignatureError, kid, sign, verify};
+pub use suite_keys::RecordTag;
 pub use trust::TrustAnchors;

@@ -1,0 +1,57 @@
+//! What a handshake ends in, the same on both sides.
+
+use super::{
+    kdf::Secret32,
+    record::{RecordOpener, RecordSealer, Side},
+    schedule::ApplicationSecrets,
+};
+use crate::veil::{
+    hello::ServerFinishParams,
+    registry::{Scheme, Suite},
+    vmc::Certificate,
+};
+
+/// An established channel: who is at the other end, and the keys of both directions.
+///
+/// In Scheme 1 packets travel plain and the sealer and opener go unused; see [`Scheme::is_framed`].
+pub struct Established {
+    /// Seals what this side sends.
+    pub sealer: RecordSealer,
+    /// Opens what the peer sends.
+    pub opener: RecordOpener,
+    /// The chosen scheme.
+    pub scheme: Scheme,
+    /// The chosen suite.
+    pub suite: Suite,
+    /// The peer's certificate, which is verified.
+    pub peer: Certificate,
+    /// A secret for protocols above the channel, equal on both sides.
+    pub exporter: Secret32,
+    /// What the broker told the client with CONNACK.
+    pub params: ServerFinishParams,
+}
+
+impl Established {
+    pub(super) fn new(
+        side: Side,
+        scheme: Scheme,
+        suite: Suite,
+        peer: Certificate,
+        secrets: ApplicationSecrets,
+        params: ServerFinishParams,
+    ) -> Self {
+        let (sending, receiving) = match side {
+            Side::Client => (secrets.client, secrets.server),
+            Side::Broker => (secrets.server, secrets.client),
+        };
+        Self {
+            sealer: RecordSealer::new(suite, scheme, sending),
+            opener: RecordOpener::new(side, suite, scheme, receiving),
+            scheme,
+            suite,
+            peer,
+            exporter: secrets.exporter,
+            params,
+        }
+    }
+}

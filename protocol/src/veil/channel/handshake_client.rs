@@ -1,0 +1,184 @@
+//! The client's side of the SIGMA handshake (VEIL-1 sections 4.1 to 4.5).
+//!
+//! Each state is named after what it waits for and is consumed by it, so no message can be handled
+//! twice. It does no MQTT: the caller carries Authentication Data in CONNECT and AUTH.
+
+use super::{
+    Established,
+    error::HandshakeError,
+    flight::{Ephemeral, Expectation, Sender, check, prove},
+    identity::Identity,
+    record::Side,
+    schedule::{ApplicationSecrets, FlightKeys, HandshakeSecret, Transcript},
+    server_finish::{ReceivedFinish, finish_tag},
+    trust::TrustAnchors,
+};
+use crate::veil::{
+    hello::{ClientFinish, ClientHello, HelloFlags, ServerFinishParams, ServerHello},
+    registry::{Kid, Scheme, Schemes, Suite},
+    vmc::Certificate,
+};
+use alloc::vec::Vec;
+use subtle::ConstantTimeEq;
+
+/// What a client offers.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientHelloConfig<'a> {
+    /// The schemes it accepts.
+    pub schemes: Schemes,
+    /// The suites it accepts, in order of preference; at most 255.
+    pub suites: &'a [Suite],
+    /// The trust anchor it holds, as a hint to the broker.
+    pub anchor: Kid,
+    /// Its time in unix milliseconds, or `None` on a device without a clock.
+    pub now_unix_ms: Option<u64>,
+}
+
+/// What was offered, to hold the broker's choice against.
+struct Offer {
+    schemes: Schemes,
+    suites: Vec<u8>,
+}
+
+impl Offer {
+    fn check(&self, hello: &ServerHello) -> Result<(), HandshakeError> {
+        if !self.suites.contains(&hello.suite.value()) {
+            return Err(HandshakeError::SuiteNotOffered(hello.suite));
+        }
+        let flags = if hello.scheme.is_framed() { HelloFlags::FRAMED } else { HelloFlags::NONE };
+        if !self.schemes.contains(hello.scheme) || hello.flags != flags {
+            return Err(HandshakeError::SchemeNotOffered(hello.scheme));
+        }
+        Ok(())
+    }
+}
+
+/// A ClientHello is made; the CONNECT that carries it is still to be sent.
+pub struct ClientStart {
+    ephemeral: Ephemeral,
+    offer: Offer,
+}
+
+impl ClientStart {
+    /// Makes a ClientHello for the Authentication Data of CONNECT.
+    ///
+    /// `entropy` fills a slice with random bytes: first the nonce, then the ephemeral key.
+    ///
+    /// # Errors
+    /// [`HandshakeError::Encode`] above 255 suites.
+    pub fn new(
+        config: &ClientHelloConfig<'_>,
+        entropy: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<(Self, Vec<u8>), HandshakeError> {
+        let mut nonce = [0; 16];
+        entropy(&mut nonce);
+        let ephemeral = Ephemeral::generate(entropy);
+        let suites: Vec<u8> = config.suites.iter().map(|suite| suite.value()).collect();
+        let clock = if config.now_unix_ms.is_some() { HelloFlags::NONE } else { HelloFlags::CLOCKLESS };
+        let hello = ClientHello {
+            flags: HelloFlags::FRAMED.union(clock),
+            schemes: config.schemes,
+            suites: &suites,
+            nonce,
+            time_unix_ms: config.now_unix_ms.unwrap_or(0),
+            anchor: config.anchor,
+            share: ephemeral.share(),
+            hybrid_share: None,
+            join_request: None,
+        };
+        let bytes = hello.encode().map_err(HandshakeError::Encode)?;
+        let offer = Offer { schemes: config.schemes, suites };
+        Ok((Self { ephemeral, offer }, bytes))
+    }
+
+    /// Binds the handshake to the CONNECT packet, every byte from its fixed header on.
+    #[must_use]
+    pub fn sent_connect(self, connect_packet: &[u8]) -> AwaitServerHello {
+        let transcript = Transcript::start(connect_packet);
+        AwaitServerHello { ephemeral: self.ephemeral, offer: self.offer, transcript }
+    }
+}
+
+/// CONNECT is sent; AUTH 0x18 with a ServerHello is due.
+pub struct AwaitServerHello {
+    ephemeral: Ephemeral,
+    offer: Offer,
+    transcript: Transcript,
+}
+
+impl AwaitServerHello {
+    /// Verifies the broker and answers with the ClientFinish for the Authentication Data of AUTH.
+    ///
+    /// `expected_broker` is the name the broker's certificate must carry, if the caller knows it;
+    /// `now_unix_seconds` is `None` only on a device without a clock.
+    ///
+    /// # Errors
+    /// [`HandshakeError`]; the handshake is over then.
+    pub fn handle(
+        self,
+        server_hello: &[u8],
+        identity: &Identity,
+        trust: &TrustAnchors,
+        expected_broker: Option<&str>,
+        now_unix_seconds: Option<u64>,
+    ) -> Result<(Vec<u8>, AwaitServerFinish), HandshakeError> {
+        let (hello, head, flight) = ServerHello::parse(server_hello)?;
+        self.offer.check(&hello)?;
+        let t1 = self.transcript.then(head);
+        let secret = HandshakeSecret::new(self.ephemeral.agree(&hello.share)?.as_bytes());
+        let expected = Expectation { trust, subject: expected_broker, now_unix_seconds };
+        let (broker_flight, broker) =
+            check(Sender::Broker, flight, &secret.server_flight(t1), t1, &expected)?;
+        let t2 = t1.then(&broker_flight);
+        let keys = secret.client_flight(t1);
+        let client_flight = prove(Sender::Client, identity, &keys, t2)?;
+        let t3 = t2.then(&client_flight);
+        let flight = keys.seal(&t2, client_flight);
+        let finish = ClientFinish { flight: &flight }.encode().map_err(HandshakeError::Encode)?;
+        let next = AwaitServerFinish {
+            scheme: hello.scheme,
+            suite: hello.suite,
+            broker,
+            transcript: t3,
+            secrets: secret.finish(t3),
+        };
+        Ok((finish, next))
+    }
+}
+
+/// ClientFinish is sent; CONNACK with a ServerFinish is due.
+pub struct AwaitServerFinish {
+    scheme: Scheme,
+    suite: Suite,
+    broker: Certificate,
+    transcript: Transcript,
+    secrets: ApplicationSecrets,
+}
+
+impl AwaitServerFinish {
+    /// The certificate of the broker, which is verified.
+    #[must_use]
+    pub const fn broker(&self) -> &Certificate {
+        &self.broker
+    }
+
+    /// Verifies the tag over the whole CONNACK and opens the broker's parameters.
+    ///
+    /// # Errors
+    /// [`HandshakeError`]; [`HandshakeError::Refused`] when the CONNACK carries an error code, of
+    /// which nothing else may be believed.
+    pub fn handle(self, connack_packet: &[u8]) -> Result<Established, HandshakeError> {
+        let received = ReceivedFinish::locate(connack_packet)?;
+        let keys = FlightKeys::server_finish(&self.secrets.acknowledge);
+        let tag = finish_tag(&keys, self.transcript, connack_packet, received.tag_at);
+        if !bool::from(tag.ct_eq(&received.finish.tag)) {
+            return Err(HandshakeError::FinishTag);
+        }
+        let params = keys
+            .open(&self.transcript, received.finish.params)
+            .map_err(|_| HandshakeError::Sealed("broker parameters"))?;
+        let params = ServerFinishParams::parse(&params)
+            .map_err(|error| HandshakeError::Contents("broker parameters", error))?;
+        Ok(Established::new(Side::Client, self.scheme, self.suite, self.broker, self.secrets, params))
+    }
+}

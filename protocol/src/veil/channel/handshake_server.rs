@@ -1,0 +1,193 @@
+//! The broker's side of the SIGMA handshake (VEIL-1 sections 4.1 to 4.5).
+//!
+//! Each state is named after what it waits for and is consumed by it. The broker keeps no session
+//! state before the client has proved who it is; deadlines are the caller's.
+
+use super::{
+    Established,
+    error::HandshakeError,
+    flight::{Ephemeral, Expectation, Sender, check, prove},
+    identity::Identity,
+    record::Side,
+    schedule::{ApplicationSecrets, FlightKeys, HandshakeSecret, Transcript},
+    server_finish::{ReceivedFinish, finish_tag},
+    trust::TrustAnchors,
+};
+use crate::veil::{
+    hello::{
+        ClientFinish, ClientHello, FINISH_TAG_LEN, HelloFlags, ServerFinish, ServerFinishParams, ServerHello,
+    },
+    layout::put_v16,
+    registry::{Scheme, Schemes, Suite},
+    vmc::Certificate,
+};
+use alloc::vec::Vec;
+
+/// What a broker accepts.
+#[derive(Clone, Debug)]
+pub struct ServerPolicy {
+    /// The suites it accepts; among these the client's preference decides.
+    pub suites: Vec<Suite>,
+    /// The schemes it accepts; among these the highest number decides.
+    pub schemes: Schemes,
+}
+
+impl Default for ServerPolicy {
+    /// Every suite; Schemes 2 and 4, which need no broker group key.
+    fn default() -> Self {
+        Self { suites: Suite::ALL.into(), schemes: Schemes::of(&[Scheme::Two, Scheme::Four]) }
+    }
+}
+
+impl ServerPolicy {
+    fn choose(&self, hello: &ClientHello<'_>) -> Result<(Scheme, Suite), HandshakeError> {
+        let offered = if hello.flags.contains(HelloFlags::FRAMED) {
+            hello.schemes
+        } else {
+            hello.schemes.intersection(Schemes::of(&[Scheme::One]))
+        };
+        let scheme = self.schemes.intersection(offered).highest();
+        let suite = hello
+            .suites
+            .iter()
+            .filter_map(|&value| Suite::try_from(value).ok())
+            .find(|suite| self.suites.contains(suite));
+        Ok((scheme.ok_or(HandshakeError::NoCommonScheme)?, suite.ok_or(HandshakeError::NoCommonSuite)?))
+    }
+}
+
+/// Nothing is known of the client yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServerStart;
+
+impl ServerStart {
+    /// Answers a ClientHello with the ServerHello for the Authentication Data of AUTH 0x18.
+    ///
+    /// `connect_packet` is the whole packet the ClientHello came in. `entropy` fills a slice with
+    /// random bytes: first the nonce, then the ephemeral key.
+    ///
+    /// # Errors
+    /// [`HandshakeError`]; the handshake is over then.
+    pub fn handle(
+        self,
+        connect_packet: &[u8],
+        client_hello: &[u8],
+        identity: &Identity,
+        policy: &ServerPolicy,
+        now_unix_ms: u64,
+        entropy: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<(Vec<u8>, AwaitClientFinish), HandshakeError> {
+        let client = ClientHello::parse(client_hello)?;
+        let (scheme, suite) = policy.choose(&client)?;
+        let mut nonce = [0; 16];
+        entropy(&mut nonce);
+        let ephemeral = Ephemeral::generate(entropy);
+        let hello = ServerHello {
+            flags: if scheme.is_framed() { HelloFlags::FRAMED } else { HelloFlags::NONE },
+            scheme,
+            suite,
+            nonce,
+            time_unix_ms: now_unix_ms,
+            share: ephemeral.share(),
+        };
+        let mut message = hello.encode_head();
+        let t1 = Transcript::start(connect_packet).then(&message);
+        let secret = HandshakeSecret::new(ephemeral.agree(&client.share)?.as_bytes());
+        let keys = secret.server_flight(t1);
+        let flight = prove(Sender::Broker, identity, &keys, t1)?;
+        let t2 = t1.then(&flight);
+        put_v16(&mut message, &keys.seal(&t1, flight), "flight").map_err(HandshakeError::Encode)?;
+        let client_keys = secret.client_flight(t1);
+        Ok((message, AwaitClientFinish { scheme, suite, transcript: t2, secret, client_keys }))
+    }
+}
+
+/// ServerHello is sent; AUTH 0x18 with a ClientFinish is due.
+pub struct AwaitClientFinish {
+    scheme: Scheme,
+    suite: Suite,
+    transcript: Transcript,
+    secret: HandshakeSecret,
+    client_keys: FlightKeys,
+}
+
+impl AwaitClientFinish {
+    /// Verifies the client; `client_id` is the Client Identifier its certificate must carry.
+    ///
+    /// # Errors
+    /// [`HandshakeError`]; the handshake is over then.
+    pub fn handle(
+        self,
+        client_finish: &[u8],
+        trust: &TrustAnchors,
+        client_id: &str,
+        now_unix_seconds: u64,
+    ) -> Result<ServerAccepted, HandshakeError> {
+        let finish = ClientFinish::parse(client_finish)?;
+        let t2 = self.transcript;
+        let expected =
+            Expectation { trust, subject: Some(client_id), now_unix_seconds: Some(now_unix_seconds) };
+        let (flight, client) = check(Sender::Client, finish.flight, &self.client_keys, t2, &expected)?;
+        let t3 = t2.then(&flight);
+        Ok(ServerAccepted {
+            client,
+            scheme: self.scheme,
+            suite: self.suite,
+            transcript: t3,
+            secrets: self.secret.finish(t3),
+        })
+    }
+}
+
+/// The client is who it says; CONNACK is to be built.
+pub struct ServerAccepted {
+    /// The client's certificate, which is verified.
+    pub client: Certificate,
+    /// The chosen scheme.
+    pub scheme: Scheme,
+    /// The chosen suite.
+    pub suite: Suite,
+    transcript: Transcript,
+    secrets: ApplicationSecrets,
+}
+
+impl ServerAccepted {
+    /// Makes the ServerFinish for the Authentication Data of CONNACK, its tag still zero.
+    ///
+    /// The parameters are encrypted under a key that is used once, which is why this consumes.
+    ///
+    /// # Errors
+    /// [`HandshakeError::Encode`] when the parameters do not fit.
+    pub fn server_finish(
+        self,
+        params: ServerFinishParams,
+    ) -> Result<(Vec<u8>, AwaitConnAck), HandshakeError> {
+        let keys = FlightKeys::server_finish(&self.secrets.acknowledge);
+        let plaintext = params.encode().map_err(HandshakeError::Encode)?;
+        let sealed = keys.seal(&self.transcript, plaintext);
+        let finish = ServerFinish { params: &sealed, tag: [0; FINISH_TAG_LEN] };
+        let bytes = finish.encode().map_err(HandshakeError::Encode)?;
+        Ok((bytes, AwaitConnAck { accepted: self, keys, params }))
+    }
+}
+
+/// The ServerFinish is made; the CONNACK that carries it is to be sealed.
+pub struct AwaitConnAck {
+    accepted: ServerAccepted,
+    keys: FlightKeys,
+    params: ServerFinishParams,
+}
+
+impl AwaitConnAck {
+    /// Fills in the tag over the whole encoded CONNACK; it is not to be changed afterwards.
+    ///
+    /// # Errors
+    /// [`HandshakeError`] when the packet is no successful CONNACK with a ServerFinish.
+    pub fn seal_connack(self, connack_packet: &mut [u8]) -> Result<Established, HandshakeError> {
+        let tag_at = ReceivedFinish::locate(connack_packet)?.tag_at;
+        let ServerAccepted { client, scheme, suite, transcript, secrets } = self.accepted;
+        let tag = finish_tag(&self.keys, transcript, connack_packet, tag_at);
+        connack_packet[tag_at..tag_at + FINISH_TAG_LEN].copy_from_slice(&tag);
+        Ok(Established::new(Side::Broker, scheme, suite, client, secrets, self.params))
+    }
+}
