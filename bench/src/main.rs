@@ -1,2 +1,200 @@
-//! Load generator.
-fn main() {}
+//! Load generator for any MQTT broker: throughput, losses, latency, CPU time and memory, alone or compared.
+//!
+//! Exit status: 0 if every message arrived exactly once and in order, 1 if not, 2 if there is no result.
+
+mod args;
+mod board;
+mod broker;
+mod compare;
+mod idle;
+mod ledger;
+mod link;
+mod load;
+mod pacer;
+mod procfs;
+mod publisher;
+mod report;
+mod scenario;
+mod stamp;
+mod stats;
+mod subscriber;
+mod table;
+mod target;
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::args::{Arguments, Command, CompareArguments, IdleArguments, RunArguments};
+use crate::broker::{BrokerKind, BrokerSpec};
+use crate::compare::Comparison;
+use crate::idle::IdlePlan;
+use crate::report::RunReport;
+use crate::table::Style;
+
+type Failure = Box<dyn Error>;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result =
+        runtime.map_err(Failure::from).and_then(|runtime| runtime.block_on(until_signal(arguments.command)));
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("veilmq-bench: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Runs `command`; an interrupt drops it, and with it every broker it has started.
+async fn until_signal(command: Command) -> Result<bool, Failure> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        result = execute(command) => result,
+        _ = interrupt.recv() => Err("interrupted".into()),
+        _ = terminate.recv() => Err("terminated".into()),
+    }
+}
+
+/// Tells whether everything arrived as it should.
+async fn execute(command: Command) -> Result<bool, Failure> {
+    match command {
+        Command::Run(arguments) => run(&arguments).await,
+        Command::Idle(arguments) => idle(&arguments).await,
+        Command::Compare(arguments) => compare(arguments).await,
+    }
+}
+
+async fn run(arguments: &RunArguments) -> Result<bool, Failure> {
+    let plan = arguments.plan()?;
+    let clients = plan.scenario.publishers() + plan.scenario.subscribers();
+    idle::allow_open_files(clients.into())?;
+    let report = RunReport::new(&plan, &load::run(&plan).await?);
+    if arguments.target.json {
+        print_json(&report)?;
+    } else {
+        print!("{report}");
+    }
+    Ok(report.is_faultless())
+}
+
+async fn idle(arguments: &IdleArguments) -> Result<bool, Failure> {
+    let report = idle::measure(&IdlePlan {
+        address: arguments.target.address()?,
+        version: arguments.protocol.version(),
+        connections: arguments.connections,
+        broker_pid: arguments.target.broker_pid,
+        limit: Duration::from_secs(arguments.limit_seconds),
+    })
+    .await?;
+    if arguments.target.json {
+        print_json(&report)?;
+    } else {
+        print!("{report}");
+    }
+    Ok(true)
+}
+
+async fn compare(arguments: CompareArguments) -> Result<bool, Failure> {
+    let comparison = comparison(&arguments)?;
+    let report = compare::compare(&comparison, |step| eprintln!("{step}")).await?;
+    if let Some(file) = &arguments.json_file {
+        let json = serde_json::to_string_pretty(&report)?;
+        std::fs::write(file, json + "\n")
+            .map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+    }
+    if arguments.json {
+        print_json(&report)?;
+    } else {
+        let style = if arguments.markdown { Style::Markdown } else { Style::Text };
+        print!("{}", table::render(&report, style));
+    }
+    Ok(report.faults.is_empty())
+}
+
+fn comparison(arguments: &CompareArguments) -> Result<Comparison, Failure> {
+    let brokers = if arguments.brokers.is_empty() { broker::installed() } else { arguments.brokers.clone() };
+    let clients =
+        arguments.scenarios.iter().map(|scenario| scenario.publishers() + scenario.subscribers()).max();
+    // Brokers inherit the limit, so it is raised before the first one starts.
+    idle::allow_open_files(arguments.connections.max(clients.unwrap_or(0).into()))?;
+    Ok(Comparison {
+        baseline: baseline(&brokers, arguments.baseline.as_deref())?,
+        brokers,
+        rounds: arguments.rounds,
+        scenarios: arguments.scenarios.clone(),
+        qos: arguments.qos.clone(),
+        deliveries: arguments.deliveries,
+        latency_per_second: (arguments.latency_rate > 0).then_some(arguments.latency_rate),
+        latency_time: Duration::from_secs(arguments.latency_seconds),
+        idle_connections: (arguments.connections > 0).then_some(arguments.connections),
+        common: arguments.common_plan(),
+    })
+}
+
+/// The place of the broker that ratios are taken to.
+fn baseline(brokers: &[BrokerSpec], name: Option<&str>) -> Result<usize, Failure> {
+    if brokers.is_empty() {
+        return Err("no broker is installed here: name one with --brokers".into());
+    }
+    match name {
+        Some(name) => brokers
+            .iter()
+            .position(|spec| spec.label == name)
+            .ok_or_else(|| format!("--baseline {name:?} is not one of the brokers").into()),
+        None => Ok(brokers.iter().position(|spec| spec.kind == BrokerKind::Mosquitto).unwrap_or(0)),
+    }
+}
+
+fn print_json(report: &impl Serialize) -> Result<(), Failure> {
+    println!("{}", serde_json::to_string_pretty(report)?);
+    Ok(())
+}
+
+#[cfg(test)]
+fn test_plan(scenario: &str) -> load::Plan {
+    load::Plan {
+        address: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
+        version: veilmq_protocol::ProtocolVersion::V311,
+        scenario: scenario.parse().unwrap(),
+        qos: veilmq_protocol::QoS::AtMostOnce,
+        payload_bytes: 100,
+        amount: load::Amount::Messages(1),
+        per_second: None,
+        window: 1,
+        inflight_max: 1,
+        threads: 1,
+        broker_pid: None,
+        stall: Duration::from_secs(1),
+        limit: Duration::from_secs(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn specs(list: &[&str]) -> Vec<BrokerSpec> {
+        list.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_baseline_is_the_named_broker_or_the_first_mosquitto_or_the_first() {
+        let both = specs(&["veilmq=/v", "mosquitto=/m"]);
+        let ours = specs(&["veilmq-before=/a", "veilmq-after=/b"]);
+
+        assert_eq!(baseline(&both, None).unwrap(), 1);
+        assert_eq!(baseline(&both, Some("veilmq")).unwrap(), 0);
+        assert_eq!(baseline(&ours, None).unwrap(), 0);
+        assert!(baseline(&ours, Some("mosquitto")).unwrap_err().to_string().contains("mosquitto"));
+        assert!(baseline(&[], None).unwrap_err().to_string().contains("--brokers"));
+    }
+}

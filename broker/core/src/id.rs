@@ -1,0 +1,60 @@
+//! Identities of what the core holds. All are plain numbers that never repeat within a data directory or a run.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! identity {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+    };
+}
+
+identity!(
+    /// A Session State; unique in a data directory, never used again.
+    SessionId
+);
+identity!(
+    /// A stored message body; unique in a data directory and increasing in the order of publication.
+    MessageId
+);
+identity!(
+    /// A Network Connection; unique in one run of the broker.
+    ConnectionId
+);
+identity!(
+    /// A batch of records of one shard; increasing.
+    Ticket
+);
+
+/// The position of a shard, 0 to 63.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardIndex(pub u16);
+
+/// Hands out numbers that never repeat, from any shard.
+#[derive(Debug)]
+pub(crate) struct Sequence(AtomicU64);
+
+impl Sequence {
+    /// Starts with `first` as the next number.
+    pub(crate) fn starting_at(first: u64) -> Self {
+        Self(AtomicU64::new(first))
+    }
+
+    /// Returns the next number.
+    pub(crate) fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Makes sure that every later number is above `taken`.
+    pub(crate) fn skip_past(&self, taken: u64) {
+        self.0.fetch_max(taken.saturating_add(1), Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,199 @@
+//! Records: everything the broker keeps across a restart, and the storage trait that keeps it.
+//!
+//! A batch of records is atomic and durable when [`Store::commit`] returns; acknowledgements wait for that.
+//! Replaying a store gives the same records in a normal form, ordered so that each refers only to earlier ones.
+
+use std::sync::Arc;
+
+use veilmq_protocol::{PacketId, QoS, SubscribeOptions, Will};
+
+use crate::id::{MessageId, SessionId};
+use crate::message::Message;
+use crate::time::Moment;
+
+/// One durable fact.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// A session exists, or its head changed (replaces the earlier head).
+    Session(SessionRecord),
+    /// A session ended: its head, subscriptions, references and received identifiers are gone.
+    SessionEnded {
+        /// The session that ended.
+        session: SessionId,
+    },
+    /// A session subscribed (replaces the same filter).
+    Subscribed {
+        /// The subscribing session.
+        session: SessionId,
+        /// The Topic Filter as subscribed.
+        filter: Arc<str>,
+        /// Its options and identifier.
+        subscription: SubscriptionRecord,
+    },
+    /// A session unsubscribed.
+    Unsubscribed {
+        /// The unsubscribing session.
+        session: SessionId,
+        /// The Topic Filter to remove.
+        filter: Arc<str>,
+    },
+    /// A message body was stored, with a reference from each durable session that will receive it.
+    Published {
+        /// The body; its `id` is present.
+        message: Arc<Message>,
+        /// The sessions that need it.
+        references: Vec<Reference>,
+    },
+    /// No session refers to the body any more.
+    Forgotten {
+        /// The body to remove.
+        message: MessageId,
+    },
+    /// A reference moved on: it got a Packet Identifier, or its PUBREC arrived.
+    Advanced {
+        /// The reference as it now is (replaces the earlier one).
+        reference: Reference,
+        /// The body it refers to.
+        message: MessageId,
+    },
+    /// A session has no more need of a message.
+    Settled {
+        /// The session.
+        session: SessionId,
+        /// The body it referred to.
+        message: MessageId,
+    },
+    /// A QoS 2 PUBLISH with this Packet Identifier arrived from the session's client and awaits PUBREL.
+    Received {
+        /// The session.
+        session: SessionId,
+        /// The client's Packet Identifier.
+        packet_id: PacketId,
+    },
+    /// PUBREL arrived: the identifier is free again.
+    Released {
+        /// The session.
+        session: SessionId,
+        /// The client's Packet Identifier.
+        packet_id: PacketId,
+    },
+    /// The retained message of a topic (replaces the earlier one).
+    Retained {
+        /// The message; its `id` does not matter.
+        message: Arc<Message>,
+    },
+    /// The retained message of a topic was cleared or has expired.
+    RetainedCleared {
+        /// The Topic Name.
+        topic: Arc<str>,
+    },
+}
+
+/// The head of a durable session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRecord {
+    /// The identity of the session.
+    pub session: SessionId,
+    /// The Client Identifier.
+    pub client_id: Arc<str>,
+    /// The Session Expiry Interval in seconds; `u32::MAX` never expires.
+    pub expiry_seconds: u32,
+    /// When the connection closed; None while connected.
+    pub disconnected_at: Option<Moment>,
+    /// The Will Message that is still to be published.
+    pub will: Option<WillRecord>,
+}
+
+/// A Will Message as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WillRecord {
+    /// The Will Topic.
+    pub topic: String,
+    /// The Will Payload.
+    pub payload: Vec<u8>,
+    /// Encoded application properties.
+    pub application_properties: Vec<u8>,
+    /// The Message Expiry Interval in seconds.
+    pub message_expiry_seconds: Option<u32>,
+    /// The Will QoS.
+    pub qos: QoS,
+    /// The Will Retain flag.
+    pub retain: bool,
+    /// The Will Delay Interval in seconds.
+    pub delay_seconds: u32,
+}
+
+/// What a session asked for with a Topic Filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubscriptionRecord {
+    /// The subscription options.
+    pub options: SubscribeOptions,
+    /// The Subscription Identifier, 1 to 268,435,455.
+    pub subscription_id: Option<u32>,
+}
+
+/// One session's need of one stored message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// The session that needs the message.
+    pub session: SessionId,
+    /// The Quality of Service of the delivery, 1 or 2.
+    pub qos: QoS,
+    /// The RETAIN flag of the delivery.
+    pub retain: bool,
+    /// The Subscription Identifiers that go with the delivery.
+    pub subscription_ids: Vec<u32>,
+    /// How far the delivery has come.
+    pub stage: Stage,
+}
+
+/// How far a QoS 1 or 2 delivery has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// No Packet Identifier yet.
+    Queued,
+    /// PUBLISH has its Packet Identifier; awaiting PUBACK or PUBREC.
+    Published(PacketId),
+    /// PUBREC arrived (QoS 2); PUBREL is sent until PUBCOMP arrives.
+    Released(PacketId),
+}
+
+/// Durable storage of records.
+pub trait Store: Send {
+    /// Commits a batch: all of it or nothing, durable when this returns.
+    ///
+    /// # Errors
+    /// What the medium answered; nothing of the batch may then be assumed to be stored.
+    fn commit(&mut self, batch: &[Record]) -> Result<(), StoreError>;
+
+    /// Visits everything that is stored, in an order in which each record refers only to earlier ones: sessions,
+    /// subscriptions, bodies (in the order of their identities) with their references, received identifiers, retained messages.
+    /// A body without references is visited too, so that the caller can forget it.
+    ///
+    /// # Errors
+    /// What the medium answered.
+    fn replay(&mut self, visit: &mut dyn FnMut(Record)) -> Result<(), StoreError>;
+}
+
+/// Why a store refused.
+#[derive(Debug, thiserror::Error)]
+#[error("storage: {0}")]
+pub struct StoreError(pub String);
+
+impl WillRecord {
+    /// Takes the Will of a CONNECT over.
+    pub(crate) fn new(will: &Will<'_>) -> Self {
+        let mut application_properties = Vec::new();
+        // A decoded CONNECT holds no field that could be too long to encode again, and a Vec has room.
+        let _ = will.properties.encode_application(&mut application_properties);
+        Self {
+            topic: will.topic.as_str().to_owned(),
+            payload: will.payload.to_vec(),
+            application_properties,
+            message_expiry_seconds: will.properties.message_expiry_seconds,
+            qos: will.qos,
+            retain: will.retain,
+            delay_seconds: will.delay_seconds,
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The limits and capabilities of a broker, as the core applies them; configuration fills them in.
+
+/// Limits and capabilities. Bytes are bytes, seconds are seconds; every limit is inclusive.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The number of shards, 1 to 64.
+    pub shards: u16,
+    /// Whether a client without a VEIL-1 identity may connect.
+    pub anonymous: bool,
+    /// The largest packet accepted from a client.
+    pub packet_bytes_max: usize,
+    /// The largest CONNECT or AUTH accepted before the connection is established.
+    pub connect_packet_bytes_max: usize,
+    /// The time from accept to CONNACK.
+    pub connect_seconds_max: u32,
+    /// The longest keep alive; 0 leaves it to the client.
+    pub keep_alive_seconds_max: u16,
+    /// The longest session expiry; `u32::MAX` for no limit.
+    pub session_expiry_seconds_max: u32,
+    /// The Receive Maximum told to MQTT 5 clients.
+    pub receive_maximum: u16,
+    /// The most QoS 1 and 2 messages in flight to one client.
+    pub inflight_max: u16,
+    /// The Topic Alias Maximum told to MQTT 5 clients.
+    pub topic_alias_maximum: u16,
+    /// The most levels in a Topic Name or Topic Filter.
+    pub topic_levels_max: usize,
+    /// The longest Client Identifier.
+    pub client_id_bytes_max: usize,
+    /// The most subscriptions of one session.
+    pub subscriptions_per_session_max: usize,
+    /// The most messages waiting for one session.
+    pub session_queue_messages_max: usize,
+    /// The most bytes of messages waiting for one session.
+    pub session_queue_bytes_max: usize,
+    /// The bytes in an outbox above which messages wait in the session instead.
+    pub outbox_bytes_max: usize,
+    /// The most bytes of retained messages.
+    pub retained_bytes_max: usize,
+    /// The most VEIL-1 handshakes that one shard has under way.
+    pub half_open_max: usize,
+    /// The time after which a channel's keys are replaced, in seconds.
+    pub rekey_seconds: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            shards: 1,
+            anonymous: true,
+            packet_bytes_max: 16 * 1024 * 1024,
+            connect_packet_bytes_max: 64 * 1024,
+            connect_seconds_max: 10,
+            keep_alive_seconds_max: 0,
+            session_expiry_seconds_max: u32::MAX,
+            receive_maximum: 1_024,
+            inflight_max: 1_024,
+            topic_alias_maximum: 16,
+            topic_levels_max: 200,
+            client_id_bytes_max: 1_024,
+            subscriptions_per_session_max: 100_000,
+            session_queue_messages_max: 1_000_000,
+            session_queue_bytes_max: 256 * 1024 * 1024,
+            outbox_bytes_max: 256 * 1024,
+            retained_bytes_max: 1024 * 1024 * 1024,
+            half_open_max: 1_000,
+            rekey_seconds: 3_600,
+        }
+    }
+}
