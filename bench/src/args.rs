@@ -126,7 +126,7 @@ pub(crate) struct ShapeArguments {
     /// Give up a run in which nothing has moved for so long.
     #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
     stall_seconds: u64,
-    /// Fail a run that takes longer.
+    /// Fail a run that takes so much longer than --seconds or --rate ask for.
     #[arg(long, value_name = "S", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     limit_seconds: u64,
 }

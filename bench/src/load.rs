@@ -41,8 +41,19 @@ pub(crate) struct Plan {
     pub(crate) broker_pid: Option<u32>,
     /// A publisher gives up when nothing has moved for so long.
     pub(crate) stall: Duration,
-    /// The run fails if it takes longer.
+    /// The run fails if it takes so much longer than its amount and rate ask for.
     pub(crate) limit: Duration,
+}
+
+impl Plan {
+    /// The time that amount and rate ask for; zero where the broker sets the pace.
+    fn scheduled(&self) -> Duration {
+        match (self.amount, self.per_second) {
+            (Amount::Time(time), _) => time,
+            (Amount::Messages(total), Some(per_second)) => Duration::from_secs(total / u64::from(per_second)),
+            (Amount::Messages(_), None) => Duration::ZERO,
+        }
+    }
 }
 
 /// How much is published.
@@ -122,7 +133,8 @@ impl Event {
 /// A client fails, a process cannot be read, or the run takes longer than its limit. Lost and duplicate
 /// deliveries are results, not errors.
 pub(crate) async fn run(plan: &Plan) -> Result<Outcome, LoadError> {
-    timeout(plan.limit, drive(plan)).await.unwrap_or(Err(LoadError::Overran(plan.limit)))
+    let limit = plan.limit + plan.scheduled();
+    timeout(limit, drive(plan)).await.unwrap_or(Err(LoadError::Overran(limit)))
 }
 
 async fn drive(plan: &Plan) -> Result<Outcome, LoadError> {
@@ -348,6 +360,21 @@ fn share(total: u64, count: u16, index: u16) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_limit_comes_on_top_of_what_amount_and_rate_ask_for() {
+        let rows = [
+            (Amount::Messages(1_000), None, 0),
+            (Amount::Messages(1_000), Some(10), 100),
+            (Amount::Time(Duration::from_secs(7)), None, 7),
+            (Amount::Time(Duration::from_secs(7)), Some(10), 7),
+        ];
+
+        for (amount, per_second, seconds) in rows {
+            let plan = Plan { amount, per_second, ..crate::test_plan("1-1") };
+            assert_eq!(plan.scheduled(), Duration::from_secs(seconds), "{amount:?} at {per_second:?}");
+        }
+    }
 
     #[test]
     fn shares_add_up_and_differ_by_at_most_one() {

@@ -73,7 +73,7 @@ pub(crate) async fn publish(link: &mut Link, board: Arc<Board>, task: Task) -> R
             () = publisher.board.wait_seen(publisher.task.index, lag.unwrap_or(0)), if lag.is_some() => {}
             due = tick(pacer.as_mut()) => due.map_err(LinkError::from)?,
             _ = watch.ticks.tick() => {
-                if watch.is_stalled(publisher.progress()) {
+                if watch.is_stalled(publisher.waits_for_broker(), publisher.progress()) {
                     return Ok(publisher.outcome(true));
                 }
             }
@@ -213,7 +213,11 @@ impl<'a> Publisher<'a> {
         self.has_sent_all() && self.flights.is_empty() && self.is_seen(self.sent)
     }
 
-    /// A number that changes whenever anything moves.
+    fn waits_for_broker(&mut self) -> bool {
+        !(self.link.outbox.is_empty() && self.flights.is_empty() && self.is_seen(self.sent))
+    }
+
+    /// Numbers that change whenever anything moves.
     fn progress(&self) -> (u64, u64, u64) {
         (self.sent, self.flights.ended, self.seen)
     }
@@ -238,8 +242,9 @@ impl Watch {
         Self { ticks, stall, progress: (0, 0, 0), since: Instant::now() }
     }
 
-    fn is_stalled(&mut self, progress: (u64, u64, u64)) -> bool {
-        if progress != self.progress {
+    /// A publisher that waits for nothing but its schedule is not stalled.
+    fn is_stalled(&mut self, waits_for_broker: bool, progress: (u64, u64, u64)) -> bool {
+        if !waits_for_broker || progress != self.progress {
             self.progress = progress;
             self.since = Instant::now();
         }
@@ -312,6 +317,18 @@ mod tests {
 
     fn answer(packet_id: u16) -> Acknowledgement<'static> {
         Acknowledgement::new(PacketId::new(packet_id).unwrap(), ReasonCode::Success)
+    }
+
+    #[tokio::test]
+    async fn a_publisher_is_stalled_only_while_it_waits_for_the_broker_in_vain() {
+        let mut watch = Watch::new(Duration::from_millis(3_600));
+        let long_ago = Instant::now() - Duration::from_millis(3_600);
+
+        watch.since = long_ago;
+        assert!(watch.is_stalled(true, (0, 0, 0)));
+        assert!(!watch.is_stalled(true, (1, 0, 0)));
+        watch.since = long_ago;
+        assert!(!watch.is_stalled(false, (1, 0, 0)));
     }
 
     #[test]
