@@ -7,7 +7,7 @@
 use super::{
     error::RecordError,
     fanout::FanDelivery,
-    kdf::{Secret32, hash},
+    kdf::Secret32,
     suite_keys::{RecordTag, SuiteKeys},
 };
 use crate::veil::{
@@ -17,6 +17,7 @@ use crate::veil::{
 };
 use alloc::vec::Vec;
 use core::ops::Range;
+use sha2::{Digest, Sha256};
 
 /// After this many records under one key the sender moves to the next (VEIL-1 section 4.8).
 pub const REKEY_RECORDS: u64 = 1 << 24;
@@ -208,10 +209,11 @@ impl RecordSealer {
 /// `D = H("veil1 fanout" || G-body)`, over the parts of the body in order.
 #[must_use]
 pub fn gbody_digest(parts: &[&[u8]]) -> [u8; 32] {
-    let mut labelled = Vec::with_capacity(1 + parts.len());
-    labelled.push(b"veil1 fanout".as_slice());
-    labelled.extend_from_slice(parts);
-    hash(&labelled)
+    let mut state = Sha256::new_with_prefix(b"veil1 fanout");
+    for part in parts {
+        state.update(part);
+    }
+    state.finalize().into()
 }
 
 /// What an opened record contains; ranges are into the buffer it was opened in.
