@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The root of the workspace.
 #[must_use]
@@ -48,19 +48,28 @@ fn absent(name: &str, remedy: &str) -> Option<PathBuf> {
 /// Finds a program that this workspace builds, such as `veilmq`, in the profile that runs the tests.
 ///
 /// # Panics
-/// If it was not built.
+/// If it was not built, or a source of it is newer than it.
 #[must_use]
 pub fn built_program(name: &str) -> PathBuf {
+    const REMEDY: &str = "run `cargo test --workspace`, which builds it, or `cargo build --workspace` first";
     let test = std::env::current_exe().expect("the test knows its own path");
     // target/PROFILE/deps/test-HASH
     let profile = test.parent().and_then(Path::parent).expect("tests run from target/PROFILE/deps");
     let program = profile.join(name);
-    assert!(
-        program.is_file(),
-        "{} does not exist: run `cargo test --workspace`, which builds it, or `cargo build --workspace` first",
-        program.display()
-    );
+    let built =
+        modified(&program).unwrap_or_else(|| panic!("{} does not exist: {REMEDY}", program.display()));
+    // Cargo writes a make rule beside each program, with the program's sources after the colon.
+    let rule = std::fs::read_to_string(program.with_extension("d")).unwrap_or_default();
+    let sources = rule.split_once(": ").map_or("", |(_, sources)| sources).split_whitespace();
+    for source in sources {
+        let is_newer = modified(Path::new(source)).is_some_and(|changed| changed > built);
+        assert!(!is_newer, "{} is older than {source}: {REMEDY}", program.display());
+    }
     program
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|metadata| metadata.modified()).ok()
 }
 
 /// Runs `command` to its end with empty standard input and returns what it printed.

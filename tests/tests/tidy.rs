@@ -198,6 +198,18 @@ fn every_dependency_of_the_workspace_has_its_reason_written_down() {
 }
 
 #[test]
+fn every_decision_record_is_in_the_list() {
+    let index = fs::read_to_string(workspace_root().join("docs/decisions/README.md")).unwrap();
+    let records =
+        files().into_iter().filter_map(|file| file.path.strip_prefix("docs/decisions/").map(str::to_owned));
+
+    let missing: Vec<String> =
+        records.filter(|name| name != "README.md" && !index.contains(&format!("({name})"))).collect();
+
+    assert_none(&missing);
+}
+
+#[test]
 fn links_between_documents_lead_to_files_that_exist() {
     let mut broken = Vec::new();
     for file in files().iter().filter(|file| file.path.ends_with(".md")) {
