@@ -6,16 +6,38 @@
 //!
 //! Payloads are opaque here ([`Payload`]): the core moves them and never looks into them.
 
+mod connection;
+mod effect;
+mod farewell;
 mod id;
+mod memory;
 mod message;
+mod outbound;
+mod outbox;
 mod record;
+mod recovery;
+mod retained;
+mod routes;
+mod session;
 mod settings;
+mod shard;
+mod shared;
+mod stats;
 mod time;
 
+pub use self::connection::Arrival;
+pub use self::effect::{Effect, Input, Parcel};
 pub use self::id::{ConnectionId, MessageId, SessionId, ShardIndex, Ticket};
+pub use self::memory::MemoryStore;
 pub use self::message::{Expiry, Message, MessageParts, Payload};
+pub use self::outbox::Outbox;
 pub use self::record::{
     Record, Reference, SessionRecord, Stage, Store, StoreError, SubscriptionRecord, WillRecord,
 };
+pub use self::recovery::{Recovery, RecoverySummary};
+pub use self::routes::{Matches, Target};
 pub use self::settings::Settings;
+pub use self::shard::Shard;
+pub use self::shared::{Shared, VeilServer};
+pub use self::stats::{Sample, SampleKind, Stats};
 pub use self::time::{Environment, Moment};

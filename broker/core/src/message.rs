@@ -163,6 +163,11 @@ impl Message {
         self.image.len() + size_of::<Self>()
     }
 
+    /// Says how many durable sessions will settle the message, when it is recovered.
+    pub(crate) fn set_references(&self, references: u32) {
+        self.references.store(references, Ordering::Release);
+    }
+
     /// Gives up one durable reference; true if it was the last and the stored body can be forgotten.
     pub fn release_reference(&self) -> bool {
         self.references.fetch_sub(1, Ordering::AcqRel) == 1

@@ -1,0 +1,93 @@
+//! An established Network Connection: its limits, its aliases, its keep alive and its unread bytes.
+
+use std::collections::HashMap;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use veilmq_protocol::Publish;
+use veilmq_protocol::veil::Kid;
+use veilmq_protocol::veil::channel::RecordOpener;
+
+use super::Wire;
+use crate::farewell::PeerError;
+use crate::id::{ConnectionId, SessionId, Ticket};
+use crate::time::Moment;
+
+/// A connection after CONNACK.
+pub(crate) struct Established {
+    pub(crate) connection: ConnectionId,
+    pub(crate) session: SessionId,
+    pub(crate) peer: Box<str>,
+    pub(crate) identity: Option<Kid>,
+    pub(crate) wire: Wire,
+    /// Opens records; None on a connection without a VEIL-1 channel.
+    pub(crate) opener: Option<Box<RecordOpener>>,
+    /// The bytes of a packet or record that has not arrived in full.
+    pub(crate) partial: Vec<u8>,
+    pub(crate) keep_alive_seconds: u16,
+    pub(crate) last_received: Moment,
+    pub(crate) timer_at: Option<Moment>,
+    /// Nothing may be written before this batch is durable: CONNACK is at the head of the outbox.
+    pub(crate) corked_until: Option<Ticket>,
+    /// The newest batch that an acknowledgement on this connection waits for; later ones queue behind it.
+    pub(crate) acknowledged_with: Option<Ticket>,
+    /// QoS 1 and 2 messages of the client that it has no final acknowledgement for.
+    pub(crate) unacknowledged: usize,
+    aliases: HashMap<u16, Arc<str>>,
+}
+
+impl Established {
+    pub(crate) fn new(
+        connection: ConnectionId,
+        session: SessionId,
+        peer: Box<str>,
+        wire: Wire,
+        now: Moment,
+    ) -> Self {
+        Self {
+            connection,
+            session,
+            peer,
+            identity: None,
+            wire,
+            opener: None,
+            partial: Vec::new(),
+            keep_alive_seconds: 0,
+            last_received: now,
+            timer_at: None,
+            corked_until: None,
+            acknowledged_with: None,
+            unacknowledged: 0,
+            aliases: HashMap::new(),
+        }
+    }
+
+    /// Returns when silence has lasted one and a half times the keep alive ([MQTT-3.1.2-22]).
+    pub(crate) fn silent_at(&self) -> Option<Moment> {
+        (self.keep_alive_seconds != 0)
+            .then(|| self.last_received + u64::from(self.keep_alive_seconds) * 1_500)
+    }
+
+    /// Returns the topic that a Topic Alias stands for, or None where the PUBLISH names its topic itself; binds the alias if
+    /// the PUBLISH has both (section 3.3.2.3.4).
+    pub(crate) fn aliased_topic(
+        &mut self,
+        publish: &Publish<'_>,
+        alias_maximum: u16,
+    ) -> Result<Option<Arc<str>>, PeerError> {
+        let Some(alias) = publish.properties.topic_alias.map(NonZeroU16::get) else { return Ok(None) };
+        if alias > alias_maximum {
+            return Err(PeerError::TopicAlias { alias, maximum: alias_maximum });
+        }
+        match publish.topic {
+            Some(topic) => {
+                self.aliases.insert(alias, Arc::from(topic.as_str()));
+                Ok(None)
+            }
+            None => match self.aliases.get(&alias) {
+                Some(topic) => Ok(Some(Arc::clone(topic))),
+                None => Err(PeerError::TopicAlias { alias, maximum: alias_maximum }),
+            },
+        }
+    }
+}

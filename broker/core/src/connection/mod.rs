@@ -1,0 +1,99 @@
+//! Network Connections: the phases from accept to established. Each phase is a struct that is consumed by the next packet.
+
+mod established;
+mod opening;
+mod wire;
+
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use veilmq_protocol::veil::Kid;
+use veilmq_protocol::veil::channel::ServerAccepted;
+use veilmq_protocol::{Connect, ProtocolVersion};
+
+pub(crate) use self::established::Established;
+pub(crate) use self::opening::{Next, Opening, check_writable};
+pub(crate) use self::wire::Wire;
+use crate::id::ConnectionId;
+use crate::record::WillRecord;
+use crate::session::NEVER_EXPIRES;
+use crate::time::Moment;
+
+/// A connection in one of its phases.
+pub(crate) enum Connection {
+    /// No CONNACK has been sent.
+    Opening(Box<Opening>),
+    /// CONNACK has been sent.
+    Established(Box<Established>),
+}
+
+/// What a client asked for with CONNECT, owned.
+#[derive(Debug)]
+pub(crate) struct ConnectRequest {
+    pub(crate) version: ProtocolVersion,
+    pub(crate) clean_start: bool,
+    pub(crate) keep_alive_seconds: u16,
+    pub(crate) client_id: Arc<str>,
+    /// The broker chose the identifier and has to tell it.
+    pub(crate) client_id_assigned: bool,
+    pub(crate) will: Option<Box<WillRecord>>,
+    pub(crate) session_expiry_seconds: u32,
+    pub(crate) receive_maximum: u16,
+    pub(crate) packet_bytes_max: usize,
+}
+
+impl ConnectRequest {
+    /// Takes over what the core needs of a CONNECT; `client_id` is the one in force.
+    pub(crate) fn new(connect: &Connect<'_>, client_id: Arc<str>) -> Self {
+        let session_expiry_seconds = match connect.version {
+            ProtocolVersion::V5 => connect.properties.session_expiry_seconds.unwrap_or(0),
+            // Section 3.1.2.11.2: Clean Session 0 is a session that never expires, 1 one that ends with the connection.
+            ProtocolVersion::V31 | ProtocolVersion::V311 if connect.clean_start => 0,
+            ProtocolVersion::V31 | ProtocolVersion::V311 => NEVER_EXPIRES,
+        };
+        Self {
+            version: connect.version,
+            clean_start: connect.clean_start,
+            keep_alive_seconds: connect.keep_alive_seconds,
+            client_id_assigned: connect.client_id.is_empty(),
+            client_id,
+            will: connect.will.as_ref().map(|will| Box::new(WillRecord::new(will))),
+            session_expiry_seconds,
+            receive_maximum: connect.properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get),
+            packet_bytes_max: connect
+                .properties
+                .packet_bytes_max
+                .map_or(usize::MAX, |maximum| usize::try_from(maximum.get()).unwrap_or(usize::MAX)),
+        }
+    }
+}
+
+/// An authenticated connection on its way to the shard of its session.
+pub struct Arrival {
+    pub(crate) connection: ConnectionId,
+    pub(crate) peer: Box<str>,
+    pub(crate) request: ConnectRequest,
+    /// The VEIL-1 handshake, complete but for the ServerFinish.
+    pub(crate) channel: Option<ServerAccepted>,
+    /// The VEIL-1 identity of the client.
+    pub(crate) identity: Option<Kid>,
+    /// Bytes that followed the last packet of the opening.
+    pub(crate) unread: Vec<u8>,
+    pub(crate) accepted_at: Moment,
+}
+
+impl Arrival {
+    /// Returns the connection that is to move.
+    pub fn connection(&self) -> ConnectionId {
+        self.connection
+    }
+}
+
+impl std::fmt::Debug for Arrival {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Arrival")
+            .field("connection", &self.connection)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,237 @@
+//! From accept to the last packet before CONNACK: CONNECT, and AUTH where a method was asked for.
+//!
+//! Nothing here knows sessions: an opening ends as an [`Arrival`] that goes to the shard of its session. Invariant: an opening
+//! holds at most one packet of bounded size.
+
+use std::sync::Arc;
+
+use veilmq_protocol::veil::channel::{AwaitClientFinish, ServerAccepted, ServerStart};
+use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
+use veilmq_protocol::{Auth, Connect, Frame, Packet, ProtocolVersion, ReasonCode, TopicName};
+
+use super::{Arrival, ConnectRequest};
+use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
+use crate::id::ConnectionId;
+use crate::outbox::Outbox;
+use crate::shared::Shared;
+use crate::time::{Environment, Moment};
+
+/// A connection before CONNACK.
+pub(crate) struct Opening {
+    pub(crate) connection: ConnectionId,
+    pub(crate) peer: Box<str>,
+    pub(crate) accepted_at: Moment,
+    /// The bytes of a packet that has not arrived in full.
+    pub(crate) partial: Vec<u8>,
+    /// What waits to be written to the client.
+    pub(crate) outbox: Outbox,
+    /// The version that the client speaks, once it has said so.
+    pub(crate) version: Option<ProtocolVersion>,
+    phase: Phase,
+}
+
+enum Phase {
+    AwaitConnect,
+    /// A packet was refused, or the connection moved on.
+    Over,
+    AwaitClientFinish(Box<(ConnectRequest, AwaitClientFinish)>),
+}
+
+/// What follows a packet of the opening.
+pub(crate) enum Next {
+    /// A reply is in the outbox; wait for the next packet.
+    Continue,
+    /// The client is who it says; its session takes over.
+    Arrive(Box<Arrival>),
+}
+
+impl Opening {
+    pub(crate) fn new(connection: ConnectionId, peer: &str, accepted_at: Moment) -> Self {
+        Self {
+            connection,
+            peer: Box::from(peer),
+            accepted_at,
+            partial: Vec::new(),
+            outbox: Outbox::default(),
+            version: None,
+            phase: Phase::AwaitConnect,
+        }
+    }
+
+    /// Tells whether a handshake is under way.
+    pub(crate) fn is_half_open(&self) -> bool {
+        matches!(self.phase, Phase::AwaitClientFinish(_))
+    }
+
+    /// Consumes the phase with the next packet; `packet_bytes` is all of it, from the fixed header on.
+    ///
+    /// On an error the opening stays as a husk that knows how to refuse: whom, in which version.
+    pub(crate) fn handle(
+        &mut self,
+        frame: Frame<'_>,
+        packet_bytes: &[u8],
+        shared: &Shared,
+        environment: &mut Environment<'_>,
+    ) -> Result<Next, CloseReason> {
+        // The version decides the form of a refusal, so it is read even from a CONNECT that is malformed further on.
+        if self.version.is_none() {
+            self.version = connect_version(&frame);
+        }
+        let packet = Packet::decode(frame, self.version.unwrap_or(ProtocolVersion::V5))?;
+        let phase = std::mem::replace(&mut self.phase, Phase::Over);
+        match (phase, packet) {
+            (Phase::AwaitConnect, Packet::Connect(connect)) => {
+                self.connect(&connect, packet_bytes, shared, environment)
+            }
+            // [MQTT-3.1.0-1] The first packet is CONNECT.
+            (Phase::AwaitConnect, other) => Err(PeerError::NotConnect { got: other.packet_type() }.into()),
+            (Phase::AwaitClientFinish(waiting), Packet::Auth(auth)) => {
+                let (request, handshake) = *waiting;
+                self.client_finish(request, handshake, &auth, shared, environment)
+            }
+            (Phase::AwaitClientFinish(_), Packet::Disconnect(_)) => {
+                Err(CloseReason::Departure(Departure::Disconnected))
+            }
+            // [MQTT-3.1.2-30] Only AUTH or DISCONNECT may follow a CONNECT with a method.
+            (Phase::AwaitClientFinish(_) | Phase::Over, other) => {
+                Err(PeerError::Unexpected { got: other.packet_type() }.into())
+            }
+        }
+    }
+
+    fn connect(
+        &mut self,
+        connect: &Connect<'_>,
+        packet_bytes: &[u8],
+        shared: &Shared,
+        environment: &mut Environment<'_>,
+    ) -> Result<Next, CloseReason> {
+        let settings = shared.settings();
+        if let Some(will) = &connect.will {
+            shared.check_levels(will.topic)?;
+            check_writable(will.topic)?;
+        }
+        let client_id = client_id(connect, settings.client_id_bytes_max, environment)?;
+        let request = ConnectRequest::new(connect, client_id);
+        match connect.properties.authentication_method {
+            None if settings.anonymous => Ok(self.arrive(request, None)),
+            None => Err(PeerError::NotAuthorized("anonymous clients are not allowed").into()),
+            Some(AUTHENTICATION_METHOD) => {
+                self.authenticate(request, connect, packet_bytes, shared, environment)
+            }
+            // [MQTT-4.12.0-1]
+            Some(_) => Err(PeerError::AuthenticationMethod.into()),
+        }
+    }
+
+    fn arrive(&self, request: ConnectRequest, channel: Option<ServerAccepted>) -> Next {
+        Next::Arrive(Box::new(Arrival {
+            connection: self.connection,
+            peer: self.peer.clone(),
+            identity: channel.as_ref().map(|accepted| accepted.client.kid()),
+            request,
+            channel,
+            unread: Vec::new(),
+            accepted_at: self.accepted_at,
+        }))
+    }
+
+    fn authenticate(
+        &mut self,
+        request: ConnectRequest,
+        connect: &Connect<'_>,
+        packet_bytes: &[u8],
+        shared: &Shared,
+        environment: &mut Environment<'_>,
+    ) -> Result<Next, CloseReason> {
+        let Some(veil) = shared.veil() else { return Err(PeerError::AuthenticationMethod.into()) };
+        if !shared.may_begin_handshake() {
+            return Err(CloseReason::Broker(BrokerReason::HalfOpen));
+        }
+        let hello = connect.properties.authentication_data.unwrap_or_default();
+        let (reply, handshake) = ServerStart.handle(
+            packet_bytes,
+            hello,
+            &veil.identity,
+            &veil.policy,
+            environment.unix_ms,
+            environment.entropy,
+        )?;
+        // [MQTT-4.12.0-2], [MQTT-4.12.0-5]
+        let auth = Packet::Auth(Auth {
+            reason: ReasonCode::ContinueAuthentication,
+            method: Some(AUTHENTICATION_METHOD),
+            data: Some(&reply),
+            ..Auth::default()
+        });
+        self.outbox
+            .append(|tail| auth.encode(request.version, tail))
+            .map_err(|_| PeerError::Protocol("the handshake does not fit into a packet"))?;
+        self.phase = Phase::AwaitClientFinish(Box::new((request, handshake)));
+        Ok(Next::Continue)
+    }
+
+    fn client_finish(
+        &self,
+        request: ConnectRequest,
+        handshake: AwaitClientFinish,
+        auth: &Auth<'_>,
+        shared: &Shared,
+        environment: &mut Environment<'_>,
+    ) -> Result<Next, CloseReason> {
+        // [MQTT-4.12.0-3]
+        if auth.reason != ReasonCode::ContinueAuthentication || auth.method != Some(AUTHENTICATION_METHOD) {
+            return Err(PeerError::Protocol("AUTH must continue the method of CONNECT").into());
+        }
+        let finish = auth.data.unwrap_or_default();
+        let accepted = shared.with_trust(|trust| {
+            handshake.handle(finish, trust, &request.client_id, environment.unix_ms / 1_000)
+        })?;
+        Ok(self.arrive(request, Some(accepted)))
+    }
+}
+
+/// Returns the Client Identifier in force: the client's own, or one that no other session has ([MQTT-3.1.3-6]).
+fn client_id(
+    connect: &Connect<'_>,
+    bytes_max: usize,
+    environment: &mut Environment<'_>,
+) -> Result<Arc<str>, CloseReason> {
+    if connect.client_id.len() > bytes_max {
+        return Err(PeerError::ClientId("longer than this broker allows").into());
+    }
+    if !connect.client_id.is_empty() {
+        return Ok(Arc::from(connect.client_id));
+    }
+    match connect.version {
+        ProtocolVersion::V31 => Err(PeerError::ClientId("MQTT 3.1 needs one").into()),
+        // [MQTT-3.1.3-8] of 3.1.1
+        ProtocolVersion::V311 if !connect.clean_start => {
+            Err(PeerError::ClientId("an empty one needs Clean Session").into())
+        }
+        ProtocolVersion::V311 | ProtocolVersion::V5 => {
+            let mut random = [0; 16];
+            (environment.entropy)(&mut random);
+            Ok(Arc::from(format!("auto-{:032x}", u128::from_be_bytes(random))))
+        }
+    }
+}
+
+/// Returns the version that a CONNECT names, even if what follows is malformed.
+fn connect_version(frame: &Frame<'_>) -> Option<ProtocolVersion> {
+    match frame.body {
+        [0, 4, b'M', b'Q', b'T', b'T', 5, ..] => Some(ProtocolVersion::V5),
+        // Any other level of "MQTT" is answered in the oldest form that knows a return code for it.
+        [0, 4, b'M', b'Q', b'T', b'T', ..] => Some(ProtocolVersion::V311),
+        [0, 6, b'M', b'Q', b'I', b's', b'd', b'p', ..] => Some(ProtocolVersion::V31),
+        _ => None,
+    }
+}
+
+/// Refuses topics that only the broker may publish to.
+pub(crate) fn check_writable(topic: TopicName<'_>) -> Result<(), PeerError> {
+    if topic.levels().next() == Some("$SYS") {
+        return Err(PeerError::NotAuthorized("$SYS belongs to the broker"));
+    }
+    Ok(())
+}

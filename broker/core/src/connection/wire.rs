@@ -1,0 +1,231 @@
+//! The sending half of a connection: packets into the outbox, through the records of a VEIL-1 channel where there is one.
+//!
+//! Invariant: between turns no record is open, so whatever the driver finds in the outbox may be written as it is.
+
+use std::sync::Arc;
+
+use veilmq_protocol::veil::channel::{OpenRecord, RecordSealer, gbody_digest};
+use veilmq_protocol::veil::layout::LayoutError;
+use veilmq_protocol::veil::record::{SharedBody, SubscriberHeader};
+use veilmq_protocol::veil::registry::Scheme;
+use veilmq_protocol::{EncodeError, Packet, PacketId, ProtocolVersion, PublishHead};
+
+use crate::message::Message;
+use crate::outbox::{Outbox, SHARED_PAYLOAD_BYTES_MIN};
+use crate::time::Moment;
+
+/// Below this many bytes of shared body, a tag over the packet costs no more than FAN-D's (VEIL-1 section 19.2, item 4).
+const FAN_BODY_BYTES_MIN: usize = 128;
+/// A record that has grown to this size is closed, so that the client can open it early.
+const RECORD_BYTES: usize = 16 * 1024;
+/// Property 0x02 (section 3.3.2.3.3).
+const MESSAGE_EXPIRY_INTERVAL: u8 = 0x02;
+
+/// The sending half of a connection.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    version: ProtocolVersion,
+    /// The client's Maximum Packet Size.
+    packet_bytes_max: usize,
+    outbox: Outbox,
+    channel: Option<Box<Channel>>,
+}
+
+struct Channel {
+    sealer: RecordSealer,
+    fans_out: bool,
+    open: Option<OpenRecord>,
+    /// The length of the outbox when the record was begun.
+    opened_at: usize,
+    keys_since: Moment,
+}
+
+/// Why a packet was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SendError {
+    /// It exceeds the client's Maximum Packet Size ([MQTT-3.1.2-24]).
+    #[error("the packet exceeds the client's Maximum Packet Size")]
+    TooLarge,
+    /// It cannot be expressed in the client's protocol version.
+    #[error("{0}")]
+    Encode(#[from] EncodeError),
+    /// Its per-subscriber part does not fit into a record.
+    #[error("{0}")]
+    Record(#[from] LayoutError),
+}
+
+impl Wire {
+    pub(crate) fn new(version: ProtocolVersion, packet_bytes_max: usize) -> Self {
+        Self { version, packet_bytes_max, outbox: Outbox::default(), channel: None }
+    }
+
+    /// Sends everything from now on in records.
+    pub(crate) fn secure(&mut self, sealer: RecordSealer, scheme: Scheme, now: Moment) {
+        let fans_out = scheme == Scheme::Four;
+        self.channel =
+            Some(Box::new(Channel { sealer, fans_out, open: None, opened_at: 0, keys_since: now }));
+    }
+
+    pub(crate) fn version(&self) -> ProtocolVersion {
+        self.version
+    }
+
+    /// Returns how many bytes wait to be written.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.outbox.len_bytes()
+    }
+
+    pub(crate) fn outbox(&mut self) -> &mut Outbox {
+        &mut self.outbox
+    }
+
+    /// Gives up the connection's unsent bytes, the last record closed.
+    pub(crate) fn into_outbox(mut self) -> Outbox {
+        self.close_record();
+        self.outbox
+    }
+
+    /// Appends a CONNACK that is complete in bytes, before any record.
+    pub(crate) fn send_opening(&mut self, bytes: &[u8]) {
+        self.outbox.append(|tail| tail.extend_from_slice(bytes));
+    }
+
+    /// Sends a packet other than PUBLISH; returns its length in bytes.
+    pub(crate) fn send(&mut self, packet: &Packet<'_>) -> Result<usize, SendError> {
+        let bytes = packet.encoded_len(self.version)?;
+        self.check(bytes)?;
+        let version = self.version;
+        self.open_record();
+        self.outbox.append(|tail| packet.encode(version, tail))?;
+        self.limit_record();
+        Ok(bytes)
+    }
+
+    /// Sends a PUBLISH with the payload of `message`; returns its length in bytes.
+    pub(crate) fn publish(
+        &mut self,
+        head: &PublishHead<'_>,
+        message: &Arc<Message>,
+    ) -> Result<usize, SendError> {
+        let bytes = head.encoded_len(self.version);
+        self.check(bytes)?;
+        let payload = message.payload().as_wire_bytes();
+        let fans_out = self.channel.as_ref().is_some_and(|channel| channel.fans_out);
+        if fans_out && message.topic().len() + payload.len() >= FAN_BODY_BYTES_MIN {
+            self.fan_out(head, message)?;
+        } else {
+            let shared = self.channel.is_none() && payload.len() >= SHARED_PAYLOAD_BYTES_MIN;
+            let version = self.version;
+            self.open_record();
+            self.outbox.append(|tail| {
+                tail.reserve(if shared { bytes - payload.len() } else { bytes });
+                head.encode(version, tail);
+                if !shared {
+                    tail.extend_from_slice(payload);
+                }
+            });
+            if shared {
+                self.outbox.append_payload(message);
+            }
+            self.limit_record();
+        }
+        Ok(bytes)
+    }
+
+    /// Ends the turn: closes the open record, and changes keys that are old (VEIL-1 section 4.8).
+    pub(crate) fn seal(&mut self, now: Moment, rekey_milliseconds: u64) {
+        self.close_record();
+        let Some(channel) = &mut self.channel else { return };
+        if channel.sealer.needs_rekey() || now.since(channel.keys_since) >= rekey_milliseconds {
+            channel.keys_since = now;
+            self.outbox.append(|tail| channel.sealer.key_update(tail));
+        }
+    }
+
+    fn check(&self, packet_bytes: usize) -> Result<(), SendError> {
+        if packet_bytes > self.packet_bytes_max { Err(SendError::TooLarge) } else { Ok(()) }
+    }
+
+    fn open_record(&mut self) {
+        let Some(channel) = &mut self.channel else { return };
+        if channel.open.is_none() {
+            channel.opened_at = self.outbox.len_bytes();
+            channel.open = Some(self.outbox.append(|tail| channel.sealer.begin(tail)));
+        }
+    }
+
+    fn close_record(&mut self) {
+        let Some(channel) = &mut self.channel else { return };
+        if let Some(open) = channel.open.take() {
+            self.outbox.append(|tail| channel.sealer.finish(tail, open));
+        }
+    }
+
+    fn limit_record(&mut self) {
+        let full = self.channel.as_ref().is_some_and(|channel| {
+            channel.open.is_some() && self.outbox.len_bytes() - channel.opened_at >= RECORD_BYTES
+        });
+        if full {
+            self.close_record();
+        }
+    }
+
+    /// Writes a FAN-D record: the body's digest is computed once for all subscribers (VEIL-1 section 6.3).
+    fn fan_out(&mut self, head: &PublishHead<'_>, message: &Arc<Message>) -> Result<(), SendError> {
+        self.close_record();
+        let Some(channel) = &mut self.channel else { return Ok(()) };
+        let payload = message.payload().as_wire_bytes();
+        let body_head = shared_body_head(message);
+        let digest = message.digest(|| gbody_digest(&[&body_head, payload]));
+        let header = subscriber_header(head)?;
+        let shared = payload.len() >= SHARED_PAYLOAD_BYTES_MIN;
+        let body_bytes = body_head.len() + payload.len();
+        let tag = self.outbox.append(|tail| {
+            let tag = channel.sealer.fan_d(tail, &header, digest, body_bytes)?;
+            tail.extend_from_slice(&body_head);
+            if !shared {
+                tail.extend_from_slice(payload);
+            }
+            Ok::<_, LayoutError>(tag)
+        })?;
+        if shared {
+            self.outbox.append_payload(message);
+        }
+        self.outbox.append(|tail| tail.extend_from_slice(tag.as_ref()));
+        Ok(())
+    }
+}
+
+/// Returns the G-body of a message up to its payload (VEIL-1 section 6.1).
+fn shared_body_head(message: &Message) -> Vec<u8> {
+    let mut properties = message.application_properties().to_vec();
+    if let Some(expiry) = message.expiry() {
+        properties.push(MESSAGE_EXPIRY_INTERVAL);
+        properties.extend_from_slice(&expiry.interval_seconds.to_be_bytes());
+    }
+    let body =
+        SharedBody { stamp: None, topic: message.topic().as_bytes(), properties: &properties, payload: &[] };
+    let mut head = Vec::with_capacity(7 + message.topic().len() + properties.len());
+    body.encode_head(&mut head).expect("a Topic Name has at most 65,535 bytes");
+    head
+}
+
+/// Returns header_i of a delivery (VEIL-1 section 6.2).
+fn subscriber_header(head: &PublishHead<'_>) -> Result<Vec<u8>, LayoutError> {
+    let mut properties = Vec::new();
+    head.encode_subscriber_properties(&mut properties);
+    let header = SubscriberHeader {
+        flags: head.flags(),
+        packet_id: head.packet_id.map(PacketId::value),
+        properties: &properties,
+    };
+    let mut bytes = Vec::with_capacity(5 + properties.len());
+    header.encode(&mut bytes)?;
+    Ok(bytes)
+}
+
+impl std::fmt::Debug for Channel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Channel").field("fans_out", &self.fans_out).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,114 @@
+//! What the world can tell a shard ([`Input`]) and what a shard can ask of the world ([`Effect`]). Both are closed.
+
+use std::sync::Arc;
+
+use crate::connection::Arrival;
+use crate::id::{ConnectionId, ShardIndex, Ticket};
+use crate::message::Message;
+use crate::outbox::Outbox;
+use crate::record::Record;
+use crate::routes::Matches;
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A Network Connection was accepted on this shard.
+    Accepted {
+        /// The identity the caller gave it.
+        connection: ConnectionId,
+        /// Who it is, for log lines only.
+        peer: &'a str,
+    },
+    /// Bytes arrived. The buffer may be written to (records are decrypted in place).
+    Received {
+        /// The connection.
+        connection: ConnectionId,
+        /// What was read.
+        bytes: &'a mut [u8],
+    },
+    /// The peer closed the connection, or it failed. No more bytes can be sent.
+    Closed {
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// A connection whose session lives here comes over from the shard that accepted it.
+    Arrived(Box<Arrival>),
+    /// Bytes left the outbox, so messages that waited for space may follow.
+    Drained {
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// Another shard has something for this one.
+    Parcel(Parcel),
+    /// Every batch up to and including this ticket is durable.
+    Committed(Ticket),
+    /// The batch with this ticket could not be stored; nothing that waits for it may be acknowledged.
+    CommitFailed(Ticket),
+    /// A deadline that [`crate::Shard::next_deadline`] named may have passed.
+    Tick,
+    /// The broker is going away: every client is told so and its connection closed.
+    Shutdown,
+}
+
+/// Something the shard asks for. The order within a turn matters: commits come before the parcels that depend on them.
+#[derive(Debug)]
+pub enum Effect {
+    /// The outbox of this connection ([`crate::Shard::outbox`]) has bytes to write.
+    Flush(ConnectionId),
+    /// Write what is left, then close the connection; the shard has forgotten it.
+    Close {
+        /// The connection.
+        connection: ConnectionId,
+        /// The farewell and what was still unsent before it.
+        outbox: Outbox,
+    },
+    /// The session of this connection lives on another shard: move the socket there and pass the arrival in.
+    Hand {
+        /// Where the session lives.
+        shard: ShardIndex,
+        /// What goes into [`Input::Arrived`] over there.
+        arrival: Box<Arrival>,
+    },
+    /// Make these records durable, then say [`Input::Committed`].
+    Commit {
+        /// The batch's number; increasing on each shard.
+        ticket: Ticket,
+        /// The batch; atomic.
+        records: Vec<Record>,
+    },
+    /// Pass a parcel to another shard.
+    Post {
+        /// The receiving shard.
+        shard: ShardIndex,
+        /// What goes into [`Input::Parcel`] over there.
+        parcel: Parcel,
+    },
+}
+
+/// What shards tell each other.
+#[derive(Debug)]
+pub enum Parcel {
+    /// A message for sessions that live on the receiving shard.
+    Deliver {
+        /// The message.
+        message: Arc<Message>,
+        /// All matches of its topic; the receiver takes its own group.
+        matches: Arc<Matches>,
+    },
+}
+
+impl Parcel {
+    /// Returns the bytes that the parcel keeps alive, for mailbox credits.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Self::Deliver { message, .. } => message.size_bytes(),
+        }
+    }
+
+    /// Tells whether the parcel may be dropped when a mailbox is full; only QoS 0 may.
+    pub fn is_droppable(&self) -> bool {
+        match self {
+            Self::Deliver { message, .. } => message.qos() == veilmq_protocol::QoS::AtMostOnce,
+        }
+    }
+}

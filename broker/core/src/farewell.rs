@@ -1,0 +1,221 @@
+//! Why a connection ends, and the packet that says so. The only place that builds farewell packets.
+//!
+//! The reaction on the wire is a pure function of the phase, the protocol version and the reason.
+
+use veilmq_protocol::veil::channel::{HandshakeError, RecordError};
+use veilmq_protocol::{ConnAck, DecodeError, Disconnect, Packet, PacketType, ProtocolVersion, ReasonCode};
+
+/// Why a connection ends, grouped by who caused it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CloseReason {
+    /// The peer left in order, or it vanished.
+    #[error("{0}")]
+    Departure(Departure),
+    /// The peer broke a rule.
+    #[error("{0}")]
+    Peer(PeerError),
+    /// The broker ends it for reasons of its own.
+    #[error("{0}")]
+    Broker(BrokerReason),
+}
+
+/// How a peer left.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub(crate) enum Departure {
+    #[error("the client disconnected")]
+    Disconnected,
+    #[error("the client disconnected and asked for its Will Message")]
+    DisconnectedWithWill,
+    #[error("the connection was closed by the client or the network")]
+    Closed,
+}
+
+/// What a peer did wrong.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PeerError {
+    #[error("{0}")]
+    Packet(DecodeError),
+    #[error("{got:?} before CONNECT")]
+    NotConnect { got: PacketType },
+    #[error("unexpected {got:?}")]
+    Unexpected { got: PacketType },
+    #[error("{0}")]
+    Protocol(&'static str),
+    #[error("topic alias {alias} above the maximum of {maximum} or not yet bound")]
+    TopicAlias { alias: u16, maximum: u16 },
+    #[error("topic with {levels} levels, {maximum} are allowed")]
+    TopicLevels { levels: usize, maximum: usize },
+    #[error("more unacknowledged messages than the Receive Maximum of {maximum}")]
+    ReceiveMaximum { maximum: u16 },
+    #[error("no CONNECT within {seconds} s")]
+    ConnectTimeout { seconds: u32 },
+    #[error("nothing heard for one and a half times the keep alive of {seconds} s")]
+    KeepAlive { seconds: u16 },
+    #[error("client identifier refused: {0}")]
+    ClientId(&'static str),
+    #[error("not authorised: {0}")]
+    NotAuthorized(&'static str),
+    #[error("authentication method not served")]
+    AuthenticationMethod,
+    #[error("VEIL-1 handshake: {0}")]
+    Handshake(HandshakeError),
+    #[error("VEIL-1 record: {0}")]
+    Record(RecordError),
+}
+
+/// Why the broker ends a connection.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub(crate) enum BrokerReason {
+    #[error("another connection took the session over")]
+    TakenOver,
+    #[error("the broker is shutting down")]
+    Shutdown,
+    #[error("what was acknowledged could not be stored")]
+    StorageFailed,
+    #[error("too many handshakes are under way")]
+    HalfOpen,
+}
+
+impl CloseReason {
+    /// Tells whether the session's Will Message is to be published ([MQTT-3.1.2-8], [MQTT-3.14.4-3]).
+    pub(crate) fn publishes_will(&self) -> bool {
+        !matches!(self, Self::Departure(Departure::Disconnected))
+    }
+
+    /// Returns the metric label.
+    pub(crate) fn label(&self) -> CloseLabel {
+        match self {
+            Self::Departure(Departure::Disconnected | Departure::DisconnectedWithWill) => {
+                CloseLabel::Disconnected
+            }
+            Self::Departure(Departure::Closed) => CloseLabel::Closed,
+            Self::Peer(PeerError::ConnectTimeout { .. }) => CloseLabel::ConnectTimeout,
+            Self::Peer(PeerError::KeepAlive { .. }) => CloseLabel::KeepAlive,
+            Self::Peer(
+                PeerError::NotAuthorized(_)
+                | PeerError::AuthenticationMethod
+                | PeerError::Handshake(_)
+                | PeerError::ClientId(_),
+            ) => CloseLabel::Refused,
+            Self::Peer(PeerError::Record(_)) => CloseLabel::RecordAuthentication,
+            Self::Peer(
+                PeerError::Packet(_)
+                | PeerError::NotConnect { .. }
+                | PeerError::Unexpected { .. }
+                | PeerError::Protocol(_)
+                | PeerError::TopicAlias { .. }
+                | PeerError::TopicLevels { .. }
+                | PeerError::ReceiveMaximum { .. },
+            ) => CloseLabel::ProtocolError,
+            Self::Broker(BrokerReason::TakenOver) => CloseLabel::TakenOver,
+            Self::Broker(BrokerReason::Shutdown) => CloseLabel::Shutdown,
+            Self::Broker(BrokerReason::StorageFailed) => CloseLabel::StorageFailed,
+            Self::Broker(BrokerReason::HalfOpen) => CloseLabel::Refused,
+        }
+    }
+
+    /// Returns the Reason Code for the wire; None if nothing is to be said.
+    fn reason_code(&self) -> Option<ReasonCode> {
+        match self {
+            Self::Departure(_) => None,
+            Self::Peer(error) => match error {
+                PeerError::Packet(error) => Some(error.reason()),
+                PeerError::NotConnect { .. } | PeerError::ConnectTimeout { .. } | PeerError::Record(_) => {
+                    None
+                }
+                PeerError::Unexpected { .. } | PeerError::Protocol(_) => Some(ReasonCode::ProtocolError),
+                PeerError::TopicAlias { .. } => Some(ReasonCode::TopicAliasInvalid),
+                PeerError::TopicLevels { .. } => Some(ReasonCode::TopicNameInvalid),
+                PeerError::ReceiveMaximum { .. } => Some(ReasonCode::ReceiveMaximumExceeded),
+                PeerError::KeepAlive { .. } => Some(ReasonCode::KeepAliveTimeout),
+                PeerError::ClientId(_) => Some(ReasonCode::ClientIdentifierNotValid),
+                PeerError::NotAuthorized(_) => Some(ReasonCode::NotAuthorized),
+                PeerError::AuthenticationMethod => Some(ReasonCode::BadAuthenticationMethod),
+                PeerError::Handshake(error) => Some(error.reason()),
+            },
+            Self::Broker(BrokerReason::TakenOver) => Some(ReasonCode::SessionTakenOver),
+            Self::Broker(BrokerReason::Shutdown) => Some(ReasonCode::ServerShuttingDown),
+            Self::Broker(BrokerReason::StorageFailed | BrokerReason::HalfOpen) => {
+                Some(ReasonCode::QuotaExceeded)
+            }
+        }
+    }
+
+    /// Returns the refusal of a connection that is not established yet: a CONNACK with an error, or nothing.
+    pub(crate) fn refusal(&self, version: ProtocolVersion) -> Option<Packet<'static>> {
+        let reason = match self.reason_code()? {
+            // Table 3.2.2.2 has no "server shutting down" before CONNACK; "server unavailable" is its equivalent.
+            ReasonCode::ServerShuttingDown => ReasonCode::ServerUnavailable,
+            reason => reason,
+        };
+        // In 3.1.1 only 1 to 5 exist; a malformed CONNECT is closed without an answer ([MQTT-3.1.4-1]).
+        if version != ProtocolVersion::V5 && reason.connack_v3() == 0 {
+            return None;
+        }
+        Some(Packet::ConnAck(ConnAck { reason, ..ConnAck::default() }))
+    }
+
+    /// Returns the farewell of an established connection; 3.1.1 and 3.1 have none.
+    pub(crate) fn farewell(&self, version: ProtocolVersion) -> Option<Packet<'static>> {
+        if version != ProtocolVersion::V5 {
+            return None;
+        }
+        let reason = self.reason_code()?;
+        Some(Packet::Disconnect(Disconnect { reason, ..Disconnect::default() }))
+    }
+}
+
+/// The values of the label `reason` of `veilmq_connections_closed_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CloseLabel {
+    Disconnected,
+    Closed,
+    ConnectTimeout,
+    KeepAlive,
+    Refused,
+    RecordAuthentication,
+    ProtocolError,
+    TakenOver,
+    Shutdown,
+    StorageFailed,
+}
+
+impl CloseLabel {
+    /// All labels, in the order of their discriminants.
+    pub(crate) const NAMES: [&'static str; 10] = [
+        "disconnected",
+        "closed",
+        "connect_timeout",
+        "keep_alive",
+        "refused",
+        "record_authentication",
+        "protocol_error",
+        "taken_over",
+        "shutdown",
+        "storage_failed",
+    ];
+}
+
+impl From<PeerError> for CloseReason {
+    fn from(error: PeerError) -> Self {
+        Self::Peer(error)
+    }
+}
+
+impl From<DecodeError> for CloseReason {
+    fn from(error: DecodeError) -> Self {
+        Self::Peer(PeerError::Packet(error))
+    }
+}
+
+impl From<HandshakeError> for CloseReason {
+    fn from(error: HandshakeError) -> Self {
+        Self::Peer(PeerError::Handshake(error))
+    }
+}
+
+impl From<RecordError> for CloseReason {
+    fn from(error: RecordError) -> Self {
+        Self::Peer(PeerError::Record(error))
+    }
+}

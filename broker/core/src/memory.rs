@@ -1,0 +1,31 @@
+//! A store in memory: for brokers that need no durability, and for tests and simulations.
+
+use crate::record::{Record, Store, StoreError};
+use crate::recovery::Recovery;
+
+/// Keeps records as long as it lives.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    state: Recovery,
+}
+
+impl MemoryStore {
+    /// Makes an empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Store for MemoryStore {
+    fn commit(&mut self, batch: &[Record]) -> Result<(), StoreError> {
+        for record in batch {
+            self.state.apply(record.clone());
+        }
+        Ok(())
+    }
+
+    fn replay(&mut self, visit: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
+        self.state.visit(visit);
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! The bytes that wait for one socket: small packets copied together, large payloads shared.
+//!
+//! The core appends, the driver writes from the front. An empty outbox owns no buffer.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use crate::message::Message;
+
+/// Payloads of at least this many bytes are shared between subscribers; smaller ones are cheaper to copy.
+pub(crate) const SHARED_PAYLOAD_BYTES_MIN: usize = 2_048;
+
+/// Bytes waiting for one socket.
+#[derive(Default)]
+pub struct Outbox {
+    segments: VecDeque<Segment>,
+    /// Bytes of the first segment that have been written.
+    written: usize,
+    bytes: usize,
+}
+
+enum Segment {
+    Bytes(Vec<u8>),
+    /// The payload of a message, shared.
+    Payload(Arc<Message>),
+}
+
+impl Segment {
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Payload(message) => message.payload().as_wire_bytes(),
+        }
+    }
+}
+
+impl Outbox {
+    /// Tells whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Returns how many bytes wait.
+    pub fn len_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Appends up to `slices_max` slices of what waits, from the front, for a vectored write.
+    pub fn slices<'a>(&'a self, into: &mut Vec<IoSlice<'a>>, slices_max: usize) {
+        let mut skip = self.written;
+        for segment in self.segments.iter().take(slices_max) {
+            let bytes = &segment.as_bytes()[skip..];
+            skip = 0;
+            if !bytes.is_empty() {
+                into.push(IoSlice::new(bytes));
+            }
+        }
+    }
+
+    /// Takes note that `bytes` bytes from the front have been written.
+    pub fn advance(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.written += bytes;
+        while let Some(first) = self.segments.front() {
+            let length = first.as_bytes().len();
+            if self.written < length {
+                break;
+            }
+            self.written -= length;
+            self.segments.pop_front();
+        }
+    }
+
+    /// Appends what `write` puts at the end of a buffer, and returns what it returns.
+    pub(crate) fn append<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        if !matches!(self.segments.back(), Some(Segment::Bytes(_))) {
+            self.segments.push_back(Segment::Bytes(Vec::new()));
+        }
+        let Some(Segment::Bytes(tail)) = self.segments.back_mut() else {
+            unreachable!("the last segment was just made a byte buffer")
+        };
+        let before = tail.len();
+        let result = write(tail);
+        // Closing an empty record takes its header back, so the tail may also have become shorter.
+        self.bytes = self.bytes + tail.len() - before;
+        result
+    }
+
+    /// Appends the payload of a message without copying it.
+    pub(crate) fn append_payload(&mut self, message: &Arc<Message>) {
+        self.bytes += message.payload().len();
+        self.segments.push_back(Segment::Payload(Arc::clone(message)));
+    }
+}
+
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Outbox({} bytes)", self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use veilmq_protocol::QoS;
+
+    use super::*;
+    use crate::message::MessageParts;
+
+    fn written(outbox: &Outbox) -> Vec<u8> {
+        let mut slices = Vec::new();
+        outbox.slices(&mut slices, usize::MAX);
+        slices.iter().flat_map(|slice| slice.iter().copied()).collect()
+    }
+
+    #[test]
+    fn bytes_leave_in_the_order_they_came_whatever_the_size_of_each_write() {
+        let parts = MessageParts {
+            id: None,
+            publisher: None,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            topic: "t",
+            application_properties: &[],
+            payload: b"payload",
+            expiry: None,
+        };
+        let message = Message::new(&parts, 0);
+        for step in 1..20 {
+            let mut outbox = Outbox::default();
+            outbox.append(|tail| tail.extend_from_slice(b"abc"));
+            outbox.append(|tail| tail.extend_from_slice(b"def"));
+            outbox.append_payload(&message);
+            outbox.append(|tail| tail.extend_from_slice(b"xyz"));
+
+            let mut all = Vec::new();
+            while !outbox.is_empty() {
+                let bytes = written(&outbox);
+                assert_eq!(bytes.len(), outbox.len_bytes());
+                let now = step.min(bytes.len());
+                all.extend_from_slice(&bytes[..now]);
+                outbox.advance(now);
+            }
+
+            assert_eq!(all, b"abcdefpayloadxyz");
+            assert!(outbox.segments.is_empty());
+        }
+    }
+}

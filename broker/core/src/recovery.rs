@@ -1,0 +1,263 @@
+//! From records back to a broker: the durable state, and the shards made of it.
+//!
+//! Invariant: applying the records of a run in order gives the state that the run had, and visiting a state gives records
+//! that rebuild it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use veilmq_protocol::{PacketId, TopicFilter};
+
+use crate::id::{MessageId, SessionId, ShardIndex};
+use crate::message::Message;
+use crate::outbound::{Delivery, Progress};
+use crate::record::{Record, Reference, SessionRecord, Stage, SubscriptionRecord};
+use crate::session::Session;
+use crate::shard::Shard;
+use crate::shared::Shared;
+use crate::time::Moment;
+
+/// The durable state of a broker, whatever the number of shards.
+#[derive(Debug, Default)]
+pub struct Recovery {
+    sessions: BTreeMap<SessionId, Stored>,
+    bodies: BTreeMap<MessageId, Arc<Message>>,
+    retained: BTreeMap<Arc<str>, Arc<Message>>,
+}
+
+/// What is stored of one session; its head may be missing if rows were damaged.
+#[derive(Debug, Default)]
+struct Stored {
+    head: Option<SessionRecord>,
+    subscriptions: BTreeMap<Arc<str>, SubscriptionRecord>,
+    references: BTreeMap<MessageId, Reference>,
+    received: BTreeSet<PacketId>,
+}
+
+/// How much was recovered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecoverySummary {
+    /// Sessions.
+    pub sessions: usize,
+    /// Subscriptions of all sessions.
+    pub subscriptions: usize,
+    /// Deliveries that wait or are in flight.
+    pub deliveries: usize,
+    /// Retained messages.
+    pub retained: usize,
+}
+
+impl Recovery {
+    /// Makes an empty state.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Applies one record.
+    pub fn apply(&mut self, record: Record) {
+        match record {
+            Record::Session(head) => {
+                let stored = self.sessions.entry(head.session).or_default();
+                stored.head = Some(head);
+            }
+            Record::SessionEnded { session } => {
+                self.sessions.remove(&session);
+            }
+            Record::Subscribed { session, filter, subscription } => {
+                self.sessions.entry(session).or_default().subscriptions.insert(filter, subscription);
+            }
+            Record::Unsubscribed { session, filter } => {
+                if let Some(stored) = self.sessions.get_mut(&session) {
+                    stored.subscriptions.remove(&filter);
+                }
+            }
+            Record::Published { message, references } => {
+                let Some(id) = message.id() else { return };
+                for reference in references {
+                    self.refer(id, reference);
+                }
+                self.bodies.insert(id, message);
+            }
+            Record::Forgotten { message } => {
+                self.bodies.remove(&message);
+            }
+            Record::Advanced { reference, message } => self.refer(message, reference),
+            Record::Settled { session, message } => {
+                if let Some(stored) = self.sessions.get_mut(&session) {
+                    stored.references.remove(&message);
+                }
+            }
+            Record::Received { session, packet_id } => {
+                self.sessions.entry(session).or_default().received.insert(packet_id);
+            }
+            Record::Released { session, packet_id } => {
+                if let Some(stored) = self.sessions.get_mut(&session) {
+                    stored.received.remove(&packet_id);
+                }
+            }
+            Record::Retained { message } => {
+                self.retained.insert(Arc::from(message.topic()), message);
+            }
+            Record::RetainedCleared { topic } => {
+                self.retained.remove(&topic);
+            }
+        }
+    }
+
+    /// A session that is not known any more needs nothing: its end may have been stored by another shard before.
+    fn refer(&mut self, message: MessageId, reference: Reference) {
+        if let Some(stored) = self.sessions.get_mut(&reference.session) {
+            stored.references.insert(message, reference);
+        }
+    }
+
+    /// Visits the state as records in their normal form.
+    pub(crate) fn visit(&self, visit: &mut dyn FnMut(Record)) {
+        for (session, stored) in &self.sessions {
+            let session = *session;
+            if let Some(head) = &stored.head {
+                visit(Record::Session(head.clone()));
+            }
+            for (filter, subscription) in &stored.subscriptions {
+                let (filter, subscription) = (Arc::clone(filter), *subscription);
+                visit(Record::Subscribed { session, filter, subscription });
+            }
+        }
+        for (id, message) in &self.bodies {
+            let references = self.sessions.values().filter_map(|stored| stored.references.get(id).cloned());
+            visit(Record::Published { message: Arc::clone(message), references: references.collect() });
+        }
+        for (session, stored) in &self.sessions {
+            for packet_id in &stored.received {
+                visit(Record::Received { session: *session, packet_id: *packet_id });
+            }
+        }
+        for message in self.retained.values() {
+            visit(Record::Retained { message: Arc::clone(message) });
+        }
+    }
+
+    /// Makes the shards of a broker, and the records that clean up: sessions that were connected count as disconnected `now`,
+    /// and what nobody refers to is forgotten.
+    pub fn into_shards(
+        mut self,
+        shared: &Arc<Shared>,
+        now: Moment,
+    ) -> (Vec<Shard>, Vec<Record>, RecoverySummary) {
+        let mut shards: Vec<Shard> = (0..shared.settings().shards.max(1))
+            .map(|index| Shard::new(ShardIndex(index), Arc::clone(shared)))
+            .collect();
+        let mut cleanup = Vec::new();
+        let mut summary = RecoverySummary::default();
+        self.count_references(&mut cleanup);
+        if let Some((last, _)) = self.sessions.last_key_value() {
+            shared.sessions.skip_past(last.0);
+        }
+        if let Some((last, _)) = self.bodies.last_key_value() {
+            shared.messages.skip_past(last.0);
+        }
+        for (id, stored) in std::mem::take(&mut self.sessions) {
+            let Some(session) = self.session(id, stored, now, &mut cleanup, &mut summary) else { continue };
+            let home = usize::from(shared.home(&session.client_id).0);
+            if let Some(shard) = shards.get_mut(home) {
+                shard.adopt_recovered(session);
+            }
+        }
+        for message in self.retained.values() {
+            if message.is_expired(now) {
+                cleanup.push(Record::RetainedCleared { topic: Arc::from(message.topic()) });
+            } else {
+                shared.retained.store(message);
+                summary.retained += 1;
+            }
+        }
+        (shards, cleanup, summary)
+    }
+
+    /// Tells every body how many sessions will settle it, and forgets those that none will.
+    fn count_references(&mut self, cleanup: &mut Vec<Record>) {
+        let mut counts: BTreeMap<MessageId, u32> = BTreeMap::new();
+        for stored in self.sessions.values().filter(|stored| stored.head.is_some()) {
+            for id in stored.references.keys() {
+                *counts.entry(*id).or_default() += 1;
+            }
+        }
+        self.bodies.retain(|id, message| match counts.get(id) {
+            Some(count) => {
+                message.set_references(*count);
+                true
+            }
+            None => {
+                cleanup.push(Record::Forgotten { message: *id });
+                false
+            }
+        });
+    }
+
+    fn session(
+        &self,
+        id: SessionId,
+        stored: Stored,
+        now: Moment,
+        cleanup: &mut Vec<Record>,
+        summary: &mut RecoverySummary,
+    ) -> Option<Session> {
+        let Some(head) = stored.head else {
+            cleanup.push(Record::SessionEnded { session: id });
+            return None;
+        };
+        let mut session = Session::new(id, head.client_id);
+        session.durable = true;
+        session.expiry_seconds = head.expiry_seconds;
+        session.will = head.will.map(Box::new);
+        session.disconnected_at = Some(head.disconnected_at.unwrap_or(now));
+        if head.disconnected_at.is_none() {
+            cleanup.push(session.head());
+        }
+        summary.sessions += 1;
+        summary.subscriptions += stored.subscriptions.len();
+        session.subscriptions = stored.subscriptions;
+        session.received = stored.received;
+        // What is in flight was sent before what is queued, and both were sent in the order of publication.
+        let (queued, in_flight): (Vec<_>, Vec<_>) =
+            stored.references.into_iter().partition(|(_, reference)| reference.stage == Stage::Queued);
+        for (message, reference) in in_flight.into_iter().chain(queued) {
+            let Some(body) = self.bodies.get(&message) else {
+                cleanup.push(Record::Settled { session: id, message });
+                continue;
+            };
+            summary.deliveries += 1;
+            restore(&mut session, Arc::clone(body), reference);
+        }
+        Some(session)
+    }
+}
+
+fn restore(session: &mut Session, message: Arc<Message>, reference: Reference) {
+    let delivery = Delivery {
+        message,
+        qos: reference.qos,
+        retain: reference.retain,
+        subscription_ids: reference.subscription_ids.into(),
+        stored: true,
+    };
+    match reference.stage {
+        Stage::Queued => session.outbound.enqueue(delivery),
+        Stage::Published(packet_id) => session.outbound.restore(delivery, packet_id, Progress::Published),
+        Stage::Released(packet_id) => session.outbound.restore(delivery, packet_id, Progress::Released),
+    }
+}
+
+impl Shard {
+    /// Takes in a session that was recovered, with its routes and timers.
+    fn adopt_recovered(&mut self, session: Session) {
+        let (id, index) = (session.id, self.index());
+        for (filter, subscription) in &session.subscriptions {
+            if let Ok(filter) = TopicFilter::new(filter) {
+                let subscriber = Self::subscriber(index, id, true, subscription);
+                self.shared().routes.subscribe(filter, subscriber);
+            }
+        }
+        self.insert_session(session);
+    }
+}

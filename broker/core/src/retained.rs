@@ -1,0 +1,166 @@
+//! Retained messages: the newest message of each topic, kept for subscribers that come later.
+//!
+//! Shared by all shards, read-mostly. A byte budget bounds it; a message beyond the budget is refused, never half kept.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use veilmq_protocol::{TopicFilter, TopicName};
+
+use crate::message::Message;
+use crate::time::Moment;
+
+/// The retained messages of all topics.
+#[derive(Debug)]
+pub(crate) struct RetainedIndex {
+    inner: RwLock<Inner>,
+    bytes_max: usize,
+}
+
+/// A level separator sorts as itself, so a filter's literal prefix names one contiguous range.
+#[derive(Debug, Default)]
+struct Inner {
+    topics: BTreeMap<Arc<str>, Arc<Message>>,
+    bytes: usize,
+}
+
+/// What [`RetainedIndex::store`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// The message is now the topic's retained message.
+    Kept,
+    /// There was one, and now there is none.
+    Cleared,
+    /// There was nothing to clear.
+    Nothing,
+    /// The byte budget does not allow it.
+    OverBudget,
+}
+
+impl RetainedIndex {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self { inner: RwLock::default(), bytes_max }
+    }
+
+    /// Stores a message as its topic's retained one; an empty payload clears it ([MQTT-3.3.1-5], [MQTT-3.3.1-6]).
+    pub(crate) fn store(&self, message: &Arc<Message>) -> Stored {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        if message.payload().is_empty() {
+            return if inner.remove(message.topic()) { Stored::Cleared } else { Stored::Nothing };
+        }
+        let before = inner.topics.get(message.topic()).map_or(0, |old| old.size_bytes());
+        if inner.bytes - before + message.size_bytes() > self.bytes_max {
+            return Stored::OverBudget;
+        }
+        inner.remove(message.topic());
+        inner.bytes += message.size_bytes();
+        inner.topics.insert(Arc::from(message.topic()), Arc::clone(message));
+        Stored::Kept
+    }
+
+    /// Removes a topic's retained message if it has expired; true if it did.
+    pub(crate) fn remove_expired(&self, topic: &str, now: Moment) -> bool {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        let expired = inner.topics.get(topic).is_some_and(|message| message.is_expired(now));
+        expired && inner.remove(topic)
+    }
+
+    /// Returns the retained messages that a filter matches, expired ones too (the caller removes them).
+    pub(crate) fn matching(&self, filter: TopicFilter<'_>) -> Vec<Arc<Message>> {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        if !filter.has_wildcards() {
+            return inner.topics.get(filter.as_str()).map(Arc::clone).into_iter().collect();
+        }
+        let prefix = literal_prefix(filter.as_str());
+        inner
+            .topics
+            .range::<str, _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded))
+            .take_while(|(topic, _)| topic.starts_with(prefix))
+            .filter(|(topic, _)| TopicName::new(topic).is_ok_and(|topic| filter.matches(topic)))
+            .map(|(_, message)| Arc::clone(message))
+            .collect()
+    }
+
+    /// Returns how many messages are retained, and their bytes.
+    pub(crate) fn totals(&self) -> (usize, usize) {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        (inner.topics.len(), inner.bytes)
+    }
+}
+
+impl Inner {
+    fn remove(&mut self, topic: &str) -> bool {
+        match self.topics.remove(topic) {
+            Some(old) => {
+                self.bytes -= old.size_bytes();
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// Returns the part of a filter that every matching topic begins with ("a/#" also matches "a").
+fn literal_prefix(filter: &str) -> &str {
+    let end = filter.find(['+', '#']).unwrap_or(filter.len());
+    filter[..end].strip_suffix('/').unwrap_or(&filter[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use veilmq_protocol::QoS;
+
+    use super::*;
+    use crate::message::MessageParts;
+
+    fn message(topic: &str, payload: &[u8]) -> Arc<Message> {
+        let parts = MessageParts {
+            id: None,
+            publisher: None,
+            qos: QoS::AtMostOnce,
+            retain: true,
+            topic,
+            application_properties: &[],
+            payload,
+            expiry: None,
+        };
+        Message::new(&parts, 0)
+    }
+
+    #[test]
+    fn filters_find_the_retained_messages_of_matching_topics() {
+        let index = RetainedIndex::new(1 << 20);
+        for topic in ["a", "a/b", "a/b/c", "a-b", "b/b", "$SYS/x", "/"] {
+            assert_eq!(index.store(&message(topic, b"x")), Stored::Kept);
+        }
+        let cases: &[(&str, &[&str])] = &[
+            ("a/#", &["a", "a/b", "a/b/c"]),
+            ("a/+", &["a/b"]),
+            ("+/b", &["a/b", "b/b"]),
+            ("#", &["/", "a", "a-b", "a/b", "a/b/c", "b/b"]),
+            ("a/b", &["a/b"]),
+            ("$SYS/#", &["$SYS/x"]),
+            ("+", &["a", "a-b"]),
+            ("nothing", &[]),
+        ];
+        for (filter, topics) in cases {
+            let found = index.matching(TopicFilter::new(filter).unwrap());
+            let mut names: Vec<&str> = found.iter().map(|message| message.topic()).collect();
+            names.sort_unstable();
+            assert_eq!(&names, topics, "{filter}");
+        }
+    }
+
+    #[test]
+    fn an_empty_payload_clears_and_the_budget_is_given_back() {
+        let one = message("t", &[0; 100]);
+        let index = RetainedIndex::new(one.size_bytes());
+
+        assert_eq!(index.store(&one), Stored::Kept);
+        assert_eq!(index.store(&message("t", &[1; 100])), Stored::Kept);
+        assert_eq!(index.store(&message("u", b"x")), Stored::OverBudget);
+        assert_eq!(index.store(&message("t", b"")), Stored::Cleared);
+        assert_eq!(index.store(&message("t", b"")), Stored::Nothing);
+        assert_eq!(index.totals(), (0, 0));
+    }
+}

@@ -1,0 +1,84 @@
+//! Session State: what the broker remembers of a client between its connections.
+//!
+//! Pure data with its own bookkeeping; the shard decides what to do with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use veilmq_protocol::PacketId;
+
+use crate::id::{ConnectionId, SessionId};
+use crate::outbound::Outbound;
+use crate::record::{Record, SessionRecord, SubscriptionRecord, WillRecord};
+use crate::time::Moment;
+
+/// The interval that never ends ([MQTT-3.1.2-23], section 3.1.2.11.2).
+pub(crate) const NEVER_EXPIRES: u32 = u32::MAX;
+
+/// The state of one session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) client_id: Arc<str>,
+    pub(crate) connection: Option<ConnectionId>,
+    /// The session outlives its connection, so its state is stored. It stays so once it has been.
+    pub(crate) durable: bool,
+    pub(crate) expiry_seconds: u32,
+    pub(crate) disconnected_at: Option<Moment>,
+    pub(crate) subscriptions: BTreeMap<Arc<str>, SubscriptionRecord>,
+    pub(crate) will: Option<Box<WillRecord>>,
+    pub(crate) outbound: Outbound,
+    /// QoS 2 Packet Identifiers of the client that await PUBREL ([MQTT-4.3.3-10]).
+    pub(crate) received: BTreeSet<PacketId>,
+    /// The timer that is armed for the end of the session or its Will.
+    pub(crate) timer_at: Option<Moment>,
+}
+
+impl Session {
+    pub(crate) fn new(id: SessionId, client_id: Arc<str>) -> Self {
+        Self {
+            id,
+            client_id,
+            connection: None,
+            durable: false,
+            expiry_seconds: 0,
+            disconnected_at: None,
+            subscriptions: BTreeMap::new(),
+            will: None,
+            outbound: Outbound::default(),
+            received: BTreeSet::new(),
+            timer_at: None,
+        }
+    }
+
+    /// Returns the durable form of the session's head.
+    pub(crate) fn head(&self) -> Record {
+        Record::Session(SessionRecord {
+            session: self.id,
+            client_id: Arc::clone(&self.client_id),
+            expiry_seconds: self.expiry_seconds,
+            disconnected_at: self.disconnected_at,
+            will: self.will.as_deref().cloned(),
+        })
+    }
+
+    /// Returns when the session ends if nobody reconnects; None while connected or if it never does.
+    pub(crate) fn ends_at(&self) -> Option<Moment> {
+        let since = self.disconnected_at?;
+        (self.expiry_seconds != NEVER_EXPIRES).then(|| since.plus_seconds(u64::from(self.expiry_seconds)))
+    }
+
+    /// Returns when the Will is due: after its delay or with the end of the session, whichever is first ([MQTT-3.1.2-8]).
+    pub(crate) fn will_at(&self) -> Option<Moment> {
+        let due = self.disconnected_at?.plus_seconds(u64::from(self.will.as_ref()?.delay_seconds));
+        Some(self.ends_at().map_or(due, |end| due.min(end)))
+    }
+
+    /// Returns when this disconnected session next needs attention.
+    pub(crate) fn next_deadline(&self) -> Option<Moment> {
+        match (self.will_at(), self.ends_at()) {
+            (Some(will), Some(end)) => Some(will.min(end)),
+            (will, end) => will.or(end),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The end of connections and sessions, and the Will Messages that go with it.
+
+use std::sync::Arc;
+
+use veilmq_protocol::{Packet, TopicFilter, TopicName};
+
+use super::Shard;
+use super::publish::Publication;
+use crate::connection::{Connection, Established, Opening};
+use crate::effect::Effect;
+use crate::farewell::{CloseReason, PeerError};
+use crate::id::{ConnectionId, SessionId};
+use crate::outbound::Delivery;
+use crate::outbox::Outbox;
+use crate::record::Record;
+use crate::stats::DropReason;
+use crate::time::{Environment, Moment};
+
+impl Shard {
+    /// Ends a connection for a reason: says farewell, lets go of the session, forgets the connection.
+    pub(super) fn close(
+        &mut self,
+        connection: ConnectionId,
+        reason: &CloseReason,
+        environment: &mut Environment<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.connections.remove(&connection) else { return };
+        self.stats.connection_closed(reason.label());
+        let outbox = match state {
+            Connection::Opening(opening) => self.refuse(*opening, reason),
+            Connection::Established(established) => self.part(*established, reason, environment),
+        };
+        effects.push(Effect::Close { connection, outbox });
+    }
+
+    /// Refuses a connection that is not established.
+    fn refuse(&mut self, mut opening: Opening, reason: &CloseReason) -> Outbox {
+        tracing::info!(peer = %opening.peer, %reason, "connection refused");
+        self.disarm_connect(opening.connection, opening.accepted_at);
+        if opening.is_half_open() {
+            self.shared.handshake_ended();
+            self.stats.handshake(false);
+        }
+        if let Some(version) = opening.version
+            && let Some(packet) = reason.refusal(version)
+            && opening.outbox.append(|tail| packet.encode(version, tail)).is_ok()
+        {
+            self.stats.packet_sent(packet.packet_type());
+        }
+        opening.outbox
+    }
+
+    fn part(
+        &mut self,
+        mut established: Established,
+        reason: &CloseReason,
+        environment: &mut Environment<'_>,
+    ) -> Outbox {
+        let connection = established.connection;
+        if let Some(at) = established.timer_at {
+            self.timers.remove(&(at, super::timer::Timer::Connection(connection)));
+        }
+        let client = self.sessions.get(&established.session).map(|state| Arc::clone(&state.client_id));
+        tracing::info!(connection = connection.0, peer = %established.peer, ?client, %reason, "disconnected");
+        self.detach(established.session, reason, environment.now);
+        // CONNACK that waits for a commit may not go out, so nothing behind it may either ([MQTT-3.14.0-1]).
+        if established.corked_until.is_some() {
+            return Outbox::default();
+        }
+        // A broken channel gets no answer (VEIL-1 section 16).
+        if !matches!(reason, CloseReason::Peer(PeerError::Record(_)))
+            && let Some(packet) = reason.farewell(established.wire.version())
+            && established.wire.send(&packet).is_ok()
+        {
+            self.stats.packet_sent(packet.packet_type());
+        }
+        established.wire.into_outbox()
+    }
+
+    /// Takes the connection from a session: the session waits, or ends if its expiry interval is zero ([MQTT-4.1.0-2]).
+    fn detach(&mut self, session: SessionId, reason: &CloseReason, now: Moment) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        state.connection = None;
+        state.disconnected_at = Some(now);
+        self.gauges.sessions_connected -= 1;
+        let (waiting, bytes) = (state.outbound.waiting(), state.outbound.waiting_bytes());
+        let dropped = state.outbound.disconnected();
+        self.gauges.queued_messages -= waiting - state.outbound.waiting();
+        self.gauges.queued_bytes -= bytes - state.outbound.waiting_bytes();
+        self.stats.messages_dropped(DropReason::Unassured, dropped);
+        if !reason.publishes_will() {
+            // [MQTT-3.14.4-3]
+            state.will = None;
+        }
+        if state.expiry_seconds == 0 {
+            self.end_session(session, now);
+            return;
+        }
+        if state.durable {
+            let head = state.head();
+            self.records.push(head);
+        }
+        if state.will_at().is_some_and(|at| at <= now) {
+            self.publish_will(session, now);
+        }
+        self.arm_session(session);
+    }
+
+    /// Publishes the Will Message of a session, once ([MQTT-3.1.2-10]).
+    pub(super) fn publish_will(&mut self, session: SessionId, now: Moment) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let Some(will) = state.will.take() else { return };
+        if state.durable {
+            let head = state.head();
+            self.records.push(head);
+        }
+        let Ok(topic) = TopicName::new(&will.topic) else { return };
+        let publication = Publication {
+            publisher: Some(session),
+            qos: will.qos,
+            retain: will.retain,
+            topic,
+            application_properties: &will.application_properties,
+            payload: &will.payload,
+            message_expiry_seconds: will.message_expiry_seconds,
+        };
+        if let Err(reason) = self.publish(&publication, now) {
+            tracing::warn!(topic = topic.as_str(), %reason, "will message refused");
+        }
+    }
+
+    /// Ends a session: its Will is published, its subscriptions and its references to messages are gone.
+    pub(super) fn end_session(&mut self, session: SessionId, now: Moment) {
+        self.publish_will(session, now);
+        let Some(mut state) = self.sessions.remove(&session) else { return };
+        if let Some(at) = state.timer_at {
+            self.timers.remove(&(at, super::timer::Timer::Session(session)));
+        }
+        self.by_client_id.remove(&state.client_id);
+        self.gauges.subscriptions -= state.subscriptions.len();
+        for filter in state.subscriptions.keys() {
+            if let Ok(filter) = TopicFilter::new(filter) {
+                self.shared.routes.unsubscribe(filter, session);
+            }
+        }
+        self.gauges.queued_messages -= state.outbound.waiting();
+        self.gauges.queued_bytes -= state.outbound.waiting_bytes();
+        self.gauges.inflight_messages -= state.outbound.in_flight();
+        if state.durable {
+            // SessionEnded removes the references themselves.
+            self.records.push(Record::SessionEnded { session });
+        }
+        for (delivery, _) in state.outbound.assured_mut() {
+            self.release_body(delivery);
+        }
+        tracing::debug!(client = %state.client_id, session = session.0, "session ended");
+    }
+
+    /// Records that a session has no more need of a message.
+    pub(super) fn settle(&mut self, session: SessionId, delivery: &Delivery) {
+        if let (true, Some(message)) = (delivery.stored, delivery.message.id()) {
+            self.records.push(Record::Settled { session, message });
+            self.release_body(delivery);
+        }
+    }
+
+    /// Gives up a reference to a stored body; the last one forgets it.
+    fn release_body(&mut self, delivery: &Delivery) {
+        if let (true, Some(message)) = (delivery.stored, delivery.message.id())
+            && delivery.message.release_reference()
+        {
+            self.records.push(Record::Forgotten { message });
+        }
+    }
+
+    /// Answers a packet that the client may not send now.
+    pub(super) fn unexpected(packet: &Packet<'_>) -> CloseReason {
+        PeerError::Unexpected { got: packet.packet_type() }.into()
+    }
+}

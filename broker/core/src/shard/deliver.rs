@@ -1,0 +1,230 @@
+//! The way out: a message becomes a delivery, and deliveries become PUBLISH packets as space and quota allow.
+
+use std::sync::Arc;
+
+use veilmq_protocol::{Acknowledgement, Packet, PacketId, PacketType, PublishHead, QoS, ReasonCode};
+
+use super::Shard;
+use crate::id::{ConnectionId, SessionId};
+use crate::message::Message;
+use crate::outbound::{Delivery, Progress};
+use crate::record::{Record, Stage};
+use crate::routes::{Matches, Target};
+use crate::stats::DropReason;
+use crate::time::Moment;
+
+impl Shard {
+    /// Delivers a message to every target on this shard.
+    pub(super) fn deliver_all(&mut self, message: &Arc<Message>, matches: &Arc<Matches>, now: Moment) {
+        for target in matches.on(self.index) {
+            let qos = target.qos.min(message.qos());
+            let delivery = Delivery {
+                message: Arc::clone(message),
+                qos,
+                retain: message.retain() && target.retain_as_published,
+                subscription_ids: target.subscription_ids.as_slice().into(),
+                stored: target.durable && qos != QoS::AtMostOnce,
+            };
+            self.deliver(target, delivery, now);
+        }
+    }
+
+    fn deliver(&mut self, target: &Target, delivery: Delivery, now: Moment) {
+        if self.sessions.contains_key(&target.session) {
+            self.deliver_to(target.session, delivery, now);
+        } else {
+            // The session ended while the message was on its way; its reference must still be given up.
+            self.settle(target.session, &delivery);
+        }
+    }
+
+    /// Sends a delivery to a session, or lets it wait there.
+    pub(super) fn deliver_to(&mut self, session: SessionId, mut delivery: Delivery, now: Moment) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        if delivery.message.is_expired(now) {
+            self.drop_delivery(session, &delivery, DropReason::Expired);
+            return;
+        }
+        if state.connection.is_none() && delivery.qos == QoS::AtMostOnce {
+            return;
+        }
+        if state.durable && !delivery.stored && delivery.qos != QoS::AtMostOnce {
+            delivery.message = delivery.message.with_id(self.shared.next_message(), 1);
+            delivery.stored = true;
+            self.records.push(Record::Published {
+                message: Arc::clone(&delivery.message),
+                references: vec![delivery.reference(session, Stage::Queued)],
+            });
+        }
+        let connection = state.connection;
+        let may_send = state.outbound.may_send_now(delivery.qos);
+        match connection {
+            Some(connection) if may_send && self.has_space(connection) => {
+                self.begin(session, connection, &delivery, now);
+            }
+            _ => self.enqueue(session, delivery),
+        }
+    }
+
+    fn enqueue(&mut self, session: SessionId, delivery: Delivery) {
+        let settings = self.shared.settings();
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let bytes = delivery.message.size_bytes();
+        let full = state.outbound.waiting() >= settings.session_queue_messages_max
+            || state.outbound.waiting_bytes() + bytes > settings.session_queue_bytes_max;
+        if full {
+            let reason =
+                if delivery.qos == QoS::AtMostOnce { DropReason::Unassured } else { DropReason::QueueFull };
+            self.drop_delivery(session, &delivery, reason);
+            return;
+        }
+        self.gauges.queued_messages += 1;
+        self.gauges.queued_bytes += bytes;
+        state.outbound.enqueue(delivery);
+    }
+
+    fn drop_delivery(&mut self, session: SessionId, delivery: &Delivery, reason: DropReason) {
+        self.stats.messages_dropped(reason, 1);
+        self.settle(session, delivery);
+    }
+
+    /// Tells whether more may be put into the outbox of a connection.
+    fn has_space(&self, connection: ConnectionId) -> bool {
+        let bytes_max = self.shared.settings().outbox_bytes_max;
+        match self.connections.get(&connection) {
+            Some(crate::connection::Connection::Established(established)) => {
+                established.wire.waiting_bytes() < bytes_max
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes the first step of a delivery on a connection that has space and quota for it.
+    fn begin(&mut self, session: SessionId, connection: ConnectionId, delivery: &Delivery, now: Moment) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        match delivery.qos {
+            QoS::AtMostOnce => {
+                self.send_publish(connection, delivery, None, false, now);
+            }
+            QoS::AtLeastOnce | QoS::ExactlyOnce => {
+                // A QoS 2 identifier that a crash could forget would be used for another message.
+                let progress = match delivery.qos {
+                    QoS::ExactlyOnce if delivery.stored => Progress::Storing,
+                    _ => Progress::Published,
+                };
+                let packet_id = state.outbound.begin(delivery.clone(), progress);
+                self.gauges.inflight_messages += 1;
+                if let (true, Some(message)) = (delivery.stored, delivery.message.id()) {
+                    let reference = delivery.reference(session, Stage::Published(packet_id));
+                    self.records.push(Record::Advanced { reference, message });
+                }
+                match progress {
+                    Progress::Storing => self.proceed_when_stored(session, packet_id, Progress::Published),
+                    _ => {
+                        if !self.send_publish(connection, delivery, Some(packet_id), false, now) {
+                            self.finish(session, packet_id);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what waits for a session, as far as space and quota allow: first what was sent before, then what is new.
+    pub(super) fn pump(&mut self, session: SessionId, now: Moment) {
+        loop {
+            let Some(state) = self.sessions.get_mut(&session) else { return };
+            let Some(connection) = state.connection else { return };
+            if !self.has_space(connection) {
+                return;
+            }
+            if self.send_unsent(session, connection, now) {
+                continue;
+            }
+            let Some(state) = self.sessions.get_mut(&session) else { return };
+            let Some(delivery) = state.outbound.next_unassured().or_else(|| state.outbound.next_assured())
+            else {
+                return;
+            };
+            self.gauges.queued_messages -= 1;
+            self.gauges.queued_bytes -= delivery.message.size_bytes();
+            if delivery.message.is_expired(now) {
+                self.drop_delivery(session, &delivery, DropReason::Expired);
+                continue;
+            }
+            self.begin(session, connection, &delivery, now);
+        }
+    }
+
+    /// Sends the next packet of the oldest exchange that has one due; false if there is none.
+    fn send_unsent(&mut self, session: SessionId, connection: ConnectionId, now: Moment) -> bool {
+        let Some(state) = self.sessions.get_mut(&session) else { return false };
+        let Some(due) = state.outbound.next_unsent() else { return false };
+        let packet_id = due.packet_id;
+        match due.progress {
+            Progress::Released => {
+                let release = Packet::PubRel(Acknowledgement::new(packet_id, ReasonCode::Success));
+                self.send(connection, &release);
+            }
+            Progress::Published | Progress::Storing | Progress::Releasing => {
+                let (delivery, dup) = (due.delivery.clone(), due.dup);
+                if !self.send_publish(connection, &delivery, Some(packet_id), dup, now) {
+                    self.finish(session, packet_id);
+                }
+            }
+        }
+        true
+    }
+
+    /// Writes a PUBLISH; false if the client does not take packets of this size ([MQTT-3.1.2-25]).
+    fn send_publish(
+        &mut self,
+        connection: ConnectionId,
+        delivery: &Delivery,
+        packet_id: Option<PacketId>,
+        dup: bool,
+        now: Moment,
+    ) -> bool {
+        let message = &delivery.message;
+        let head = PublishHead {
+            dup,
+            qos: delivery.qos,
+            retain: delivery.retain,
+            packet_id,
+            topic: message.topic(),
+            topic_alias: None,
+            message_expiry_seconds: message.remaining_seconds(now),
+            subscription_ids: &delivery.subscription_ids,
+            application_properties: message.application_properties(),
+            payload_len: message.payload().len(),
+        };
+        let Some(established) = self.established(connection) else { return true };
+        match established.wire.publish(&head, message) {
+            Ok(bytes) => {
+                self.stats.message_delivered(delivery.qos);
+                self.count_sent(connection, PacketType::Publish, bytes);
+                true
+            }
+            Err(error) => {
+                tracing::debug!(connection = connection.0, %error, "message not sent");
+                self.stats.messages_dropped(DropReason::TooLarge, 1);
+                false
+            }
+        }
+    }
+
+    /// Ends an exchange with the client.
+    pub(super) fn finish(&mut self, session: SessionId, packet_id: PacketId) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        if let Some(delivery) = state.outbound.finish(packet_id) {
+            self.gauges.inflight_messages -= 1;
+            self.settle(session, &delivery);
+        }
+    }
+
+    pub(super) fn drained(&mut self, connection: ConnectionId, now: Moment) {
+        if let Some(session) = self.established(connection).map(|established| established.session) {
+            self.pump(session, now);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! A shard: the sessions, connections and timers that one thread owns.
+//!
+//! This file holds the state and the turn; what each input means is in the files beside it. Invariant: at the end of a turn
+//! every record of the turn is in one commit, and whatever must wait for it is in `gated` under that commit's ticket.
+
+mod acknowledge;
+mod close;
+mod deliver;
+mod gate;
+mod open;
+mod publish;
+mod receive;
+mod subscribe;
+mod timer;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use veilmq_protocol::{Packet, PacketType};
+
+use self::gate::Gated;
+use self::timer::Timer;
+use crate::connection::{Connection, Established};
+use crate::effect::{Effect, Input, Parcel};
+use crate::farewell::{BrokerReason, CloseReason, Departure};
+use crate::id::{ConnectionId, SessionId, ShardIndex, Ticket};
+use crate::outbox::Outbox;
+use crate::record::Record;
+use crate::routes::MatchCache;
+use crate::session::Session;
+use crate::shared::Shared;
+use crate::stats::{Gauges, Stats};
+use crate::time::{Environment, Moment};
+
+/// One shard of the broker.
+pub struct Shard {
+    index: ShardIndex,
+    shared: Arc<Shared>,
+    connections: HashMap<ConnectionId, Connection>,
+    sessions: HashMap<SessionId, Session>,
+    by_client_id: HashMap<Arc<str>, SessionId>,
+    timers: BTreeSet<(Moment, Timer)>,
+    matches: MatchCache,
+    stats: Arc<Stats>,
+    gauges: Gauges,
+    /// Connections whose outbox grew in this turn.
+    dirty: Vec<ConnectionId>,
+    /// Records of this turn.
+    records: Vec<Record>,
+    /// Parcels of this turn.
+    parcels: Vec<(ShardIndex, Parcel)>,
+    /// The ticket that the records of this turn will go under.
+    ticket: Ticket,
+    /// The newest ticket that is durable or has failed.
+    settled: Option<Ticket>,
+    /// What waits for a commit, oldest first.
+    gated: VecDeque<(Ticket, Gated)>,
+    /// The application properties of the PUBLISH at hand.
+    scratch: Vec<u8>,
+}
+
+impl Shard {
+    /// Makes a shard without sessions.
+    pub fn new(index: ShardIndex, shared: Arc<Shared>) -> Self {
+        Self {
+            index,
+            shared,
+            connections: HashMap::new(),
+            sessions: HashMap::new(),
+            by_client_id: HashMap::new(),
+            timers: BTreeSet::new(),
+            matches: MatchCache::default(),
+            stats: Arc::default(),
+            gauges: Gauges::default(),
+            dirty: Vec::new(),
+            records: Vec::new(),
+            parcels: Vec::new(),
+            ticket: Ticket(1),
+            settled: None,
+            gated: VecDeque::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Returns the shard's position.
+    pub fn index(&self) -> ShardIndex {
+        self.index
+    }
+
+    /// Returns what the shard counts.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// Takes in what happened. Effects that cannot wait for the end of the turn are appended to `effects`.
+    pub fn handle(&mut self, environment: &mut Environment<'_>, input: Input<'_>, effects: &mut Vec<Effect>) {
+        match input {
+            Input::Accepted { connection, peer } => self.accepted(connection, peer, environment.now),
+            Input::Received { connection, bytes } => self.received(connection, bytes, environment, effects),
+            Input::Closed { connection } => {
+                self.close(connection, &CloseReason::Departure(Departure::Closed), environment, effects);
+            }
+            Input::Arrived(arrival) => self.arrived(*arrival, environment, effects),
+            Input::Drained { connection } => self.drained(connection, environment.now),
+            Input::Parcel(Parcel::Deliver { message, matches }) => {
+                self.deliver_all(&message, &matches, environment.now);
+            }
+            Input::Committed(ticket) => self.open_gates(ticket, environment, effects),
+            Input::CommitFailed(ticket) => self.fail_gates(ticket, environment, effects),
+            Input::Tick => self.tick(environment, effects),
+            Input::Shutdown => self.shut_down(environment, effects),
+        }
+    }
+
+    /// Ends the turn: seals what was written, and asks for the commit, the parcels and the writes of the turn, in this order.
+    pub fn end_turn(&mut self, environment: &mut Environment<'_>, effects: &mut Vec<Effect>) {
+        if !self.records.is_empty() {
+            effects.push(Effect::Commit { ticket: self.ticket, records: std::mem::take(&mut self.records) });
+            self.ticket = Ticket(self.ticket.0 + 1);
+        }
+        effects.extend(self.parcels.drain(..).map(|(shard, parcel)| Effect::Post { shard, parcel }));
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.sort_unstable();
+        dirty.dedup();
+        for connection in dirty.drain(..) {
+            if self.seal(connection, environment.now) {
+                effects.push(Effect::Flush(connection));
+            }
+        }
+        self.dirty = dirty;
+        self.stats.gauges(&self.gauges());
+    }
+
+    /// Returns the bytes that wait for a connection; None while they have to wait for a commit.
+    pub fn outbox(&mut self, connection: ConnectionId) -> Option<&mut Outbox> {
+        match self.connections.get_mut(&connection)? {
+            Connection::Opening(opening) => Some(&mut opening.outbox),
+            Connection::Established(established) if established.corked_until.is_some() => None,
+            Connection::Established(established) => Some(established.wire.outbox()),
+        }
+    }
+
+    /// Returns when [`Input::Tick`] is due.
+    pub fn next_deadline(&self) -> Option<Moment> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Takes in a disconnected session whose routes are known.
+    pub(crate) fn insert_session(&mut self, session: Session) {
+        let id = session.id;
+        self.gauges.subscriptions += session.subscriptions.len();
+        self.gauges.queued_messages += session.outbound.waiting();
+        self.gauges.queued_bytes += session.outbound.waiting_bytes();
+        self.gauges.inflight_messages += session.outbound.in_flight();
+        self.by_client_id.insert(Arc::clone(&session.client_id), id);
+        self.sessions.insert(id, session);
+        self.arm_session(id);
+    }
+
+    /// Closes the record that this turn wrote into; true if there is something to flush.
+    fn seal(&mut self, connection: ConnectionId, now: Moment) -> bool {
+        let rekey = u64::from(self.shared.settings().rekey_seconds) * 1_000;
+        match self.connections.get_mut(&connection) {
+            None => false,
+            Some(Connection::Opening(opening)) => !opening.outbox.is_empty(),
+            Some(Connection::Established(established)) => {
+                established.wire.seal(now, rekey);
+                established.corked_until.is_none() && !established.wire.outbox().is_empty()
+            }
+        }
+    }
+
+    fn established(&mut self, connection: ConnectionId) -> Option<&mut Established> {
+        match self.connections.get_mut(&connection)? {
+            Connection::Established(established) => Some(established),
+            Connection::Opening(_) => None,
+        }
+    }
+
+    /// Sends a packet that is not a PUBLISH on an established connection.
+    fn send(&mut self, connection: ConnectionId, packet: &Packet<'_>) {
+        let Some(Connection::Established(established)) = self.connections.get_mut(&connection) else {
+            return;
+        };
+        match established.wire.send(packet) {
+            Ok(bytes) => self.count_sent(connection, packet.packet_type(), bytes),
+            // A packet other than PUBLISH is only ever too large because of the client's own limit.
+            Err(error) => tracing::debug!(connection = connection.0, %error, "packet not sent"),
+        }
+    }
+
+    fn count_sent(&mut self, connection: ConnectionId, packet: PacketType, bytes: usize) {
+        self.stats.packet_sent(packet);
+        self.stats.bytes_sent(bytes);
+        self.dirty.push(connection);
+    }
+
+    fn gauges(&self) -> Gauges {
+        Gauges {
+            connections: self.connections.len(),
+            sessions_disconnected: self.sessions.len() - self.gauges.sessions_connected,
+            ..self.gauges
+        }
+    }
+
+    fn shut_down(&mut self, environment: &mut Environment<'_>, effects: &mut Vec<Effect>) {
+        let mut open: Vec<ConnectionId> = self.connections.keys().copied().collect();
+        open.sort_unstable();
+        for connection in open {
+            self.close(connection, &CloseReason::Broker(BrokerReason::Shutdown), environment, effects);
+        }
+    }
+}
+
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shard")
+            .field("index", &self.index)
+            .field("gauges", &self.gauges())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,267 @@
+//! From accept to CONNACK: openings, takeover, resuming or starting a session.
+
+use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
+
+use veilmq_protocol::veil::channel::{RecordOpener, ServerAccepted};
+use veilmq_protocol::veil::hello::ServerFinishParams;
+use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
+use veilmq_protocol::{
+    ConnAck, ConnAckProperties, Packet, PacketType, ProtocolVersion, ReasonCode, TopicFilter,
+};
+
+use super::Shard;
+use crate::connection::{Arrival, ConnectRequest, Connection, Established, Opening, Wire};
+use crate::effect::Effect;
+use crate::farewell::{BrokerReason, CloseReason, PeerError};
+use crate::id::{ConnectionId, SessionId};
+use crate::record::Record;
+use crate::session::Session;
+use crate::time::{Environment, Moment};
+
+impl Shard {
+    pub(super) fn accepted(&mut self, connection: ConnectionId, peer: &str, now: Moment) {
+        self.stats.connection_opened();
+        let opening = Opening::new(connection, peer, now);
+        self.connections.insert(connection, Connection::Opening(Box::new(opening)));
+        self.arm_connect(connection, now);
+    }
+
+    /// Passes an authenticated connection on to the shard of its session.
+    pub(super) fn opened(
+        &mut self,
+        mut arrival: Box<Arrival>,
+        unread: &[u8],
+        environment: &mut Environment<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if arrival.channel.is_some() {
+            self.shared.handshake_ended();
+            self.stats.handshake(true);
+        }
+        self.disarm_connect(arrival.connection, arrival.accepted_at);
+        arrival.unread.extend_from_slice(unread);
+        let home = self.shared.home(&arrival.request.client_id);
+        if home == self.index {
+            self.arrived(*arrival, environment, effects);
+        } else {
+            effects.push(Effect::Hand { shard: home, arrival });
+        }
+    }
+
+    /// Gives an authenticated connection its session ([MQTT-3.1.4-3] to [MQTT-3.1.4-5]).
+    pub(super) fn arrived(
+        &mut self,
+        mut arrival: Arrival,
+        environment: &mut Environment<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.take_over(&arrival.request.client_id, environment, effects);
+        if arrival.request.clean_start
+            && let Some(old) = self.by_client_id.get(&arrival.request.client_id).copied()
+        {
+            self.end_session(old, environment.now);
+        }
+        let (session, present) = self.session_of(&arrival.request.client_id);
+        self.adopt(session, &arrival);
+        let connection = arrival.connection;
+        let unread = std::mem::take(&mut arrival.unread);
+        if let Err(reason) = self.establish(arrival, session, present, environment) {
+            self.close(connection, &reason, environment, effects);
+            return;
+        }
+        self.pump(session, environment.now);
+        if !unread.is_empty() {
+            let mut unread = unread;
+            self.received(connection, &mut unread, environment, effects);
+        }
+    }
+
+    /// Ends the connection that the session of this Client Identifier has, if any ([MQTT-3.1.4-3]).
+    fn take_over(
+        &mut self,
+        client_id: &Arc<str>,
+        environment: &mut Environment<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let connected =
+            self.by_client_id.get(client_id).and_then(|session| self.sessions.get(session)?.connection);
+        if let Some(connection) = connected {
+            self.close(connection, &CloseReason::Broker(BrokerReason::TakenOver), environment, effects);
+        }
+    }
+
+    /// Returns the session of a Client Identifier, and whether it was there before.
+    fn session_of(&mut self, client_id: &Arc<str>) -> (SessionId, bool) {
+        if let Some(session) = self.by_client_id.get(client_id) {
+            return (*session, true);
+        }
+        let session = self.shared.next_session();
+        self.sessions.insert(session, Session::new(session, Arc::clone(client_id)));
+        self.by_client_id.insert(Arc::clone(client_id), session);
+        (session, false)
+    }
+
+    /// Puts the session into the state that CONNECT asks for, and stores it if it will outlive the connection.
+    fn adopt(&mut self, session: SessionId, arrival: &Arrival) {
+        let settings = self.shared.settings();
+        let request = &arrival.request;
+        let expiry_seconds = request.session_expiry_seconds.min(settings.session_expiry_seconds_max);
+        let quota = request.receive_maximum.min(settings.inflight_max);
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        state.connection = Some(arrival.connection);
+        state.disconnected_at = None;
+        state.expiry_seconds = expiry_seconds;
+        state.will = request.will.clone();
+        state.outbound.connected(quota);
+        self.gauges.sessions_connected += 1;
+        self.arm_session(session);
+        let Some(state) = self.sessions.get(&session) else { return };
+        if state.durable {
+            self.records.push(state.head());
+        } else if expiry_seconds > 0 {
+            self.make_durable(session);
+        }
+    }
+
+    /// Stores a session that from now on outlives its connection, with everything it holds.
+    fn make_durable(&mut self, session: SessionId) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        state.durable = true;
+        self.records.push(state.head());
+        for (filter, subscription) in &state.subscriptions {
+            self.records.push(Record::Subscribed {
+                session,
+                filter: Arc::clone(filter),
+                subscription: *subscription,
+            });
+            if let Ok(filter) = TopicFilter::new(filter) {
+                let subscriber = Self::subscriber(self.index, session, true, subscription);
+                self.shared.routes.subscribe(filter, subscriber);
+            }
+        }
+        for packet_id in &state.received {
+            self.records.push(Record::Received { session, packet_id: *packet_id });
+        }
+        for (delivery, stage) in state.outbound.assured_mut() {
+            delivery.message = delivery.message.with_id(self.shared.next_message(), 1);
+            delivery.stored = true;
+            self.records.push(Record::Published {
+                message: Arc::clone(&delivery.message),
+                references: vec![delivery.reference(session, stage)],
+            });
+        }
+    }
+
+    fn establish(
+        &mut self,
+        arrival: Arrival,
+        session: SessionId,
+        present: bool,
+        environment: &mut Environment<'_>,
+    ) -> Result<(), CloseReason> {
+        let Arrival { connection, peer, request, channel, identity, .. } = arrival;
+        let mut wire = Wire::new(request.version, request.packet_bytes_max);
+        let opener = self.write_connack(&request, channel, session, present, &mut wire, environment)?;
+        let mut established = Established::new(connection, session, peer, wire, environment.now);
+        established.identity = identity;
+        established.opener = opener;
+        established.keep_alive_seconds = self.keep_alive_seconds(&request);
+        tracing::info!(
+            connection = connection.0,
+            peer = %established.peer,
+            client = %request.client_id,
+            version = ?request.version,
+            identity = ?identity,
+            session_present = present,
+            "connected"
+        );
+        self.connections.insert(connection, Connection::Established(Box::new(established)));
+        self.arm_keep_alive(connection);
+        self.stats.packet_sent(PacketType::ConnAck);
+        self.dirty.push(connection);
+        if !self.records.is_empty() && self.sessions.get(&session).is_some_and(|state| state.durable) {
+            self.cork(connection, self.current_ticket());
+        }
+        Ok(())
+    }
+
+    /// Writes CONNACK, with the ServerFinish of a channel in it, and returns what opens the client's records.
+    fn write_connack(
+        &self,
+        request: &ConnectRequest,
+        channel: Option<ServerAccepted>,
+        session: SessionId,
+        present: bool,
+        wire: &mut Wire,
+        environment: &mut Environment<'_>,
+    ) -> Result<Option<Box<RecordOpener>>, CloseReason> {
+        let finish = channel
+            .map(|accepted| {
+                accepted.server_finish(ServerFinishParams {
+                    time_unix_ms: Some(environment.unix_ms),
+                    ..ServerFinishParams::default()
+                })
+            })
+            .transpose()?;
+        let expiry = self.sessions.get(&session).map_or(0, |state| state.expiry_seconds);
+        let properties = match request.version {
+            ProtocolVersion::V5 => {
+                self.capabilities(request, expiry, finish.as_ref().map(|(bytes, _)| bytes.as_slice()))
+            }
+            ProtocolVersion::V31 | ProtocolVersion::V311 => ConnAckProperties::default(),
+        };
+        // MQTT 3.1 has no Session Present; its byte is reserved.
+        let session_present = present && request.version != ProtocolVersion::V31;
+        let connack = Packet::ConnAck(ConnAck { session_present, reason: ReasonCode::Success, properties });
+        let mut bytes = Vec::new();
+        connack
+            .encode(request.version, &mut bytes)
+            .map_err(|_| PeerError::Protocol("CONNACK does not fit into a packet"))?;
+        let Some((_, sealing)) = finish else {
+            wire.send_opening(&bytes);
+            return Ok(None);
+        };
+        let channel = sealing.seal_connack(&mut bytes)?;
+        wire.send_opening(&bytes);
+        wire.secure(channel.sealer, channel.scheme, environment.now);
+        Ok(Some(Box::new(channel.opener)))
+    }
+
+    fn capabilities<'a>(
+        &'a self,
+        request: &'a ConnectRequest,
+        expiry_seconds: u32,
+        finish: Option<&'a [u8]>,
+    ) -> ConnAckProperties<'a> {
+        let settings = self.shared.settings();
+        let keep_alive = self.keep_alive_seconds(request);
+        ConnAckProperties {
+            session_expiry_seconds: (expiry_seconds != request.session_expiry_seconds)
+                .then_some(expiry_seconds),
+            receive_maximum: NonZeroU16::new(settings.receive_maximum),
+            packet_bytes_max: u32::try_from(settings.packet_bytes_max).ok().and_then(NonZeroU32::new),
+            assigned_client_id: request.client_id_assigned.then_some(&*request.client_id),
+            topic_alias_maximum: (settings.topic_alias_maximum > 0).then_some(settings.topic_alias_maximum),
+            shared_subscription_available: Some(false),
+            server_keep_alive_seconds: (keep_alive != request.keep_alive_seconds).then_some(keep_alive),
+            authentication_method: finish.map(|_| AUTHENTICATION_METHOD),
+            authentication_data: finish,
+            ..ConnAckProperties::default()
+        }
+    }
+
+    /// Returns the keep alive in force: the client's, within the broker's limit ([MQTT-3.2.2-21]).
+    fn keep_alive_seconds(&self, request: &ConnectRequest) -> u16 {
+        match self.shared.settings().keep_alive_seconds_max {
+            // Only MQTT 5 can be told of another keep alive.
+            maximum if maximum > 0 && request.version == ProtocolVersion::V5 => {
+                match request.keep_alive_seconds {
+                    0 => maximum,
+                    asked => asked.min(maximum),
+                }
+            }
+            _ => request.keep_alive_seconds,
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! The way in: PUBLISH from a client, retained messages, and who gets a message.
+
+use std::sync::Arc;
+
+use veilmq_protocol::{
+    Acknowledgement, EncodeError, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, TopicName,
+};
+
+use super::Shard;
+use super::gate::Answer;
+use crate::connection::check_writable;
+use crate::effect::Parcel;
+use crate::farewell::{CloseReason, PeerError};
+use crate::id::{ConnectionId, SessionId};
+use crate::message::{Expiry, Message, MessageParts};
+use crate::record::{Record, Reference, Stage};
+use crate::retained::Stored;
+use crate::routes::Matches;
+use crate::session::Session;
+use crate::time::Moment;
+
+/// An Application Message as it arrives, from a client or as a Will.
+#[derive(Debug)]
+pub(super) struct Publication<'a> {
+    pub(super) publisher: Option<SessionId>,
+    pub(super) qos: QoS,
+    pub(super) retain: bool,
+    pub(super) topic: TopicName<'a>,
+    pub(super) application_properties: &'a [u8],
+    pub(super) payload: &'a [u8],
+    pub(super) message_expiry_seconds: Option<u32>,
+}
+
+/// What became of a publication that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Published {
+    /// Somebody subscribes to the topic.
+    pub(super) matched: bool,
+    /// Records of this turn hold the message, so its acknowledgement waits for them.
+    pub(super) stored: bool,
+}
+
+/// Why a publication was refused.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub(super) enum PublishRefused {
+    #[error("retained messages are at their limit")]
+    RetainedFull,
+    #[error("{0}")]
+    Properties(EncodeError),
+}
+
+impl Shard {
+    /// Handles a PUBLISH of a client, as its QoS requires ([MQTT-3.3.4-1]).
+    pub(super) fn publish_received(
+        &mut self,
+        connection: ConnectionId,
+        publish: &Publish<'_>,
+        now: Moment,
+    ) -> Result<(), CloseReason> {
+        self.stats.message_received(publish.qos);
+        // [MQTT-3.3.4-6]
+        if !publish.properties.subscription_ids.is_empty() {
+            return Err(PeerError::Protocol("a client's PUBLISH carries a subscription identifier").into());
+        }
+        let alias_maximum = self.shared.settings().topic_alias_maximum;
+        let Some(established) = self.established(connection) else { return Ok(()) };
+        let session = established.session;
+        let aliased = established.aliased_topic(publish, alias_maximum)?;
+        let topic = match &aliased {
+            Some(topic) => TopicName::new(topic).ok(),
+            None => publish.topic,
+        };
+        let topic = topic.ok_or(PeerError::Protocol("PUBLISH with neither topic nor alias"))?;
+        self.shared.check_levels(topic)?;
+        check_writable(topic)?;
+        match publish.packet_id {
+            None => {
+                if let Err(refused) = self.publish_accepted(session, publish, topic, now) {
+                    tracing::warn!(topic = topic.as_str(), %refused, "publish refused");
+                }
+                Ok(())
+            }
+            Some(packet_id) => self
+                .publish_assured(connection, session, packet_id, publish, topic, now)
+                .map_err(CloseReason::from),
+        }
+    }
+
+    /// Handles a PUBLISH of QoS 1 or 2: it is acknowledged once the broker owns it ([MQTT-4.3.2-4], [MQTT-4.3.3-8]).
+    fn publish_assured(
+        &mut self,
+        connection: ConnectionId,
+        session: SessionId,
+        packet_id: PacketId,
+        publish: &Publish<'_>,
+        topic: TopicName<'_>,
+        now: Moment,
+    ) -> Result<(), PeerError> {
+        let exactly_once = publish.qos == QoS::ExactlyOnce;
+        let Some(state) = self.sessions.get_mut(&session) else { return Ok(()) };
+        if exactly_once && state.received.contains(&packet_id) {
+            // [MQTT-4.3.3-10] Acknowledged again, delivered no second time.
+            self.answer(connection, Answer::PubRec(packet_id, ReasonCode::Success), None);
+            return Ok(());
+        }
+        let durable = state.durable;
+        self.count_unacknowledged(connection)?;
+        let published = match self.publish_accepted(session, publish, topic, now) {
+            Ok(published) => published,
+            Err(refused) => {
+                tracing::warn!(topic = topic.as_str(), %refused, "publish refused");
+                return self.refuse_publish(connection, packet_id, exactly_once);
+            }
+        };
+        let mut stored = published.stored;
+        if exactly_once && let Some(state) = self.sessions.get_mut(&session) {
+            state.received.insert(packet_id);
+            if durable {
+                self.records.push(Record::Received { session, packet_id });
+                stored = true;
+            }
+        }
+        let reason = if published.matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
+        let answer = match exactly_once {
+            true => Answer::PubRec(packet_id, reason),
+            false => Answer::PubAck(packet_id, reason),
+        };
+        let ticket = stored.then(|| self.current_ticket());
+        self.answer(connection, answer, ticket);
+        Ok(())
+    }
+
+    /// Counts a message that awaits our acknowledgement ([MQTT-3.3.4-7]); MQTT 3.1.1 knows no Receive Maximum.
+    fn count_unacknowledged(&mut self, connection: ConnectionId) -> Result<(), PeerError> {
+        let maximum = self.shared.settings().receive_maximum;
+        let Some(established) = self.established(connection) else { return Ok(()) };
+        established.unacknowledged += 1;
+        if established.wire.version() == ProtocolVersion::V5
+            && established.unacknowledged > usize::from(maximum)
+        {
+            return Err(PeerError::ReceiveMaximum { maximum });
+        }
+        Ok(())
+    }
+
+    /// Says no to one message; MQTT 3.1.1 has no way to, so there the connection ends and the client keeps the message.
+    fn refuse_publish(
+        &mut self,
+        connection: ConnectionId,
+        packet_id: PacketId,
+        exactly_once: bool,
+    ) -> Result<(), PeerError> {
+        let Some(established) = self.established(connection) else { return Ok(()) };
+        if established.wire.version() != ProtocolVersion::V5 {
+            return Err(PeerError::NotAuthorized("the broker cannot keep another retained message"));
+        }
+        let answer = match exactly_once {
+            true => Answer::PubRec(packet_id, ReasonCode::QuotaExceeded),
+            false => Answer::PubAck(packet_id, ReasonCode::QuotaExceeded),
+        };
+        self.answer(connection, answer, None);
+        Ok(())
+    }
+
+    fn publish_accepted(
+        &mut self,
+        session: SessionId,
+        publish: &Publish<'_>,
+        topic: TopicName<'_>,
+        now: Moment,
+    ) -> Result<Published, PublishRefused> {
+        let mut application_properties = std::mem::take(&mut self.scratch);
+        application_properties.clear();
+        if let Err(error) = publish.properties.encode_application(&mut application_properties) {
+            return Err(PublishRefused::Properties(error));
+        }
+        let publication = Publication {
+            publisher: Some(session),
+            qos: publish.qos,
+            retain: publish.retain,
+            topic,
+            application_properties: &application_properties,
+            payload: publish.payload,
+            message_expiry_seconds: publish.properties.message_expiry_seconds,
+        };
+        let published = self.publish(&publication, now);
+        self.scratch = application_properties;
+        published
+    }
+
+    /// Takes a message in: retains it if asked, stores it for durable sessions, gives it to everyone who wants it.
+    pub(super) fn publish(
+        &mut self,
+        publication: &Publication<'_>,
+        now: Moment,
+    ) -> Result<Published, PublishRefused> {
+        let matches = self.matches.matches(&self.shared.routes, publication.topic, publication.publisher);
+        let references = references(&matches, publication);
+        let message = Message::new(
+            &MessageParts {
+                id: (!references.is_empty()).then(|| self.shared.next_message()),
+                publisher: publication.publisher,
+                qos: publication.qos,
+                retain: publication.retain,
+                topic: publication.topic.as_str(),
+                application_properties: publication.application_properties,
+                payload: publication.payload,
+                expiry: publication.message_expiry_seconds.map(|interval_seconds| Expiry {
+                    at: now.plus_seconds(u64::from(interval_seconds)),
+                    interval_seconds,
+                }),
+            },
+            u32::try_from(references.len()).unwrap_or(u32::MAX),
+        );
+        let retained = publication.retain && self.retain(&message)?;
+        let stored = retained || !references.is_empty();
+        if !references.is_empty() {
+            self.records.push(Record::Published { message: Arc::clone(&message), references });
+        }
+        self.distribute(&message, &matches, now);
+        Ok(Published { matched: !matches.is_empty(), stored })
+    }
+
+    /// Keeps a message as its topic's retained one; true if that made a record ([MQTT-3.3.1-5]).
+    fn retain(&mut self, message: &Arc<Message>) -> Result<bool, PublishRefused> {
+        let record = match self.shared.retained.store(message) {
+            Stored::Kept => Record::Retained { message: Arc::clone(message) },
+            Stored::Cleared => Record::RetainedCleared { topic: Arc::from(message.topic()) },
+            Stored::Nothing => return Ok(false),
+            Stored::OverBudget => return Err(PublishRefused::RetainedFull),
+        };
+        self.records.push(record);
+        Ok(true)
+    }
+
+    /// Gives a message to the targets on this shard, and passes it on to the other shards that have some.
+    fn distribute(&mut self, message: &Arc<Message>, matches: &Arc<Matches>, now: Moment) {
+        for shard in matches.shards() {
+            if shard != self.index {
+                let parcel = Parcel::Deliver { message: Arc::clone(message), matches: Arc::clone(matches) };
+                self.parcels.push((shard, parcel));
+            }
+        }
+        self.deliver_all(message, matches, now);
+    }
+
+    /// Handles PUBREL: the client will not repeat the PUBLISH, so its identifier is free ([MQTT-4.3.3-11]).
+    pub(super) fn pubrel_received(
+        &mut self,
+        connection: ConnectionId,
+        release: &Acknowledgement<'_>,
+    ) -> Result<(), CloseReason> {
+        let packet_id = release.packet_id;
+        let Some(state) = self.session_on(connection) else { return Ok(()) };
+        let (session, durable) = (state.id, state.durable);
+        let answer = if state.received.remove(&packet_id) {
+            Answer::PubComp(packet_id)
+        } else {
+            Answer::PubCompUnknown(packet_id)
+        };
+        let released = durable && matches!(answer, Answer::PubComp(..));
+        if released {
+            self.records.push(Record::Released { session, packet_id });
+        }
+        // PUBCOMP frees the identifier for a new message, which must not be taken for a repetition after a crash.
+        let ticket = released.then(|| self.current_ticket());
+        self.answer(connection, answer, ticket);
+        Ok(())
+    }
+
+    /// Returns the session of an established connection.
+    pub(super) fn session_on(&mut self, connection: ConnectionId) -> Option<&mut Session> {
+        let session = self.established(connection)?.session;
+        self.sessions.get_mut(&session)
+    }
+}
+
+/// Returns the durable sessions that need a message of QoS 1 or 2.
+fn references(matches: &Matches, publication: &Publication<'_>) -> Vec<Reference> {
+    if publication.qos == QoS::AtMostOnce {
+        return Vec::new();
+    }
+    let needing = matches.targets().filter(|target| target.durable && target.qos != QoS::AtMostOnce);
+    needing
+        .map(|target| Reference {
+            session: target.session,
+            qos: target.qos.min(publication.qos),
+            retain: publication.retain && target.retain_as_published,
+            subscription_ids: target.subscription_ids.clone(),
+            stage: Stage::Queued,
+        })
+        .collect()
+}

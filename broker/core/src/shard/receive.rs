@@ -1,0 +1,264 @@
+//! From bytes to packets: framing, records, and the dispatch of an established connection's packets.
+
+use veilmq_protocol::veil::channel::Content;
+use veilmq_protocol::veil::record::RECORD_OVERHEAD_MAX;
+use veilmq_protocol::{Disconnect, Frame, Packet, PacketType, ProtocolVersion, ReasonCode, next_frame};
+
+use super::Shard;
+use crate::connection::{Connection, Next};
+use crate::effect::Effect;
+use crate::farewell::{CloseReason, Departure, PeerError};
+use crate::id::ConnectionId;
+use crate::time::Environment;
+
+impl Shard {
+    /// Takes in bytes: every whole packet is handled, the rest is kept until more arrives.
+    pub(super) fn received(
+        &mut self,
+        connection: ConnectionId,
+        bytes: &mut [u8],
+        environment: &mut Environment<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.stats.bytes_received(bytes.len());
+        let Some(partial) = self.take_partial(connection, environment) else { return };
+        if partial.is_empty() {
+            self.process(connection, bytes, environment, effects);
+        } else {
+            let mut joined = partial;
+            joined.extend_from_slice(bytes);
+            self.process(connection, &mut joined, environment, effects);
+        }
+    }
+
+    fn take_partial(&mut self, connection: ConnectionId, environment: &Environment<'_>) -> Option<Vec<u8>> {
+        match self.connections.get_mut(&connection)? {
+            Connection::Opening(opening) => Some(std::mem::take(&mut opening.partial)),
+            Connection::Established(established) => {
+                established.last_received = environment.now;
+                Some(std::mem::take(&mut established.partial))
+            }
+        }
+    }
+
+    fn process(
+        &mut self,
+        connection: ConnectionId,
+        bytes: &mut [u8],
+        environment: &mut Environment<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut position = 0;
+        while let Some(rest) = bytes.get_mut(position..)
+            && !rest.is_empty()
+        {
+            match self.step(connection, rest, environment, effects) {
+                Ok(Step::Consumed(consumed)) => position += consumed,
+                Ok(Step::More) => {
+                    self.keep_partial(connection, rest);
+                    return;
+                }
+                Ok(Step::Gone) => return,
+                Err(reason) => {
+                    self.close(connection, &reason, environment, effects);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn keep_partial(&mut self, connection: ConnectionId, bytes: &[u8]) {
+        match self.connections.get_mut(&connection) {
+            Some(Connection::Opening(opening)) => opening.partial = bytes.to_vec(),
+            Some(Connection::Established(established)) => established.partial = bytes.to_vec(),
+            None => {}
+        }
+    }
+
+    /// Handles the next packet or record.
+    fn step(
+        &mut self,
+        connection: ConnectionId,
+        bytes: &mut [u8],
+        environment: &mut Environment<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Step, CloseReason> {
+        let packet_bytes_max = self.shared.settings().packet_bytes_max;
+        match self.connections.get_mut(&connection) {
+            None => Ok(Step::Gone),
+            Some(Connection::Opening(_)) => self.step_opening(connection, bytes, environment, effects),
+            Some(Connection::Established(established)) => {
+                let Some(opener) = &mut established.opener else {
+                    let version = established.wire.version();
+                    return self.step_packet(connection, version, bytes, environment, effects);
+                };
+                let Some(record) = opener.next(bytes, packet_bytes_max + RECORD_OVERHEAD_MAX)? else {
+                    return Ok(Step::More);
+                };
+                let consumed = record.consumed;
+                match record.content {
+                    Content::Packets(range) => {
+                        let packets = bytes.get(range).unwrap_or_default();
+                        self.record(connection, packets, environment, effects)?;
+                    }
+                    // The opener has switched keys; other operations are for clients and change nothing here.
+                    Content::KeyUpdated | Content::Control(_) => {}
+                    Content::Fan(_) => {
+                        return Err(PeerError::Protocol("fan-out records come from the broker only").into());
+                    }
+                }
+                if !self.connections.contains_key(&connection) {
+                    return Ok(Step::Gone);
+                }
+                Ok(Step::Consumed(consumed))
+            }
+        }
+    }
+
+    /// Handles the packets of one record, which holds whole packets only (VEIL-1 section 5.2).
+    fn record(
+        &mut self,
+        connection: ConnectionId,
+        packets: &[u8],
+        environment: &mut Environment<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), CloseReason> {
+        let mut position = 0;
+        while let Some(rest) = packets.get(position..)
+            && !rest.is_empty()
+        {
+            match self.step_packet(connection, ProtocolVersion::V5, rest, environment, effects)? {
+                Step::Consumed(consumed) => position += consumed,
+                Step::More => return Err(PeerError::Protocol("a record ends within a packet").into()),
+                Step::Gone => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn step_opening(
+        &mut self,
+        connection: ConnectionId,
+        bytes: &[u8],
+        environment: &mut Environment<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Step, CloseReason> {
+        let bytes_max = self.shared.settings().connect_packet_bytes_max;
+        let Some((frame, consumed)) = next_frame(bytes, bytes_max)? else { return Ok(Step::More) };
+        self.stats.packet_received(frame.packet_type());
+        let Some(Connection::Opening(opening)) = self.connections.get_mut(&connection) else {
+            return Ok(Step::Gone);
+        };
+        let was_half_open = opening.is_half_open();
+        let next = opening.handle(frame, &bytes[..consumed], &self.shared, environment);
+        match next {
+            Ok(Next::Continue) => {
+                self.stats.packet_sent(PacketType::Auth);
+                self.shared.handshake_began();
+                self.dirty.push(connection);
+                Ok(Step::Consumed(consumed))
+            }
+            Ok(Next::Arrive(arrival)) => {
+                self.connections.remove(&connection);
+                self.opened(arrival, &bytes[consumed..], environment, effects);
+                Ok(Step::Gone)
+            }
+            Err(reason) => {
+                if was_half_open || matches!(reason, CloseReason::Peer(PeerError::Handshake(_))) {
+                    self.stats.handshake(false);
+                }
+                if was_half_open {
+                    self.shared.handshake_ended();
+                }
+                Err(reason)
+            }
+        }
+    }
+
+    fn step_packet(
+        &mut self,
+        connection: ConnectionId,
+        version: ProtocolVersion,
+        bytes: &[u8],
+        environment: &mut Environment<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Step, CloseReason> {
+        let Some((frame, consumed)) = next_frame(bytes, self.shared.settings().packet_bytes_max)? else {
+            return Ok(Step::More);
+        };
+        self.packet(connection, version, frame, environment, effects)?;
+        Ok(if self.connections.contains_key(&connection) { Step::Consumed(consumed) } else { Step::Gone })
+    }
+
+    fn packet(
+        &mut self,
+        connection: ConnectionId,
+        version: ProtocolVersion,
+        frame: Frame<'_>,
+        environment: &mut Environment<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), CloseReason> {
+        self.stats.packet_received(frame.packet_type());
+        let now = environment.now;
+        match Packet::decode(frame, version)? {
+            Packet::Publish(publish) => self.publish_received(connection, &publish, now),
+            Packet::PubAck(ack) => self.puback_received(connection, &ack, now),
+            Packet::PubRec(ack) => self.pubrec_received(connection, &ack, now),
+            Packet::PubRel(ack) => self.pubrel_received(connection, &ack),
+            Packet::PubComp(ack) => self.pubcomp_received(connection, &ack, now),
+            Packet::Subscribe(subscribe) => self.subscribe_received(connection, &subscribe, now),
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe_received(connection, &unsubscribe),
+            Packet::PingReq => {
+                self.send(connection, &Packet::PingResp);
+                Ok(())
+            }
+            Packet::Disconnect(disconnect) => {
+                let reason = self.disconnect_received(connection, &disconnect)?;
+                self.close(connection, &reason, environment, effects);
+                Ok(())
+            }
+            packet @ (Packet::Connect(_)
+            | Packet::ConnAck(_)
+            | Packet::SubAck(_)
+            | Packet::UnsubAck(_)
+            | Packet::PingResp
+            | Packet::Auth(_)) => Err(Self::unexpected(&packet)),
+        }
+    }
+
+    /// Takes a DISCONNECT in, and returns how the connection ends.
+    fn disconnect_received(
+        &mut self,
+        connection: ConnectionId,
+        disconnect: &Disconnect<'_>,
+    ) -> Result<CloseReason, CloseReason> {
+        if let Some(expiry_seconds) = disconnect.session_expiry_seconds {
+            let maximum = self.shared.settings().session_expiry_seconds_max;
+            if let Some(state) = self.session_on(connection) {
+                // Section 3.14.2.2.2: a session that was to end with the connection cannot be prolonged now.
+                if state.expiry_seconds == 0 && expiry_seconds != 0 {
+                    return Err(PeerError::Protocol(
+                        "DISCONNECT prolongs a session that had no expiry interval",
+                    )
+                    .into());
+                }
+                state.expiry_seconds = expiry_seconds.min(maximum);
+            }
+        }
+        Ok(CloseReason::Departure(match disconnect.reason {
+            ReasonCode::Success => Departure::Disconnected,
+            // Any other reason leaves the Will in force ([MQTT-3.14.4-3] deletes it for 0x00 only).
+            _ => Departure::DisconnectedWithWill,
+        }))
+    }
+}
+
+/// What handling the next packet came to.
+enum Step {
+    /// This many bytes are done with.
+    Consumed(usize),
+    /// The packet or record has not arrived in full.
+    More,
+    /// The connection is closed, or has moved on with the rest of the bytes.
+    Gone,
+}

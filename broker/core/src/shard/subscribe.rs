@@ -1,0 +1,178 @@
+//! SUBSCRIBE and UNSUBSCRIBE, and the retained messages that a subscription brings.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use veilmq_protocol::{
+    QoS, ReasonCode, RetainHandling, Subscribe, SubscribeOptions, TopicFilter, Unsubscribe,
+};
+
+use super::Shard;
+use super::gate::Answer;
+use crate::farewell::CloseReason;
+use crate::id::{ConnectionId, SessionId, ShardIndex};
+use crate::outbound::Delivery;
+use crate::record::{Record, SubscriptionRecord};
+use crate::routes::Subscriber;
+use crate::time::Moment;
+
+impl Shard {
+    /// Handles SUBSCRIBE: one SUBACK with a Reason Code for each filter, then retained messages ([MQTT-3.8.4-5]).
+    pub(super) fn subscribe_received(
+        &mut self,
+        connection: ConnectionId,
+        subscribe: &Subscribe<'_>,
+        now: Moment,
+    ) -> Result<(), CloseReason> {
+        let Some(state) = self.session_on(connection) else { return Ok(()) };
+        let (session, durable) = (state.id, state.durable);
+        let records_before = self.records.len();
+        let mut reasons = Vec::with_capacity(subscribe.filters.len());
+        let mut granted = Vec::with_capacity(subscribe.filters.len());
+        for (filter, options) in subscribe.filters {
+            let subscription = SubscriptionRecord {
+                options,
+                subscription_id: subscribe.subscription_id.map(NonZeroU32::get),
+            };
+            let reason = match self.add_subscription(session, filter, subscription, durable) {
+                Ok(new) => {
+                    granted.push((filter, subscription, new));
+                    granted_code(options)
+                }
+                Err(reason) => reason,
+            };
+            reasons.push(reason.value());
+        }
+        let ticket = (self.records.len() > records_before).then(|| self.current_ticket());
+        self.answer(connection, Answer::SubAck(subscribe.packet_id, reasons), ticket);
+        for (filter, subscription, new) in granted {
+            if wants_retained(subscription.options, new) {
+                self.deliver_retained(session, filter, &subscription, now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a subscription or replaces the same one ([MQTT-3.8.4-3]); tells whether it is new.
+    fn add_subscription(
+        &mut self,
+        session: SessionId,
+        filter: TopicFilter<'_>,
+        subscription: SubscriptionRecord,
+        durable: bool,
+    ) -> Result<bool, ReasonCode> {
+        if filter.shared().is_some() {
+            return Err(ReasonCode::SharedSubscriptionsNotSupported);
+        }
+        if filter.levels().count() > self.shared.settings().topic_levels_max {
+            return Err(ReasonCode::TopicFilterInvalid);
+        }
+        let subscriptions_max = self.shared.settings().subscriptions_per_session_max;
+        let Some(state) = self.sessions.get_mut(&session) else { return Err(ReasonCode::UnspecifiedError) };
+        if state.subscriptions.len() >= subscriptions_max
+            && !state.subscriptions.contains_key(filter.as_str())
+        {
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        let name: Arc<str> = Arc::from(filter.as_str());
+        let new = state.subscriptions.insert(Arc::clone(&name), subscription).is_none();
+        self.gauges.subscriptions += usize::from(new);
+        if durable {
+            self.records.push(Record::Subscribed { session, filter: name, subscription });
+        }
+        let subscriber = Self::subscriber(self.index, session, durable, &subscription);
+        self.shared.routes.subscribe(filter, subscriber);
+        Ok(new)
+    }
+
+    /// Returns a subscription as the route table holds it.
+    pub(crate) fn subscriber(
+        shard: ShardIndex,
+        session: SessionId,
+        durable: bool,
+        subscription: &SubscriptionRecord,
+    ) -> Subscriber {
+        let SubscribeOptions { qos, no_local, retain_as_published, .. } = subscription.options;
+        Subscriber {
+            session,
+            shard,
+            qos,
+            no_local,
+            retain_as_published,
+            subscription_id: subscription.subscription_id,
+            durable,
+        }
+    }
+
+    /// Delivers the retained messages that a new subscription matches, with RETAIN set ([MQTT-3.3.1-9]).
+    fn deliver_retained(
+        &mut self,
+        session: SessionId,
+        filter: TopicFilter<'_>,
+        subscription: &SubscriptionRecord,
+        now: Moment,
+    ) {
+        for message in self.shared.retained.matching(filter) {
+            if message.is_expired(now) {
+                if self.shared.retained.remove_expired(message.topic(), now) {
+                    self.records.push(Record::RetainedCleared { topic: Arc::from(message.topic()) });
+                }
+                continue;
+            }
+            let delivery = Delivery {
+                qos: message.qos().min(subscription.options.qos),
+                retain: true,
+                subscription_ids: subscription.subscription_id.into_iter().collect(),
+                stored: false,
+                message,
+            };
+            self.deliver_to(session, delivery, now);
+        }
+    }
+
+    /// Handles UNSUBSCRIBE ([MQTT-3.10.4-1] to [MQTT-3.10.4-6]).
+    pub(super) fn unsubscribe_received(
+        &mut self,
+        connection: ConnectionId,
+        unsubscribe: &Unsubscribe<'_>,
+    ) -> Result<(), CloseReason> {
+        let records_before = self.records.len();
+        let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
+        for filter in unsubscribe.filters {
+            let Some(state) = self.session_on(connection) else { return Ok(()) };
+            let (session, durable) = (state.id, state.durable);
+            let reason = match state.subscriptions.remove_entry(filter.as_str()) {
+                None => ReasonCode::NoSubscriptionExisted,
+                Some((name, _)) => {
+                    self.gauges.subscriptions -= 1;
+                    self.shared.routes.unsubscribe(filter, session);
+                    if durable {
+                        self.records.push(Record::Unsubscribed { session, filter: name });
+                    }
+                    ReasonCode::Success
+                }
+            };
+            reasons.push(reason.value());
+        }
+        let ticket = (self.records.len() > records_before).then(|| self.current_ticket());
+        self.answer(connection, Answer::UnsubAck(unsubscribe.packet_id, reasons), ticket);
+        Ok(())
+    }
+}
+
+fn granted_code(options: SubscribeOptions) -> ReasonCode {
+    match options.qos {
+        QoS::AtMostOnce => ReasonCode::Success,
+        QoS::AtLeastOnce => ReasonCode::GrantedQos1,
+        QoS::ExactlyOnce => ReasonCode::GrantedQos2,
+    }
+}
+
+/// Tells whether a subscription brings retained messages ([MQTT-3.3.1-9] to [MQTT-3.3.1-11]).
+fn wants_retained(options: SubscribeOptions, new: bool) -> bool {
+    match options.retain_handling {
+        RetainHandling::Send => true,
+        RetainHandling::SendIfNew => new,
+        RetainHandling::DoNotSend => false,
+    }
+}

@@ -1,0 +1,102 @@
+//! Deadlines of connections and sessions. Each holds at most one, and re-arms it when it fires too early.
+
+use super::Shard;
+use crate::connection::Connection;
+use crate::effect::Effect;
+use crate::farewell::PeerError;
+use crate::id::{ConnectionId, SessionId};
+use crate::time::{Environment, Moment};
+
+/// Whose deadline it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// CONNECT is late, or the keep alive has passed.
+    Connection(ConnectionId),
+    /// A Will is due, or the session ends.
+    Session(SessionId),
+}
+
+impl Shard {
+    /// Acts on every deadline that has passed.
+    pub(super) fn tick(&mut self, environment: &mut Environment<'_>, effects: &mut Vec<Effect>) {
+        while let Some((at, timer)) = self.timers.first().copied()
+            && at <= environment.now
+        {
+            self.timers.remove(&(at, timer));
+            match timer {
+                Timer::Connection(connection) => self.connection_deadline(connection, environment, effects),
+                Timer::Session(session) => self.session_deadline(session, environment),
+            }
+        }
+    }
+
+    /// Arms the connect deadline of a connection that was just accepted.
+    pub(super) fn arm_connect(&mut self, connection: ConnectionId, accepted_at: Moment) {
+        self.timers.insert((self.connect_deadline(accepted_at), Timer::Connection(connection)));
+    }
+
+    pub(super) fn disarm_connect(&mut self, connection: ConnectionId, accepted_at: Moment) {
+        self.timers.remove(&(self.connect_deadline(accepted_at), Timer::Connection(connection)));
+    }
+
+    fn connect_deadline(&self, accepted_at: Moment) -> Moment {
+        accepted_at.plus_seconds(u64::from(self.shared.settings().connect_seconds_max))
+    }
+
+    /// Arms the keep alive of an established connection. Traffic does not touch the timer: it re-arms itself when it fires.
+    pub(super) fn arm_keep_alive(&mut self, connection: ConnectionId) {
+        let Some(established) = self.established(connection) else { return };
+        let at = established.silent_at();
+        established.timer_at = at;
+        if let Some(at) = at {
+            self.timers.insert((at, Timer::Connection(connection)));
+        }
+    }
+
+    /// Arms the timer of a session for what it waits for, and disarms the earlier one.
+    pub(super) fn arm_session(&mut self, session: SessionId) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        if let Some(at) = state.timer_at.take() {
+            self.timers.remove(&(at, Timer::Session(session)));
+        }
+        state.timer_at = state.next_deadline();
+        if let Some(at) = state.timer_at {
+            self.timers.insert((at, Timer::Session(session)));
+        }
+    }
+
+    fn connection_deadline(
+        &mut self,
+        connection: ConnectionId,
+        environment: &mut Environment<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let reason = match self.connections.get(&connection) {
+            None => return,
+            Some(Connection::Opening(_)) => {
+                PeerError::ConnectTimeout { seconds: self.shared.settings().connect_seconds_max }
+            }
+            Some(Connection::Established(established)) => {
+                if established.silent_at().is_none_or(|at| at > environment.now) {
+                    self.arm_keep_alive(connection);
+                    return;
+                }
+                PeerError::KeepAlive { seconds: established.keep_alive_seconds }
+            }
+        };
+        self.close(connection, &reason.into(), environment, effects);
+    }
+
+    fn session_deadline(&mut self, session: SessionId, environment: &mut Environment<'_>) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        state.timer_at = None;
+        if state.ends_at().is_some_and(|at| at <= environment.now) {
+            self.end_session(session, environment.now);
+            return;
+        }
+        if state.will_at().is_some_and(|at| at <= environment.now) {
+            self.publish_will(session, environment.now);
+        }
+        self.arm_session(session);
+    }
+}

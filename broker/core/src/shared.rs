@@ -1,0 +1,119 @@
+//! What all shards share: routes, retained messages, trust and the numbers that never repeat. Read-mostly.
+
+use std::hash::Hasher;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use siphasher::sip::SipHasher13;
+use veilmq_protocol::TopicName;
+use veilmq_protocol::veil::channel::{Identity, ServerPolicy, TrustAnchors};
+
+use crate::farewell::PeerError;
+use crate::id::{MessageId, Sequence, SessionId, ShardIndex};
+use crate::retained::RetainedIndex;
+use crate::routes::Routes;
+use crate::settings::Settings;
+
+/// What the broker needs to serve the VEIL-1 channel.
+pub struct VeilServer {
+    /// Its keys and certificate.
+    pub identity: Identity,
+    /// The suites and schemes it serves.
+    pub policy: ServerPolicy,
+}
+
+/// The state that all shards share.
+pub struct Shared {
+    settings: Settings,
+    hash_key: [u8; 16],
+    veil: Option<VeilServer>,
+    trust: RwLock<TrustAnchors>,
+    half_open: AtomicUsize,
+    pub(crate) routes: Routes,
+    pub(crate) retained: RetainedIndex,
+    pub(crate) sessions: Sequence,
+    pub(crate) messages: Sequence,
+}
+
+impl Shared {
+    /// Makes the state of a broker without sessions; `hash_key` is random, so that clients cannot choose their shard.
+    pub fn new(settings: Settings, hash_key: [u8; 16], veil: Option<VeilServer>) -> Arc<Self> {
+        let retained = RetainedIndex::new(settings.retained_bytes_max);
+        Arc::new(Self {
+            settings,
+            hash_key,
+            veil,
+            trust: RwLock::default(),
+            half_open: AtomicUsize::new(0),
+            routes: Routes::default(),
+            retained,
+            sessions: Sequence::starting_at(1),
+            messages: Sequence::starting_at(1),
+        })
+    }
+
+    /// Returns the limits and capabilities in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Returns the authorities whose certificates admit clients; they may change at any time.
+    pub fn trust(&self) -> &RwLock<TrustAnchors> {
+        &self.trust
+    }
+
+    /// Returns how many messages are retained, and their bytes.
+    pub fn retained_totals(&self) -> (usize, usize) {
+        self.retained.totals()
+    }
+
+    /// Returns the one shard where the session of a Client Identifier lives.
+    pub(crate) fn home(&self, client_id: &str) -> ShardIndex {
+        let mut hasher = SipHasher13::new_with_key(&self.hash_key);
+        hasher.write(client_id.as_bytes());
+        let shards = u64::from(self.settings.shards.max(1));
+        ShardIndex(u16::try_from(hasher.finish() % shards).unwrap_or(0))
+    }
+
+    pub(crate) fn veil(&self) -> Option<&VeilServer> {
+        self.veil.as_ref()
+    }
+
+    pub(crate) fn with_trust<T>(&self, read: impl FnOnce(&TrustAnchors) -> T) -> T {
+        read(&self.trust.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Tells whether another handshake may begin (VEIL-1 section 17).
+    pub(crate) fn may_begin_handshake(&self) -> bool {
+        self.half_open.load(Ordering::Relaxed) < self.settings.half_open_max
+    }
+
+    pub(crate) fn handshake_began(&self) {
+        self.half_open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn handshake_ended(&self) {
+        self.half_open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn next_session(&self) -> SessionId {
+        SessionId(self.sessions.next())
+    }
+
+    pub(crate) fn next_message(&self) -> MessageId {
+        MessageId(self.messages.next())
+    }
+
+    /// Refuses topics deeper than the limit, which bounds every walk of the trie.
+    pub(crate) fn check_levels(&self, topic: TopicName<'_>) -> Result<(), PeerError> {
+        let levels = topic.levels().count();
+        let maximum = self.settings.topic_levels_max;
+        if levels > maximum { Err(PeerError::TopicLevels { levels, maximum }) } else { Ok(()) }
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

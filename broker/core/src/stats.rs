@@ -1,0 +1,297 @@
+//! What a shard counts. Only the shard writes; anyone may read at any time.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use veilmq_protocol::{PacketType, QoS};
+
+use crate::farewell::CloseLabel;
+
+/// The values of the label `type`, indexed by packet type.
+const PACKETS: [&str; 16] = [
+    "reserved",
+    "connect",
+    "connack",
+    "publish",
+    "puback",
+    "pubrec",
+    "pubrel",
+    "pubcomp",
+    "subscribe",
+    "suback",
+    "unsubscribe",
+    "unsuback",
+    "pingreq",
+    "pingresp",
+    "disconnect",
+    "auth",
+];
+const QOS: [&str; 3] = ["0", "1", "2"];
+
+/// Why a message was not delivered to a session: the values of the label `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DropReason {
+    /// The session's queue is at its limit.
+    QueueFull,
+    /// A QoS 0 message found no space, or its client left.
+    Unassured,
+    /// The packet would exceed the client's Maximum Packet Size.
+    TooLarge,
+    /// The Message Expiry Interval passed.
+    Expired,
+}
+
+const DROPS: [&str; 4] = ["queue_full", "qos0_no_space", "too_large", "expired"];
+
+/// Counters and gauges of one shard.
+#[derive(Debug, Default)]
+pub struct Stats {
+    packets_received: [AtomicU64; 16],
+    packets_sent: [AtomicU64; 16],
+    messages_received: [AtomicU64; 3],
+    messages_delivered: [AtomicU64; 3],
+    messages_dropped: [AtomicU64; DROPS.len()],
+    bytes_received: AtomicU64,
+    bytes_sent: AtomicU64,
+    connections_opened: AtomicU64,
+    connections_closed: [AtomicU64; CloseLabel::NAMES.len()],
+    handshakes_succeeded: AtomicU64,
+    handshakes_failed: AtomicU64,
+    record_failures: AtomicU64,
+    connections: AtomicU64,
+    sessions_connected: AtomicU64,
+    sessions_disconnected: AtomicU64,
+    subscriptions: AtomicU64,
+    queued_messages: AtomicU64,
+    queued_bytes: AtomicU64,
+    inflight_messages: AtomicU64,
+}
+
+/// Whether a sample only grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SampleKind {
+    /// It only grows.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+}
+
+/// One value, named as Prometheus shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// The metric's name.
+    pub name: &'static str,
+    /// One sentence for people.
+    pub help: &'static str,
+    /// Counter or gauge.
+    pub kind: SampleKind,
+    /// A label and its value, if the metric has one.
+    pub label: Option<(&'static str, &'static str)>,
+    /// The value.
+    pub value: u64,
+}
+
+impl Stats {
+    pub(crate) fn packet_received(&self, packet: PacketType) {
+        increment(&self.packets_received[packet as usize & 15]);
+    }
+
+    pub(crate) fn packet_sent(&self, packet: PacketType) {
+        increment(&self.packets_sent[packet as usize & 15]);
+    }
+
+    pub(crate) fn message_received(&self, qos: QoS) {
+        increment(&self.messages_received[qos as usize]);
+    }
+
+    pub(crate) fn message_delivered(&self, qos: QoS) {
+        increment(&self.messages_delivered[qos as usize]);
+    }
+
+    pub(crate) fn messages_dropped(&self, reason: DropReason, count: usize) {
+        add(&self.messages_dropped[reason as usize], count as u64);
+    }
+
+    pub(crate) fn bytes_received(&self, bytes: usize) {
+        add(&self.bytes_received, bytes as u64);
+    }
+
+    pub(crate) fn bytes_sent(&self, bytes: usize) {
+        add(&self.bytes_sent, bytes as u64);
+    }
+
+    pub(crate) fn connection_opened(&self) {
+        increment(&self.connections_opened);
+    }
+
+    pub(crate) fn connection_closed(&self, label: CloseLabel) {
+        increment(&self.connections_closed[label as usize]);
+        if label == CloseLabel::RecordAuthentication {
+            increment(&self.record_failures);
+        }
+    }
+
+    pub(crate) fn handshake(&self, succeeded: bool) {
+        increment(if succeeded { &self.handshakes_succeeded } else { &self.handshakes_failed });
+    }
+
+    pub(crate) fn gauges(&self, gauges: &Gauges) {
+        for (cell, value) in [
+            (&self.connections, gauges.connections),
+            (&self.sessions_connected, gauges.sessions_connected),
+            (&self.sessions_disconnected, gauges.sessions_disconnected),
+            (&self.subscriptions, gauges.subscriptions),
+            (&self.queued_messages, gauges.queued_messages),
+            (&self.queued_bytes, gauges.queued_bytes),
+            (&self.inflight_messages, gauges.inflight_messages),
+        ] {
+            cell.store(value as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Visits every sample.
+    pub fn visit(&self, visit: &mut dyn FnMut(Sample)) {
+        use SampleKind::{Counter, Gauge};
+        let mut family =
+            |name, help, kind, label: &'static str, names: &[&'static str], cells: &[AtomicU64]| {
+                for (value_name, cell) in names.iter().copied().zip(cells) {
+                    let label = (!label.is_empty()).then_some((label, value_name));
+                    visit(Sample { name, help, kind, label, value: cell.load(Ordering::Relaxed) });
+                }
+            };
+        family(
+            "veilmq_packets_received_total",
+            "MQTT Control Packets received.",
+            Counter,
+            "type",
+            &PACKETS[1..],
+            &self.packets_received[1..],
+        );
+        family(
+            "veilmq_packets_sent_total",
+            "MQTT Control Packets sent.",
+            Counter,
+            "type",
+            &PACKETS[1..],
+            &self.packets_sent[1..],
+        );
+        family(
+            "veilmq_messages_received_total",
+            "Application Messages received from clients.",
+            Counter,
+            "qos",
+            &QOS,
+            &self.messages_received,
+        );
+        family(
+            "veilmq_messages_delivered_total",
+            "Application Messages sent to subscribers.",
+            Counter,
+            "qos",
+            &QOS,
+            &self.messages_delivered,
+        );
+        family(
+            "veilmq_messages_dropped_total",
+            "Deliveries that did not take place.",
+            Counter,
+            "reason",
+            &DROPS,
+            &self.messages_dropped,
+        );
+        family(
+            "veilmq_connections_closed_total",
+            "Network Connections closed.",
+            Counter,
+            "reason",
+            &CloseLabel::NAMES,
+            &self.connections_closed,
+        );
+        let mut single = |name, help, kind, label: Option<(&'static str, &'static str)>, cell: &AtomicU64| {
+            visit(Sample { name, help, kind, label, value: cell.load(Ordering::Relaxed) });
+        };
+        single(
+            "veilmq_bytes_received_total",
+            "Bytes received from clients.",
+            Counter,
+            None,
+            &self.bytes_received,
+        );
+        single("veilmq_bytes_sent_total", "Bytes queued for clients.", Counter, None, &self.bytes_sent);
+        single(
+            "veilmq_connections_opened_total",
+            "Network Connections accepted.",
+            Counter,
+            None,
+            &self.connections_opened,
+        );
+        let handshakes = "VEIL-1 channel handshakes.";
+        single(
+            "veilmq_channel_handshakes_total",
+            handshakes,
+            Counter,
+            Some(("result", "success")),
+            &self.handshakes_succeeded,
+        );
+        single(
+            "veilmq_channel_handshakes_total",
+            handshakes,
+            Counter,
+            Some(("result", "failure")),
+            &self.handshakes_failed,
+        );
+        single(
+            "veilmq_channel_record_auth_failures_total",
+            "VEIL-1 records that were refused.",
+            Counter,
+            None,
+            &self.record_failures,
+        );
+        single("veilmq_connections", "Network Connections open now.", Gauge, None, &self.connections);
+        let sessions = "Sessions held.";
+        single("veilmq_sessions", sessions, Gauge, Some(("state", "connected")), &self.sessions_connected);
+        single(
+            "veilmq_sessions",
+            sessions,
+            Gauge,
+            Some(("state", "disconnected")),
+            &self.sessions_disconnected,
+        );
+        single("veilmq_subscriptions", "Subscriptions held.", Gauge, None, &self.subscriptions);
+        single(
+            "veilmq_queued_messages",
+            "Deliveries waiting for quota, space or a connection.",
+            Gauge,
+            None,
+            &self.queued_messages,
+        );
+        single("veilmq_queued_bytes", "Bytes of the deliveries that wait.", Gauge, None, &self.queued_bytes);
+        single(
+            "veilmq_inflight_messages",
+            "QoS 1 and 2 deliveries that await the client.",
+            Gauge,
+            None,
+            &self.inflight_messages,
+        );
+    }
+}
+
+/// What a shard holds at the moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Gauges {
+    pub(crate) connections: usize,
+    pub(crate) sessions_connected: usize,
+    pub(crate) sessions_disconnected: usize,
+    pub(crate) subscriptions: usize,
+    pub(crate) queued_messages: usize,
+    pub(crate) queued_bytes: usize,
+    pub(crate) inflight_messages: usize,
+}
+
+/// A load and a store instead of a locked addition: there is one writer.
+fn add(cell: &AtomicU64, more: u64) {
+    cell.store(cell.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+}
+
+fn increment(cell: &AtomicU64) {
+    add(cell, 1);
+}
