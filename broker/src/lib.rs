@@ -1,0 +1,3 @@
+//! The VeilMQ broker daemon as a library, for its binary and its tests.
+
+pub mod store;

@@ -1,0 +1,307 @@
+//! The data directory: who may use it, which format it has, and where damaged contents go.
+//!
+//! ```text
+//! DIR/lock           held by the one broker that uses the directory
+//! DIR/format         "veilmq-store 1"
+//! DIR/watermark      the number of the last durable batch, so that a lost tail is noticed
+//! DIR/store/         the engine's files
+//! DIR/quarantine-*/  contents that could not be read, set aside and never deleted
+//! ```
+//!
+//! Invariant: nothing below `store/` is touched before the lock is held and the format is known.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The format of a data directory, the number in its `format` file.
+const FORMAT: u32 = 1;
+const FORMAT_MAGIC: &str = "veilmq-store ";
+
+/// A data directory that this process holds the lock of.
+#[derive(Debug)]
+pub(crate) struct DataDirectory {
+    path: PathBuf,
+    lock: File,
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// Another broker uses it.
+    #[error("data directory {}: another broker is using it", .0.display())]
+    Locked(PathBuf),
+    /// A newer broker wrote it; it is left as it is.
+    #[error("data directory {}: it has format {found}, this broker knows format {known}", .path.display())]
+    UnknownFormat {
+        /// The data directory.
+        path: PathBuf,
+        /// The format of the directory, or of a row in it.
+        found: u32,
+        /// The format that this broker writes.
+        known: u32,
+    },
+    /// The file system refused.
+    #[error("data directory {}: {error}", .path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system answered.
+        error: io::Error,
+    },
+}
+
+/// What the `format` file says.
+enum Format {
+    Absent,
+    Known,
+    Unknown(u32),
+    /// The file is empty, torn or overwritten.
+    Unreadable,
+}
+
+impl DataDirectory {
+    /// Creates the directory if need be and takes its lock.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Locked`] if another process holds the lock.
+    pub(crate) fn lock(path: &Path) -> Result<Self, DirectoryError> {
+        let failed = |error| DirectoryError::Io { path: path.to_owned(), error };
+        fs::create_dir_all(path).map_err(failed)?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join("lock"))
+            .map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), lock }),
+            Err(TryLockError::WouldBlock) => Err(DirectoryError::Locked(path.to_owned())),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    /// Returns the directory of the engine.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.path.join("store")
+    }
+
+    /// Lets only the known format pass, and writes it into a new directory. Contents whose format cannot be read
+    /// are set aside; the place they went to is returned.
+    ///
+    /// # Errors
+    /// [`DirectoryError::UnknownFormat`]: the directory belongs to another version of the broker.
+    pub(crate) fn check_format(&self) -> Result<Option<PathBuf>, DirectoryError> {
+        let quarantined = match self.read_format()? {
+            Format::Known => return Ok(None),
+            Format::Unknown(found) => return Err(self.unknown_format(found)),
+            Format::Absent | Format::Unreadable => self.quarantine()?,
+        };
+        self.write_format()?;
+        Ok(quarantined)
+    }
+
+    /// Returns the error for contents of an unknown format.
+    pub(crate) fn unknown_format(&self, found: u32) -> DirectoryError {
+        DirectoryError::UnknownFormat { path: self.path.clone(), found, known: FORMAT }
+    }
+
+    /// Moves the engine's files and the watermark into a new dated directory; None if there was nothing to move.
+    ///
+    /// # Errors
+    /// What the file system answered.
+    pub(crate) fn quarantine(&self) -> Result<Option<PathBuf>, DirectoryError> {
+        if !self.store().exists() {
+            return Ok(None);
+        }
+        let place = self.quarantine_place()?;
+        for name in ["store", "watermark"] {
+            let (from, to) = (self.path.join(name), place.join(name));
+            if from.exists() {
+                fs::rename(&from, &to).map_err(|error| DirectoryError::Io { path: from, error })?;
+            }
+        }
+        self.sync()?;
+        Ok(Some(place))
+    }
+
+    /// Makes a new dated directory for what is set aside.
+    ///
+    /// # Errors
+    /// What the file system answered.
+    pub(crate) fn quarantine_place(&self) -> Result<PathBuf, DirectoryError> {
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let date = utc_stamp(seconds);
+        for attempt in 1_u32.. {
+            let suffix = if attempt == 1 { String::new() } else { format!("-{attempt}") };
+            let place = self.path.join(format!("quarantine-{date}{suffix}"));
+            match fs::create_dir(&place) {
+                Ok(()) => return Ok(place),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(DirectoryError::Io { path: place, error }),
+            }
+        }
+        Err(self.failed(io::ErrorKind::AlreadyExists.into()))
+    }
+
+    /// Makes the names in the directory durable.
+    ///
+    /// # Errors
+    /// What the file system answered.
+    pub(crate) fn sync(&self) -> Result<(), DirectoryError> {
+        sync_directory(&self.path).map_err(|error| self.failed(error))
+    }
+
+    /// Wraps an error of the file system.
+    pub(crate) fn failed(&self, error: io::Error) -> DirectoryError {
+        DirectoryError::Io { path: self.path.clone(), error }
+    }
+
+    fn read_format(&self) -> Result<Format, DirectoryError> {
+        let bytes = match fs::read(self.path.join("format")) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Format::Absent),
+            Err(error) => return Err(self.failed(error)),
+        };
+        let number = core::str::from_utf8(&bytes)
+            .ok()
+            .and_then(|text| text.strip_prefix(FORMAT_MAGIC))
+            .and_then(|number| number.trim_end().parse::<u32>().ok());
+        Ok(match number {
+            Some(FORMAT) => Format::Known,
+            Some(found) => Format::Unknown(found),
+            None => Format::Unreadable,
+        })
+    }
+
+    /// Writes the file under another name first, so that a crash leaves a whole one or none.
+    fn write_format(&self) -> Result<(), DirectoryError> {
+        let temporary = self.path.join("format.new");
+        let write = || {
+            let mut file = File::create(&temporary)?;
+            writeln!(file, "{FORMAT_MAGIC}{FORMAT}")?;
+            file.sync_all()?;
+            fs::rename(&temporary, self.path.join("format"))
+        };
+        write().map_err(|error| self.failed(error))?;
+        self.sync()
+    }
+}
+
+impl Drop for DataDirectory {
+    fn drop(&mut self) {
+        // Closing the file would not do while a process that is being started still has a copy of it.
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, path = %self.path.display(), "the data directory was not unlocked");
+        }
+    }
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Writes seconds since the Unix epoch as `20261121T235222Z`.
+fn utc_stamp(seconds: u64) -> String {
+    // Days to a date of the proleptic Gregorian calendar, counted in eras of 400 years that begin on 1 March.
+    let (days, time) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (time / 3_600, time / 60 % 60, time % 60);
+    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+}
+
+/// A small file with the sequence number of the last durable batch, written after each.
+///
+/// It is a lower bound: never synced itself, it may lag behind, but never ahead of what was durable.
+/// If the store has less than this, batches that were acknowledged are gone.
+#[derive(Debug)]
+pub(crate) struct Watermark(File);
+
+impl Watermark {
+    /// Opens the file and reads the number; 0 if there is none, or none that is intact.
+    ///
+    /// # Errors
+    /// What the file system answered.
+    pub(crate) fn open(directory: &DataDirectory) -> Result<(Self, u64), DirectoryError> {
+        let path = directory.path.join("watermark");
+        let open = || {
+            let mut file = File::options().create(true).truncate(false).read(true).write(true).open(&path)?;
+            let mut bytes = Vec::new();
+            // A whole mark has 12 bytes; whatever follows them is not ours.
+            (&mut file).take(12).read_to_end(&mut bytes)?;
+            Ok((Self(file), Self::parse(&bytes).unwrap_or(0)))
+        };
+        open().map_err(|error| DirectoryError::Io { path: path.clone(), error })
+    }
+
+    /// Records that the batch with this number is durable.
+    ///
+    /// # Errors
+    /// What the file system answered; the batch is durable all the same.
+    pub(crate) fn set(&mut self, sequence: u64) -> io::Result<()> {
+        let mut bytes = [0; 12];
+        bytes[..8].copy_from_slice(&sequence.to_le_bytes());
+        bytes[8..].copy_from_slice(&crc32fast::hash(&sequence.to_le_bytes()).to_le_bytes());
+        self.0.seek(SeekFrom::Start(0))?;
+        self.0.write_all(&bytes)
+    }
+
+    fn parse(bytes: &[u8]) -> Option<u64> {
+        let (sequence, sum) = bytes.split_first_chunk::<8>()?;
+        let intact = crc32fast::hash(sequence).to_le_bytes() == sum;
+        intact.then(|| u64::from_le_bytes(*sequence))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, expected) in [
+            (0, "19700101T000000Z"),
+            (951_782_399, "20000228T235959Z"),
+            (951_782_400, "20000229T000000Z"),
+            (951_868_800, "20000301T000000Z"),
+            (1_795_305_142, "20261121T235222Z"),
+            (4_107_542_400, "21000301T000000Z"),
+        ] {
+            assert_eq!(utc_stamp(seconds), expected);
+        }
+    }
+
+    #[test]
+    fn a_second_lock_is_refused_until_the_first_is_gone() {
+        let temporary = tempfile::tempdir().unwrap();
+        let first = DataDirectory::lock(temporary.path()).unwrap();
+
+        let error = DataDirectory::lock(temporary.path()).unwrap_err().to_string();
+
+        assert!(error.contains(temporary.path().to_str().unwrap()), "{error}");
+        drop(first);
+        assert!(DataDirectory::lock(temporary.path()).is_ok());
+    }
+
+    #[test]
+    fn a_torn_watermark_counts_as_none() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = DataDirectory::lock(temporary.path()).unwrap();
+        let (mut watermark, none) = Watermark::open(&directory).unwrap();
+        watermark.set(77).unwrap();
+        let read = || Watermark::open(&directory).unwrap().1;
+        let whole = read();
+
+        fs::write(temporary.path().join("watermark"), [0; 9]).unwrap();
+
+        assert_eq!((none, whole, read()), (0, 77, 0));
+    }
+}

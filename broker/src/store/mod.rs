@@ -1,0 +1,80 @@
+//! Durable storage: the storage trait on an embedded database, and the thread that commits.
+//!
+//! [`open`] takes a data directory into use, [`StorageWriter`] makes what shards submit durable and then tells them.
+//! What damage can be found is found here and reported; what cannot be read is set aside and never deleted.
+//!
+//! Durability ([`Durability`]) decides what an acknowledgement promises:
+//!
+//! | Durability | acknowledged when | what a power cut, or the death of the process, can lose |
+//! |---|---|---|
+//! | `Commit` | the batch was synced | nothing that was acknowledged |
+//! | `Interval` | the batch has arrived | what was acknowledged within the last interval |
+//! | `Memory` | the batch has arrived | everything; a restart begins empty |
+
+mod batch;
+mod directory;
+mod replay;
+mod rows;
+mod sled_store;
+mod values;
+mod writer;
+
+use std::path::Path;
+
+use veilmq_config::{Durability, StorageConfig};
+use veilmq_core::{Record, Store, StoreError};
+
+pub use directory::DirectoryError;
+pub use replay::ReplayReport;
+pub use sled_store::{OpenReport, SledStore};
+pub use writer::{Completion, StorageHandle, StorageWriter, WriterOptions};
+
+/// Opens the store that the configuration asks for; with [`Durability::Memory`] the directory is not touched.
+///
+/// Whatever was found damaged is logged as an error and is in the report.
+///
+/// # Errors
+/// Another broker uses the directory, it has an unknown format, or the file system refused.
+pub fn open(
+    directory: &Path,
+    config: &StorageConfig,
+) -> Result<(Box<dyn Store>, OpenReport), DirectoryError> {
+    match config.durability {
+        Durability::Memory => Ok((Box::new(Volatile), OpenReport::default())),
+        Durability::Commit | Durability::Interval { .. } => {
+            let (store, report) = SledStore::open(directory, config.cache_bytes)?;
+            log(&report);
+            Ok((Box::new(store), report))
+        }
+    }
+}
+
+fn log(report: &OpenReport) {
+    let OpenReport { quarantined, set_aside, blob_files, replay } = report;
+    if let Some(place) = quarantined {
+        tracing::error!(place = %place.display(), "storage could not be read and is empty now; its contents were set aside");
+    } else if let Some(place) = set_aside {
+        tracing::error!(place = %place.display(), "storage was read from its log alone; damaged files were set aside");
+    }
+    let ReplayReport { rows, damaged_rows, orphans, lost_batches } = replay;
+    if damaged_rows + orphans + lost_batches > 0 {
+        tracing::error!(damaged_rows, orphans, lost_batches, "storage is damaged; what is intact was kept");
+    }
+    if *blob_files > 0 {
+        tracing::error!(blob_files, "storage has values in files that are not synced");
+    }
+    tracing::info!(rows, "storage is open");
+}
+
+/// A store that keeps nothing: live sessions have all that they need in memory.
+struct Volatile;
+
+impl Store for Volatile {
+    fn commit(&mut self, _: &[Record]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn replay(&mut self, _: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
