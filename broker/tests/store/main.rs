@@ -1,0 +1,8 @@
+//! The store as the broker uses it: what was committed is there again, whatever happens to the process or the files.
+#![allow(clippy::unwrap_used, reason = "a test ends where its helpers cannot go on")]
+
+mod crash;
+mod damage;
+mod model;
+mod replay;
+mod writer;

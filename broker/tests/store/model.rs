@@ -1,0 +1,215 @@
+//! What a store should hold, kept in plain maps, and records to fill it with.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use veilmq::store::{OpenReport, SledStore};
+use veilmq_core::{
+    Expiry, Message, MessageId, MessageParts, Moment, Record, Reference, SessionId, SessionRecord, Stage,
+    Store, SubscriptionRecord,
+};
+use veilmq_protocol::{PacketId, QoS, RetainHandling, SubscribeOptions};
+
+const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+
+pub(crate) fn open(directory: &Path) -> (SledStore, OpenReport) {
+    SledStore::open(directory, CACHE_BYTES).unwrap()
+}
+
+pub(crate) fn open_error(directory: &Path) -> String {
+    SledStore::open(directory, CACHE_BYTES).err().unwrap().to_string()
+}
+
+pub(crate) fn replayed(store: &mut SledStore) -> Vec<Record> {
+    let mut records = Vec::new();
+    store.replay(&mut |record| records.push(record)).unwrap();
+    records
+}
+
+/// A record with all that it says, payloads included; equal texts are equal records.
+pub(crate) fn text(record: &Record) -> String {
+    let parts = |message: &Message| {
+        let parts = message.parts();
+        let MessageParts { id, publisher: _, qos, retain, topic, application_properties, payload, expiry } =
+            parts;
+        format!("{id:?} {qos:?} {retain} {topic} {application_properties:?} {payload:?} {expiry:?}")
+    };
+    match record {
+        Record::Published { message, references } => {
+            let mut references = references.clone();
+            references.sort_by_key(|reference| reference.session);
+            format!("Published {} {references:?}", parts(message))
+        }
+        Record::Retained { message } => format!("Retained {}", parts(&message.with_id(MessageId(0), 0))),
+        Record::Session(_)
+        | Record::SessionEnded { .. }
+        | Record::Subscribed { .. }
+        | Record::Unsubscribed { .. }
+        | Record::Forgotten { .. }
+        | Record::Advanced { .. }
+        | Record::Settled { .. }
+        | Record::Received { .. }
+        | Record::Released { .. }
+        | Record::RetainedCleared { .. } => format!("{record:?}"),
+    }
+}
+
+pub(crate) fn sorted_texts(records: &[Record]) -> Vec<String> {
+    let mut texts: Vec<String> = records.iter().map(text).collect();
+    texts.sort();
+    texts
+}
+
+/// The meaning of records, without any storage.
+#[derive(Default)]
+pub(crate) struct Model {
+    sessions: BTreeMap<SessionId, SessionRecord>,
+    subscriptions: BTreeMap<(SessionId, Arc<str>), SubscriptionRecord>,
+    bodies: BTreeMap<MessageId, Arc<Message>>,
+    references: BTreeMap<(MessageId, SessionId), Reference>,
+    received: BTreeSet<(SessionId, PacketId)>,
+    retained: BTreeMap<String, Arc<Message>>,
+}
+
+impl Model {
+    pub(crate) fn apply(&mut self, record: &Record) {
+        match record.clone() {
+            Record::Session(head) => drop(self.sessions.insert(head.session, head)),
+            Record::SessionEnded { session } => {
+                self.sessions.remove(&session);
+                self.subscriptions.retain(|(of, _), _| *of != session);
+                self.references.retain(|(_, of), _| *of != session);
+                self.received.retain(|(of, _)| *of != session);
+            }
+            Record::Subscribed { session, filter, subscription } => {
+                self.subscriptions.insert((session, filter), subscription);
+            }
+            Record::Unsubscribed { session, filter } => drop(self.subscriptions.remove(&(session, filter))),
+            Record::Published { message, references } => {
+                let id = message.id().unwrap();
+                self.bodies.insert(id, message);
+                self.references
+                    .extend(references.into_iter().map(|reference| ((id, reference.session), reference)));
+            }
+            Record::Forgotten { message } => drop(self.bodies.remove(&message)),
+            Record::Advanced { reference, message } => {
+                self.references.insert((message, reference.session), reference);
+            }
+            Record::Settled { session, message } => drop(self.references.remove(&(message, session))),
+            Record::Received { session, packet_id } => drop(self.received.insert((session, packet_id))),
+            Record::Released { session, packet_id } => drop(self.received.remove(&(session, packet_id))),
+            Record::Retained { message } => drop(self.retained.insert(message.topic().to_owned(), message)),
+            Record::RetainedCleared { topic } => drop(self.retained.remove(&*topic)),
+        }
+    }
+
+    /// What a replay should give; what refers to a session or body that is not there is left out.
+    pub(crate) fn records(&self) -> Vec<Record> {
+        let known = |session: &SessionId| self.sessions.contains_key(session);
+        let mut records: Vec<Record> = self.sessions.values().cloned().map(Record::Session).collect();
+        for ((session, filter), subscription) in
+            self.subscriptions.iter().filter(|((session, _), _)| known(session))
+        {
+            let (session, filter, subscription) = (*session, filter.clone(), *subscription);
+            records.push(Record::Subscribed { session, filter, subscription });
+        }
+        for (id, message) in &self.bodies {
+            let range = (*id, SessionId(0))..=(*id, SessionId(u64::MAX));
+            let references = self.references.range(range).map(|(_, reference)| reference.clone());
+            let references = references.filter(|reference| known(&reference.session)).collect();
+            records.push(Record::Published { message: Arc::clone(message), references });
+        }
+        for (session, packet_id) in self.received.iter().copied().filter(|(session, _)| known(session)) {
+            records.push(Record::Received { session, packet_id });
+        }
+        records
+            .extend(self.retained.values().map(|message| Record::Retained { message: Arc::clone(message) }));
+        records
+    }
+}
+
+pub(crate) fn session(number: u64, expiry_seconds: u32) -> Record {
+    Record::Session(SessionRecord {
+        session: SessionId(number),
+        client_id: format!("client {number}").into(),
+        expiry_seconds,
+        disconnected_at: None,
+        will: None,
+    })
+}
+
+pub(crate) fn ended(number: u64) -> Record {
+    Record::SessionEnded { session: SessionId(number) }
+}
+
+pub(crate) fn subscribed(session: u64, filter: &str, subscription_id: Option<u32>) -> Record {
+    let options = SubscribeOptions {
+        qos: QoS::ExactlyOnce,
+        no_local: true,
+        retain_as_published: false,
+        retain_handling: RetainHandling::SendIfNew,
+    };
+    let subscription = SubscriptionRecord { options, subscription_id };
+    Record::Subscribed { session: SessionId(session), filter: filter.into(), subscription }
+}
+
+pub(crate) fn unsubscribed(session: u64, filter: &str) -> Record {
+    Record::Unsubscribed { session: SessionId(session), filter: filter.into() }
+}
+
+pub(crate) fn packet_id(number: u16) -> PacketId {
+    PacketId::new(number).unwrap()
+}
+
+pub(crate) fn reference(session: u64, stage: Stage) -> Reference {
+    let subscription_ids = vec![1, 268_435_455];
+    Reference { session: SessionId(session), qos: QoS::ExactlyOnce, retain: false, subscription_ids, stage }
+}
+
+pub(crate) fn message(id: Option<u64>, topic: &str, payload: &[u8]) -> Arc<Message> {
+    let parts = MessageParts {
+        id: id.map(MessageId),
+        publisher: None,
+        qos: QoS::AtLeastOnce,
+        retain: id.is_none(),
+        topic,
+        application_properties: &[0x01, 0x01],
+        payload,
+        expiry: Some(Expiry { at: Moment::from_milliseconds(1_800_000_000_000), interval_seconds: 60 }),
+    };
+    Message::new(&parts, 0)
+}
+
+pub(crate) fn published(id: u64, payload: &[u8], sessions: &[u64]) -> Record {
+    let references = sessions.iter().map(|session| reference(*session, Stage::Queued)).collect();
+    Record::Published { message: message(Some(id), "sensors/a", payload), references }
+}
+
+pub(crate) fn settled(session: u64, message: u64) -> Record {
+    Record::Settled { session: SessionId(session), message: MessageId(message) }
+}
+
+pub(crate) fn forgotten(message: u64) -> Record {
+    Record::Forgotten { message: MessageId(message) }
+}
+
+pub(crate) fn advanced(session: u64, message: u64, stage: Stage) -> Record {
+    Record::Advanced { reference: reference(session, stage), message: MessageId(message) }
+}
+
+pub(crate) fn received(session: u64, number: u16) -> Record {
+    Record::Received { session: SessionId(session), packet_id: packet_id(number) }
+}
+
+pub(crate) fn released(session: u64, number: u16) -> Record {
+    Record::Released { session: SessionId(session), packet_id: packet_id(number) }
+}
+
+pub(crate) fn retained(topic: &str, payload: &[u8]) -> Record {
+    Record::Retained { message: message(None, topic, payload) }
+}
+
+pub(crate) fn cleared(topic: &str) -> Record {
+    Record::RetainedCleared { topic: topic.into() }
+}

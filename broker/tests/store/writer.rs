@@ -1,0 +1,233 @@
+//! The writer thread: groups, the order of its answers, failures, limits and the end.
+
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use veilmq::store::{StorageHandle, StorageWriter, WriterOptions};
+use veilmq_config::Durability;
+use veilmq_core::{Record, ShardIndex, Store, StoreError, Ticket};
+
+use crate::model::{open, published, replayed, session, sorted_texts};
+
+const HOUR: Durability = Durability::Interval { milliseconds: 3_600_000 };
+
+/// What the completion said: shard, ticket, whether it is stored.
+type Answer = (u16, u64, bool);
+
+/// A store that does what the test says, commit by commit; without an order it waits for one.
+struct Obedient {
+    orders: Receiver<Result<(), &'static str>>,
+    began: Sender<usize>,
+    stored: Arc<Mutex<Vec<Record>>>,
+}
+
+impl Store for Obedient {
+    fn commit(&mut self, batch: &[Record]) -> Result<(), StoreError> {
+        self.began.send(batch.len()).unwrap();
+        self.orders.recv().unwrap().map_err(|error| StoreError(error.into()))?;
+        self.stored.lock().unwrap().extend_from_slice(batch);
+        Ok(())
+    }
+
+    fn replay(&mut self, _: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+struct Bench {
+    writer: StorageWriter,
+    handle: StorageHandle,
+    orders: Sender<Result<(), &'static str>>,
+    /// The number of records of each commit that began.
+    began: Receiver<usize>,
+    answers: Receiver<Answer>,
+    stored: Arc<Mutex<Vec<Record>>>,
+}
+
+fn bench(durability: Durability, backlog_bytes_max: usize) -> Bench {
+    let (orders, orders_of_store) = mpsc::channel();
+    let (began_of_store, began) = mpsc::channel();
+    let stored = Arc::new(Mutex::new(Vec::new()));
+    let store = Obedient { orders: orders_of_store, began: began_of_store, stored: Arc::clone(&stored) };
+    let (writer, answers) = start(Box::new(store), durability, backlog_bytes_max);
+    Bench { handle: writer.handle(), writer, orders, began, answers, stored }
+}
+
+fn start(
+    store: Box<dyn Store>,
+    durability: Durability,
+    backlog_bytes_max: usize,
+) -> (StorageWriter, Receiver<Answer>) {
+    let (answer, answers) = mpsc::channel();
+    let completion = Box::new(move |shard: ShardIndex, ticket: Ticket, result: Result<(), &StoreError>| {
+        // A test that is over hears no more.
+        let _ = answer.send((shard.0, ticket.0, result.is_ok()));
+    });
+    let options = WriterOptions { durability, backlog_bytes_max };
+    (StorageWriter::start(store, options, completion).unwrap(), answers)
+}
+
+impl Bench {
+    fn submit(&self, shard: u16, ticket: u64, records: Vec<Record>) {
+        self.handle.submit(ShardIndex(shard), Ticket(ticket), records);
+    }
+
+    fn answers(&self, count: usize) -> Vec<Answer> {
+        (0..count).map(|_| self.answers.recv_timeout(Duration::from_secs(10)).unwrap()).collect()
+    }
+
+    fn stored(&self) -> usize {
+        self.stored.lock().unwrap().len()
+    }
+}
+
+#[test]
+fn what_arrives_during_a_commit_becomes_one_group_with_one_answer_per_shard() {
+    let bench = bench(Durability::Commit, usize::MAX);
+    bench.submit(0, 1, vec![session(1, 0)]);
+    assert_eq!(bench.began.recv().unwrap(), 1);
+    for ticket in 2..5 {
+        bench.submit(0, ticket, vec![session(ticket, 0)]);
+        bench.submit(1, ticket, vec![session(ticket, 0), session(ticket, 0)]);
+    }
+    assert!(bench.answers.try_recv().is_err(), "nothing is answered before it is stored");
+
+    bench.orders.send(Ok(())).unwrap();
+    assert_eq!(bench.answers(1), [(0, 1, true)]);
+    assert_eq!(bench.began.recv().unwrap(), 9);
+    bench.orders.send(Ok(())).unwrap();
+
+    assert_eq!(bench.answers(2), [(0, 4, true), (1, 4, true)]);
+    assert_eq!(bench.stored(), 10);
+}
+
+#[test]
+fn a_failed_group_is_reported_ticket_by_ticket_and_the_next_one_is_stored() {
+    let bench = bench(Durability::Commit, usize::MAX);
+    bench.submit(0, 1, vec![session(1, 0)]);
+    bench.began.recv().unwrap();
+    bench.submit(0, 2, vec![session(2, 0)]);
+    bench.submit(0, 3, vec![session(3, 0)]);
+
+    bench.orders.send(Ok(())).unwrap();
+    bench.orders.send(Err("disk full")).unwrap();
+    assert_eq!(bench.answers(3), [(0, 1, true), (0, 2, false), (0, 3, false)]);
+    bench.submit(0, 4, vec![session(4, 0)]);
+    bench.orders.send(Ok(())).unwrap();
+
+    assert_eq!(bench.answers(1), [(0, 4, true)]);
+    let expected = sorted_texts(&[session(1, 0), session(4, 0)]);
+    assert_eq!(sorted_texts(&bench.stored.lock().unwrap()), expected, "what failed is not tried again");
+    assert_eq!(bench.handle.backlog_bytes(), 0);
+}
+
+#[test]
+fn the_backlog_is_bounded_and_what_exceeds_it_fails_in_its_turn() {
+    let bench = bench(Durability::Commit, 10_000);
+    bench.submit(0, 1, vec![published(1, &[0; 4_000], &[])]);
+    bench.began.recv().unwrap();
+    bench.submit(0, 2, vec![published(2, &[0; 4_000], &[])]);
+    bench.submit(0, 3, vec![published(3, &[0; 4_000], &[])]);
+    bench.submit(0, 4, vec![session(1, 0)]);
+    assert!((8_000..=10_000).contains(&bench.handle.backlog_bytes()), "{}", bench.handle.backlog_bytes());
+
+    bench.orders.send(Ok(())).unwrap();
+    bench.orders.send(Ok(())).unwrap();
+
+    assert_eq!(bench.answers(3), [(0, 1, true), (0, 3, false), (0, 4, true)]);
+    assert_eq!(bench.stored(), 3);
+    assert_eq!(bench.handle.backlog_bytes(), 0);
+}
+
+#[test]
+fn a_submission_larger_than_the_backlog_is_stored_when_nothing_else_waits() {
+    let bench = bench(Durability::Commit, 10);
+    bench.submit(0, 1, vec![published(1, &[0; 4_000], &[])]);
+    bench.orders.send(Ok(())).unwrap();
+
+    assert_eq!(bench.answers(1), [(0, 1, true)]);
+}
+
+#[test]
+fn an_interval_answers_on_arrival_and_stores_at_its_end() {
+    let bench = bench(Durability::Interval { milliseconds: 50 }, usize::MAX);
+    let started = Instant::now();
+    bench.submit(0, 1, vec![session(1, 0)]);
+
+    assert_eq!(bench.answers(1), [(0, 1, true)]);
+    assert_eq!(bench.began.recv().unwrap(), 1);
+    assert!(started.elapsed() >= Duration::from_millis(50));
+    bench.orders.send(Ok(())).unwrap();
+}
+
+#[test]
+fn what_an_interval_promised_is_tried_again_and_nothing_more_is_promised_until_it_is_stored() {
+    let bench = bench(Durability::Interval { milliseconds: 5 }, usize::MAX);
+    bench.submit(0, 1, vec![session(1, 0)]);
+    assert_eq!(bench.answers(1), [(0, 1, true)]);
+    bench.orders.send(Err("disk full")).unwrap();
+    assert_eq!(bench.began.recv().unwrap(), 1);
+    assert_eq!(bench.began.recv().unwrap(), 1, "the promised record is tried again");
+
+    bench.submit(0, 2, vec![session(2, 0)]);
+    bench.orders.send(Err("disk full")).unwrap();
+    assert_eq!(bench.began.recv().unwrap(), 2);
+    bench.orders.send(Err("disk full")).unwrap();
+    assert_eq!(bench.answers(1), [(0, 2, false)]);
+    bench.orders.send(Ok(())).unwrap();
+    assert_eq!(bench.began.recv().unwrap(), 1, "what failed is dropped");
+    bench.writer.stop().unwrap();
+
+    assert_eq!(sorted_texts(&bench.stored.lock().unwrap()), sorted_texts(&[session(1, 0)]));
+}
+
+#[test]
+fn stopping_commits_what_was_submitted() {
+    let bench = bench(HOUR, usize::MAX);
+    for ticket in 1..100 {
+        bench.submit(0, ticket, vec![session(ticket, 0)]);
+    }
+    bench.orders.send(Ok(())).unwrap();
+
+    bench.writer.stop().unwrap();
+
+    assert_eq!(bench.stored.lock().unwrap().len(), 99);
+}
+
+#[test]
+fn stopping_says_what_became_of_the_last_commit() {
+    let bench = bench(HOUR, usize::MAX);
+    bench.submit(0, 1, vec![session(1, 0)]);
+    bench.orders.send(Err("disk full")).unwrap();
+
+    assert_eq!(bench.writer.stop().unwrap_err().to_string(), "storage: disk full");
+}
+
+#[test]
+fn records_of_many_shards_are_there_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let (writer, answers) = start(Box::new(open(directory.path()).0), Durability::Commit, usize::MAX);
+    let expected: Vec<Record> = std::thread::scope(|scope| {
+        let shards = [0_u16, 1, 2].map(|shard| {
+            let handle = writer.handle();
+            scope.spawn(move || {
+                let numbers = (0..50).map(|number| u64::from(shard) * 1_000 + number);
+                let records: Vec<Record> = numbers.map(|number| session(number, 60)).collect();
+                for (ticket, record) in (1..).zip(&records) {
+                    handle.submit(ShardIndex(shard), Ticket(ticket), vec![record.clone()]);
+                }
+                records
+            })
+        });
+        shards.into_iter().flat_map(|shard| shard.join().unwrap()).collect()
+    });
+
+    writer.stop().unwrap();
+
+    let answers: Vec<Answer> = answers.iter().collect();
+    for shard in [0, 1, 2] {
+        assert_eq!(answers.iter().rfind(|answer| answer.0 == shard), Some(&(shard, 50, true)));
+    }
+    assert_eq!(sorted_texts(&replayed(&mut open(directory.path()).0)), sorted_texts(&expected));
+}
