@@ -2,7 +2,7 @@
 
 mod e2e_support;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use e2e_support::{
     EPOCH, JSON, NOW, SCOPE, TOPIC, certificate, counter, keyring, member, member_with, plain, press, seed,
@@ -14,7 +14,7 @@ use veilmq_client::e2e::{
 };
 use veilmq_protocol::veil::{
     CertificateError, CertificateFields, Kid, Roles, Suite,
-    channel::{IdentityKeys, TrustAnchors},
+    channel::{Identity, IdentityKeys, TrustAnchors},
 };
 
 type Result<T> = std::result::Result<T, OpenError>;
@@ -284,6 +284,36 @@ fn only_known_senders_are_accepted_where_the_scope_demands_it() {
     let payload = seal(&mut sender, NOW);
     reader.directory_mut().revoke(kid);
     assert_eq!(live(&mut reader, &payload, NOW), Err(OpenError::SenderRevoked(kid)));
+}
+
+#[test]
+fn a_signature_counts_only_while_its_certificate_allows_it() {
+    let keys = IdentityKeys::from_seeds(&seed("signer"), &seed("signer"));
+    let leaf = certificate("signer", &["factory/line-3/sensor/#"]);
+    let kid = leaf.kid();
+    let signer = Member::Identity(Arc::new(Identity::new(leaf.clone(), keys).unwrap()));
+    let mut sender = member(signer, EnvelopeOptions { sign: true, ..default() });
+    let mut reader = member(unsigned(1), default());
+    reader.directory_mut().pin(leaf);
+    let elsewhere = topic("factory/line-3/actuator");
+    let expired = 1_821_536_001_000;
+
+    let payload = seal(&mut sender, NOW);
+    assert_eq!(live(&mut reader, &payload, NOW).unwrap().authentication(), Authentication::Signed);
+
+    let payload = sender.seal(elsewhere, JSON, &plain(), NOW, &mut counter()).unwrap();
+    assert_eq!(reader.open(elsewhere, &payload, false, &plain(), NOW), Err(OpenError::UnknownSender(kid)));
+    let payload = seal(&mut sender, expired);
+    assert_eq!(live(&mut reader, &payload, expired), Err(OpenError::UnknownSender(kid)));
+}
+
+#[test]
+fn debug_output_does_not_show_the_plaintext() {
+    let payload = seal(&mut member(unsigned(2), default()), NOW);
+
+    let shown = format!("{:?}", live(&mut member(unsigned(1), default()), &payload, NOW).unwrap());
+
+    assert!(shown.contains("plaintext_len: 30") && !shown.contains("21.5"), "{shown}");
 }
 
 #[test]

@@ -197,6 +197,44 @@ fn a_session_that_was_forgotten_for_lack_of_space_does_not_come_back() {
 }
 
 #[test]
+fn an_unknown_session_older_than_the_four_that_are_remembered_is_refused_at_once() {
+    let oldest = seal(&mut publisher(), NOW);
+    let mut reader = reader();
+    for session in 1..5 {
+        live(&mut reader, &seal(&mut publisher(), NOW + session), NOW).unwrap();
+    }
+
+    assert_eq!(live(&mut reader, &oldest, NOW), Err(OpenError::SessionRollback));
+}
+
+#[test]
+fn the_grace_time_starts_with_the_first_of_the_newer_sessions() {
+    let mut old = publisher();
+    let (first, second) = (seal(&mut old, NOW), seal(&mut old, NOW));
+    let mut reader = reader();
+    live(&mut reader, &first, NOW).unwrap();
+    live(&mut reader, &seal(&mut publisher(), NOW + 1), NOW).unwrap();
+    live(&mut reader, &seal(&mut publisher(), NOW + 2), NOW + GRACE).unwrap();
+
+    assert_eq!(live(&mut reader, &second, NOW + GRACE + 1), Err(OpenError::SessionRollback));
+}
+
+#[test]
+fn a_retained_message_of_an_earlier_session_does_not_take_the_place_of_a_later_one() {
+    let mut newest = publisher();
+    let retained_old: Vec<Vec<u8>> = (0..5).map(|session| seal(&mut publisher(), NOW + session)).collect();
+    let (first, second) = (seal(&mut newest, NOW + 9), seal(&mut newest, NOW + 9));
+    let mut reader = reader();
+    live(&mut reader, &first, NOW).unwrap();
+    for payload in &retained_old {
+        retained(&mut reader, payload, NOW).unwrap();
+    }
+
+    assert_eq!(live(&mut reader, &first, NOW + 10 * GRACE), Err(OpenError::Replay));
+    assert_eq!(live(&mut reader, &second, NOW + 10 * GRACE), Ok(()));
+}
+
+#[test]
 fn a_will_opens_once_however_late_and_does_not_disturb_the_sessions() {
     let mut publisher = publisher();
     let will = will(&mut publisher, NOW);

@@ -59,7 +59,7 @@ pub enum Padding {
 /// Whose messages a receiver accepts (VEIL-1 section 12.1, step 5).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum SenderPolicy {
-    /// Anyone who holds the group key.
+    /// Anyone who holds the group key; signed messages still need a certificate as for the others.
     #[default]
     AnyMember,
     /// Senders whose certificate is in the directory, valid now, with publish scopes that cover the topic.
@@ -147,6 +147,15 @@ impl ScopeConfig {
     pub fn scope(&self) -> &Scope {
         &self.scope
     }
+}
+
+/// The envelope scope a message belongs to.
+#[derive(Clone, Copy)]
+pub(super) struct EnvelopeScope<'a> {
+    pub(super) id: u32,
+    pub(super) scope: &'a Scope,
+    pub(super) keyring: &'a Keyring,
+    pub(super) options: &'a EnvelopeOptions,
 }
 
 /// Bounds on what an [`E2e`](super::E2e) keeps in memory.

@@ -66,10 +66,14 @@ impl Directory {
     }
 
     /// Decides whether `policy` lets `sender` publish to `topic` now (VEIL-1 section 12.1, step 5).
+    ///
+    /// A signed message needs a certificate whatever the policy: a signature by a key that is expired, or not
+    /// for this topic, proves nothing.
     pub(super) fn check(
         &self,
         policy: &SenderPolicy,
         sender: Kid,
+        signed: bool,
         topic: TopicName<'_>,
         now_unix_ms: u64,
     ) -> Result<(), OpenError> {
@@ -77,8 +81,8 @@ impl Directory {
             return Err(OpenError::SenderRevoked(sender));
         }
         let listed = match policy {
-            SenderPolicy::AnyMember => return Ok(()),
-            SenderPolicy::Known => true,
+            SenderPolicy::AnyMember if !signed => return Ok(()),
+            SenderPolicy::AnyMember | SenderPolicy::Known => true,
             SenderPolicy::Listed(kids) => kids.contains(&sender),
         };
         let known = self.certificate(sender).filter(|_| listed).ok_or(OpenError::UnknownSender(sender))?;

@@ -4,7 +4,7 @@
 //! network traffic that an attacker could time.
 
 use thiserror::Error;
-use veilmq_protocol::veil::{Kid, envelope::EnvelopeError};
+use veilmq_protocol::veil::{Kid, envelope::EnvelopeError, layout::LayoutError};
 
 /// Names why a scope could not be configured (the operator's or the program's fault).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -160,7 +160,7 @@ pub enum StateError {
     /// The checksum does not match: the state was cut short or changed.
     #[error("the saved end-to-end state is damaged")]
     Checksum,
-    /// The checksum matches but a field is impossible.
-    #[error("the saved end-to-end state has an impossible {0}")]
-    Impossible(&'static str),
+    /// The checksum matches but the layout is not kept.
+    #[error("the saved end-to-end state is impossible: {0}")]
+    Impossible(#[from] LayoutError),
 }

@@ -1,5 +1,7 @@
 //! What a receiver learns about a message besides its plaintext.
 
+use std::fmt;
+
 use veilmq_protocol::veil::Kid;
 
 /// How far the origin of a message is proven.
@@ -45,8 +47,8 @@ pub struct Origin {
     pub age_ms: Option<u64>,
 }
 
-/// An opened message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An opened message. Its `Debug` shows the length of the plaintext only, so that logs do not leak it.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Opened {
     /// The application's payload.
     pub plaintext: Vec<u8>,
@@ -77,5 +79,15 @@ impl Opened {
     /// Returns whether the message cleared a retained message.
     pub fn is_tombstone(&self) -> bool {
         self.provenance == Provenance::Tombstone
+    }
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened")
+            .field("plaintext_len", &self.plaintext.len())
+            .field("provenance", &self.provenance)
+            .field("retained", &self.retained)
+            .finish()
     }
 }

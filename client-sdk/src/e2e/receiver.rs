@@ -12,15 +12,14 @@ use veilmq_protocol::{
 
 use super::{
     cipher::{StreamId, StreamKey},
-    config::{EnvelopeOptions, Limits},
+    config::{EnvelopeOptions, EnvelopeScope, Limits},
     directory::Directory,
     error::OpenError,
     frame::{associated_data, unpad},
-    keyring::{EpochState, Keyring},
+    keyring::EpochState,
     lru::Lru,
     opened::{Opened, Origin, Provenance},
     replay::{Arrival, Replay},
-    scope::Scope,
 };
 
 /// What arrived, as the caller of [`E2e::open`](super::E2e::open) described it.
@@ -31,15 +30,6 @@ pub(super) struct Incoming<'a> {
     pub(super) retained: bool,
     pub(super) properties: &'a PublishProperties<'a>,
     pub(super) now_unix_ms: u64,
-}
-
-/// The envelope scope a message belongs to.
-#[derive(Clone, Copy)]
-pub(super) struct EnvelopeScope<'a> {
-    pub(super) id: u32,
-    pub(super) scope: &'a Scope,
-    pub(super) keyring: &'a Keyring,
-    pub(super) options: &'a EnvelopeOptions,
 }
 
 pub(super) struct Receiver {
@@ -73,7 +63,8 @@ impl Receiver {
             return Err(OpenError::TopicMismatch);
         }
         check_epoch(within, &envelope, retained, now_unix_ms)?;
-        self.directory.check(&options.senders, header.sender, topic, now_unix_ms)?;
+        let signed = envelope.signature.is_some();
+        self.directory.check(&options.senders, header.sender, signed, topic, now_unix_ms)?;
         let arrival = Arrival::new(header, hash(&[topic.as_str().as_bytes()]), retained);
         self.replay.check(&arrival, now_unix_ms)?;
 
@@ -86,7 +77,7 @@ impl Receiver {
         }
         let origin = Origin {
             sender: header.sender,
-            signed: envelope.signature.is_some(),
+            signed,
             session: header.session,
             epoch: header.epoch,
             seq: header.seq,
@@ -204,5 +195,65 @@ fn check_freshness(
     match now_unix_ms.abs_diff(timestamp_ms) {
         age_ms if age_ms > max_age_ms => Err(OpenError::TooOld { age_ms }),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::e2e::{E2e, EpochTiming, GroupKey, Keyring, Member, Scope, ScopeConfig};
+    use veilmq_protocol::veil::Kid;
+
+    const NEXT_ACTIVE: u64 = 1_000_000;
+
+    fn member(kid: u8) -> E2e {
+        let mut keyring = Keyring::explicit(EpochTiming::default());
+        keyring.insert(1, GroupKey::new(&[1; 32]), 0).unwrap();
+        keyring.insert(2, GroupKey::new(&[2; 32]), NEXT_ACTIVE).unwrap();
+        let scope = Scope::new("a").unwrap();
+        let mut e2e = E2e::new(Member::Unsigned(Kid::from_bytes([kid; 8])), Limits::default());
+        e2e.add_scope(ScopeConfig::envelope(scope, keyring, EnvelopeOptions::default())).unwrap();
+        e2e
+    }
+
+    fn topic() -> TopicName<'static> {
+        TopicName::new("a").unwrap()
+    }
+
+    fn open(reader: &mut E2e, payload: &[u8], now: u64) -> Result<Opened, OpenError> {
+        reader.open(topic(), payload, false, &PublishProperties::default(), now)
+    }
+
+    fn seal(sender: &mut E2e, now: u64) -> Vec<u8> {
+        sender.seal(topic(), b"x", &PublishProperties::default(), now, &mut |bytes| bytes.fill(0)).unwrap()
+    }
+
+    #[test]
+    fn keys_are_derived_once_per_stream_and_never_kept_for_a_forgery() {
+        let (mut sender, mut reader) = (member(1), member(2));
+        let genuine = seal(&mut sender, 0);
+        let mut forged = genuine.clone();
+        forged[13] ^= 1;
+
+        assert_eq!(open(&mut reader, &forged, 0), Err(OpenError::BadTag));
+        assert_eq!(reader.receiver.keys.len(), 0);
+
+        open(&mut reader, &genuine, 0).unwrap();
+        open(&mut reader, &seal(&mut sender, 0), 0).unwrap();
+        assert_eq!(reader.receiver.keys.len(), 1);
+    }
+
+    #[test]
+    fn stream_keys_go_with_their_epoch_and_with_their_scope() {
+        let (mut sender, mut reader) = (member(1), member(2));
+        open(&mut reader, &seal(&mut sender, 0), 0).unwrap();
+        open(&mut reader, &seal(&mut sender, NEXT_ACTIVE), NEXT_ACTIVE).unwrap();
+        assert_eq!(reader.receiver.keys.len(), 2);
+
+        reader.advance(u64::MAX - 1);
+        assert_eq!(reader.receiver.keys.len(), 1);
+
+        reader.remove_scope(&Scope::new("a").unwrap());
+        assert_eq!(reader.receiver.keys.len(), 0);
     }
 }

@@ -124,13 +124,10 @@ impl Replay {
         let class = stream.class_mut(arrival.will);
         if arrival.retained {
             class.retained = class.retained.max(Some(arrival.position));
-            // Its live copy must not be delivered as well, but an old one says nothing about the present session.
-            if class.sessions.follows(arrival.position.session) {
-                class.sessions.commit(arrival.position, now_unix_ms);
-            }
-            return 0;
         }
-        class.sessions.commit(arrival.position, now_unix_ms)
+        // Also for a retained message, so that its live copy is not delivered as well.
+        let gap = class.sessions.commit(arrival.position, now_unix_ms);
+        if arrival.retained { 0 } else { gap }
     }
 
     /// Appends the state to `out`, streams used longest ago first.
@@ -147,13 +144,13 @@ impl Replay {
     /// Reads what [`Replay::encode`] wrote, replacing this state.
     pub(super) fn decode(&mut self, mut reader: Reader<'_>) -> Result<(), StateError> {
         let mut streams = Lru::new(self.limits.streams_max);
-        for _ in 0..reader.u64("stream count").map_err(impossible)? {
-            let sender = Kid::from_bytes(reader.array("sender").map_err(impossible)?);
-            let topic_hash = reader.array("topic hash").map_err(impossible)?;
+        for _ in 0..reader.u64("stream count")? {
+            let sender = Kid::from_bytes(reader.array("sender")?);
+            let topic_hash = reader.array("topic hash")?;
             let stream = Stream { normal: Class::decode(&mut reader)?, will: Class::decode(&mut reader)? };
             self.evictions += u64::from(streams.insert(StreamName { sender, topic_hash }, stream).is_some());
         }
-        reader.finish().map_err(impossible)?;
+        reader.finish()?;
         self.streams = streams;
         Ok(())
     }
@@ -202,12 +199,11 @@ struct SessionRules {
     now_unix_ms: u64,
 }
 
-/// Sessions in ascending order, at most [`SESSIONS_MAX`].
+/// Sessions in ascending order, at most [`SESSIONS_MAX`]: once there are that many, those older than all of
+/// them stay refused, so a forgotten session cannot come back.
 #[derive(Default)]
 struct Sessions {
     known: Vec<Session>,
-    /// The newest session that was forgotten for lack of space, or 0.
-    forgotten: u64,
 }
 
 struct Session {
@@ -226,7 +222,7 @@ impl Sessions {
         match self.known.iter().find(|session| session.number == position.session) {
             Some(session) if session.window.is_new(position.seq) => Ok(()),
             Some(_) => Err(OpenError::Replay),
-            None if position.session <= self.forgotten.max(rules.floor) => Err(OpenError::SessionRollback),
+            None if position.session <= rules.floor => Err(OpenError::SessionRollback),
             None if self.would_be_forgotten(position.session) => Err(OpenError::SessionRollback),
             None => Ok(()),
         }
@@ -234,12 +230,6 @@ impl Sessions {
 
     fn would_be_forgotten(&self, number: u64) -> bool {
         self.known.len() >= SESSIONS_MAX && self.known.iter().all(|session| session.number > number)
-    }
-
-    /// Returns whether `number` is known or newer than all that is known.
-    fn follows(&self, number: u64) -> bool {
-        (number > self.forgotten && self.known.last().is_none_or(|newest| newest.number <= number))
-            || self.known.iter().any(|session| session.number == number)
     }
 
     fn commit(&mut self, position: Position, now_unix_ms: u64) -> u32 {
@@ -250,7 +240,7 @@ impl Sessions {
                 let session = Session { number: position.session, appeared_ms: now_unix_ms, window };
                 self.known.insert(index, session);
                 if self.known.len() > SESSIONS_MAX {
-                    self.forgotten = self.forgotten.max(self.known.remove(0).number);
+                    self.known.remove(0);
                 }
                 0
             }
@@ -303,7 +293,6 @@ impl Window {
 
 impl Class {
     fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.sessions.forgotten.to_be_bytes());
         out.push(self.sessions.known.len() as u8);
         for session in &self.sessions.known {
             out.extend_from_slice(&session.number.to_be_bytes());
@@ -319,44 +308,34 @@ impl Class {
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, StateError> {
-        let forgotten = reader.u64("forgotten session").map_err(impossible)?;
-        let count = usize::from(reader.u8("session count").map_err(impossible)?);
+        let count = usize::from(reader.u8("session count")?);
         if count > SESSIONS_MAX {
-            return Err(StateError::Impossible("session count"));
+            return Err(LayoutError::Value("session count").into());
         }
         let known = (0..count).map(|_| Session::decode(reader)).collect::<Result<Vec<_>, _>>()?;
         if !known.is_sorted_by(|a, b| a.number < b.number) {
-            return Err(StateError::Impossible("order of sessions"));
+            return Err(LayoutError::Order("session").into());
         }
-        let retained = match reader.u8("retained mark").map_err(impossible)? {
+        let retained = match reader.u8("retained mark")? {
             0 => None,
-            1 => Some(Position {
-                session: reader.u64("retained session").map_err(impossible)?,
-                seq: reader.u32("retained seq").map_err(impossible)?,
-            }),
-            2.. => return Err(StateError::Impossible("retained mark")),
+            1 => {
+                Some(Position { session: reader.u64("retained session")?, seq: reader.u32("retained seq")? })
+            }
+            2.. => return Err(LayoutError::Value("retained mark").into()),
         };
-        Ok(Self { sessions: Sessions { known, forgotten }, retained })
+        Ok(Self { sessions: Sessions { known }, retained })
     }
 }
 
 impl Session {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, StateError> {
         Ok(Self {
-            number: reader.u64("session").map_err(impossible)?,
-            appeared_ms: reader.u64("appearance").map_err(impossible)?,
+            number: reader.u64("session")?,
+            appeared_ms: reader.u64("appearance")?,
             window: Window {
-                highest: reader.u32("highest seq").map_err(impossible)?,
-                seen: u128::from_be_bytes(reader.array("window").map_err(impossible)?),
+                highest: reader.u32("highest seq")?,
+                seen: u128::from_be_bytes(reader.array("window")?),
             },
         })
-    }
-}
-
-/// The checksum matched, so a field that is cut short was written that way.
-pub(super) fn impossible(error: LayoutError) -> StateError {
-    match error {
-        LayoutError::Truncated(field) | LayoutError::TooLong(field) => StateError::Impossible(field),
-        LayoutError::Trailing(_) => StateError::Impossible("length"),
     }
 }

@@ -86,15 +86,17 @@ mod tests {
 
     #[test]
     fn topic_belongs_to_the_scope_with_most_literal_levels_then_the_longest() {
-        let mut scopes =
-            ["#", "+/b", "a/#", "a/+", "a/b/#", "a/+/c", "a/b/c", "a/+/+"].map(|f| Scope::new(f).unwrap());
+        let mut scopes = ["#", "+/b", "a/#", "a/+", "a/b/#", "a/+/c", "a/b/c", "a/+/+", "a/+/+/+"]
+            .map(|f| Scope::new(f).unwrap());
         scopes.sort_by(Scope::by_specificity);
         let rows = [
             ("a/b/c", "a/b/c"),
             ("a/b/d", "a/b/#"),
             ("a/x/c", "a/+/c"),
             ("a/x/y", "a/+/+"),
-            ("a/x/y/z", "a/#"),
+            ("a/x/y/z", "a/+/+/+"),
+            ("a/b/y/z", "a/b/#"),
+            ("a", "a/#"),
             ("a/x", "a/+"),
             ("x/b", "+/b"),
             ("z", "#"),

@@ -40,6 +40,14 @@ struct Stream {
     topic_hash: [u8; 32],
 }
 
+impl Stream {
+    fn next_slot(&mut self, session: u64) -> Slot {
+        let slot = Slot { session, seq: self.next_seq, topic_hash: self.topic_hash };
+        self.next_seq += 1;
+        slot
+    }
+}
+
 impl Sender {
     pub(super) fn new(streams_max: usize, keys_max: usize) -> Self {
         Self {
@@ -79,13 +87,12 @@ impl Sender {
             Some(session) => session,
             None => *self.session.insert(new_session(&mut self.newest_session_ms, now_unix_ms, entropy)?),
         };
-        if !self.streams.contains_key(topic) {
-            let topic_hash = hash(&[topic.as_bytes()]);
-            self.streams.insert(topic.into(), Stream { next_seq: 0, topic_hash });
+        if let Some(stream) = self.streams.get_mut(topic) {
+            return Ok(stream.next_slot(session));
         }
-        let stream = self.streams.get_mut(topic).ok_or(SealError::SessionsExhausted)?;
-        let slot = Slot { session, seq: stream.next_seq, topic_hash: stream.topic_hash };
-        stream.next_seq += 1;
+        let mut stream = Stream { next_seq: 0, topic_hash: hash(&[topic.as_bytes()]) };
+        let slot = stream.next_slot(session);
+        self.streams.insert(topic.into(), stream);
         Ok(slot)
     }
 

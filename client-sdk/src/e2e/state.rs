@@ -3,9 +3,12 @@
 //! The layout is ours and versioned; a checksum (SHA-256) tells a damaged state from a good one. It holds key
 //! identifiers, hashes of topics and counters, and no key.
 
-use veilmq_protocol::veil::{channel::hash, layout::Reader};
+use veilmq_protocol::veil::{
+    channel::hash,
+    layout::{LayoutError, Reader},
+};
 
-use super::{E2e, error::StateError, replay::impossible};
+use super::{E2e, error::StateError};
 
 const MAGIC: [u8; 4] = *b"VE2E";
 const VERSION: u8 = 1;
@@ -80,10 +83,10 @@ fn open_state(bytes: &[u8]) -> Result<(Saved, u64, Reader<'_>), StateError> {
     if hash(&[content]) != *checksum {
         return Err(StateError::Checksum);
     }
-    let saved = match reader.u8("circumstance").map_err(impossible)? {
+    let saved = match reader.u8("circumstance")? {
         0 => Saved::InPassing,
         1 => Saved::AtShutdown,
-        2.. => return Err(StateError::Impossible("circumstance")),
+        2.. => return Err(LayoutError::Value("circumstance").into()),
     };
-    Ok((saved, reader.u64("session").map_err(impossible)?, reader))
+    Ok((saved, reader.u64("session")?, reader))
 }
