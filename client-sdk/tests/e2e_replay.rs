@@ -273,6 +273,19 @@ fn the_newest_retained_message_may_come_any_number_of_times_and_an_older_one_nev
 }
 
 #[test]
+fn retained_messages_have_no_gaps_between_them() {
+    let mut publisher = publisher();
+    let payloads: Vec<Vec<u8>> = (0..6).map(|_| seal(&mut publisher, NOW)).collect();
+    let mut reader = reader();
+    let mut gap = |seq: usize, retained| {
+        let opened = reader.open(topic(TOPIC), &payloads[seq], retained, &plain(), NOW).unwrap();
+        opened.origin().unwrap().gap
+    };
+
+    assert_eq!([gap(0, true), gap(3, true), gap(5, false)], [0, 0, 1]);
+}
+
+#[test]
 fn a_retained_message_of_an_earlier_session_is_a_rollback() {
     let older = seal(&mut publisher(), NOW);
     let newer = seal(&mut publisher(), NOW + 1);

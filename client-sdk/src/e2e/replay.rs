@@ -123,7 +123,7 @@ impl Replay {
         let Some(stream) = self.streams.touch(&arrival.stream) else { return 0 };
         let class = stream.class_mut(arrival.will);
         if arrival.retained {
-            class.retained = class.retained.max(Some(arrival.position));
+            class.retained = Some(arrival.position);
         }
         // Also for a retained message, so that its live copy is not delivered as well.
         let gap = class.sessions.commit(arrival.position, now_unix_ms);

@@ -149,7 +149,13 @@ fn new_session(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use veilmq_protocol::veil::{Kid, Suite};
+    use crate::e2e::{
+        E2e, EnvelopeOptions, EpochTiming, GroupKey, Keyring, Limits, Member, Scope, ScopeConfig,
+    };
+    use veilmq_protocol::{
+        PublishProperties, TopicName,
+        veil::{Kid, Suite},
+    };
 
     const NOW: u64 = 1_790_000_000_000;
 
@@ -235,12 +241,34 @@ mod tests {
             session: slot.session,
             topic_hash: slot.topic_hash,
         };
-        let group_key = crate::e2e::GroupKey::new(&[1; 32]);
+        let group_key = GroupKey::new(&[1; 32]);
 
         assert!(sender.key(id, || Some(StreamKey::derive(&group_key, &id))).is_some());
         assert!(sender.key(id, || panic!("derived twice")).is_some());
 
         sender.next_slot("b", NOW, &mut zero).unwrap();
         assert!(sender.key(id, || None).is_none());
+    }
+
+    #[test]
+    fn sending_keys_go_with_their_epoch_and_with_their_scope() {
+        let mut keyring = Keyring::explicit(EpochTiming::default());
+        keyring.insert(1, GroupKey::new(&[1; 32]), 0).unwrap();
+        keyring.insert(2, GroupKey::new(&[2; 32]), NOW).unwrap();
+        let scope = Scope::new("a").unwrap();
+        let mut e2e = E2e::new(Member::Unsigned(Kid::from_bytes([1; 8])), Limits::default());
+        let config = ScopeConfig::envelope(scope.clone(), keyring, EnvelopeOptions::default());
+        e2e.add_scope(config).unwrap();
+        let topic = TopicName::new("a").unwrap();
+        for now in [NOW - 1, NOW] {
+            e2e.seal(topic, b"x", &PublishProperties::default(), now, &mut zero).unwrap();
+        }
+        assert_eq!(e2e.sender.keys.len(), 2);
+
+        e2e.advance(u64::MAX - 1);
+        assert_eq!(e2e.sender.keys.len(), 1);
+
+        e2e.remove_scope(&scope);
+        assert_eq!(e2e.sender.keys.len(), 0);
     }
 }
