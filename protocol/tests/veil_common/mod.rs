@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "test code; each test binary uses its own part")]
 
 pub(crate) mod handshake;
+pub(crate) mod records;
 
 use serde_json::Value;
 use veilmq_protocol::veil::{
