@@ -3,6 +3,10 @@
 //! Each function panics when a property is violated, and only then.
 #![forbid(unsafe_code)]
 
+mod veil;
+
+pub use veil::{veil_certificate, veil_envelope, veil_hello, veil_record};
+
 use veilmq_protocol::{
     Frame, Packet, ProtocolVersion, PublishProperties, TopicFilter, TopicName, frame_len, next_frame,
 };
