@@ -148,8 +148,15 @@ impl CloseReason {
             ReasonCode::ServerShuttingDown => ReasonCode::ServerUnavailable,
             reason => reason,
         };
-        // In 3.1.1 only 1 to 5 exist; a malformed CONNECT is closed without an answer ([MQTT-3.1.4-1]).
-        if version != ProtocolVersion::V5 && reason.connack_v3() == 0 {
+        // MQTT 3.1.1 has no return code for what is malformed: the connection is closed without an answer ([MQTT-3.1.4-1]).
+        let speechless = matches!(
+            reason,
+            ReasonCode::MalformedPacket
+                | ReasonCode::ProtocolError
+                | ReasonCode::PacketTooLarge
+                | ReasonCode::TopicNameInvalid
+        );
+        if version != ProtocolVersion::V5 && speechless {
             return None;
         }
         Some(Packet::ConnAck(ConnAck { reason, ..ConnAck::default() }))

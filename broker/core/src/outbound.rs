@@ -375,12 +375,12 @@ mod tests {
 
         outbound.connected(2);
 
-        assert_eq!(payload(&outbound.next_unsent().unwrap().delivery), 0);
-        assert_eq!(payload(&outbound.next_unsent().unwrap().delivery), 1);
+        assert_eq!(payload(outbound.next_unsent().unwrap().delivery), 0);
+        assert_eq!(payload(outbound.next_unsent().unwrap().delivery), 1);
         assert!(outbound.next_unsent().is_none());
         outbound.finish(PacketId::new(1).unwrap());
         let third = outbound.next_unsent().unwrap();
-        assert_eq!(payload(&third.delivery), 2);
+        assert_eq!(payload(third.delivery), 2);
         assert!(third.dup);
     }
 

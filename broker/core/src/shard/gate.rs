@@ -1,12 +1,15 @@
 //! What waits until a batch of records is durable: nothing is acknowledged before.
 
-use veilmq_protocol::{Acknowledgement, Packet, PacketId, ReasonCode, SubAck, UnsubAck};
+use std::sync::Arc;
+
+use veilmq_protocol::{Acknowledgement, Packet, PacketId, ReasonCode, SubAck, TopicFilter, UnsubAck};
 
 use super::Shard;
 use crate::effect::Effect;
 use crate::farewell::{BrokerReason, CloseReason};
 use crate::id::{ConnectionId, SessionId, Ticket};
 use crate::outbound::Progress;
+use crate::record::SubscriptionRecord;
 use crate::time::Environment;
 
 /// Something that waits for a commit.
@@ -18,6 +21,8 @@ pub(super) enum Gated {
     Uncork(ConnectionId),
     /// A QoS 2 exchange whose next packet may go out once its step is stored.
     Proceed { session: SessionId, packet_id: PacketId, progress: Progress },
+    /// The retained messages that a subscription brings.
+    Retained { session: SessionId, filter: Arc<str>, subscription: SubscriptionRecord },
 }
 
 /// An answer that may have to wait for a commit.
@@ -67,13 +72,19 @@ impl Shard {
         self.gated.push_back((self.ticket, Gated::Proceed { session, packet_id, progress }));
     }
 
-    /// Lets everything through that waited for `ticket` or an earlier one.
-    pub(super) fn open_gates(
+    /// Delivers the retained messages of a new subscription once the records of this turn are durable.
+    pub(super) fn deliver_retained_when_stored(
         &mut self,
-        ticket: Ticket,
-        environment: &mut Environment<'_>,
-        _effects: &mut Vec<Effect>,
+        session: SessionId,
+        filter: TopicFilter<'_>,
+        subscription: SubscriptionRecord,
     ) {
+        let filter = Arc::from(filter.as_str());
+        self.gated.push_back((self.ticket, Gated::Retained { session, filter, subscription }));
+    }
+
+    /// Lets everything through that waited for `ticket` or an earlier one.
+    pub(super) fn open_gates(&mut self, ticket: Ticket, environment: &mut Environment<'_>) {
         self.settled = self.settled.max(Some(ticket));
         while let Some((_, gated)) = self.gated.pop_front_if(|(waits_for, _)| *waits_for <= ticket) {
             match gated {
@@ -84,6 +95,11 @@ impl Shard {
                         state.outbound.advance(packet_id, progress);
                     }
                     self.pump(session, environment.now);
+                }
+                Gated::Retained { session, filter, subscription } => {
+                    if let Ok(filter) = TopicFilter::new(&filter) {
+                        self.deliver_retained(session, filter, &subscription, environment.now);
+                    }
                 }
             }
         }
@@ -100,7 +116,7 @@ impl Shard {
         while let Some((_, gated)) = self.gated.pop_front_if(|(waits_for, _)| *waits_for <= ticket) {
             let connection = match gated {
                 Gated::Answer(connection, _) | Gated::Uncork(connection) => Some(connection),
-                Gated::Proceed { session, .. } => {
+                Gated::Proceed { session, .. } | Gated::Retained { session, .. } => {
                     self.sessions.get(&session).and_then(|state| state.connection)
                 }
             };

@@ -105,7 +105,7 @@ impl Shard {
             Input::Parcel(Parcel::Deliver { message, matches }) => {
                 self.deliver_all(&message, &matches, environment.now);
             }
-            Input::Committed(ticket) => self.open_gates(ticket, environment, effects),
+            Input::Committed(ticket) => self.open_gates(ticket, environment),
             Input::CommitFailed(ticket) => self.fail_gates(ticket, environment, effects),
             Input::Tick => self.tick(environment, effects),
             Input::Shutdown => self.shut_down(environment, effects),

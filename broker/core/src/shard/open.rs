@@ -6,16 +6,13 @@ use std::sync::Arc;
 use veilmq_protocol::veil::channel::{RecordOpener, ServerAccepted};
 use veilmq_protocol::veil::hello::ServerFinishParams;
 use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
-use veilmq_protocol::{
-    ConnAck, ConnAckProperties, Packet, PacketType, ProtocolVersion, ReasonCode, TopicFilter,
-};
+use veilmq_protocol::{ConnAck, ConnAckProperties, Packet, PacketType, ProtocolVersion, ReasonCode};
 
 use super::Shard;
 use crate::connection::{Arrival, ConnectRequest, Connection, Established, Opening, Wire};
 use crate::effect::Effect;
 use crate::farewell::{BrokerReason, CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
-use crate::record::Record;
 use crate::session::Session;
 use crate::time::{Environment, Moment};
 
@@ -114,43 +111,14 @@ impl Shard {
         state.expiry_seconds = expiry_seconds;
         state.will = request.will.clone();
         state.outbound.connected(quota);
+        // A session that was stored stays so until it ends; one without expiry interval never outlives its connection.
+        state.durable |= expiry_seconds > 0;
+        if state.durable {
+            let head = state.head();
+            self.records.push(head);
+        }
         self.gauges.sessions_connected += 1;
         self.arm_session(session);
-        let Some(state) = self.sessions.get(&session) else { return };
-        if state.durable {
-            self.records.push(state.head());
-        } else if expiry_seconds > 0 {
-            self.make_durable(session);
-        }
-    }
-
-    /// Stores a session that from now on outlives its connection, with everything it holds.
-    fn make_durable(&mut self, session: SessionId) {
-        let Some(state) = self.sessions.get_mut(&session) else { return };
-        state.durable = true;
-        self.records.push(state.head());
-        for (filter, subscription) in &state.subscriptions {
-            self.records.push(Record::Subscribed {
-                session,
-                filter: Arc::clone(filter),
-                subscription: *subscription,
-            });
-            if let Ok(filter) = TopicFilter::new(filter) {
-                let subscriber = Self::subscriber(self.index, session, true, subscription);
-                self.shared.routes.subscribe(filter, subscriber);
-            }
-        }
-        for packet_id in &state.received {
-            self.records.push(Record::Received { session, packet_id: *packet_id });
-        }
-        for (delivery, stage) in state.outbound.assured_mut() {
-            delivery.message = delivery.message.with_id(self.shared.next_message(), 1);
-            delivery.stored = true;
-            self.records.push(Record::Published {
-                message: Arc::clone(&delivery.message),
-                references: vec![delivery.reference(session, stage)],
-            });
-        }
     }
 
     fn establish(

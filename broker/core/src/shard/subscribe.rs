@@ -46,8 +46,13 @@ impl Shard {
         let ticket = (self.records.len() > records_before).then(|| self.current_ticket());
         self.answer(connection, Answer::SubAck(subscribe.packet_id, reasons), ticket);
         for (filter, subscription, new) in granted {
-            if wants_retained(subscription.options, new) {
-                self.deliver_retained(session, filter, &subscription, now);
+            if !wants_retained(subscription.options, new) {
+                continue;
+            }
+            // SUBACK goes first, so that a client knows the subscription when its retained messages come.
+            match ticket {
+                Some(_) => self.deliver_retained_when_stored(session, filter, subscription),
+                None => self.deliver_retained(session, filter, &subscription, now),
             }
         }
         Ok(())
@@ -105,7 +110,7 @@ impl Shard {
     }
 
     /// Delivers the retained messages that a new subscription matches, with RETAIN set ([MQTT-3.3.1-9]).
-    fn deliver_retained(
+    pub(super) fn deliver_retained(
         &mut self,
         session: SessionId,
         filter: TopicFilter<'_>,

@@ -1,0 +1,211 @@
+//! Nothing is acknowledged before it is durable, and a crash loses nothing that was acknowledged.
+
+mod world;
+
+use veilmq_protocol::{Connect, Packet, Publish, PublishProperties, QoS, TopicName, Will};
+use world::{World, connect_v5, publish};
+
+fn offline_subscriber(world: &mut World, qos: QoS) {
+    let (subscriber, _) = world.join("s", true, 3_600);
+    world.subscribe(subscriber, "t", qos);
+    world.cut(subscriber);
+}
+
+#[test]
+fn an_acknowledgement_waits_for_the_commit_of_what_a_durable_session_needs() {
+    for (qos, answer) in [(QoS::AtLeastOnce, "PUBACK id1"), (QoS::ExactlyOnce, "PUBREC id1")] {
+        let mut world = World::new(2);
+        offline_subscriber(&mut world, qos);
+        let (publisher, _) = world.join("p", true, 0);
+        world.commits_at_once = false;
+
+        world.publish(publisher, "t", "x", qos, 1);
+        assert!(world.received(publisher).is_empty(), "{qos:?}");
+        world.commit();
+
+        assert_eq!(world.received(publisher), [answer]);
+    }
+}
+
+#[test]
+fn acknowledgements_keep_the_order_of_their_messages() {
+    let mut world = World::new(1);
+    offline_subscriber(&mut world, QoS::AtLeastOnce);
+    let (publisher, _) = world.join("p", true, 0);
+    world.commits_at_once = false;
+
+    world.publish(publisher, "t", "stored", QoS::AtLeastOnce, 1);
+    world.publish(publisher, "nobody", "x", QoS::AtLeastOnce, 2);
+    assert!(world.received(publisher).is_empty());
+    world.commit();
+
+    assert_eq!(world.received(publisher), ["PUBACK id1", "PUBACK id2 0x10"]);
+}
+
+#[test]
+fn connack_and_suback_of_a_durable_session_wait_for_the_commit() {
+    let mut world = World::new(1);
+    world.commits_at_once = false;
+    let client = world.connect(&connect_v5("s", true, 60));
+    assert!(world.bytes(client).is_empty());
+    world.commit();
+    assert_eq!(world.received(client), ["CONNACK 0x00"]);
+
+    world.subscribe(client, "t", QoS::AtLeastOnce);
+    assert!(world.bytes(client).is_empty());
+    world.commit();
+
+    assert_eq!(world.received(client), ["SUBACK [01]"]);
+}
+
+#[test]
+fn a_qos_2_message_is_sent_and_released_only_when_that_is_durable() {
+    let mut world = World::new(1);
+    let (subscriber, _) = world.join("s", true, 3_600);
+    world.subscribe(subscriber, "t", QoS::ExactlyOnce);
+    let (publisher, _) = world.join("p", true, 0);
+    world.bytes(subscriber);
+    world.commits_at_once = false;
+
+    world.publish(publisher, "t", "x", QoS::ExactlyOnce, 1);
+    assert!(world.bytes(subscriber).is_empty());
+    world.commit();
+    assert_eq!(world.received(subscriber), ["PUBLISH t \"x\" qos2 id1"]);
+    world.ack(subscriber, Packet::PubRec, 1);
+    assert!(world.bytes(subscriber).is_empty());
+    world.commit();
+
+    assert_eq!(world.received(subscriber), ["PUBREL id1"]);
+}
+
+#[test]
+fn what_cannot_be_stored_is_not_acknowledged() {
+    let mut world = World::new(1);
+    offline_subscriber(&mut world, QoS::AtLeastOnce);
+    let (publisher, _) = world.join("p", true, 0);
+    world.commits_at_once = false;
+
+    world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
+    world.fail_commits();
+
+    assert_eq!(world.received(publisher), ["DISCONNECT 0x97"]);
+    assert!(world.is_closed(publisher));
+}
+
+#[test]
+fn a_crash_loses_nothing_that_was_acknowledged() {
+    for (before, after) in [(1, 1), (4, 2), (2, 7)] {
+        let mut world = World::new(before);
+        offline_subscriber(&mut world, QoS::AtLeastOnce);
+        let (publisher, _) = world.join("p", true, 0);
+        for number in 1..=20 {
+            world.publish(publisher, "t", &number.to_string(), QoS::AtLeastOnce, number);
+        }
+        world.retain(publisher, "kept", "r");
+        assert_eq!(world.received(publisher).len(), 20);
+
+        let (mut world, summary) = world.crash(after);
+
+        assert_eq!(
+            (summary.sessions, summary.subscriptions, summary.deliveries, summary.retained),
+            (1, 1, 20, 1)
+        );
+        let (subscriber, present) = world.join("s", false, 3_600);
+        assert!(present);
+        let expected: Vec<String> =
+            (1..=20).map(|number| format!("PUBLISH t \"{number}\" qos1 id{number}")).collect();
+        assert_eq!(world.received(subscriber), expected);
+        world.subscribe(subscriber, "kept", QoS::AtMostOnce);
+        assert_eq!(world.received(subscriber)[1], "PUBLISH kept \"r\" qos0 retain");
+    }
+}
+
+#[test]
+fn what_was_in_flight_at_a_crash_is_sent_again_with_its_identifier() {
+    // [MQTT-4.4.0-1]
+    let mut world = World::new(1);
+    let (subscriber, _) = world.join("s", true, 3_600);
+    world.subscribe(subscriber, "t", QoS::ExactlyOnce);
+    let (publisher, _) = world.join("p", true, 0);
+    for number in 1..=3 {
+        world.publish(publisher, "t", &number.to_string(), QoS::ExactlyOnce, number);
+    }
+    world.ack(subscriber, Packet::PubRec, 1);
+    world.ack(subscriber, Packet::PubRec, 2);
+    world.ack(subscriber, Packet::PubComp, 2);
+
+    let (mut world, _) = world.crash(3);
+    let (subscriber, _) = world.join("s", false, 3_600);
+
+    assert_eq!(world.received(subscriber), ["PUBREL id1", "PUBLISH t \"3\" qos2 id3 dup"]);
+}
+
+#[test]
+fn a_qos_2_identifier_of_a_client_survives_a_crash() {
+    // [MQTT-4.3.3-10]
+    let mut world = World::new(1);
+    offline_subscriber(&mut world, QoS::AtLeastOnce);
+    let (publisher, _) = world.join("p", true, 3_600);
+    world.publish(publisher, "t", "x", QoS::ExactlyOnce, 7);
+
+    let (mut world, _) = world.crash(1);
+    let (publisher, _) = world.join("p", false, 3_600);
+    let again = Publish { dup: true, ..publish("t", "x", QoS::ExactlyOnce, 7) };
+    world.send(publisher, &Packet::Publish(again));
+    assert_eq!(world.received(publisher), ["PUBREC id7"]);
+
+    let (subscriber, _) = world.join("s", false, 3_600);
+    assert_eq!(world.received(subscriber), ["PUBLISH t \"x\" qos1 id1"]);
+}
+
+#[test]
+fn settled_messages_leave_nothing_in_the_store() {
+    let mut world = World::new(3);
+    for client in ["a", "b", "c"] {
+        let (subscriber, _) = world.join(client, true, 3_600);
+        world.subscribe(subscriber, "t", QoS::AtLeastOnce);
+    }
+    let (publisher, _) = world.join("p", true, 0);
+    world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
+    assert_eq!(bodies(&mut world), 1);
+
+    for client in ["a", "b"] {
+        let (subscriber, _) = world.join(client, false, 3_600);
+        world.ack(subscriber, Packet::PubAck, 1);
+    }
+    assert_eq!(bodies(&mut world), 1);
+    // The third session ends instead of acknowledging.
+    world.join("c", true, 0);
+
+    assert_eq!(bodies(&mut world), 0);
+}
+
+fn bodies(world: &mut World) -> usize {
+    let mut count = 0;
+    veilmq_core::Store::replay(&mut world.store, &mut |record| {
+        count += usize::from(matches!(record, veilmq_core::Record::Published { .. }));
+    })
+    .unwrap();
+    count
+}
+
+#[test]
+fn a_will_survives_a_crash_and_is_published_after_it() {
+    let mut world = World::new(1);
+    offline_subscriber(&mut world, QoS::AtLeastOnce);
+    let will = Will {
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        topic: TopicName::new("t").unwrap(),
+        payload: b"gone",
+        delay_seconds: 10,
+        properties: PublishProperties::default(),
+    };
+    world.connect(&Connect { will: Some(will), ..connect_v5("dying", true, 60) });
+
+    let (mut world, _) = world.crash(1);
+    world.pass(10_000);
+
+    let (subscriber, _) = world.join("s", false, 3_600);
+    assert_eq!(world.received(subscriber), ["PUBLISH t \"gone\" qos1 id1"]);
+}
