@@ -84,6 +84,11 @@ impl<'a> PublishProperties<'a> {
     /// Reads the properties of a PUBLISH.
     pub(crate) fn decode(body: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let mut properties = Self::default();
+        // Most messages have none.
+        if let Some(rest) = body.rest().strip_prefix(&[0]) {
+            *body = Reader::new(rest);
+            return Ok(properties);
+        }
         let mut block = PropertyReader::open(body)?;
         let mut subscription_count = 0;
         while let Some(property) = block.next()? {

@@ -36,11 +36,10 @@ impl<'a> TopicName<'a> {
     /// [`TopicError`] except [`TopicError::ShareName`].
     pub fn new(name: &'a str) -> Result<Self, TopicError> {
         check_length(name)?;
-        match name.bytes().find(|byte| matches!(byte, 0 | b'+' | b'#')) {
-            None => Ok(Self(name)),
-            Some(0) => Err(TopicError::HoldsNul),
-            Some(_) => Err(TopicError::Wildcard),
+        if !holds_nul_or_wildcard(name.as_bytes()) {
+            return Ok(Self(name));
         }
+        Err(if name.as_bytes().contains(&0) { TopicError::HoldsNul } else { TopicError::Wildcard })
     }
 
     /// The text.
@@ -154,6 +153,22 @@ impl fmt::Display for TopicFilter<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
     }
+}
+
+/// Looks at eight bytes at a time: every PUBLISH passes here.
+fn holds_nul_or_wildcard(name: &[u8]) -> bool {
+    const ONES: u64 = u64::MAX / 0xFF;
+    const HIGH_BITS: u64 = ONES << 7;
+    /// `+` and `#` differ in this bit alone.
+    const DIFFERENCE: u8 = b'+' ^ b'#';
+    let has_zero_byte = |word: u64| word.wrapping_sub(ONES) & !word & HIGH_BITS != 0;
+    let (words, rest) = name.as_chunks::<8>();
+    let in_words = words.iter().any(|&word| {
+        let word = u64::from_ne_bytes(word);
+        let wildcards_as_zero = (word & !(ONES * u64::from(DIFFERENCE))) ^ (ONES * u64::from(b'#'));
+        has_zero_byte(word) || has_zero_byte(wildcards_as_zero)
+    });
+    in_words || rest.iter().any(|&byte| byte == 0 || byte & !DIFFERENCE == b'#')
 }
 
 const SHARE: &str = "$share";

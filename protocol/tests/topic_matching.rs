@@ -104,6 +104,32 @@ fn topic_names_have_no_wildcards_and_are_not_empty() {
 }
 
 #[test]
+fn a_forbidden_character_is_found_at_every_position_among_any_other_byte() {
+    for len in 1..=20 {
+        for position in 0..len {
+            for (neighbour, bad, error) in [
+                ('a', '+', TopicError::Wildcard),
+                ('"', '#', TopicError::Wildcard),
+                ('\u{1}', '\0', TopicError::HoldsNul),
+                (',', '+', TopicError::Wildcard),
+            ] {
+                let clean: String = core::iter::repeat_n(neighbour, len).collect();
+                let mut spoilt = clean.clone();
+                spoilt.replace_range(position..=position, bad.encode_utf8(&mut [0; 4]));
+
+                assert_eq!(TopicName::new(&clean).map(TopicName::as_str), Ok(clean.as_str()));
+                assert_eq!(TopicName::new(&spoilt), Err(error), "{spoilt:?}");
+            }
+        }
+    }
+    // Every other character, alone and eight times over.
+    for character in ('\u{1}'..='\u{7ff}').filter(|character| !['+', '#'].contains(character)) {
+        let name: String = core::iter::repeat_n(character, 8).collect();
+        assert!(TopicName::new(&name).is_ok(), "{name:?}");
+    }
+}
+
+#[test]
 fn topic_filters_have_wildcards_only_where_they_may() {
     let longest = "+/".repeat(32_767) + "#";
     for valid in [
