@@ -1,5 +1,7 @@
 //! Messages on their way: QoS 0, 1 and 2 in both directions, order, quota, expiry, retained messages.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod world;
 
 use std::num::{NonZeroU16, NonZeroU32};

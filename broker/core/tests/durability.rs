@@ -1,5 +1,7 @@
 //! Nothing is acknowledged before it is durable, and a crash loses nothing that was acknowledged.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod world;
 
 use veilmq_protocol::{Connect, Packet, Publish, PublishProperties, QoS, TopicName, Will};

@@ -1,5 +1,7 @@
 //! Connections and sessions: CONNECT, takeover, expiry, keep alive, Will Messages.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod world;
 
 use veilmq_core::Settings;
@@ -223,7 +225,7 @@ fn a_will_is_published_when_the_connection_is_lost_and_discarded_on_a_normal_dis
         match goodbye {
             None => world.cut(dying),
             Some(reason) => {
-                world.send(dying, &Packet::Disconnect(Disconnect { reason, ..Disconnect::default() }))
+                world.send(dying, &Packet::Disconnect(Disconnect { reason, ..Disconnect::default() }));
             }
         }
 

@@ -1,0 +1,333 @@
+//! The VEIL-1 channel through a whole broker: handshake, records, fan-out, re-keying, refusals.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod world;
+
+use veilmq_core::{Settings, VeilServer};
+use veilmq_protocol::veil::channel::{
+    ClientHelloConfig, ClientStart, Content, Established, Identity, IdentityKeys, ServerPolicy, TrustAnchors,
+};
+use veilmq_protocol::veil::registry::{AUTHENTICATION_METHOD, Scheme, Schemes, Suite};
+use veilmq_protocol::veil::vmc::{Certificate, CertificateFields, Roles};
+use veilmq_protocol::{
+    Auth, Connect, ConnectProperties, Packet, ProtocolVersion, QoS, ReasonCode, Subscribe,
+    SubscribeFiltersBuf, TopicFilter, UserProperties, next_frame,
+};
+use world::{Conn, World, connect_v5, describe_all, id, options, publish};
+
+/// A body above the limit below which ordinary records serve better than FAN-D.
+const LONG: &str = "a reading that is sealed end to end is longer than one hundred and twenty-eight bytes, so the broker \
+                    authenticates it with one digest for all subscribers";
+
+fn identity(seed: u8, subject: &str, roles: Roles, issuer: Option<&IdentityKeys>) -> Identity {
+    let keys = IdentityKeys::from_seeds(&[seed; 32], &[seed ^ 0xFF; 32]);
+    let fields = CertificateFields {
+        roles,
+        serial: u64::from(seed),
+        not_before: 1_700_000_000,
+        not_after: 1_900_000_000,
+        ed25519: keys.ed25519_public(),
+        x25519: keys.x25519_public(),
+        subject: subject.to_owned(),
+        publish_scopes: Vec::new(),
+        subscribe_scopes: Vec::new(),
+        path_length: None,
+        revocation_topic: None,
+    };
+    let certificate = fields.sign(issuer.unwrap_or(&keys)).unwrap();
+    Identity::new(certificate, keys).unwrap()
+}
+
+/// A certificate authority, a broker that trusts it, and the anchors of its clients.
+struct Realm {
+    authority: IdentityKeys,
+    world: World,
+    anchors: TrustAnchors,
+    broker: Certificate,
+}
+
+fn realm(settings: Settings) -> Realm {
+    let authority = identity(1, "authority", Roles::CA, None);
+    let authority_keys = IdentityKeys::from_seeds(&[1; 32], &[1 ^ 0xFF; 32]);
+    let broker = identity(2, "broker", Roles::BROKER, None);
+    let broker_certificate = broker.certificate().clone();
+    let world = World::with_veil(settings, VeilServer { identity: broker, policy: ServerPolicy::default() });
+    world.shared.trust().write().unwrap().add(authority.certificate().clone()).unwrap();
+    let mut anchors = TrustAnchors::default();
+    anchors.add(broker_certificate.clone()).unwrap();
+    Realm { authority: authority_keys, world, anchors, broker: broker_certificate }
+}
+
+/// One client with its channel.
+struct Client {
+    connection: Conn,
+    channel: Established,
+}
+
+impl Realm {
+    fn identity(&self, seed: u8, subject: &str) -> Identity {
+        identity(seed, subject, Roles::PUBLISHER, Some(&self.authority))
+    }
+
+    /// Sends CONNECT with a ClientHello and returns what the broker answers with.
+    fn begin(
+        &mut self,
+        client_id: &str,
+        schemes: Schemes,
+        suite: Suite,
+    ) -> (Conn, veilmq_protocol::veil::channel::AwaitServerHello) {
+        let config = ClientHelloConfig {
+            schemes,
+            suites: &[suite],
+            anchor: self.broker.kid(),
+            now_unix_ms: Some(self.world.now().milliseconds()),
+        };
+        let (start, hello) = ClientStart::new(&config, &mut |bytes| bytes.fill(0x33)).unwrap();
+        let connect = Packet::Connect(Connect {
+            properties: ConnectProperties {
+                authentication_method: Some(AUTHENTICATION_METHOD),
+                authentication_data: Some(&hello),
+                ..ConnectProperties::default()
+            },
+            ..connect_v5(client_id, true, 0)
+        });
+        let mut bytes = Vec::new();
+        connect.encode(ProtocolVersion::V5, &mut bytes).unwrap();
+        let connection = self.world.accept(0, ProtocolVersion::V5);
+        self.world.send_bytes(connection, &bytes);
+        (connection, start.sent_connect(&bytes))
+    }
+
+    fn finish(&mut self, connection: Conn, data: &[u8]) {
+        self.world.send(
+            connection,
+            &Packet::Auth(Auth {
+                reason: ReasonCode::ContinueAuthentication,
+                method: Some(AUTHENTICATION_METHOD),
+                data: Some(data),
+                ..Auth::default()
+            }),
+        );
+    }
+
+    fn join(&mut self, client_id: &str, seed: u8, schemes: Schemes, suite: Suite) -> Client {
+        let identity = self.identity(seed, client_id);
+        let (connection, awaiting) = self.begin(client_id, schemes, suite);
+        let bytes = self.world.bytes(connection);
+        let (frame, _) = next_frame(&bytes, usize::MAX).unwrap().unwrap();
+        let Packet::Auth(auth) = Packet::decode(frame, ProtocolVersion::V5).unwrap() else {
+            panic!("expected AUTH, got {bytes:02x?}");
+        };
+        let (finish, awaiting) = awaiting
+            .handle(auth.data.unwrap(), &identity, &self.anchors, Some("broker"), Some(1_800_000_000))
+            .unwrap();
+        self.finish(connection, &finish);
+        let connack = self.world.bytes(connection);
+        Client { connection, channel: awaiting.handle(&connack).unwrap() }
+    }
+
+    fn send(&mut self, client: &mut Client, packets: &[Packet<'_>]) {
+        let mut bytes = Vec::new();
+        let open = client.channel.sealer.begin(&mut bytes);
+        for packet in packets {
+            packet.encode(ProtocolVersion::V5, &mut bytes).unwrap();
+        }
+        client.channel.sealer.finish(&mut bytes, open);
+        self.world.send_bytes(client.connection, &bytes);
+    }
+
+    fn subscribe(&mut self, client: &mut Client, filter: &str) {
+        let mut filters = SubscribeFiltersBuf::default();
+        filters.push(TopicFilter::new(filter).unwrap(), options(QoS::AtLeastOnce)).unwrap();
+        self.send(
+            client,
+            &[Packet::Subscribe(Subscribe {
+                packet_id: id(9),
+                subscription_id: None,
+                user: UserProperties::default(),
+                filters: filters.as_filters(),
+            })],
+        );
+    }
+
+    /// Opens the records a client has received; a fan-out message is marked with its record type.
+    fn received(&mut self, client: &mut Client) -> Vec<String> {
+        let mut bytes = self.world.bytes(client.connection);
+        let mut rest = bytes.as_mut_slice();
+        let mut all = Vec::new();
+        while !rest.is_empty() {
+            let record = client.channel.opener.next(rest, 1 << 20).unwrap().unwrap();
+            match &record.content {
+                Content::Packets(range) => {
+                    all.extend(describe_all(&rest[range.clone()], ProtocolVersion::V5))
+                }
+                Content::Fan(delivery) => {
+                    let publish = delivery.publish(rest).unwrap();
+                    let payload = String::from_utf8_lossy(publish.payload);
+                    all.push(format!(
+                        "FAN {} {payload:?} qos{}",
+                        publish.topic.unwrap().as_str(),
+                        publish.qos.value()
+                    ));
+                }
+                Content::KeyUpdated => all.push("KeyUpdate".to_owned()),
+                Content::Control(_) => all.push("Control".to_owned()),
+            }
+            rest = &mut rest[record.consumed..];
+        }
+        all
+    }
+}
+
+#[test]
+fn sealed_and_ordinary_clients_talk_to_each_other_in_every_suite_and_scheme() {
+    for shards in [1, 3] {
+        for suite in Suite::ALL {
+            for scheme in [Scheme::Four, Scheme::Two] {
+                let mut realm = realm(Settings { shards, ..Settings::default() });
+                let schemes = Schemes::of(&[scheme]);
+                let mut press = realm.join("press-07", 10, schemes, suite);
+                let mut lake = realm.join("lake-1", 11, schemes, suite);
+                let (plain, _) = realm.world.join("plain", true, 0);
+                realm.subscribe(&mut lake, "f/#");
+                realm.world.subscribe(plain, "f/#", QoS::AtMostOnce);
+                assert_eq!(realm.received(&mut lake), ["SUBACK [01]"]);
+                realm.world.bytes(plain);
+
+                let messages = [
+                    Packet::Publish(publish("f/t", LONG, QoS::AtLeastOnce, 1)),
+                    Packet::Publish(publish("f/t", "short", QoS::AtLeastOnce, 2)),
+                ];
+                realm.send(&mut press, &messages);
+
+                let kind = if scheme == Scheme::Four { "FAN" } else { "PUBLISH" };
+                let identifier = if scheme == Scheme::Four { "" } else { " id1" };
+                assert_eq!(
+                    realm.received(&mut lake),
+                    [
+                        format!("{kind} f/t {LONG:?} qos1{identifier}"),
+                        "PUBLISH f/t \"short\" qos1 id2".to_owned()
+                    ],
+                    "{suite:?} {scheme:?}"
+                );
+                assert_eq!(realm.received(&mut press), ["PUBACK id1", "PUBACK id2"]);
+                assert_eq!(
+                    realm.world.received(plain),
+                    [format!("PUBLISH f/t {LONG:?} qos0"), "PUBLISH f/t \"short\" qos0".to_owned()]
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_anywhere_in_a_record_ends_the_connection_without_an_answer() {
+    let mut bytes = Vec::new();
+    let mut sealed = realm(Settings::default());
+    let mut client = sealed.join("press-07", 10, Schemes::ALL, Suite::Aes256Gcm);
+    let open = client.channel.sealer.begin(&mut bytes);
+    Packet::PingReq.encode(ProtocolVersion::V5, &mut bytes).unwrap();
+    client.channel.sealer.finish(&mut bytes, open);
+    sealed.world.send_bytes(client.connection, &bytes);
+    assert_eq!(sealed.received(&mut client), ["PINGRESP"]);
+
+    // Bytes 1 to 4 are the length: a longer record is waited for, the others are refused at once.
+    for position in (0..1).chain(5..bytes.len()) {
+        let mut realm = realm(Settings::default());
+        let mut client = realm.join("press-07", 10, Schemes::ALL, Suite::Aes256Gcm);
+        let mut record = Vec::new();
+        let open = client.channel.sealer.begin(&mut record);
+        Packet::PingReq.encode(ProtocolVersion::V5, &mut record).unwrap();
+        client.channel.sealer.finish(&mut record, open);
+        record[position] ^= 1;
+
+        realm.world.send_bytes(client.connection, &record);
+
+        assert!(realm.world.is_closed(client.connection), "byte {position}");
+        assert!(realm.world.bytes(client.connection).is_empty(), "byte {position}");
+        assert_eq!(realm.world.sample("veilmq_channel_record_auth_failures_total", ""), 1);
+    }
+}
+
+#[test]
+fn a_client_whose_certificate_is_refused_gets_connack_0x87_and_no_detail() {
+    let cases: &[(&str, fn(&Realm) -> Identity)] = &[
+        ("another subject", |realm| realm.identity(10, "someone-else")),
+        ("self-signed", |_| identity(10, "press-07", Roles::PUBLISHER, None)),
+        ("another authority", |_| {
+            let other = IdentityKeys::from_seeds(&[99; 32], &[98; 32]);
+            identity(10, "press-07", Roles::PUBLISHER, Some(&other))
+        }),
+    ];
+    for (name, make) in cases {
+        let mut realm = realm(Settings::default());
+        let identity = make(&realm);
+        let (connection, awaiting) = realm.begin("press-07", Schemes::ALL, Suite::Aes256Gcm);
+        let bytes = realm.world.bytes(connection);
+        let (frame, _) = next_frame(&bytes, usize::MAX).unwrap().unwrap();
+        let Packet::Auth(auth) = Packet::decode(frame, ProtocolVersion::V5).unwrap() else {
+            panic!("no AUTH")
+        };
+        let (finish, _) = awaiting
+            .handle(auth.data.unwrap(), &identity, &realm.anchors, None, Some(1_800_000_000))
+            .unwrap();
+
+        realm.finish(connection, &finish);
+
+        assert_eq!(realm.world.bytes(connection), [0x20, 3, 0, 0x87, 0], "{name}");
+        assert!(realm.world.is_closed(connection), "{name}");
+        assert_eq!(realm.world.sample("veilmq_channel_handshakes_total", "failure"), 1, "{name}");
+    }
+}
+
+#[test]
+fn anything_but_auth_during_the_handshake_is_refused() {
+    // [MQTT-3.1.2-30]
+    let mut realm = realm(Settings::default());
+    let (connection, _) = realm.begin("press-07", Schemes::ALL, Suite::Aes256Gcm);
+    realm.world.bytes(connection);
+
+    realm.world.send(connection, &Packet::PingReq);
+
+    assert_eq!(realm.world.bytes(connection), [0x20, 3, 0, 0x82, 0]);
+}
+
+#[test]
+fn plain_packets_after_the_handshake_break_the_channel() {
+    let mut realm = realm(Settings::default());
+    let client = realm.join("press-07", 10, Schemes::ALL, Suite::Aes256Gcm);
+
+    realm.world.send(client.connection, &Packet::Publish(publish("f/t", LONG, QoS::AtMostOnce, 0)));
+
+    assert!(realm.world.is_closed(client.connection));
+    assert!(realm.world.bytes(client.connection).is_empty());
+}
+
+#[test]
+fn the_number_of_handshakes_under_way_is_bounded() {
+    let mut realm = realm(Settings { half_open_max: 1, ..Settings::default() });
+    let (first, _) = realm.begin("a", Schemes::ALL, Suite::Aes256Gcm);
+    let (second, _) = realm.begin("b", Schemes::ALL, Suite::Aes256Gcm);
+    assert_eq!(realm.world.bytes(second), [0x20, 3, 0, 0x97, 0]);
+
+    realm.world.cut(first);
+
+    realm.join("c", 12, Schemes::ALL, Suite::Aes256Gcm);
+}
+
+#[test]
+fn keys_change_when_they_are_old_and_the_client_follows() {
+    let mut realm = realm(Settings { rekey_seconds: 60, ..Settings::default() });
+    let mut client = realm.join("press-07", 10, Schemes::ALL, Suite::ChaCha20Poly1305);
+    realm.world.pass(60_000);
+
+    realm.send(&mut client, &[Packet::PingReq]);
+    assert_eq!(realm.received(&mut client), ["PINGRESP", "KeyUpdate"]);
+    let mut update = Vec::new();
+    client.channel.sealer.key_update(&mut update);
+    realm.world.send_bytes(client.connection, &update);
+    realm.send(&mut client, &[Packet::PingReq]);
+
+    assert_eq!(realm.received(&mut client), ["PINGRESP"]);
+}
