@@ -1,3 +1,9 @@
-//! The VeilMQ broker daemon as a library, for its binary and its tests.
+//! The VeilMQ daemon: everything around the pure broker of `veilmq-core`.
+//!
+//! Threads, sockets, storage, the broker's identity, the admin listener and the command line live here; what MQTT means does not.
 
+pub mod clock;
+pub mod files;
+pub mod identity;
 pub mod store;
+pub mod trust;

@@ -1,0 +1,120 @@
+//! Small files of the data directory: written whole or not at all, readable by the broker only.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// A file or folder that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}: {source}", path.display())]
+pub struct FileError {
+    action: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl FileError {
+    /// Names what was tried with which path.
+    pub fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self { action, path: path.into(), source }
+    }
+
+    /// Tells whether the file is simply not there.
+    pub fn is_not_found(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+/// Creates a folder, and those above it, for the broker only (mode 0700). One that exists is left as it is.
+///
+/// # Errors
+/// Names the folder.
+pub fn create_private_folder(path: &Path) -> Result<(), FileError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| FileError::new("create folder", path, source))
+}
+
+/// Reads a file of at most `bytes_max` bytes.
+///
+/// # Errors
+/// Names the file; a larger one is refused.
+pub fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, FileError> {
+    let named = |source| FileError::new("read", path, source);
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(named)?;
+    file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(named)?;
+    if bytes.len() > bytes_max {
+        return Err(named(io::Error::other(format!("it is larger than {bytes_max} bytes"))));
+    }
+    Ok(bytes)
+}
+
+/// Writes a file durably, so that a reader finds the earlier content or all of this one, never a part.
+///
+/// # Errors
+/// Names the file.
+pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    write_and_rename(path, bytes, mode).map_err(|source| FileError::new("write", path, source))
+}
+
+fn write_and_rename(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
+    let temporary = folder.join(format!(".{name}.{}.new", std::process::id()));
+    let written = write_new(&temporary, bytes, mode).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        // The first error is the one to report; a left-over temporary file is harmless.
+        let _ = fs::remove_file(&temporary);
+    }
+    written?;
+    File::open(folder)?.sync_all()
+}
+
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_written_file_has_the_mode_and_the_bytes_and_leaves_nothing_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+
+        write(&path, b"first", 0o600).unwrap();
+        write(&path, b"second", 0o600).unwrap();
+
+        assert_eq!(read(&path, 6).unwrap(), b"second");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_above_the_limit_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("large");
+        fs::write(&path, [0; 11]).unwrap();
+
+        let error = read(&path, 10).unwrap_err();
+
+        assert_eq!(error.to_string(), format!("cannot read {}: it is larger than 10 bytes", path.display()));
+    }
+
+    #[test]
+    fn a_missing_file_is_told_from_one_that_cannot_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+
+        assert!(read(&folder.path().join("missing"), 1).unwrap_err().is_not_found());
+        assert!(!read(folder.path(), 1).unwrap_err().is_not_found());
+    }
+}
