@@ -2,8 +2,12 @@
 //!
 //! Threads, sockets, storage, the broker's identity, the admin listener and the command line live here; what MQTT means does not.
 
+pub mod admin;
 pub mod clock;
 pub mod files;
 pub mod identity;
+pub mod listener;
+pub mod logging;
+pub mod shard;
 pub mod store;
 pub mod trust;

@@ -1,0 +1,138 @@
+//! `/metrics`: the samples of all shards and of the daemon, summed when somebody asks.
+//!
+//! Nothing is counted here: each thread counts for itself, without sharing a cache line, and a scrape adds up.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use veilmq_core::{Sample, SampleKind, Stats};
+
+use super::process;
+use crate::clock;
+use crate::shard::Counters;
+
+/// Recorded by the storage writer.
+const COMMIT_SECONDS: &str = "veilmq_storage_commit_seconds";
+const COMMIT_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+static METADATA: Metadata<'static> = Metadata::new("veilmq", Level::INFO, None);
+
+/// Somebody who counts.
+pub trait MetricSource: Send + Sync {
+    /// Shows every sample; samples of equal name and labels are summed over all sources.
+    fn visit(&self, visit: &mut dyn FnMut(Sample));
+}
+
+impl MetricSource for Stats {
+    fn visit(&self, visit: &mut dyn FnMut(Sample)) {
+        Self::visit(self, visit);
+    }
+}
+
+impl MetricSource for Counters {
+    fn visit(&self, visit: &mut dyn FnMut(Sample)) {
+        Self::visit(self, visit);
+    }
+}
+
+/// Adds up the samples of its sources and writes them in the text format of Prometheus.
+pub struct MetricsPage {
+    sources: RwLock<Vec<Arc<dyn MetricSource>>>,
+    /// One scrape at a time: a scrape sets the totals, then writes them.
+    recorder: Mutex<Arc<PrometheusRecorder>>,
+    handle: PrometheusHandle,
+}
+
+/// What identifies a value: the metric's name and its label.
+type Identity = (&'static str, Option<(&'static str, &'static str)>);
+type Totals = BTreeMap<Identity, Sample>;
+
+impl MetricsPage {
+    /// Makes a page with what is known of the program itself.
+    pub(super) fn new() -> Self {
+        let matcher = Matcher::Full(COMMIT_SECONDS.into());
+        // It refuses an empty list of buckets only.
+        let builder = PrometheusBuilder::new();
+        let builder = builder.set_buckets_for_metric(matcher, &COMMIT_BUCKETS).unwrap_or_default();
+        let recorder = builder.build_recorder();
+        let handle = recorder.handle();
+        describe_program(&recorder);
+        Self { sources: RwLock::default(), recorder: Mutex::new(Arc::new(recorder)), handle }
+    }
+
+    /// Becomes the recorder of the process, unless another page is already.
+    pub(super) fn record_globally(&self) {
+        let _ = metrics::set_global_recorder(Arc::clone(&self.lock()));
+    }
+
+    /// Folds measurements into histograms.
+    pub(super) fn keep_small(&self) {
+        self.handle.run_upkeep();
+    }
+
+    /// Adds a source.
+    pub(super) fn add(&self, source: Arc<dyn MetricSource>) {
+        self.sources.write().unwrap_or_else(PoisonError::into_inner).push(source);
+    }
+
+    /// Returns the page.
+    pub(super) fn render(&self) -> String {
+        let recorder = self.lock();
+        for sample in self.totals().values() {
+            record(&recorder, sample, sample.label.as_slice());
+        }
+        let mut page = self.handle.render();
+        process::append(&mut page);
+        page
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<PrometheusRecorder>> {
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn totals(&self) -> Totals {
+        let mut totals = Totals::new();
+        for source in self.sources.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            source.visit(&mut |sample| {
+                let identity = (sample.name, sample.label);
+                let total = totals.entry(identity).or_insert(Sample { value: 0, ..sample });
+                total.value = total.value.saturating_add(sample.value);
+            });
+        }
+        totals
+    }
+}
+
+/// Records what does not change while the program runs.
+fn describe_program(recorder: &PrometheusRecorder) {
+    let gauge = |name, help, value| Sample { name, help, kind: SampleKind::Gauge, label: None, value };
+    let build = [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("revision", env!("VEILMQ_REVISION")),
+        ("rustc", env!("VEILMQ_RUSTC")),
+    ];
+    record(recorder, &gauge("veilmq_build_info", "What this broker was built from.", 1), &build);
+    let started = clock::now().milliseconds() / 1_000;
+    let help = "When the broker started, in unix seconds.";
+    record(recorder, &gauge("veilmq_start_time_seconds", help, started), &[]);
+    let help = "How long a group of batches took to become durable, in seconds.";
+    recorder.describe_histogram(KeyName::from_const_str(COMMIT_SECONDS), None, help.into());
+}
+
+fn record(recorder: &PrometheusRecorder, sample: &Sample, labels: &[(&'static str, &'static str)]) {
+    let name = KeyName::from_const_str(sample.name);
+    let labels: Vec<Label> = labels.iter().map(|(key, value)| Label::from_static_parts(key, value)).collect();
+    let key = Key::from_parts(sample.name, labels);
+    match sample.kind {
+        SampleKind::Counter => {
+            recorder.describe_counter(name, None, sample.help.into());
+            recorder.register_counter(&key, &METADATA).absolute(sample.value);
+        }
+        SampleKind::Gauge => {
+            recorder.describe_gauge(name, None, sample.help.into());
+            recorder.register_gauge(&key, &METADATA).set(sample.value as f64);
+        }
+    }
+}

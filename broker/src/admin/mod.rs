@@ -1,0 +1,96 @@
+//! The admin listener: metrics, liveness, readiness, the broker's public certificate, and trust in development mode.
+//!
+//! It runs on a thread of its own, so a busy shard cannot hide that it is busy. It hands out nothing secret and takes nothing
+//! but a public certificate.
+
+pub mod health;
+pub mod metrics;
+mod process;
+mod routes;
+mod state;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::net::TcpListener as TokioListener;
+use tokio::sync::oneshot;
+
+pub use state::{AdminState, Pulse, Readiness, Status, mode_name};
+
+/// Why the admin listener did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The address is not free or not ours.
+    #[error("cannot listen on {address} for metrics and health: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system answered.
+        source: io::Error,
+    },
+    /// The operating system gave no thread or event queue.
+    #[error("cannot start the admin thread: {0}")]
+    Thread(io::Error),
+}
+
+/// A running admin listener; dropping it ends the thread.
+pub struct AdminServer {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl AdminServer {
+    /// Binds the address and answers requests from then on.
+    ///
+    /// # Errors
+    /// [`AdminError`], naming the address.
+    pub fn start(address: SocketAddr, state: Arc<AdminState>) -> Result<Self, AdminError> {
+        let refuse = |source| AdminError::Listen { address, source };
+        let listener = TcpListener::bind(address).map_err(refuse)?;
+        listener.set_nonblocking(true).map_err(refuse)?;
+        let bound = listener.local_addr().map_err(refuse)?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AdminError::Thread)?;
+        let (stop, stopped) = oneshot::channel();
+        let serve = move || {
+            if let Err(error) = runtime.block_on(serve(listener, state, stopped)) {
+                tracing::error!(%address, %error, "the admin listener failed");
+            }
+        };
+        let thread =
+            std::thread::Builder::new().name("admin".into()).spawn(serve).map_err(AdminError::Thread)?;
+        Ok(Self { address: bound, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Returns the address it listens on, with the port that was chosen for port 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for AdminServer {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // Its panic, if there was one, has been logged.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Serves until `stopped` resolves; requests under way then are given up, because a shutdown does not wait for scrapers.
+async fn serve(
+    listener: TcpListener,
+    state: Arc<AdminState>,
+    stopped: oneshot::Receiver<()>,
+) -> io::Result<()> {
+    let listener = TokioListener::from_std(listener)?;
+    let service = routes::router(state).into_make_service_with_connect_info::<SocketAddr>();
+    tokio::select! {
+        served = axum::serve(listener, service) => served,
+        _ = stopped => Ok(()),
+    }
+}

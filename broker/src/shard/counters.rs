@@ -1,0 +1,86 @@
+//! What the daemon counts for one shard beside what the core counts. Only the shard writes.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use veilmq_core::{Sample, SampleKind};
+
+/// Counters of one shard's sockets and mailboxes.
+#[derive(Debug, Default)]
+pub struct Counters {
+    parcels_dropped: AtomicU64,
+    connections_refused: AtomicU64,
+    accept_errors: AtomicU64,
+    write_timeouts: AtomicU64,
+    reads_paused: AtomicU64,
+}
+
+impl Counters {
+    /// A message for subscribers on another shard found its mailbox full.
+    pub(super) fn parcel_dropped(&self) {
+        self.parcels_dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection was closed at once because there are enough.
+    pub(super) fn connection_refused(&self) {
+        self.connections_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The operating system gave no connection.
+    pub(super) fn accept_failed(&self) {
+        self.accept_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A client took no bytes for too long.
+    pub(super) fn write_timed_out(&self) {
+        self.write_timeouts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection was not read because what its messages need is behind.
+    pub(super) fn read_paused(&self) {
+        self.reads_paused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Visits every sample.
+    pub fn visit(&self, visit: &mut dyn FnMut(Sample)) {
+        for (name, help, label, cell) in [
+            (
+                "veilmq_messages_dropped_total",
+                "Deliveries that did not take place.",
+                Some(("reason", "mailbox_full")),
+                &self.parcels_dropped,
+            ),
+            (
+                "veilmq_connections_refused_total",
+                "Network Connections closed when accepted, because limits.connections_max are open.",
+                None,
+                &self.connections_refused,
+            ),
+            (
+                "veilmq_accept_errors_total",
+                "Network Connections that the operating system could not give.",
+                None,
+                &self.accept_errors,
+            ),
+            (
+                "veilmq_write_timeouts_total",
+                "Network Connections closed because the client took no bytes for limits.write_seconds_max.",
+                None,
+                &self.write_timeouts,
+            ),
+            (
+                "veilmq_reads_paused_total",
+                "Times a connection was not read because storage or another shard was behind.",
+                None,
+                &self.reads_paused,
+            ),
+        ] {
+            visit(Sample {
+                name,
+                help,
+                kind: SampleKind::Counter,
+                label,
+                value: cell.load(Ordering::Relaxed),
+            });
+        }
+    }
+}

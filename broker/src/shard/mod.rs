@@ -1,0 +1,134 @@
+//! The shards: one thread each, with its sockets, its timer, and the core's shard that it owns.
+//!
+//! A thread runs a few tasks that never end (mail, flush, timer, one for each listening socket) and one for each connection. Threads
+//! meet only in the mailboxes.
+
+mod accept;
+mod connection;
+mod counters;
+mod flush;
+mod limit;
+mod mailbox;
+mod worker;
+
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::task::LocalSet;
+use tokio::time::Instant;
+use veilmq_core::{Arrival, Parcel};
+
+pub use counters::Counters;
+pub use limit::{ConnectionLimit, Permit};
+pub use mailbox::{Completion, Exchange, Freight, Posted};
+pub use worker::WorkerParts;
+
+use crate::admin::Pulse;
+use crate::clock;
+use worker::Worker;
+
+/// The names of shard threads begin with this.
+pub const THREAD_NAME_PREFIX: &str = "shard-";
+/// How long clients may take to read their farewell when the broker ends.
+pub const FAREWELL_SECONDS_MAX: u64 = 5;
+/// What a connection on its way weighs in a mailbox, with the packets it may have sent ahead.
+const ARRIVAL_BYTES: usize = 4 * 1024;
+const FAREWELL_POLL: Duration = Duration::from_millis(10);
+
+/// What shards send each other.
+pub enum Mail {
+    /// Something for the core of the receiving shard.
+    Parcel(Parcel),
+    /// A connection whose session lives on the receiving shard.
+    Arrival {
+        /// Its socket.
+        stream: std::net::TcpStream,
+        /// Its place among the connections that may be open.
+        permit: Permit,
+        /// What the core knows of it.
+        arrival: Box<Arrival>,
+    },
+}
+
+impl Freight for Mail {
+    fn size_bytes(&self) -> usize {
+        match self {
+            Self::Parcel(parcel) => parcel.size_bytes(),
+            Self::Arrival { .. } => ARRIVAL_BYTES,
+        }
+    }
+
+    fn is_droppable(&self) -> bool {
+        match self {
+            Self::Parcel(parcel) => parcel.is_droppable(),
+            Self::Arrival { .. } => false,
+        }
+    }
+}
+
+impl<T: Freight + Send> Pulse for Exchange<T> {
+    fn ping(&self) -> Vec<u64> {
+        Self::ping(self)
+    }
+
+    fn turns(&self) -> Vec<u64> {
+        Self::turns(self)
+    }
+}
+
+/// Starts the thread of one shard, which accepts on `listeners`.
+///
+/// # Errors
+/// The operating system gave no thread or no event queue.
+pub fn start(parts: WorkerParts, listeners: Vec<TcpListener>) -> io::Result<JoinHandle<()>> {
+    let name = format!("{THREAD_NAME_PREFIX}{}", parts.shard.index().0);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(name).spawn(move || {
+        let tasks = LocalSet::new();
+        tasks.block_on(&runtime, run(Worker::new(parts), listeners));
+    })
+}
+
+/// Works until the broker ends and the clients have had their farewell.
+async fn run(worker: Rc<Worker>, listeners: Vec<TcpListener>) {
+    tokio::task::spawn_local(flush::flush_for_ever(Rc::clone(&worker)));
+    tokio::task::spawn_local(keep_time(Rc::clone(&worker)));
+    let accepting: Vec<_> = listeners
+        .into_iter()
+        .map(|listener| tokio::task::spawn_local(accept::accept_for_ever(Rc::clone(&worker), listener)))
+        .collect();
+    let (mut mail, mut completions) = (Vec::new(), Vec::new());
+    while !worker.exchange().is_shutting_down(worker.index()) {
+        worker.take_mail(&mut mail, &mut completions);
+        worker.exchange().wait(worker.index()).await;
+    }
+    for task in accepting {
+        task.abort();
+    }
+    let deadline = Instant::now() + Duration::from_secs(FAREWELL_SECONDS_MAX);
+    worker.shut_down();
+    while worker.tasks() > 0 && Instant::now() < deadline {
+        // Connections that were on their way arrive now; commits that others wait for still come in.
+        worker.take_mail(&mut mail, &mut completions);
+        worker.shut_down();
+        let _ = tokio::time::timeout(FAREWELL_POLL, worker.exchange().wait(worker.index())).await;
+    }
+}
+
+/// Ticks when the core or a slow connection has a deadline.
+async fn keep_time(worker: Rc<Worker>) {
+    loop {
+        match worker.next_due() {
+            None => worker.wait_for_earlier_deadline().await,
+            Some(due) => {
+                let wait = Duration::from_millis(due.since(clock::now()));
+                // Whichever comes first: both mean looking again.
+                let _ = tokio::time::timeout(wait, worker.wait_for_earlier_deadline()).await;
+            }
+        }
+        worker.tick();
+    }
+}

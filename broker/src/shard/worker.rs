@@ -1,0 +1,449 @@
+//! One shard at work: the core's shard, its sockets, and how what the shard asks for is done.
+//!
+//! All of it belongs to one thread, so nothing is locked. A turn hands one input to the core, or several of a kind, ends, and has
+//! its effects performed in order; performing never calls the core, so turns do not nest.
+//! Invariant: a connection is in `connections` as long as the core knows it, and no longer.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tracing::{debug, warn};
+use veilmq_core::{
+    Arrival, ConnectionId, Effect, Environment, Input, Moment, Outbox, Record, Shard, ShardIndex, Ticket,
+};
+
+use super::Mail;
+use super::connection::{CLOSE_SECONDS_MAX, Connection, ConnectionTask};
+use super::counters::Counters;
+use super::limit::{ConnectionLimit, Permit};
+use super::mailbox::{Completion, Exchange, Posted};
+use crate::clock;
+use crate::store::StorageHandle;
+
+/// One buffer for all sockets of a shard.
+const SCRATCH_BYTES: usize = 64 * 1024;
+/// How often connections with a deadline of their own are looked at.
+const PATROL_MILLISECONDS: u64 = 500;
+
+/// What a shard needs to work; it is made on the main thread and moved to the shard's.
+pub struct WorkerParts {
+    /// The core's shard.
+    pub shard: Shard,
+    /// The mailboxes of all shards.
+    pub exchange: Arc<Exchange<Mail>>,
+    /// Where batches of records go.
+    pub storage: StorageHandle,
+    /// The bytes waiting for storage above which no more is read, if some of them are this shard's.
+    pub storage_backlog_bytes_max: usize,
+    /// How many connections there may be.
+    pub limit: ConnectionLimit,
+    /// Where connections get their numbers.
+    pub connection_ids: Arc<AtomicU64>,
+    /// What is counted.
+    pub counters: Arc<Counters>,
+    /// The outbox size at which the core holds messages back, in bytes.
+    pub outbox_bytes_max: usize,
+    /// How long a client may take no bytes, in seconds.
+    pub write_seconds_max: u64,
+}
+
+/// A shard at work.
+pub(super) struct Worker {
+    index: ShardIndex,
+    shard: RefCell<Shard>,
+    effects: RefCell<Vec<Effect>>,
+    scratch: RefCell<Box<[u8]>>,
+    connections: RefCell<HashMap<ConnectionId, Rc<Connection>>>,
+    /// Connection tasks that have not ended.
+    tasks: Cell<usize>,
+    dirty: RefCell<Vec<Rc<Connection>>>,
+    flush: Notify,
+    paused: RefCell<Vec<Rc<Connection>>>,
+    /// Connections that are blocked or closing, which have a deadline of their own.
+    watched: RefCell<Vec<Rc<Connection>>>,
+    patrol_at: Cell<Option<Moment>>,
+    timer: Notify,
+    armed: Cell<Option<Moment>>,
+    /// Bit s: the lane to shard s is over its limit.
+    stalled_lanes: Cell<u64>,
+    /// Bit s: shard s has new mail of this turn.
+    rings: Cell<u64>,
+    submitted: Cell<Ticket>,
+    settled: Cell<Ticket>,
+    exchange: Arc<Exchange<Mail>>,
+    storage: StorageHandle,
+    storage_backlog_bytes_max: usize,
+    limit: ConnectionLimit,
+    connection_ids: Arc<AtomicU64>,
+    counters: Arc<Counters>,
+    outbox_bytes_max: usize,
+    write_seconds_max: u64,
+}
+
+impl Worker {
+    /// Puts a shard to work on this thread.
+    pub(super) fn new(parts: WorkerParts) -> Rc<Self> {
+        Rc::new(Self {
+            index: parts.shard.index(),
+            shard: RefCell::new(parts.shard),
+            effects: RefCell::default(),
+            scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
+            connections: RefCell::default(),
+            tasks: Cell::new(0),
+            dirty: RefCell::default(),
+            flush: Notify::new(),
+            paused: RefCell::default(),
+            watched: RefCell::default(),
+            patrol_at: Cell::new(None),
+            timer: Notify::new(),
+            armed: Cell::new(None),
+            stalled_lanes: Cell::new(0),
+            rings: Cell::new(0),
+            submitted: Cell::new(Ticket(0)),
+            settled: Cell::new(Ticket(0)),
+            exchange: parts.exchange,
+            storage: parts.storage,
+            storage_backlog_bytes_max: parts.storage_backlog_bytes_max,
+            limit: parts.limit,
+            connection_ids: parts.connection_ids,
+            counters: parts.counters,
+            outbox_bytes_max: parts.outbox_bytes_max,
+            write_seconds_max: parts.write_seconds_max,
+        })
+    }
+
+    /// Returns the position of the shard.
+    pub(super) fn index(&self) -> ShardIndex {
+        self.index
+    }
+
+    /// Returns the mailboxes.
+    pub(super) fn exchange(&self) -> &Exchange<Mail> {
+        &self.exchange
+    }
+
+    /// Returns what is counted.
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Returns the read buffer. It may be lent while a turn is made, and to one reader at a time.
+    pub(super) fn scratch(&self) -> RefMut<'_, [u8]> {
+        RefMut::map(self.scratch.borrow_mut(), |scratch| &mut **scratch)
+    }
+
+    /// Lends the core's shard between turns.
+    pub(super) fn with_shard<T>(&self, read: impl FnOnce(&mut Shard) -> T) -> T {
+        read(&mut self.shard.borrow_mut())
+    }
+
+    /// Makes a turn with one input.
+    pub(super) fn turn(&self, input: Input<'_>) {
+        self.make_turn(|shard, environment, effects| shard.handle(environment, input, effects));
+    }
+
+    fn make_turn(&self, act: impl FnOnce(&mut Shard, &mut Environment<'_>, &mut Vec<Effect>)) {
+        let mut entropy = fill_random;
+        let mut environment =
+            Environment { now: clock::now(), unix_ms: clock::unix_ms(), entropy: &mut entropy };
+        let mut effects = self.effects.take();
+        let mut shard = self.shard.borrow_mut();
+        act(&mut shard, &mut environment, &mut effects);
+        shard.end_turn(&mut environment, &mut effects);
+        let deadline = shard.next_deadline();
+        drop(shard);
+        self.exchange.count_turn(self.index);
+        for effect in effects.drain(..) {
+            self.perform(effect, environment.now);
+        }
+        self.effects.replace(effects);
+        self.exchange.ring(self.index, self.rings.take());
+        self.arm(deadline);
+    }
+
+    fn perform(&self, effect: Effect, now: Moment) {
+        match effect {
+            Effect::Flush(connection) => {
+                if let Some(connection) = self.connections.borrow().get(&connection) {
+                    self.mark_dirty(connection);
+                }
+            }
+            Effect::Close { connection, outbox } => self.close(connection, outbox, now),
+            Effect::Hand { shard, arrival } => self.hand(shard, arrival),
+            Effect::Commit { ticket, records } => self.commit(ticket, records),
+            Effect::Post { shard, parcel } => self.post(shard, Mail::Parcel(parcel)),
+        }
+    }
+
+    fn close(&self, connection: ConnectionId, outbox: Outbox, now: Moment) {
+        if let Some(connection) = self.connections.borrow_mut().remove(&connection) {
+            connection.close(outbox, now.plus_seconds(CLOSE_SECONDS_MAX));
+            self.watch(&connection, now);
+        }
+    }
+
+    fn hand(&self, shard: ShardIndex, arrival: Box<Arrival>) {
+        let Some(connection) = self.connections.borrow_mut().remove(&arrival.connection()) else { return };
+        match connection.take_socket() {
+            Ok(Some((stream, permit))) => self.post(shard, Mail::Arrival { stream, permit, arrival }),
+            Ok(None) => {}
+            Err(error) => {
+                warn!(connection = connection.id().0, %error, "connection lost on its way to its shard");
+            }
+        }
+    }
+
+    fn commit(&self, ticket: Ticket, records: Vec<Record>) {
+        self.submitted.set(ticket);
+        self.storage.submit(self.index, ticket, records);
+    }
+
+    fn post(&self, shard: ShardIndex, mail: Mail) {
+        match self.exchange.post(self.index, shard, mail) {
+            Posted::Accepted => {}
+            Posted::Stalled => self.stalled_lanes.set(self.stalled_lanes.get() | 1 << shard.0),
+            Posted::Dropped => return self.counters.parcel_dropped(),
+        }
+        self.rings.set(self.rings.get() | 1 << shard.0);
+    }
+
+    /// Takes a socket that was accepted.
+    pub(super) fn accept(self: &Rc<Self>, stream: TcpStream, peer: &str) -> bool {
+        let Some(permit) = self.limit.permit() else {
+            self.counters.connection_refused();
+            return false;
+        };
+        let id = ConnectionId(self.connection_ids.fetch_add(1, Ordering::Relaxed));
+        self.adopt(id, stream, permit);
+        self.turn(Input::Accepted { connection: id, peer });
+        true
+    }
+
+    /// Takes what lies in the mailbox, and lets connections read again that had to pause.
+    pub(super) fn take_mail(self: &Rc<Self>, mail: &mut Vec<Mail>, completions: &mut Vec<Completion>) {
+        self.exchange.completions(self.index, completions);
+        for completion in completions.drain(..) {
+            let (ticket, input) = match completion {
+                Completion::Committed(ticket) => (ticket, Input::Committed(ticket)),
+                Completion::Failed(ticket) => (ticket, Input::CommitFailed(ticket)),
+            };
+            self.settled.set(ticket);
+            self.turn(input);
+        }
+        self.exchange.collect(self.index, mail);
+        if !mail.is_empty() {
+            self.open_mail(mail);
+        }
+        self.stalled_lanes.set(self.stalled_lanes.get() & !self.exchange.relieved(self.index));
+        self.resume_reading();
+        // An empty mailbox is a question whether this shard is alive.
+        self.exchange.count_turn(self.index);
+    }
+
+    /// All parcels of a batch make one turn.
+    fn open_mail(self: &Rc<Self>, mail: &mut Vec<Mail>) {
+        let mut arrivals = Vec::new();
+        self.make_turn(|shard, environment, effects| {
+            for mail in mail.drain(..) {
+                match mail {
+                    Mail::Parcel(parcel) => shard.handle(environment, Input::Parcel(parcel), effects),
+                    Mail::Arrival { stream, permit, arrival } => arrivals.push((stream, permit, arrival)),
+                }
+            }
+        });
+        for (stream, permit, arrival) in arrivals {
+            match TcpStream::from_std(stream) {
+                Ok(stream) => {
+                    self.adopt(arrival.connection(), stream, permit);
+                    self.turn(Input::Arrived(arrival));
+                }
+                Err(error) => warn!(%error, "connection lost on its way to its shard"),
+            }
+        }
+    }
+
+    fn adopt(self: &Rc<Self>, id: ConnectionId, stream: TcpStream, permit: Permit) {
+        let connection = Connection::new(id, stream, permit);
+        self.connections.borrow_mut().insert(id, Rc::clone(&connection));
+        self.tasks.set(self.tasks.get() + 1);
+        tokio::task::spawn_local(ConnectionTask { connection, worker: Rc::clone(self) });
+    }
+
+    /// Takes note that the task of a connection has ended.
+    pub(super) fn task_ended(&self) {
+        self.tasks.set(self.tasks.get() - 1);
+    }
+
+    /// Tells how many connections still have a task.
+    pub(super) fn tasks(&self) -> usize {
+        self.tasks.get()
+    }
+
+    /// Takes note that an open connection is broken or was closed by its peer.
+    pub(super) fn lose(&self, connection: &Connection) {
+        connection.abandon();
+        if self.connections.borrow_mut().remove(&connection.id()).is_some() {
+            self.turn(Input::Closed { connection: connection.id() });
+        }
+    }
+
+    /// Has a connection's outbox written at the end of this batch.
+    pub(super) fn mark_dirty(&self, connection: &Rc<Connection>) {
+        if connection.is_dirty.replace(true) {
+            return;
+        }
+        let mut dirty = self.dirty.borrow_mut();
+        dirty.push(Rc::clone(connection));
+        if dirty.len() == 1 {
+            self.flush.notify_one();
+        }
+    }
+
+    /// Waits until connections are dirty and all other tasks had a turn, and moves them into `batch`, which is empty.
+    pub(super) async fn wait_for_dirty(&self, batch: &mut Vec<Rc<Connection>>) {
+        if !self.dirty.borrow().is_empty() {
+            // What the flush itself made dirty must not keep the others waiting.
+            tokio::task::yield_now().await;
+        }
+        self.flush.notified().await;
+        std::mem::swap(&mut *self.dirty.borrow_mut(), batch);
+    }
+
+    /// Returns the size at which an outbox is full, in bytes.
+    pub(super) fn outbox_bytes_max(&self) -> usize {
+        self.outbox_bytes_max
+    }
+
+    /// Tells the core which connections were full and have room again.
+    pub(super) fn drained(&self, connections: &mut Vec<ConnectionId>) {
+        if connections.is_empty() {
+            return;
+        }
+        self.make_turn(|shard, environment, effects| {
+            for connection in connections.drain(..) {
+                shard.handle(environment, Input::Drained { connection }, effects);
+            }
+        });
+    }
+
+    /// Takes note that a socket takes no more bytes.
+    pub(super) fn block(&self, connection: &Rc<Connection>) {
+        let now = clock::now();
+        connection.block(now);
+        self.watch(connection, now);
+    }
+
+    /// Tells whether a connection must not be read now; it is then woken when it may.
+    pub(super) fn pause_if_needed(&self, connection: &Rc<Connection>) -> bool {
+        if !self.is_behind() {
+            return false;
+        }
+        if !connection.is_paused.replace(true) {
+            self.counters.read_paused();
+            self.paused.borrow_mut().push(Rc::clone(connection));
+        }
+        true
+    }
+
+    /// Tells whether a mailbox is full, or the storage writer has too much to do of which some is this shard's.
+    fn is_behind(&self) -> bool {
+        self.stalled_lanes.get() != 0
+            || self.settled.get() < self.submitted.get()
+                && self.storage.backlog_bytes() > self.storage_backlog_bytes_max
+    }
+
+    fn resume_reading(&self) {
+        if self.is_behind() {
+            return;
+        }
+        for connection in self.paused.take() {
+            connection.is_paused.set(false);
+            connection.wake();
+        }
+    }
+
+    fn watch(&self, connection: &Rc<Connection>, now: Moment) {
+        if connection.is_watched.replace(true) {
+            return;
+        }
+        self.watched.borrow_mut().push(Rc::clone(connection));
+        if self.patrol_at.get().is_none() {
+            self.patrol_at.set(Some(now + PATROL_MILLISECONDS));
+            self.timer.notify_one();
+        }
+    }
+
+    /// Looks after connections that have a deadline of their own.
+    fn patrol(&self, now: Moment) {
+        let mut late = Vec::new();
+        let watched = self.watched.take();
+        for connection in watched {
+            let closes_at = connection.closing_deadline();
+            let gives_up_at =
+                connection.blocked_since().map(|since| since.plus_seconds(self.write_seconds_max));
+            match closes_at.or(gives_up_at) {
+                Some(deadline) if deadline <= now => late.push(connection),
+                Some(_) => self.watched.borrow_mut().push(connection),
+                None => connection.is_watched.set(false),
+            }
+        }
+        for connection in late {
+            if connection.closing_deadline().is_none() {
+                self.counters.write_timed_out();
+                debug!(connection = connection.id().0, "the client takes no bytes");
+            }
+            self.lose(&connection);
+        }
+        let is_idle = self.watched.borrow().is_empty();
+        self.patrol_at.set((!is_idle).then_some(now + PATROL_MILLISECONDS));
+    }
+
+    fn arm(&self, deadline: Option<Moment>) {
+        let Some(deadline) = deadline else { return };
+        if self.armed.get().is_none_or(|armed| deadline < armed) {
+            self.armed.set(Some(deadline));
+            self.timer.notify_one();
+        }
+    }
+
+    /// Returns when something is due, and remembers it: only an earlier deadline needs to wake the timer.
+    pub(super) fn next_due(&self) -> Option<Moment> {
+        let deadline = self.with_shard(|shard| shard.next_deadline());
+        let due = [deadline, self.patrol_at.get()].into_iter().flatten().min();
+        self.armed.set(due);
+        due
+    }
+
+    /// Waits until an earlier deadline than the one last returned came up.
+    pub(super) async fn wait_for_earlier_deadline(&self) {
+        self.timer.notified().await;
+    }
+
+    /// Does what is due.
+    pub(super) fn tick(&self) {
+        let now = clock::now();
+        if self.patrol_at.get().is_some_and(|at| at <= now) {
+            self.patrol(now);
+        }
+        if self.with_shard(|shard| shard.next_deadline()).is_some_and(|at| at <= now) {
+            self.turn(Input::Tick);
+        }
+    }
+
+    /// Closes every connection that the core knows, if there is any.
+    pub(super) fn shut_down(&self) {
+        if !self.connections.borrow().is_empty() {
+            self.turn(Input::Shutdown);
+        }
+    }
+}
+
+fn fill_random(bytes: &mut [u8]) {
+    // Without randomness no key is safe, and there is no one to ask but the operating system.
+    getrandom::fill(bytes).expect("the operating system gives random bytes");
+}

@@ -1,0 +1,284 @@
+//! The answers of the admin listener, over real HTTP.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod daemon_support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use daemon_support::{authority, certificate};
+use tempfile::TempDir;
+use veilmq::admin::health::{self, HealthError};
+use veilmq::admin::metrics::MetricSource;
+use veilmq::admin::{AdminServer, AdminState, Pulse, Status};
+use veilmq::trust::{TrustFolder, TrustKeeper};
+use veilmq_config::Mode;
+use veilmq_core::{Sample, SampleKind, Settings, Shared};
+use veilmq_protocol::veil::{Certificate, Roles};
+
+const BROKER_CERTIFICATE: &[u8] = b"the public certificate of the broker";
+
+struct Admin {
+    state: Arc<AdminState>,
+    shared: Arc<Shared>,
+    server: AdminServer,
+    _data: TempDir,
+}
+
+impl Admin {
+    fn start(mode: Mode) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let shared = Shared::new(Settings::default(), [0; 16], None);
+        let folder = TrustFolder::in_data_dir(data.path());
+        let trust = Arc::new(TrustKeeper::new(folder, &[], Arc::clone(&shared)).unwrap());
+        let state = Arc::new(AdminState::new(mode, 2, BROKER_CERTIFICATE.to_vec(), trust));
+        let server = AdminServer::start("127.0.0.1:0".parse().unwrap(), Arc::clone(&state)).unwrap();
+        Self { state, shared, server, _data: data }
+    }
+
+    /// Sends a request and returns the status and the body of the answer.
+    fn request(&self, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
+        request(self.server.address(), method, path, body)
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        let (status, body) = self.request("GET", path, b"");
+        (status, String::from_utf8(body).unwrap())
+    }
+}
+
+fn request(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let head = format!("{method} {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end_of_head = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+    let status = std::str::from_utf8(&answer[9..12]).unwrap().parse().unwrap();
+    (status, answer[end_of_head + 4..].to_vec())
+}
+
+struct Counts(u64, u64);
+
+impl MetricSource for Counts {
+    fn visit(&self, visit: &mut dyn FnMut(Sample)) {
+        let sample = |qos, value| Sample {
+            name: "veilmq_messages_received_total",
+            help: "Application Messages received from clients.",
+            kind: SampleKind::Counter,
+            label: Some(("qos", qos)),
+            value,
+        };
+        visit(sample("0", self.0));
+        visit(sample("1", self.1));
+    }
+}
+
+/// Shards of which the second answers only if it is alive.
+struct Shards {
+    turns: AtomicU64,
+    second_is_alive: bool,
+}
+
+impl Pulse for Shards {
+    fn ping(&self) -> Vec<u64> {
+        let turns = self.turns();
+        self.turns.fetch_add(1, Ordering::Relaxed);
+        turns
+    }
+
+    fn turns(&self) -> Vec<u64> {
+        let turns = self.turns.load(Ordering::Relaxed);
+        vec![turns, if self.second_is_alive { turns } else { 0 }]
+    }
+}
+
+#[test]
+fn samples_of_all_shards_are_added_up() {
+    let admin = Admin::start(Mode::Development);
+    admin.state.add_metrics(Arc::new(Counts(3, 10)));
+    admin.state.add_metrics(Arc::new(Counts(4, 20)));
+
+    let (status, page) = admin.get("/metrics");
+
+    assert_eq!(status, 200);
+    assert!(page.contains("\nveilmq_messages_received_total{qos=\"0\"} 7\n"), "{page}");
+    assert!(page.contains("\nveilmq_messages_received_total{qos=\"1\"} 30\n"), "{page}");
+    assert!(page.contains("# TYPE veilmq_messages_received_total counter"), "{page}");
+}
+
+#[test]
+fn counters_follow_their_source_from_scrape_to_scrape() {
+    struct Growing(AtomicU64);
+    impl MetricSource for Growing {
+        fn visit(&self, visit: &mut dyn FnMut(Sample)) {
+            Counts(self.0.fetch_add(5, Ordering::Relaxed), 0).visit(visit);
+        }
+    }
+    let admin = Admin::start(Mode::Development);
+    admin.state.add_metrics(Arc::new(Growing(AtomicU64::new(1))));
+
+    for expected in ["} 1\n", "} 6\n"] {
+        let (_, page) = admin.get("/metrics");
+
+        assert!(page.contains(&format!("veilmq_messages_received_total{{qos=\"0\"{expected}")), "{page}");
+    }
+}
+
+#[test]
+fn the_page_names_the_build_and_the_process() {
+    let admin = Admin::start(Mode::Development);
+
+    let (_, page) = admin.get("/metrics");
+
+    for expected in [
+        concat!("veilmq_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\""),
+        "veilmq_start_time_seconds ",
+        "process_cpu_seconds_total ",
+        "process_resident_memory_bytes ",
+        "process_open_fds ",
+    ] {
+        assert!(page.contains(&format!("\n{expected}")), "{expected}: {page}");
+    }
+}
+
+#[test]
+fn promtool_has_nothing_to_complain_about() {
+    let admin = Admin::start(Mode::Development);
+    admin.state.add_metrics(Arc::new(Counts(1, 2)));
+    let (_, page) = admin.get("/metrics");
+    let promtool = std::process::Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn();
+    let Ok(mut promtool) = promtool else {
+        assert!(std::env::var_os("CI").is_none(), "promtool is not installed");
+        return eprintln!("not checked: promtool is not installed");
+    };
+    promtool.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+
+    let output = promtool.wait_with_output().unwrap();
+
+    assert!(output.status.success(), "{}\n{page}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn readiness_follows_the_life_of_the_broker() {
+    let admin = Admin::start(Mode::Configured);
+    for (change, status, expected) in [
+        (None, 503, "\"status\":\"starting\""),
+        (Some(Status::Ready), 200, "\"status\":\"ready\""),
+        (Some(Status::Draining), 503, "\"status\":\"draining\""),
+    ] {
+        if let Some(change) = change {
+            admin.state.update(|readiness| readiness.status = change);
+        }
+
+        let (answered, body) = admin.get("/readyz");
+
+        assert_eq!(answered, status);
+        assert!(body.contains(expected) && body.contains("\"mode\":\"configured\""), "{body}");
+    }
+}
+
+#[test]
+fn a_quarantined_store_is_part_of_the_readiness() {
+    let admin = Admin::start(Mode::Configured);
+    admin.state.update(|readiness| readiness.storage_quarantined = Some("/data/quarantine-1".into()));
+
+    let (_, body) = admin.get("/readyz");
+
+    assert!(body.contains("\"storage_quarantined\":\"/data/quarantine-1\""), "{body}");
+}
+
+#[test]
+fn a_broker_is_alive_while_it_starts_and_while_every_shard_turns() {
+    let admin = Admin::start(Mode::Configured);
+    assert_eq!(admin.get("/livez").0, 200);
+
+    admin.state.watch(Arc::new(Shards { turns: AtomicU64::new(0), second_is_alive: true }));
+
+    assert_eq!(admin.get("/livez").0, 200);
+    assert_eq!(admin.get("/healthz").0, 200);
+}
+
+#[test]
+fn a_shard_that_does_not_turn_is_named() {
+    let admin = Admin::start(Mode::Configured);
+    admin.state.watch(Arc::new(Shards { turns: AtomicU64::new(0), second_is_alive: false }));
+
+    let (status, body) = admin.get("/livez");
+
+    assert_eq!(status, 503);
+    assert!(body.contains("\"shards\":[1]"), "{body}");
+}
+
+#[test]
+fn the_public_certificate_is_handed_out() {
+    let admin = Admin::start(Mode::Configured);
+
+    assert_eq!(admin.request("GET", "/veil/identity", b""), (200, BROKER_CERTIFICATE.to_vec()));
+}
+
+#[test]
+fn a_broker_in_development_mode_takes_an_authority_at_once() {
+    let admin = Admin::start(Mode::Development);
+
+    let (status, body) = admin.request("POST", "/veil/trust", authority(1).as_bytes());
+
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    let trusted: Vec<_> = admin.shared.trust().read().unwrap().iter().map(Certificate::kid).collect();
+    assert_eq!(trusted, [authority(1).kid()]);
+}
+
+#[test]
+fn an_authority_is_refused_with_a_sentence() {
+    let device = certificate("device-7", 3, 1, Roles::PUBLISHER);
+    for (mode, body, status, expected) in [
+        (Mode::Configured, authority(1).as_bytes(), 403, "has a configuration file"),
+        (Mode::Development, device.as_bytes(), 400, "is not an authority's"),
+        (Mode::Development, b"VMC", 400, "request body: certificate"),
+        (Mode::Development, &[0; 5_000], 413, "length limit exceeded"),
+    ] {
+        let admin = Admin::start(mode);
+
+        let (answered, answer) = admin.request("POST", "/veil/trust", body);
+
+        let answer = String::from_utf8(answer).unwrap();
+        assert_eq!(answered, status, "{answer}");
+        assert!(answer.contains(expected), "{answer}");
+        assert_eq!(admin.shared.trust().read().unwrap().iter().count(), 0);
+    }
+}
+
+#[test]
+fn the_health_check_tells_ready_from_not_ready_and_from_nobody() {
+    let admin = Admin::start(Mode::Configured);
+    let address = admin.server.address();
+
+    let starting = health::ask(Some(address)).unwrap_err();
+    admin.state.update(|readiness| readiness.status = Status::Ready);
+    let ready = health::ask(Some(SocketAddr::new("0.0.0.0".parse().unwrap(), address.port()))).unwrap();
+    drop(admin);
+    let gone = health::ask(Some(address)).unwrap_err();
+
+    assert!(matches!(starting, HealthError::NotReady { .. }), "{starting}");
+    assert!(ready.contains("\"status\":\"ready\""), "{ready}");
+    assert!(matches!(gone, HealthError::NoAnswer { .. }), "{gone}");
+    assert!(matches!(health::ask(None), Err(HealthError::Off)));
+}
+
+#[test]
+fn an_address_in_use_is_refused_by_name() {
+    let admin = Admin::start(Mode::Configured);
+    let address = admin.server.address();
+
+    let error = AdminServer::start(address, Arc::clone(&admin.state)).err().unwrap().to_string();
+
+    assert!(error.starts_with(&format!("cannot listen on {address}")), "{error}");
+}
