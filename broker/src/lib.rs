@@ -3,11 +3,13 @@
 //! Threads, sockets, storage, the broker's identity, the admin listener and the command line live here; what MQTT means does not.
 
 pub mod admin;
+pub mod cli;
 pub mod clock;
 pub mod files;
 pub mod identity;
 pub mod listener;
 pub mod logging;
+pub mod run;
 pub mod shard;
 pub mod store;
 pub mod trust;

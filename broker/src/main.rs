@@ -1,2 +1,7 @@
 //! The VeilMQ broker daemon.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    veilmq::cli::main(std::env::args_os())
+}

@@ -1,0 +1,256 @@
+//! The life of a broker: open what is stored, recover it, listen, serve until told to end, and leave nothing half done.
+//!
+//! Invariant: listeners open only after recovery, and what was acknowledged is durable before the process ends.
+
+mod recovery;
+mod settings;
+mod signals;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::thread::JoinHandle;
+
+use tracing::{error, info, warn};
+use veilmq_config::{BrokerConfig, Mode};
+use veilmq_core::{Shard, Shared, StoreError, VeilServer};
+use veilmq_protocol::veil::channel::Identity;
+
+use self::recovery::Recovered;
+use crate::admin::{AdminError, AdminServer, AdminState, Status, mode_name};
+use crate::clock;
+use crate::files::{self, FileError};
+use crate::identity::{IdentityError, IdentityFolder};
+use crate::listener::{self, Bound, ListenError};
+use crate::logging;
+use crate::shard::{self, Completion, ConnectionLimit, Counters, Exchange, Mail, WorkerParts};
+use crate::store::{self, DirectoryError, OpenReport, StorageHandle, StorageWriter, WriterOptions};
+use crate::trust::{TrustError, TrustFolder, TrustKeeper};
+
+/// The most bytes of records that may wait for the storage writer; shards stop reading at a quarter of it.
+const STORAGE_BACKLOG_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Why the broker did not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The data directory cannot be made.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// What is stored cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The broker's identity cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A configured authority cannot be used.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The admin listener did not start.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// An MQTT listener did not start.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The operating system gave no thread, event queue, signal or randomness.
+    #[error("cannot {action}: {source}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// What the operating system answered.
+        source: io::Error,
+    },
+}
+
+impl RunError {
+    fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { action, source }
+    }
+}
+
+/// Runs the broker until SIGTERM or SIGINT. `file` is the configuration file, read again on SIGHUP.
+///
+/// # Errors
+/// [`RunError`], naming the thing at fault.
+pub fn run(config: &BrokerConfig, file: Option<&Path>) -> Result<(), RunError> {
+    logging::start(&config.log);
+    logging::end_process_when_a_shard_panics();
+    let running = Broker::start(config)?;
+    signals::serve_until_told_to_end(config, file, &running.trust, &running.state)?;
+    running.stop()
+}
+
+/// A running broker.
+struct Broker {
+    state: Arc<AdminState>,
+    trust: Arc<TrustKeeper>,
+    exchange: Arc<Exchange<Mail>>,
+    threads: Vec<JoinHandle<()>>,
+    writer: StorageWriter,
+    /// Answers until the broker has ended.
+    _admin: Option<AdminServer>,
+}
+
+impl Broker {
+    fn start(config: &BrokerConfig) -> Result<Self, RunError> {
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            revision = env!("VEILMQ_REVISION"),
+            mode = mode_name(config.mode),
+            "VeilMQ starts"
+        );
+        settings::raise_open_files_limit(config);
+        files::create_private_folder(&config.data_dir)?;
+        let (mut store, report) = store::open(&config.data_dir, &config.storage)?;
+        let identity = IdentityFolder::in_data_dir(&config.data_dir, config.veil.certificate.clone())
+            .load_or_create(clock::unix_seconds())?;
+        let certificate = identity.certificate().as_bytes().to_vec();
+        let shared = share(config, identity)?;
+        let folder = TrustFolder::in_data_dir(&config.data_dir);
+        let trust = Arc::new(TrustKeeper::new(folder, &config.veil.trust, Arc::clone(&shared))?);
+        let shards = shared.settings().shards;
+        let state = Arc::new(AdminState::new(config.mode, shards, certificate, Arc::clone(&trust)));
+        state.record_globally();
+        let admin = start_admin(config, &state)?;
+        let recovered = recovery::recover(store.as_mut(), &shared)?;
+        tell_recovered(&state, report, &recovered);
+        let bound = bind(config, shards)?;
+
+        let exchange = Arc::new(Exchange::new(shards, settings::bytes(config.limits.mailbox_bytes_max)));
+        let writer = start_writer(config, store, &exchange)?;
+        state.watch(Arc::clone(&exchange) as _);
+        let storage = writer.handle();
+        state.add_metrics(Arc::new(settings::DaemonMetrics { shared, storage: storage.clone() }));
+        let addresses = bound.iter().map(|bound| bound.address).collect();
+        let threads = start_shards(config, recovered.shards, bound, &exchange, &storage, &state)?;
+        tell_ready(config, &state, addresses);
+        Ok(Self { state, trust, exchange, threads, writer, _admin: admin })
+    }
+
+    /// Says farewell to the clients, makes everything durable, and ends.
+    fn stop(self) -> Result<(), RunError> {
+        self.state.update(|readiness| readiness.status = Status::Draining);
+        self.exchange.shut_down();
+        for thread in self.threads {
+            if thread.join().is_err() {
+                error!("a shard ended early");
+            }
+        }
+        self.writer.stop()?;
+        info!("VeilMQ has ended");
+        Ok(())
+    }
+}
+
+fn share(config: &BrokerConfig, identity: Identity) -> Result<Arc<Shared>, RunError> {
+    let mut hash_key = [0; 16];
+    getrandom::fill(&mut hash_key).map_err(|error| RunError::system("get random bytes")(error.into()))?;
+    let veil =
+        config.veil.enabled.then(|| VeilServer { identity, policy: settings::server_policy(&config.veil) });
+    Ok(Shared::new(settings::core_settings(config), hash_key, veil))
+}
+
+fn start_admin(config: &BrokerConfig, state: &Arc<AdminState>) -> Result<Option<AdminServer>, RunError> {
+    let Some(address) = config.admin.address else { return Ok(None) };
+    let server = AdminServer::start(address, Arc::clone(state))?;
+    info!("metrics and health: http://{}/metrics, /livez, /readyz", server.address());
+    Ok(Some(server))
+}
+
+fn tell_recovered(state: &AdminState, report: OpenReport, recovered: &Recovered) {
+    let summary = &recovered.summary;
+    info!(
+        sessions = summary.sessions,
+        subscriptions = summary.subscriptions,
+        deliveries = summary.deliveries,
+        retained = summary.retained,
+        "recovered"
+    );
+    state.update(|readiness| {
+        readiness.recovered_sessions = summary.sessions;
+        readiness.storage_quarantined = report.quarantined;
+    });
+}
+
+/// Binds every listener. Without a configuration file a machine that has no IPv6 is served over IPv4.
+fn bind(config: &BrokerConfig, shards: u16) -> Result<Vec<Bound>, RunError> {
+    let mut bound = Vec::new();
+    for listener in &config.listeners {
+        match listener::bind(listener.address, usize::from(shards)) {
+            Ok(sockets) => bound.push(sockets),
+            Err(error) if config.mode == Mode::Development && error.is_absent_ipv6() => {
+                warn!("{error}; going on without it");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(bound)
+}
+
+fn start_writer(
+    config: &BrokerConfig,
+    store: Box<dyn veilmq_core::Store>,
+    exchange: &Arc<Exchange<Mail>>,
+) -> Result<StorageWriter, RunError> {
+    let options =
+        WriterOptions { durability: config.storage.durability, backlog_bytes_max: STORAGE_BACKLOG_BYTES_MAX };
+    let exchange = Arc::clone(exchange);
+    let tell = move |shard, ticket, result: Result<(), &StoreError>| {
+        let completion = if result.is_ok() { Completion::Committed } else { Completion::Failed };
+        exchange.complete(shard, completion(ticket));
+    };
+    StorageWriter::start(store, options, Box::new(tell)).map_err(RunError::system("start the storage thread"))
+}
+
+fn start_shards(
+    config: &BrokerConfig,
+    shards: Vec<Shard>,
+    mut bound: Vec<Bound>,
+    exchange: &Arc<Exchange<Mail>>,
+    storage: &StorageHandle,
+    state: &AdminState,
+) -> Result<Vec<JoinHandle<()>>, RunError> {
+    let limit = ConnectionLimit::new(config.limits.connections_max as usize);
+    let connection_ids = Arc::new(AtomicU64::new(1));
+    let mut threads = Vec::new();
+    for shard in shards {
+        let counters = Arc::new(Counters::default());
+        state.add_metrics(Arc::clone(shard.stats()) as _);
+        state.add_metrics(Arc::clone(&counters) as _);
+        let parts = WorkerParts {
+            shard,
+            exchange: Arc::clone(exchange),
+            storage: storage.clone(),
+            storage_backlog_bytes_max: STORAGE_BACKLOG_BYTES_MAX / 4,
+            limit: limit.clone(),
+            connection_ids: Arc::clone(&connection_ids),
+            counters,
+            outbox_bytes_max: settings::bytes(config.limits.outbox_bytes_max),
+            write_seconds_max: config.limits.write_seconds_max.into(),
+        };
+        let listeners = bound.iter_mut().filter_map(|bound| bound.sockets.pop()).collect();
+        threads.push(shard::start(parts, listeners).map_err(RunError::system("start a shard thread"))?);
+    }
+    Ok(threads)
+}
+
+fn tell_ready(config: &BrokerConfig, state: &AdminState, addresses: Vec<SocketAddr>) {
+    if config.mode == Mode::Development {
+        info!(
+            "development mode, because there is no configuration file: listening on loopback only, and whoever is on this \
+             machine may connect; to serve other machines give a configuration with -c FILE"
+        );
+    }
+    for address in &addresses {
+        info!("listening for MQTT on {address}");
+    }
+    state.update(|readiness| {
+        readiness.status = Status::Ready;
+        readiness.listeners = addresses;
+    });
+    info!(shards = state.readiness().shards, data_dir = %config.data_dir.display(), "ready");
+}

@@ -1,0 +1,118 @@
+//! Translates the configuration into what the core and the operating system understand.
+
+use std::num::NonZero;
+use std::sync::Arc;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tracing::warn;
+use veilmq_config::{BrokerConfig, Mode, VeilConfig};
+use veilmq_core::{Sample, SampleKind, Settings, Shared};
+use veilmq_protocol::veil::channel::ServerPolicy;
+use veilmq_protocol::veil::{Scheme, Schemes, Suite};
+
+use crate::admin::metrics::MetricSource;
+use crate::store::StorageHandle;
+
+const SHARDS_MAX: usize = 64;
+/// File descriptors that are not connections: storage, logs, admin, event queues, listeners.
+const OTHER_FILES: u64 = 256;
+
+/// Returns the limits and capabilities that the core applies.
+pub(super) fn core_settings(config: &BrokerConfig) -> Settings {
+    let limits = &config.limits;
+    Settings {
+        shards: shards(config.shards.count),
+        anonymous: config.access.anonymous,
+        packet_bytes_max: limits.packet_bytes_max as usize,
+        connect_packet_bytes_max: limits.connect_packet_bytes_max as usize,
+        connect_seconds_max: limits.connect_seconds_max,
+        keep_alive_seconds_max: limits.keep_alive_seconds_max,
+        session_expiry_seconds_max: limits.session_expiry_seconds_max,
+        receive_maximum: limits.receive_maximum,
+        inflight_max: limits.inflight_max,
+        topic_alias_maximum: limits.topic_alias_maximum,
+        topic_levels_max: limits.topic_levels_max as usize,
+        client_id_bytes_max: limits.client_id_bytes_max.into(),
+        subscriptions_per_session_max: limits.subscriptions_per_session_max as usize,
+        session_queue_messages_max: limits.session_queue_messages_max as usize,
+        session_queue_bytes_max: bytes(limits.session_queue_bytes_max),
+        outbox_bytes_max: bytes(limits.outbox_bytes_max),
+        retained_bytes_max: bytes(limits.retained_bytes_max),
+        half_open_max: config.veil.half_open_max as usize,
+        rekey_seconds: config.veil.rekey_seconds,
+    }
+}
+
+/// Zero stands for one shard for each processor that we may use.
+fn shards(configured: u8) -> u16 {
+    let processors = || std::thread::available_parallelism().map_or(1, NonZero::get);
+    let shards = if configured == 0 { processors() } else { configured.into() };
+    u16::try_from(shards.clamp(1, SHARDS_MAX)).unwrap_or(1)
+}
+
+/// Returns the suites and schemes that the channel serves.
+pub(super) fn server_policy(veil: &VeilConfig) -> ServerPolicy {
+    let schemes: Vec<Scheme> = veil
+        .schemes
+        .iter()
+        .map(|scheme| match scheme {
+            veilmq_config::Scheme::Scheme2 => Scheme::Two,
+            veilmq_config::Scheme::Scheme4 => Scheme::Four,
+        })
+        .collect();
+    let suites = veil
+        .suites
+        .iter()
+        .map(|suite| match suite {
+            veilmq_config::Suite::Aes256CbcHmacSha256 => Suite::Aes256CbcHmacSha256,
+            veilmq_config::Suite::Aes256Gcm => Suite::Aes256Gcm,
+            veilmq_config::Suite::ChaCha20Poly1305 => Suite::ChaCha20Poly1305,
+        })
+        .collect();
+    ServerPolicy { suites, schemes: Schemes::of(&schemes) }
+}
+
+/// Converts a number of bytes, saturating where memory is addressed with less than 64 bits.
+pub(super) fn bytes(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// Allows as many open files as the system lets us have, and says so if that is less than the operator's connections need.
+pub(super) fn raise_open_files_limit(config: &BrokerConfig) {
+    let connections_max = config.limits.connections_max;
+    let wanted = u64::from(connections_max) + OTHER_FILES;
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        Ok(hard)
+    });
+    match raised {
+        Ok(files) if files < wanted && config.mode == Mode::Configured => {
+            warn!(files, connections_max, "fewer files may be open than limits.connections_max needs");
+        }
+        Ok(_) => {}
+        Err(error) => warn!(%error, "the limit of open files cannot be raised"),
+    }
+}
+
+/// What is shared by all shards, for `/metrics`.
+pub(super) struct DaemonMetrics {
+    pub(super) shared: Arc<Shared>,
+    pub(super) storage: StorageHandle,
+}
+
+impl MetricSource for DaemonMetrics {
+    fn visit(&self, visit: &mut dyn FnMut(Sample)) {
+        let (messages, retained_bytes) = self.shared.retained_totals();
+        for (name, help, value) in [
+            ("veilmq_retained_messages", "Retained messages.", messages),
+            ("veilmq_retained_bytes", "Bytes of retained messages.", retained_bytes),
+            (
+                "veilmq_storage_backlog_bytes",
+                "Bytes of records that wait for the storage writer.",
+                self.storage.backlog_bytes(),
+            ),
+        ] {
+            visit(Sample { name, help, kind: SampleKind::Gauge, label: None, value: value as u64 });
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The command line: what it prints, and one line that names what is at fault.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod daemon_support;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use daemon_support::{authority, certificate};
+use tempfile::TempDir;
+use veilmq::identity::IdentityFolder;
+use veilmq_protocol::veil::Roles;
+
+/// Runs `veilmq` with a data directory of its own.
+fn veilmq(data: &Path, arguments: &[&str]) -> Output {
+    let environment = std::env::vars().filter(|(name, _)| !name.starts_with("VEILMQ__"));
+    Command::new(env!("CARGO_BIN_EXE_veilmq"))
+        .env_clear()
+        .envs(environment)
+        .args(arguments)
+        .arg("--data-dir")
+        .arg(data)
+        .output()
+        .unwrap()
+}
+
+fn out(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Asserts one line on standard error and nothing on standard output.
+fn error(output: &Output, status: i32) -> String {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(status), "{text}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+    assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+    text
+}
+
+fn data() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn a_wrong_command_line_has_status_2_and_help_has_0() {
+    let data = data();
+    for arguments in
+        [&["--no-such-flag"][..], &["-p", "70000"], &["trust", "remove", "xyz"], &["--admin", "9464"]]
+    {
+        assert_eq!(veilmq(data.path(), arguments).status.code(), Some(2), "{arguments:?}");
+    }
+    assert!(out(&veilmq(data.path(), &["--help"])).contains("check-config"));
+    assert!(out(&veilmq(data.path(), &["--version"])).starts_with("veilmq "));
+}
+
+#[test]
+fn a_valid_configuration_is_confirmed_and_shown() {
+    let data = data();
+    let file = data.path().join("veilmq.toml");
+    fs::write(&file, "[[listeners]]\naddress = \"127.0.0.1:18999\"\n").unwrap();
+    let file = file.to_str().unwrap();
+
+    let checked = out(&veilmq(data.path(), &["check-config", "-c", file]));
+    let shown = out(&veilmq(data.path(), &["show-config", "-c", file]));
+
+    assert_eq!(checked, format!("{file}: the configuration is valid\n"));
+    assert!(shown.contains("127.0.0.1:18999") && shown.contains(data.path().to_str().unwrap()), "{shown}");
+}
+
+#[test]
+fn a_wrong_configuration_is_one_line_with_file_and_line() {
+    let data = data();
+    let file = data.path().join("veilmq.toml");
+    fs::write(&file, "[access]\nanonimous = true\n").unwrap();
+    let file = file.to_str().unwrap();
+
+    for arguments in [&["check-config", "-c", file][..], &["-c", file]] {
+        let error = error(&veilmq(data.path(), arguments), 1);
+
+        assert!(error.starts_with(&format!("veilmq: {file}:2: ")) && error.contains("anonimous"), "{error}");
+    }
+}
+
+#[test]
+fn check_config_without_a_file_says_how_to_give_one() {
+    let error = error(&veilmq(data().path(), &["check-config"]), 1);
+
+    assert_eq!(error, "veilmq: check-config needs a file: veilmq check-config -c FILE\n");
+}
+
+#[test]
+fn authorities_are_added_listed_and_removed() {
+    let data = data();
+    let file = data.path().join("ca.vmc");
+    fs::write(&file, authority(1).as_bytes()).unwrap();
+    let kid = authority(1).kid().to_string();
+
+    let added = out(&veilmq(data.path(), &["trust", "add", file.to_str().unwrap()]));
+    let listed = out(&veilmq(data.path(), &["trust", "list"]));
+    let removed = out(&veilmq(data.path(), &["trust", "remove", &kid]));
+
+    assert!(added.contains(&kid) && added.contains("authority-1"), "{added}");
+    assert!(listed.starts_with(&format!("{kid}  authority-1  until ")), "{listed}");
+    assert!(removed.contains(&kid), "{removed}");
+    assert_eq!(out(&veilmq(data.path(), &["trust", "list"])), "");
+}
+
+#[test]
+fn what_cannot_be_trusted_is_named() {
+    let data = data();
+    let device = data.path().join("device.vmc");
+    fs::write(&device, certificate("device-7", 2, 1, Roles::PUBLISHER).as_bytes()).unwrap();
+    let device = device.to_str().unwrap();
+    let missing = data.path().join("missing.vmc");
+    let missing = missing.to_str().unwrap();
+
+    for (arguments, expected) in [
+        (&["trust", "add", device][..], format!("veilmq: {device}: the certificate of \"device-7\"")),
+        (&["trust", "add", missing], format!("veilmq: cannot read {missing}: ")),
+        (
+            &["trust", "remove", "0011223344556677"],
+            "veilmq: no certificate with key identifier 0011223344556677".into(),
+        ),
+    ] {
+        let error = error(&veilmq(data.path(), arguments), 1);
+
+        assert!(error.starts_with(&expected), "{error}");
+    }
+}
+
+#[test]
+fn an_authority_from_the_configuration_is_listed_and_not_removed() {
+    let data = data();
+    let authority_file = data.path().join("ca.vmc");
+    fs::write(&authority_file, authority(1).as_bytes()).unwrap();
+    let file = data.path().join("veilmq.toml");
+    let trust = format!("[veil]\ntrust = [{:?}]\n", authority_file.to_str().unwrap());
+    fs::write(&file, format!("[[listeners]]\naddress = \"127.0.0.1:18999\"\n{trust}")).unwrap();
+    let (file, kid) = (file.to_str().unwrap(), authority(1).kid().to_string());
+
+    let listed = out(&veilmq(data.path(), &["trust", "list", "-c", file]));
+    let refused = error(&veilmq(data.path(), &["trust", "remove", &kid, "-c", file]), 1);
+
+    assert!(listed.starts_with(&kid), "{listed}");
+    assert!(refused.contains("veil.trust"), "{refused}");
+}
+
+#[test]
+fn the_identity_is_printed_once_there_is_one() {
+    let data = data();
+    let absent = error(&veilmq(data.path(), &["identity"]), 1);
+    let folder = IdentityFolder::in_data_dir(data.path(), None);
+    let identity = folder.load_or_create(1_800_000_000).unwrap();
+
+    let printed = out(&veilmq(data.path(), &["identity"]));
+
+    assert!(absent.contains("there is no identity"), "{absent}");
+    assert!(printed.contains(&identity.kid().to_string()), "{printed}");
+    assert!(printed.contains(&folder.certificate_path().display().to_string()), "{printed}");
+}
+
+#[test]
+fn health_of_nobody_names_the_address() {
+    let error = error(&veilmq(data().path(), &["health", "--admin", "127.0.0.1:1"]), 1);
+
+    assert!(error.starts_with("veilmq: no answer from the broker at 127.0.0.1:1: "), "{error}");
+}
