@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use veilmq::store::{StorageHandle, StorageWriter, WriterOptions};
-use veilmq_config::Durability;
+use veilmq_config::{Durability, StorageConfig};
 use veilmq_core::{Record, ShardIndex, Store, StoreError, Ticket};
 
 use crate::model::{open, published, replayed, session, sorted_texts};
@@ -202,6 +202,20 @@ fn stopping_says_what_became_of_the_last_commit() {
     bench.orders.send(Err("disk full")).unwrap();
 
     assert_eq!(bench.writer.stop().unwrap_err().to_string(), "storage: disk full");
+}
+
+#[test]
+fn memory_answers_like_the_others_and_touches_no_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = StorageConfig { durability: Durability::Memory, ..StorageConfig::default() };
+    let (store, _) = veilmq::store::open(&directory.path().join("data"), &config).unwrap();
+    let (writer, answers) = start(store, config.durability, usize::MAX);
+
+    writer.handle().submit(ShardIndex(0), Ticket(1), vec![session(1, 60)]);
+    writer.stop().unwrap();
+
+    assert_eq!(answers.iter().collect::<Vec<_>>(), [(0, 1, true)]);
+    assert!(!directory.path().join("data").exists());
 }
 
 #[test]
