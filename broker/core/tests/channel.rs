@@ -160,7 +160,7 @@ impl Realm {
             let record = client.channel.opener.next(rest, 1 << 20).unwrap().unwrap();
             match &record.content {
                 Content::Packets(range) => {
-                    all.extend(describe_all(&rest[range.clone()], ProtocolVersion::V5))
+                    all.extend(describe_all(&rest[range.clone()], ProtocolVersion::V5));
                 }
                 Content::Fan(delivery) => {
                     let publish = delivery.publish(rest).unwrap();
@@ -252,7 +252,8 @@ fn a_flipped_bit_anywhere_in_a_record_ends_the_connection_without_an_answer() {
 
 #[test]
 fn a_client_whose_certificate_is_refused_gets_connack_0x87_and_no_detail() {
-    let cases: &[(&str, fn(&Realm) -> Identity)] = &[
+    type Make = fn(&Realm) -> Identity;
+    let cases: &[(&str, Make)] = &[
         ("another subject", |realm| realm.identity(10, "someone-else")),
         ("self-signed", |_| identity(10, "press-07", Roles::PUBLISHER, None)),
         ("another authority", |_| {
