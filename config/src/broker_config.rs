@@ -135,7 +135,7 @@ pub struct StorageConfig {
 pub enum Durability {
     /// Before it is acknowledged: nothing acknowledged is lost.
     Commit,
-    /// At intervals: a power cut may lose what was acknowledged within the last one.
+    /// At intervals: a kill or a power cut may lose what was acknowledged within the last one.
     Interval {
         /// The interval between two commits, in milliseconds.
         milliseconds: u32,
