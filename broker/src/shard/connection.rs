@@ -93,6 +93,11 @@ impl Connection {
         self.closing.borrow().as_ref().map(|closing| closing.deadline)
     }
 
+    /// Tells whether it is closing and has bytes that were not written yet.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.closing.borrow().as_ref().is_some_and(|closing| !closing.outbox.is_empty())
+    }
+
     /// Takes note that the socket takes no more bytes; the task then waits until it does.
     pub(super) fn block(&self, now: Moment) {
         self.blocked_since.set(Some(now));

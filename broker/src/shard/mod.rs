@@ -33,7 +33,9 @@ use worker::Worker;
 /// The names of shard threads begin with this.
 pub const THREAD_NAME_PREFIX: &str = "shard-";
 /// How long clients may take to read their farewell when the broker ends.
-pub const FAREWELL_SECONDS_MAX: u64 = 5;
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
+/// How long clients that have been sent everything may take to close their side when the broker ends.
+const LINGER_MAX: Duration = Duration::from_secs(1);
 /// What a connection on its way weighs in a mailbox, with the packets it may have sent ahead.
 const ARRIVAL_BYTES: usize = 4 * 1024;
 const FAREWELL_POLL: Duration = Duration::from_millis(10);
@@ -108,9 +110,12 @@ async fn run(worker: Rc<Worker>, listeners: Vec<TcpListener>) {
     for task in accepting {
         task.abort();
     }
-    let deadline = Instant::now() + Duration::from_secs(FAREWELL_SECONDS_MAX);
+    let began = Instant::now();
     worker.shut_down();
-    while worker.tasks() > 0 && Instant::now() < deadline {
+    while worker.tasks() > 0 && began.elapsed() < FAREWELL_MAX {
+        if began.elapsed() >= LINGER_MAX && !worker.has_unsent() {
+            break;
+        }
         // Connections that were on their way arrive now; commits that others wait for still come in.
         worker.take_mail(&mut mail, &mut completions);
         worker.shut_down();

@@ -284,6 +284,11 @@ impl Worker {
         self.tasks.get()
     }
 
+    /// Tells whether a closing connection has bytes that were not written yet.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.watched.borrow().iter().any(|connection| connection.has_unsent())
+    }
+
     /// Takes note that an open connection is broken or was closed by its peer.
     pub(super) fn lose(&self, connection: &Connection) {
         connection.abandon();

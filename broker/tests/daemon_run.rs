@@ -1,0 +1,205 @@
+//! The running broker against clients that mean no good, or no well: a process, sockets, bytes.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod daemon_process;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use daemon_process::{Broker, PATIENCE, connect, packet, publish, read_to_end, subscribe};
+use nix::sys::signal::Signal;
+
+const PINGREQ: [u8; 2] = [0xC0, 0];
+const PINGRESP: [u8; 2] = [0xD0, 0];
+const MEGABYTE: f64 = 1024.0 * 1024.0;
+
+fn is_served(client: &mut TcpStream) -> bool {
+    client.write_all(&PINGREQ).is_ok() && packet(client).is_ok_and(|answer| answer == PINGRESP)
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn clients_that_never_finish_their_connect_are_closed_and_cost_nothing() {
+    // [A01]
+    let broker = Broker::start("[limits]\nconnect_seconds_max = 1");
+    let started = Instant::now();
+    let mut silent: Vec<TcpStream> = (0..100).map(|_| broker.socket()).collect();
+    for (number, stream) in silent.iter_mut().enumerate() {
+        stream.write_all(&connect("slow")[..number % 4]).unwrap();
+    }
+
+    for stream in &mut silent {
+        assert_eq!(read_to_end(stream), b"");
+    }
+
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    assert!(broker.metric("process_cpu_seconds_total") < 1.0);
+    assert_eq!(broker.metric("veilmq_connections"), 0.0);
+    assert!(is_served(&mut broker.client("good")));
+}
+
+#[test]
+fn a_first_packet_that_is_no_connect_is_refused_by_its_first_bytes() {
+    // [A02]
+    let broker = Broker::start("");
+    let before = broker.metric("process_resident_memory_bytes");
+
+    for first_byte in [0x30, 0x82, 0xC0, 0xE0, 0xF0, 0x00, 0x11] {
+        for _ in 0..20 {
+            let mut stream = broker.socket();
+            stream.write_all(&[first_byte, 0xFF, 0xFF, 0xFF, 0x7F]).unwrap();
+
+            assert_eq!(read_to_end(&mut stream), b"", "{first_byte:#x}");
+        }
+    }
+
+    assert!(broker.metric("process_resident_memory_bytes") - before < 16.0 * MEGABYTE);
+    assert!(is_served(&mut broker.client("good")));
+}
+
+#[test]
+fn a_connect_above_its_limit_is_refused_by_its_length() {
+    // [A02]
+    let broker = Broker::start("");
+    let mut stream = broker.socket();
+
+    stream.write_all(&[0x10, 0xFF, 0xFF, 0xFF, 0x7F]).unwrap();
+    read_to_end(&mut stream);
+
+    assert!(is_served(&mut broker.client("good")));
+}
+
+#[test]
+fn a_broker_out_of_file_descriptors_serves_whom_it_has_and_recovers() {
+    // [A18]
+    let broker = Broker::start_with_open_files(64, "");
+    let mut first = broker.client("first");
+    let mut crowd: Vec<TcpStream> = (0..100).map(|_| broker.socket()).collect();
+
+    let complaint = broker.wait_for_log("connections are not accepted");
+    broker.signal(Signal::SIGHUP);
+
+    assert!(complaint.contains("Too many open files"), "{complaint}");
+    assert!(is_served(&mut first));
+    crowd.clear();
+    assert!(is_served(&mut broker.client("second")));
+    assert!(broker.metric("veilmq_accept_errors_total") > 0.0);
+    assert!(broker.metric("process_cpu_seconds_total") < 2.0);
+    assert!(broker.get("/readyz").starts_with("HTTP/1.0 200"));
+}
+
+#[test]
+fn a_connection_above_the_limit_is_closed_and_counted_and_makes_room_later() {
+    let broker = Broker::start("[limits]\nconnections_max = 2");
+    let (mut first, second) = (broker.client("first"), broker.client("second"));
+
+    let mut third = broker.socket();
+    assert_eq!(read_to_end(&mut third), b"");
+    drop(second);
+    wait_until("a closed connection makes room", || broker.metric("veilmq_connections") == 1.0);
+
+    assert!(is_served(&mut broker.client("fourth")));
+    assert!(is_served(&mut first));
+    assert_eq!(broker.metric("veilmq_connections_refused_total"), 1.0);
+}
+
+#[test]
+fn a_subscriber_that_reads_nothing_is_closed_and_costs_the_others_nothing() {
+    // [D06]
+    const MESSAGES: usize = 6_000;
+    const PAYLOAD: usize = 16_000;
+    let limits =
+        "[limits]\nwrite_seconds_max = 2\noutbox_bytes_max = 1048576\nsession_queue_bytes_max = 16777216";
+    let broker = Broker::start(limits);
+    let before = broker.metric("process_resident_memory_bytes");
+    let mut stuck = broker.client("stuck");
+    stuck.write_all(&subscribe("flood")).unwrap();
+    let mut good = broker.client("good");
+    good.write_all(&subscribe("flood")).unwrap();
+    packet(&mut stuck).unwrap();
+    packet(&mut good).unwrap();
+
+    let mut publisher = broker.client("publisher");
+    let reader = std::thread::spawn(move || {
+        let mut bytes = vec![0; 1 << 20];
+        let mut total = 0;
+        while total < MESSAGES * publish("flood", &[0; PAYLOAD]).len() {
+            total += match good.read(&mut bytes).unwrap() {
+                0 => panic!("the good subscriber was closed"),
+                read => read,
+            };
+        }
+    });
+    let message = publish("flood", &[7; PAYLOAD]);
+    for _ in 0..MESSAGES {
+        publisher.write_all(&message).unwrap();
+    }
+    reader.join().unwrap();
+
+    let grown = broker.metric("process_resident_memory_bytes") - before;
+    assert!(grown < 64.0 * MEGABYTE, "{grown}");
+    wait_until("the stuck subscriber is closed", || broker.metric("veilmq_write_timeouts_total") == 1.0);
+    assert!(broker.metric("veilmq_messages_dropped_total{reason=\"qos0_no_space\"}") > 0.0);
+    assert!(is_served(&mut publisher));
+    read_to_end(&mut stuck);
+}
+
+#[test]
+fn a_session_is_served_wherever_its_connection_was_accepted() {
+    let broker = Broker::start("");
+
+    let mut clients: Vec<TcpStream> = (0..32).map(|n| broker.client(&format!("client-{n}"))).collect();
+
+    assert!(clients.iter_mut().all(is_served));
+    assert_eq!(broker.metric("veilmq_sessions{state=\"connected\"}"), 32.0);
+}
+
+#[test]
+fn a_farewell_reaches_a_client_that_is_still_sending() {
+    let broker = Broker::start("");
+    let mut client = broker.client("twice");
+
+    // A second CONNECT is a protocol error; what follows it is never read by the core.
+    let mut bytes = connect("twice");
+    bytes.resize(200_000, 0xC0);
+    client.write_all(&bytes).unwrap();
+
+    assert_eq!(read_to_end(&mut client)[..3], [0xE0, 1, 0x82]);
+}
+
+#[test]
+fn sigterm_says_farewell_to_every_client_and_ends_with_status_0() {
+    let mut broker = Broker::start("");
+    let mut clients: Vec<TcpStream> = (0..8).map(|n| broker.client(&format!("client-{n}"))).collect();
+
+    broker.signal(Signal::SIGTERM);
+
+    for client in &mut clients {
+        // [MQTT-3.14.2-1] 0x8B: Server shutting down.
+        assert_eq!(read_to_end(client)[..3], [0xE0, 1, 0x8B]);
+    }
+    drop(clients);
+    assert!(broker.wait().success());
+    assert!(TcpStream::connect(broker.mqtt).is_err());
+}
+
+#[test]
+fn sigint_ends_the_broker_although_a_client_does_not_read() {
+    let mut broker = Broker::start("");
+    let client = broker.client("deaf");
+    let started = Instant::now();
+
+    broker.signal(Signal::SIGINT);
+
+    assert!(broker.wait().success());
+    assert!(started.elapsed() < Duration::from_secs(4));
+    drop(client);
+}
