@@ -10,5 +10,6 @@ pub mod mosquitto;
 pub mod ports;
 pub mod puppet;
 pub mod rumqtt;
+pub mod tap;
 pub mod tools;
 pub mod wire;

@@ -179,7 +179,8 @@ fn a_second_connection_with_the_client_identifier_takes_the_session_over(side: &
     assert!(second.connect(Connect::persistent("twin")), "the session is taken over, not lost");
 
     let reason = first.closed();
-    if side.version == Version::V5 {
+    // paho takes a Reason Code only from a DISCONNECT that has properties.
+    if side.version == Version::V5 && side.library != Library::Paho {
         assert_eq!(reason, Some(0x8e), "session taken over");
     }
     side.connected("publisher").publish(Message::new("twin/a", b"for the second", 1));

@@ -48,7 +48,7 @@ const ROWS: &[Row] = &[
         b"\x10\x14\0\x04MQTT\x05\x06\0\x3c\0\0\x01c\0\0\x01#\0\0",
         b"\x20\x03\0\x90\0",
     ),
-    ("protocol level 6", BeforeConnect, b"\x10\x0e\0\x04MQTT\x06\x02\0\x3c\0\0\x01c", b"\x20\x03\0\x84\0"),
+    ("protocol level 6", BeforeConnect, b"\x10\x0e\0\x04MQTT\x06\x02\0\x3c\0\0\x01c", b"\x20\x02\0\x01"),
     (
         "no Client Identifier for a session to keep",
         BeforeConnect,
