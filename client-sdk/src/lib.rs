@@ -1,3 +1,39 @@
-//! MQTT 5 client.
+//! MQTT 5 client with VEIL-1 channels and end-to-end encryption.
+//!
+//! [`Client`] is what an application uses: a handle to a task that keeps one connection to the broker alive.
+//! Below it, [`session`] is the protocol without any I/O and [`e2e`] seals and opens messages; [`identity`]
+//! keeps certificates and keys on disk.
+//!
+//! Invariant: on a topic of an end-to-end scope nothing leaves in plaintext, and nothing that arrives there
+//! reaches the application unless it is authentic (or marked as not authenticated, in the article's format).
+//!
+//! ```no_run
+//! use veilmq_client::{Client, QoS, Received};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::builder("localhost", 1883).client_id("press-07").connect().await?;
+//! client.publish("factory/line-3/t", b"21.5").qos(QoS::AtLeastOnce).send().await?;
+//!
+//! let mut messages = client.subscribe("factory/#").qos(QoS::AtLeastOnce).await?;
+//! while let Some(received) = messages.next().await {
+//!     if let Received::Message(message) = received {
+//!         println!("{}: {} bytes", message.topic, message.payload.len());
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod e2e;
+pub mod identity;
+pub mod session;
+
+mod client;
+mod message;
+
+pub use client::{
+    Backoff, Builder, Client, ConnectError, PublishBuilder, PublishError, RequestError, Status,
+    SubscribeBuilder, SubscribeError, Subscription,
+};
+pub use message::{Message, Properties, Publication, Received, Sealed, Will};
+pub use veilmq_protocol::{QoS, ReasonCode, RetainHandling, TopicError, TopicFilter, TopicName};

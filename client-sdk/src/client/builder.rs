@@ -1,0 +1,278 @@
+//! Describes a client before it connects.
+
+use std::{
+    num::{NonZeroU16, NonZeroU32},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use veilmq_protocol::veil::{
+    Schemes, Suite,
+    channel::{Identity, TrustAnchors},
+};
+use zeroize::Zeroizing;
+
+use super::{
+    Client, Status,
+    backoff::Backoff,
+    driver::{Driver, Endpoint},
+    error::ConnectError,
+    sealing::{Sealing, unsigned_kid},
+};
+use crate::{
+    e2e::{
+        ConfigError, Directory, E2e, EnvelopeOptions, EpochTiming, Keyring, Limits, MasterSecret, Member,
+        Scope, ScopeConfig,
+    },
+    message::Will,
+    session::{ChannelOptions, CloseReason, Session, SessionOptions},
+};
+
+/// Publications that may wait for the task, besides those waiting in the session.
+const COMMANDS_MAX: usize = 64;
+
+/// The epoch of a master secret that is not rotated.
+const MASTER_EPOCH: u32 = 1;
+
+/// Everything about a connection that can be chosen; see [`Client`] for an example.
+#[must_use = "a client exists after `connect().await`"]
+pub struct Builder {
+    endpoint: Endpoint,
+    session: SessionOptions,
+    identity: Option<Arc<Identity>>,
+    trust: Option<TrustAnchors>,
+    broker: Option<String>,
+    suites: Option<Vec<Suite>>,
+    schemes: Option<Schemes>,
+    plain_channel: bool,
+    scopes: Vec<ScopeConfig>,
+    directory: Directory,
+    limits: Limits,
+}
+
+impl Builder {
+    pub(super) fn new(host: &str, port: u16) -> Self {
+        Self {
+            endpoint: Endpoint {
+                host: host.to_owned(),
+                port,
+                connect_timeout: Duration::from_secs(10),
+                reconnect: true,
+                backoff: Backoff::default(),
+                will: None,
+            },
+            session: SessionOptions::new(""),
+            identity: None,
+            trust: None,
+            broker: None,
+            suites: None,
+            schemes: None,
+            plain_channel: false,
+            scopes: Vec::new(),
+            directory: Directory::default(),
+            limits: Limits::default(),
+        }
+    }
+
+    /// Sets the Client Identifier; otherwise it is the subject of the identity, or chosen by the broker.
+    pub fn client_id(mut self, client_id: &str) -> Self {
+        client_id.clone_into(&mut self.session.client_id);
+        self
+    }
+
+    /// Discards an earlier session at the first connection (default true); reconnects always resume.
+    pub const fn clean_start(mut self, clean_start: bool) -> Self {
+        self.session.clean_start = clean_start;
+        self
+    }
+
+    /// Sets how long the broker keeps the session without a connection, in seconds (default 300).
+    pub const fn session_expiry_seconds(mut self, seconds: u32) -> Self {
+        self.session.session_expiry_seconds = seconds;
+        self
+    }
+
+    /// Sets the longest silence, in seconds (default 60); 0 turns the check off.
+    pub const fn keep_alive_seconds(mut self, seconds: u16) -> Self {
+        self.session.keep_alive_seconds = seconds;
+        self
+    }
+
+    /// Sets how many QoS 1 and 2 messages may be on their way to the client (default 64).
+    pub const fn receive_maximum(mut self, messages: NonZeroU16) -> Self {
+        self.session.receive_maximum = messages;
+        self
+    }
+
+    /// Sets the largest packet accepted, in bytes (default 16 MiB).
+    pub const fn packet_bytes_max(mut self, bytes: NonZeroU32) -> Self {
+        self.session.packet_bytes_max = bytes;
+        self
+    }
+
+    /// Sets how many publications may wait for the connection or the broker (default 256).
+    pub const fn queued_max(mut self, publications: usize) -> Self {
+        self.session.queued_max = publications;
+        self
+    }
+
+    /// Sets the user name.
+    pub fn username(mut self, username: &str) -> Self {
+        self.session.username = Some(username.to_owned());
+        self
+    }
+
+    /// Sets the password.
+    pub fn password(mut self, password: impl Into<Vec<u8>>) -> Self {
+        self.session.password = Some(Zeroizing::new(password.into()));
+        self
+    }
+
+    /// Attaches a pair to CONNECT; repeatable.
+    pub fn user_property(mut self, name: &str, value: &str) -> Self {
+        self.session.user_properties.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Sets what the broker publishes when the connection is lost; sealed anew at each connection if its topic
+    /// is in an end-to-end scope.
+    pub fn will(mut self, will: Will) -> Self {
+        self.endpoint.will = Some(will);
+        self
+    }
+
+    /// Sets who this client is. With [`trust`](Self::trust) it connects over a VEIL-1 channel; the identity also
+    /// signs messages on scopes that ask for it.
+    pub fn identity(mut self, identity: Arc<Identity>) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
+    /// Sets whom this client believes: authorities, or the pinned certificate of the broker.
+    pub fn trust(mut self, anchors: TrustAnchors) -> Self {
+        self.trust = Some(anchors);
+        self
+    }
+
+    /// Sets the name the broker's certificate must carry.
+    pub fn broker_name(mut self, name: &str) -> Self {
+        self.broker = Some(name.to_owned());
+        self
+    }
+
+    /// Sets the suites of the channel in order of preference (default all, AES-256-GCM first).
+    pub fn suites(mut self, suites: &[Suite]) -> Self {
+        self.suites = Some(suites.to_vec());
+        self
+    }
+
+    /// Sets the schemes of the channel: 4 authenticates every packet, 2 encrypts them as well (default both, of
+    /// which the broker prefers 4).
+    pub const fn schemes(mut self, schemes: Schemes) -> Self {
+        self.schemes = Some(schemes);
+        self
+    }
+
+    /// Connects as an ordinary MQTT client even with an identity: for brokers that do not speak VEIL-1.
+    pub const fn without_channel(mut self) -> Self {
+        self.plain_channel = true;
+        self
+    }
+
+    /// Adds an end-to-end scope.
+    pub fn scope(mut self, scope: ScopeConfig) -> Self {
+        self.scopes.push(scope);
+        self
+    }
+
+    /// Adds an end-to-end scope under a master secret, with default options and without rotation: simple, but
+    /// no member can be removed and there is no forward secrecy (VEIL-1 section 8.2).
+    ///
+    /// # Errors
+    /// [`ConfigError`] for what is no filter.
+    pub fn master_scope(self, filter: &str, master: MasterSecret) -> Result<Self, ConfigError> {
+        let keyring = Keyring::master(master, MASTER_EPOCH, EpochTiming::default());
+        Ok(self.scope(ScopeConfig::envelope(Scope::new(filter)?, keyring, EnvelopeOptions::default())))
+    }
+
+    /// Sets the certificates of the senders this client knows.
+    pub fn directory(mut self, directory: Directory) -> Self {
+        self.directory = directory;
+        self
+    }
+
+    /// Bounds the memory of the end-to-end state.
+    pub const fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Connects again after a connection is lost (default true).
+    pub const fn reconnect(mut self, reconnect: bool) -> Self {
+        self.endpoint.reconnect = reconnect;
+        self
+    }
+
+    /// Sets the pauses between attempts to connect again.
+    pub const fn backoff(mut self, backoff: Backoff) -> Self {
+        self.endpoint.backoff = backoff;
+        self
+    }
+
+    /// Sets how long connecting, CONNACK and PINGRESP may take each (default 10 s).
+    pub fn answer_timeout(mut self, limit: Duration) -> Self {
+        self.endpoint.connect_timeout = limit;
+        self.session.answer_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        self
+    }
+
+    /// Connects; must be called within a tokio runtime, on which the client's task then runs.
+    ///
+    /// The first attempt is the only one: if it fails, so does this.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect(self) -> Result<Client, ConnectError> {
+        let address = self.endpoint.address();
+        let (endpoint, session, sealing) = self.assemble()?;
+        let (publishes, publishes_taken) = mpsc::channel(COMMANDS_MAX);
+        let (commands, commands_taken) = mpsc::channel(COMMANDS_MAX);
+        let (status_sender, status) = watch::channel(Status::Connecting);
+        let (first, connected) = oneshot::channel();
+        let channels = (publishes_taken, commands_taken);
+        let driver = Driver::new(endpoint, session, sealing, channels, status_sender, first);
+        tokio::spawn(driver.run());
+        let client = Client { publishes, commands, status };
+        let stopped =
+            || ConnectError::Failed { address, reason: CloseReason::Lost("the runtime ended".into()) };
+        connected.await.map_err(|_| stopped())??;
+        Ok(client)
+    }
+
+    fn assemble(self) -> Result<(Endpoint, Session, Sealing), ConnectError> {
+        let Self { endpoint, mut session, identity, trust, limits, directory, .. } = self;
+        if let (true, Some(identity)) = (session.client_id.is_empty(), &identity) {
+            identity.certificate().subject.clone_into(&mut session.client_id);
+        }
+        if let (Some(identity), Some(trust), false) = (&identity, trust, self.plain_channel) {
+            let defaults = ChannelOptions::new(Arc::clone(identity), Arc::new(trust));
+            session.channel = Some(ChannelOptions {
+                broker: self.broker,
+                suites: self.suites.unwrap_or_else(|| defaults.suites.clone()),
+                schemes: self.schemes.unwrap_or(defaults.schemes),
+                ..defaults
+            });
+        }
+        let member = match identity {
+            Some(identity) => Member::Identity(identity),
+            None => Member::Unsigned(unsigned_kid(&session.client_id)),
+        };
+        let mut e2e = E2e::new(member, limits);
+        *e2e.directory_mut() = directory;
+        for scope in self.scopes {
+            e2e.add_scope(scope)?;
+        }
+        Ok((endpoint, Session::new(session), Sealing::new(e2e)))
+    }
+}

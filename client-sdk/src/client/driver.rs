@@ -1,0 +1,472 @@
+//! The task behind a client: one connection after the other, with the session, the seals and the subscriptions.
+//!
+//! Invariant: every queue is bounded. While a subscription is full, nothing is read; while the session's queue
+//! is full, no publication is taken; what waits to be sent is limited too.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until, timeout},
+};
+use tracing::{debug, info, warn};
+use veilmq_protocol::{ReasonCode, SubscribeOptions};
+
+use super::{
+    Status,
+    backoff::Backoff,
+    clock::{Clock, entropy, random_u32},
+    error::{ConnectError, PublishError, RequestError, SubscribeError},
+    routes::{Blocked, Delivery, Routes, Taken},
+    sealing::{Form, Sealing},
+};
+use crate::{
+    message::{Message, Publication, Will},
+    session::{CloseReason, Event, Receipt, Session, SubmitError, Submitted, Token},
+};
+
+/// A publication is taken only while less than this waits to be sent, in bytes.
+const OUTPUT_BYTES_MAX: usize = 1 << 20;
+const READ_BYTES: usize = 64 << 10;
+/// Publications taken in a row before the socket gets its turn.
+const PUBLISH_BATCH: usize = 64;
+/// A full subscription holds up answers this long before QoS 0 messages for it are left out.
+const STALL: Duration = Duration::from_secs(1);
+/// How long the last bytes of a connection may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+pub(super) type PublishReply = oneshot::Sender<Result<ReasonCode, PublishError>>;
+
+pub(super) struct PublishCommand {
+    pub(super) publication: Publication,
+    pub(super) form: Form,
+    pub(super) reply: PublishReply,
+}
+
+pub(super) enum Command {
+    Subscribe {
+        filter: String,
+        options: SubscribeOptions,
+        queue: usize,
+        reply: oneshot::Sender<Result<mpsc::Receiver<Delivery>, SubscribeError>>,
+    },
+    Unsubscribe {
+        filter: String,
+        reply: oneshot::Sender<Result<ReasonCode, RequestError>>,
+    },
+    Disconnect {
+        reason: ReasonCode,
+    },
+}
+
+/// Who waits for an answer of the server.
+enum Waiter {
+    Publish {
+        topic: String,
+        reply: PublishReply,
+    },
+    Subscribe {
+        filter: String,
+        receiver: mpsc::Receiver<Delivery>,
+        reply: oneshot::Sender<Result<mpsc::Receiver<Delivery>, SubscribeError>>,
+    },
+    Unsubscribe {
+        filter: String,
+        reply: oneshot::Sender<Result<ReasonCode, RequestError>>,
+    },
+}
+
+/// Where to connect, and how insistently.
+pub(super) struct Endpoint {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) connect_timeout: Duration,
+    pub(super) reconnect: bool,
+    pub(super) backoff: Backoff,
+    pub(super) will: Option<Will>,
+}
+
+impl Endpoint {
+    pub(super) fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+}
+
+pub(super) struct Driver {
+    endpoint: Endpoint,
+    session: Session,
+    sealing: Sealing,
+    routes: Routes,
+    taken: Arc<Taken>,
+    publishes: mpsc::Receiver<PublishCommand>,
+    commands: mpsc::Receiver<Command>,
+    waiters: HashMap<Token, Waiter>,
+    blocked: Vec<Blocked>,
+    stalled_since: Option<Instant>,
+    /// QoS 0 publications whose last byte is this far in the output of the connection.
+    flushing: Vec<(u64, PublishReply)>,
+    sent_total: u64,
+    status: watch::Sender<Status>,
+    /// Who waits for the first connection.
+    first: Option<oneshot::Sender<Result<(), ConnectError>>>,
+    clock: Clock,
+    attempt: u32,
+}
+
+/// What the application side of the driver has for it.
+enum Input {
+    Publish(PublishCommand),
+    Command(Command),
+    Taken,
+    /// Every handle is gone.
+    Abandoned,
+}
+
+impl Driver {
+    pub(super) fn new(
+        endpoint: Endpoint,
+        session: Session,
+        sealing: Sealing,
+        channels: (mpsc::Receiver<PublishCommand>, mpsc::Receiver<Command>),
+        status: watch::Sender<Status>,
+        first: oneshot::Sender<Result<(), ConnectError>>,
+    ) -> Self {
+        let routes = Routes::new(session.receive_maximum());
+        Self {
+            endpoint,
+            taken: routes.taken(),
+            routes,
+            session,
+            sealing,
+            publishes: channels.0,
+            commands: channels.1,
+            waiters: HashMap::new(),
+            blocked: Vec::new(),
+            stalled_since: None,
+            flushing: Vec::new(),
+            sent_total: 0,
+            status,
+            first: Some(first),
+            clock: Clock::start(),
+            attempt: 0,
+        }
+    }
+
+    /// Connects, and connects again, until there is a reason not to.
+    pub(super) async fn run(mut self) {
+        loop {
+            let ended = match self.connect().await {
+                Some(Ok(stream)) => self.serve(stream).await,
+                Some(Err(error)) => self.give_up_first(error),
+                None => CloseReason::Requested,
+            };
+            self.session.connection_lost();
+            self.flushing.clear();
+            let failed_first = self.first.take().map(|first| {
+                let address = self.endpoint.address();
+                first.send(Err(ConnectError::Failed { address, reason: ended.clone() }))
+            });
+            if failed_first.is_some() || ended.is_final() || !self.endpoint.reconnect {
+                debug!(reason = %ended, "client closed");
+                self.status.send_replace(Status::Closed(ended));
+                return;
+            }
+            warn!(address = %self.endpoint.address(), reason = %ended, "connection lost; connecting again");
+            self.status.send_replace(Status::Disconnected(ended));
+            let pause = self.endpoint.backoff.pause(self.attempt, random_u32());
+            self.attempt = self.attempt.saturating_add(1);
+            if self.meanwhile(tokio::time::sleep(pause)).await.is_none() {
+                self.status.send_replace(Status::Closed(CloseReason::Requested));
+                return;
+            }
+        }
+    }
+
+    fn give_up_first(&mut self, error: ConnectError) -> CloseReason {
+        let reason = match &error {
+            ConnectError::Failed { reason, .. } => reason.clone(),
+            other => CloseReason::Lost(other.to_string()),
+        };
+        if let Some(first) = self.first.take() {
+            // Nobody waits any more: the caller of connect has gone.
+            let _ = first.send(Err(error));
+            self.endpoint.reconnect = false;
+        }
+        reason
+    }
+
+    /// Opens the transport and puts CONNECT into the output; `None` when the application has gone meanwhile.
+    async fn connect(&mut self) -> Option<Result<TcpStream, ConnectError>> {
+        let address = self.endpoint.address();
+        let (host, port) = (self.endpoint.host.clone(), self.endpoint.port);
+        let opening = timeout(self.endpoint.connect_timeout, TcpStream::connect((host, port)));
+        let error = match self.meanwhile(opening).await? {
+            Ok(Ok(stream)) => return Some(self.begin(stream)),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        Some(Err(ConnectError::Unreachable { address, error }))
+    }
+
+    fn begin(&mut self, stream: TcpStream) -> Result<TcpStream, ConnectError> {
+        let will = self.endpoint.will.as_ref().map(|will| self.sealing.will(will)).transpose()?;
+        self.session.connect(will.as_ref(), self.clock.now(), &mut entropy)?;
+        self.sent_total = 0;
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "cannot set TCP_NODELAY");
+        }
+        Ok(stream)
+    }
+
+    /// Serves the application while `work` goes on; `None` when it wants the client to end.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(work);
+        loop {
+            let accepts = self.session.accepts_publication();
+            let input = tokio::select! {
+                done = &mut work => return Some(done),
+                input = next_input(&mut self.publishes, &mut self.commands, &self.taken, accepts) => input,
+            };
+            match input {
+                Input::Abandoned | Input::Command(Command::Disconnect { .. }) => return None,
+                input => self.handle_input(input),
+            }
+        }
+    }
+
+    /// Drives one connection to its end.
+    async fn serve(&mut self, mut stream: TcpStream) -> CloseReason {
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            if let Some(reason) = self.advance() {
+                self.say_goodbye(&mut stream).await;
+                return reason;
+            }
+            let may_read = self.blocked.is_empty();
+            let writes = self.session.output_len() > 0;
+            let accepts = self.session.accepts_publication() && self.session.output_len() < OUTPUT_BYTES_MAX;
+            let wake = self.next_wake();
+            let (mut reader, mut writer) = stream.split();
+            tokio::select! {
+                read = reader.read(&mut buffer), if may_read => match read {
+                    Ok(0) => return CloseReason::Lost("closed by the broker".to_owned()),
+                    Ok(len) => self.session.receive(buffer.get(..len).unwrap_or_default()),
+                    Err(error) => return CloseReason::Lost(error.to_string()),
+                },
+                written = writer.write(self.session.output()), if writes => match written {
+                    Ok(len) => self.sent(len),
+                    Err(error) => return CloseReason::Lost(error.to_string()),
+                },
+                input = next_input(&mut self.publishes, &mut self.commands, &self.taken, accepts) => {
+                    self.handle_input(input);
+                }
+                () = room(&self.blocked), if !may_read => {}
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
+                    self.session.handle_timeout(self.clock.now());
+                }
+            }
+        }
+    }
+
+    /// Works on everything that has arrived, unless a subscription is full; a reason ends the connection.
+    fn advance(&mut self) -> Option<CloseReason> {
+        self.acknowledge_taken();
+        self.sealing.advance();
+        loop {
+            self.retry_blocked();
+            if !self.blocked.is_empty() {
+                self.session.set_reading(false, self.clock.now());
+                return None;
+            }
+            self.session.set_reading(true, self.clock.now());
+            match self.session.poll(self.clock.now())? {
+                Event::Connected { session_present } => self.connected(session_present),
+                Event::Message { message, receipt } => self.deliver(message, receipt),
+                Event::Published { token, outcome } => {
+                    if let Some(Waiter::Publish { topic, reply }) = self.waiters.remove(&token) {
+                        let _ = reply.send(outcome.map_err(|error| PublishError::Delivery { topic, error }));
+                    }
+                }
+                Event::Answered { token, reason } => self.answered(token, reason),
+                Event::Notice(text) => warn!(notice = %text, "the broker says"),
+                Event::Closed(reason) => return Some(reason),
+            }
+        }
+    }
+
+    fn connected(&mut self, session_present: bool) {
+        info!(address = %self.endpoint.address(), session_present, "connected");
+        self.attempt = 0;
+        self.status.send_replace(Status::Connected { session_present });
+        if let Some(first) = self.first.take() {
+            let _ = first.send(Ok(()));
+        }
+    }
+
+    fn deliver(&mut self, message: Message, receipt: Option<Receipt>) {
+        let topic = message.topic.clone();
+        match self.sealing.incoming(message) {
+            Some(received) => self.blocked = self.routes.deliver(&topic, &received, receipt),
+            None => {
+                if let Some(receipt) = receipt {
+                    self.session.acknowledge(receipt);
+                }
+            }
+        }
+        for filter in self.routes.abandoned() {
+            self.session.abandon(&filter);
+        }
+    }
+
+    fn retry_blocked(&mut self) {
+        if self.blocked.is_empty() {
+            self.stalled_since = None;
+            return;
+        }
+        let since = *self.stalled_since.get_or_insert_with(Instant::now);
+        // The application may be waiting for an answer that is behind the messages it does not take.
+        let may_drop = self.session.awaits_answers() && since.elapsed() >= STALL;
+        let blocked = std::mem::take(&mut self.blocked);
+        self.blocked =
+            blocked.into_iter().filter_map(|blocked| self.routes.retry(blocked, may_drop)).collect();
+    }
+
+    fn acknowledge_taken(&mut self) {
+        for receipt in self.taken.drain() {
+            self.session.acknowledge(receipt);
+        }
+    }
+
+    fn answered(&mut self, token: Token, reason: ReasonCode) {
+        match self.waiters.remove(&token) {
+            Some(Waiter::Subscribe { filter, receiver, reply }) => {
+                let outcome = if reason.is_error() {
+                    drop(receiver);
+                    Err(SubscribeError::Refused { filter, reason })
+                } else {
+                    Ok(receiver)
+                };
+                // A refused or no longer wanted subscription is closed now, and goes at the next delivery.
+                let _ = reply.send(outcome);
+            }
+            Some(Waiter::Unsubscribe { filter, reply }) => {
+                let outcome = if reason.is_error() { Err(RequestError::Refused(reason)) } else { Ok(reason) };
+                if outcome.is_ok() {
+                    self.routes.remove(&filter);
+                }
+                let _ = reply.send(outcome);
+            }
+            Some(Waiter::Publish { .. }) | None => {}
+        }
+    }
+
+    fn handle_input(&mut self, input: Input) {
+        match input {
+            Input::Publish(command) => {
+                self.publish(command);
+                for _ in 1..PUBLISH_BATCH {
+                    let accepts =
+                        self.session.accepts_publication() && self.session.output_len() < OUTPUT_BYTES_MAX;
+                    let Some(command) = accepts.then(|| self.publishes.try_recv().ok()).flatten() else {
+                        return;
+                    };
+                    self.publish(command);
+                }
+            }
+            Input::Command(Command::Subscribe { filter, options, queue, reply }) => {
+                let receiver = self.routes.add(filter.clone(), queue);
+                let token = self.session.subscribe(&filter, options);
+                self.waiters.insert(token, Waiter::Subscribe { filter, receiver, reply });
+            }
+            Input::Command(Command::Unsubscribe { filter, reply }) => {
+                let token = self.session.unsubscribe(&filter);
+                self.waiters.insert(token, Waiter::Unsubscribe { filter, reply });
+            }
+            Input::Command(Command::Disconnect { reason }) => self.disconnect(reason),
+            Input::Taken => self.acknowledge_taken(),
+            Input::Abandoned => self.disconnect(ReasonCode::Success),
+        }
+    }
+
+    fn disconnect(&mut self, reason: ReasonCode) {
+        self.acknowledge_taken();
+        self.blocked.clear();
+        self.session.disconnect(reason);
+    }
+
+    fn publish(&mut self, command: PublishCommand) {
+        let PublishCommand { publication, form, reply } = command;
+        let topic = publication.topic.clone();
+        let submitted = self.sealing.outgoing(publication, form).and_then(|publication| {
+            self.session.publish(publication).map_err(|error| match error {
+                SubmitError::NotConnected => PublishError::NotConnected,
+                SubmitError::Delivery(error) => PublishError::Delivery { topic: topic.clone(), error },
+            })
+        });
+        match submitted {
+            Ok(Submitted::Queued(token)) => {
+                self.waiters.insert(token, Waiter::Publish { topic, reply });
+            }
+            Ok(Submitted::Written) => {
+                let end = self.sent_total + self.session.output_len() as u64;
+                self.flushing.push((end, reply));
+            }
+            Err(error) => {
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    fn sent(&mut self, len: usize) {
+        self.session.sent(len, self.clock.now());
+        self.sent_total += len as u64;
+        let done = self.flushing.partition_point(|(end, _)| *end <= self.sent_total);
+        for (_, reply) in self.flushing.drain(..done) {
+            let _ = reply.send(Ok(ReasonCode::Success));
+        }
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        let session = self.session.next_timeout().map(|due| self.clock.instant(due));
+        let stall = self.stalled_since.map(|since| since + STALL).filter(|due| *due > Instant::now());
+        [session, stall].into_iter().flatten().min()
+    }
+
+    /// Sends what is left, DISCONNECT at its end, and closes.
+    async fn say_goodbye(&mut self, stream: &mut TcpStream) {
+        let goodbye = async {
+            stream.write_all(self.session.output()).await?;
+            stream.shutdown().await
+        };
+        match timeout(GOODBYE, goodbye).await {
+            Ok(Ok(())) => {
+                for (_, reply) in self.flushing.drain(..) {
+                    let _ = reply.send(Ok(ReasonCode::Success));
+                }
+            }
+            Ok(Err(error)) => debug!(%error, "the connection was gone before the last packet"),
+            Err(_) => debug!("the broker did not take the last packet in time"),
+        }
+    }
+}
+
+async fn next_input(
+    publishes: &mut mpsc::Receiver<PublishCommand>,
+    commands: &mut mpsc::Receiver<Command>,
+    taken: &Taken,
+    accepts: bool,
+) -> Input {
+    tokio::select! {
+        command = commands.recv() => command.map_or(Input::Abandoned, Input::Command),
+        Some(publish) = publishes.recv(), if accepts => Input::Publish(publish),
+        () = taken.changed() => Input::Taken,
+    }
+}
+
+async fn room(blocked: &[Blocked]) {
+    if let Some(first) = blocked.first() {
+        first.room().await;
+    }
+}

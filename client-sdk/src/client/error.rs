@@ -1,0 +1,140 @@
+//! What can go wrong for the application, one enum per operation.
+
+use thiserror::Error;
+use veilmq_protocol::{EncodeError, ReasonCode, TopicError};
+
+use crate::{
+    e2e::{ConfigError, SealError},
+    session::{CloseReason, DeliveryError},
+};
+
+/// Why no connection came about.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// No TCP connection to the broker.
+    #[error("cannot reach {address}: {error}")]
+    Unreachable {
+        /// Host and port.
+        address: String,
+        /// What the operating system said.
+        error: String,
+    },
+    /// The connection ended before it was open.
+    #[error("{address}: {reason}")]
+    Failed {
+        /// Host and port.
+        address: String,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// The end-to-end scopes are not consistent.
+    #[error("end-to-end scope: {0}")]
+    Scope(#[from] ConfigError),
+    /// The Will is for an end-to-end scope and cannot be sealed.
+    #[error("the will cannot be sealed: {0}")]
+    Will(#[from] SealError),
+    /// The topic of the Will is not a Topic Name.
+    #[error("the will topic is invalid: {0}")]
+    WillTopic(#[from] TopicError),
+    /// The options make no valid CONNECT.
+    #[error("the connection options are invalid: {0}")]
+    Options(#[from] EncodeError),
+}
+
+/// Why a message was not published.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The topic is not a Topic Name.
+    #[error("topic {topic:?}: {error}")]
+    Topic {
+        /// What was given.
+        topic: String,
+        /// What is wrong with it.
+        error: TopicError,
+    },
+    /// Plaintext was to be published on an end-to-end scope.
+    #[error(
+        "topic {topic:?} is in the end-to-end scope {scope:?}: only sealed messages may be published there"
+    )]
+    ScopeIsSealed {
+        /// The topic.
+        topic: String,
+        /// The scope it belongs to.
+        scope: String,
+    },
+    /// The message cannot be sealed.
+    #[error("the message for {topic:?} cannot be sealed: {error}")]
+    Seal {
+        /// The topic.
+        topic: String,
+        /// Why.
+        error: SealError,
+    },
+    /// QoS 0 is not kept while there is no connection.
+    #[error("not connected, and QoS 0 is not kept")]
+    NotConnected,
+    /// The broker did not take the message.
+    #[error("topic {topic:?}: {error}")]
+    Delivery {
+        /// The topic.
+        topic: String,
+        /// Why.
+        error: DeliveryError,
+    },
+    /// The client is closed.
+    #[error("the client is closed: {0}")]
+    Closed(CloseReason),
+}
+
+/// Why a subscription was not made.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The filter is not a Topic Filter.
+    #[error("topic filter {filter:?}: {error}")]
+    Filter {
+        /// What was given.
+        filter: String,
+        /// What is wrong with it.
+        error: TopicError,
+    },
+    /// No Local on a Shared Subscription ([MQTT-3.8.3-4]).
+    #[error("topic filter {filter:?}: a shared subscription cannot exclude the client's own messages")]
+    NoLocalShared {
+        /// The filter.
+        filter: String,
+    },
+    /// The broker refused.
+    #[error("the broker refused the subscription to {filter:?}: {reason}")]
+    Refused {
+        /// The filter.
+        filter: String,
+        /// Its Reason Code.
+        reason: ReasonCode,
+    },
+    /// The client is closed.
+    #[error("the client is closed: {0}")]
+    Closed(CloseReason),
+}
+
+/// Why unsubscribing or disconnecting failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// The filter is not a Topic Filter.
+    #[error("topic filter {filter:?}: {error}")]
+    Filter {
+        /// What was given.
+        filter: String,
+        /// What is wrong with it.
+        error: TopicError,
+    },
+    /// The broker refused.
+    #[error("the broker refused: {0}")]
+    Refused(ReasonCode),
+    /// The client is closed.
+    #[error("the client is closed: {0}")]
+    Closed(CloseReason),
+}

@@ -1,0 +1,164 @@
+//! The asynchronous client: cheap handles to a task that owns the session and its connection.
+
+mod backoff;
+mod builder;
+mod clock;
+mod driver;
+mod error;
+mod publish;
+mod routes;
+mod sealing;
+mod subscribe;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
+use veilmq_protocol::{ReasonCode, TopicFilter};
+
+pub use self::{
+    backoff::Backoff,
+    builder::Builder,
+    error::{ConnectError, PublishError, RequestError, SubscribeError},
+    publish::PublishBuilder,
+    subscribe::{SubscribeBuilder, Subscription},
+};
+use self::{
+    driver::{Command, PublishCommand},
+    sealing::Form,
+};
+use crate::session::CloseReason;
+
+/// What the connection is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// The first connection is being made.
+    Connecting,
+    /// There is a connection.
+    Connected {
+        /// Says that the broker resumed the session.
+        session_present: bool,
+    },
+    /// There is none; another attempt follows.
+    Disconnected(CloseReason),
+    /// There is none and will be none.
+    Closed(CloseReason),
+}
+
+/// A handle to a connection that is kept alive; clones share it.
+///
+/// The connection ends with [`Client::disconnect`], or when the last handle and [`Subscription`] are dropped.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use veilmq_client::{Client, QoS, e2e::MasterSecret, identity};
+///
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let identity = Arc::new(identity::load("press-07".as_ref())?);
+/// let anchors = identity::load_anchors(&["ca.vmc".as_ref()])?;
+///
+/// let client = Client::builder("localhost", 1883)
+///     .identity(identity)
+///     .trust(anchors)
+///     .master_scope("factory/#", MasterSecret::new(&std::fs::read("factory.master")?))?
+///     .connect()
+///     .await?;
+/// // On the scope `factory/#` this leaves sealed, in a record only the broker could have read.
+/// client.publish("factory/line-3/t", b"21.5").qos(QoS::AtLeastOnce).send().await?;
+/// client.disconnect().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    publishes: mpsc::Sender<PublishCommand>,
+    commands: mpsc::Sender<Command>,
+    status: watch::Receiver<Status>,
+}
+
+impl Client {
+    /// Begins to describe a connection to the broker at `host` and `port`.
+    pub fn builder(host: &str, port: u16) -> Builder {
+        Builder::new(host, port)
+    }
+
+    /// Describes a message; on an end-to-end scope it will be sealed.
+    pub fn publish(&self, topic: &str, payload: impl AsRef<[u8]>) -> PublishBuilder<'_> {
+        PublishBuilder::new(self, topic, Bytes::copy_from_slice(payload.as_ref()), Form::AsScoped)
+    }
+
+    /// Describes a message that leaves as it is; on an end-to-end scope that is an error.
+    pub fn publish_plain(&self, topic: &str, payload: impl AsRef<[u8]>) -> PublishBuilder<'_> {
+        PublishBuilder::new(self, topic, Bytes::copy_from_slice(payload.as_ref()), Form::Plain)
+    }
+
+    /// Describes a subscription.
+    pub fn subscribe(&self, filter: &str) -> SubscribeBuilder<'_> {
+        SubscribeBuilder::new(self, filter)
+    }
+
+    /// Unsubscribes; every [`Subscription`] of this client to exactly this filter ends.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn unsubscribe(&self, filter: &str) -> Result<(), RequestError> {
+        if let Err(error) = TopicFilter::new(filter) {
+            return Err(RequestError::Filter { filter: filter.to_owned(), error });
+        }
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Unsubscribe { filter: filter.to_owned(), reply };
+        let closed = || RequestError::Closed(self.close_reason());
+        self.commands.send(command).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?.map(drop)
+    }
+
+    /// Disconnects and waits until DISCONNECT is sent; the broker discards the Will.
+    ///
+    /// # Errors
+    /// [`RequestError::Closed`] when the client was closed for another reason before.
+    pub async fn disconnect(&self) -> Result<(), RequestError> {
+        self.end(ReasonCode::Success).await
+    }
+
+    /// Disconnects and has the broker publish the Will.
+    ///
+    /// # Errors
+    /// As [`Self::disconnect`].
+    pub async fn disconnect_with_will(&self) -> Result<(), RequestError> {
+        self.end(ReasonCode::DisconnectWithWill).await
+    }
+
+    async fn end(&self, reason: ReasonCode) -> Result<(), RequestError> {
+        // If nobody takes the command, the reason is known below.
+        let _ = self.commands.send(Command::Disconnect { reason }).await;
+        match self.closed().await {
+            CloseReason::Requested => Ok(()),
+            reason => Err(RequestError::Closed(reason)),
+        }
+    }
+
+    /// What the connection is doing now.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Follows what the connection is doing.
+    pub fn watch_status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Waits until the client is closed for good and says why.
+    pub async fn closed(&self) -> CloseReason {
+        let mut status = self.status.clone();
+        // An error means that the task is gone; what it said last holds.
+        let _ = status.wait_for(|status| matches!(status, Status::Closed(_))).await;
+        self.close_reason()
+    }
+
+    fn close_reason(&self) -> CloseReason {
+        match &*self.status.borrow() {
+            Status::Closed(reason) | Status::Disconnected(reason) => reason.clone(),
+            Status::Connecting | Status::Connected { .. } => {
+                CloseReason::Lost("the task of the client was stopped".to_owned())
+            }
+        }
+    }
+}

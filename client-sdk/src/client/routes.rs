@@ -1,0 +1,160 @@
+//! Hands received messages to the subscriptions they match, without ever holding more than was agreed.
+//!
+//! QoS 1 and 2 messages always find room: the receive maximum bounds them, since they are acknowledged only when
+//! taken. Other deliveries share what is left; when that is full the driver stops reading. Invariant: the last
+//! copy of a delivery to be dropped acknowledges it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Notify, mpsc};
+use veilmq_protocol::{TopicFilter, TopicName};
+
+use crate::{message::Received, session::Receipt};
+
+/// Receipts of messages the application has taken, on their way to the driver.
+#[derive(Default)]
+pub(super) struct Taken {
+    receipts: Mutex<Vec<Receipt>>,
+    changed: Notify,
+}
+
+impl Taken {
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    pub(super) fn drain(&self) -> Vec<Receipt> {
+        std::mem::take(&mut *self.receipts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn push(&self, receipt: Receipt) {
+        self.receipts.lock().unwrap_or_else(PoisonError::into_inner).push(receipt);
+        self.changed.notify_one();
+    }
+}
+
+struct TakenOnDrop {
+    receipt: Receipt,
+    taken: Arc<Taken>,
+}
+
+impl Drop for TakenOnDrop {
+    fn drop(&mut self) {
+        self.taken.push(self.receipt);
+    }
+}
+
+/// One message or event on its way to one subscription.
+pub(super) struct Delivery {
+    pub(super) received: Received,
+    receipt: Option<Arc<TakenOnDrop>>,
+}
+
+/// Where deliveries for one subscription go.
+struct Route {
+    filter: String,
+    sender: mpsc::Sender<Delivery>,
+    missed: u64,
+}
+
+/// A delivery that found no room.
+pub(super) struct Blocked {
+    sender: mpsc::Sender<Delivery>,
+    delivery: Delivery,
+    room: usize,
+}
+
+impl Blocked {
+    /// Waits until there is room, or nobody is there any more.
+    pub(super) async fn room(&self) {
+        // What is reserved here is given back at once: this task is the only sender.
+        let _ = self.sender.reserve_many(self.room).await;
+    }
+}
+
+pub(super) struct Routes {
+    routes: Vec<Route>,
+    taken: Arc<Taken>,
+    /// Room that only messages with a receipt may use.
+    reserved: usize,
+}
+
+impl Routes {
+    pub(super) fn new(receive_maximum: u16) -> Self {
+        Self { routes: Vec::new(), taken: Arc::default(), reserved: usize::from(receive_maximum) }
+    }
+
+    pub(super) fn taken(&self) -> Arc<Taken> {
+        Arc::clone(&self.taken)
+    }
+
+    /// Adds a subscription with room for `queue` deliveries besides the receive maximum.
+    pub(super) fn add(&mut self, filter: String, queue: usize) -> mpsc::Receiver<Delivery> {
+        let (sender, receiver) = mpsc::channel(self.reserved + queue.max(1));
+        self.routes.push(Route { filter, sender, missed: 0 });
+        receiver
+    }
+
+    /// Ends the subscriptions to `filter`.
+    pub(super) fn remove(&mut self, filter: &str) {
+        self.routes.retain(|route| route.filter != filter);
+    }
+
+    /// Removes subscriptions the application has dropped; gives the filters nobody is left for.
+    pub(super) fn abandoned(&mut self) -> Vec<String> {
+        let closed: Vec<String> =
+            self.routes.extract_if(.., |route| route.sender.is_closed()).map(|route| route.filter).collect();
+        let is_used = |filter: &String| self.routes.iter().any(|route| route.filter == *filter);
+        closed.into_iter().filter(|filter| !is_used(filter)).collect()
+    }
+
+    /// Hands `received` to every subscription `topic` matches; gives back what found no room.
+    pub(super) fn deliver(
+        &mut self,
+        topic: &str,
+        received: &Received,
+        receipt: Option<Receipt>,
+    ) -> Vec<Blocked> {
+        let receipt = receipt.map(|receipt| Arc::new(TakenOnDrop { receipt, taken: self.taken() }));
+        let Ok(name) = TopicName::new(topic) else { return Vec::new() };
+        let mut blocked = Vec::new();
+        for route in &mut self.routes {
+            if TopicFilter::new(&route.filter).is_ok_and(|filter| filter.matches(name)) {
+                let delivery = Delivery { received: received.clone(), receipt: receipt.clone() };
+                blocked.extend(route.offer(delivery, self.reserved));
+            }
+        }
+        blocked
+    }
+
+    /// Tries again; with `may_drop`, messages without a receipt are counted as missed instead.
+    pub(super) fn retry(&mut self, blocked: Blocked, may_drop: bool) -> Option<Blocked> {
+        let same = |route: &&mut Route| route.sender.same_channel(&blocked.sender);
+        let route = self.routes.iter_mut().find(same)?;
+        let blocked = route.offer(blocked.delivery, self.reserved)?;
+        if may_drop && blocked.delivery.receipt.is_none() {
+            route.missed += 1;
+            return None;
+        }
+        Some(blocked)
+    }
+}
+
+impl Route {
+    fn offer(&mut self, delivery: Delivery, reserved: usize) -> Option<Blocked> {
+        let room = if delivery.receipt.is_some() { 1 } else { reserved + 1 };
+        if self.missed > 0 && self.sender.capacity() > reserved + 1 {
+            let received = Received::Missed { count: std::mem::take(&mut self.missed) };
+            let _ = self.sender.try_send(Delivery { received, receipt: None });
+        }
+        if self.sender.is_closed() {
+            return None;
+        }
+        if self.sender.capacity() < room {
+            return Some(Blocked { sender: self.sender.clone(), delivery, room });
+        }
+        // There is room and this is the only sender; only a subscriber that just left makes this fail.
+        let _ = self.sender.try_send(delivery);
+        None
+    }
+}

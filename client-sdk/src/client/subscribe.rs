@@ -1,0 +1,125 @@
+//! Subscribing: a filter becomes a bounded stream of messages.
+
+use std::pin::Pin;
+
+use tokio::sync::{mpsc, oneshot};
+use veilmq_protocol::{QoS, RetainHandling, SubscribeOptions, TopicFilter};
+
+use super::{
+    Client,
+    driver::Command,
+    error::{RequestError, SubscribeError},
+    routes::Delivery,
+};
+use crate::message::Received;
+
+/// A subscription to be made; `.await` makes it.
+#[must_use = "a subscription is made by `.await`"]
+pub struct SubscribeBuilder<'a> {
+    client: &'a Client,
+    filter: String,
+    options: SubscribeOptions,
+    queue: usize,
+}
+
+impl<'a> SubscribeBuilder<'a> {
+    pub(super) fn new(client: &'a Client, filter: &str) -> Self {
+        let options = SubscribeOptions {
+            qos: QoS::AtMostOnce,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: RetainHandling::Send,
+        };
+        Self { client, filter: filter.to_owned(), options, queue: 256 }
+    }
+
+    /// Sets the highest QoS wanted; QoS 0 unless set.
+    pub const fn qos(mut self, qos: QoS) -> Self {
+        self.options.qos = qos;
+        self
+    }
+
+    /// Keeps the client's own messages from coming back.
+    pub const fn no_local(mut self, no_local: bool) -> Self {
+        self.options.no_local = no_local;
+        self
+    }
+
+    /// Keeps the RETAIN flag as it was published.
+    pub const fn retain_as_published(mut self, retain_as_published: bool) -> Self {
+        self.options.retain_as_published = retain_as_published;
+        self
+    }
+
+    /// Says whether retained messages are wanted now.
+    pub const fn retain_handling(mut self, handling: RetainHandling) -> Self {
+        self.options.retain_handling = handling;
+        self
+    }
+
+    /// Sets how many deliveries may wait besides the receive maximum (default 256).
+    pub const fn queue(mut self, deliveries: usize) -> Self {
+        self.queue = deliveries;
+        self
+    }
+
+    async fn make(self) -> Result<Subscription, SubscribeError> {
+        let Self { client, filter, options, queue } = self;
+        match TopicFilter::new(&filter) {
+            Err(error) => return Err(SubscribeError::Filter { filter, error }),
+            Ok(valid) if options.no_local && valid.shared().is_some() => {
+                return Err(SubscribeError::NoLocalShared { filter });
+            }
+            Ok(_) => {}
+        }
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Subscribe { filter: filter.clone(), options, queue, reply };
+        let closed = || SubscribeError::Closed(client.close_reason());
+        client.commands.send(command).await.map_err(|_| closed())?;
+        let deliveries = answer.await.map_err(|_| closed())??;
+        Ok(Subscription { client: client.clone(), filter, deliveries })
+    }
+}
+
+impl<'a> IntoFuture for SubscribeBuilder<'a> {
+    type Output = Result<Subscription, SubscribeError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.make())
+    }
+}
+
+/// The messages of one subscription, in the order the broker sent them.
+///
+/// QoS 1 and 2 messages are acknowledged when [`next`](Self::next) gives them out, so what was not taken comes
+/// again after a restart with the same session. A subscription that is not read holds up the whole client once
+/// it is full; dropping it unsubscribes with the next message that would have been for it.
+pub struct Subscription {
+    client: Client,
+    filter: String,
+    deliveries: mpsc::Receiver<Delivery>,
+}
+
+impl Subscription {
+    /// Waits for the next message; `None` once the client is closed or has unsubscribed.
+    ///
+    /// Cancel safe: if the future is dropped, no message is lost.
+    pub async fn next(&mut self) -> Option<Received> {
+        Some(self.deliveries.recv().await?.received)
+    }
+
+    /// The Topic Filter.
+    pub fn filter(&self) -> &str {
+        &self.filter
+    }
+
+    /// Unsubscribes and waits for the broker's answer; every subscription of this client to the same filter
+    /// ends.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn unsubscribe(self) -> Result<(), RequestError> {
+        self.client.unsubscribe(&self.filter).await
+    }
+}

@@ -1,0 +1,199 @@
+//! What a session tells its driver, and why connections end and requests fail.
+
+use thiserror::Error;
+use veilmq_protocol::{
+    DecodeError, EncodeError, PacketType, QoS, ReasonCode,
+    veil::channel::{HandshakeError, RecordError},
+};
+
+use super::inbound::Receipt;
+use crate::message::Message;
+
+/// Names a publication or request until its outcome is reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub(super) u64);
+
+/// Something the driver or the application should know, in the order it happened.
+#[expect(clippy::large_enum_variant, reason = "events are handled one by one and never kept in numbers")]
+pub enum Event {
+    /// CONNACK arrived (and, on a VEIL-1 channel, the broker is authenticated).
+    Connected {
+        /// Says that the server resumed the session.
+        session_present: bool,
+    },
+    /// A message arrived; after the application took it, hand `receipt` to
+    /// [`Session::acknowledge`](super::Session::acknowledge).
+    Message {
+        /// The message, its payload as it arrived.
+        message: Message,
+        /// Present with QoS 1 and 2.
+        receipt: Option<Receipt>,
+    },
+    /// A publication is settled: PUBACK, PUBCOMP, or a reason why there will be none.
+    Published {
+        /// What [`Session::publish`](super::Session::publish) returned.
+        token: Token,
+        /// The server's success code, or the failure.
+        outcome: Result<ReasonCode, DeliveryError>,
+    },
+    /// A SUBSCRIBE or UNSUBSCRIBE was answered.
+    Answered {
+        /// What [`Session::subscribe`](super::Session::subscribe) or
+        /// [`Session::unsubscribe`](super::Session::unsubscribe) returned.
+        token: Token,
+        /// One Reason Code.
+        reason: ReasonCode,
+    },
+    /// The broker has something to say to people.
+    Notice(String),
+    /// The connection is over; what is left of the output may still be sent.
+    Closed(CloseReason),
+}
+
+/// Why a publication was not delivered to the server.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum DeliveryError {
+    /// The server refused it.
+    #[error("the broker refused the message: {0}")]
+    Rejected(ReasonCode),
+    /// The server discarded the session while a QoS 2 message was on its way, which may or may not have arrived.
+    #[error("the broker lost the session: the message may or may not have been delivered")]
+    SessionLost,
+    /// The packet is larger than the server accepts.
+    #[error("the packet of {bytes} bytes exceeds the broker's limit of {bytes_max}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The server's Maximum Packet Size.
+        bytes_max: usize,
+    },
+    /// The server does not serve this QoS.
+    #[error("the broker serves QoS {maximum:?} at most")]
+    QosNotSupported {
+        /// The highest it does serve.
+        maximum: QoS,
+    },
+    /// The server does not keep retained messages.
+    #[error("the broker does not keep retained messages")]
+    RetainNotSupported,
+    /// The message is no valid packet.
+    #[error(transparent)]
+    Invalid(#[from] EncodeError),
+}
+
+/// Why a Network Connection ended.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CloseReason {
+    /// This side disconnected.
+    #[error("disconnected by this client")]
+    Requested,
+    /// The transport ended or failed.
+    #[error("the connection was lost: {0}")]
+    Lost(String),
+    /// CONNACK carried an error.
+    #[error("the broker refused the connection: {}", with_text(*reason, text.as_deref()))]
+    Refused {
+        /// Its Reason Code; 0x87 also stands for every failure of the broker to authenticate this client.
+        reason: ReasonCode,
+        /// Its Reason String.
+        text: Option<String>,
+    },
+    /// The server sent DISCONNECT.
+    #[error("the broker disconnected: {}", with_text(*reason, text.as_deref()))]
+    Disconnected {
+        /// Its Reason Code.
+        reason: ReasonCode,
+        /// Its Reason String.
+        text: Option<String>,
+    },
+    /// The VEIL-1 handshake failed on this side.
+    #[error("the VEIL-1 handshake failed: {0}")]
+    Handshake(#[from] HandshakeError),
+    /// The broker accepted the connection without proving who it is.
+    #[error("the broker does not speak VEIL-1: it accepted the connection without authenticating itself")]
+    NotAuthenticated,
+    /// A channel record was refused.
+    #[error("the VEIL-1 channel is broken: {0}")]
+    ChannelBroken(#[from] RecordError),
+    /// The server sent bytes that are no MQTT packet.
+    #[error("the broker sent a malformed packet: {0}")]
+    Malformed(#[from] DecodeError),
+    /// A channel record ends inside a packet.
+    #[error("the broker sent a record that ends inside a packet")]
+    SplitPacket,
+    /// The server sent a packet that is not due.
+    #[error("the broker sent {0}, which is not due")]
+    Unexpected(PacketType),
+    /// The server claims a session although a clean start was asked for ([MQTT-3.2.2-4]).
+    #[error("the broker resumed a session that was to be discarded")]
+    SessionNotDiscarded,
+    /// More unacknowledged messages than the Receive Maximum ([MQTT-3.3.4-9]).
+    #[error("the broker sent more messages than the receive maximum allows")]
+    ReceiveMaximumExceeded,
+    /// A Topic Alias out of range or without a Topic Name.
+    #[error("the broker used an invalid topic alias")]
+    TopicAliasInvalid,
+    /// No answer in time.
+    #[error("no {0} from the broker in time")]
+    Timeout(&'static str),
+    /// What this side was to send is no valid packet.
+    #[error("cannot send: {0}")]
+    Unencodable(#[from] EncodeError),
+}
+
+impl CloseReason {
+    /// The Reason Code of the DISCONNECT this side sends, if it sends one (MQTT 5.0 section 4.13).
+    pub(super) const fn answer(&self) -> Option<ReasonCode> {
+        match self {
+            Self::Requested => Some(ReasonCode::Success),
+            Self::Malformed(error) => Some(error.reason()),
+            Self::Unexpected(_) | Self::SessionNotDiscarded | Self::SplitPacket => {
+                Some(ReasonCode::ProtocolError)
+            }
+            Self::ReceiveMaximumExceeded => Some(ReasonCode::ReceiveMaximumExceeded),
+            Self::TopicAliasInvalid => Some(ReasonCode::TopicAliasInvalid),
+            Self::Unencodable(_) => Some(ReasonCode::ImplementationSpecificError),
+            // VEIL-1 section 16: a broken channel is closed without answer, and so is a failed handshake.
+            Self::Lost(_)
+            | Self::Refused { .. }
+            | Self::Disconnected { .. }
+            | Self::Handshake(_)
+            | Self::NotAuthenticated
+            | Self::ChannelBroken(_)
+            | Self::Timeout(_) => None,
+        }
+    }
+
+    /// Says whether connecting again with the same options would fail or do harm.
+    pub const fn is_final(&self) -> bool {
+        match self {
+            Self::Requested => true,
+            Self::Refused { reason, .. } | Self::Disconnected { reason, .. } => matches!(
+                reason,
+                ReasonCode::UnsupportedProtocolVersion
+                    | ReasonCode::ClientIdentifierNotValid
+                    | ReasonCode::BadUserNameOrPassword
+                    | ReasonCode::NotAuthorized
+                    | ReasonCode::Banned
+                    | ReasonCode::BadAuthenticationMethod
+                    | ReasonCode::SessionTakenOver
+            ),
+            Self::Unencodable(_) => true,
+            Self::Lost(_)
+            | Self::Handshake(_)
+            | Self::NotAuthenticated
+            | Self::ChannelBroken(_)
+            | Self::Malformed(_)
+            | Self::SplitPacket
+            | Self::Unexpected(_)
+            | Self::SessionNotDiscarded
+            | Self::ReceiveMaximumExceeded
+            | Self::TopicAliasInvalid
+            | Self::Timeout(_) => false,
+        }
+    }
+}
+
+fn with_text(reason: ReasonCode, text: Option<&str>) -> String {
+    text.map_or_else(|| reason.to_string(), |text| format!("{reason} ({text})"))
+}

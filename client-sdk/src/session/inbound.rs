@@ -1,0 +1,185 @@
+//! The receive side of the Session State: receive maximum, exactly-once, acknowledgements in order, aliases.
+//!
+//! Invariant: a QoS 2 identifier is in `received` from its first PUBLISH to its PUBREL, so no repeat of it is
+//! delivered; acknowledgements leave in the order the messages arrived ([MQTT-4.6.0-2], [MQTT-4.6.0-3]).
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use veilmq_protocol::{Acknowledgement, EncodeError, Packet, PacketId, PacketType, Publish, QoS, ReasonCode};
+
+use super::{event::CloseReason, output::Output};
+
+/// Names a received QoS 1 or 2 message until the application has taken it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Receipt(u64);
+
+struct Unacknowledged {
+    receipt: Receipt,
+    id: PacketId,
+    qos: QoS,
+    taken: bool,
+    /// Arrived, or arrived again, on the present connection.
+    current: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Inbound {
+    unacknowledged: VecDeque<Unacknowledged>,
+    received: HashSet<PacketId>,
+    /// QoS 2 identifiers whose PUBLISH counts against the receive maximum of this connection.
+    counted: HashSet<PacketId>,
+    in_use: usize,
+    next_receipt: u64,
+    aliases: HashMap<u16, String>,
+}
+
+/// What to do with a PUBLISH.
+pub(super) enum Arrival {
+    Deliver(Option<Receipt>),
+    /// The application has it, or will take it, already.
+    Repeat,
+}
+
+impl Inbound {
+    pub(super) fn connected(&mut self, session_present: bool) {
+        self.in_use = 0;
+        self.counted.clear();
+        self.aliases.clear();
+        if session_present {
+            // What was taken but not acknowledged will come again and is acknowledged then.
+            for entry in &mut self.unacknowledged {
+                entry.current = false;
+            }
+        } else {
+            self.unacknowledged.clear();
+            self.received.clear();
+        }
+    }
+
+    /// The Topic Name of a PUBLISH, after alias resolution.
+    pub(super) fn topic(&mut self, publish: &Publish<'_>, alias_maximum: u16) -> Result<String, CloseReason> {
+        let Some(alias) = publish.properties.topic_alias else {
+            let topic = publish.topic.ok_or(CloseReason::TopicAliasInvalid)?;
+            return Ok(topic.as_str().to_owned());
+        };
+        // [MQTT-3.3.2-9], [MQTT-3.3.2-10]
+        if alias.get() > alias_maximum {
+            return Err(CloseReason::TopicAliasInvalid);
+        }
+        match publish.topic {
+            Some(topic) => {
+                self.aliases.insert(alias.get(), topic.as_str().to_owned());
+                Ok(topic.as_str().to_owned())
+            }
+            None => self.aliases.get(&alias.get()).cloned().ok_or(CloseReason::TopicAliasInvalid),
+        }
+    }
+
+    pub(super) fn arrived(
+        &mut self,
+        publish: &Publish<'_>,
+        receive_maximum: u16,
+        output: &mut Output,
+    ) -> Result<Arrival, CloseReason> {
+        let Some(id) = publish.packet_id else { return Ok(Arrival::Deliver(None)) };
+        match publish.qos {
+            QoS::AtMostOnce => Ok(Arrival::Deliver(None)),
+            QoS::AtLeastOnce => {
+                self.count(receive_maximum)?;
+                if publish.dup && self.arrived_again(id, QoS::AtLeastOnce, output)? {
+                    return Ok(Arrival::Repeat);
+                }
+                Ok(Arrival::Deliver(Some(self.enter(id, QoS::AtLeastOnce))))
+            }
+            QoS::ExactlyOnce => {
+                if self.counted.insert(id) {
+                    self.count(receive_maximum)?;
+                }
+                if self.received.insert(id) {
+                    return Ok(Arrival::Deliver(Some(self.enter(id, QoS::ExactlyOnce))));
+                }
+                // [MQTT-4.3.3-10]
+                if !self.arrived_again(id, QoS::ExactlyOnce, output)? {
+                    output.packet(&Packet::PubRec(Acknowledgement::new(id, ReasonCode::Success)))?;
+                }
+                Ok(Arrival::Repeat)
+            }
+        }
+    }
+
+    // [MQTT-3.3.4-9]
+    fn count(&mut self, receive_maximum: u16) -> Result<(), CloseReason> {
+        self.in_use += 1;
+        if self.in_use > usize::from(receive_maximum) {
+            return Err(CloseReason::ReceiveMaximumExceeded);
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, id: PacketId, qos: QoS) -> Receipt {
+        let receipt = Receipt(self.next_receipt);
+        self.next_receipt += 1;
+        self.unacknowledged.push_back(Unacknowledged { receipt, id, qos, taken: false, current: true });
+        receipt
+    }
+
+    /// A message of an earlier connection that the application has not been acknowledged for: it takes its
+    /// place in the order of this connection.
+    fn arrived_again(&mut self, id: PacketId, qos: QoS, output: &mut Output) -> Result<bool, EncodeError> {
+        let same = |entry: &Unacknowledged| entry.id == id && entry.qos == qos && !entry.current;
+        let Some(index) = self.unacknowledged.iter().position(same) else {
+            let waiting = |entry: &Unacknowledged| entry.id == id && entry.qos == qos;
+            return Ok(qos == QoS::ExactlyOnce && self.unacknowledged.iter().any(waiting));
+        };
+        if let Some(mut entry) = self.unacknowledged.remove(index) {
+            entry.current = true;
+            self.unacknowledged.push_back(entry);
+        }
+        self.acknowledge_taken(output)?;
+        Ok(true)
+    }
+
+    /// The application has taken a message; acknowledges it as soon as all that arrived before are taken too.
+    pub(super) fn acknowledge(&mut self, receipt: Receipt, output: &mut Output) -> Result<(), EncodeError> {
+        if let Some(entry) = self.unacknowledged.iter_mut().find(|entry| entry.receipt == receipt) {
+            entry.taken = true;
+        }
+        self.acknowledge_taken(output)
+    }
+
+    fn acknowledge_taken(&mut self, output: &mut Output) -> Result<(), EncodeError> {
+        while let Some(index) = self.unacknowledged.iter().position(|entry| entry.current) {
+            let Some(entry) = self.unacknowledged.get(index).filter(|entry| entry.taken) else {
+                return Ok(());
+            };
+            let answer = Acknowledgement::new(entry.id, ReasonCode::Success);
+            match entry.qos {
+                QoS::ExactlyOnce => output.packet(&Packet::PubRec(answer))?,
+                QoS::AtMostOnce | QoS::AtLeastOnce => {
+                    self.in_use = self.in_use.saturating_sub(1);
+                    output.packet(&Packet::PubAck(answer))?;
+                }
+            }
+            self.unacknowledged.remove(index);
+        }
+        Ok(())
+    }
+
+    pub(super) fn released(&mut self, id: PacketId, output: &mut Output) -> Result<(), CloseReason> {
+        if self
+            .unacknowledged
+            .iter()
+            .any(|entry| entry.id == id && entry.qos == QoS::ExactlyOnce && entry.current)
+        {
+            // PUBREL answers PUBREC, which was not sent yet.
+            return Err(CloseReason::Unexpected(PacketType::PubRel));
+        }
+        let known = self.received.remove(&id);
+        if self.counted.remove(&id) {
+            self.in_use = self.in_use.saturating_sub(1);
+        }
+        let reason = if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
+        output.packet(&Packet::PubComp(Acknowledgement::new(id, reason)))?;
+        Ok(())
+    }
+}
