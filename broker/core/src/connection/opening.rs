@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use veilmq_protocol::veil::channel::{AwaitClientFinish, ServerAccepted, ServerStart};
 use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
-use veilmq_protocol::{Auth, Connect, Frame, Packet, ProtocolVersion, ReasonCode, TopicName};
+use veilmq_protocol::{
+    Auth, Connect, DecodeError, Frame, Packet, PacketType, ProtocolVersion, ReasonCode, TopicName,
+};
 
 use super::{Arrival, ConnectRequest};
 use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
@@ -74,8 +76,8 @@ impl Opening {
         environment: &mut Environment<'_>,
     ) -> Result<Next, CloseReason> {
         // The version decides the form of a refusal, so it is read even from a CONNECT that is malformed further on.
-        if self.version.is_none() {
-            self.version = connect_version(&frame);
+        if self.version.is_none() && frame.packet_type() == PacketType::Connect {
+            self.version = version_to_answer(&frame);
         }
         let packet = Packet::decode(frame, self.version.unwrap_or(ProtocolVersion::V5))?;
         let phase = std::mem::replace(&mut self.phase, Phase::Over);
@@ -217,14 +219,13 @@ fn client_id(
     }
 }
 
-/// Returns the version that a CONNECT names, even if what follows is malformed.
-fn connect_version(frame: &Frame<'_>) -> Option<ProtocolVersion> {
-    match frame.body {
-        [0, 4, b'M', b'Q', b'T', b'T', 5, ..] => Some(ProtocolVersion::V5),
-        // Any other level of "MQTT" is answered in the oldest form that knows a return code for it.
-        [0, 4, b'M', b'Q', b'T', b'T', ..] => Some(ProtocolVersion::V311),
-        [0, 6, b'M', b'Q', b'I', b's', b'd', b'p', ..] => Some(ProtocolVersion::V31),
-        _ => None,
+/// Returns the version to refuse in, even if what follows it is malformed.
+fn version_to_answer(frame: &Frame<'_>) -> Option<ProtocolVersion> {
+    match Connect::version_of(frame) {
+        Ok((version, _)) => Some(version),
+        // An unknown level is answered in the oldest form that has a return code for it ([MQTT-3.1.2-2]).
+        Err(DecodeError::UnsupportedVersion(_)) => Some(ProtocolVersion::V311),
+        Err(_) => None,
     }
 }
 
