@@ -22,13 +22,18 @@ impl Tap {
     #[must_use]
     pub fn start(target: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-        let tap = Self { address: listener.local_addr().expect("a listener has an address"), bytes: Arc::default() };
+        let tap = Self {
+            address: listener.local_addr().expect("a listener has an address"),
+            bytes: Arc::default(),
+        };
         let bytes = Arc::clone(&tap.bytes);
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 // A target that refuses is seen by the client as a closed connection.
                 let Ok(server) = TcpStream::connect(target) else { continue };
-                let (Ok(client_too), Ok(server_too)) = (client.try_clone(), server.try_clone()) else { continue };
+                let (Ok(client_too), Ok(server_too)) = (client.try_clone(), server.try_clone()) else {
+                    continue;
+                };
                 let (up, down) = (Arc::clone(&bytes), Arc::clone(&bytes));
                 thread::spawn(move || forward(client, server, &up));
                 thread::spawn(move || forward(server_too, client_too, &down));
