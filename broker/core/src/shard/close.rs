@@ -62,7 +62,13 @@ impl Shard {
             self.timers.remove(&(at, super::timer::Timer::Connection(connection)));
         }
         let client = self.sessions.get(&established.session).map(|state| Arc::clone(&state.client_id));
-        tracing::info!(connection = connection.0, peer = %established.peer, ?client, %reason, "disconnected");
+        tracing::info!(
+            connection = connection.0,
+            peer = %established.peer,
+            client = client.as_deref(),
+            %reason,
+            "disconnected"
+        );
         self.detach(established.session, reason, environment.now);
         // CONNACK that waits for a commit may not go out, so nothing behind it may either ([MQTT-3.14.0-1]).
         if established.corked_until.is_some() {

@@ -139,8 +139,8 @@ impl Shard {
             connection = connection.0,
             peer = %established.peer,
             client = %request.client_id,
-            version = ?request.version,
-            identity = ?identity,
+            version = request.version.level(),
+            identity = identity.map(tracing::field::display),
             session_present = present,
             "connected"
         );
