@@ -142,6 +142,19 @@ fn every_flipped_bit_of_a_fan_out_record_is_refused() {
     }
 }
 
+/// The group form belongs to FAN-G, where its stamp is checked.
+#[test]
+fn group_form_in_a_digest_fan_out_is_refused() {
+    let (mut sealer, mut opener) = pair(Suite::Aes256Gcm, Scheme::Four, Side::Client);
+    let body = bytes(&vectors(), "/record/gbody_group");
+    let mut record = Vec::new();
+    let tag = sealer.fan_d(&mut record, b"\x00\x00\x00", &gbody_digest(&[&body]), body.len()).unwrap();
+    record.extend_from_slice(&body);
+    record.extend_from_slice(tag.as_ref());
+
+    assert_eq!(opener.next(&mut record, MAX), Err(RecordError::Authentication));
+}
+
 #[test]
 fn fan_out_record_of_another_subscriber_is_refused() {
     let (mut sealer, _) = pair(Suite::Aes256Gcm, Scheme::Four, Side::Client);

@@ -47,13 +47,18 @@ fn handshake_messages_are_those_of_the_vectors_byte_for_byte() {
         .handle(&connect, &hello, &veil_common::broker(), &policy, NOW_MS + 10, &mut random)
         .unwrap();
     assert_eq!(hex(&server_hello), text(&vectors, "/handshake/SH"));
-    let (finish, _) = client.handle(&server_hello, &publisher(), &trust(), Some("broker-a"), None).unwrap();
+    let (finish, client) =
+        client.handle(&server_hello, &publisher(), &trust(), Some("broker-a"), None).unwrap();
     assert_eq!(hex(&finish), text(&vectors, "/handshake/CF"));
     let accepted = server.handle(&finish, &trust(), "press-07", NOW_MS / 1000).unwrap();
     let (data, server) = accepted.server_finish(ServerFinishParams::default()).unwrap();
     let established = server.seal_connack(&mut connack(&data)).unwrap();
     assert_eq!(hex(established.exporter.as_bytes()), text(&vectors, "/handshake/exporter"));
     assert_eq!((established.scheme, established.suite), (Scheme::Four, Suite::Aes256Gcm));
+    let established = client.handle(&bytes(&vectors, "/handshake/CONNACK")).unwrap();
+    assert_eq!(hex(established.exporter.as_bytes()), text(&vectors, "/handshake/exporter"));
+    assert_eq!(established.params.record_bytes_max, Some(65_536));
+    assert_eq!(established.params.time_unix_ms, Some(NOW_MS + 20));
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn records_are_those_of_the_vectors_byte_for_byte() {
         assert_eq!(hex(&record), text(&vectors, &format!("/record/I/{number}")), "suite {number}");
         assert_eq!(packets(&mut opener, &record), Ok(publish.clone()));
     }
-    for number in ["2", "3"] {
+    for number in ["1", "2", "3"] {
         let suite = suite_of(number);
         let mut sealer = RecordSealer::new(suite, Scheme::Two, vector_secret("/handshake/c_ap"));
         let mut opener =
@@ -44,6 +44,23 @@ fn records_are_those_of_the_vectors_byte_for_byte() {
         assert_eq!(hex(&record), text(&vectors, &format!("/record/EI/{number}")), "suite {number}");
         assert_eq!(packets(&mut opener, &first), Ok(b"\xc0\x00".to_vec()));
         assert_eq!(packets(&mut opener, &record), Ok(publish.clone()));
+    }
+}
+
+#[test]
+fn key_updates_are_those_of_the_vectors_byte_for_byte() {
+    let vectors = vectors();
+    let publish = bytes(&vectors, "/record/publish");
+    for number in ["1", "2", "3"] {
+        let suite = suite_of(number);
+        let mut sealer = RecordSealer::new(suite, Scheme::Two, vector_secret("/handshake/c_ap"));
+
+        let mut update = Vec::new();
+        sealer.key_update(&mut update);
+        let next = seal(&mut sealer, &publish);
+
+        assert_eq!(hex(&update), text(&vectors, &format!("/record/key_update/{number}/control")));
+        assert_eq!(hex(&next), text(&vectors, &format!("/record/key_update/{number}/next")));
     }
 }
 
@@ -181,8 +198,8 @@ fn record_types_belong_to_scheme_and_direction() {
         for (scheme, allowed) in [
             (Scheme::One, &[][..]),
             (Scheme::Two, &[2, 6]),
-            (Scheme::Three, &[2, 6]),
-            (Scheme::Four, if side == Side::Client { &[1, 3, 6][..] } else { &[1, 6] }),
+            (Scheme::Three, if side == Side::Client { &[2, 5, 6][..] } else { &[2, 6] }),
+            (Scheme::Four, if side == Side::Client { &[1, 3, 4, 6][..] } else { &[1, 6] }),
         ] {
             for record_type in 1..=6 {
                 let expected = if allowed.contains(&record_type) { Ok(None) } else { Err(TypeNotAllowed) };
@@ -249,7 +266,15 @@ fn record_of_the_wrong_phase_is_refused() {
 #[test]
 fn control_operations_survive_the_channel_in_every_suite() {
     let ops = [
-        ControlOp::GroupGrant { gid: 5, epoch: 2, key: &[7; 32], valid_ms: 1000, scope: b"factory/#" },
+        ControlOp::GroupGrant {
+            gid: 5,
+            epoch: 2,
+            key: &[7; 32],
+            valid_ms: 1000,
+            suite: Suite::Aes256Gcm,
+            outer_tag: true,
+            scope: b"factory/#",
+        },
         ControlOp::GroupRevoke { gid: 5, epoch: 2 },
         ControlOp::Ticket(b"ticket"),
         ControlOp::Notice("epoch too old on factory/#"),
@@ -267,6 +292,17 @@ fn control_operations_survive_the_channel_in_every_suite() {
             }
         }
     }
+}
+
+#[test]
+fn broker_takes_no_operation_but_key_update() {
+    let (mut sealer, mut opener) = pair(Suite::Aes256Gcm, Scheme::Four, Side::Broker);
+    let mut wire = Vec::new();
+    sealer.control(&mut wire, &ControlOp::GroupRevoke { gid: 5, epoch: 2 }).unwrap();
+
+    let refused = opener.next(&mut wire, MAX);
+
+    assert_eq!(refused, Err(RecordError::Contents(LayoutError::Value("operation"))));
 }
 
 #[test]

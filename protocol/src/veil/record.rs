@@ -5,7 +5,7 @@
 
 use super::{
     layout::{LayoutError, Reader, put_v16, put_v32},
-    registry::UnknownValue,
+    registry::{Suite, UnknownValue},
 };
 use alloc::vec::Vec;
 
@@ -229,6 +229,10 @@ pub enum ControlOp<'a> {
         key: &'a [u8; 32],
         /// How long it is good for, in milliseconds.
         valid_ms: u32,
+        /// The suite FAN-GE is encrypted in, whatever the suite of the member's channel.
+        suite: Suite,
+        /// Whether every record also carries a tag under the member's own key.
+        outer_tag: bool,
         /// The Topic Filter the group serves.
         scope: &'a [u8],
     },
@@ -300,6 +304,12 @@ impl<'a> ControlOp<'a> {
                 .try_into()
                 .map_err(|_| LayoutError::Truncated("group key"))?,
             valid_ms: content.u32("validity")?,
+            suite: content.u8("group suite")?.try_into().map_err(|_| LayoutError::Value("group suite"))?,
+            outer_tag: match content.u8("group flags")? {
+                0 => false,
+                1 => true,
+                _ => return Err(LayoutError::Value("group flags")),
+            },
             scope: content.v16("scope")?,
         })
     }
@@ -343,11 +353,12 @@ impl<'a> ControlOp<'a> {
     pub fn encode_content(&self, out: &mut Vec<u8>) -> Result<(), LayoutError> {
         match *self {
             Self::KeyUpdate => {}
-            Self::GroupGrant { gid, epoch, key, valid_ms, scope } => {
+            Self::GroupGrant { gid, epoch, key, valid_ms, suite, outer_tag, scope } => {
                 out.extend_from_slice(&gid.to_be_bytes());
                 out.extend_from_slice(&epoch.to_be_bytes());
                 out.extend_from_slice(key);
                 out.extend_from_slice(&valid_ms.to_be_bytes());
+                out.extend_from_slice(&[suite.value(), u8::from(outer_tag)]);
                 put_v16(out, scope, "scope")?;
             }
             Self::GroupRevoke { gid, epoch } => {

@@ -1,11 +1,10 @@
-//! Suites 2 and 3 for records: an AEAD, whose empty plaintext makes the integrity-only tag
+//! Suites 2 and 3: an AEAD, whose empty plaintext makes the integrity-only tag
 //! (VEIL-1 sections 2 and 5.2).
 
 use super::{
     kdf::{Secret32, derive},
-    suite_keys::RecordTag,
+    suite_keys::Purpose,
 };
-use crate::veil::record::HEADER_LEN;
 use aes_gcm::Aes256Gcm;
 use alloc::boxed::Box;
 use chacha20poly1305::{
@@ -28,19 +27,19 @@ pub(super) struct Aead {
 }
 
 impl Aead {
-    pub(super) fn aes_gcm(secret: &Secret32) -> Self {
-        let key = secret.derive("key", &[]);
-        Self::new(Cipher::Gcm(Box::new(Aes256Gcm::new(key.as_bytes().into()))), secret)
+    pub(super) fn aes_gcm(secret: &Secret32, purpose: &Purpose<'_>) -> Self {
+        let key = secret.derive(purpose.key, purpose.context);
+        Self::new(Cipher::Gcm(Box::new(Aes256Gcm::new(key.as_bytes().into()))), secret, purpose)
     }
 
-    pub(super) fn chacha(secret: &Secret32) -> Self {
-        let key = secret.derive("key", &[]);
-        Self::new(Cipher::ChaCha(Box::new(ChaCha20Poly1305::new(key.as_bytes().into()))), secret)
+    pub(super) fn chacha(secret: &Secret32, purpose: &Purpose<'_>) -> Self {
+        let key = secret.derive(purpose.key, purpose.context);
+        Self::new(Cipher::ChaCha(Box::new(ChaCha20Poly1305::new(key.as_bytes().into()))), secret, purpose)
     }
 
-    fn new(cipher: Cipher, secret: &Secret32) -> Self {
+    fn new(cipher: Cipher, secret: &Secret32, purpose: &Purpose<'_>) -> Self {
         let mut iv = Zeroizing::new([0; 12]);
-        derive(secret.as_bytes(), "iv", &[], iv.as_mut_slice());
+        derive(secret.as_bytes(), purpose.iv, purpose.context, iv.as_mut_slice());
         Self { cipher, iv }
     }
 
@@ -61,16 +60,16 @@ impl Aead {
         self.decrypt(sequence, authenticated, &mut [], tag)
     }
 
-    pub(super) fn seal(&self, sequence: u64, out: &mut [u8], start: usize) -> RecordTag {
-        let (header, body) = out[start..].split_at_mut(HEADER_LEN);
-        RecordTag::new(&self.encrypt(sequence, header, body))
+    pub(super) fn seal(&self, sequence: u64, record: &mut [u8], clear_len: usize) -> [u8; TAG_LEN] {
+        let (clear, body) = record.split_at_mut(clear_len);
+        self.encrypt(sequence, clear, body)
     }
 
-    pub(super) fn open(&self, sequence: u64, record: &mut [u8]) -> Option<Range<usize>> {
-        let tag_at = record.len().checked_sub(TAG_LEN)?;
-        let (authenticated, tag) = record.split_at_mut_checked(tag_at)?;
-        let (header, body) = authenticated.split_at_mut_checked(HEADER_LEN)?;
-        self.decrypt(sequence, header, body, tag).then_some(HEADER_LEN..tag_at)
+    pub(super) fn open(&self, sequence: u64, sealed: &mut [u8], clear_len: usize) -> Option<Range<usize>> {
+        let tag_at = sealed.len().checked_sub(TAG_LEN)?;
+        let (authenticated, tag) = sealed.split_at_mut_checked(tag_at)?;
+        let (clear, body) = authenticated.split_at_mut_checked(clear_len)?;
+        self.decrypt(sequence, clear, body, tag).then_some(clear_len..tag_at)
     }
 
     fn encrypt(&self, sequence: u64, aad: &[u8], buffer: &mut [u8]) -> [u8; TAG_LEN] {

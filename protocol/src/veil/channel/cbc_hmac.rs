@@ -1,13 +1,12 @@
-//! Suite 1 for records: AES-256-CBC, then HMAC-SHA-256, under separate keys (VEIL-1 section 5.2).
+//! Suite 1: AES-256-CBC, then HMAC-SHA-256, under separate keys (VEIL-1 section 5.2).
 //!
 //! The initialization vector is AES-256 of the record number under a key of its own: nobody without
 //! that key can predict it, it does not repeat, and sealing needs no random numbers.
 
 use super::{
     kdf::{Secret32, hmac_state},
-    suite_keys::RecordTag,
+    suite_keys::Purpose,
 };
-use crate::veil::record::HEADER_LEN;
 use aes::{
     Aes256,
     cipher::{
@@ -31,12 +30,12 @@ pub(super) struct CbcHmac {
 }
 
 impl CbcHmac {
-    pub(super) fn new(secret: &Secret32) -> Self {
-        let cipher = |label| Aes256::new(secret.derive(label, &[]).as_bytes().into());
+    pub(super) fn new(secret: &Secret32, purpose: &Purpose<'_>) -> Self {
+        let derived = |label| secret.derive(label, purpose.context);
         Self {
-            cipher: cipher("key"),
-            iv_cipher: cipher("cbc iv"),
-            mac: hmac_state(secret.derive("mac", &[]).as_bytes()),
+            cipher: Aes256::new(derived(purpose.key).as_bytes().into()),
+            iv_cipher: Aes256::new(derived(purpose.cbc_iv).as_bytes().into()),
+            mac: hmac_state(derived(purpose.mac).as_bytes()),
         }
     }
 
@@ -57,16 +56,23 @@ impl CbcHmac {
         self.tag(sequence, authenticated).ct_eq(tag).into()
     }
 
-    /// Fills in the IV and pads and encrypts what follows it up to the end of `out`.
-    pub(super) fn seal(&self, sequence: u64, out: &mut Vec<u8>, start: usize) -> RecordTag {
-        let iv_at = start + HEADER_LEN;
+    /// Fills in the IV, pads and encrypts what follows it up to the end of `out`, and gives the tag.
+    pub(super) fn seal(
+        &self,
+        sequence: u64,
+        out: &mut Vec<u8>,
+        start: usize,
+        clear_len: usize,
+    ) -> [u8; TAG_LEN] {
+        let iv_at = start + clear_len;
         let plain_len = out.len() - iv_at - BLOCK_LEN;
         out.resize(out.len() + BLOCK_LEN - plain_len % BLOCK_LEN, 0);
         let (iv, body) = out[iv_at..].split_at_mut(BLOCK_LEN);
-        iv.copy_from_slice(&self.iv(sequence));
-        let mode = cbc::Encryptor::inner_iv_init(&self.cipher, &self.iv(sequence));
+        let unpredictable = self.iv(sequence);
+        iv.copy_from_slice(&unpredictable);
+        let mode = cbc::Encryptor::inner_iv_init(&self.cipher, &unpredictable);
         mode.encrypt_padded::<Pkcs7>(body, plain_len).expect("the body has room for its padding");
-        RecordTag::new(&self.tag(sequence, &out[start..]))
+        self.tag(sequence, &out[start..])
     }
 
     fn iv(&self, sequence: u64) -> Array<u8, aes::cipher::consts::U16> {
@@ -77,16 +83,16 @@ impl CbcHmac {
     }
 
     /// Verifies, then decrypts; the padding is not looked at before the tag holds.
-    pub(super) fn open(&self, sequence: u64, record: &mut [u8]) -> Option<Range<usize>> {
-        let tag_at = record.len().checked_sub(TAG_LEN)?;
-        let (authenticated, tag) = record.split_at_mut_checked(tag_at)?;
+    pub(super) fn open(&self, sequence: u64, sealed: &mut [u8], clear_len: usize) -> Option<Range<usize>> {
+        let tag_at = sealed.len().checked_sub(TAG_LEN)?;
+        let (authenticated, tag) = sealed.split_at_mut_checked(tag_at)?;
         if !self.tag_matches(sequence, authenticated, tag) {
             return None;
         }
-        let (iv, body) = authenticated.get_mut(HEADER_LEN..)?.split_first_chunk_mut::<BLOCK_LEN>()?;
+        let (iv, body) = authenticated.get_mut(clear_len..)?.split_first_chunk_mut::<BLOCK_LEN>()?;
         let mode = cbc::Decryptor::inner_iv_init(&self.cipher, &Array(*iv));
         let plain_len = mode.decrypt_padded::<Pkcs7>(body).ok()?.len();
-        let plain_at = HEADER_LEN + BLOCK_LEN;
+        let plain_at = clear_len + BLOCK_LEN;
         Some(plain_at..plain_at + plain_len)
     }
 }

@@ -1,12 +1,12 @@
 //! What a handshake ends in, the same on both sides.
 
 use super::{
-    kdf::Secret32,
-    record::{RecordOpener, RecordSealer, Side},
-    schedule::ApplicationSecrets,
+    kdf::Secret32, opener::RecordOpener, record::Side, schedule::ApplicationSecrets, sealer::RecordSealer,
 };
 use crate::veil::{
     hello::ServerFinishParams,
+    layout::{LayoutError, Reader},
+    record::ControlOp,
     registry::{Scheme, Suite},
     vmc::Certificate,
 };
@@ -53,5 +53,16 @@ impl Established {
             exporter: secrets.exporter,
             params,
         }
+    }
+
+    /// Gives the opener the group keys that came with CONNACK (VEIL-1 section 4.4).
+    pub(super) fn install_groups(&mut self) -> Result<(), LayoutError> {
+        for content in &self.params.group_grants {
+            let mut reader = Reader::new(content);
+            let grant = ControlOp::read_group_grant(&mut reader)?;
+            reader.finish()?;
+            self.opener.install_group(&grant)?;
+        }
+        Ok(())
     }
 }

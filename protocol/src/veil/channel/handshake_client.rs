@@ -179,6 +179,9 @@ impl AwaitServerFinish {
             .map_err(|_| HandshakeError::Sealed("broker parameters"))?;
         let params = ServerFinishParams::parse(&params)
             .map_err(|error| HandshakeError::Contents("broker parameters", error))?;
-        Ok(Established::new(Side::Client, self.scheme, self.suite, self.broker, self.secrets, params))
+        let mut established =
+            Established::new(Side::Client, self.scheme, self.suite, self.broker, self.secrets, params);
+        established.install_groups().map_err(|error| HandshakeError::Contents("group grants", error))?;
+        Ok(established)
     }
 }

@@ -1,4 +1,4 @@
-//! One direction's keys in one phase, for whichever suite was chosen (VEIL-1 section 5.2).
+//! The keys of one direction or group, for whichever suite was chosen (VEIL-1 sections 5.2, 6.3).
 //!
 //! Key schedules are expanded once and kept; sealing and opening work in place and allocate
 //! nothing. Invariant: the caller never uses a sequence number twice under the same keys.
@@ -33,18 +33,39 @@ impl AsRef<[u8]> for RecordTag {
     }
 }
 
+/// The labels and the context that keys for one purpose are derived under.
+pub(super) struct Purpose<'a> {
+    pub(super) key: &'static str,
+    pub(super) iv: &'static str,
+    pub(super) mac: &'static str,
+    pub(super) cbc_iv: &'static str,
+    pub(super) context: &'a [u8],
+}
+
+impl Purpose<'static> {
+    /// Records of one direction, from `ap_x` (VEIL-1 section 4.5).
+    pub(super) const RECORDS: Self =
+        Self { key: "key", iv: "iv", mac: "mac", cbc_iv: "cbc iv", context: &[] };
+}
+
+impl<'a> Purpose<'a> {
+    /// FAN-GE, from a broker group key (VEIL-1 section 6.3); `context` is gid and epoch.
+    pub(super) const fn group(context: &'a [u8]) -> Self {
+        Self { key: "g key", iv: "g iv", mac: "g cbc mac", cbc_iv: "g cbc iv", context }
+    }
+}
+
 pub(super) enum SuiteKeys {
     CbcHmac(Box<CbcHmac>),
     Aead(Aead),
 }
 
 impl SuiteKeys {
-    /// Expands `ap_x` (VEIL-1 section 4.5).
-    pub(super) fn new(suite: Suite, secret: &Secret32) -> Self {
+    pub(super) fn new(suite: Suite, secret: &Secret32, purpose: &Purpose<'_>) -> Self {
         match suite {
-            Suite::Aes256CbcHmacSha256 => Self::CbcHmac(Box::new(CbcHmac::new(secret))),
-            Suite::Aes256Gcm => Self::Aead(Aead::aes_gcm(secret)),
-            Suite::ChaCha20Poly1305 => Self::Aead(Aead::chacha(secret)),
+            Suite::Aes256CbcHmacSha256 => Self::CbcHmac(Box::new(CbcHmac::new(secret, purpose))),
+            Suite::Aes256Gcm => Self::Aead(Aead::aes_gcm(secret, purpose)),
+            Suite::ChaCha20Poly1305 => Self::Aead(Aead::chacha(secret, purpose)),
         }
     }
 
@@ -86,21 +107,21 @@ impl SuiteKeys {
         }
     }
 
-    /// Encrypts the record that begins at `start` of `out`, with its header and room for the IV
-    /// already in place, and appends the tag.
-    pub(super) fn seal(&self, sequence: u64, out: &mut Vec<u8>, start: usize) {
+    /// Encrypts what stands after `clear_len` bytes from `start` of `out` and after room for the IV,
+    /// authenticates the clear bytes with it, and appends the tag.
+    pub(super) fn seal(&self, sequence: u64, out: &mut Vec<u8>, start: usize, clear_len: usize) {
         let tag = match self {
-            Self::CbcHmac(keys) => keys.seal(sequence, out, start),
-            Self::Aead(keys) => keys.seal(sequence, out, start),
+            Self::CbcHmac(keys) => RecordTag::new(&keys.seal(sequence, out, start, clear_len)),
+            Self::Aead(keys) => RecordTag::new(&keys.seal(sequence, &mut out[start..], clear_len)),
         };
         out.extend_from_slice(tag.as_ref());
     }
 
-    /// Verifies and decrypts a whole encrypted record in place; gives where its plaintext is.
-    pub(super) fn open(&self, sequence: u64, record: &mut [u8]) -> Option<Range<usize>> {
+    /// Verifies and decrypts in place what [`seal`](Self::seal) made; gives where the plaintext is.
+    pub(super) fn open(&self, sequence: u64, sealed: &mut [u8], clear_len: usize) -> Option<Range<usize>> {
         match self {
-            Self::CbcHmac(keys) => keys.open(sequence, record),
-            Self::Aead(keys) => keys.open(sequence, record),
+            Self::CbcHmac(keys) => keys.open(sequence, sealed, clear_len),
+            Self::Aead(keys) => keys.open(sequence, sealed, clear_len),
         }
     }
 }
