@@ -255,7 +255,7 @@ fn with_extensions(extensions: &[u8]) -> Result<Certificate, CertificateError> {
 #[test]
 fn extensions_are_read_refused_or_ignored_by_type() {
     use CertificateError::{ExtensionCritical, ExtensionOrder, ExtensionValue, Layout};
-    let cases: [(&str, &[u8], Option<CertificateError>); 12] = [
+    let cases: [(&str, &[u8], Option<CertificateError>); 13] = [
         ("none", &[], None),
         ("publish scopes", b"\x01\x00\x0a\x00\x03a/#\x00\x03b/+", None),
         ("unknown, not critical", b"\x7f\x00\x01x", None),
@@ -265,6 +265,7 @@ fn extensions_are_read_refused_or_ignored_by_type() {
         ("empty list", b"\x01\x00\x00", Some(ExtensionValue(1))),
         ("list cut short", b"\x02\x00\x03\x00\x05a", Some(ExtensionValue(2))),
         ("hash inside", b"\x02\x00\x05\x00\x03#/a", Some(ExtensionValue(2))),
+        ("shared subscription", b"\x02\x00\x0c\x00\x0a$share/g/a", Some(ExtensionValue(2))),
         ("path length of two bytes", b"\x04\x00\x02\x00\x00", Some(ExtensionValue(4))),
         ("revocation topic with a wildcard", b"\x05\x00\x01#", Some(ExtensionValue(5))),
         ("value cut short", b"\x01\x00\x09a", Some(Layout(LayoutError::Truncated("extension")))),

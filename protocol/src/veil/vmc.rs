@@ -9,6 +9,7 @@ use super::{
     layout::{LayoutError, Reader, put_v8, put_v16},
     registry::Kid,
 };
+use crate::{TopicFilter, TopicName};
 use alloc::{string::String, vec::Vec};
 use core::{fmt, ops::Deref};
 
@@ -286,7 +287,7 @@ impl CertificateFields {
             }
         }
         match &self.revocation_topic {
-            Some(topic) if topic.is_empty() || topic.contains(['\0', '+', '#']) => {
+            Some(topic) if TopicName::new(topic).is_err() => {
                 Err(CertificateError::ExtensionValue(EXTENSION_REVOCATION_TOPIC))
             }
             _ => Ok(()),
@@ -334,16 +335,9 @@ impl CertificateFields {
     }
 }
 
-/// A scope is a Topic Filter in which `#` stands only at the end (VEIL-1 section 8.1).
+/// A scope is a Topic Filter (VEIL-1 section 8.1); it names topics, so it is not shared.
 fn is_scope(scope: &str) -> bool {
-    let mut levels = scope.split('/').peekable();
-    while let Some(level) = levels.next() {
-        let wildcard = level.contains(['+', '#']);
-        if wildcard && level.len() > 1 || level == "#" && levels.peek().is_some() {
-            return false;
-        }
-    }
-    !scope.is_empty() && !scope.contains('\0')
+    TopicFilter::new(scope).is_ok_and(|filter| filter.shared().is_none())
 }
 
 fn read_scopes(value: &[u8]) -> Option<Vec<String>> {
