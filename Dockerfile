@@ -1,11 +1,13 @@
 # The broker alone, as one static program: no shell, no package manager, no client-side code in the image.
 #
-#   docker build -t veilmq .
+#   docker build -t veilmq --build-arg VEILMQ_REVISION="$(git rev-parse --short=12 HEAD)" .
 #   docker run --read-only -p 1883:1883 -p 127.0.0.1:9464:9464 -v veilmq-data:/var/lib/veilmq veilmq
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
+# What `veilmq_build_info` says; the repository itself is not part of the context.
+ARG VEILMQ_REVISION=unknown
 # glibc is linked in, which needs the target to be named: build scripts and macros stay dynamic then.
 RUN set -eu; \
     target="$(rustc -vV | sed -n 's/^host: //p')"; \
