@@ -19,6 +19,7 @@ use veilmq_core::{Shard, Shared, StoreError, VeilServer};
 use veilmq_protocol::veil::channel::Identity;
 
 use self::recovery::Recovered;
+use self::signals::Signals;
 use crate::admin::{AdminError, AdminServer, AdminState, Status, mode_name};
 use crate::clock;
 use crate::files::{self, FileError};
@@ -79,8 +80,9 @@ impl RunError {
 pub fn run(config: &BrokerConfig, file: Option<&Path>) -> Result<(), RunError> {
     logging::start(&config.log);
     logging::end_process_when_a_shard_panics();
+    let signals = Signals::receive()?;
     let running = Broker::start(config)?;
-    signals::serve_until_told_to_end(config, file, &running.trust, &running.state)?;
+    signals.serve_until_told_to_end(config, file, &running.trust, &running.state);
     running.stop()
 }
 

@@ -1,10 +1,11 @@
 //! The main thread while the broker serves: signals, and what has to be looked at now and then.
 
+use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info};
 use veilmq_config::{BrokerConfig, Overrides, Sources};
@@ -15,51 +16,71 @@ use crate::trust::TrustKeeper;
 
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
-/// Returns when the broker is to end: SIGTERM or SIGINT.
-///
-/// # Errors
-/// [`RunError::System`] if signals cannot be received.
-pub(super) fn serve_until_told_to_end(
-    config: &BrokerConfig,
-    file: Option<&Path>,
-    trust: &Arc<TrustKeeper>,
-    state: &Arc<AdminState>,
-) -> Result<(), RunError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(RunError::system("start the event queue of the main thread"))?;
-    runtime.block_on(serve(config, file, trust, state)).map_err(RunError::system("receive signals"))
+/// The signals that the broker obeys, received from the moment this is made.
+pub(super) struct Signals {
+    runtime: Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
 }
 
-async fn serve(
-    config: &BrokerConfig,
-    file: Option<&Path>,
-    trust: &TrustKeeper,
-    state: &AdminState,
-) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
-    housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut trouble = None;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break info!("SIGTERM: ending"),
-            _ = interrupt.recv() => break info!("SIGINT: ending"),
-            _ = hang_up.recv() => reload_trust(config, file, trust),
-            _ = housekeeping.tick() => {
-                let failed = trust.rescan().err().map(|error| error.to_string());
-                if let Some(failed) = failed.as_ref().filter(|failed| Some(*failed) != trouble.as_ref()) {
-                    error!("{failed}");
-                }
-                trouble = failed;
-                state.keep_metrics_small();
-            }
-        }
+impl Signals {
+    /// Begins to receive signals. One that comes while the broker starts is obeyed once it has started: the first process of a
+    /// container is deaf to signals that it does not receive.
+    ///
+    /// # Errors
+    /// [`RunError::System`] if signals cannot be received.
+    pub(super) fn receive() -> Result<Self, RunError> {
+        Self::try_receive().map_err(RunError::system("receive signals"))
     }
-    Ok(())
+
+    fn try_receive() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let entered = runtime.enter();
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        let hang_up = signal(SignalKind::hangup())?;
+        drop(entered);
+        Ok(Self { runtime, terminate, interrupt, hang_up })
+    }
+
+    /// Serves until SIGTERM or SIGINT.
+    pub(super) fn serve_until_told_to_end(
+        self,
+        config: &BrokerConfig,
+        file: Option<&Path>,
+        trust: &TrustKeeper,
+        state: &AdminState,
+    ) {
+        let Self { runtime, mut terminate, mut interrupt, mut hang_up } = self;
+        runtime.block_on(async {
+            let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+            housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut trouble = None;
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => return info!("SIGTERM: ending"),
+                    _ = interrupt.recv() => return info!("SIGINT: ending"),
+                    _ = hang_up.recv() => reload_trust(config, file, trust),
+                    _ = housekeeping.tick() => {
+                        look_after_trust(trust, &mut trouble);
+                        state.keep_metrics_small();
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// Notices authorities that were added or removed; trouble that lasts is logged once.
+fn look_after_trust(trust: &TrustKeeper, trouble: &mut Option<String>) {
+    let now = trust.rescan().err().map(|error| error.to_string());
+    if now != *trouble
+        && let Some(now) = &now
+    {
+        error!("{now}");
+    }
+    *trouble = now;
 }
 
 /// Reads the authorities again: those that the configuration file names now, and the folder.
