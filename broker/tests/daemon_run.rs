@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod daemon_process;
+mod daemon_support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use daemon_process::{Broker, PATIENCE, connect, packet, publish, read_to_end, subscribe};
+use daemon_support::authority;
 use nix::sys::signal::Signal;
 
 const PINGREQ: [u8; 2] = [0xC0, 0];
@@ -173,6 +175,40 @@ fn a_farewell_reaches_a_client_that_is_still_sending() {
     client.write_all(&bytes).unwrap();
 
     assert_eq!(read_to_end(&mut client)[..3], [0xE0, 1, 0x82]);
+}
+
+#[test]
+fn an_authority_added_on_the_command_line_is_trusted_while_the_broker_runs() {
+    let broker = Broker::start("");
+    let file = broker.data.path().join("ca.vmc");
+    std::fs::write(&file, authority(1).as_bytes()).unwrap();
+    let trust = |arguments: &[&str]| {
+        let command = std::process::Command::new(env!("CARGO_BIN_EXE_veilmq"))
+            .arg("trust")
+            .args(arguments)
+            .arg("--data-dir")
+            .arg(broker.data.path())
+            .output();
+        assert!(command.unwrap().status.success());
+    };
+
+    trust(&["add", file.to_str().unwrap()]);
+    let added = broker.wait_for_log("authority is trusted");
+    trust(&["remove", &authority(1).kid().to_string()]);
+    let removed = broker.wait_for_log("authority is no longer trusted");
+
+    assert!(added.contains("authority-1") && removed.contains("authority-1"), "{added} {removed}");
+}
+
+#[test]
+fn a_json_log_has_one_object_on_each_line() {
+    let broker = Broker::start("[log]\nformat = \"json\"");
+    drop(broker.client("someone"));
+
+    let line = broker.wait_for_log("disconnected");
+
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((line["level"].as_str(), line["client"].is_string()), (Some("INFO"), true), "{line}");
 }
 
 #[test]

@@ -43,6 +43,10 @@ pub(super) struct Connection {
     permit: RefCell<Option<Permit>>,
 }
 
+/// What an idle connection costs beside its socket and its session.
+const CONNECTION_BYTES_MAX: usize = 160;
+const _: () = assert!(size_of::<Connection>() <= CONNECTION_BYTES_MAX);
+
 /// A connection that the shard has forgotten.
 struct Closing {
     outbox: Outbox,

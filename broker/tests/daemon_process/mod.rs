@@ -19,9 +19,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Broker {
     pub(crate) mqtt: SocketAddr,
     pub(crate) admin: SocketAddr,
+    pub(crate) data: TempDir,
     child: Child,
     log: Receiver<String>,
-    _data: TempDir,
 }
 
 impl Broker {
@@ -56,7 +56,7 @@ impl Broker {
         let log = lines(child.stderr.take().unwrap());
         let admin = address_after(&log, "metrics and health: http://");
         let mqtt = address_after(&log, "listening for MQTT on ");
-        let broker = Self { mqtt, admin, child, log, _data: data };
+        let broker = Self { mqtt, admin, data, child, log };
         broker.wait_for_log("ready");
         broker
     }
@@ -149,7 +149,7 @@ fn wait_for_line(log: &Receiver<String>, text: &str) -> String {
 fn address_after(log: &Receiver<String>, text: &str) -> SocketAddr {
     let line = wait_for_line(log, text);
     let (_, rest) = line.split_once(text).unwrap();
-    let end = rest.find(['/', ' ']).unwrap_or(rest.len());
+    let end = rest.find(['/', ' ', '"']).unwrap_or(rest.len());
     rest[..end].parse().unwrap()
 }
 

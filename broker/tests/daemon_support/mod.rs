@@ -1,5 +1,5 @@
 //! Certificates for tests of the daemon.
-#![allow(clippy::unwrap_used, reason = "test code")]
+#![allow(clippy::unwrap_used, dead_code, reason = "test code, of which each test program uses a part")]
 
 use veilmq_protocol::veil::channel::IdentityKeys;
 use veilmq_protocol::veil::{Certificate, CertificateFields, Roles};
