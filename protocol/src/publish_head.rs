@@ -71,18 +71,6 @@ impl PublishHead<'_> {
         }
     }
 
-    /// Returns the low four bits of the packet's first byte: DUP, QoS and RETAIN.
-    #[must_use]
-    pub fn flags(&self) -> u8 {
-        publish_header(self.dup, self.qos, self.retain) & 0x0F
-    }
-
-    /// Writes the properties that differ per subscriber, without length prefix: remaining expiry, alias, subscription
-    /// identifiers (VEIL-1 section 6.2 sends them apart from the shared body).
-    pub fn encode_subscriber_properties<B: BufMut>(&self, out: &mut B) {
-        self.write_subscriber_properties(&mut Writer(out));
-    }
-
     fn body_len(&self, version: ProtocolVersion) -> usize {
         let packet_id_len = if self.packet_id.is_some() { 2 } else { 0 };
         let properties_len = match version {
@@ -105,15 +93,11 @@ impl PublishHead<'_> {
 
     fn write_properties<S: Sink>(&self, out: &mut S) {
         out.variable_byte_integer(self.properties_len());
-        self.write_subscriber_properties(out);
-        out.put(self.application_properties);
-    }
-
-    fn write_subscriber_properties<S: Sink>(&self, out: &mut S) {
         out.u32_property(Property::MessageExpiryInterval, self.message_expiry_seconds);
         out.u16_property(Property::TopicAlias, self.topic_alias.map(NonZeroU16::get));
         for &id in self.subscription_ids {
             write_subscription_id(id, out);
         }
+        out.put(self.application_properties);
     }
 }

@@ -5,10 +5,11 @@
 use std::sync::Arc;
 
 use veilmq_protocol::veil::channel::{OpenRecord, RecordSealer, gbody_digest};
+use veilmq_protocol::veil::fanout::{put_shared_properties, put_subscriber_header};
 use veilmq_protocol::veil::layout::LayoutError;
-use veilmq_protocol::veil::record::{SharedBody, SubscriberHeader};
+use veilmq_protocol::veil::record::SharedBody;
 use veilmq_protocol::veil::registry::Scheme;
-use veilmq_protocol::{EncodeError, Packet, PacketId, ProtocolVersion, PublishHead};
+use veilmq_protocol::{EncodeError, Packet, ProtocolVersion, PublishHead};
 
 use crate::message::Message;
 use crate::outbox::{Outbox, SHARED_PAYLOAD_BYTES_MIN};
@@ -18,8 +19,6 @@ use crate::time::Moment;
 const FAN_BODY_BYTES_MIN: usize = 128;
 /// A record that has grown to this size is closed, so that the client can open it early.
 const RECORD_BYTES: usize = 16 * 1024;
-/// Property 0x02 (section 3.3.2.3.3).
-const MESSAGE_EXPIRY_INTERVAL: u8 = 0x02;
 
 /// The sending half of a connection.
 #[derive(Debug)]
@@ -175,9 +174,10 @@ impl Wire {
         self.close_record();
         let Some(channel) = &mut self.channel else { return Ok(()) };
         let payload = message.payload().as_wire_bytes();
-        let body_head = shared_body_head(message);
+        let body_head = shared_body_head(message)?;
         let digest = message.digest(|| gbody_digest(&[&body_head, payload]));
-        let header = subscriber_header(head)?;
+        let mut header = Vec::new();
+        put_subscriber_header(head, &mut header)?;
         let shared = payload.len() >= SHARED_PAYLOAD_BYTES_MIN;
         let body_bytes = body_head.len() + payload.len();
         let tag = self.outbox.append(|tail| {
@@ -197,31 +197,15 @@ impl Wire {
 }
 
 /// Returns the G-body of a message up to its payload (VEIL-1 section 6.1).
-fn shared_body_head(message: &Message) -> Vec<u8> {
-    let mut properties = message.application_properties().to_vec();
-    if let Some(expiry) = message.expiry() {
-        properties.push(MESSAGE_EXPIRY_INTERVAL);
-        properties.extend_from_slice(&expiry.interval_seconds.to_be_bytes());
-    }
+fn shared_body_head(message: &Message) -> Result<Vec<u8>, LayoutError> {
+    let mut properties = Vec::new();
+    let expiry = message.expiry().map(|expiry| expiry.interval_seconds);
+    put_shared_properties(message.application_properties(), expiry, &mut properties);
     let body =
         SharedBody { stamp: None, topic: message.topic().as_bytes(), properties: &properties, payload: &[] };
-    let mut head = Vec::with_capacity(7 + message.topic().len() + properties.len());
-    body.encode_head(&mut head).expect("a Topic Name has at most 65,535 bytes");
-    head
-}
-
-/// Returns header_i of a delivery (VEIL-1 section 6.2).
-fn subscriber_header(head: &PublishHead<'_>) -> Result<Vec<u8>, LayoutError> {
-    let mut properties = Vec::new();
-    head.encode_subscriber_properties(&mut properties);
-    let header = SubscriberHeader {
-        flags: head.flags(),
-        packet_id: head.packet_id.map(PacketId::value),
-        properties: &properties,
-    };
-    let mut bytes = Vec::with_capacity(5 + properties.len());
-    header.encode(&mut bytes)?;
-    Ok(bytes)
+    let mut head = Vec::new();
+    body.encode_head(&mut head)?;
+    Ok(head)
 }
 
 impl std::fmt::Debug for Channel {
