@@ -1,7 +1,9 @@
 //! Identities of what the core holds. All are plain numbers that never repeat within a data directory or a run.
 
 use core::fmt;
+use core::hash::{BuildHasherDefault, Hasher};
 use core::sync::atomic::{AtomicU64, Ordering};
+use std::collections::HashMap;
 
 macro_rules! identity {
     ($(#[$doc:meta])* $name:ident) => {
@@ -37,6 +39,32 @@ identity!(
 /// The position of a shard, 0 to 63.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardIndex(pub u16);
+
+/// A map keyed by one of these identities.
+///
+/// The broker hands the numbers out itself, so no client can choose them to collide and a multiplication is hash enough.
+pub type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
+
+/// Hashes one of these identities.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // The golden ratio spreads consecutive numbers over the high bits, the rotation brings them to the low ones.
+        self.0 = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
+    }
+}
 
 /// Hands out numbers that never repeat, from any shard.
 #[derive(Debug)]

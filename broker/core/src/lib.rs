@@ -27,7 +27,7 @@ mod time;
 
 pub use self::connection::Arrival;
 pub use self::effect::{Effect, Input, Parcel};
-pub use self::id::{ConnectionId, MessageId, SessionId, ShardIndex, Ticket};
+pub use self::id::{ConnectionId, IdHasher, IdMap, MessageId, SessionId, ShardIndex, Ticket};
 pub use self::memory::MemoryStore;
 pub use self::message::{Expiry, Message, MessageParts, Payload};
 pub use self::outbox::Outbox;

@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use veilmq_protocol::{QoS, TopicFilter, TopicName};
 
-use crate::id::{SessionId, ShardIndex};
+use crate::id::{IdMap, SessionId, ShardIndex};
 
 /// A session's interest, as one filter states it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Matches {
     }
 
     fn merge(subscribers: &[Subscriber]) -> Self {
-        let mut by_session: HashMap<SessionId, (ShardIndex, Target)> = HashMap::new();
+        let mut by_session: IdMap<SessionId, (ShardIndex, Target)> = IdMap::default();
         for subscriber in subscribers {
             let (_, target) = by_session.entry(subscriber.session).or_insert_with(|| {
                 (

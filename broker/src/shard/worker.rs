@@ -5,7 +5,6 @@
 //! Invariant: a connection is in `connections` as long as the core knows it, and no longer.
 
 use std::cell::{Cell, RefCell, RefMut};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +13,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 use veilmq_core::{
-    Arrival, ConnectionId, Effect, Environment, Input, Moment, Outbox, Record, Shard, ShardIndex, Ticket,
+    Arrival, ConnectionId, Effect, Environment, IdMap, Input, Moment, Outbox, Record, Shard, ShardIndex,
+    Ticket,
 };
 
 use super::Mail;
@@ -58,7 +58,7 @@ pub(super) struct Worker {
     shard: RefCell<Shard>,
     effects: RefCell<Vec<Effect>>,
     scratch: RefCell<Box<[u8]>>,
-    connections: RefCell<HashMap<ConnectionId, Rc<Connection>>>,
+    connections: RefCell<IdMap<ConnectionId, Rc<Connection>>>,
     /// Connection tasks that have not ended.
     tasks: Cell<usize>,
     dirty: RefCell<Vec<Rc<Connection>>>,

@@ -23,7 +23,7 @@ use self::timer::Timer;
 use crate::connection::{Connection, Established};
 use crate::effect::{Effect, Input, Parcel};
 use crate::farewell::{BrokerReason, CloseReason, Departure};
-use crate::id::{ConnectionId, SessionId, ShardIndex, Ticket};
+use crate::id::{ConnectionId, IdMap, SessionId, ShardIndex, Ticket};
 use crate::outbox::Outbox;
 use crate::record::Record;
 use crate::routes::MatchCache;
@@ -36,8 +36,8 @@ use crate::time::{Environment, Moment};
 pub struct Shard {
     index: ShardIndex,
     shared: Arc<Shared>,
-    connections: HashMap<ConnectionId, Connection>,
-    sessions: HashMap<SessionId, Session>,
+    connections: IdMap<ConnectionId, Connection>,
+    sessions: IdMap<SessionId, Session>,
     by_client_id: HashMap<Arc<str>, SessionId>,
     timers: BTreeSet<(Moment, Timer)>,
     matches: MatchCache,
@@ -65,8 +65,8 @@ impl Shard {
         Self {
             index,
             shared,
-            connections: HashMap::new(),
-            sessions: HashMap::new(),
+            connections: IdMap::default(),
+            sessions: IdMap::default(),
             by_client_id: HashMap::new(),
             timers: BTreeSet::new(),
             matches: MatchCache::default(),
