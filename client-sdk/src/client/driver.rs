@@ -47,7 +47,7 @@ pub(super) struct PublishCommand {
 
 pub(super) enum Command {
     Subscribe {
-        filter: String,
+        filters: Vec<String>,
         options: SubscribeOptions,
         queue: usize,
         reply: oneshot::Sender<Result<mpsc::Receiver<Delivery>, SubscribeError>>,
@@ -68,7 +68,7 @@ enum Waiter {
         reply: PublishReply,
     },
     Subscribe {
-        filter: String,
+        filters: Vec<String>,
         receiver: mpsc::Receiver<Delivery>,
         reply: oneshot::Sender<Result<mpsc::Receiver<Delivery>, SubscribeError>>,
     },
@@ -289,7 +289,7 @@ impl Driver {
                         let _ = reply.send(outcome.map_err(|error| PublishError::Delivery { topic, error }));
                     }
                 }
-                Event::Answered { token, reason } => self.answered(token, reason),
+                Event::Answered { token, reasons } => self.answered(token, &reasons),
                 Event::Notice(text) => warn!(notice = %text, "the broker says"),
                 Event::Closed(reason) => return Some(reason),
             }
@@ -339,20 +339,22 @@ impl Driver {
         }
     }
 
-    fn answered(&mut self, token: Token, reason: ReasonCode) {
+    fn answered(&mut self, token: Token, reasons: &[ReasonCode]) {
+        let refused = reasons.iter().position(|reason| reason.is_error());
+        let reason = reasons.get(refused.unwrap_or_default()).copied().unwrap_or_default();
         match self.waiters.remove(&token) {
-            Some(Waiter::Subscribe { filter, receiver, reply }) => {
-                let outcome = if reason.is_error() {
-                    drop(receiver);
-                    Err(SubscribeError::Refused { filter, reason })
-                } else {
-                    Ok(receiver)
+            Some(Waiter::Subscribe { mut filters, receiver, reply }) => {
+                let outcome = match refused {
+                    // The receiver is dropped, so what was granted is given up at the next delivery.
+                    Some(index) => {
+                        Err(SubscribeError::Refused { filter: filters.swap_remove(index), reason })
+                    }
+                    None => Ok(receiver),
                 };
-                // A refused or no longer wanted subscription is closed now, and goes at the next delivery.
                 let _ = reply.send(outcome);
             }
             Some(Waiter::Unsubscribe { filter, reply }) => {
-                let outcome = if reason.is_error() { Err(RequestError::Refused(reason)) } else { Ok(reason) };
+                let outcome = if refused.is_some() { Err(RequestError::Refused(reason)) } else { Ok(reason) };
                 if outcome.is_ok() {
                     self.routes.remove(&filter);
                 }
@@ -375,10 +377,10 @@ impl Driver {
                     self.publish(command);
                 }
             }
-            Input::Command(Command::Subscribe { filter, options, queue, reply }) => {
-                let receiver = self.routes.add(filter.clone(), queue);
-                let token = self.session.subscribe(&filter, options);
-                self.waiters.insert(token, Waiter::Subscribe { filter, receiver, reply });
+            Input::Command(Command::Subscribe { filters, options, queue, reply }) => {
+                let receiver = self.routes.add(filters.clone(), queue);
+                let token = self.session.subscribe(&filters, options);
+                self.waiters.insert(token, Waiter::Subscribe { filters, receiver, reply });
             }
             Input::Command(Command::Unsubscribe { filter, reply }) => {
                 let token = self.session.unsubscribe(&filter);

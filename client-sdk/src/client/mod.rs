@@ -18,7 +18,7 @@ pub use self::{
     backoff::Backoff,
     builder::Builder,
     error::{ConnectError, PublishError, RequestError, SubscribeError},
-    publish::PublishBuilder,
+    publish::{PendingPublish, PublishBuilder},
     subscribe::{SubscribeBuilder, Subscription},
 };
 use self::{

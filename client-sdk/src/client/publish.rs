@@ -83,6 +83,16 @@ impl<'a> PublishBuilder<'a> {
     /// # Errors
     /// [`PublishError`].
     pub async fn send(self) -> Result<ReasonCode, PublishError> {
+        self.submit().await?.settled().await
+    }
+
+    /// Publishes without waiting for the outcome, so that many messages are on their way at a time; they leave
+    /// in the order of these calls. Waits only while the client's queue is full.
+    ///
+    /// # Errors
+    /// [`PublishError::Topic`] and [`PublishError::Closed`]; everything else is told by
+    /// [`PendingPublish::settled`].
+    pub async fn submit(self) -> Result<PendingPublish, PublishError> {
         let Self { client, publication, form } = self;
         if let Err(error) = TopicName::new(&publication.topic) {
             return Err(PublishError::Topic { topic: publication.topic, error });
@@ -91,6 +101,23 @@ impl<'a> PublishBuilder<'a> {
         let command = PublishCommand { publication, form, reply };
         let closed = || PublishError::Closed(client.close_reason());
         client.publishes.send(command).await.map_err(|_| closed())?;
-        answer.await.map_err(|_| closed())?
+        Ok(PendingPublish { client: client.clone(), answer })
+    }
+}
+
+/// A message on its way; dropping this does not call it back.
+pub struct PendingPublish {
+    client: Client,
+    answer: oneshot::Receiver<Result<ReasonCode, PublishError>>,
+}
+
+impl PendingPublish {
+    /// Waits for the outcome, as [`PublishBuilder::send`] does.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub async fn settled(self) -> Result<ReasonCode, PublishError> {
+        let Self { client, answer } = self;
+        answer.await.map_err(|_| PublishError::Closed(client.close_reason()))?
     }
 }

@@ -52,7 +52,7 @@ pub(super) struct Delivery {
 
 /// Where deliveries for one subscription go.
 struct Route {
-    filter: String,
+    filters: Vec<String>,
     sender: mpsc::Sender<Delivery>,
     missed: u64,
 }
@@ -89,22 +89,28 @@ impl Routes {
     }
 
     /// Adds a subscription with room for `queue` deliveries besides the receive maximum.
-    pub(super) fn add(&mut self, filter: String, queue: usize) -> mpsc::Receiver<Delivery> {
+    pub(super) fn add(&mut self, filters: Vec<String>, queue: usize) -> mpsc::Receiver<Delivery> {
         let (sender, receiver) = mpsc::channel(self.reserved + queue.max(1));
-        self.routes.push(Route { filter, sender, missed: 0 });
+        self.routes.push(Route { filters, sender, missed: 0 });
         receiver
     }
 
-    /// Ends the subscriptions to `filter`.
+    /// Takes `filter` from every subscription, and ends those that have no other.
     pub(super) fn remove(&mut self, filter: &str) {
-        self.routes.retain(|route| route.filter != filter);
+        for route in &mut self.routes {
+            route.filters.retain(|own| own != filter);
+        }
+        self.routes.retain(|route| !route.filters.is_empty());
     }
 
     /// Removes subscriptions the application has dropped; gives the filters nobody is left for.
     pub(super) fn abandoned(&mut self) -> Vec<String> {
-        let closed: Vec<String> =
-            self.routes.extract_if(.., |route| route.sender.is_closed()).map(|route| route.filter).collect();
-        let is_used = |filter: &String| self.routes.iter().any(|route| route.filter == *filter);
+        let closed: Vec<String> = self
+            .routes
+            .extract_if(.., |route| route.sender.is_closed())
+            .flat_map(|route| route.filters)
+            .collect();
+        let is_used = |filter: &String| self.routes.iter().any(|route| route.filters.contains(filter));
         closed.into_iter().filter(|filter| !is_used(filter)).collect()
     }
 
@@ -119,7 +125,7 @@ impl Routes {
         let Ok(name) = TopicName::new(topic) else { return Vec::new() };
         let mut blocked = Vec::new();
         for route in &mut self.routes {
-            if TopicFilter::new(&route.filter).is_ok_and(|filter| filter.matches(name)) {
+            if route.matches(name) {
                 let delivery = Delivery { received: received.clone(), receipt: receipt.clone() };
                 blocked.extend(route.offer(delivery, self.reserved));
             }
@@ -141,6 +147,10 @@ impl Routes {
 }
 
 impl Route {
+    fn matches(&self, topic: TopicName<'_>) -> bool {
+        self.filters.iter().any(|filter| TopicFilter::new(filter).is_ok_and(|filter| filter.matches(topic)))
+    }
+
     fn offer(&mut self, delivery: Delivery, reserved: usize) -> Option<Blocked> {
         let room = if delivery.receipt.is_some() { 1 } else { reserved + 1 };
         if self.missed > 0 && self.sender.capacity() > reserved + 1 {

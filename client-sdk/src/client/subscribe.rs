@@ -17,7 +17,7 @@ use crate::message::Received;
 #[must_use = "a subscription is made by `.await`"]
 pub struct SubscribeBuilder<'a> {
     client: &'a Client,
-    filter: String,
+    filters: Vec<String>,
     options: SubscribeOptions,
     queue: usize,
 }
@@ -30,7 +30,14 @@ impl<'a> SubscribeBuilder<'a> {
             retain_as_published: false,
             retain_handling: RetainHandling::Send,
         };
-        Self { client, filter: filter.to_owned(), options, queue: 256 }
+        Self { client, filters: vec![filter.to_owned()], options, queue: 256 }
+    }
+
+    /// Adds another Topic Filter to the same stream; a message that several of them match comes once for each
+    /// time the broker sends it.
+    pub fn and(mut self, filter: &str) -> Self {
+        self.filters.push(filter.to_owned());
+        self
     }
 
     /// Sets the highest QoS wanted; QoS 0 unless set.
@@ -64,20 +71,21 @@ impl<'a> SubscribeBuilder<'a> {
     }
 
     async fn make(self) -> Result<Subscription, SubscribeError> {
-        let Self { client, filter, options, queue } = self;
-        match TopicFilter::new(&filter) {
-            Err(error) => return Err(SubscribeError::Filter { filter, error }),
-            Ok(valid) if options.no_local && valid.shared().is_some() => {
-                return Err(SubscribeError::NoLocalShared { filter });
+        let Self { client, filters, options, queue } = self;
+        for filter in &filters {
+            let shared = TopicFilter::new(filter)
+                .map_err(|error| SubscribeError::Filter { filter: filter.clone(), error })?
+                .shared();
+            if options.no_local && shared.is_some() {
+                return Err(SubscribeError::NoLocalShared { filter: filter.clone() });
             }
-            Ok(_) => {}
         }
         let (reply, answer) = oneshot::channel();
-        let command = Command::Subscribe { filter: filter.clone(), options, queue, reply };
+        let command = Command::Subscribe { filters: filters.clone(), options, queue, reply };
         let closed = || SubscribeError::Closed(client.close_reason());
         client.commands.send(command).await.map_err(|_| closed())?;
         let deliveries = answer.await.map_err(|_| closed())??;
-        Ok(Subscription { client: client.clone(), filter, deliveries })
+        Ok(Subscription { client: client.clone(), filters, deliveries })
     }
 }
 
@@ -97,7 +105,7 @@ impl<'a> IntoFuture for SubscribeBuilder<'a> {
 /// it is full; dropping it unsubscribes with the next message that would have been for it.
 pub struct Subscription {
     client: Client,
-    filter: String,
+    filters: Vec<String>,
     deliveries: mpsc::Receiver<Delivery>,
 }
 
@@ -109,17 +117,19 @@ impl Subscription {
         Some(self.deliveries.recv().await?.received)
     }
 
-    /// The Topic Filter.
-    pub fn filter(&self) -> &str {
-        &self.filter
+    /// The Topic Filters.
+    pub fn filters(&self) -> &[String] {
+        &self.filters
     }
 
-    /// Unsubscribes and waits for the broker's answer; every subscription of this client to the same filter
-    /// ends.
+    /// Unsubscribes and waits for the broker's answer; other subscriptions of this client lose these filters too.
     ///
     /// # Errors
     /// [`RequestError`].
     pub async fn unsubscribe(self) -> Result<(), RequestError> {
-        self.client.unsubscribe(&self.filter).await
+        for filter in &self.filters {
+            self.client.unsubscribe(filter).await?;
+        }
+        Ok(())
     }
 }

@@ -41,8 +41,8 @@ pub enum Event {
         /// What [`Session::subscribe`](super::Session::subscribe) or
         /// [`Session::unsubscribe`](super::Session::unsubscribe) returned.
         token: Token,
-        /// One Reason Code.
-        reason: ReasonCode,
+        /// One Reason Code for each filter.
+        reasons: Vec<ReasonCode>,
     },
     /// The broker has something to say to people.
     Notice(String),

@@ -261,10 +261,10 @@ impl Session {
         self.core.outbound.queued() < self.core.options.queued_max
     }
 
-    /// Subscribes now, or as soon as there is a connection.
-    pub fn subscribe(&mut self, filter: &str, options: SubscribeOptions) -> Token {
+    /// Subscribes to one or more Topic Filters now, or as soon as there is a connection.
+    pub fn subscribe(&mut self, filters: &[String], options: SubscribeOptions) -> Token {
         let token = self.core.token();
-        self.core.requests.subscribe(token, filter, options);
+        self.core.requests.subscribe(token, filters, options);
         self.core.pump();
         token
     }

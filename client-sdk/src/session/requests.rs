@@ -16,7 +16,7 @@ use super::{
 };
 
 enum Request {
-    Subscribe { token: Option<Token>, filter: String, options: SubscribeOptions },
+    Subscribe { token: Option<Token>, filters: Vec<String>, options: SubscribeOptions },
     Unsubscribe { token: Option<Token>, filter: String },
 }
 
@@ -28,9 +28,9 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    pub(super) fn subscribe(&mut self, token: Token, filter: &str, options: SubscribeOptions) {
-        let filter = filter.to_owned();
-        self.waiting.push_back(Request::Subscribe { token: Some(token), filter, options });
+    pub(super) fn subscribe(&mut self, token: Token, filters: &[String], options: SubscribeOptions) {
+        let filters = filters.to_vec();
+        self.waiting.push_back(Request::Subscribe { token: Some(token), filters, options });
     }
 
     /// `token` is `None` when nobody waits for the answer.
@@ -48,7 +48,7 @@ impl Requests {
         }
         let again = self.subscriptions.iter().map(|(filter, options)| Request::Subscribe {
             token: None,
-            filter: filter.clone(),
+            filters: vec![filter.clone()],
             options: *options,
         });
         self.waiting = again.chain(std::mem::take(&mut self.waiting)).collect();
@@ -80,29 +80,32 @@ impl Requests {
         &mut self,
         answer: PacketType,
         id: PacketId,
-        mut reasons: impl Iterator<Item = ReasonCode>,
+        reasons: impl Iterator<Item = ReasonCode>,
         ids: &mut PacketIds,
     ) -> Result<Option<Event>, CloseReason> {
-        let (Some(request), Some(reason)) = (self.sent.remove(&id), reasons.next()) else {
-            return Err(CloseReason::Unexpected(answer));
-        };
+        let unexpected = CloseReason::Unexpected(answer);
+        let Some(request) = self.sent.remove(&id) else { return Err(unexpected) };
         ids.release(id);
+        let reasons: Vec<ReasonCode> = reasons.collect();
+        let granted = |index: usize| reasons.get(index).is_some_and(|reason| !reason.is_error());
         let token = match (request, answer) {
-            (Request::Subscribe { token, filter, options }, PacketType::SubAck) => {
-                if !reason.is_error() {
-                    self.subscriptions.insert(filter, options);
-                }
+            // [MQTT-3.8.4-6] One Reason Code for each filter.
+            (Request::Subscribe { token, filters, options }, PacketType::SubAck)
+                if filters.len() == reasons.len() =>
+            {
+                let made = filters.into_iter().enumerate().filter(|(index, _)| granted(*index));
+                self.subscriptions.extend(made.map(|(_, filter)| (filter, options)));
                 token
             }
-            (Request::Unsubscribe { token, filter }, PacketType::UnsubAck) => {
-                if !reason.is_error() {
+            (Request::Unsubscribe { token, filter }, PacketType::UnsubAck) if reasons.len() == 1 => {
+                if granted(0) {
                     self.subscriptions.remove(&filter);
                 }
                 token
             }
-            _ => return Err(CloseReason::Unexpected(answer)),
+            _ => return Err(unexpected),
         };
-        Ok(token.map(|token| Event::Answered { token, reason }))
+        Ok(token.map(|token| Event::Answered { token, reasons }))
     }
 }
 
@@ -111,14 +114,16 @@ impl Request {
         let topic_filter =
             |filter| TopicFilter::new(filter).map_err(|_| EncodeError::OutOfRange("Topic Filter"));
         match self {
-            Self::Subscribe { filter, options, .. } => {
-                let mut filters = SubscribeFiltersBuf::new();
-                filters.push(topic_filter(filter)?, *options)?;
+            Self::Subscribe { filters, options, .. } => {
+                let mut encoded = SubscribeFiltersBuf::new();
+                for filter in filters {
+                    encoded.push(topic_filter(filter)?, *options)?;
+                }
                 output.packet(&Packet::Subscribe(Subscribe {
                     packet_id,
                     subscription_id: None,
                     user: UserProperties::default(),
-                    filters: filters.as_filters(),
+                    filters: encoded.as_filters(),
                 }))
             }
             Self::Unsubscribe { filter, .. } => {
