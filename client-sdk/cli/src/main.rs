@@ -1,2 +1,91 @@
-//! The client-side command line.
-fn main() {}
+//! `veil`: the client side of VeilMQ, with the keys: certificates, publishing and subscribing.
+//!
+//! Owns the command line: what is typed becomes options of the SDK, and every failure becomes one line on
+//! standard error and an exit status. Keys are only ever read from files, never from the command line.
+
+mod authority;
+mod connection;
+mod failure;
+mod format;
+mod progress;
+mod properties;
+mod publish;
+mod secret;
+mod show;
+mod subscribe;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand, error::ErrorKind};
+
+use self::failure::Failure;
+
+/// Publishes, subscribes, and keeps the certificates and keys of VeilMQ's clients.
+#[derive(Parser)]
+#[command(name = "veil", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a certificate authority, and certificates under it
+    #[command(subcommand)]
+    Ca(authority::Command),
+    /// Look at certificates
+    #[command(subcommand)]
+    Cert(show::Command),
+    /// Make keys for end-to-end scopes
+    #[command(subcommand)]
+    Key(secret::Command),
+    /// Publish messages, as mosquitto_pub does
+    #[command(disable_help_flag = true, after_help = connection::EXIT_STATUSES)]
+    Pub(publish::Arguments),
+    /// Subscribe and print messages, as mosquitto_sub does
+    #[command(disable_help_flag = true, after_help = connection::EXIT_STATUSES)]
+    Sub(subscribe::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
+    match run(arguments.command) {
+        Ok(code) => code,
+        Err(failure) => {
+            // Standard error may be closed; the exit status still tells.
+            let _ = writeln!(io::stderr(), "veil: {failure}");
+            ExitCode::from(failure.status())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Ca(command) => authority::run(command)?,
+        Command::Cert(command) => show::run(command)?,
+        Command::Key(command) => secret::run(command)?,
+        Command::Pub(arguments) => runtime()?.block_on(publish::run(arguments))?,
+        Command::Sub(arguments) => runtime()?.block_on(subscribe::run(arguments))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::new(format!("cannot start: {error}")))
+}
+
+/// Help and version are no errors; everything else is one, with the status mosquitto's clients use.
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}

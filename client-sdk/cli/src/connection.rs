@@ -1,0 +1,276 @@
+//! The options `veil pub` and `veil sub` share: where to connect, as whom, and with which keys.
+
+use std::{path::PathBuf, sync::Arc};
+
+use clap::{ArgAction, Args, ValueEnum};
+use tracing_subscriber::filter::LevelFilter;
+use veilmq_client::{
+    Builder, Client, QoS, Will,
+    e2e::{
+        ArticleKey, ArticleKeys, Directory, EnvelopeOptions, EpochTiming, Keyring, MasterSecret, Scope,
+        ScopeConfig, SenderPolicy,
+    },
+    identity,
+};
+use veilmq_protocol::veil::{Scheme, Schemes, Suite, channel::TrustAnchors};
+
+use crate::{failure::Failure, properties::Given, secret};
+
+pub(crate) const EXIT_STATUSES: &str = "Exit status: 0 on success; the Reason Code (128 to 255) if the broker \
+    refuses the connection or subscription; 27 if -W runs out; 1 for any other error.";
+
+/// The epoch of a master secret unless `--epoch` says otherwise.
+const FIRST_EPOCH: u32 = 1;
+
+#[derive(Args)]
+pub(crate) struct Connection {
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+    /// The broker's host
+    #[arg(short = 'h', long, default_value = "localhost")]
+    pub(crate) host: String,
+    /// The broker's port
+    #[arg(short = 'p', long, default_value_t = 1883)]
+    pub(crate) port: u16,
+    /// Client identifier [default: the subject of the identity, or chosen by the broker]
+    #[arg(short = 'i', long)]
+    id: Option<String>,
+    /// User name
+    #[arg(short = 'u', long)]
+    username: Option<String>,
+    /// Password; better given in the environment, where other users cannot see it
+    #[arg(short = 'P', long = "pw", env = "VEIL_PASSWORD", hide_env_values = true)]
+    password: Option<String>,
+    /// Keep alive in seconds
+    #[arg(short = 'k', long = "keepalive", default_value_t = 60)]
+    keep_alive: u16,
+    /// Keep the session: do not start clean (needs -i or --identity)
+    #[arg(short = 'c', long)]
+    disable_clean_session: bool,
+    /// Session expiry in seconds, or -1 for never [default: -1 with -c, else 0]
+    #[arg(short = 'x', long, value_name = "SECONDS", allow_negative_numbers = true)]
+    session_expiry_interval: Option<i64>,
+    /// Protocol version; this program speaks mqttv5 only
+    #[arg(short = 'V', long = "protocol-version", value_parser = protocol_version, default_value = "mqttv5")]
+    protocol_version: OnlyVersion5,
+    /// MQTT 5 property: connect|publish|will PROPERTY VALUE (or: user-property NAME VALUE)
+    #[arg(short = 'D', long = "property", num_args = 3..=4, value_names = ["PACKET", "PROPERTY", "VALUE"])]
+    properties: Vec<String>,
+    /// Topic of the will
+    #[arg(long)]
+    will_topic: Option<String>,
+    /// Payload of the will
+    #[arg(long, requires = "will_topic")]
+    will_payload: Option<String>,
+    /// QoS of the will
+    #[arg(long, requires = "will_topic", value_parser = qos, default_value = "0")]
+    will_qos: QoS,
+    /// Make the will a retained message
+    #[arg(long, requires = "will_topic")]
+    will_retain: bool,
+    /// Print what the client does on standard error
+    #[arg(short = 'd', long)]
+    debug: bool,
+    /// Do not print progress on standard error
+    #[arg(long)]
+    pub(crate) quiet: bool,
+
+    /// Who this client is: NAME of NAME.vmc and NAME.key, or a folder with one such pair
+    #[arg(long, value_name = "DIR_OR_FILE", help_heading = "VEIL-1")]
+    identity: Option<PathBuf>,
+    /// Certificate of an authority, or of the broker itself, to trust (repeatable)
+    #[arg(long, value_name = "FILE", help_heading = "VEIL-1")]
+    trust: Vec<PathBuf>,
+    /// The name the broker's certificate must carry
+    #[arg(long, value_name = "NAME", help_heading = "VEIL-1", requires = "identity")]
+    broker_name: Option<String>,
+    /// Also encrypt every packet on the way to the broker, not only authenticate it
+    #[arg(long, help_heading = "VEIL-1", requires = "identity")]
+    encrypt_channel: bool,
+    /// Connect as an ordinary MQTT client although there is an identity
+    #[arg(long, help_heading = "VEIL-1", requires = "identity", conflicts_with = "encrypt_channel")]
+    no_channel: bool,
+
+    /// Topic filter whose messages are sealed end to end
+    #[arg(long, value_name = "FILTER", help_heading = "End to end", requires = "master_key")]
+    scope: Option<String>,
+    /// File with the master secret of the scope (make one with `veil key new`)
+    #[arg(long, value_name = "FILE", help_heading = "End to end", requires = "scope")]
+    master_key: Option<PathBuf>,
+    /// Epoch of the master secret
+    #[arg(long, value_name = "N", help_heading = "End to end", requires = "scope", default_value_t = FIRST_EPOCH)]
+    epoch: u32,
+    /// Suite to seal with; all are accepted when reading
+    #[arg(long, value_enum, help_heading = "End to end", requires = "scope", default_value = "aes-256-gcm")]
+    suite: SuiteName,
+    /// Sign what is published, so that readers know the sender (needs --identity)
+    #[arg(long, help_heading = "End to end", requires = "scope", requires = "identity")]
+    sign: bool,
+    /// Certificate of a sender; with any, only these are accepted and signatures are checked (repeatable)
+    #[arg(long, value_name = "FILE", help_heading = "End to end", requires = "scope")]
+    sender: Vec<PathBuf>,
+    /// Use the article's format: JSON, encrypted but not authenticated
+    #[arg(long, help_heading = "End to end", requires = "scope", conflicts_with_all = ["sign", "sender", "suite", "epoch"])]
+    article: bool,
+}
+
+/// The only version there is a client for.
+#[derive(Clone, Copy)]
+struct OnlyVersion5;
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SuiteName {
+    #[value(name = "aes-256-cbc-hmac-sha-256")]
+    Aes256CbcHmacSha256,
+    #[value(name = "aes-256-gcm")]
+    Aes256Gcm,
+    #[value(name = "chacha20-poly1305")]
+    ChaCha20Poly1305,
+}
+
+impl SuiteName {
+    const fn suite(self) -> Suite {
+        match self {
+            Self::Aes256CbcHmacSha256 => Suite::Aes256CbcHmacSha256,
+            Self::Aes256Gcm => Suite::Aes256Gcm,
+            Self::ChaCha20Poly1305 => Suite::ChaCha20Poly1305,
+        }
+    }
+}
+
+impl Connection {
+    /// Reads keys and certificates and describes the client; nothing is sent yet.
+    pub(crate) fn builder(&self, given: &Given) -> Result<Builder, Failure> {
+        self.start_logging();
+        let mut builder = Client::builder(&self.host, self.port)
+            .keep_alive_seconds(self.keep_alive)
+            .clean_start(!self.disable_clean_session)
+            .session_expiry_seconds(self.session_expiry(given)?);
+        if let Some(id) = &self.id {
+            builder = builder.client_id(id);
+        } else if self.disable_clean_session && self.identity.is_none() {
+            return Err(Failure::new("-c needs a client identifier: give -i or --identity"));
+        }
+        if let Some(username) = &self.username {
+            builder = builder.username(username);
+        }
+        if let Some(password) = &self.password {
+            builder = builder.password(password.as_bytes());
+        }
+        if let Some(maximum) = given.connect.receive_maximum {
+            builder = builder.receive_maximum(maximum);
+        }
+        if let Some(maximum) = given.connect.packet_bytes_max {
+            builder = builder.packet_bytes_max(maximum);
+        }
+        for (name, value) in &given.connect.user {
+            builder = builder.user_property(name, value);
+        }
+        if let Some(will) = self.will(given) {
+            builder = builder.will(will);
+        }
+        self.with_scope(self.with_channel(builder)?)
+    }
+
+    pub(crate) fn given(&self) -> Result<Given, Failure> {
+        Given::parse(&self.properties)
+    }
+
+    fn session_expiry(&self, given: &Given) -> Result<u32, Failure> {
+        match (self.session_expiry_interval, given.connect.session_expiry_seconds) {
+            (Some(-1), _) => Ok(u32::MAX),
+            (Some(seconds), _) => u32::try_from(seconds)
+                .map_err(|_| Failure::new(format!("-x {seconds}: give 0 to {} seconds, or -1", u32::MAX))),
+            (None, Some(seconds)) => Ok(seconds),
+            (None, None) => Ok(if self.disable_clean_session { u32::MAX } else { 0 }),
+        }
+    }
+
+    fn will(&self, given: &Given) -> Option<Will> {
+        let topic = self.will_topic.as_ref()?;
+        let payload = self.will_payload.clone().unwrap_or_default();
+        let mut will = Will::new(topic, payload).qos(self.will_qos).retain(self.will_retain);
+        will.publication.properties = given.will.clone();
+        Some(will.delay_seconds(given.will_delay_seconds.unwrap_or(0)))
+    }
+
+    fn with_channel(&self, mut builder: Builder) -> Result<Builder, Failure> {
+        let mut anchors = TrustAnchors::new();
+        for path in &self.trust {
+            identity::add_anchor(&mut anchors, path)?;
+        }
+        let Some(path) = &self.identity else {
+            if self.trust.is_empty() {
+                return Ok(builder);
+            }
+            return Err(Failure::new(
+                "--trust needs --identity: only a client that proves who it is gets a channel",
+            ));
+        };
+        builder = builder.identity(Arc::new(identity::load(path)?));
+        if self.no_channel {
+            return Ok(builder.without_channel());
+        }
+        if self.trust.is_empty() {
+            return Err(Failure::new(
+                "--identity needs --trust FILE to know the broker by, or --no-channel for an ordinary broker",
+            ));
+        }
+        builder = builder.trust(anchors);
+        if let Some(name) = &self.broker_name {
+            builder = builder.broker_name(name);
+        }
+        if self.encrypt_channel {
+            builder = builder.schemes(Schemes::of(&[Scheme::Two]));
+        }
+        Ok(builder)
+    }
+
+    fn with_scope(&self, builder: Builder) -> Result<Builder, Failure> {
+        let (Some(filter), Some(path)) = (&self.scope, &self.master_key) else { return Ok(builder) };
+        let scope =
+            Scope::new(filter).map_err(|error| Failure::new(format!("--scope {filter:?}: {error}")))?;
+        let master = secret::load(path)?;
+        if self.article {
+            let keys = ArticleKeys::new(ArticleKey::master(master.as_slice()));
+            return Ok(builder.scope(ScopeConfig::article(scope, keys)));
+        }
+        let keyring =
+            Keyring::master(MasterSecret::new(master.as_slice()), self.epoch, EpochTiming::default());
+        let mut directory = Directory::default();
+        for path in &self.sender {
+            directory.pin(identity::load_certificate(path)?);
+        }
+        let senders = if self.sender.is_empty() { SenderPolicy::AnyMember } else { SenderPolicy::Known };
+        let options = EnvelopeOptions {
+            suite: self.suite.suite(),
+            sign: self.sign,
+            senders,
+            ..EnvelopeOptions::default()
+        };
+        Ok(builder.directory(directory).scope(ScopeConfig::envelope(scope, keyring, options)))
+    }
+
+    fn start_logging(&self) {
+        let level = if self.debug { LevelFilter::DEBUG } else { LevelFilter::ERROR };
+        // Only the first call in a process has an effect, and there is only one.
+        let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).try_init();
+    }
+}
+
+/// Reads a QoS: 0, 1 or 2.
+pub(crate) fn qos(text: &str) -> Result<QoS, String> {
+    let value = text.parse::<u8>().ok().and_then(|value| QoS::try_from(value).ok());
+    value.ok_or_else(|| "a QoS is 0, 1 or 2".to_owned())
+}
+
+fn protocol_version(text: &str) -> Result<OnlyVersion5, String> {
+    match text {
+        "mqttv5" | "5" => Ok(OnlyVersion5),
+        _ => {
+            Err("only mqttv5 is spoken here; use mosquitto_pub and mosquitto_sub for older versions"
+                .to_owned())
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What ends the program early: one line for a person, one status for a script.
+
+use std::fmt;
+
+use veilmq_client::{
+    ConnectError, PublishError, ReasonCode, RequestError, SubscribeError, identity::IdentityError,
+    session::CloseReason,
+};
+
+/// The status mosquitto's clients give for every other error.
+const ERROR: u8 = 1;
+/// The status of mosquitto_sub when `-W` runs out (MOSQ_ERR_TIMEOUT).
+const TIMED_OUT: u8 = 27;
+
+/// An error message with its exit status.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    message: String,
+    status: u8,
+}
+
+impl Failure {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), status: ERROR }
+    }
+
+    pub(crate) fn timed_out(message: impl Into<String>) -> Self {
+        Self { message: message.into(), status: TIMED_OUT }
+    }
+
+    pub(crate) const fn status(&self) -> u8 {
+        self.status
+    }
+
+    fn with_status(message: String, status: Option<u8>) -> Self {
+        Self { message, status: status.unwrap_or(ERROR) }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// A refused connection gives its Reason Code, as mosquitto's clients do.
+fn refusal(reason: &CloseReason) -> Option<u8> {
+    match reason {
+        CloseReason::Refused { reason, .. } | CloseReason::Disconnected { reason, .. } => {
+            Some(reason.value())
+        }
+        _ => None,
+    }
+}
+
+impl From<CloseReason> for Failure {
+    fn from(reason: CloseReason) -> Self {
+        Self::with_status(reason.to_string(), refusal(&reason))
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        let status = match &error {
+            ConnectError::Failed { reason, .. } => refusal(reason),
+            _ => None,
+        };
+        let hint = match &error {
+            ConnectError::Failed {
+                reason: CloseReason::Refused { reason: ReasonCode::NotAuthorized, .. },
+                ..
+            } => {
+                "; the broker does not trust this client's certificate, or wants one, or a user name and password"
+            }
+            ConnectError::Failed {
+                reason: CloseReason::Refused { reason: ReasonCode::BadAuthenticationMethod, .. },
+                ..
+            } => "; if this broker does not speak VEIL-1, add --no-channel",
+            _ => "",
+        };
+        Self::with_status(format!("{error}{hint}"), status)
+    }
+}
+
+impl From<PublishError> for Failure {
+    fn from(error: PublishError) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+impl From<SubscribeError> for Failure {
+    fn from(error: SubscribeError) -> Self {
+        let status = match &error {
+            SubscribeError::Refused { reason, .. } => Some(reason.value()),
+            _ => None,
+        };
+        Self::with_status(error.to_string(), status)
+    }
+}
+
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+impl From<IdentityError> for Failure {
+    fn from(error: IdentityError) -> Self {
+        Self::new(error.to_string())
+    }
+}

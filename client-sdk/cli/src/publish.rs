@@ -1,0 +1,180 @@
+//! `veil pub`: one message, a file, or a message for each line of standard input.
+
+use std::{
+    collections::VecDeque,
+    fs,
+    io::{self, BufRead as _, Read as _},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::{ArgGroup, Args};
+use tokio::sync::mpsc;
+use veilmq_client::{Client, PendingPublish, Properties, QoS};
+
+use crate::{
+    connection::{Connection, qos},
+    failure::Failure,
+    progress::Progress,
+};
+
+/// Lines that may wait between standard input and the client.
+const LINES_AHEAD: usize = 64;
+
+#[derive(Args)]
+#[command(group(ArgGroup::new("source").required(true)))]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    connection: Connection,
+    /// Topic to publish to
+    #[arg(short = 't', long)]
+    topic: String,
+    /// The message
+    #[arg(short = 'm', long, group = "source", allow_hyphen_values = true)]
+    message: Option<String>,
+    /// Send the contents of a file as the message
+    #[arg(short = 'f', long, group = "source", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Send each line of standard input as a message
+    #[arg(short = 'l', long, visible_alias = "stdin-line", group = "source")]
+    lines: bool,
+    /// Send the whole of standard input as the message
+    #[arg(short = 's', long = "stdin-file", group = "source")]
+    stdin: bool,
+    /// Send an empty message
+    #[arg(short = 'n', long = "null-message", group = "source")]
+    null: bool,
+    /// QoS of the messages
+    #[arg(short = 'q', long, value_parser = qos, default_value = "0")]
+    qos: QoS,
+    /// Make the messages retained
+    #[arg(short = 'r', long)]
+    retain: bool,
+    /// Most QoS 1 and 2 messages on their way at a time
+    #[arg(short = 'M', long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
+    max_inflight: u16,
+    /// Publish so many times (not with -l)
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "lines")]
+    repeat: u64,
+    /// Seconds between repeats
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = seconds)]
+    repeat_delay: f64,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let given = arguments.connection.given()?;
+    let builder = arguments.connection.builder(&given)?.reconnect(arguments.lines);
+    let payload = match arguments.lines {
+        true => None,
+        false => Some(arguments.payload()?),
+    };
+    let client = builder.connect().await?;
+    let total = payload.as_ref().map(|_| arguments.repeat);
+    let mut publisher = Publisher {
+        client: &client,
+        arguments: &arguments,
+        properties: given.publish,
+        pending: VecDeque::new(),
+        progress: Progress::new("published", total, arguments.connection.quiet),
+    };
+    match payload {
+        Some(payload) => publisher.repeat(&payload).await?,
+        None => publisher.lines().await?,
+    }
+    publisher.settle(0).await?;
+    drop(publisher);
+    client.disconnect().await?;
+    Ok(())
+}
+
+impl Arguments {
+    fn payload(&self) -> Result<Vec<u8>, Failure> {
+        let failed =
+            |name: &dyn std::fmt::Display, error: io::Error| Failure::new(format!("{name}: {error}"));
+        match (&self.message, &self.file) {
+            (Some(message), _) => Ok(message.clone().into_bytes()),
+            (None, Some(path)) => fs::read(path).map_err(|error| failed(&path.display(), error)),
+            (None, None) => {
+                let mut payload = Vec::new();
+                if self.stdin {
+                    let read = io::stdin().lock().read_to_end(&mut payload);
+                    read.map_err(|error| failed(&"standard input", error))?;
+                }
+                Ok(payload)
+            }
+        }
+    }
+}
+
+struct Publisher<'a> {
+    client: &'a Client,
+    arguments: &'a Arguments,
+    properties: Properties,
+    pending: VecDeque<PendingPublish>,
+    progress: Progress,
+}
+
+impl Publisher<'_> {
+    async fn repeat(&mut self, payload: &[u8]) -> Result<(), Failure> {
+        let pause = Duration::from_secs_f64(self.arguments.repeat_delay);
+        for round in 0..self.arguments.repeat {
+            if round > 0 && !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+            self.publish(payload).await?;
+        }
+        Ok(())
+    }
+
+    async fn lines(&mut self) -> Result<(), Failure> {
+        let mut lines = stdin_lines();
+        while let Some(line) = lines.recv().await {
+            let line = line.map_err(|error| Failure::new(format!("standard input: {error}")))?;
+            self.publish(&line).await?;
+        }
+        Ok(())
+    }
+
+    async fn publish(&mut self, payload: &[u8]) -> Result<(), Failure> {
+        self.settle(usize::from(self.arguments.max_inflight) - 1).await?;
+        let Arguments { topic, qos, retain, .. } = self.arguments;
+        let message = self.client.publish(topic, payload).qos(*qos).retain(*retain);
+        self.pending.push_back(message.properties(self.properties.clone()).submit().await?);
+        Ok(())
+    }
+
+    /// Waits until no more than `left` messages are on their way.
+    async fn settle(&mut self, left: usize) -> Result<(), Failure> {
+        while self.pending.len() > left {
+            let Some(oldest) = self.pending.pop_front() else { return Ok(()) };
+            oldest.settled().await?;
+            self.progress.step();
+        }
+        Ok(())
+    }
+}
+
+/// Reads lines on a thread of its own, since standard input blocks; the line ending is not part of a message.
+fn stdin_lines() -> mpsc::Receiver<io::Result<Vec<u8>>> {
+    let (sender, receiver) = mpsc::channel(LINES_AHEAD);
+    std::thread::spawn(move || {
+        for line in io::stdin().lock().split(b'\n') {
+            let line = line.map(|mut line| {
+                if line.last() == Some(&b'\r') {
+                    line.pop();
+                }
+                line
+            });
+            let is_last = line.is_err();
+            if sender.blocking_send(line).is_err() || is_last {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..=1e9).contains(seconds));
+    seconds.ok_or_else(|| "give a number of seconds".to_owned())
+}

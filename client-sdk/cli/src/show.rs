@@ -1,0 +1,116 @@
+//! `veil cert`: what a certificate says.
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use serde::Serialize;
+use veilmq_client::identity;
+use veilmq_protocol::veil::Certificate;
+
+use crate::{
+    failure::Failure,
+    format::{hex, utc},
+};
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Print a certificate
+    Show {
+        /// The certificate, for instance ca.vmc
+        file: PathBuf,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// A certificate in words; the field names are those of the JSON form.
+#[derive(Serialize)]
+struct View<'a> {
+    subject: &'a str,
+    roles: String,
+    kid: String,
+    issuer: String,
+    self_signed: bool,
+    serial: u64,
+    not_before: String,
+    not_after: String,
+    ed25519: String,
+    x25519: String,
+    publish_scopes: &'a [String],
+    subscribe_scopes: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_length: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revocation_topic: Option<&'a str>,
+    bytes: usize,
+}
+
+pub(crate) fn run(command: Command) -> Result<(), Failure> {
+    let Command::Show { file, json } = command;
+    let certificate = identity::load_certificate(&file)?;
+    let view = View::of(&certificate);
+    if json {
+        let text = serde_json::to_string_pretty(&view)
+            .map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
+        println!("{text}");
+    } else {
+        view.print();
+    }
+    Ok(())
+}
+
+/// One line about a certificate that was just written.
+pub(crate) fn summary(file: &Path, certificate: &Certificate) {
+    let (roles, kid, until) = (certificate.roles, certificate.kid(), utc(certificate.not_after));
+    println!("{}: {} ({roles}), kid {kid}, valid until {until}", file.display(), certificate.subject);
+}
+
+impl<'a> View<'a> {
+    fn of(certificate: &'a Certificate) -> Self {
+        Self {
+            subject: &certificate.subject,
+            roles: certificate.roles.to_string(),
+            kid: certificate.kid().to_string(),
+            issuer: certificate.issuer().to_string(),
+            self_signed: certificate.issuer() == certificate.kid(),
+            serial: certificate.serial,
+            not_before: utc(certificate.not_before),
+            not_after: utc(certificate.not_after),
+            ed25519: hex(&certificate.ed25519),
+            x25519: hex(&certificate.x25519),
+            publish_scopes: &certificate.publish_scopes,
+            subscribe_scopes: &certificate.subscribe_scopes,
+            path_length: certificate.path_length,
+            revocation_topic: certificate.revocation_topic.as_deref(),
+            bytes: certificate.as_bytes().len(),
+        }
+    }
+
+    fn print(&self) {
+        let issuer = if self.self_signed { " (self-signed)" } else { "" };
+        println!("subject           {}", self.subject);
+        println!("roles             {}", self.roles);
+        println!("key identifier    {}", self.kid);
+        println!("issuer            {}{issuer}", self.issuer);
+        println!("serial            {}", self.serial);
+        println!("valid from        {}", self.not_before);
+        println!("valid until       {}", self.not_after);
+        println!("Ed25519 key       {}", self.ed25519);
+        println!("X25519 key        {}", self.x25519);
+        for (label, scopes) in
+            [("publish scope    ", self.publish_scopes), ("subscribe scope  ", self.subscribe_scopes)]
+        {
+            for scope in scopes {
+                println!("{label} {scope}");
+            }
+        }
+        if let Some(length) = self.path_length {
+            println!("path length       {length}");
+        }
+        if let Some(topic) = self.revocation_topic {
+            println!("revocation topic  {topic}");
+        }
+        println!("size              {} bytes", self.bytes);
+    }
+}

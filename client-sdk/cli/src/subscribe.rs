@@ -1,0 +1,220 @@
+//! `veil sub`: prints what arrives; what is refused goes to standard error and never looks like a message.
+
+use std::{
+    io::{self, BufWriter, Write as _},
+    time::Duration,
+};
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Instant, sleep_until},
+};
+use veilmq_client::{
+    Client, Message, QoS, Received, Sealed, Subscription,
+    e2e::{Authentication, Provenance},
+};
+
+use crate::{
+    connection::{Connection, qos},
+    failure::Failure,
+    format::{hex, unix_ms, utc},
+    progress::Progress,
+};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    connection: Connection,
+    /// Topic filter to subscribe to (repeatable)
+    #[arg(short = 't', long = "topic", required = true)]
+    topics: Vec<String>,
+    /// QoS of the subscription
+    #[arg(short = 'q', long, value_parser = qos, default_value = "0")]
+    qos: QoS,
+    /// Print the topic before each message
+    #[arg(short = 'v', long, conflicts_with = "json")]
+    verbose: bool,
+    /// Print each message as a line of JSON
+    #[arg(long)]
+    json: bool,
+    /// End after so many messages
+    #[arg(short = 'C', value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// End after so many seconds, with status 27 if fewer messages came than -C asks for
+    #[arg(short = 'W', value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
+    /// Do not print a line end after each message
+    #[arg(short = 'N', conflicts_with = "json")]
+    no_newline: bool,
+    /// Do not print retained messages
+    #[arg(short = 'R')]
+    no_retained: bool,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let given = arguments.connection.given()?;
+    let deadline = arguments.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let client = arguments.connection.builder(&given)?.connect().await?;
+    let mut messages = subscribe(&client, &arguments).await?;
+    let progress =
+        Progress::new("received", arguments.count, arguments.connection.quiet || !quiet_terminal());
+    let mut printer = Printer { arguments: &arguments, progress, printed: 0 };
+    let mut stop = Stop::new()?;
+    while arguments.count.is_none_or(|count| printer.printed < count) {
+        tokio::select! {
+            received = messages.next() => match received {
+                Some(received) => printer.print(received)?,
+                None => return Err(client.closed().await.into()),
+            },
+            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                drop(printer);
+                client.disconnect().await?;
+                return Err(Failure::timed_out("timed out"));
+            }
+            () = stop.asked() => break,
+        }
+    }
+    drop(printer);
+    client.disconnect().await?;
+    Ok(())
+}
+
+async fn subscribe(client: &Client, arguments: &Arguments) -> Result<Subscription, Failure> {
+    let (first, others) =
+        arguments.topics.split_first().ok_or_else(|| Failure::new("give a topic with -t"))?;
+    let first = client.subscribe(first).qos(arguments.qos);
+    Ok(others.iter().fold(first, |builder, filter| builder.and(filter)).await?)
+}
+
+/// Progress would mix with messages on the same terminal.
+fn quiet_terminal() -> bool {
+    !io::IsTerminal::is_terminal(&io::stdout())
+}
+
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    fn new() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|error| Failure::new(format!("signals: {error}")));
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+struct Printer<'a> {
+    arguments: &'a Arguments,
+    progress: Progress,
+    printed: u64,
+}
+
+impl Printer<'_> {
+    fn print(&mut self, received: Received) -> Result<(), Failure> {
+        match received {
+            Received::Message(message) if message.retain && self.arguments.no_retained => Ok(()),
+            Received::Message(message) => {
+                let mut out = BufWriter::new(io::stdout().lock());
+                let written = if self.arguments.json {
+                    writeln!(out, "{}", json_line(&message))
+                } else {
+                    self.write_plain(&mut out, &message)
+                };
+                written
+                    .and_then(|()| out.flush())
+                    .map_err(|error| Failure::new(format!("standard output: {error}")))?;
+                self.printed += 1;
+                self.progress.step();
+                Ok(())
+            }
+            Received::Refused { topic, error } => {
+                complain(&format!("{topic}: message refused: {error} ({})", error.name()));
+                Ok(())
+            }
+            Received::Missed { count } => {
+                complain(&format!("{count} QoS 0 messages missed: this program was too slow"));
+                Ok(())
+            }
+        }
+    }
+
+    fn write_plain(&self, out: &mut impl io::Write, message: &Message) -> io::Result<()> {
+        if self.arguments.verbose {
+            write!(out, "{} ", message.topic)?;
+        }
+        out.write_all(&message.payload)?;
+        if self.arguments.no_newline { Ok(()) } else { out.write_all(b"\n") }
+    }
+}
+
+fn complain(text: &str) {
+    // Standard error may be closed; the message is not delivered either way.
+    let _ = writeln!(io::stderr(), "veil: {text}");
+}
+
+fn json_line(message: &Message) -> Value {
+    let now = unix_ms();
+    let mut line = Map::new();
+    let mut put = |name: &str, value: Value| line.insert(name.to_owned(), value);
+    put("tst", json!(format!("{}.{:03}Z", utc(now / 1_000).trim_end_matches('Z'), now % 1_000)));
+    put("topic", json!(message.topic));
+    put("qos", json!(message.qos.value()));
+    put("retain", json!(u8::from(message.retain)));
+    put("payloadlen", json!(message.payload.len()));
+    match std::str::from_utf8(&message.payload) {
+        Ok(text) => put("payload", json!(text)),
+        Err(_) => put("payload_hex", json!(hex(&message.payload))),
+    };
+    let properties = &message.properties;
+    if let Some(content_type) = &properties.content_type {
+        put("content_type", json!(content_type));
+    }
+    if let Some(topic) = &properties.response_topic {
+        put("response_topic", json!(topic));
+    }
+    if let Some(data) = &properties.correlation_data {
+        put("correlation_data_hex", json!(hex(data)));
+    }
+    if let Some(seconds) = properties.message_expiry_seconds {
+        put("message_expiry_seconds", json!(seconds));
+    }
+    if !properties.user.is_empty() {
+        put("user_properties", json!(properties.user));
+    }
+    if let Some(sealed) = &message.sealed {
+        put("sealed", sealed_json(sealed));
+    }
+    Value::Object(line)
+}
+
+fn sealed_json(sealed: &Sealed) -> Value {
+    let authentication = match sealed.authentication {
+        Authentication::None => "none",
+        Authentication::Group => "group",
+        Authentication::Signed => "signed",
+    };
+    match &sealed.provenance {
+        Provenance::Envelope(origin) => json!({
+            "format": "ve1",
+            "authentication": authentication,
+            "sender": origin.sender.to_string(),
+            "epoch": origin.epoch,
+            "session": origin.session,
+            "seq": origin.seq,
+            "gap": origin.gap,
+            "will": origin.will,
+            "age_ms": origin.age_ms,
+        }),
+        Provenance::Article => json!({ "format": "article", "authentication": authentication }),
+        Provenance::Tombstone => json!({ "format": "tombstone", "authentication": authentication }),
+    }
+}
