@@ -3,7 +3,7 @@
 //! Invariant: applying the records of a run in order gives the state that the run had, and visiting a state gives records
 //! that rebuild it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use veilmq_protocol::{PacketId, TopicFilter};
@@ -149,6 +149,7 @@ impl Recovery {
             .collect();
         let mut cleanup = Vec::new();
         let mut summary = RecoverySummary::default();
+        self.end_superseded(&mut cleanup);
         self.count_references(&mut cleanup);
         if let Some((last, _)) = self.sessions.last_key_value() {
             shared.sessions.skip_past(last.0);
@@ -172,6 +173,20 @@ impl Recovery {
             }
         }
         (shards, cleanup, summary)
+    }
+
+    /// Ends all but the newest session of each client: the end of an earlier one may not have been stored.
+    fn end_superseded(&mut self, cleanup: &mut Vec<Record>) {
+        let mut newest: HashMap<Arc<str>, SessionId> = HashMap::new();
+        let mut superseded = Vec::new();
+        for (session, stored) in &self.sessions {
+            let Some(head) = &stored.head else { continue };
+            superseded.extend(newest.insert(Arc::clone(&head.client_id), *session));
+        }
+        for session in superseded {
+            self.sessions.remove(&session);
+            cleanup.push(Record::SessionEnded { session });
+        }
     }
 
     /// Tells every body how many sessions will settle it, and forgets those that none will.
@@ -210,7 +225,8 @@ impl Recovery {
         session.durable = true;
         session.expiry_seconds = head.expiry_seconds;
         session.will = head.will.map(Box::new);
-        session.disconnected_at = Some(head.disconnected_at.unwrap_or(now));
+        // The wall clock may have been set back since; a session never waits longer than its interval.
+        session.disconnected_at = Some(head.disconnected_at.map_or(now, |at| at.min(now)));
         if head.disconnected_at.is_none() {
             cleanup.push(session.head());
         }
