@@ -50,6 +50,8 @@ pub(crate) struct InFlight {
     sent_before: bool,
     /// The current packet of this exchange has been sent on the current connection.
     sent_now: bool,
+    /// It takes one of the client's Receive Maximum: a packet of it was sent on the current connection.
+    is_charged: bool,
 }
 
 impl InFlight {
@@ -58,6 +60,15 @@ impl InFlight {
         match self.progress {
             Progress::Storing | Progress::Published => Stage::Published(self.packet_id),
             Progress::Releasing | Progress::Released => Stage::Released(self.packet_id),
+        }
+    }
+
+    /// Moves on from waiting for a commit; does nothing if the exchange has moved on otherwise.
+    fn after_commit(&self) -> Option<Progress> {
+        match self.progress {
+            Progress::Storing => Some(Progress::Published),
+            Progress::Releasing => Some(Progress::Released),
+            Progress::Published | Progress::Released => None,
         }
     }
 
@@ -104,6 +115,8 @@ pub(crate) struct Outbound {
     unsent: usize,
     /// Those of them whose current packet is a PUBLISH that may be sent; new messages must not overtake it.
     unsent_publishes: usize,
+    /// Entries of `in_flight` that take one of the client's Receive Maximum.
+    charged: usize,
     quota_max: u16,
 }
 
@@ -118,6 +131,7 @@ impl Default for Outbound {
             waiting_bytes: 0,
             unsent: 0,
             unsent_publishes: 0,
+            charged: 0,
             quota_max: u16::MAX,
         }
     }
@@ -129,8 +143,10 @@ impl Outbound {
         self.quota_max = quota_max;
         self.unsent = self.in_flight.len();
         self.unsent_publishes = 0;
+        self.charged = 0;
         for entry in &mut self.in_flight {
             entry.sent_now = false;
+            entry.is_charged = false;
             self.unsent_publishes += usize::from(entry.awaits_publish());
         }
     }
@@ -203,6 +219,7 @@ impl Outbound {
         let packet_id = self.free_identifier();
         let sent = progress == Progress::Published;
         self.unsent += usize::from(!sent);
+        self.charged += usize::from(sent);
         self.identifiers.insert(packet_id);
         self.in_flight.push_back(InFlight {
             delivery,
@@ -210,6 +227,7 @@ impl Outbound {
             progress,
             sent_before: sent,
             sent_now: sent,
+            is_charged: sent,
         });
         packet_id
     }
@@ -219,7 +237,8 @@ impl Outbound {
         self.identifiers.insert(packet_id);
         self.last_identifier = packet_id.value();
         self.unsent += 1;
-        let entry = InFlight { delivery, packet_id, progress, sent_before: true, sent_now: false };
+        let entry =
+            InFlight { delivery, packet_id, progress, sent_before: true, sent_now: false, is_charged: false };
         self.unsent_publishes += usize::from(entry.awaits_publish());
         self.in_flight.push_back(entry);
     }
@@ -253,6 +272,7 @@ impl Outbound {
         let entry = self.in_flight.remove(position)?;
         self.unsent -= usize::from(!entry.sent_now);
         self.unsent_publishes -= usize::from(entry.awaits_publish());
+        self.charged -= usize::from(entry.is_charged);
         Some(entry.delivery)
     }
 
@@ -268,6 +288,19 @@ impl Outbound {
         self.unsent_publishes -= usize::from(awaited_publish);
     }
 
+    /// Lets an exchange go on that waited for a commit.
+    pub(crate) fn stored(&mut self, packet_id: PacketId) {
+        if let Some(next) = self.exchange(packet_id).and_then(|entry| entry.after_commit()) {
+            self.advance(packet_id, next);
+        }
+    }
+
+    /// Visits the exchanges that wait for a commit, oldest first.
+    pub(crate) fn awaiting_commit(&self) -> impl Iterator<Item = (&Delivery, PacketId, Stage)> {
+        let waiting = self.in_flight.iter().filter(|entry| entry.after_commit().is_some());
+        waiting.map(|entry| (&entry.delivery, entry.packet_id, entry.stage()))
+    }
+
     /// Returns the next exchange whose packet may and should be sent, oldest first, and counts it as sent.
     ///
     /// After a reconnect this resends in the original order ([MQTT-4.4.0-1]) and never exceeds the new quota.
@@ -275,19 +308,20 @@ impl Outbound {
         if self.unsent == 0 {
             return None;
         }
-        let sent = self.in_flight.len() - self.unsent;
-        let quota = usize::from(self.quota_max);
+        // [MQTT-3.3.4-9] An exchange counts until it ends, so PUBREC makes no room for another.
+        let has_room = self.charged < usize::from(self.quota_max);
         let entry = self.in_flight.iter_mut().find(|entry| {
             !entry.sent_now
                 && match entry.progress {
                     Progress::Released => true,
-                    Progress::Published => sent < quota,
+                    Progress::Published => has_room,
                     Progress::Storing | Progress::Releasing => false,
                 }
         })?;
         self.unsent_publishes -= usize::from(entry.awaits_publish());
         self.unsent -= 1;
         entry.sent_now = true;
+        self.charged += usize::from(!std::mem::replace(&mut entry.is_charged, true));
         let again = std::mem::replace(&mut entry.sent_before, true);
         Some(Resend {
             delivery: &entry.delivery,
@@ -396,6 +430,40 @@ mod tests {
 
         assert_eq!(outbound.next_unsent().unwrap().progress, Progress::Released);
         assert!(outbound.next_unsent().is_none());
+    }
+
+    #[test]
+    fn a_release_that_is_being_stored_makes_no_room_within_the_quota() {
+        // [MQTT-3.3.4-9]
+        let mut outbound = Outbound::default();
+        outbound.connected(10);
+        let first = outbound.begin(delivery(QoS::ExactlyOnce, 0), Progress::Published);
+        outbound.begin(delivery(QoS::ExactlyOnce, 1), Progress::Published);
+        outbound.connected(1);
+        assert_eq!(payload(outbound.next_unsent().unwrap().delivery), 0);
+
+        outbound.advance(first, Progress::Releasing);
+        assert!(outbound.next_unsent().is_none());
+        outbound.stored(first);
+        assert_eq!(outbound.next_unsent().unwrap().progress, Progress::Released);
+        assert!(outbound.next_unsent().is_none());
+
+        outbound.finish(first);
+        assert_eq!(payload(outbound.next_unsent().unwrap().delivery), 1);
+    }
+
+    #[test]
+    fn a_commit_moves_an_exchange_on_once() {
+        let mut outbound = Outbound::default();
+        outbound.connected(10);
+        let packet_id = outbound.begin(delivery(QoS::ExactlyOnce, 0), Progress::Storing);
+        outbound.stored(packet_id);
+        assert_eq!(outbound.next_unsent().unwrap().progress, Progress::Published);
+
+        outbound.stored(packet_id);
+
+        assert!(outbound.next_unsent().is_none());
+        assert_eq!(outbound.awaiting_commit().count(), 0);
     }
 
     #[test]

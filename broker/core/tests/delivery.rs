@@ -57,6 +57,22 @@ fn both_sides_of_a_qos_2_exchange_come_to_their_end() {
 }
 
 #[test]
+fn a_repeated_pubrec_is_answered_with_pubrel_again() {
+    // [MQTT-4.3.3-4]
+    let mut world = World::new(1);
+    let (subscriber, _) = world.join("s", true, 60);
+    world.subscribe(subscriber, "t", QoS::ExactlyOnce);
+    world.bytes(subscriber);
+    world.publish(subscriber, "t", "x", QoS::ExactlyOnce, 7);
+    world.bytes(subscriber);
+
+    world.ack(subscriber, Packet::PubRec, 1);
+    world.ack(subscriber, Packet::PubRec, 1);
+
+    assert_eq!(world.received(subscriber), ["PUBREL id1", "PUBREL id1"]);
+}
+
+#[test]
 fn a_repeated_qos_2_publish_is_acknowledged_again_and_delivered_once() {
     // [MQTT-4.3.3-10], [MQTT-4.3.3-12]
     let mut world = World::new(1);

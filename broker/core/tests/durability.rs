@@ -169,26 +169,17 @@ fn settled_messages_leave_nothing_in_the_store() {
     }
     let (publisher, _) = world.join("p", true, 0);
     world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
-    assert_eq!(bodies(&mut world), 1);
+    assert_eq!(world.stored_bodies(), 1);
 
     for client in ["a", "b"] {
         let (subscriber, _) = world.join(client, false, 3_600);
         world.ack(subscriber, Packet::PubAck, 1);
     }
-    assert_eq!(bodies(&mut world), 1);
+    assert_eq!(world.stored_bodies(), 1);
     // The third session ends instead of acknowledging.
     world.join("c", true, 0);
 
-    assert_eq!(bodies(&mut world), 0);
-}
-
-fn bodies(world: &mut World) -> usize {
-    let mut count = 0;
-    veilmq_core::Store::replay(&mut world.store, &mut |record| {
-        count += usize::from(matches!(record, veilmq_core::Record::Published { .. }));
-    })
-    .unwrap();
-    count
+    assert_eq!(world.stored_bodies(), 0);
 }
 
 #[test]
@@ -210,4 +201,117 @@ fn a_will_survives_a_crash_and_is_published_after_it() {
 
     let (subscriber, _) = world.join("s", false, 3_600);
     assert_eq!(world.received(subscriber), ["PUBLISH t \"gone\" qos1 id1"]);
+}
+
+#[test]
+fn a_qos_2_message_that_was_not_stored_reaches_nobody_and_is_no_repetition_later() {
+    // [MQTT-4.3.3-10]
+    let mut world = World::new(1);
+    let (subscriber, _) = world.join("s", true, 3_600);
+    world.subscribe(subscriber, "t", QoS::ExactlyOnce);
+    world.bytes(subscriber);
+    let (publisher, _) = world.join("p", true, 3_600);
+    world.commits_at_once = false;
+
+    world.publish(publisher, "t", "x", QoS::ExactlyOnce, 7);
+    world.fail_commits();
+    assert!(world.is_closed(publisher));
+    assert!(world.bytes(subscriber).is_empty());
+    world.commits_at_once = true;
+    let (publisher, _) = world.join("p", false, 3_600);
+    let again = Publish { dup: true, ..publish("t", "x", QoS::ExactlyOnce, 7) };
+    world.send(publisher, &Packet::Publish(again));
+
+    assert_eq!(world.received(publisher), ["PUBREC id7"]);
+    assert_eq!(world.received(subscriber), ["PUBLISH t \"x\" qos2 id1"]);
+    assert_eq!(world.crash(1).1.deliveries, 1);
+}
+
+#[test]
+fn a_release_that_was_not_stored_is_awaited_again() {
+    let mut world = World::new(1);
+    let (publisher, _) = world.join("p", true, 3_600);
+    world.publish(publisher, "t", "x", QoS::ExactlyOnce, 7);
+    world.bytes(publisher);
+    world.commits_at_once = false;
+    world.ack(publisher, Packet::PubRel, 7);
+    world.fail_commits();
+    world.commits_at_once = true;
+
+    let (publisher, _) = world.join("p", false, 3_600);
+    world.ack(publisher, Packet::PubRel, 7);
+
+    assert_eq!(world.received(publisher), ["PUBCOMP id7"]);
+}
+
+#[test]
+fn a_qos_2_step_that_was_not_stored_is_stored_when_the_client_returns() {
+    for step in ["PUBLISH t \"x\" qos2 id1", "PUBREL id1"] {
+        let mut world = World::new(1);
+        let (subscriber, _) = world.join("s", true, 3_600);
+        world.subscribe(subscriber, "t", QoS::ExactlyOnce);
+        let (publisher, _) = world.join("p", true, 0);
+        world.bytes(subscriber);
+        world.commits_at_once = false;
+        world.publish(publisher, "t", "x", QoS::ExactlyOnce, 1);
+        world.commit_one();
+        if step == "PUBREL id1" {
+            world.commit();
+            world.ack(subscriber, Packet::PubRec, 1);
+        }
+
+        world.fail_commits();
+        assert!(world.is_closed(subscriber));
+        world.commits_at_once = true;
+        let (subscriber, _) = world.join("s", false, 3_600);
+
+        assert_eq!(world.received(subscriber), [step]);
+    }
+}
+
+#[test]
+fn a_commit_that_fails_hurts_nobody_who_waits_for_another() {
+    let mut world = World::new(1);
+    offline_subscriber(&mut world, QoS::AtLeastOnce);
+    let (first, _) = world.join("first", true, 0);
+    let (second, _) = world.join("second", true, 0);
+    world.commits_at_once = false;
+    world.publish(first, "t", "1", QoS::AtLeastOnce, 1);
+    world.publish(second, "t", "2", QoS::AtLeastOnce, 1);
+    // This answer needs no commit of its own, only its place behind the one before.
+    world.publish(first, "nobody", "x", QoS::AtLeastOnce, 2);
+
+    world.commit_one();
+    world.fail_one();
+
+    assert_eq!(world.received(first), ["PUBACK id1", "PUBACK id2 0x10"]);
+    assert_eq!(world.received(second), ["DISCONNECT 0x97"]);
+}
+
+#[test]
+fn a_session_whose_end_was_not_stored_does_not_live_on_beside_its_successor() {
+    let mut world = World::new(1);
+    offline_subscriber(&mut world, QoS::AtLeastOnce);
+    world.commits_at_once = false;
+    world.connect(&connect_v5("s", true, 3_600));
+    world.fail_commits();
+    world.commits_at_once = true;
+    world.join("s", false, 3_600);
+
+    let summary = world.crash(1).1;
+
+    assert_eq!((summary.sessions, summary.subscriptions), (1, 0));
+}
+
+#[test]
+fn a_session_that_is_over_is_not_resumed_even_before_the_clock_is_looked_at() {
+    // [MQTT-3.1.2-23]
+    let mut world = World::new(1);
+    world.join("x", true, 60);
+    world.join("x", false, 0);
+
+    let (mut world, summary) = world.crash(1);
+
+    assert_eq!(summary.sessions, 1);
+    assert!(!world.join("x", false, 60).1);
 }

@@ -51,6 +51,9 @@ impl Shard {
         }
         if ack.reason.is_error() {
             self.finish(session, packet_id);
+        } else if entry.progress == Progress::Released {
+            // The client repeats itself, so PUBREL may be lost: it is sent again.
+            state.outbound.advance(packet_id, Progress::Released);
         } else if entry.progress == Progress::Published {
             let stored = entry.delivery.stored.then(|| entry.delivery.message.id()).flatten();
             let reference = entry.delivery.reference(session, Stage::Released(packet_id));
@@ -59,7 +62,7 @@ impl Shard {
                 Some(message) => {
                     state.outbound.advance(packet_id, Progress::Releasing);
                     self.records.push(Record::Advanced { reference, message });
-                    self.proceed_when_stored(session, packet_id, Progress::Released);
+                    self.proceed_when_stored(session, packet_id);
                 }
                 None => state.outbound.advance(packet_id, Progress::Released),
             }

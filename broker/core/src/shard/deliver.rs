@@ -119,7 +119,7 @@ impl Shard {
                     self.records.push(Record::Advanced { reference, message });
                 }
                 match progress {
-                    Progress::Storing => self.proceed_when_stored(session, packet_id, Progress::Published),
+                    Progress::Storing => self.proceed_when_stored(session, packet_id),
                     _ => {
                         if !self.send_publish(connection, delivery, Some(packet_id), false, now) {
                             self.finish(session, packet_id);

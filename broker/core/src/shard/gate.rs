@@ -8,19 +8,22 @@ use super::Shard;
 use crate::effect::Effect;
 use crate::farewell::{BrokerReason, CloseReason};
 use crate::id::{ConnectionId, SessionId, Ticket};
-use crate::outbound::Progress;
-use crate::record::SubscriptionRecord;
+use crate::message::Message;
+use crate::record::{Record, SubscriptionRecord};
+use crate::routes::Matches;
 use crate::time::Environment;
 
 /// Something that waits for a commit.
 #[derive(Debug)]
 pub(super) enum Gated {
     /// An answer to a packet of the client.
-    Answer(ConnectionId, Answer),
+    Answer { session: SessionId, connection: ConnectionId, answer: Answer },
     /// CONNACK and everything behind it.
     Uncork(ConnectionId),
     /// A QoS 2 exchange whose next packet may go out once its step is stored.
-    Proceed { session: SessionId, packet_id: PacketId, progress: Progress },
+    Proceed { session: SessionId, packet_id: PacketId },
+    /// A QoS 2 message that nobody may have before the broker is sure to know it again.
+    Distribute { message: Arc<Message>, matches: Arc<Matches> },
     /// The retained messages that a subscription brings.
     Retained { session: SessionId, filter: Arc<str>, subscription: SubscriptionRecord },
 }
@@ -43,33 +46,72 @@ impl Shard {
         self.ticket
     }
 
+    /// Returns the commit that an answer must wait for: its own, or that of the answer before it.
+    pub(super) fn answers_wait_for(
+        &mut self,
+        connection: ConnectionId,
+        ticket: Option<Ticket>,
+    ) -> Option<Ticket> {
+        let settled = self.settled;
+        let earlier = self.established(connection)?.acknowledged_with;
+        ticket.or(earlier).filter(|ticket| Some(*ticket) > settled)
+    }
+
     /// Sends an answer now, or once `ticket` is durable. Answers on a connection keep their order.
     pub(super) fn answer(&mut self, connection: ConnectionId, answer: Answer, ticket: Option<Ticket>) {
-        let settled = self.settled;
+        let ticket = self.answers_wait_for(connection, ticket);
         let Some(established) = self.established(connection) else { return };
-        let ticket = ticket.or(established.acknowledged_with).filter(|ticket| Some(*ticket) > settled);
+        let session = established.session;
         established.acknowledged_with = ticket;
         match ticket {
-            Some(ticket) => self.gated.push_back((ticket, Gated::Answer(connection, answer))),
+            Some(ticket) => self.gate(ticket, Gated::Answer { session, connection, answer }),
             None => self.send_answer(connection, &answer),
         }
+    }
+
+    /// Lets something wait for a commit. What waits for the same one keeps its order.
+    fn gate(&mut self, ticket: Ticket, gated: Gated) {
+        // An answer may have to wait for nothing newer than an older commit, which must not wait for newer ones.
+        let at = self.gated.partition_point(|(waits_for, _)| *waits_for <= ticket);
+        self.gated.insert(at, (ticket, gated));
+    }
+
+    /// Gives a message to its targets once `ticket` is durable.
+    pub(super) fn distribute_when_stored(
+        &mut self,
+        ticket: Ticket,
+        message: Arc<Message>,
+        matches: Arc<Matches>,
+    ) {
+        self.gate(ticket, Gated::Distribute { message, matches });
     }
 
     /// Holds everything on a connection back until `ticket` is durable.
     pub(super) fn cork(&mut self, connection: ConnectionId, ticket: Ticket) {
         let Some(established) = self.established(connection) else { return };
         established.corked_until = Some(ticket);
-        self.gated.push_back((ticket, Gated::Uncork(connection)));
+        self.gate(ticket, Gated::Uncork(connection));
     }
 
     /// Lets a QoS 2 exchange go on once the records of this turn are durable.
-    pub(super) fn proceed_when_stored(
-        &mut self,
-        session: SessionId,
-        packet_id: PacketId,
-        progress: Progress,
-    ) {
-        self.gated.push_back((self.ticket, Gated::Proceed { session, packet_id, progress }));
+    pub(super) fn proceed_when_stored(&mut self, session: SessionId, packet_id: PacketId) {
+        self.gate(self.ticket, Gated::Proceed { session, packet_id });
+    }
+
+    /// Stores the steps of QoS 2 exchanges again whose commit may have failed while the client was away.
+    pub(super) fn store_exchanges_again(&mut self, session: SessionId) {
+        let Some(state) = self.sessions.get(&session) else { return };
+        let mut waiting = Vec::new();
+        for (delivery, packet_id, stage) in state.outbound.awaiting_commit() {
+            if let (true, Some(message)) = (delivery.stored, delivery.message.id()) {
+                self.records
+                    .push(Record::Advanced { reference: delivery.reference(session, stage), message });
+            }
+            waiting.push(packet_id);
+        }
+        for packet_id in waiting {
+            self.proceed_when_stored(session, packet_id);
+        }
     }
 
     /// Delivers the retained messages of a new subscription once the records of this turn are durable.
@@ -80,7 +122,7 @@ impl Shard {
         subscription: SubscriptionRecord,
     ) {
         let filter = Arc::from(filter.as_str());
-        self.gated.push_back((self.ticket, Gated::Retained { session, filter, subscription }));
+        self.gate(self.ticket, Gated::Retained { session, filter, subscription });
     }
 
     /// Lets everything through that waited for `ticket` or an earlier one.
@@ -88,13 +130,16 @@ impl Shard {
         self.settled = self.settled.max(Some(ticket));
         while let Some((_, gated)) = self.gated.pop_front_if(|(waits_for, _)| *waits_for <= ticket) {
             match gated {
-                Gated::Answer(connection, answer) => self.send_answer(connection, &answer),
+                Gated::Answer { connection, answer, .. } => self.send_answer(connection, &answer),
                 Gated::Uncork(connection) => self.uncork(connection),
-                Gated::Proceed { session, packet_id, progress } => {
+                Gated::Proceed { session, packet_id } => {
                     if let Some(state) = self.sessions.get_mut(&session) {
-                        state.outbound.advance(packet_id, progress);
+                        state.outbound.stored(packet_id);
                     }
                     self.pump(session, environment.now);
+                }
+                Gated::Distribute { message, matches } => {
+                    self.distribute(&message, &matches, environment.now);
                 }
                 Gated::Retained { session, filter, subscription } => {
                     if let Ok(filter) = TopicFilter::new(&filter) {
@@ -115,7 +160,13 @@ impl Shard {
         self.settled = self.settled.max(Some(ticket));
         while let Some((_, gated)) = self.gated.pop_front_if(|(waits_for, _)| *waits_for <= ticket) {
             let connection = match gated {
-                Gated::Answer(connection, _) | Gated::Uncork(connection) => Some(connection),
+                Gated::Answer { session, connection, answer } => {
+                    self.take_back(session, &answer);
+                    Some(connection)
+                }
+                Gated::Uncork(connection) => Some(connection),
+                // Its publisher's answer waits for the same commit, and nobody has seen it.
+                Gated::Distribute { .. } => None,
                 Gated::Proceed { session, .. } | Gated::Retained { session, .. } => {
                     self.sessions.get(&session).and_then(|state| state.connection)
                 }
@@ -129,6 +180,20 @@ impl Shard {
                     effects,
                 );
             }
+        }
+    }
+
+    /// Undoes what an answer would have told, so that the client's next attempt is not taken for a repetition.
+    fn take_back(&mut self, session: SessionId, answer: &Answer) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        match answer {
+            Answer::PubRec(packet_id, _) => {
+                state.received.remove(packet_id);
+            }
+            Answer::PubComp(packet_id) => {
+                state.received.insert(*packet_id);
+            }
+            Answer::PubAck(..) | Answer::PubCompUnknown(_) | Answer::SubAck(..) | Answer::UnsubAck(..) => {}
         }
     }
 

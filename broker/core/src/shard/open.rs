@@ -54,6 +54,7 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) {
         self.take_over(&arrival.request.client_id, environment, effects);
+        self.end_if_due(&arrival.request.client_id, environment);
         if arrival.request.clean_start
             && let Some(old) = self.by_client_id.get(&arrival.request.client_id).copied()
         {
@@ -88,6 +89,15 @@ impl Shard {
         }
     }
 
+    /// Does what the session's deadline asks for, if it has passed and the clock has not said so yet ([MQTT-3.1.2-23]).
+    fn end_if_due(&mut self, client_id: &Arc<str>, environment: &mut Environment<'_>) {
+        let Some(session) = self.by_client_id.get(client_id).copied() else { return };
+        let deadline = self.sessions.get(&session).and_then(Session::next_deadline);
+        if deadline.is_some_and(|at| at <= environment.now) {
+            self.session_deadline(session, environment);
+        }
+    }
+
     /// Returns the session of a Client Identifier, and whether it was there before.
     fn session_of(&mut self, client_id: &Arc<str>) -> (SessionId, bool) {
         if let Some(session) = self.by_client_id.get(client_id) {
@@ -116,6 +126,7 @@ impl Shard {
         if state.durable {
             let head = state.head();
             self.records.push(head);
+            self.store_exchanges_again(session);
         }
         self.gauges.sessions_connected += 1;
         self.arm_session(session);

@@ -31,13 +31,13 @@ pub(super) struct Publication<'a> {
     pub(super) message_expiry_seconds: Option<u32>,
 }
 
-/// What became of a publication that was accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Published {
-    /// Somebody subscribes to the topic.
-    pub(super) matched: bool,
+/// A publication that was accepted and is to be distributed.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    message: Arc<Message>,
+    matches: Arc<Matches>,
     /// Records of this turn hold the message, so its acknowledgement waits for them.
-    pub(super) stored: bool,
+    stored: bool,
 }
 
 /// Why a publication was refused.
@@ -75,8 +75,9 @@ impl Shard {
         check_writable(topic)?;
         match publish.packet_id {
             None => {
-                if let Err(refused) = self.publish_accepted(session, publish, topic, now) {
-                    tracing::warn!(topic = topic.as_str(), %refused, "publish refused");
+                match self.accept_publish(session, publish, topic, now) {
+                    Ok(accepted) => self.distribute(&accepted.message, &accepted.matches, now),
+                    Err(refused) => tracing::warn!(topic = topic.as_str(), %refused, "publish refused"),
                 }
                 Ok(())
             }
@@ -105,14 +106,14 @@ impl Shard {
         }
         let durable = state.durable;
         self.count_unacknowledged(connection)?;
-        let published = match self.publish_accepted(session, publish, topic, now) {
-            Ok(published) => published,
-            Err(refused) => {
-                tracing::warn!(topic = topic.as_str(), %refused, "publish refused");
-                return self.refuse_publish(connection, packet_id, exactly_once);
-            }
-        };
-        let mut stored = published.stored;
+        let Accepted { message, matches, mut stored } =
+            match self.accept_publish(session, publish, topic, now) {
+                Ok(accepted) => accepted,
+                Err(refused) => {
+                    tracing::warn!(topic = topic.as_str(), %refused, "publish refused");
+                    return self.refuse_publish(connection, packet_id, exactly_once);
+                }
+            };
         if exactly_once && let Some(state) = self.sessions.get_mut(&session) {
             state.received.insert(packet_id);
             if durable {
@@ -120,12 +121,22 @@ impl Shard {
                 stored = true;
             }
         }
-        let reason = if published.matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
+        let reason = if matches.is_empty() { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
+        let ticket = self.answers_wait_for(connection, stored.then(|| self.current_ticket()));
         let answer = match exactly_once {
-            true => Answer::PubRec(packet_id, reason),
-            false => Answer::PubAck(packet_id, reason),
+            true => {
+                // If the commit fails the client sends it again, and that is no repetition for anyone.
+                match ticket {
+                    Some(ticket) => self.distribute_when_stored(ticket, message, matches),
+                    None => self.distribute(&message, &matches, now),
+                }
+                Answer::PubRec(packet_id, reason)
+            }
+            false => {
+                self.distribute(&message, &matches, now);
+                Answer::PubAck(packet_id, reason)
+            }
         };
-        let ticket = stored.then(|| self.current_ticket());
         self.answer(connection, answer, ticket);
         Ok(())
     }
@@ -162,13 +173,13 @@ impl Shard {
         Ok(())
     }
 
-    fn publish_accepted(
+    fn accept_publish(
         &mut self,
         session: SessionId,
         publish: &Publish<'_>,
         topic: TopicName<'_>,
         now: Moment,
-    ) -> Result<Published, PublishRefused> {
+    ) -> Result<Accepted, PublishRefused> {
         let mut application_properties = std::mem::take(&mut self.scratch);
         application_properties.clear();
         if let Err(error) = publish.properties.encode_application(&mut application_properties) {
@@ -183,17 +194,24 @@ impl Shard {
             payload: publish.payload,
             message_expiry_seconds: publish.properties.message_expiry_seconds,
         };
-        let published = self.publish(&publication, now);
+        let accepted = self.accept(&publication, now);
         self.scratch = application_properties;
-        published
+        accepted
     }
 
-    /// Takes a message in: retains it if asked, stores it for durable sessions, gives it to everyone who wants it.
+    /// Publishes a message of the broker's own accord, as it does with a Will.
     pub(super) fn publish(
         &mut self,
         publication: &Publication<'_>,
         now: Moment,
-    ) -> Result<Published, PublishRefused> {
+    ) -> Result<(), PublishRefused> {
+        let Accepted { message, matches, .. } = self.accept(publication, now)?;
+        self.distribute(&message, &matches, now);
+        Ok(())
+    }
+
+    /// Takes a message in: retains it if asked, and stores it for durable sessions.
+    fn accept(&mut self, publication: &Publication<'_>, now: Moment) -> Result<Accepted, PublishRefused> {
         let matches = self.matches.matches(&self.shared.routes, publication.topic, publication.publisher);
         let references = references(&matches, publication);
         let message = Message::new(
@@ -217,8 +235,7 @@ impl Shard {
         if !references.is_empty() {
             self.records.push(Record::Published { message: Arc::clone(&message), references });
         }
-        self.distribute(&message, &matches, now);
-        Ok(Published { matched: !matches.is_empty(), stored })
+        Ok(Accepted { message, matches, stored })
     }
 
     /// Keeps a message as its topic's retained one; true if that made a record ([MQTT-3.3.1-5]).
@@ -234,7 +251,7 @@ impl Shard {
     }
 
     /// Gives a message to the targets on this shard, and passes it on to the other shards that have some.
-    fn distribute(&mut self, message: &Arc<Message>, matches: &Arc<Matches>, now: Moment) {
+    pub(super) fn distribute(&mut self, message: &Arc<Message>, matches: &Arc<Matches>, now: Moment) {
         for shard in matches.shards() {
             if shard != self.index {
                 let parcel = Parcel::Deliver { message: Arc::clone(message), matches: Arc::clone(matches) };

@@ -87,9 +87,8 @@ impl Shard {
         self.close(connection, &reason.into(), environment, effects);
     }
 
-    fn session_deadline(&mut self, session: SessionId, environment: &mut Environment<'_>) {
+    pub(super) fn session_deadline(&mut self, session: SessionId, environment: &mut Environment<'_>) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
-        state.timer_at = None;
         if state.ends_at().is_some_and(|at| at <= environment.now) {
             self.end_session(session, environment.now);
             return;

@@ -26,6 +26,9 @@ pub(crate) struct World {
     /// Batches are made durable at once; otherwise they wait for [`World::commit`].
     pub(crate) commits_at_once: bool,
     pending: VecDeque<(usize, Ticket, Vec<Record>)>,
+    /// What shards asked for and is still to be carried out, in the order in which they asked.
+    effects: VecDeque<(usize, Effect)>,
+    carries_out: bool,
     now: Moment,
     random: u64,
     next_connection: u64,
@@ -73,6 +76,8 @@ impl World {
             store,
             commits_at_once: true,
             pending: VecDeque::new(),
+            effects: VecDeque::new(),
+            carries_out: false,
             now,
             random: 1,
             next_connection: 1,
@@ -107,17 +112,41 @@ impl World {
 
     /// Makes every batch durable that has been handed to the store.
     pub(crate) fn commit(&mut self) {
-        while let Some((shard, ticket, records)) = self.pending.pop_front() {
-            self.store.commit(&records).unwrap();
-            self.turn(shard, Input::Committed(ticket));
-        }
+        while self.commit_one() {}
+    }
+
+    /// Makes the oldest batch durable that waits; false if none does.
+    pub(crate) fn commit_one(&mut self) -> bool {
+        let Some((shard, ticket, records)) = self.pending.pop_front() else { return false };
+        self.store.commit(&records).unwrap();
+        self.turn(shard, Input::Committed(ticket));
+        true
+    }
+
+    /// Refuses the oldest batch that waits; false if none does.
+    pub(crate) fn fail_one(&mut self) -> bool {
+        let Some((shard, ticket, _)) = self.pending.pop_front() else { return false };
+        self.turn(shard, Input::CommitFailed(ticket));
+        true
+    }
+
+    /// Tells whether a crash would lose something.
+    pub(crate) fn has_uncommitted(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Returns the number of message bodies in the store.
+    pub(crate) fn stored_bodies(&mut self) -> usize {
+        let mut count = 0;
+        self.store
+            .replay(&mut |record| count += usize::from(matches!(record, Record::Published { .. })))
+            .unwrap();
+        count
     }
 
     /// Refuses every batch that waits, as a full disk would.
     pub(crate) fn fail_commits(&mut self) {
-        while let Some((shard, ticket, _)) = self.pending.pop_front() {
-            self.turn(shard, Input::CommitFailed(ticket));
-        }
+        while self.fail_one() {}
     }
 
     /// Opens a connection on a shard without sending anything.
@@ -221,8 +250,13 @@ impl World {
             self.shards[shard].end_turn(&mut environment, &mut effects);
         }
         self.random = random;
-        for effect in effects {
-            self.carry_out(shard, effect);
+        self.effects.extend(effects.into_iter().map(|effect| (shard, effect)));
+        // A turn within a turn leaves its effects to the outermost, so that they stay in order.
+        if !std::mem::replace(&mut self.carries_out, true) {
+            while let Some((shard, effect)) = self.effects.pop_front() {
+                self.carry_out(shard, effect);
+            }
+            self.carries_out = false;
         }
     }
 
