@@ -228,6 +228,29 @@ fn a_qos_2_message_that_was_not_stored_reaches_nobody_and_is_no_repetition_later
 }
 
 #[test]
+fn a_repetition_whose_answer_is_lost_stays_a_repetition() {
+    // [MQTT-4.3.3-10]
+    let mut world = World::new(1);
+    let (subscriber, _) = world.join("s", true, 0);
+    world.subscribe(subscriber, "t", QoS::ExactlyOnce);
+    world.bytes(subscriber);
+    let (publisher, _) = world.join("p", true, 3_600);
+    world.publish(publisher, "t", "x", QoS::ExactlyOnce, 7);
+    let again = Publish { dup: true, ..publish("t", "x", QoS::ExactlyOnce, 7) };
+    world.commits_at_once = false;
+    world.publish(publisher, "t", "y", QoS::ExactlyOnce, 8);
+    world.send(publisher, &Packet::Publish(again));
+    world.fail_commits();
+    world.commits_at_once = true;
+
+    let (publisher, _) = world.join("p", false, 3_600);
+    world.send(publisher, &Packet::Publish(again));
+
+    assert_eq!(world.received(publisher), ["PUBREC id7"]);
+    assert_eq!(world.received(subscriber), ["PUBLISH t \"x\" qos2 id1"]);
+}
+
+#[test]
 fn a_release_that_was_not_stored_is_awaited_again() {
     let mut world = World::new(1);
     let (publisher, _) = world.join("p", true, 3_600);

@@ -23,9 +23,18 @@ pub(super) enum Gated {
     /// A QoS 2 exchange whose next packet may go out once its step is stored.
     Proceed { session: SessionId, packet_id: PacketId },
     /// A QoS 2 message that nobody may have before the broker is sure to know it again.
-    Distribute { message: Arc<Message>, matches: Arc<Matches> },
+    Distribute(Box<Held>),
     /// The retained messages that a subscription brings.
     Retained { session: SessionId, filter: Arc<str>, subscription: SubscriptionRecord },
+}
+
+/// A QoS 2 message of a client that is being stored.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) publisher: SessionId,
+    pub(super) packet_id: PacketId,
+    pub(super) message: Arc<Message>,
+    pub(super) matches: Arc<Matches>,
 }
 
 /// An answer that may have to wait for a commit.
@@ -77,13 +86,8 @@ impl Shard {
     }
 
     /// Gives a message to its targets once `ticket` is durable.
-    pub(super) fn distribute_when_stored(
-        &mut self,
-        ticket: Ticket,
-        message: Arc<Message>,
-        matches: Arc<Matches>,
-    ) {
-        self.gate(ticket, Gated::Distribute { message, matches });
+    pub(super) fn distribute_when_stored(&mut self, ticket: Ticket, held: Held) {
+        self.gate(ticket, Gated::Distribute(Box::new(held)));
     }
 
     /// Holds everything on a connection back until `ticket` is durable.
@@ -138,8 +142,8 @@ impl Shard {
                     }
                     self.pump(session, environment.now);
                 }
-                Gated::Distribute { message, matches } => {
-                    self.distribute(&message, &matches, environment.now);
+                Gated::Distribute(held) => {
+                    self.distribute(&held.message, &held.matches, environment.now);
                 }
                 Gated::Retained { session, filter, subscription } => {
                     if let Ok(filter) = TopicFilter::new(&filter) {
@@ -161,12 +165,22 @@ impl Shard {
         while let Some((_, gated)) = self.gated.pop_front_if(|(waits_for, _)| *waits_for <= ticket) {
             let connection = match gated {
                 Gated::Answer { session, connection, answer } => {
-                    self.take_back(session, &answer);
+                    if let (Answer::PubComp(packet_id), Some(state)) =
+                        (answer, self.sessions.get_mut(&session))
+                    {
+                        // Its release is not stored, so the client's next PUBREL has to store it.
+                        state.received.insert(packet_id);
+                    }
                     Some(connection)
                 }
                 Gated::Uncork(connection) => Some(connection),
-                // Its publisher's answer waits for the same commit, and nobody has seen it.
-                Gated::Distribute { .. } => None,
+                Gated::Distribute(held) => {
+                    // Nobody has seen it, so the client's next attempt is no repetition.
+                    if let Some(state) = self.sessions.get_mut(&held.publisher) {
+                        state.received.remove(&held.packet_id);
+                    }
+                    None
+                }
                 Gated::Proceed { session, .. } | Gated::Retained { session, .. } => {
                     self.sessions.get(&session).and_then(|state| state.connection)
                 }
@@ -180,20 +194,6 @@ impl Shard {
                     effects,
                 );
             }
-        }
-    }
-
-    /// Undoes what an answer would have told, so that the client's next attempt is not taken for a repetition.
-    fn take_back(&mut self, session: SessionId, answer: &Answer) {
-        let Some(state) = self.sessions.get_mut(&session) else { return };
-        match answer {
-            Answer::PubRec(packet_id, _) => {
-                state.received.remove(packet_id);
-            }
-            Answer::PubComp(packet_id) => {
-                state.received.insert(*packet_id);
-            }
-            Answer::PubAck(..) | Answer::PubCompUnknown(_) | Answer::SubAck(..) | Answer::UnsubAck(..) => {}
         }
     }
 

@@ -7,7 +7,7 @@ use veilmq_protocol::{
 };
 
 use super::Shard;
-use super::gate::Answer;
+use super::gate::{Answer, Held};
 use crate::connection::check_writable;
 use crate::effect::Parcel;
 use crate::farewell::{CloseReason, PeerError};
@@ -127,7 +127,10 @@ impl Shard {
             true => {
                 // If the commit fails the client sends it again, and that is no repetition for anyone.
                 match ticket {
-                    Some(ticket) => self.distribute_when_stored(ticket, message, matches),
+                    Some(ticket) => self.distribute_when_stored(
+                        ticket,
+                        Held { publisher: session, packet_id, message, matches },
+                    ),
                     None => self.distribute(&message, &matches, now),
                 }
                 Answer::PubRec(packet_id, reason)
