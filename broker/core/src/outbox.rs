@@ -11,6 +11,9 @@ use crate::message::Message;
 /// Payloads of at least this many bytes are shared between subscribers; smaller ones are cheaper to copy.
 pub(crate) const SHARED_PAYLOAD_BYTES_MIN: usize = 2_048;
 
+/// Written bytes at the front of a buffer that are worth moving the rest for.
+const WRITTEN_BYTES_MAX: usize = 64 * 1024;
+
 /// Bytes waiting for one socket.
 #[derive(Default)]
 pub struct Outbox {
@@ -71,6 +74,18 @@ impl Outbox {
             self.written -= length;
             self.segments.pop_front();
         }
+        self.give_back_written();
+    }
+
+    /// Frees what has been written of a buffer that never runs empty, or a client that is always a little behind would make it
+    /// grow for ever. At most as many bytes are moved as have been written.
+    fn give_back_written(&mut self) {
+        let Some(Segment::Bytes(first)) = self.segments.front_mut() else { return };
+        if self.written >= WRITTEN_BYTES_MAX && self.written >= first.len() / 2 {
+            first.drain(..self.written);
+            first.shrink_to(2 * first.len());
+            self.written = 0;
+        }
     }
 
     /// Appends what `write` puts at the end of a buffer, and returns what it returns.
@@ -112,6 +127,23 @@ mod tests {
         let mut slices = Vec::new();
         outbox.slices(&mut slices, usize::MAX);
         slices.iter().flat_map(|slice| slice.iter().copied()).collect()
+    }
+
+    #[test]
+    fn a_buffer_that_never_runs_empty_does_not_grow() {
+        let mut outbox = Outbox::default();
+        let mut expected = 0_u8;
+        outbox.append(|tail| tail.extend_from_slice(&[0; 250]));
+        for round in 1..20_000_u32 {
+            outbox.append(|tail| tail.extend_from_slice(&[(round % 251) as u8; 250]));
+            assert_eq!(written(&outbox)[..250], [expected; 250]);
+            outbox.advance(250);
+            expected = (round % 251) as u8;
+        }
+
+        let Some(Segment::Bytes(first)) = outbox.segments.front() else { panic!("nothing waits") };
+        assert!(first.capacity() < 4 * WRITTEN_BYTES_MAX, "{} bytes are held", first.capacity());
+        assert_eq!(outbox.len_bytes(), 250);
     }
 
     #[test]
