@@ -64,6 +64,11 @@ impl Matches {
         self.groups.iter().flat_map(|(_, targets)| targets)
     }
 
+    /// Returns about how many bytes the targets occupy.
+    fn size_bytes(&self) -> usize {
+        self.targets().map(|target| size_of::<Target>() + 4 * target.subscription_ids.len()).sum()
+    }
+
     /// Tells whether nobody wants the topic.
     pub(crate) fn is_empty(&self) -> bool {
         self.groups.is_empty()
@@ -237,10 +242,11 @@ fn remove(node: &mut Node, levels: &[&str], multi: bool, session: SessionId) -> 
 pub(crate) struct MatchCache {
     generation: u64,
     topics: HashMap<Box<str>, Arc<Matches>>,
+    bytes: usize,
 }
 
-/// Topics remembered per shard; beyond it the cache starts afresh.
-const CACHED_TOPICS_MAX: usize = 16_384;
+/// What a shard remembers, in bytes; beyond it the cache starts afresh. Publishers choose the topics, so they count too.
+const CACHED_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 impl MatchCache {
     /// Returns who gets a message that `publisher` published to `topic`.
@@ -251,15 +257,15 @@ impl MatchCache {
         publisher: Option<SessionId>,
     ) -> Arc<Matches> {
         let generation = routes.generation();
-        if generation != self.generation || self.topics.len() >= CACHED_TOPICS_MAX {
-            self.topics.clear();
+        if generation != self.generation {
+            self.clear();
             self.generation = generation;
         }
         let matches = match self.topics.get(topic.as_str()) {
             Some(matches) => Arc::clone(matches),
             None => {
                 let matches = Arc::new(routes.find(topic, None));
-                self.topics.insert(Box::from(topic.as_str()), Arc::clone(&matches));
+                self.remember(topic, &matches);
                 matches
             }
         };
@@ -270,6 +276,22 @@ impl MatchCache {
             return Arc::new(routes.find(topic, Some(publisher)));
         }
         matches
+    }
+
+    fn remember(&mut self, topic: TopicName<'_>, matches: &Arc<Matches>) {
+        let entry_bytes = size_of::<(Box<str>, Matches)>() + topic.as_str().len() + matches.size_bytes();
+        if self.bytes + entry_bytes > CACHED_BYTES_MAX {
+            self.clear();
+        }
+        if entry_bytes <= CACHED_BYTES_MAX {
+            self.bytes += entry_bytes;
+            self.topics.insert(Box::from(topic.as_str()), Arc::clone(matches));
+        }
+    }
+
+    fn clear(&mut self) {
+        self.topics.clear();
+        self.bytes = 0;
     }
 }
 
@@ -371,6 +393,20 @@ mod tests {
         assert!(routes.unsubscribe(TopicFilter::new("t").unwrap(), SessionId(1)));
         assert!(cache.matches(&routes, topic, None).is_empty());
         assert!(!routes.unsubscribe(TopicFilter::new("t").unwrap(), SessionId(1)));
+    }
+
+    #[test]
+    fn what_is_cached_is_bounded_however_long_the_topics_are() {
+        let routes = Routes::default();
+        let mut cache = MatchCache::default();
+        for number in 0..300 {
+            let topic = format!("{number}{}", "x".repeat(60_000));
+            cache.matches(&routes, TopicName::new(&topic).unwrap(), None);
+
+            let held: usize = cache.topics.keys().map(|topic| topic.len()).sum();
+            assert!(held <= CACHED_BYTES_MAX, "{held} bytes after {number}");
+        }
+        assert!(cache.topics.len() > 1);
     }
 
     #[test]
