@@ -209,6 +209,29 @@ fn every_split_of_the_bytes_gives_the_same_answers() {
 }
 
 #[test]
+fn a_large_packet_may_arrive_in_many_pieces_and_every_byte_is_counted_once() {
+    let mut world = World::new(4);
+    let connection = world.accept(0, ProtocolVersion::V5);
+    let payload = "x".repeat(4 * 1024 * 1024);
+    let mut bytes = Vec::new();
+    for packet in [
+        Packet::Connect(connect_v5("x", true, 0)),
+        Packet::Publish(world::publish("t", &payload, QoS::AtLeastOnce, 1)),
+        Packet::PingReq,
+    ] {
+        packet.encode(ProtocolVersion::V5, &mut bytes).unwrap();
+    }
+
+    // Copying what has arrived with each of these pieces would take minutes.
+    for piece in bytes.chunks(100) {
+        world.send_bytes(connection, piece);
+    }
+
+    assert_eq!(world.received(connection), ["CONNACK 0x00", "PUBACK id1 0x10", "PINGRESP"]);
+    assert_eq!(world.sample("veilmq_bytes_received_total", ""), bytes.len() as u64);
+}
+
+#[test]
 fn a_will_is_published_when_the_connection_is_lost_and_discarded_on_a_normal_disconnect() {
     // [MQTT-3.1.2-8], [MQTT-3.14.4-3]
     for (goodbye, expected) in [

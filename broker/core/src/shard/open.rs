@@ -71,7 +71,7 @@ impl Shard {
         self.pump(session, environment.now);
         if !unread.is_empty() {
             let mut unread = unread;
-            self.received(connection, &mut unread, environment, effects);
+            self.take_in(connection, &mut unread, environment, effects);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::id::ConnectionId;
 use crate::time::Environment;
 
 impl Shard {
-    /// Takes in bytes: every whole packet is handled, the rest is kept until more arrives.
+    /// Takes in bytes from the network.
     pub(super) fn received(
         &mut self,
         connection: ConnectionId,
@@ -21,13 +21,32 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) {
         self.stats.bytes_received(bytes.len());
-        let Some(partial) = self.take_partial(connection, environment) else { return };
+        self.take_in(connection, bytes, environment, effects);
+    }
+
+    /// Handles every whole packet, and keeps the rest until more arrives.
+    pub(super) fn take_in(
+        &mut self,
+        connection: ConnectionId,
+        bytes: &mut [u8],
+        environment: &mut Environment<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(mut partial) = self.take_partial(connection, environment) else { return };
         if partial.is_empty() {
-            self.process(connection, bytes, environment, effects);
-        } else {
-            let mut joined = partial;
-            joined.extend_from_slice(bytes);
-            self.process(connection, &mut joined, environment, effects);
+            let left = self.process(connection, bytes, environment, effects);
+            if let Some(rest) = left.and_then(|position| bytes.get(position..)) {
+                self.keep_partial(connection, rest.to_vec());
+            }
+            return;
+        }
+        partial.extend_from_slice(bytes);
+        match self.process(connection, &mut partial, environment, effects) {
+            None => {}
+            // A packet that grows is not copied again with every read.
+            Some(0) => self.keep_partial(connection, partial),
+            // A short rest does not keep the buffer of a large packet.
+            Some(position) => self.keep_partial(connection, partial.split_off(position)),
         }
     }
 
@@ -41,36 +60,35 @@ impl Shard {
         }
     }
 
+    /// Handles whole packets; returns where one begins that has not arrived in full.
     fn process(
         &mut self,
         connection: ConnectionId,
         bytes: &mut [u8],
         environment: &mut Environment<'_>,
         effects: &mut Vec<Effect>,
-    ) {
+    ) -> Option<usize> {
         let mut position = 0;
         while let Some(rest) = bytes.get_mut(position..)
             && !rest.is_empty()
         {
             match self.step(connection, rest, environment, effects) {
                 Ok(Step::Consumed(consumed)) => position += consumed,
-                Ok(Step::More) => {
-                    self.keep_partial(connection, rest);
-                    return;
-                }
-                Ok(Step::Gone) => return,
+                Ok(Step::More) => return Some(position),
+                Ok(Step::Gone) => return None,
                 Err(reason) => {
                     self.close(connection, &reason, environment, effects);
-                    return;
+                    return None;
                 }
             }
         }
+        None
     }
 
-    fn keep_partial(&mut self, connection: ConnectionId, bytes: &[u8]) {
+    fn keep_partial(&mut self, connection: ConnectionId, bytes: Vec<u8>) {
         match self.connections.get_mut(&connection) {
-            Some(Connection::Opening(opening)) => opening.partial = bytes.to_vec(),
-            Some(Connection::Established(established)) => established.partial = bytes.to_vec(),
+            Some(Connection::Opening(opening)) => opening.partial = bytes,
+            Some(Connection::Established(established)) => established.partial = bytes,
             None => {}
         }
     }
