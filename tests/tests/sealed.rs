@@ -1,0 +1,205 @@
+//! The whole path with the real programs: `veil` seals, `veilmq` carries and stores, `veil` opens.
+//!
+//! What passes the wire and what lies on the disk is searched for the plaintext, as `strings` would.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use veilmq_tests::broker::Broker;
+use veilmq_tests::tap::Tap;
+use veilmq_tests::tools::{built_program, run};
+use veilmq_tests::wire::{Published, Wire, publish_packet};
+
+const TOPIC: &str = "readings/room";
+const PLAINTEXT: &str = "the temperature of the room is 21.5";
+/// `veil sub -W` ran out.
+const TIMED_OUT: Option<i32> = Some(27);
+
+/// A broker that trusts an authority, a device and a reader that the authority certified, and their common key.
+struct Parties {
+    broker: Broker,
+    tap: Tap,
+}
+
+impl Parties {
+    fn new() -> Self {
+        let broker = Broker::start();
+        let parties = Self { tap: Tap::start(broker.address()), broker };
+        parties.make_authority("ca");
+        parties.issue("ca", "device", "publisher");
+        parties.issue("ca", "reader", "subscriber");
+        parties.made(&["key", "new", &parties.path("key")]);
+        parties.trust("ca");
+        parties
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.broker.directory().join(name).to_str().expect("temporary directories are UTF-8").to_owned()
+    }
+
+    fn veil(&self, arguments: &[&str]) -> Output {
+        run(Command::new(built_program("veil")).args(arguments), 60)
+    }
+
+    fn made(&self, arguments: &[&str]) {
+        let output = self.veil(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn make_authority(&self, name: &str) {
+        self.made(&["ca", "init", "--dir", &self.path(name), "--name", name]);
+    }
+
+    fn issue(&self, authority: &str, subject: &str, role: &str) {
+        let out = self.path(subject);
+        self.made(&[
+            "ca",
+            "issue",
+            "--dir",
+            &self.path(authority),
+            "--subject",
+            subject,
+            "--role",
+            role,
+            "--out",
+            &out,
+        ]);
+    }
+
+    /// Tells the running broker to trust an authority; it looks at its folder of authorities once a second.
+    fn trust(&self, authority: &str) {
+        let certificate = Path::new(&self.path(authority)).join("ca.vmc");
+        let mut command = Command::new(built_program("veilmq"));
+        command.args(["trust", "add"]).arg(certificate).arg("--data-dir").arg(self.broker.data_dir());
+        let output = run(&mut command, 30);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let known = || self.broker.log().contains("authority is trusted");
+        let is_known = (0..500).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            known()
+        });
+        assert!(is_known, "the broker did not notice the authority");
+    }
+
+    /// Runs `veil pub` or `veil sub` as `subject` with the key in the file `key`, through the tap.
+    fn exchange(&self, command: &str, subject: &str, key: &str, more: &[&str]) -> Output {
+        let port = self.tap.address().port().to_string();
+        let broker = self.broker.data_dir().join("identity/broker.vmc");
+        let (identity, key, broker) =
+            (self.path(subject), self.path(key), broker.to_str().expect("UTF-8").to_owned());
+        let base =
+            [command, "-h", "127.0.0.1", "-p", &port, "-q", "1", "--identity", &identity, "--trust", &broker];
+        self.veil(&[&base, ["--scope", "readings/#", "--master-key", &key].as_slice(), more].concat())
+    }
+
+    fn publish(&self, subject: &str) -> Output {
+        self.exchange("pub", subject, "key", &["-t", TOPIC, "-m", PLAINTEXT, "--retain", "--sign"])
+    }
+
+    fn read(&self, key: &str, more: &[&str]) -> Output {
+        let sender = Path::new(&self.path("device")).join("device.vmc");
+        let sender = sender.to_str().expect("temporary directories are UTF-8").to_owned();
+        self.exchange(
+            "sub",
+            "reader",
+            key,
+            &[&["-t", "readings/#", "--sender", &sender, "-v"], more].concat(),
+        )
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn holds(bytes: &[u8], wanted: &str) -> bool {
+    bytes.windows(wanted.len()).any(|window| window == wanted.as_bytes())
+}
+
+/// The contents of every file below `folder`.
+fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("the folder can be read").map_while(Result::ok) {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+        } else {
+            let bytes = fs::read(&path).expect("the file can be read");
+            found.push((path, bytes));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_sealed_message_reaches_its_reader_and_its_plaintext_neither_wire_nor_disk() {
+    let mut parties = Parties::new();
+    let away = parties.read("key", &["-c", "-W", "1"]);
+    assert_eq!(away.status.code(), TIMED_OUT, "{}", text(&away.stderr));
+
+    let published = parties.publish("device");
+    assert!(published.status.success(), "{}", text(&published.stderr));
+    parties.broker.kill();
+
+    let files = contents(&parties.broker.data_dir());
+    assert!(files.iter().any(|(_, bytes)| holds(bytes, TOPIC)), "the stored message is searched");
+    for (path, bytes) in &files {
+        assert!(!holds(bytes, PLAINTEXT), "{} holds the plaintext", path.display());
+    }
+
+    parties.broker.restart();
+    let read = parties.read("key", &["-c", "-C", "1", "-W", "20"]);
+    assert_eq!(text(&read.stdout), format!("{TOPIC} {PLAINTEXT}\n"), "{}", text(&read.stderr));
+    let captured = parties.tap.captured();
+    assert!(holds(&captured, TOPIC), "the exchange is searched");
+    assert!(!holds(&captured, PLAINTEXT), "the plaintext passed the wire");
+    assert!(!parties.broker.log().contains(PLAINTEXT));
+}
+
+#[test]
+fn a_wrong_key_and_a_flipped_bit_are_clear_errors() {
+    let parties = Parties::new();
+    parties.made(&["key", "new", &parties.path("another-key")]);
+    assert!(parties.publish("device").status.success());
+
+    let wrong_key = parties.read("another-key", &["-C", "1", "-W", "2"]);
+
+    assert_eq!((wrong_key.status.code(), text(&wrong_key.stdout)), (TIMED_OUT, String::new()));
+    assert!(
+        text(&wrong_key.stderr).contains(&format!("{TOPIC}: message refused")),
+        "{}",
+        text(&wrong_key.stderr)
+    );
+
+    let (mut wire, _) = Wire::connect(parties.broker.address(), "meddler", true);
+    wire.subscribe(TOPIC, 0);
+    let retained = wire.packet().expect("the retained envelope arrives");
+    let mut envelope = Published::read(&retained).expect("it is a PUBLISH").payload;
+    *envelope.last_mut().expect("an envelope is not empty") ^= 1;
+    let mut publish = publish_packet(TOPIC, 1, 1, false, &envelope);
+    publish[0] |= 1;
+    wire.send(&publish).expect("PUBLISH can be sent");
+
+    let flipped = parties.read("key", &["-C", "1", "-W", "2"]);
+
+    assert_eq!((flipped.status.code(), text(&flipped.stdout)), (TIMED_OUT, String::new()));
+    assert!(
+        text(&flipped.stderr).contains(&format!("{TOPIC}: message refused")),
+        "{}",
+        text(&flipped.stderr)
+    );
+}
+
+#[test]
+fn a_device_that_no_trusted_authority_certified_is_refused() {
+    let parties = Parties::new();
+    parties.make_authority("stranger");
+    parties.issue("stranger", "impostor", "publisher");
+
+    let refused = parties.publish("impostor");
+
+    assert_eq!(refused.status.code(), Some(0x87), "not authorized: {}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("certificate"), "{}", text(&refused.stderr));
+    assert!(parties.publish("device").status.success(), "the certified one is still welcome");
+}
