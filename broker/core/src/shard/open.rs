@@ -60,17 +60,29 @@ impl Shard {
         {
             self.end_session(old, environment.now);
         }
-        let (session, present) = self.session_of(&arrival.request.client_id);
+        let present = self.by_client_id.contains_key(&arrival.request.client_id);
+        let wire = Wire::new(arrival.request.version, arrival.request.packet_bytes_max);
+        let channel = arrival.channel.take();
+        let (wire, opener) = match self.write_connack(&arrival.request, channel, present, wire, environment) {
+            Ok(written) => written,
+            Err(reason) => return self.turn_away(&arrival, &reason, environment, effects),
+        };
+        let session = self.session_of(&arrival.request.client_id);
         self.adopt(session, &arrival);
         let connection = arrival.connection;
-        let unread = std::mem::take(&mut arrival.unread);
-        if let Err(reason) = self.establish(arrival, session, present, environment) {
-            self.close(connection, &reason, environment, effects);
-            return;
-        }
+        let mut unread = std::mem::take(&mut arrival.unread);
+        tracing::info!(
+            connection = connection.0,
+            peer = %arrival.peer,
+            client = %arrival.request.client_id,
+            version = ?arrival.request.version,
+            identity = ?arrival.identity,
+            session_present = present,
+            "connected"
+        );
+        self.establish(arrival, session, wire, opener, environment.now);
         self.pump(session, environment.now);
         if !unread.is_empty() {
-            let mut unread = unread;
             self.take_in(connection, &mut unread, environment, effects);
         }
     }
@@ -98,22 +110,36 @@ impl Shard {
         }
     }
 
-    /// Returns the session of a Client Identifier, and whether it was there before.
-    fn session_of(&mut self, client_id: &Arc<str>) -> (SessionId, bool) {
+    /// Refuses a connection whose CONNACK cannot be made: it is an opening once more, which knows how to.
+    fn turn_away(
+        &mut self,
+        arrival: &Arrival,
+        reason: &CloseReason,
+        environment: &mut Environment<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut opening = Opening::new(arrival.connection, &arrival.peer, arrival.accepted_at);
+        opening.version = Some(arrival.request.version);
+        self.connections.insert(arrival.connection, Connection::Opening(Box::new(opening)));
+        self.close(arrival.connection, reason, environment, effects);
+    }
+
+    /// Returns the session of a Client Identifier, a new one if there is none.
+    fn session_of(&mut self, client_id: &Arc<str>) -> SessionId {
         if let Some(session) = self.by_client_id.get(client_id) {
-            return (*session, true);
+            return *session;
         }
         let session = self.shared.next_session();
         self.sessions.insert(session, Session::new(session, Arc::clone(client_id)));
         self.by_client_id.insert(Arc::clone(client_id), session);
-        (session, false)
+        session
     }
 
     /// Puts the session into the state that CONNECT asks for, and stores it if it will outlive the connection.
     fn adopt(&mut self, session: SessionId, arrival: &Arrival) {
         let settings = self.shared.settings();
         let request = &arrival.request;
-        let expiry_seconds = request.session_expiry_seconds.min(settings.session_expiry_seconds_max);
+        let expiry_seconds = self.session_expiry_seconds(request);
         let quota = request.receive_maximum.min(settings.inflight_max);
         let Some(state) = self.sessions.get_mut(&session) else { return };
         state.connection = Some(arrival.connection);
@@ -136,25 +162,15 @@ impl Shard {
         &mut self,
         arrival: Arrival,
         session: SessionId,
-        present: bool,
-        environment: &mut Environment<'_>,
-    ) -> Result<(), CloseReason> {
-        let Arrival { connection, peer, request, channel, identity, .. } = arrival;
-        let mut wire = Wire::new(request.version, request.packet_bytes_max);
-        let opener = self.write_connack(&request, channel, session, present, &mut wire, environment)?;
-        let mut established = Established::new(connection, session, peer, wire, environment.now);
+        wire: Wire,
+        opener: Option<Box<RecordOpener>>,
+        now: Moment,
+    ) {
+        let Arrival { connection, peer, request, identity, .. } = arrival;
+        let mut established = Established::new(connection, session, peer, wire, now);
         established.identity = identity;
         established.opener = opener;
         established.keep_alive_seconds = self.keep_alive_seconds(&request);
-        tracing::info!(
-            connection = connection.0,
-            peer = %established.peer,
-            client = %request.client_id,
-            version = request.version.level(),
-            identity = identity.map(tracing::field::display),
-            session_present = present,
-            "connected"
-        );
         self.connections.insert(connection, Connection::Established(Box::new(established)));
         self.arm_keep_alive(connection);
         self.stats.packet_sent(PacketType::ConnAck);
@@ -162,7 +178,6 @@ impl Shard {
         if !self.records.is_empty() && self.sessions.get(&session).is_some_and(|state| state.durable) {
             self.cork(connection, self.current_ticket());
         }
-        Ok(())
     }
 
     /// Writes CONNACK, with the ServerFinish of a channel in it, and returns what opens the client's records.
@@ -170,11 +185,10 @@ impl Shard {
         &self,
         request: &ConnectRequest,
         channel: Option<ServerAccepted>,
-        session: SessionId,
         present: bool,
-        wire: &mut Wire,
+        mut wire: Wire,
         environment: &mut Environment<'_>,
-    ) -> Result<Option<Box<RecordOpener>>, CloseReason> {
+    ) -> Result<(Wire, Option<Box<RecordOpener>>), CloseReason> {
         let finish = channel
             .map(|accepted| {
                 accepted.server_finish(ServerFinishParams {
@@ -183,7 +197,7 @@ impl Shard {
                 })
             })
             .transpose()?;
-        let expiry = self.sessions.get(&session).map_or(0, |state| state.expiry_seconds);
+        let expiry = self.session_expiry_seconds(request);
         let properties = match request.version {
             ProtocolVersion::V5 => {
                 self.capabilities(request, expiry, finish.as_ref().map(|(bytes, _)| bytes.as_slice()))
@@ -199,12 +213,12 @@ impl Shard {
             .map_err(|_| PeerError::Protocol("CONNACK does not fit into a packet"))?;
         let Some((_, sealing)) = finish else {
             wire.send_opening(&bytes);
-            return Ok(None);
+            return Ok((wire, None));
         };
         let channel = sealing.seal_connack(&mut bytes)?;
         wire.send_opening(&bytes);
         wire.secure(channel.sealer, channel.scheme, environment.now);
-        Ok(Some(Box::new(channel.opener)))
+        Ok((wire, Some(Box::new(channel.opener))))
     }
 
     fn capabilities<'a>(
@@ -228,6 +242,11 @@ impl Shard {
             authentication_data: finish,
             ..ConnAckProperties::default()
         }
+    }
+
+    /// Returns the session expiry interval in force: the client's, within the broker's limit.
+    fn session_expiry_seconds(&self, request: &ConnectRequest) -> u32 {
+        request.session_expiry_seconds.min(self.shared.settings().session_expiry_seconds_max)
     }
 
     /// Returns the keep alive in force: the client's, within the broker's limit ([MQTT-3.2.2-21]).
