@@ -169,6 +169,11 @@ impl Outbound {
         self.waiting_bytes
     }
 
+    /// Tells whether another `bytes` bytes would exceed the limits of what waits.
+    pub(crate) fn is_full(&self, bytes: usize, messages_max: usize, bytes_max: usize) -> bool {
+        self.waiting() >= messages_max || self.waiting_bytes + bytes > bytes_max
+    }
+
     /// Returns how many exchanges are under way.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.len()

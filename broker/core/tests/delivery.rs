@@ -404,6 +404,63 @@ fn the_queue_of_an_offline_session_is_bounded_and_the_overflow_is_counted() {
 }
 
 #[test]
+fn a_full_queue_drops_qos_0_messages_before_others() {
+    let mut world =
+        World::with(Settings { session_queue_messages_max: 2, outbox_bytes_max: 0, ..Settings::default() });
+    let (subscriber, _) = world.join("s", true, 600);
+    world.subscribe(subscriber, "t", QoS::AtLeastOnce);
+    world.bytes(subscriber);
+    let (publisher, _) = world.join("p", true, 0);
+    for number in 1..=4 {
+        let qos = if number <= 2 { QoS::AtMostOnce } else { QoS::AtLeastOnce };
+        world.publish(publisher, "t", "x", qos, if number <= 2 { 0 } else { number });
+    }
+
+    assert_eq!(world.sample("veilmq_messages_dropped_total", "qos0_no_space"), 2);
+    assert_eq!(world.sample("veilmq_messages_dropped_total", "queue_full"), 0);
+    assert_eq!(world.sample("veilmq_queued_messages", ""), 2);
+}
+
+#[test]
+fn old_clients_get_refusals_in_their_own_form() {
+    // Sections 3.9.3 and 3.11 of MQTT 3.1.1: 0x80 is the only failure, UNSUBACK has no codes, and DISCONNECT is the client's.
+    let mut world = World::with(Settings { subscriptions_per_session_max: 1, ..Settings::default() });
+    let client = world.connect(&connect_v311("c", true));
+    world.bytes(client);
+    world.subscribe(client, "t", QoS::ExactlyOnce);
+    world.subscribe(client, "u", QoS::ExactlyOnce);
+    assert_eq!(world.bytes(client), [0x90, 3, 0, 9, 2, 0x90, 3, 0, 9, 0x80]);
+
+    world.send_bytes(client, &[0xA2, 5, 0, 7, 0, 1, b't']);
+    assert_eq!(world.bytes(client), [0xB0, 2, 0, 7]);
+
+    world.ack(client, Packet::PubRel, 5);
+    assert_eq!(world.bytes(client), [0x70, 2, 0, 5]);
+
+    world.send(client, &Packet::Connect(connect_v311("c", true)));
+    assert!(world.is_closed(client));
+    assert!(world.bytes(client).is_empty());
+}
+
+#[test]
+fn nothing_that_follows_disconnect_is_looked_at() {
+    // [MQTT-3.14.4-1]
+    let mut world = World::new(1);
+    let (subscriber, _) = world.join("s", true, 0);
+    world.subscribe(subscriber, "t", QoS::AtMostOnce);
+    world.bytes(subscriber);
+    let (publisher, _) = world.join("p", true, 0);
+    let mut bytes = vec![0xE0, 0];
+    let late = Packet::Publish(publish("t", "late", QoS::AtMostOnce, 0));
+    late.encode(ProtocolVersion::V5, &mut bytes).unwrap();
+
+    world.send_bytes(publisher, &bytes);
+
+    assert!(world.is_closed(publisher));
+    assert!(world.bytes(subscriber).is_empty());
+}
+
+#[test]
 fn old_clients_get_packets_in_their_own_form() {
     let mut world = World::new(1);
     let client = world.connect(&connect_v311("c", true));

@@ -68,10 +68,21 @@ impl Shard {
 
     fn enqueue(&mut self, session: SessionId, delivery: Delivery) {
         let settings = self.shared.settings();
+        let (messages_max, bytes_max) =
+            (settings.session_queue_messages_max, settings.session_queue_bytes_max);
         let Some(state) = self.sessions.get_mut(&session) else { return };
         let bytes = delivery.message.size_bytes();
-        let full = state.outbound.waiting() >= settings.session_queue_messages_max
-            || state.outbound.waiting_bytes() + bytes > settings.session_queue_bytes_max;
+        let mut full = state.outbound.is_full(bytes, messages_max, bytes_max);
+        // What may be dropped makes room for what may not.
+        while full
+            && delivery.qos != QoS::AtMostOnce
+            && let Some(dropped) = state.outbound.next_unassured()
+        {
+            self.gauges.queued_messages -= 1;
+            self.gauges.queued_bytes -= dropped.message.size_bytes();
+            self.stats.messages_dropped(DropReason::Unassured, 1);
+            full = state.outbound.is_full(bytes, messages_max, bytes_max);
+        }
         if full {
             let reason =
                 if delivery.qos == QoS::AtMostOnce { DropReason::Unassured } else { DropReason::QueueFull };
