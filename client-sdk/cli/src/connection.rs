@@ -254,8 +254,10 @@ impl Connection {
 
     fn start_logging(&self) {
         let level = if self.debug { LevelFilter::DEBUG } else { LevelFilter::ERROR };
+        let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        let format = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours);
         // Only the first call in a process has an effect, and there is only one.
-        let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).try_init();
+        let _ = format.with_max_level(level).with_target(false).try_init();
     }
 }
 

@@ -1,10 +1,11 @@
-//! `veil`: the client side of VeilMQ, with the keys: certificates, publishing and subscribing.
+//! `veil`: the client side of VeilMQ, with the keys: certificates, publishing, subscribing, and a demonstration.
 //!
 //! Owns the command line: what is typed becomes options of the SDK, and every failure becomes one line on
 //! standard error and an exit status. Keys are only ever read from files, never from the command line.
 
 mod authority;
 mod connection;
+mod demo;
 mod failure;
 mod format;
 mod progress;
@@ -48,6 +49,9 @@ enum Command {
     /// Subscribe and print messages, as mosquitto_sub does
     #[command(disable_help_flag = true, after_help = connection::EXIT_STATUSES)]
     Sub(subscribe::Arguments),
+    /// Show sealed readings of this machine going through a running broker
+    #[command(disable_help_flag = true)]
+    Demo(demo::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +76,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Key(command) => secret::run(command)?,
         Command::Pub(arguments) => runtime()?.block_on(publish::run(arguments))?,
         Command::Sub(arguments) => runtime()?.block_on(subscribe::run(arguments))?,
+        Command::Demo(arguments) => runtime()?.block_on(demo::run(arguments))?,
     }
     Ok(ExitCode::SUCCESS)
 }

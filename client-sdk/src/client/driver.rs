@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     message::{Message, Publication, Will},
-    session::{CloseReason, Event, Receipt, Session, SubmitError, Submitted, Token},
+    session::{Channel, CloseReason, Event, Receipt, Session, SubmitError, Submitted, Token},
 };
 
 /// A publication is taken only while less than this waits to be sent, in bytes.
@@ -282,7 +282,7 @@ impl Driver {
             }
             self.session.set_reading(true, self.clock.now());
             match self.session.poll(self.clock.now())? {
-                Event::Connected { session_present } => self.connected(session_present),
+                Event::Connected { session_present, channel } => self.connected(session_present, channel),
                 Event::Message { message, receipt } => self.deliver(message, receipt),
                 Event::Published { token, outcome } => {
                     if let Some(Waiter::Publish { topic, reply }) = self.waiters.remove(&token) {
@@ -296,10 +296,10 @@ impl Driver {
         }
     }
 
-    fn connected(&mut self, session_present: bool) {
-        info!(address = %self.endpoint.address(), session_present, "connected");
+    fn connected(&mut self, session_present: bool, channel: Option<Channel>) {
+        info!(address = %self.endpoint.address(), session_present, ?channel, "connected");
         self.attempt = 0;
-        self.status.send_replace(Status::Connected { session_present });
+        self.status.send_replace(Status::Connected { session_present, channel });
         if let Some(first) = self.first.take() {
             let _ = first.send(Ok(()));
         }

@@ -25,7 +25,7 @@ use self::{
     driver::{Command, PublishCommand},
     sealing::Form,
 };
-use crate::session::CloseReason;
+use crate::session::{Channel, CloseReason};
 
 /// What the connection is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub enum Status {
     Connected {
         /// Says that the broker resumed the session.
         session_present: bool,
+        /// The VEIL-1 channel, if there is one.
+        channel: Option<Channel>,
     },
     /// There is none; another attempt follows.
     Disconnected(CloseReason),

@@ -3,7 +3,10 @@
 use thiserror::Error;
 use veilmq_protocol::{
     DecodeError, EncodeError, PacketType, QoS, ReasonCode,
-    veil::channel::{HandshakeError, RecordError},
+    veil::{
+        Kid, Scheme, Suite,
+        channel::{HandshakeError, RecordError},
+    },
 };
 
 use super::inbound::Receipt;
@@ -13,6 +16,19 @@ use crate::message::Message;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub(super) u64);
 
+/// An established VEIL-1 channel, and who is at its other end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Channel {
+    /// What records protect: 4 the integrity of every packet, 2 and 3 its content as well.
+    pub scheme: Scheme,
+    /// The suite of the records.
+    pub suite: Suite,
+    /// The name in the broker's certificate.
+    pub broker: String,
+    /// The key identifier of the broker.
+    pub broker_kid: Kid,
+}
+
 /// Something the driver or the application should know, in the order it happened.
 #[expect(clippy::large_enum_variant, reason = "events are handled one by one and never kept in numbers")]
 pub enum Event {
@@ -20,6 +36,8 @@ pub enum Event {
     Connected {
         /// Says that the server resumed the session.
         session_present: bool,
+        /// The VEIL-1 channel, if there is one.
+        channel: Option<Channel>,
     },
     /// A message arrived; after the application took it, hand `receipt` to
     /// [`Session::acknowledge`](super::Session::acknowledge).

@@ -16,7 +16,7 @@
 //! assert_eq!(session.output()[0], 0x10); // CONNECT
 //!
 //! session.receive(&[0x20, 0x03, 0x00, 0x00, 0x00]); // CONNACK, success
-//! assert!(matches!(session.poll(now), Some(Event::Connected { session_present: false })));
+//! assert!(matches!(session.poll(now), Some(Event::Connected { session_present: false, .. })));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -37,7 +37,7 @@ use veilmq_protocol::{
 };
 
 pub use self::{
-    event::{CloseReason, DeliveryError, Event, Token},
+    event::{Channel, CloseReason, DeliveryError, Event, Token},
     inbound::Receipt,
     options::{ChannelOptions, SessionOptions},
 };
@@ -368,7 +368,14 @@ impl Core {
         if session_present && self.clean_start {
             return Err(CloseReason::SessionNotDiscarded);
         }
+        let mut established = None;
         if let Opened::Channel(channel) = opened {
+            established = Some(Channel {
+                scheme: channel.scheme,
+                suite: channel.suite,
+                broker: channel.peer.subject.clone(),
+                broker_kid: channel.peer.kid(),
+            });
             self.output.seal_with(channel.sealer);
             self.opener = Some(channel.opener);
             let rekey_ms = self.options.channel.as_ref().map(|channel| channel.rekey_ms);
@@ -392,7 +399,7 @@ impl Core {
         };
         self.established = true;
         self.phase = Phase::Open;
-        self.events.push_back(Event::Connected { session_present });
+        self.events.push_back(Event::Connected { session_present, channel: established });
         self.outbound.connected(grants, session_present, &mut self.ids, &mut self.events);
         self.inbound.connected(session_present);
         self.requests.connected(session_present);

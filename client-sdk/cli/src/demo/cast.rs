@@ -1,0 +1,174 @@
+//! Who takes part in the demonstration, with certificates and keys in a temporary folder.
+//!
+//! The authority's key stays in that folder, which is removed at the end; the broker gets certificates only.
+
+use std::{path::Path, sync::Arc};
+
+use tempfile::TempDir;
+use veilmq_client::{
+    Client,
+    e2e::{Directory, EnvelopeOptions, EpochTiming, Keyring, MasterSecret, Scope, ScopeConfig, SenderPolicy},
+    identity,
+};
+use veilmq_protocol::veil::{
+    Certificate, Roles, Scheme, Schemes,
+    channel::{Identity, TrustAnchors},
+};
+
+use super::{Arguments, http};
+use crate::{authority, failure::Failure, format::hex, secret};
+
+const AUTHORITY: &str = "ca";
+const MASTER_KEY: &str = "master.key";
+const OTHER_KEY: &str = "other.key";
+const EPOCH: u32 = 1;
+const DAYS: u32 = 1;
+
+pub(super) struct Cast {
+    folder: TempDir,
+    host: String,
+    port: u16,
+    run: String,
+    broker: Certificate,
+}
+
+impl Cast {
+    /// Makes the authority, pins the broker, and introduces the authority to the broker.
+    pub(super) async fn assemble(arguments: &Arguments) -> Result<Self, Failure> {
+        let folder = tempfile::Builder::new().prefix("veil-demo-").tempdir();
+        let folder = folder.map_err(|error| Failure::new(format!("no temporary folder: {error}")))?;
+        let authority_folder = folder.path().join(AUTHORITY);
+        let certificate = authority::init(&authority_folder, "veil-demo-ca", DAYS)?;
+        for file in [MASTER_KEY, OTHER_KEY] {
+            secret::create(&folder.path().join(file))?;
+        }
+        let broker = broker_certificate(&arguments.admin).await?;
+        introduce(&arguments.admin, &certificate).await?;
+        let mut run = [0; 4];
+        secret::random(&mut run)?;
+        let (host, port) = (arguments.host.clone(), arguments.port);
+        Ok(Self { folder, host, port, run: hex(&run), broker })
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(super) const fn broker(&self) -> &Certificate {
+        &self.broker
+    }
+
+    /// The scope of this run; other runs have others.
+    pub(super) fn scope(&self) -> String {
+        format!("veil-demo/{}/#", self.run)
+    }
+
+    pub(super) fn topic(&self, name: &str) -> String {
+        format!("veil-demo/{}/{name}", self.run)
+    }
+
+    /// Issues an identity for this run.
+    pub(super) fn identity(&self, name: &str, role: Roles) -> Result<Arc<Identity>, Failure> {
+        let scopes = |wanted: Roles| if role.contains(wanted) { vec![self.scope()] } else { Vec::new() };
+        let request = authority::Request {
+            subject: format!("veil-demo-{name}-{}", self.run),
+            roles: role,
+            publish_scopes: scopes(Roles::PUBLISHER),
+            subscribe_scopes: scopes(Roles::SUBSCRIBER),
+            days: DAYS,
+        };
+        let issued = authority::issue(&self.folder().join(AUTHORITY), &request, self.folder())?;
+        Ok(Arc::new(identity::load(&issued.file)?))
+    }
+
+    /// Connects over an integrity-only VEIL-1 channel to the pinned broker, with the key of the scope. Messages
+    /// are signed, and accepted from `senders` only.
+    pub(super) async fn connect(
+        &self,
+        identity: &Arc<Identity>,
+        senders: &[&Identity],
+    ) -> Result<Client, Failure> {
+        let mut anchors = TrustAnchors::new();
+        let pinned = anchors.add(self.broker.clone());
+        pinned.map_err(|error| Failure::new(format!("the certificate of the broker: {error}")))?;
+        let scope = self.scope_config(MASTER_KEY, SenderPolicy::Known, true)?;
+        let client = Client::builder(&self.host, self.port)
+            .identity(Arc::clone(identity))
+            .trust(anchors)
+            .broker_name(&self.broker.subject)
+            .schemes(Schemes::of(&[Scheme::Four]))
+            .directory(directory(senders))
+            .scope(scope)
+            .reconnect(false);
+        Ok(client.connect().await?)
+    }
+
+    /// Connects as an ordinary MQTT client that has no key at all.
+    pub(super) async fn connect_ordinary(&self, name: &str) -> Result<Client, Failure> {
+        let builder = Client::builder(&self.host, self.port).client_id(&self.client_id(name));
+        Ok(builder.reconnect(false).connect().await?)
+    }
+
+    /// Connects as an ordinary MQTT client that has a key, but not the right one.
+    pub(super) async fn connect_with_wrong_key(
+        &self,
+        name: &str,
+        senders: &[&Identity],
+    ) -> Result<Client, Failure> {
+        let scope = self.scope_config(OTHER_KEY, SenderPolicy::AnyMember, false)?;
+        let builder = Client::builder(&self.host, self.port).client_id(&self.client_id(name));
+        Ok(builder.directory(directory(senders)).scope(scope).reconnect(false).connect().await?)
+    }
+
+    fn client_id(&self, name: &str) -> String {
+        format!("veil-demo-{name}-{}", self.run)
+    }
+
+    fn scope_config(
+        &self,
+        key_file: &str,
+        senders: SenderPolicy,
+        sign: bool,
+    ) -> Result<ScopeConfig, Failure> {
+        let scope = Scope::new(&self.scope()).map_err(|error| Failure::new(error.to_string()))?;
+        let master = secret::load(&self.folder().join(key_file))?;
+        let keyring = Keyring::master(MasterSecret::new(master.as_slice()), EPOCH, EpochTiming::default());
+        let options =
+            EnvelopeOptions { sign, require_signature: sign, senders, ..EnvelopeOptions::default() };
+        Ok(ScopeConfig::envelope(scope, keyring, options))
+    }
+}
+
+fn directory(senders: &[&Identity]) -> Directory {
+    let mut directory = Directory::default();
+    for sender in senders {
+        directory.pin(sender.certificate().clone());
+    }
+    directory
+}
+
+async fn broker_certificate(admin: &str) -> Result<Certificate, Failure> {
+    let answer = http::get(admin, "/veil/identity").await?;
+    if answer.status != 200 {
+        return Err(Failure::new(format!(
+            "admin listener {admin}: status {} for the certificate of the broker; is this VeilMQ?",
+            answer.status
+        )));
+    }
+    Certificate::parse(&answer.body).map_err(|error| {
+        Failure::new(format!("admin listener {admin}: the certificate of the broker: {error}"))
+    })
+}
+
+async fn introduce(admin: &str, authority: &Certificate) -> Result<(), Failure> {
+    let answer = http::post(admin, "/veil/trust", authority.as_bytes()).await?;
+    if answer.status == 200 {
+        return Ok(());
+    }
+    let said: Option<serde_json::Value> = serde_json::from_slice(&answer.body).ok();
+    let said = said.as_ref().and_then(|said| said.get("error")?.as_str()).unwrap_or("no reason given");
+    Err(Failure::new(format!(
+        "admin listener {admin}: the broker does not take the authority of this demonstration ({}): {said}",
+        answer.status
+    )))
+}
