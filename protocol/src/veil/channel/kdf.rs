@@ -26,7 +26,7 @@ impl Secret32 {
         &self.0
     }
 
-    /// A new secret of its own for `label` and `ctx`: [`derive`] with `L` = 32.
+    /// A new secret of its own for `label` and `ctx`: [`derive()`] with `L` = 32.
     #[must_use]
     pub fn derive(&self, label: &str, ctx: &[u8]) -> Self {
         let mut out = Self(Box::new([0; 32]));
