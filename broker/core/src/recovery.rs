@@ -234,10 +234,8 @@ impl Recovery {
         summary.subscriptions += stored.subscriptions.len();
         session.subscriptions = stored.subscriptions;
         session.received = stored.received;
-        // What is in flight was sent before what is queued, and both were sent in the order of publication.
-        let (queued, in_flight): (Vec<_>, Vec<_>) =
-            stored.references.into_iter().partition(|(_, reference)| reference.stage == Stage::Queued);
-        for (message, reference) in in_flight.into_iter().chain(queued) {
+        // Identities increase in the order of publication, which is the order of what is in flight and of what is queued.
+        for (message, reference) in stored.references {
             let Some(body) = self.bodies.get(&message) else {
                 cleanup.push(Record::Settled { session: id, message });
                 continue;
