@@ -367,6 +367,23 @@ mod tests {
     }
 
     #[test]
+    fn one_subscription_that_wants_retain_as_published_is_enough() {
+        let filters = ["a/+", "a/b", "#"];
+        for wanting in filters {
+            let routes = Routes::default();
+            for filter in filters {
+                let retain_as_published = filter == wanting;
+                let subscriber = Subscriber { retain_as_published, ..subscriber(1, 0, QoS::AtMostOnce) };
+                routes.subscribe(TopicFilter::new(filter).unwrap(), subscriber);
+            }
+
+            let matches = routes.find(TopicName::new("a/b").unwrap(), None);
+
+            assert!(matches.targets().all(|target| target.retain_as_published), "{wanting}");
+        }
+    }
+
+    #[test]
     fn targets_are_grouped_by_shard() {
         let routes = Routes::default();
         for (session, shard) in [(1, 1), (2, 0), (3, 1)] {

@@ -209,6 +209,25 @@ fn a_client_that_exceeds_our_receive_maximum_is_disconnected() {
 }
 
 #[test]
+fn a_finished_exchange_frees_the_brokers_receive_maximum() {
+    // [MQTT-3.3.4-7]
+    let mut world =
+        World::with(Settings { receive_maximum: 1, retained_bytes_max: 0, ..Settings::default() });
+    let (client, _) = world.join("c", true, 0);
+    for round in 1..=3 {
+        world.publish(client, "t", "x", QoS::AtLeastOnce, 1);
+        world.publish(client, "t", "x", QoS::ExactlyOnce, 2);
+        world.ack(client, Packet::PubRel, 2);
+        // Refused, which ends the exchange as well.
+        let refused = Publish { retain: true, ..publish("t", "x", QoS::ExactlyOnce, 3) };
+        world.send(client, &Packet::Publish(refused));
+
+        let answers = ["PUBACK id1 0x10", "PUBREC id2 0x10", "PUBCOMP id2", "PUBREC id3 0x97"];
+        assert_eq!(world.received(client), answers, "round {round}");
+    }
+}
+
+#[test]
 fn a_packet_above_the_clients_maximum_is_dropped_and_counts_as_delivered() {
     // [MQTT-3.1.2-24], [MQTT-3.1.2-25]
     let mut world = World::new(1);

@@ -4,6 +4,7 @@
 
 mod world;
 
+use veilmq_core::Moment;
 use veilmq_protocol::{Connect, Packet, Publish, PublishProperties, QoS, TopicName, Will};
 use world::{World, connect_v5, publish};
 
@@ -337,4 +338,72 @@ fn a_session_that_is_over_is_not_resumed_even_before_the_clock_is_looked_at() {
 
     assert_eq!(summary.sessions, 1);
     assert!(!world.join("x", false, 60).1);
+}
+
+#[test]
+fn a_retained_message_on_its_way_to_a_durable_session_survives_a_crash() {
+    let mut world = World::new(1);
+    let (publisher, _) = world.join("p", true, 0);
+    let kept = Publish { retain: true, ..publish("t", "x", QoS::AtLeastOnce, 1) };
+    world.send(publisher, &Packet::Publish(kept));
+    let (subscriber, _) = world.join("s", true, 3_600);
+    world.subscribe(subscriber, "t", QoS::AtLeastOnce);
+    assert_eq!(world.received(subscriber), ["SUBACK [01]", "PUBLISH t \"x\" qos1 id1 retain"]);
+
+    let (mut world, _) = world.crash(1);
+    let (subscriber, _) = world.join("s", false, 3_600);
+
+    assert_eq!(world.received(subscriber), ["PUBLISH t \"x\" qos1 id1 dup retain"]);
+    world.ack(subscriber, Packet::PubAck, 1);
+    assert_eq!(world.stored_bodies(), 0);
+}
+
+#[test]
+fn a_clock_that_was_set_back_prolongs_no_session() {
+    let mut world = World::new(1);
+    let (client, _) = world.join("x", true, 60);
+    world.cut(client);
+    let earlier = Moment::from_milliseconds(world.now().milliseconds() - 86_400_000);
+
+    let (mut world, _) = world.crash_until(earlier, 1);
+    world.pass(60_000);
+
+    assert!(!world.join("x", false, 60).1);
+}
+
+#[test]
+fn numbers_of_sessions_and_messages_are_not_used_again_after_a_crash() {
+    let mut world = World::new(1);
+    offline_subscriber(&mut world, QoS::AtLeastOnce);
+    let (publisher, _) = world.join("p", true, 0);
+    world.publish(publisher, "t", "old", QoS::AtLeastOnce, 1);
+
+    let (mut world, _) = world.crash(1);
+    let (publisher, _) = world.join("other", true, 3_600);
+    world.publish(publisher, "t", "new", QoS::AtLeastOnce, 1);
+    let (mut world, summary) = world.crash(1);
+
+    assert_eq!((summary.sessions, summary.deliveries), (2, 2));
+    let (subscriber, _) = world.join("s", false, 3_600);
+    assert_eq!(world.received(subscriber), ["PUBLISH t \"old\" qos1 id1", "PUBLISH t \"new\" qos1 id2"]);
+}
+
+#[test]
+fn an_expired_retained_message_is_forgotten_by_the_store_too() {
+    // [MQTT-3.3.2-5]
+    let mut world = World::new(1);
+    let (client, _) = world.join("c", true, 0);
+    let properties = PublishProperties { message_expiry_seconds: Some(5), ..PublishProperties::default() };
+    let kept = Publish { retain: true, properties, ..publish("t", "x", QoS::AtLeastOnce, 1) };
+    world.send(client, &Packet::Publish(kept));
+    world.pass(5_000);
+    world.bytes(client);
+
+    world.subscribe(client, "t", QoS::AtLeastOnce);
+
+    assert_eq!(world.received(client), ["SUBACK [01]"]);
+    let mut retained = 0;
+    let mut count = |record| retained += usize::from(matches!(record, veilmq_core::Record::Retained { .. }));
+    veilmq_core::Store::replay(&mut world.store, &mut count).unwrap();
+    assert_eq!(retained, 0);
 }

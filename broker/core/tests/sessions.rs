@@ -104,6 +104,44 @@ fn disconnect_may_shorten_the_session_but_not_prolong_one_that_had_none() {
 }
 
 #[test]
+fn disconnect_cannot_prolong_a_session_beyond_the_brokers_limit() {
+    let mut world = World::with(Settings { session_expiry_seconds_max: 60, ..Settings::default() });
+    let (client, _) = world.join("x", true, 30);
+    let prolong = Disconnect { session_expiry_seconds: Some(3_600), ..Disconnect::default() };
+    world.send(client, &Packet::Disconnect(prolong));
+
+    world.pass(60_000);
+
+    assert!(!world.join("x", false, 30).1);
+}
+
+#[test]
+fn a_connection_leaves_no_deadline_behind() {
+    let mut world = World::new(2);
+    let silent = world.accept(0, ProtocolVersion::V5);
+    let alive = world.connect(&Connect { keep_alive_seconds: 10, ..connect_v5("x", true, 0) });
+    assert!(world.next_deadline().is_some());
+
+    world.cut(silent);
+    world.cut(alive);
+
+    assert_eq!(world.next_deadline(), None);
+}
+
+#[test]
+fn mqtt_3_1_knows_no_session_present() {
+    for (version, present) in [(ProtocolVersion::V31, 0), (ProtocolVersion::V311, 1)] {
+        let mut world = World::new(1);
+        let connect = Connect { version, ..connect_v311("x", false) };
+        world.connect(&connect);
+
+        let again = world.connect(&connect);
+
+        assert_eq!(world.bytes(again), [0x20, 2, present, 0], "{version:?}");
+    }
+}
+
+#[test]
 fn silence_of_one_and_a_half_keep_alives_ends_the_connection() {
     // [MQTT-3.1.2-22]
     let mut world = World::new(1);

@@ -88,20 +88,29 @@ impl World {
 
     /// Kills the broker and starts another on the same store; what was not committed is lost.
     pub(crate) fn crash(self, shards: u16) -> (Self, RecoverySummary) {
+        let now = self.now;
+        self.crash_until(now, shards)
+    }
+
+    /// As [`World::crash`]; the clock then shows `now`, which may be earlier.
+    pub(crate) fn crash_until(self, now: Moment, shards: u16) -> (Self, RecoverySummary) {
         let settings = Settings { shards, ..self.shared.settings().clone() };
-        Self::start(settings, None, self.store, self.now)
+        Self::start(settings, None, self.store, now)
     }
 
     pub(crate) fn now(&self) -> Moment {
         self.now
     }
 
+    /// Returns the next deadline of any shard.
+    pub(crate) fn next_deadline(&self) -> Option<Moment> {
+        self.shards.iter().filter_map(Shard::next_deadline).min()
+    }
+
     /// Lets time pass, acting on each deadline on the way.
     pub(crate) fn pass(&mut self, milliseconds: u64) {
         let until = self.now + milliseconds;
-        while let Some(next) =
-            self.shards.iter().filter_map(Shard::next_deadline).min().filter(|at| *at <= until)
-        {
+        while let Some(next) = self.next_deadline().filter(|at| *at <= until) {
             self.now = self.now.max(next);
             for index in 0..self.shards.len() {
                 self.turn(index, Input::Tick);
