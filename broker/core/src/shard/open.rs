@@ -204,9 +204,8 @@ impl Shard {
             }
             ProtocolVersion::V31 | ProtocolVersion::V311 => ConnAckProperties::default(),
         };
-        // MQTT 3.1 has no Session Present; its byte is reserved.
-        let session_present = present && request.version != ProtocolVersion::V31;
-        let connack = Packet::ConnAck(ConnAck { session_present, reason: ReasonCode::Success, properties });
+        let connack =
+            Packet::ConnAck(ConnAck { session_present: present, reason: ReasonCode::Success, properties });
         let mut bytes = Vec::new();
         connack
             .encode(request.version, &mut bytes)
