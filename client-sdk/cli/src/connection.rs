@@ -72,7 +72,7 @@ pub(crate) struct Connection {
     /// Print what the client does on standard error
     #[arg(short = 'd', long)]
     debug: bool,
-    /// Do not print progress on standard error
+    /// Do not print progress and warnings on standard error
     #[arg(long)]
     pub(crate) quiet: bool,
 
@@ -253,7 +253,11 @@ impl Connection {
     }
 
     fn start_logging(&self) {
-        let level = if self.debug { LevelFilter::DEBUG } else { LevelFilter::ERROR };
+        let level = match (self.debug, self.quiet) {
+            (true, _) => LevelFilter::DEBUG,
+            (false, true) => LevelFilter::ERROR,
+            (false, false) => LevelFilter::WARN,
+        };
         let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
         let format = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours);
         // Only the first call in a process has an effect, and there is only one.

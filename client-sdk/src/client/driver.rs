@@ -19,7 +19,7 @@ use super::{
     backoff::Backoff,
     clock::{Clock, entropy, random_u32},
     error::{ConnectError, PublishError, RequestError, SubscribeError},
-    routes::{Blocked, Delivery, Routes, Taken},
+    routes::{Blocked, Delivery, Routes, STALL, Taken},
     sealing::{Form, Sealing},
 };
 use crate::{
@@ -32,8 +32,6 @@ const OUTPUT_BYTES_MAX: usize = 1 << 20;
 const READ_BYTES: usize = 64 << 10;
 /// Publications taken in a row before the socket gets its turn.
 const PUBLISH_BATCH: usize = 64;
-/// A full subscription holds up answers this long before QoS 0 messages for it are left out.
-const STALL: Duration = Duration::from_secs(1);
 /// How long the last bytes of a connection may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -104,7 +102,6 @@ pub(super) struct Driver {
     commands: mpsc::Receiver<Command>,
     waiters: HashMap<Token, Waiter>,
     blocked: Vec<Blocked>,
-    stalled_since: Option<Instant>,
     /// QoS 0 publications whose last byte is this far in the output of the connection.
     flushing: Vec<(u64, PublishReply)>,
     sent_total: u64,
@@ -144,7 +141,6 @@ impl Driver {
             commands: channels.1,
             waiters: HashMap::new(),
             blocked: Vec::new(),
-            stalled_since: None,
             flushing: Vec::new(),
             sent_total: 0,
             status,
@@ -321,13 +317,8 @@ impl Driver {
     }
 
     fn retry_blocked(&mut self) {
-        if self.blocked.is_empty() {
-            self.stalled_since = None;
-            return;
-        }
-        let since = *self.stalled_since.get_or_insert_with(Instant::now);
         // The application may be waiting for an answer that is behind the messages it does not take.
-        let may_drop = self.session.awaits_answers() && since.elapsed() >= STALL;
+        let may_drop = self.session.awaits_answers();
         let blocked = std::mem::take(&mut self.blocked);
         self.blocked =
             blocked.into_iter().filter_map(|blocked| self.routes.retry(blocked, may_drop)).collect();
@@ -432,7 +423,8 @@ impl Driver {
 
     fn next_wake(&self) -> Option<Instant> {
         let session = self.session.next_timeout().map(|due| self.clock.instant(due));
-        let stall = self.stalled_since.map(|since| since + STALL).filter(|due| *due > Instant::now());
+        let stall =
+            (!self.blocked.is_empty() && self.session.awaits_answers()).then(|| Instant::now() + STALL);
         [session, stall].into_iter().flatten().min()
     }
 

@@ -4,12 +4,21 @@
 //! taken. Other deliveries share what is left; when that is full the driver stops reading. Invariant: the last
 //! copy of a delivery to be dropped acknowledges it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 use veilmq_protocol::{TopicFilter, TopicName};
 
 use crate::{message::Received, session::Receipt};
+
+/// A full subscription may hold up answers for this long before QoS 0 messages for it are left out.
+pub(super) const STALL: Duration = Duration::from_secs(1);
 
 /// Receipts of messages the application has taken, on their way to the driver.
 #[derive(Default)]
@@ -55,6 +64,8 @@ struct Route {
     filters: Vec<String>,
     sender: mpsc::Sender<Delivery>,
     missed: u64,
+    /// Since when nothing has found room.
+    full_since: Option<Instant>,
 }
 
 /// A delivery that found no room.
@@ -91,7 +102,7 @@ impl Routes {
     /// Adds a subscription with room for `queue` deliveries besides the receive maximum.
     pub(super) fn add(&mut self, filters: Vec<String>, queue: usize) -> mpsc::Receiver<Delivery> {
         let (sender, receiver) = mpsc::channel(self.reserved + queue.max(1));
-        self.routes.push(Route { filters, sender, missed: 0 });
+        self.routes.push(Route { filters, sender, missed: 0, full_since: None });
         receiver
     }
 
@@ -133,12 +144,13 @@ impl Routes {
         blocked
     }
 
-    /// Tries again; with `may_drop`, messages without a receipt are counted as missed instead.
+    /// Tries again; with `may_drop`, messages without a receipt are counted as missed once their subscription
+    /// has been full for [`STALL`].
     pub(super) fn retry(&mut self, blocked: Blocked, may_drop: bool) -> Option<Blocked> {
         let same = |route: &&mut Route| route.sender.same_channel(&blocked.sender);
         let route = self.routes.iter_mut().find(same)?;
         let blocked = route.offer(blocked.delivery, self.reserved)?;
-        if may_drop && blocked.delivery.receipt.is_none() {
+        if may_drop && blocked.delivery.receipt.is_none() && route.is_stalled() {
             route.missed += 1;
             return None;
         }
@@ -151,19 +163,26 @@ impl Route {
         self.filters.iter().any(|filter| TopicFilter::new(filter).is_ok_and(|filter| filter.matches(topic)))
     }
 
+    fn is_stalled(&self) -> bool {
+        self.full_since.is_some_and(|since| since.elapsed() >= STALL)
+    }
+
     fn offer(&mut self, delivery: Delivery, reserved: usize) -> Option<Blocked> {
         let room = if delivery.receipt.is_some() { 1 } else { reserved + 1 };
         if self.missed > 0 && self.sender.capacity() > reserved + 1 {
             let received = Received::Missed { count: std::mem::take(&mut self.missed) };
+            // There is room and this is the only sender; only a subscriber that just left makes this fail.
             let _ = self.sender.try_send(Delivery { received, receipt: None });
         }
         if self.sender.is_closed() {
             return None;
         }
         if self.sender.capacity() < room {
+            self.full_since.get_or_insert_with(Instant::now);
             return Some(Blocked { sender: self.sender.clone(), delivery, room });
         }
-        // There is room and this is the only sender; only a subscriber that just left makes this fail.
+        self.full_since = None;
+        // As above.
         let _ = self.sender.try_send(delivery);
         None
     }

@@ -45,14 +45,16 @@ impl Inbound {
         self.in_use = 0;
         self.counted.clear();
         self.aliases.clear();
-        if session_present {
-            // What was taken but not acknowledged will come again and is acknowledged then.
-            for entry in &mut self.unacknowledged {
-                entry.current = false;
-            }
-        } else {
+        if !session_present {
             self.unacknowledged.clear();
             self.received.clear();
+        }
+    }
+
+    /// What is not acknowledged will come again; what is taken meanwhile is acknowledged then.
+    pub(super) fn connection_lost(&mut self) {
+        for entry in &mut self.unacknowledged {
+            entry.current = false;
         }
     }
 

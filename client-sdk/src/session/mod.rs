@@ -20,6 +20,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod core;
 mod event;
 mod inbound;
 mod input;
@@ -29,27 +30,18 @@ mod outbound;
 mod output;
 mod requests;
 
-use std::{collections::VecDeque, num::NonZeroU16};
+use veilmq_protocol::{EncodeError, ReasonCode, SubscribeOptions};
 
-use veilmq_protocol::{
-    ConnAck, Disconnect, EncodeError, Packet, PacketType, Publish, QoS, ReasonCode, SubscribeOptions,
-    veil::{channel::RecordOpener, record::ControlOp},
+use self::{
+    core::{Core, Phase, Timers},
+    input::Input,
 };
-
 pub use self::{
     event::{Channel, CloseReason, DeliveryError, Event, Token},
     inbound::Receipt,
     options::{ChannelOptions, SessionOptions},
 };
-use self::{
-    inbound::{Arrival, Inbound},
-    input::{Incoming, Input},
-    opening::{Opened, Opening},
-    outbound::{Grants, Outbound, PacketIds},
-    output::Output,
-    requests::Requests,
-};
-use crate::message::{Message, Properties, Publication, Will};
+use crate::message::{Publication, Will};
 
 /// A reading of the clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,69 +78,10 @@ pub struct Session {
     core: Core,
 }
 
-enum Phase {
-    Down,
-    Opening(Opening),
-    Open,
-}
-
-struct Core {
-    options: SessionOptions,
-    phase: Phase,
-    /// The session exists on both sides, so later connections resume it.
-    established: bool,
-    clean_start: bool,
-    output: Output,
-    ids: PacketIds,
-    outbound: Outbound,
-    inbound: Inbound,
-    requests: Requests,
-    events: VecDeque<Event>,
-    opener: Option<RecordOpener>,
-    timers: Timers,
-    next_token: u64,
-}
-
-/// Deadlines in monotonic milliseconds.
-#[derive(Default)]
-struct Timers {
-    /// When CONNACK must have arrived.
-    connack: Option<u64>,
-    keep_alive_ms: u64,
-    ping: Option<u64>,
-    /// When PINGRESP must have arrived.
-    pingresp: Option<u64>,
-    rekey: Option<u64>,
-    reading_paused: bool,
-}
-
-impl Timers {
-    fn pingresp(&self) -> Option<u64> {
-        self.pingresp.filter(|_| !self.reading_paused)
-    }
-}
-
 impl Session {
     /// A session without a connection.
     pub fn new(options: SessionOptions) -> Self {
-        Self {
-            input: Input::default(),
-            core: Core {
-                clean_start: options.clean_start,
-                options,
-                phase: Phase::Down,
-                established: false,
-                output: Output::default(),
-                ids: PacketIds::default(),
-                outbound: Outbound::default(),
-                inbound: Inbound::default(),
-                requests: Requests::default(),
-                events: VecDeque::new(),
-                opener: None,
-                timers: Timers::default(),
-                next_token: 0,
-            },
-        }
+        Self { input: Input::default(), core: Core::new(options) }
     }
 
     /// Begins a Network Connection: puts CONNECT into the output.
@@ -318,231 +251,5 @@ impl Session {
     /// The receive maximum this side announces.
     pub const fn receive_maximum(&self) -> u16 {
         self.core.options.receive_maximum.get()
-    }
-}
-
-impl Core {
-    fn packet_bytes_max(&self) -> usize {
-        self.options.packet_bytes_max.get() as usize
-    }
-
-    fn token(&mut self) -> Token {
-        self.next_token += 1;
-        Token(self.next_token)
-    }
-
-    fn handle(&mut self, incoming: Incoming<'_>, now: Now) -> Result<(), CloseReason> {
-        match (incoming, &self.phase) {
-            (Incoming::Packet(packet, bytes), Phase::Opening(_)) => self.handle_opening(packet, bytes, now),
-            (Incoming::Packet(packet, _), Phase::Open) => self.handle_packet(packet),
-            (Incoming::Fan(publish), Phase::Open) => self.handle_publish(&publish),
-            (Incoming::Control(op), _) => {
-                self.handle_control(op);
-                Ok(())
-            }
-            (Incoming::KeyUpdated, _) => Ok(()),
-            (Incoming::Packet(..) | Incoming::Fan(_), _) => Ok(()),
-        }
-    }
-
-    fn handle_opening(&mut self, packet: Packet<'_>, bytes: &[u8], now: Now) -> Result<(), CloseReason> {
-        let Phase::Opening(opening) = std::mem::replace(&mut self.phase, Phase::Down) else { return Ok(()) };
-        match packet {
-            Packet::Auth(auth) => {
-                let (answer, next) = opening.auth(&auth, &self.options, now)?;
-                self.phase = Phase::Opening(next);
-                self.output.encoded(&answer);
-                Ok(())
-            }
-            Packet::ConnAck(connack) => {
-                let opened = opening.connack(&connack, bytes)?;
-                self.connected(&connack, opened, now)
-            }
-            other => Err(CloseReason::Unexpected(other.packet_type())),
-        }
-    }
-
-    fn connected(&mut self, connack: &ConnAck<'_>, opened: Opened, now: Now) -> Result<(), CloseReason> {
-        let session_present = connack.session_present;
-        // [MQTT-3.2.2-4]
-        if session_present && self.clean_start {
-            return Err(CloseReason::SessionNotDiscarded);
-        }
-        let mut established = None;
-        if let Opened::Channel(channel) = opened {
-            established = Some(Channel {
-                scheme: channel.scheme,
-                suite: channel.suite,
-                broker: channel.peer.subject.clone(),
-                broker_kid: channel.peer.kid(),
-            });
-            self.output.seal_with(channel.sealer);
-            self.opener = Some(channel.opener);
-            let rekey_ms = self.options.channel.as_ref().map(|channel| channel.rekey_ms);
-            self.timers.rekey = rekey_ms.map(|rekey_ms| now.monotonic_ms + rekey_ms);
-        }
-        let properties = &connack.properties;
-        // [MQTT-3.2.2-16]
-        if let Some(client_id) = properties.assigned_client_id {
-            client_id.clone_into(&mut self.options.client_id);
-        }
-        // [MQTT-3.2.2-21]
-        let keep_alive = properties.server_keep_alive_seconds.unwrap_or(self.options.keep_alive_seconds);
-        self.timers.connack = None;
-        self.timers.keep_alive_ms = u64::from(keep_alive) * 1_000;
-        self.timers.ping = (keep_alive > 0).then(|| now.monotonic_ms + self.timers.keep_alive_ms);
-        let grants = Grants {
-            receive_maximum: properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get),
-            packet_bytes_max: properties.packet_bytes_max.map_or(usize::MAX, |max| max.get() as usize),
-            maximum_qos: properties.maximum_qos.unwrap_or(QoS::ExactlyOnce),
-            retain_available: properties.retain_available.unwrap_or(true),
-        };
-        self.established = true;
-        self.phase = Phase::Open;
-        self.events.push_back(Event::Connected { session_present, channel: established });
-        self.outbound.connected(grants, session_present, &mut self.ids, &mut self.events);
-        self.inbound.connected(session_present);
-        self.requests.connected(session_present);
-        self.pump();
-        Ok(())
-    }
-
-    fn handle_packet(&mut self, packet: Packet<'_>) -> Result<(), CloseReason> {
-        let Self { outbound, ids, output, requests, .. } = self;
-        let event = match packet {
-            Packet::Publish(publish) => return self.handle_publish(&publish),
-            Packet::PubAck(packet) => outbound.puback(&packet, ids)?,
-            Packet::PubRec(packet) => outbound.pubrec(&packet, ids, output)?,
-            Packet::PubComp(packet) => outbound.pubcomp(&packet, ids)?,
-            Packet::PubRel(packet) => return self.inbound.released(packet.packet_id, output),
-            Packet::SubAck(packet) => {
-                requests.answered(PacketType::SubAck, packet.packet_id, packet.reason_codes(), ids)?
-            }
-            Packet::UnsubAck(packet) => {
-                requests.answered(PacketType::UnsubAck, packet.packet_id, packet.reason_codes(), ids)?
-            }
-            Packet::PingResp => {
-                self.timers.pingresp = None;
-                return Ok(());
-            }
-            Packet::Disconnect(packet) => {
-                let text = packet.reason_string.map(str::to_owned);
-                return Err(CloseReason::Disconnected { reason: packet.reason, text });
-            }
-            other @ (Packet::Connect(_)
-            | Packet::ConnAck(_)
-            | Packet::Subscribe(_)
-            | Packet::Unsubscribe(_)
-            | Packet::PingReq
-            | Packet::Auth(_)) => return Err(CloseReason::Unexpected(other.packet_type())),
-        };
-        self.events.extend(event);
-        self.pump();
-        Ok(())
-    }
-
-    fn handle_publish(&mut self, publish: &Publish<'_>) -> Result<(), CloseReason> {
-        let topic = self.inbound.topic(publish, self.options.topic_alias_maximum)?;
-        let receive_maximum = self.options.receive_maximum.get();
-        let Arrival::Deliver(receipt) = self.inbound.arrived(publish, receive_maximum, &mut self.output)?
-        else {
-            return Ok(());
-        };
-        let message = Message {
-            topic,
-            payload: bytes::Bytes::copy_from_slice(publish.payload),
-            qos: publish.qos,
-            retain: publish.retain,
-            dup: publish.dup,
-            properties: Properties::received(&publish.properties),
-            sealed: None,
-        };
-        self.events.push_back(Event::Message { message, receipt });
-        Ok(())
-    }
-
-    fn handle_control(&mut self, op: ControlOp<'_>) {
-        match op {
-            ControlOp::Notice(text) => self.events.push_back(Event::Notice(text.to_owned())),
-            // Group keys and tickets belong to modes this client does not ask for; Goodbye precedes DISCONNECT.
-            ControlOp::KeyUpdate
-            | ControlOp::GroupGrant { .. }
-            | ControlOp::GroupRevoke { .. }
-            | ControlOp::Ticket(_)
-            | ControlOp::Goodbye { .. } => {}
-        }
-    }
-
-    fn publish(&mut self, publication: Publication) -> Result<Submitted, SubmitError> {
-        if publication.qos == QoS::AtMostOnce {
-            if !matches!(self.phase, Phase::Open) {
-                return Err(SubmitError::NotConnected);
-            }
-            let packet = self.outbound.encode(&publication, None)?;
-            self.output.encoded(&packet);
-            return Ok(Submitted::Written);
-        }
-        let token = self.token();
-        self.outbound.queue(token, publication);
-        self.pump();
-        Ok(Submitted::Queued(token))
-    }
-
-    /// Sends whatever may be sent.
-    fn pump(&mut self) {
-        if !matches!(self.phase, Phase::Open) {
-            return;
-        }
-        let Self { ids, output, outbound, requests, events, .. } = self;
-        let pumped = requests.pump(ids, output).and_then(|()| outbound.pump(ids, output, events));
-        if let Err(error) = pumped {
-            self.close(error.into());
-        }
-    }
-
-    fn handle_timeout(&mut self, now_ms: u64) -> Result<(), CloseReason> {
-        let is_due = |deadline: Option<u64>| deadline.is_some_and(|deadline| deadline <= now_ms);
-        if is_due(self.timers.connack) {
-            return Err(CloseReason::Timeout("CONNACK"));
-        }
-        if is_due(self.timers.pingresp()) {
-            return Err(CloseReason::Timeout("PINGRESP"));
-        }
-        let Some(channel) = &self.options.channel else { return self.keep_alive(now_ms) };
-        if is_due(self.timers.rekey) || self.output.needs_rekey() {
-            self.output.rekey();
-            self.timers.rekey = Some(now_ms + channel.rekey_ms);
-        }
-        self.keep_alive(now_ms)
-    }
-
-    // [MQTT-3.1.2-20]
-    fn keep_alive(&mut self, now_ms: u64) -> Result<(), CloseReason> {
-        if self.timers.ping.is_none_or(|ping| ping > now_ms) {
-            return Ok(());
-        }
-        self.output.packet(&Packet::PingReq)?;
-        self.timers.ping = Some(now_ms + self.timers.keep_alive_ms);
-        self.timers.pingresp = self.timers.pingresp.or(Some(now_ms + self.options.answer_ms));
-        Ok(())
-    }
-
-    fn close(&mut self, reason: CloseReason) {
-        if let (Phase::Open, Some(code)) = (&self.phase, reason.answer()) {
-            self.say_goodbye(code);
-        }
-        self.end();
-        self.events.push_back(Event::Closed(reason));
-    }
-
-    fn say_goodbye(&mut self, reason: ReasonCode) {
-        // A DISCONNECT without properties always encodes; were it not so, closing alone says enough.
-        let _ = self.output.packet(&Packet::Disconnect(Disconnect::new(reason)));
-    }
-
-    fn end(&mut self) {
-        self.phase = Phase::Down;
-        self.timers = Timers::default();
-        self.requests.connection_lost(&mut self.ids);
     }
 }

@@ -18,6 +18,7 @@ pub(super) struct Output {
     bytes: Vec<u8>,
     sent: usize,
     sealer: Option<RecordSealer>,
+    record_bytes_shared: usize,
     open: Option<(OpenRecord, usize)>,
 }
 
@@ -28,9 +29,11 @@ impl Output {
         self.bytes.clear();
     }
 
-    /// Puts everything from here on into channel records.
-    pub(super) fn seal_with(&mut self, sealer: RecordSealer) {
+    /// Puts everything from here on into channel records. The peer takes packets of `packet_bytes_max`, and
+    /// records that carry as much.
+    pub(super) fn seal_with(&mut self, sealer: RecordSealer, packet_bytes_max: usize) {
         self.sealer = Some(sealer);
+        self.record_bytes_shared = RECORD_BYTES_SHARED.min(packet_bytes_max);
     }
 
     pub(super) fn packet(&mut self, packet: &Packet<'_>) -> Result<(), EncodeError> {
@@ -65,11 +68,6 @@ impl Output {
         }
     }
 
-    /// Says whether the record count of the sending keys asks for new ones.
-    pub(super) fn needs_rekey(&self) -> bool {
-        self.sealer.as_ref().is_some_and(RecordSealer::needs_rekey)
-    }
-
     /// Changes the sending keys (VEIL-1 section 4.8, light).
     pub(super) fn rekey(&mut self) {
         self.finish_record();
@@ -80,7 +78,11 @@ impl Output {
 
     /// Where the next packet of `len` bytes goes.
     fn room(&mut self, len: usize) -> &mut Vec<u8> {
-        if self.open.as_ref().is_some_and(|(_, body)| self.bytes.len() - body + len > RECORD_BYTES_SHARED) {
+        if self
+            .open
+            .as_ref()
+            .is_some_and(|(_, body)| self.bytes.len() - body + len > self.record_bytes_shared)
+        {
             self.finish_record();
         }
         if let (Some(sealer), None) = (&self.sealer, &self.open) {
@@ -93,6 +95,9 @@ impl Output {
     fn finish_record(&mut self) {
         if let (Some((record, _)), Some(sealer)) = (self.open.take(), &mut self.sealer) {
             sealer.finish(&mut self.bytes, record);
+            if sealer.needs_rekey() {
+                sealer.key_update(&mut self.bytes);
+            }
         }
     }
 }

@@ -1,0 +1,315 @@
+//! What a session knows and does, apart from cutting received bytes into packets.
+//!
+//! Every packet and deadline is handled here. Invariant: after [`Core::close`] nothing of the old connection is
+//! handled any more.
+
+use std::{collections::VecDeque, num::NonZeroU16};
+
+use veilmq_protocol::{
+    ConnAck, Disconnect, Packet, PacketType, Publish, QoS, ReasonCode,
+    veil::{channel::RecordOpener, record::ControlOp},
+};
+
+use super::{
+    Now, SubmitError, Submitted,
+    event::{Channel, CloseReason, Event, Token},
+    inbound::{Arrival, Inbound},
+    input::Incoming,
+    opening::{Opened, Opening},
+    options::SessionOptions,
+    outbound::{Grants, Outbound, PacketIds},
+    output::Output,
+    requests::Requests,
+};
+use crate::message::{Message, Properties, Publication};
+
+pub(super) enum Phase {
+    Down,
+    Opening(Opening),
+    Open,
+}
+
+pub(super) struct Core {
+    pub(super) options: SessionOptions,
+    pub(super) phase: Phase,
+    /// The session exists on both sides, so later connections resume it.
+    pub(super) established: bool,
+    pub(super) clean_start: bool,
+    pub(super) output: Output,
+    pub(super) ids: PacketIds,
+    pub(super) outbound: Outbound,
+    pub(super) inbound: Inbound,
+    pub(super) requests: Requests,
+    pub(super) events: VecDeque<Event>,
+    pub(super) opener: Option<RecordOpener>,
+    pub(super) timers: Timers,
+    pub(super) next_token: u64,
+}
+
+/// Deadlines in monotonic milliseconds.
+#[derive(Default)]
+pub(super) struct Timers {
+    /// When CONNACK must have arrived.
+    pub(super) connack: Option<u64>,
+    pub(super) keep_alive_ms: u64,
+    pub(super) ping: Option<u64>,
+    /// When PINGRESP must have arrived.
+    pub(super) pingresp: Option<u64>,
+    pub(super) rekey: Option<u64>,
+    pub(super) reading_paused: bool,
+}
+
+impl Timers {
+    pub(super) fn pingresp(&self) -> Option<u64> {
+        self.pingresp.filter(|_| !self.reading_paused)
+    }
+}
+
+impl Core {
+    pub(super) fn new(options: SessionOptions) -> Self {
+        Self {
+            clean_start: options.clean_start,
+            options,
+            phase: Phase::Down,
+            established: false,
+            output: Output::default(),
+            ids: PacketIds::default(),
+            outbound: Outbound::default(),
+            inbound: Inbound::default(),
+            requests: Requests::default(),
+            events: VecDeque::new(),
+            opener: None,
+            timers: Timers::default(),
+            next_token: 0,
+        }
+    }
+
+    pub(super) fn packet_bytes_max(&self) -> usize {
+        self.options.packet_bytes_max.get() as usize
+    }
+
+    pub(super) fn token(&mut self) -> Token {
+        self.next_token += 1;
+        Token(self.next_token)
+    }
+
+    pub(super) fn handle(&mut self, incoming: Incoming<'_>, now: Now) -> Result<(), CloseReason> {
+        match (incoming, &self.phase) {
+            (Incoming::Packet(packet, bytes), Phase::Opening(_)) => self.handle_opening(packet, bytes, now),
+            (Incoming::Packet(packet, _), Phase::Open) => self.handle_packet(packet),
+            (Incoming::Fan(publish), Phase::Open) => self.handle_publish(&publish),
+            (Incoming::Control(op), _) => {
+                self.handle_control(op);
+                Ok(())
+            }
+            (Incoming::KeyUpdated, _) => Ok(()),
+            (Incoming::Packet(..) | Incoming::Fan(_), _) => Ok(()),
+        }
+    }
+
+    fn handle_opening(&mut self, packet: Packet<'_>, bytes: &[u8], now: Now) -> Result<(), CloseReason> {
+        let Phase::Opening(opening) = std::mem::replace(&mut self.phase, Phase::Down) else { return Ok(()) };
+        match packet {
+            Packet::Auth(auth) => {
+                let (answer, next) = opening.auth(&auth, &self.options, now)?;
+                self.phase = Phase::Opening(next);
+                self.output.encoded(&answer);
+                Ok(())
+            }
+            Packet::ConnAck(connack) => {
+                let opened = opening.connack(&connack, bytes)?;
+                self.connected(&connack, opened, now)
+            }
+            other => Err(CloseReason::Unexpected(other.packet_type())),
+        }
+    }
+
+    fn connected(&mut self, connack: &ConnAck<'_>, opened: Opened, now: Now) -> Result<(), CloseReason> {
+        let session_present = connack.session_present;
+        // [MQTT-3.2.2-4]
+        if session_present && self.clean_start {
+            return Err(CloseReason::SessionNotDiscarded);
+        }
+        let properties = &connack.properties;
+        // [MQTT-3.2.2-16]
+        if let Some(client_id) = properties.assigned_client_id {
+            client_id.clone_into(&mut self.options.client_id);
+        }
+        // [MQTT-3.2.2-21]
+        let keep_alive = properties.server_keep_alive_seconds.unwrap_or(self.options.keep_alive_seconds);
+        self.timers.connack = None;
+        self.timers.keep_alive_ms = u64::from(keep_alive) * 1_000;
+        self.timers.ping = (keep_alive > 0).then(|| now.monotonic_ms + self.timers.keep_alive_ms);
+        let grants = Grants {
+            receive_maximum: properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get),
+            packet_bytes_max: properties.packet_bytes_max.map_or(usize::MAX, |max| max.get() as usize),
+            maximum_qos: properties.maximum_qos.unwrap_or(QoS::ExactlyOnce),
+            retain_available: properties.retain_available.unwrap_or(true),
+        };
+        let channel = self.take_channel(opened, grants.packet_bytes_max, now);
+        self.established = true;
+        self.phase = Phase::Open;
+        self.events.push_back(Event::Connected { session_present, channel });
+        self.outbound.connected(grants, session_present, &mut self.ids, &mut self.events);
+        self.inbound.connected(session_present);
+        self.requests.connected(session_present);
+        self.pump();
+        Ok(())
+    }
+
+    /// From here on everything goes through the records of the channel, if there is one.
+    fn take_channel(&mut self, opened: Opened, packet_bytes_max: usize, now: Now) -> Option<Channel> {
+        let Opened::Channel(established) = opened else { return None };
+        let channel = Channel {
+            scheme: established.scheme,
+            suite: established.suite,
+            broker: established.peer.subject.clone(),
+            broker_kid: established.peer.kid(),
+        };
+        self.output.seal_with(established.sealer, packet_bytes_max);
+        self.opener = Some(established.opener);
+        let rekey_ms = self.options.channel.as_ref().map(|channel| channel.rekey_ms);
+        self.timers.rekey = rekey_ms.map(|rekey_ms| now.monotonic_ms + rekey_ms);
+        Some(channel)
+    }
+
+    fn handle_packet(&mut self, packet: Packet<'_>) -> Result<(), CloseReason> {
+        let Self { outbound, ids, output, requests, .. } = self;
+        let event = match packet {
+            Packet::Publish(publish) => return self.handle_publish(&publish),
+            Packet::PubAck(packet) => outbound.puback(&packet, ids)?,
+            Packet::PubRec(packet) => outbound.pubrec(&packet, ids, output)?,
+            Packet::PubComp(packet) => outbound.pubcomp(&packet, ids)?,
+            Packet::PubRel(packet) => return self.inbound.released(packet.packet_id, output),
+            Packet::SubAck(packet) => {
+                requests.answered(PacketType::SubAck, packet.packet_id, packet.reason_codes(), ids)?
+            }
+            Packet::UnsubAck(packet) => {
+                requests.answered(PacketType::UnsubAck, packet.packet_id, packet.reason_codes(), ids)?
+            }
+            Packet::PingResp => {
+                self.timers.pingresp = None;
+                return Ok(());
+            }
+            Packet::Disconnect(packet) => {
+                let text = packet.reason_string.map(str::to_owned);
+                return Err(CloseReason::Disconnected { reason: packet.reason, text });
+            }
+            other @ (Packet::Connect(_)
+            | Packet::ConnAck(_)
+            | Packet::Subscribe(_)
+            | Packet::Unsubscribe(_)
+            | Packet::PingReq
+            | Packet::Auth(_)) => return Err(CloseReason::Unexpected(other.packet_type())),
+        };
+        self.events.extend(event);
+        self.pump();
+        Ok(())
+    }
+
+    fn handle_publish(&mut self, publish: &Publish<'_>) -> Result<(), CloseReason> {
+        let topic = self.inbound.topic(publish, self.options.topic_alias_maximum)?;
+        let receive_maximum = self.options.receive_maximum.get();
+        let Arrival::Deliver(receipt) = self.inbound.arrived(publish, receive_maximum, &mut self.output)?
+        else {
+            return Ok(());
+        };
+        let message = Message {
+            topic,
+            payload: bytes::Bytes::copy_from_slice(publish.payload),
+            qos: publish.qos,
+            retain: publish.retain,
+            dup: publish.dup,
+            properties: Properties::received(&publish.properties),
+            sealed: None,
+        };
+        self.events.push_back(Event::Message { message, receipt });
+        Ok(())
+    }
+
+    fn handle_control(&mut self, op: ControlOp<'_>) {
+        match op {
+            ControlOp::Notice(text) => self.events.push_back(Event::Notice(text.to_owned())),
+            // Group keys and tickets belong to modes this client does not ask for; Goodbye precedes DISCONNECT.
+            ControlOp::KeyUpdate
+            | ControlOp::GroupGrant { .. }
+            | ControlOp::GroupRevoke { .. }
+            | ControlOp::Ticket(_)
+            | ControlOp::Goodbye { .. } => {}
+        }
+    }
+
+    pub(super) fn publish(&mut self, publication: Publication) -> Result<Submitted, SubmitError> {
+        if publication.qos == QoS::AtMostOnce {
+            if !matches!(self.phase, Phase::Open) {
+                return Err(SubmitError::NotConnected);
+            }
+            let packet = self.outbound.encode(&publication, None)?;
+            self.output.encoded(&packet);
+            return Ok(Submitted::Written);
+        }
+        let token = self.token();
+        self.outbound.queue(token, publication);
+        self.pump();
+        Ok(Submitted::Queued(token))
+    }
+
+    /// Sends whatever may be sent.
+    pub(super) fn pump(&mut self) {
+        if !matches!(self.phase, Phase::Open) {
+            return;
+        }
+        let Self { ids, output, outbound, requests, events, .. } = self;
+        let pumped = requests.pump(ids, output).and_then(|()| outbound.pump(ids, output, events));
+        if let Err(error) = pumped {
+            self.close(error.into());
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, now_ms: u64) -> Result<(), CloseReason> {
+        let is_due = |deadline: Option<u64>| deadline.is_some_and(|deadline| deadline <= now_ms);
+        if is_due(self.timers.connack) {
+            return Err(CloseReason::Timeout("CONNACK"));
+        }
+        if is_due(self.timers.pingresp()) {
+            return Err(CloseReason::Timeout("PINGRESP"));
+        }
+        let Some(channel) = &self.options.channel else { return self.keep_alive(now_ms) };
+        if is_due(self.timers.rekey) {
+            self.output.rekey();
+            self.timers.rekey = Some(now_ms + channel.rekey_ms);
+        }
+        self.keep_alive(now_ms)
+    }
+
+    // [MQTT-3.1.2-20]
+    fn keep_alive(&mut self, now_ms: u64) -> Result<(), CloseReason> {
+        if self.timers.ping.is_none_or(|ping| ping > now_ms) {
+            return Ok(());
+        }
+        self.output.packet(&Packet::PingReq)?;
+        self.timers.ping = Some(now_ms + self.timers.keep_alive_ms);
+        self.timers.pingresp = self.timers.pingresp.or(Some(now_ms + self.options.answer_ms));
+        Ok(())
+    }
+
+    pub(super) fn close(&mut self, reason: CloseReason) {
+        if let (Phase::Open, Some(code)) = (&self.phase, reason.answer()) {
+            self.say_goodbye(code);
+        }
+        self.end();
+        self.events.push_back(Event::Closed(reason));
+    }
+
+    pub(super) fn say_goodbye(&mut self, reason: ReasonCode) {
+        // A DISCONNECT without properties always encodes; were it not so, closing alone says enough.
+        let _ = self.output.packet(&Packet::Disconnect(Disconnect::new(reason)));
+    }
+
+    pub(super) fn end(&mut self) {
+        self.phase = Phase::Down;
+        self.timers = Timers::default();
+        self.inbound.connection_lost();
+        self.requests.connection_lost(&mut self.ids);
+    }
+}

@@ -1,0 +1,663 @@
+//! The session without I/O: what it sends for what happens, byte for byte and under a virtual clock.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod sdk_support;
+
+use std::num::{NonZeroU16, NonZeroU32};
+
+use sdk_support::{
+    Rig, acknowledgement, connack, describe, encode, id, incoming, publication, publish_bytes, resumed,
+};
+use veilmq_client::{
+    QoS, ReasonCode, RetainHandling, Will,
+    session::{CloseReason, DeliveryError, Event, Receipt, SessionOptions, SubmitError, Token},
+};
+use veilmq_protocol::{
+    Acknowledgement, ConnAck, ConnAckProperties, Disconnect, Packet, Publish, PublishProperties, SubAck,
+    SubscribeOptions, TopicName, UnsubAck, UserProperties,
+};
+
+fn options() -> SessionOptions {
+    SessionOptions::new("c")
+}
+
+fn subscribe_options(qos: QoS) -> SubscribeOptions {
+    SubscribeOptions {
+        qos,
+        no_local: false,
+        retain_as_published: false,
+        retain_handling: RetainHandling::Send,
+    }
+}
+
+fn outcome(event: Option<Event>) -> (Token, Result<ReasonCode, DeliveryError>) {
+    match event {
+        Some(Event::Published { token, outcome }) => (token, outcome),
+        other => panic!("not published: {}", describe(other.as_ref())),
+    }
+}
+
+fn message(event: Option<Event>) -> (String, Option<Receipt>) {
+    match event {
+        Some(Event::Message { message, receipt }) => {
+            (String::from_utf8(message.payload.to_vec()).unwrap(), receipt)
+        }
+        other => panic!("no message: {}", describe(other.as_ref())),
+    }
+}
+
+fn closed(event: Option<Event>) -> CloseReason {
+    match event {
+        Some(Event::Closed(reason)) => reason,
+        other => panic!("not closed: {}", describe(other.as_ref())),
+    }
+}
+
+fn suback(packet_id: u16, reasons: &[u8]) -> Packet<'_> {
+    Packet::SubAck(SubAck {
+        packet_id: id(packet_id),
+        reason_string: None,
+        user: UserProperties::default(),
+        reasons,
+    })
+}
+
+#[test]
+fn connect_asks_for_what_the_options_say() {
+    let mut rig = Rig::new(SessionOptions {
+        keep_alive_seconds: 30,
+        receive_maximum: NonZeroU16::new(5).unwrap(),
+        packet_bytes_max: NonZeroU32::new(1_024).unwrap(),
+        topic_alias_maximum: 0,
+        username: Some("u".to_owned()),
+        password: Some(b"pw".to_vec().into()),
+        user_properties: vec![("k".to_owned(), "v".to_owned())],
+        ..options()
+    });
+    let will = Will::new("w", "bye").qos(QoS::AtLeastOnce).retain(true).delay_seconds(9);
+
+    rig.session.connect(Some(&will), rig.now(), &mut |_| panic!("no randomness without a channel")).unwrap();
+
+    let mut expected = b"\x10\x37\x00\x04MQTT\x05\xee\x00\x1e".to_vec();
+    expected
+        .extend_from_slice(b"\x14\x11\x00\x00\x01\x2c\x21\x00\x05\x27\x00\x00\x04\x00\x26\x00\x01k\x00\x01v");
+    expected.extend_from_slice(b"\x00\x01c\x05\x18\x00\x00\x00\x09\x00\x01w\x00\x03bye\x00\x01u\x00\x02pw");
+    assert_eq!(rig.sent(), expected);
+}
+
+#[test]
+fn later_connections_resume_the_session_even_if_the_first_started_clean() {
+    let mut rig = Rig::connected(options());
+
+    rig.connect();
+
+    // The flags of CONNECT: neither Clean Start nor anything else.
+    assert_eq!(rig.sent()[9], 0);
+}
+
+#[test]
+fn the_identifier_the_server_chose_is_used_again() {
+    let mut rig = Rig::new(SessionOptions::new(""));
+    rig.reconnect(&connack(ConnAckProperties {
+        assigned_client_id: Some("auto-7"),
+        ..ConnAckProperties::default()
+    }));
+
+    rig.connect();
+
+    assert_eq!(rig.session.client_id(), "auto-7");
+    assert!(rig.sent().ends_with(b"\x00\x06auto-7"));
+}
+
+#[test]
+fn a_connection_that_does_not_open_says_why() {
+    let refused = ConnAck {
+        reason: ReasonCode::BadUserNameOrPassword,
+        properties: ConnAckProperties { reason_string: Some("no"), ..ConnAckProperties::default() },
+        ..ConnAck::default()
+    };
+    let not_authorized =
+        CloseReason::Refused { reason: ReasonCode::BadUserNameOrPassword, text: Some("no".to_owned()) };
+    let rows = [
+        (Packet::ConnAck(refused), not_authorized),
+        (Packet::ConnAck(resumed()), CloseReason::SessionNotDiscarded),
+        (Packet::PingResp, CloseReason::Unexpected(veilmq_protocol::PacketType::PingResp)),
+    ];
+    for (packet, reason) in rows {
+        let mut rig = Rig::new(options());
+        rig.connect();
+        rig.sent();
+
+        rig.receive(&packet);
+
+        assert_eq!(closed(rig.poll()), reason);
+        // [MQTT-3.14.0-1] is for servers, but a client too says nothing before CONNACK.
+        assert!(rig.sent().is_empty(), "{reason}");
+    }
+}
+
+#[test]
+fn connack_is_awaited_for_the_answer_time() {
+    let mut rig = Rig::new(options());
+    rig.connect();
+
+    assert_eq!(rig.session.next_timeout(), Some(rig.now_ms + 10_000));
+    rig.pass(9_999);
+    assert!(rig.poll().is_none());
+    rig.pass(1);
+
+    assert_eq!(closed(rig.poll()), CloseReason::Timeout("CONNACK"));
+}
+
+#[test]
+fn qos_0_is_written_at_once_and_refused_without_a_connection() {
+    let mut rig = Rig::connected(options());
+
+    rig.session.publish(publication("hi", QoS::AtMostOnce)).unwrap();
+    assert_eq!(rig.sent(), b"\x30\x06\x00\x01t\x00hi");
+
+    rig.session.connection_lost();
+    assert_eq!(rig.session.publish(publication("hi", QoS::AtMostOnce)), Err(SubmitError::NotConnected));
+}
+
+#[test]
+fn qos_1_is_settled_by_puback() {
+    let mut rig = Rig::connected(options());
+
+    let token = rig.publish("hi", QoS::AtLeastOnce);
+    assert_eq!(rig.sent(), publish_bytes(0x32, 1, "hi"));
+    rig.receive(&Packet::PubAck(Acknowledgement::new(id(1), ReasonCode::NoMatchingSubscribers)));
+
+    assert_eq!(outcome(rig.poll()), (token, Ok(ReasonCode::NoMatchingSubscribers)));
+    assert!(!rig.session.awaits_answers());
+}
+
+#[test]
+fn qos_2_is_settled_by_pubcomp_after_pubrel() {
+    let mut rig = Rig::connected(options());
+
+    let token = rig.publish("hi", QoS::ExactlyOnce);
+    assert_eq!(rig.sent(), publish_bytes(0x34, 1, "hi"));
+    rig.receive(&Packet::PubRec(acknowledgement(1)));
+    assert!(rig.poll().is_none());
+    assert_eq!(rig.sent(), b"\x62\x02\x00\x01");
+    rig.receive(&Packet::PubComp(acknowledgement(1)));
+
+    assert_eq!(outcome(rig.poll()), (token, Ok(ReasonCode::Success)));
+}
+
+#[test]
+fn a_refused_message_is_settled_by_the_refusal() {
+    for (qos, is_rec) in [(QoS::AtLeastOnce, false), (QoS::ExactlyOnce, true)] {
+        let mut rig = Rig::connected(options());
+        let token = rig.publish("hi", qos);
+        rig.sent();
+        let refusal = Acknowledgement::new(id(1), ReasonCode::PayloadFormatInvalid);
+
+        rig.receive(&if is_rec { Packet::PubRec(refusal) } else { Packet::PubAck(refusal) });
+
+        let refused = Err(DeliveryError::Rejected(ReasonCode::PayloadFormatInvalid));
+        assert_eq!(outcome(rig.poll()), (token, refused));
+        // [MQTT-4.3.3-4] No PUBREL follows a refusal.
+        assert!(rig.sent().is_empty());
+    }
+}
+
+/// [MQTT-4.4.0-1], [MQTT-4.6.0-1], [MQTT-3.3.1-1]
+#[test]
+fn unacknowledged_messages_are_sent_again_in_order_with_dup_when_the_session_is_present() {
+    let mut rig = Rig::connected(options());
+    rig.publish("a", QoS::AtLeastOnce);
+    rig.publish("b", QoS::ExactlyOnce);
+    rig.publish("c", QoS::ExactlyOnce);
+    rig.publish("d", QoS::AtLeastOnce);
+    rig.sent();
+    rig.receive(&Packet::PubRec(acknowledgement(2)));
+    rig.receive(&Packet::PubAck(acknowledgement(4)));
+    assert!(outcome(rig.poll()).1.is_ok());
+    rig.sent();
+
+    let sent = rig.reconnect(&resumed());
+
+    let expected = [publish_bytes(0x3A, 1, "a"), b"\x62\x02\x00\x02".to_vec(), publish_bytes(0x3C, 3, "c")];
+    assert_eq!(sent, expected.concat());
+}
+
+#[test]
+fn when_the_server_lost_the_session_qos_1_is_published_anew_and_qos_2_is_not_repeated() {
+    let mut rig = Rig::connected(options());
+    rig.publish("a", QoS::AtLeastOnce);
+    let unsure = rig.publish("b", QoS::ExactlyOnce);
+    let received = rig.publish("c", QoS::ExactlyOnce);
+    rig.sent();
+    rig.receive(&Packet::PubRec(acknowledgement(3)));
+    assert!(rig.poll().is_none());
+
+    rig.connect();
+    rig.sent();
+    rig.receive(&Packet::ConnAck(ConnAck::default()));
+
+    assert!(matches!(rig.poll(), Some(Event::Connected { session_present: false, .. })));
+    assert_eq!(outcome(rig.poll()), (unsure, Err(DeliveryError::SessionLost)));
+    assert_eq!(outcome(rig.poll()), (received, Ok(ReasonCode::Success)));
+    assert_eq!(rig.sent(), publish_bytes(0x32, 4, "a"));
+}
+
+/// [MQTT-3.3.4-7]
+#[test]
+fn no_more_is_sent_than_the_receive_maximum_of_the_server_allows() {
+    let mut rig = Rig::new(options());
+    rig.reconnect(&connack(ConnAckProperties {
+        receive_maximum: NonZeroU16::new(2),
+        ..ConnAckProperties::default()
+    }));
+
+    for payload in ["a", "b", "c"] {
+        rig.publish(payload, QoS::AtLeastOnce);
+    }
+    assert_eq!(rig.sent(), [publish_bytes(0x32, 1, "a"), publish_bytes(0x32, 2, "b")].concat());
+    rig.receive(&Packet::PubAck(acknowledgement(2)));
+    assert!(outcome(rig.poll()).1.is_ok());
+
+    assert_eq!(rig.sent(), publish_bytes(0x32, 3, "c"));
+}
+
+#[test]
+fn what_the_server_does_not_serve_is_refused_without_sending() {
+    let mut rig = Rig::new(options());
+    rig.reconnect(&connack(ConnAckProperties {
+        maximum_qos: Some(QoS::AtLeastOnce),
+        retain_available: Some(false),
+        packet_bytes_max: NonZeroU32::new(20),
+        ..ConnAckProperties::default()
+    }));
+    let retained = |qos| veilmq_client::Publication { retain: true, ..publication("x", qos) };
+    let rows = [
+        (publication("x", QoS::ExactlyOnce), DeliveryError::QosNotSupported { maximum: QoS::AtLeastOnce }),
+        (retained(QoS::AtLeastOnce), DeliveryError::RetainNotSupported),
+        (
+            publication("too long a message", QoS::AtLeastOnce),
+            DeliveryError::TooLarge { bytes: 26, bytes_max: 20 },
+        ),
+    ];
+    for (publication, error) in rows {
+        rig.session.publish(publication).unwrap();
+        assert_eq!(outcome(rig.poll()).1, Err(error));
+    }
+    assert_eq!(
+        rig.session.publish(retained(QoS::AtMostOnce)),
+        Err(SubmitError::Delivery(DeliveryError::RetainNotSupported))
+    );
+    assert!(rig.sent().is_empty());
+}
+
+#[test]
+fn publications_wait_for_the_connection_up_to_the_limit() {
+    let mut rig = Rig::new(SessionOptions { queued_max: 2, ..options() });
+
+    rig.publish("a", QoS::AtLeastOnce);
+    assert!(rig.session.accepts_publication());
+    rig.publish("b", QoS::AtLeastOnce);
+    assert!(!rig.session.accepts_publication());
+
+    let sent = rig.reconnect(&ConnAck::default());
+    assert_eq!(sent, [publish_bytes(0x32, 1, "a"), publish_bytes(0x32, 2, "b")].concat());
+    assert!(rig.session.accepts_publication());
+}
+
+/// [MQTT-4.6.0-2]
+#[test]
+fn qos_1_is_acknowledged_only_when_taken_and_in_the_order_of_arrival() {
+    let mut rig = Rig::connected(options());
+    rig.receive(&incoming("a", QoS::AtLeastOnce, 11, false));
+    rig.receive(&incoming("b", QoS::AtLeastOnce, 12, false));
+    let (first, second) = (message(rig.poll()), message(rig.poll()));
+    assert_eq!((first.0.as_str(), second.0.as_str()), ("a", "b"));
+    assert!(rig.sent().is_empty());
+
+    rig.session.acknowledge(second.1.unwrap());
+    assert!(rig.sent().is_empty());
+    rig.session.acknowledge(first.1.unwrap());
+
+    assert_eq!(rig.sent(), b"\x40\x02\x00\x0b\x40\x02\x00\x0c");
+}
+
+/// [MQTT-4.3.3-10]
+#[test]
+fn qos_2_is_delivered_once_however_often_it_is_sent() {
+    let mut rig = Rig::connected(options());
+    rig.receive(&incoming("a", QoS::ExactlyOnce, 5, false));
+    let (_, receipt) = message(rig.poll());
+    rig.session.acknowledge(receipt.unwrap());
+    assert_eq!(rig.sent(), b"\x50\x02\x00\x05");
+
+    rig.receive(&incoming("a", QoS::ExactlyOnce, 5, true));
+    assert!(rig.poll().is_none());
+    assert_eq!(rig.sent(), b"\x50\x02\x00\x05");
+    rig.reconnect(&resumed());
+    rig.receive(&incoming("a", QoS::ExactlyOnce, 5, true));
+    assert!(rig.poll().is_none());
+    assert_eq!(rig.sent(), b"\x50\x02\x00\x05");
+    rig.receive(&Packet::PubRel(acknowledgement(5)));
+    assert!(rig.poll().is_none());
+    assert_eq!(rig.sent(), b"\x70\x02\x00\x05");
+
+    // The identifier is free again, so the same one is another message.
+    rig.receive(&incoming("b", QoS::ExactlyOnce, 5, false));
+    assert_eq!(message(rig.poll()).0, "b");
+}
+
+#[test]
+fn a_release_of_an_unknown_message_is_answered_as_unknown() {
+    let mut rig = Rig::connected(options());
+
+    rig.receive(&Packet::PubRel(acknowledgement(9)));
+
+    assert!(rig.poll().is_none());
+    assert_eq!(rig.sent(), b"\x70\x03\x00\x09\x92");
+}
+
+#[test]
+fn a_message_not_yet_taken_when_the_connection_broke_is_not_delivered_twice() {
+    for (qos, answer) in [(QoS::AtLeastOnce, b"\x40\x02\x00\x07"), (QoS::ExactlyOnce, b"\x50\x02\x00\x07")] {
+        let mut rig = Rig::connected(options());
+        rig.receive(&incoming("a", qos, 7, false));
+        let (_, receipt) = message(rig.poll());
+        rig.reconnect(&resumed());
+
+        rig.receive(&incoming("a", qos, 7, true));
+        assert!(rig.poll().is_none(), "{qos:?}");
+        assert!(rig.sent().is_empty(), "{qos:?}");
+        rig.session.acknowledge(receipt.unwrap());
+
+        assert_eq!(rig.sent(), answer, "{qos:?}");
+    }
+}
+
+#[test]
+fn a_message_taken_after_its_connection_broke_is_acknowledged_when_it_comes_again() {
+    let mut rig = Rig::connected(options());
+    rig.receive(&incoming("a", QoS::AtLeastOnce, 7, false));
+    let (_, receipt) = message(rig.poll());
+    rig.session.connection_lost();
+    rig.session.acknowledge(receipt.unwrap());
+    rig.reconnect(&resumed());
+
+    rig.receive(&incoming("a", QoS::AtLeastOnce, 7, true));
+
+    assert!(rig.poll().is_none());
+    assert_eq!(rig.sent(), b"\x40\x02\x00\x07");
+}
+
+/// [MQTT-3.3.4-9]
+#[test]
+fn a_server_that_exceeds_the_receive_maximum_is_disconnected() {
+    let mut rig =
+        Rig::connected(SessionOptions { receive_maximum: NonZeroU16::new(2).unwrap(), ..options() });
+    rig.receive(&incoming("a", QoS::AtLeastOnce, 1, false));
+    rig.receive(&incoming("b", QoS::ExactlyOnce, 2, false));
+    rig.receive(&incoming("c", QoS::AtLeastOnce, 3, false));
+    message(rig.poll());
+    message(rig.poll());
+
+    assert_eq!(closed(rig.poll()), CloseReason::ReceiveMaximumExceeded);
+    assert_eq!(rig.sent(), b"\xe0\x01\x93");
+}
+
+#[test]
+fn acknowledged_messages_make_room_under_the_receive_maximum() {
+    let mut rig = Rig::connected(SessionOptions { receive_maximum: NonZeroU16::MIN, ..options() });
+    for (packet_id, qos) in [(1, QoS::AtLeastOnce), (2, QoS::ExactlyOnce), (3, QoS::AtLeastOnce)] {
+        rig.receive(&incoming("a", qos, packet_id, false));
+        let (_, receipt) = message(rig.poll());
+        rig.session.acknowledge(receipt.unwrap());
+        if qos == QoS::ExactlyOnce {
+            rig.receive(&Packet::PubRel(acknowledgement(packet_id)));
+            assert!(rig.poll().is_none());
+        }
+    }
+}
+
+#[test]
+fn topic_aliases_are_resolved_within_their_connection_and_their_limit() {
+    let aliased = |topic: Option<&'static str>, alias: u16| {
+        let properties =
+            PublishProperties { topic_alias: NonZeroU16::new(alias), ..PublishProperties::default() };
+        encode(&Packet::Publish(Publish {
+            dup: false,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            topic: topic.map(|topic| TopicName::new(topic).unwrap()),
+            packet_id: None,
+            properties,
+            payload: b"x",
+        }))
+    };
+    let mut rig = Rig::connected(SessionOptions { topic_alias_maximum: 2, ..options() });
+
+    rig.session.receive(&aliased(Some("a/b"), 2));
+    rig.session.receive(&aliased(None, 2));
+    for _ in 0..2 {
+        let Some(Event::Message { message, .. }) = rig.poll() else { panic!("no message") };
+        assert_eq!(message.topic, "a/b");
+    }
+    for (topic, alias) in [(Some("a/b"), 3), (None, 1)] {
+        rig.reconnect(&resumed());
+        rig.session.receive(&aliased(topic, alias));
+        assert_eq!(closed(rig.poll()), CloseReason::TopicAliasInvalid);
+        assert_eq!(rig.sent(), b"\xe0\x01\x94");
+    }
+    rig.reconnect(&resumed());
+    rig.session.receive(&aliased(None, 2));
+    assert_eq!(closed(rig.poll()), CloseReason::TopicAliasInvalid, "aliases end with their connection");
+}
+
+/// [MQTT-3.1.2-20]
+#[test]
+fn a_quiet_client_sends_pingreq_and_gives_up_without_pingresp() {
+    let mut rig = Rig::connected(SessionOptions { keep_alive_seconds: 20, ..options() });
+
+    rig.pass(19_999);
+    assert!(rig.sent().is_empty());
+    rig.pass(1);
+    assert_eq!(rig.sent(), b"\xc0\x00");
+    rig.receive(&Packet::PingResp);
+    assert!(rig.poll().is_none());
+    rig.pass(20_000);
+    assert_eq!(rig.sent(), b"\xc0\x00");
+    rig.pass(10_000);
+
+    assert_eq!(closed(rig.poll()), CloseReason::Timeout("PINGRESP"));
+}
+
+#[test]
+fn sending_postpones_pingreq_and_the_servers_keep_alive_comes_first() {
+    let mut rig = Rig::new(SessionOptions { keep_alive_seconds: 60, ..options() });
+    rig.reconnect(&connack(ConnAckProperties {
+        server_keep_alive_seconds: Some(5),
+        ..ConnAckProperties::default()
+    }));
+
+    rig.pass(4_000);
+    rig.session.publish(publication("hi", QoS::AtMostOnce)).unwrap();
+    rig.sent();
+    rig.pass(4_999);
+    assert!(rig.sent().is_empty());
+    rig.pass(1);
+
+    assert_eq!(rig.sent(), b"\xc0\x00");
+}
+
+#[test]
+fn silence_proves_nothing_while_the_driver_does_not_read() {
+    let mut rig = Rig::connected(SessionOptions { keep_alive_seconds: 20, ..options() });
+    rig.pass(20_000);
+    rig.sent();
+
+    rig.session.set_reading(false, rig.now());
+    rig.pass(15_000);
+    assert!(rig.poll().is_none());
+    rig.session.set_reading(true, rig.now());
+    rig.pass(9_999);
+    assert!(rig.poll().is_none());
+    rig.pass(1);
+
+    assert_eq!(closed(rig.poll()), CloseReason::Timeout("PINGRESP"));
+}
+
+#[test]
+fn a_subscription_is_asked_for_answered_and_made_again_when_the_server_lost_it() {
+    let mut rig = Rig::connected(options());
+    let filters = ["a/#".to_owned(), "b".to_owned()];
+    let token = rig.session.subscribe(&filters, subscribe_options(QoS::AtLeastOnce));
+    assert_eq!(rig.sent(), b"\x82\x0d\x00\x01\x00\x00\x03a/#\x01\x00\x01b\x01");
+
+    rig.receive(&suback(1, &[0x01, 0x87]));
+    let Some(Event::Answered { token: answered, reasons }) = rig.poll() else { panic!("not answered") };
+    assert_eq!(
+        (answered, reasons.as_slice()),
+        (token, &[ReasonCode::GrantedQos1, ReasonCode::NotAuthorized][..])
+    );
+
+    assert!(rig.reconnect(&resumed()).is_empty());
+    let again = rig.reconnect(&ConnAck::default());
+    assert_eq!(again, b"\x82\x09\x00\x02\x00\x00\x03a/#\x01", "what was granted, and nothing else");
+    rig.receive(&suback(2, &[0x01]));
+    assert!(rig.poll().is_none(), "nobody waits for this answer");
+}
+
+#[test]
+fn an_unsubscribed_filter_is_not_made_again() {
+    let mut rig = Rig::connected(options());
+    rig.session.subscribe(&["a".to_owned()], subscribe_options(QoS::AtMostOnce));
+    rig.receive(&suback(1, &[0]));
+    rig.poll();
+    rig.sent();
+
+    rig.session.unsubscribe("a");
+    assert_eq!(rig.sent(), b"\xa2\x06\x00\x02\x00\x00\x01a");
+    rig.receive(&Packet::UnsubAck(UnsubAck {
+        packet_id: id(2),
+        reason_string: None,
+        user: UserProperties::default(),
+        reasons: &[0],
+    }));
+    assert!(matches!(rig.poll(), Some(Event::Answered { .. })));
+
+    assert!(rig.reconnect(&ConnAck::default()).is_empty());
+}
+
+#[test]
+fn a_request_without_an_answer_is_made_again_on_the_next_connection() {
+    let mut rig = Rig::connected(options());
+    let token = rig.session.subscribe(&["a".to_owned()], subscribe_options(QoS::AtMostOnce));
+    rig.sent();
+
+    assert_eq!(rig.reconnect(&resumed()), b"\x82\x07\x00\x02\x00\x00\x01a\x00");
+    rig.receive(&suback(2, &[0]));
+
+    assert!(matches!(rig.poll(), Some(Event::Answered { token: answered, .. }) if answered == token));
+}
+
+#[test]
+fn an_answer_nobody_asked_for_ends_the_connection() {
+    let rows = [
+        suback(1, &[0]),
+        Packet::PingReq,
+        Packet::ConnAck(ConnAck::default()),
+        Packet::Auth(veilmq_protocol::Auth::default()),
+    ];
+    for packet in rows {
+        let mut rig = Rig::connected(options());
+
+        rig.receive(&packet);
+
+        assert_eq!(closed(rig.poll()), CloseReason::Unexpected(packet.packet_type()));
+        assert_eq!(rig.sent(), b"\xe0\x01\x82");
+    }
+}
+
+#[test]
+fn late_acknowledgements_of_what_is_settled_do_no_harm() {
+    let mut rig = Rig::connected(options());
+
+    rig.receive(&Packet::PubAck(acknowledgement(3)));
+    rig.receive(&Packet::PubComp(acknowledgement(3)));
+    rig.receive(&Packet::PubRec(acknowledgement(3)));
+
+    assert!(rig.poll().is_none());
+    assert_eq!(rig.sent(), b"\x62\x03\x00\x03\x92", "there is nothing to release");
+}
+
+#[test]
+fn the_servers_disconnect_is_told_and_not_answered() {
+    let mut rig = Rig::connected(options());
+    let packet =
+        Disconnect { reason_string: Some("maintenance"), ..Disconnect::new(ReasonCode::ServerShuttingDown) };
+
+    rig.receive(&Packet::Disconnect(packet));
+
+    let reason = closed(rig.poll());
+    let text = Some("maintenance".to_owned());
+    assert_eq!(reason, CloseReason::Disconnected { reason: ReasonCode::ServerShuttingDown, text });
+    assert!(!reason.is_final());
+    assert!(rig.sent().is_empty());
+}
+
+#[test]
+fn a_session_that_was_taken_over_is_not_fought_for() {
+    let reason = CloseReason::Disconnected { reason: ReasonCode::SessionTakenOver, text: None };
+
+    assert!(reason.is_final());
+}
+
+#[test]
+fn malformed_and_oversized_packets_end_the_connection_with_their_reason() {
+    let rows: [(&[u8], u8); 3] =
+        [(b"\x36\x00", 0x81), (b"\x30\x05\x00\x01+\x00x", 0x90), (b"\x30\xff\x7f", 0x95)];
+    for (bytes, code) in rows {
+        let small = NonZeroU32::new(64).unwrap();
+        let mut rig = Rig::connected(SessionOptions { packet_bytes_max: small, ..options() });
+
+        rig.session.receive(bytes);
+
+        assert!(matches!(closed(rig.poll()), CloseReason::Malformed(_)), "{bytes:02x?}");
+        assert_eq!(rig.sent(), [0xe0, 0x01, code], "{bytes:02x?}");
+    }
+}
+
+#[test]
+fn packets_are_understood_however_they_are_cut() {
+    let mut rig = Rig::connected(options());
+    let bytes = [
+        encode(&incoming("a", QoS::AtMostOnce, 0, false)),
+        encode(&incoming("b", QoS::AtLeastOnce, 1, false)),
+    ]
+    .concat();
+
+    let mut payloads = Vec::new();
+    for byte in bytes {
+        rig.session.receive(&[byte]);
+        while let Some(event) = rig.poll() {
+            payloads.push(message(Some(event)).0);
+        }
+    }
+
+    assert_eq!(payloads, ["a", "b"]);
+}
+
+#[test]
+fn disconnect_is_the_last_packet() {
+    for (reason, bytes) in
+        [(ReasonCode::Success, &b"\xe0\x00"[..]), (ReasonCode::DisconnectWithWill, b"\xe0\x01\x04")]
+    {
+        let mut rig = Rig::connected(options());
+
+        rig.session.disconnect(reason);
+
+        assert_eq!(rig.sent(), bytes);
+        assert_eq!(closed(rig.poll()), CloseReason::Requested);
+        rig.receive(&incoming("late", QoS::AtMostOnce, 0, false));
+        assert!(rig.poll().is_none());
+    }
+}
