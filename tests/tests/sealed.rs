@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use veilmq_tests::broker::Broker;
+use veilmq_tests::ports::ReservedPort;
 use veilmq_tests::tap::Tap;
 use veilmq_tests::tools::{built_program, run};
 use veilmq_tests::wire::{Published, Wire, publish_packet};
@@ -202,4 +203,43 @@ fn a_device_that_no_trusted_authority_certified_is_refused() {
     assert_eq!(refused.status.code(), Some(0x87), "not authorized: {}", text(&refused.stderr));
     assert!(text(&refused.stderr).contains("certificate"), "{}", text(&refused.stderr));
     assert!(parties.publish("device").status.success(), "the certified one is still welcome");
+}
+
+#[test]
+fn every_claim_of_the_demo_holds_and_its_readings_are_on_neither_wire_nor_disk() {
+    // Names that stand in the plaintext of readings. The demo forges a reading of the load in the clear, to show
+    // that it is refused, so its fields do pass the wire.
+    const FIELDS: [&str; 2] = ["\"available_kib\"", "\"total_kib\""];
+    let mut broker = Broker::start();
+    let tap = Tap::start(broker.address());
+    let (port, admin) = (tap.address().port().to_string(), broker.admin().to_string());
+    let mut demo = Command::new(built_program("veil"));
+    demo.args(["demo", "-h", "127.0.0.1", "-p", &port, "--admin", &admin]);
+
+    let output = run(&mut demo, 60);
+    broker.kill();
+
+    let shown = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{shown}\n{}", text(&output.stderr));
+    let captured = tap.captured();
+    assert!(holds(&captured, "veil-demo/"), "the exchange is searched");
+    for field in FIELDS {
+        assert!(shown.contains(field), "the subscriber read {field}: {shown}");
+        assert!(!holds(&captured, field), "{field} passed the wire");
+        for (path, bytes) in contents(&broker.data_dir()) {
+            assert!(!holds(&bytes, field), "{} holds {field}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_demo_fails_where_no_broker_answers_and_names_the_address() {
+    let (mqtt, admin) = (ReservedPort::new(), ReservedPort::new());
+    let mut demo = Command::new(built_program("veil"));
+    demo.args(["demo", "-p", &mqtt.number().to_string(), "--admin", &admin.address().to_string()]);
+
+    let output = run(&mut demo, 60);
+
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains(&admin.address().to_string()), "{}", text(&output.stderr));
 }
