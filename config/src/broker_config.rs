@@ -159,7 +159,8 @@ pub struct VeilConfig {
     /// The file with the broker's own certificate; `None` presents the one made at the first start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<PathBuf>,
-    /// Handshakes in progress at one time; further ones get 0x97, Quota exceeded.
+    /// Handshakes in progress at one time beyond which each address may begin 4 a second; further ones get 0x97, Quota
+    /// exceeded.
     pub half_open_max: u32,
     /// The age at which the keys of a channel are renewed, in seconds (VEIL-1 section 4.8).
     pub rekey_seconds: u32,

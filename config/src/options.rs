@@ -203,7 +203,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         option("veil.certificate", Kind::Path, "File with the broker's own certificate."),
         "the one made at the first start",
     ),
-    integer("veil.half_open_max", 1, 1_000_000, "Handshakes in progress at one time."),
+    integer(
+        "veil.half_open_max",
+        1,
+        1_000_000,
+        "Handshakes in progress at one time beyond which each address may begin 4 a second.",
+    ),
     integer("veil.rekey_seconds", 60, 604_800, "Age at which the keys of a channel are renewed, in seconds."),
     integer(
         "veil.rekey_records",

@@ -9,6 +9,7 @@
 mod connection;
 mod effect;
 mod farewell;
+mod handshakes;
 mod id;
 mod memory;
 mod message;

@@ -37,7 +37,7 @@ pub struct Settings {
     pub outbox_bytes_max: usize,
     /// The most bytes of retained messages.
     pub retained_bytes_max: usize,
-    /// The most VEIL-1 handshakes that one shard has under way.
+    /// The VEIL-1 handshakes under way beyond which each address may begin four a second.
     pub half_open_max: usize,
     /// The time after which a channel's keys are replaced, in seconds.
     pub rekey_seconds: u32,

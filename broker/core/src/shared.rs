@@ -1,7 +1,6 @@
 //! What all shards share: routes, retained messages, trust and the numbers that never repeat. Read-mostly.
 
 use std::hash::Hasher;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use siphasher::sip::SipHasher13;
@@ -9,10 +8,12 @@ use veilmq_protocol::TopicName;
 use veilmq_protocol::veil::channel::{Identity, ServerPolicy, TrustAnchors};
 
 use crate::farewell::PeerError;
+use crate::handshakes::{HalfOpen, Handshakes};
 use crate::id::{MessageId, Sequence, SessionId, ShardIndex};
 use crate::retained::RetainedIndex;
 use crate::routes::Routes;
 use crate::settings::Settings;
+use crate::time::Moment;
 
 /// What the broker needs to serve the VEIL-1 channel.
 pub struct VeilServer {
@@ -28,7 +29,7 @@ pub struct Shared {
     hash_key: [u8; 16],
     veil: Option<VeilServer>,
     trust: RwLock<TrustAnchors>,
-    half_open: AtomicUsize,
+    handshakes: Arc<Handshakes>,
     pub(crate) routes: Routes,
     pub(crate) retained: RetainedIndex,
     pub(crate) sessions: Sequence,
@@ -44,7 +45,7 @@ impl Shared {
             hash_key,
             veil,
             trust: RwLock::default(),
-            half_open: AtomicUsize::new(0),
+            handshakes: Arc::default(),
             routes: Routes::default(),
             retained,
             sessions: Sequence::starting_at(1),
@@ -83,17 +84,9 @@ impl Shared {
         read(&self.trust.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Tells whether another handshake may begin (VEIL-1 section 17).
-    pub(crate) fn may_begin_handshake(&self) -> bool {
-        self.half_open.load(Ordering::Relaxed) < self.settings.half_open_max
-    }
-
-    pub(crate) fn handshake_began(&self) {
-        self.half_open.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn handshake_ended(&self) {
-        self.half_open.fetch_sub(1, Ordering::Relaxed);
+    /// Counts a handshake with `peer` until the result is dropped; None if no other may begin now (VEIL-1 section 4.9).
+    pub(crate) fn begin_handshake(&self, peer: &str, now: Moment) -> Option<HalfOpen> {
+        self.handshakes.begin(peer, now, self.settings.half_open_max)
     }
 
     pub(crate) fn next_session(&self) -> SessionId {

@@ -306,13 +306,36 @@ fn plain_packets_after_the_handshake_break_the_channel() {
 }
 
 #[test]
-fn the_number_of_handshakes_under_way_is_bounded() {
+fn while_many_handshakes_are_half_open_an_address_begins_four_a_second() {
     let mut realm = realm(Settings { half_open_max: 1, ..Settings::default() });
-    let (first, _) = realm.begin("a", Schemes::ALL, Suite::Aes256Gcm);
-    let (second, _) = realm.begin("b", Schemes::ALL, Suite::Aes256Gcm);
-    assert_eq!(realm.world.bytes(second), [0x20, 3, 0, 0x97, 0]);
+    let is_refused = |realm: &mut Realm| {
+        let (connection, _) = realm.begin("a", Schemes::ALL, Suite::Aes256Gcm);
+        realm.world.bytes(connection) == [0x20, 3, 0, 0x97, 0]
+    };
 
-    realm.world.cut(first);
+    assert_eq!([(); 6].map(|()| is_refused(&mut realm)), [false, false, false, false, false, true]);
+
+    realm.world.pass(1_000);
+    assert!(!is_refused(&mut realm));
+}
+
+#[test]
+fn a_handshake_counts_as_half_open_once_however_it_ends() {
+    let mut realm = realm(Settings { half_open_max: 1, ..Settings::default() });
+    let cut_short = [0xF0, 2, 0x18, 9];
+    let not_auth = [0xC0, 0];
+    let too_large = [0xF0, 0xFF, 0xFF, 0x7F];
+    for ending in [&cut_short[..], &not_auth, &too_large, &[]].repeat(3) {
+        let (connection, _) = realm.begin("a", Schemes::ALL, Suite::Aes256Gcm);
+        assert_eq!(realm.world.bytes(connection)[0], 0xF0, "AUTH");
+        if ending.is_empty() {
+            realm.world.cut(connection);
+        } else {
+            realm.world.send_bytes(connection, ending);
+        }
+        assert!(realm.world.is_closed(connection), "{ending:02x?}");
+    }
+    assert_eq!(realm.world.sample("veilmq_channel_handshakes_total", "failure"), 12);
 
     realm.join("c", 12, Schemes::ALL, Suite::Aes256Gcm);
 }

@@ -13,6 +13,7 @@ use veilmq_protocol::{
 
 use super::{Arrival, ConnectRequest};
 use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
+use crate::handshakes::HalfOpen;
 use crate::id::ConnectionId;
 use crate::outbox::Outbox;
 use crate::shared::Shared;
@@ -36,7 +37,15 @@ enum Phase {
     AwaitConnect,
     /// A packet was refused, or the connection moved on.
     Over,
-    AwaitClientFinish(Box<(ConnectRequest, AwaitClientFinish)>),
+    AwaitClientFinish(Box<HalfOpenHandshake>),
+}
+
+/// A handshake that waits for the client's proof of who it is.
+struct HalfOpenHandshake {
+    request: ConnectRequest,
+    handshake: AwaitClientFinish,
+    /// Counts it, for as long as it is half open.
+    _counted: HalfOpen,
 }
 
 /// What follows a packet of the opening.
@@ -88,8 +97,7 @@ impl Opening {
             // [MQTT-3.1.0-1] The first packet is CONNECT.
             (Phase::AwaitConnect, other) => Err(PeerError::NotConnect { got: other.packet_type() }.into()),
             (Phase::AwaitClientFinish(waiting), Packet::Auth(auth)) => {
-                let (request, handshake) = *waiting;
-                self.client_finish(request, handshake, &auth, shared, environment)
+                self.client_finish(*waiting, &auth, shared, environment)
             }
             (Phase::AwaitClientFinish(_), Packet::Disconnect(_)) => {
                 Err(CloseReason::Departure(Departure::Disconnected))
@@ -147,9 +155,9 @@ impl Opening {
         environment: &mut Environment<'_>,
     ) -> Result<Next, CloseReason> {
         let Some(veil) = shared.veil() else { return Err(PeerError::AuthenticationMethod.into()) };
-        if !shared.may_begin_handshake() {
+        let Some(counted) = shared.begin_handshake(&self.peer, environment.now) else {
             return Err(CloseReason::Broker(BrokerReason::HalfOpen));
-        }
+        };
         let hello = connect.properties.authentication_data.unwrap_or_default();
         let (reply, handshake) = ServerStart.handle(
             packet_bytes,
@@ -169,14 +177,14 @@ impl Opening {
         self.outbox
             .append(|tail| auth.encode(request.version, tail))
             .map_err(|_| PeerError::Protocol("the handshake does not fit into a packet"))?;
-        self.phase = Phase::AwaitClientFinish(Box::new((request, handshake)));
+        let waiting = HalfOpenHandshake { request, handshake, _counted: counted };
+        self.phase = Phase::AwaitClientFinish(Box::new(waiting));
         Ok(Next::Continue)
     }
 
     fn client_finish(
         &self,
-        request: ConnectRequest,
-        handshake: AwaitClientFinish,
+        waiting: HalfOpenHandshake,
         auth: &Auth<'_>,
         shared: &Shared,
         environment: &mut Environment<'_>,
@@ -185,6 +193,7 @@ impl Opening {
         if auth.reason != ReasonCode::ContinueAuthentication || auth.method != Some(AUTHENTICATION_METHOD) {
             return Err(PeerError::Protocol("AUTH must continue the method of CONNECT").into());
         }
+        let HalfOpenHandshake { request, handshake, .. } = waiting;
         let finish = auth.data.unwrap_or_default();
         let accepted = shared.with_trust(|trust| {
             handshake.handle(finish, trust, &request.client_id, environment.unix_ms / 1_000)

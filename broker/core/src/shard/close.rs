@@ -39,7 +39,6 @@ impl Shard {
         tracing::info!(peer = %opening.peer, %reason, "connection refused");
         self.disarm_connect(opening.connection, opening.accepted_at);
         if opening.is_half_open() {
-            self.shared.handshake_ended();
             self.stats.handshake(false);
         }
         if let Some(version) = opening.version

@@ -33,7 +33,6 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) {
         if arrival.channel.is_some() {
-            self.shared.handshake_ended();
             self.stats.handshake(true);
         }
         self.disarm_connect(arrival.connection, arrival.accepted_at);

@@ -169,10 +169,10 @@ impl Shard {
         };
         let was_half_open = opening.is_half_open();
         let next = opening.handle(frame, &bytes[..consumed], &self.shared, environment);
+        let still_half_open = opening.is_half_open();
         match next {
             Ok(Next::Continue) => {
                 self.stats.packet_sent(PacketType::Auth);
-                self.shared.handshake_began();
                 self.dirty.push(connection);
                 Ok(Step::Consumed(consumed))
             }
@@ -182,11 +182,10 @@ impl Shard {
                 Ok(Step::Gone)
             }
             Err(reason) => {
-                if was_half_open || matches!(reason, CloseReason::Peer(PeerError::Handshake(_))) {
+                // One that is still half open is counted when the connection is refused.
+                let failed = was_half_open || matches!(reason, CloseReason::Peer(PeerError::Handshake(_)));
+                if failed && !still_half_open {
                     self.stats.handshake(false);
-                }
-                if was_half_open {
-                    self.shared.handshake_ended();
                 }
                 Err(reason)
             }
