@@ -96,6 +96,8 @@ pub struct SessionRecord {
     pub session: SessionId,
     /// The Client Identifier.
     pub client_id: Arc<str>,
+    /// A VEIL-1 identity vouched for the Client Identifier, so nobody gets this session without one.
+    pub authenticated: bool,
     /// The Session Expiry Interval in seconds; `u32::MAX` never expires.
     pub expiry_seconds: u32,
     /// When the connection closed; None while connected.

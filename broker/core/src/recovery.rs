@@ -223,6 +223,7 @@ impl Recovery {
         };
         let mut session = Session::new(id, head.client_id);
         session.durable = true;
+        session.authenticated = head.authenticated;
         session.expiry_seconds = head.expiry_seconds;
         session.will = head.will.map(Box::new);
         // The wall clock may have been set back since; a session never waits longer than its interval.

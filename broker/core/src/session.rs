@@ -21,6 +21,8 @@ pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) client_id: Arc<str>,
     pub(crate) connection: Option<ConnectionId>,
+    /// A VEIL-1 identity vouched for the Client Identifier, so nobody gets this session without one.
+    pub(crate) authenticated: bool,
     /// The session outlives its connection, so its state is stored. It stays so once it has been.
     pub(crate) durable: bool,
     pub(crate) expiry_seconds: u32,
@@ -40,6 +42,7 @@ impl Session {
             id,
             client_id,
             connection: None,
+            authenticated: false,
             durable: false,
             expiry_seconds: 0,
             disconnected_at: None,
@@ -56,6 +59,7 @@ impl Session {
         Record::Session(SessionRecord {
             session: self.id,
             client_id: Arc::clone(&self.client_id),
+            authenticated: self.authenticated,
             expiry_seconds: self.expiry_seconds,
             disconnected_at: self.disconnected_at,
             will: self.will.as_deref().cloned(),

@@ -77,6 +77,16 @@ impl Realm {
         schemes: Schemes,
         suite: Suite,
     ) -> (Conn, veilmq_protocol::veil::channel::AwaitServerHello) {
+        self.begin_with(connect_v5(client_id, true, 0), schemes, suite)
+    }
+
+    /// Sends `connect` with a ClientHello added and returns what the broker answers with.
+    fn begin_with(
+        &mut self,
+        connect: Connect<'_>,
+        schemes: Schemes,
+        suite: Suite,
+    ) -> (Conn, veilmq_protocol::veil::channel::AwaitServerHello) {
         let config = ClientHelloConfig {
             schemes,
             suites: &[suite],
@@ -88,9 +98,9 @@ impl Realm {
             properties: ConnectProperties {
                 authentication_method: Some(AUTHENTICATION_METHOD),
                 authentication_data: Some(&hello),
-                ..ConnectProperties::default()
+                ..connect.properties
             },
-            ..connect_v5(client_id, true, 0)
+            ..connect
         });
         let mut bytes = Vec::new();
         connect.encode(ProtocolVersion::V5, &mut bytes).unwrap();
@@ -112,8 +122,17 @@ impl Realm {
     }
 
     fn join(&mut self, client_id: &str, seed: u8, schemes: Schemes, suite: Suite) -> Client {
-        let identity = self.identity(seed, client_id);
-        let (connection, awaiting) = self.begin(client_id, schemes, suite);
+        self.join_with(connect_v5(client_id, true, 0), seed, schemes, suite)
+    }
+
+    /// Joins without Clean Start, for a session that outlives the connection.
+    fn join_for(&mut self, client_id: &str, seed: u8, expiry_seconds: u32) -> Client {
+        self.join_with(connect_v5(client_id, false, expiry_seconds), seed, Schemes::ALL, Suite::Aes256Gcm)
+    }
+
+    fn join_with(&mut self, connect: Connect<'_>, seed: u8, schemes: Schemes, suite: Suite) -> Client {
+        let identity = self.identity(seed, connect.client_id);
+        let (connection, awaiting) = self.begin_with(connect, schemes, suite);
         let bytes = self.world.bytes(connection);
         let (frame, _) = next_frame(&bytes, usize::MAX).unwrap().unwrap();
         let Packet::Auth(auth) = Packet::decode(frame, ProtocolVersion::V5).unwrap() else {
@@ -338,6 +357,49 @@ fn a_handshake_counts_as_half_open_once_however_it_ends() {
     assert_eq!(realm.world.sample("veilmq_channel_handshakes_total", "failure"), 12);
 
     realm.join("c", 12, Schemes::ALL, Suite::Aes256Gcm);
+}
+
+#[test]
+fn a_client_without_an_identity_cannot_have_the_session_of_one_with() {
+    for shards in [1, 3] {
+        let mut realm = realm(Settings { shards, ..Settings::default() });
+        let mut press = realm.join("press-07", 10, Schemes::ALL, Suite::Aes256Gcm);
+        for clean_start in [false, true] {
+            let thief = realm.world.connect(&connect_v5("press-07", clean_start, 60));
+            assert_eq!(realm.world.bytes(thief), [0x20, 3, 0, 0x87, 0]);
+            assert!(realm.world.is_closed(thief));
+        }
+        realm.send(&mut press, &[Packet::PingReq]);
+
+        assert_eq!(realm.received(&mut press), ["PINGRESP"], "it is still connected");
+        realm.join("press-07", 11, Schemes::ALL, Suite::Aes256Gcm);
+        assert!(realm.world.is_closed(press.connection), "who proves the name takes over");
+    }
+}
+
+#[test]
+fn a_stored_session_is_for_its_identity_after_a_restart_too() {
+    let mut realm = realm(Settings::default());
+    realm.join_for("press-07", 10, 600);
+
+    let (mut world, _) = realm.world.crash(1);
+    let thief = world.connect(&connect_v5("press-07", false, 60));
+
+    assert_eq!(world.bytes(thief), [0x20, 3, 0, 0x87, 0]);
+}
+
+#[test]
+fn an_identity_does_not_inherit_what_a_stranger_did_under_its_name() {
+    let mut realm = realm(Settings::default());
+    let (stranger, _) = realm.world.join("press-07", true, 600);
+    realm.world.subscribe(stranger, "f/#", QoS::AtLeastOnce);
+
+    let mut press = realm.join_for("press-07", 10, 600);
+
+    assert!(realm.world.is_closed(stranger));
+    let (other, _) = realm.world.join("other", true, 0);
+    realm.world.send(other, &Packet::Publish(publish("f/t", "x", QoS::AtMostOnce, 0)));
+    assert_eq!(realm.received(&mut press), Vec::<String>::new());
 }
 
 #[test]

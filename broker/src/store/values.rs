@@ -47,6 +47,7 @@ const HAS_EXPIRY: u8 = 1 << 2;
 const RETAIN: u8 = 1 << 3;
 const NO_LOCAL: u8 = 1 << 4;
 const RETAIN_AS_PUBLISHED: u8 = 1 << 5;
+const AUTHENTICATED: u8 = 1 << 6;
 
 fn flag(set: bool, bit: u8) -> u8 {
     if set { bit } else { 0 }
@@ -59,8 +60,13 @@ fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 fn encode_session(record: &SessionRecord, out: &mut Vec<u8>) {
-    let SessionRecord { session: _, client_id, expiry_seconds, disconnected_at, will } = record;
-    out.push(flag(disconnected_at.is_some(), HAS_DISCONNECTED) | flag(will.is_some(), HAS_WILL));
+    let SessionRecord { session: _, client_id, authenticated, expiry_seconds, disconnected_at, will } =
+        record;
+    out.push(
+        flag(disconnected_at.is_some(), HAS_DISCONNECTED)
+            | flag(will.is_some(), HAS_WILL)
+            | flag(*authenticated, AUTHENTICATED),
+    );
     out.extend_from_slice(&expiry_seconds.to_le_bytes());
     if let Some(at) = disconnected_at {
         out.extend_from_slice(&at.milliseconds().to_le_bytes());
@@ -134,13 +140,14 @@ fn encode_reference(reference: &Reference, out: &mut Vec<u8>) {
 /// Reads a session head; None if the bytes are not one.
 pub(crate) fn decode_session(session: SessionId, bytes: &[u8]) -> Option<SessionRecord> {
     let mut fields = Fields(bytes);
-    let flags = fields.flags(HAS_DISCONNECTED | HAS_WILL)?;
+    let flags = fields.flags(HAS_DISCONNECTED | HAS_WILL | AUTHENTICATED)?;
+    let authenticated = flags & AUTHENTICATED != 0;
     let expiry_seconds = fields.u32()?;
     let disconnected_at = fields.when(flags & HAS_DISCONNECTED, Fields::moment)?;
     let client_id = Arc::from(fields.text()?);
     let will = fields.when(flags & HAS_WILL, decode_will)?;
     fields.end()?;
-    Some(SessionRecord { session, client_id, expiry_seconds, disconnected_at, will })
+    Some(SessionRecord { session, client_id, authenticated, expiry_seconds, disconnected_at, will })
 }
 
 fn decode_will(fields: &mut Fields<'_>) -> Option<WillRecord> {
@@ -308,6 +315,7 @@ mod tests {
         let head = SessionRecord {
             session: SessionId(1),
             client_id: "client".into(),
+            authenticated: true,
             expiry_seconds: 60,
             disconnected_at: Some(Moment::from_milliseconds(7)),
             will: Some(will),

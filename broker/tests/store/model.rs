@@ -133,6 +133,7 @@ pub(crate) fn session(number: u64, expiry_seconds: u32) -> Record {
     Record::Session(SessionRecord {
         session: SessionId(number),
         client_id: format!("client {number}").into(),
+        authenticated: number.is_multiple_of(2),
         expiry_seconds,
         disconnected_at: None,
         will: None,

@@ -41,6 +41,7 @@ fn a_replay_gives_what_was_committed() {
     let will = SessionRecord {
         session: SessionId(1),
         client_id: "ünï".into(),
+        authenticated: true,
         expiry_seconds: u32::MAX,
         disconnected_at: Some(Moment::from_milliseconds(5)),
         will: Some(WillRecord {

@@ -52,9 +52,12 @@ impl Shard {
         environment: &mut Environment<'_>,
         effects: &mut Vec<Effect>,
     ) {
-        self.take_over(&arrival.request.client_id, environment, effects);
         self.end_if_due(&arrival.request.client_id, environment);
-        if arrival.request.clean_start
+        if let Some(reason) = self.refusal_of(&arrival) {
+            return self.turn_away(&arrival, &reason, environment, effects);
+        }
+        self.take_over(&arrival.request.client_id, environment, effects);
+        if (arrival.request.clean_start || self.is_strangers(&arrival))
             && let Some(old) = self.by_client_id.get(&arrival.request.client_id).copied()
         {
             self.end_session(old, environment.now);
@@ -86,6 +89,25 @@ impl Shard {
         }
     }
 
+    /// Refuses a client without an identity the session of one that has proved its own.
+    fn refusal_of(&self, arrival: &Arrival) -> Option<CloseReason> {
+        let session = self.session_with_id(&arrival.request.client_id)?;
+        (session.authenticated && arrival.identity.is_none()).then(|| {
+            PeerError::NotAuthorized("the session of this client identifier belongs to a VEIL-1 identity").into()
+        })
+    }
+
+    /// Tells whether the session was made by somebody who only claimed the name that this client has proved. What such a
+    /// session subscribed to and waits for is not this client's.
+    fn is_strangers(&self, arrival: &Arrival) -> bool {
+        let session = self.session_with_id(&arrival.request.client_id);
+        session.is_some_and(|session| !session.authenticated && arrival.identity.is_some())
+    }
+
+    fn session_with_id(&self, client_id: &Arc<str>) -> Option<&Session> {
+        self.sessions.get(self.by_client_id.get(client_id)?)
+    }
+
     /// Ends the connection that the session of this Client Identifier has, if any ([MQTT-3.1.4-3]).
     fn take_over(
         &mut self,
@@ -93,9 +115,7 @@ impl Shard {
         environment: &mut Environment<'_>,
         effects: &mut Vec<Effect>,
     ) {
-        let connected =
-            self.by_client_id.get(client_id).and_then(|session| self.sessions.get(session)?.connection);
-        if let Some(connection) = connected {
+        if let Some(connection) = self.session_with_id(client_id).and_then(|session| session.connection) {
             self.close(connection, &CloseReason::Broker(BrokerReason::TakenOver), environment, effects);
         }
     }
@@ -109,7 +129,7 @@ impl Shard {
         }
     }
 
-    /// Refuses a connection whose CONNACK cannot be made: it is an opening once more, which knows how to.
+    /// Refuses a connection that has arrived: it is an opening once more, which knows how to.
     fn turn_away(
         &mut self,
         arrival: &Arrival,
@@ -142,6 +162,7 @@ impl Shard {
         let quota = request.receive_maximum.min(settings.inflight_max);
         let Some(state) = self.sessions.get_mut(&session) else { return };
         state.connection = Some(arrival.connection);
+        state.authenticated = arrival.identity.is_some();
         state.disconnected_at = None;
         state.expiry_seconds = expiry_seconds;
         state.will = request.will.clone();
