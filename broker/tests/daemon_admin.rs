@@ -18,6 +18,8 @@ use veilmq_config::Mode;
 use veilmq_core::{Sample, SampleKind, Settings, Shared};
 use veilmq_protocol::veil::{Certificate, Roles};
 
+/// The headers of a program on this machine.
+const PROGRAM: &str = "Host: localhost:9090\r\nContent-Type: application/octet-stream\r\n";
 const BROKER_CERTIFICATE: &[u8] = b"the public certificate of the broker";
 
 struct Admin {
@@ -38,9 +40,13 @@ impl Admin {
         Self { state, shared, server, _data: data }
     }
 
-    /// Sends a request and returns the status and the body of the answer.
+    /// Sends a request as a program would and returns the status and the body of the answer.
     fn request(&self, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
-        request(self.server.address(), method, path, body)
+        self.request_with(method, path, PROGRAM, body)
+    }
+
+    fn request_with(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, Vec<u8>) {
+        request(self.server.address(), method, path, headers, body)
     }
 
     fn get(&self, path: &str) -> (u16, String) {
@@ -49,9 +55,9 @@ impl Admin {
     }
 }
 
-fn request(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
+fn request(address: SocketAddr, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, Vec<u8>) {
     let mut stream = TcpStream::connect(address).unwrap();
-    let head = format!("{method} {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!("{method} {path} HTTP/1.0\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(body).unwrap();
     let mut answer = Vec::new();
@@ -253,6 +259,42 @@ fn an_authority_is_refused_with_a_sentence() {
         assert_eq!(answered, status, "{answer}");
         assert!(answer.contains(expected), "{answer}");
         assert_eq!(admin.shared.trust().read().unwrap().iter().count(), 0);
+    }
+}
+
+#[test]
+fn an_authority_is_not_taken_from_a_page_in_a_browser_on_this_machine() {
+    let of_type = "Content-Type: application/octet-stream\r\n";
+    for (headers, status, expected) in [
+        (format!("Host: 127.0.0.1:9090\r\nOrigin: https://evil.example\r\n{of_type}"), 403, "web page"),
+        (format!("Host: 127.0.0.1:9090\r\nOrigin: null\r\n{of_type}"), 403, "web page"),
+        (format!("Host: rebound.example:9090\r\n{of_type}"), 403, "loopback"),
+        (format!("Host: 127.0.0.1.rebound.example\r\n{of_type}"), 403, "loopback"),
+        (format!("Host: 192.0.2.7:9090\r\n{of_type}"), 403, "loopback"),
+        (of_type.to_owned(), 403, "loopback"),
+        ("Host: 127.0.0.1:9090\r\nContent-Type: text/plain\r\n".to_owned(), 415, "octet-stream"),
+        ("Host: 127.0.0.1:9090\r\n".to_owned(), 415, "octet-stream"),
+    ] {
+        let admin = Admin::start(Mode::Development);
+
+        let (answered, answer) = admin.request_with("POST", "/veil/trust", &headers, authority(1).as_bytes());
+
+        let answer = String::from_utf8(answer).unwrap();
+        assert_eq!(answered, status, "{headers} {answer}");
+        assert!(answer.contains(expected), "{answer}");
+        assert_eq!(admin.shared.trust().read().unwrap().iter().count(), 0, "{headers}");
+    }
+}
+
+#[test]
+fn every_name_of_this_machine_is_good_for_adding_an_authority() {
+    for host in ["localhost", "LocalHost:9090", "127.0.0.1:9090", "127.1.2.3", "[::1]:9090", "[::1]"] {
+        let admin = Admin::start(Mode::Development);
+        let headers = format!("Host: {host}\r\nContent-Type: application/octet-stream\r\n");
+
+        let (status, _) = admin.request_with("POST", "/veil/trust", &headers, authority(1).as_bytes());
+
+        assert_eq!(status, 200, "{host}");
     }
 }
 

@@ -1,13 +1,13 @@
 //! The answers of the admin listener.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, HOST, ORIGIN};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
@@ -22,6 +22,9 @@ const CERTIFICATE_TYPE: &str = "application/octet-stream";
 const TRUST_REFUSED: &str = "this broker has a configuration file, so it takes no authority from the admin listener; \
      use `veilmq trust add FILE` or veil.trust in the configuration";
 const TRUST_REMOTE: &str = "an authority is taken from this machine only";
+const TRUST_BROWSER: &str = "an authority is not taken from a web page";
+const TRUST_HOST: &str = "an authority is taken only from who asks for localhost or a loopback address";
+const TRUST_TYPE: &str = "send the certificate as it is, with Content-Type: application/octet-stream";
 
 /// Returns the router over the state of the broker.
 pub(super) fn router(state: Arc<AdminState>) -> Router {
@@ -66,14 +69,14 @@ async fn identity(State(state): State<Arc<AdminState>>) -> Response {
 async fn add_trust(
     State(state): State<Arc<AdminState>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    match state.mode() {
-        Mode::Configured => return refuse(StatusCode::FORBIDDEN, TRUST_REFUSED),
-        Mode::Development if !peer.ip().to_canonical().is_loopback() => {
-            return refuse(StatusCode::FORBIDDEN, TRUST_REMOTE);
-        }
-        Mode::Development => {}
+    if state.mode() == Mode::Configured {
+        return refuse(StatusCode::FORBIDDEN, TRUST_REFUSED);
+    }
+    if let Err((status, error)) = check_local_program(peer, &headers) {
+        return refuse(status, error);
     }
     let authority = match trust::parse_authority("request body", &body) {
         Ok(authority) => authority,
@@ -86,6 +89,36 @@ async fn add_trust(
         }
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
+}
+
+/// Tells a program on this machine from others, and from a browser on this machine that shows somebody else's page: such a
+/// page can send a request here, but neither without `Origin` nor, unasked, with this Content-Type, and if its own name was
+/// made to resolve to this machine, `Host` says so.
+fn check_local_program(peer: SocketAddr, headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
+    if !peer.ip().to_canonical().is_loopback() {
+        return Err((StatusCode::FORBIDDEN, TRUST_REMOTE));
+    }
+    if headers.contains_key(ORIGIN) {
+        return Err((StatusCode::FORBIDDEN, TRUST_BROWSER));
+    }
+    let host = headers.get(HOST).and_then(|value| value.to_str().ok());
+    if !host.is_some_and(is_loopback_host) {
+        return Err((StatusCode::FORBIDDEN, TRUST_HOST));
+    }
+    if headers.get(CONTENT_TYPE).is_none_or(|value| value != CERTIFICATE_TYPE) {
+        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, TRUST_TYPE));
+    }
+    Ok(())
+}
+
+/// Judges the value of `Host`: a name or an address, then perhaps a port (RFC 9110 section 7.2).
+fn is_loopback_host(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn refuse(status: StatusCode, error: &str) -> Response {
