@@ -255,7 +255,7 @@ fn make_equal(
     let kids: BTreeSet<Kid> = wanted.iter().map(Certificate::kid).collect();
     for (kid, anchor) in before.iter().filter(|(kid, _)| !kids.contains(kid)) {
         anchors.remove(*kid);
-        info!(%kid, subject = %anchor.subject, "authority is no longer trusted");
+        info!(%kid, subject = anchor.subject.as_str(), "authority is no longer trusted");
     }
     // A root goes before the issuing authorities that it signed.
     wanted.sort_by_key(|authority| authority.issuer() != authority.kid());
@@ -267,7 +267,7 @@ fn make_equal(
         }
         match anchors.add(authority.clone()) {
             Ok(_) if before.get(&kid) == Some(&authority) => {}
-            Ok(_) => info!(%kid, subject = %authority.subject, "authority is trusted"),
+            Ok(_) => info!(%kid, subject = authority.subject.as_str(), "authority is trusted"),
             Err(error) => refused.push((authority, error)),
         }
     }

@@ -212,6 +212,19 @@ fn a_json_log_has_one_object_on_each_line() {
 }
 
 #[test]
+fn a_client_cannot_write_lines_of_its_own_into_the_log() {
+    let broker = Broker::start("");
+    drop(broker.client("one\n2026-01-01 ERROR \u{1b}[2Jforged"));
+
+    let connected = broker.wait_for_log("connected");
+    let disconnected = broker.wait_for_log("disconnected");
+
+    for line in [connected, disconnected] {
+        assert!(line.contains("client=\"one\\n2026-01-01 ERROR \\u{1b}[2Jforged\""), "{line}");
+    }
+}
+
+#[test]
 fn sigterm_says_farewell_to_every_client_and_ends_with_status_0() {
     let mut broker = Broker::start("");
     let mut clients: Vec<TcpStream> = (0..8).map(|n| broker.client(&format!("client-{n}"))).collect();

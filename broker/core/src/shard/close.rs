@@ -159,7 +159,7 @@ impl Shard {
         for (delivery, _) in state.outbound.assured_mut() {
             self.release_body(delivery);
         }
-        tracing::debug!(client = %state.client_id, session = session.0, "session ended");
+        tracing::debug!(client = &*state.client_id, session = session.0, "session ended");
     }
 
     /// Records that a session has no more need of a message.

@@ -76,9 +76,9 @@ impl Shard {
         tracing::info!(
             connection = connection.0,
             peer = %arrival.peer,
-            client = %arrival.request.client_id,
-            version = ?arrival.request.version,
-            identity = ?arrival.identity,
+            client = &*arrival.request.client_id,
+            version = arrival.request.version.level(),
+            identity = arrival.identity.map(tracing::field::display),
             session_present = present,
             "connected"
         );
@@ -93,7 +93,8 @@ impl Shard {
     fn refusal_of(&self, arrival: &Arrival) -> Option<CloseReason> {
         let session = self.session_with_id(&arrival.request.client_id)?;
         (session.authenticated && arrival.identity.is_none()).then(|| {
-            PeerError::NotAuthorized("the session of this client identifier belongs to a VEIL-1 identity").into()
+            PeerError::NotAuthorized("the session of this client identifier belongs to a VEIL-1 identity")
+                .into()
         })
     }
 
