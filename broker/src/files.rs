@@ -44,7 +44,8 @@ pub fn create_private_folder(path: &Path) -> Result<(), FileError> {
 /// Names the file; a larger one is refused.
 pub fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, FileError> {
     let named = |source| FileError::new("read", path, source);
-    let mut bytes = Vec::new();
+    // It may be a key: room for all of it from the start leaves no copies of its beginning behind.
+    let mut bytes = Vec::with_capacity(bytes_max + 1);
     let file = File::open(path).map_err(named)?;
     file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(named)?;
     if bytes.len() > bytes_max {
@@ -75,7 +76,12 @@ fn write_and_rename(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
+    // One that a crash left behind may have another mode.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -97,6 +103,27 @@ mod tests {
         assert_eq!(read(&path, 6).unwrap(), b"second");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_crash_left_behind_does_not_lend_its_mode_or_its_target_to_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let left = folder.path().join(format!(".key.{}.new", std::process::id()));
+        let elsewhere = folder.path().join("elsewhere");
+        fs::write(&elsewhere, b"untouched").unwrap();
+        for leave in [
+            Box::new(|| fs::write(&left, b"old").unwrap()) as Box<dyn Fn()>,
+            Box::new(|| std::os::unix::fs::symlink(&elsewhere, &left).unwrap()),
+        ] {
+            leave();
+
+            write(&path, b"seeds", 0o600).unwrap();
+
+            assert_eq!(read(&path, 5).unwrap(), b"seeds");
+            assert_eq!(fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(fs::read(&elsewhere).unwrap(), b"untouched");
+        }
     }
 
     #[test]
