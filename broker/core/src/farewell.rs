@@ -41,7 +41,7 @@ pub(crate) enum PeerError {
     Unexpected { got: PacketType },
     #[error("{0}")]
     Protocol(&'static str),
-    #[error("topic alias {alias} above the maximum of {maximum} or not yet bound")]
+    #[error("topic alias {alias} above the maximum of {maximum}")]
     TopicAlias { alias: u16, maximum: u16 },
     #[error("topic with {levels} levels, {maximum} are allowed")]
     TopicLevels { levels: usize, maximum: usize },

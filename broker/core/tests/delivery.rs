@@ -377,6 +377,9 @@ fn a_topic_alias_stands_for_its_topic_on_this_connection() {
     assert_eq!(world.received(subscriber).len(), 2);
 
     world.send(publisher, &aliased(None, 1));
+    assert_eq!(world.received(publisher), ["DISCONNECT 0x82"]);
+    let (publisher, _) = world.join("p", true, 0);
+    world.send(publisher, &aliased(Some("long/topic"), 3));
     assert_eq!(world.received(publisher), ["DISCONNECT 0x94"]);
 }
 

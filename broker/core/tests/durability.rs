@@ -62,6 +62,19 @@ fn connack_and_suback_of_a_durable_session_wait_for_the_commit() {
 }
 
 #[test]
+fn connack_of_a_clean_start_waits_until_the_end_of_the_old_session_is_durable() {
+    let mut world = World::new(1);
+    world.join("s", true, 3_600);
+    world.commits_at_once = false;
+
+    let client = world.connect(&connect_v5("s", true, 0));
+    assert!(world.bytes(client).is_empty());
+    world.commit();
+
+    assert_eq!(world.received(client), ["CONNACK 0x00"]);
+}
+
+#[test]
 fn a_qos_2_message_is_sent_and_released_only_when_that_is_durable() {
     let mut world = World::new(1);
     let (subscriber, _) = world.join("s", true, 3_600);

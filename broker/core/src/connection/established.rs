@@ -86,7 +86,7 @@ impl Established {
             }
             None => match self.aliases.get(&alias) {
                 Some(topic) => Ok(Some(Arc::clone(topic))),
-                None => Err(PeerError::TopicAlias { alias, maximum: alias_maximum }),
+                None => Err(PeerError::Protocol("PUBLISH with a topic alias that stands for no topic yet")),
             },
         }
     }

@@ -196,7 +196,8 @@ impl Shard {
         self.arm_keep_alive(connection);
         self.stats.packet_sent(PacketType::ConnAck);
         self.dirty.push(connection);
-        if !self.records.is_empty() && self.sessions.get(&session).is_some_and(|state| state.durable) {
+        // Also what ended the session before this one: a crash must not bring back what the client has seen gone.
+        if !self.records.is_empty() {
             self.cork(connection, self.current_ticket());
         }
     }
