@@ -227,6 +227,28 @@ fn issuing_ca_is_believed_below_a_root_and_no_deeper() {
 }
 
 #[test]
+fn root_that_is_replaced_by_one_that_allows_less_takes_it_from_its_issuing_ca() {
+    let issuing = keys("issuing", "issuing x");
+    let issuing_ca = fields(&issuing, Roles::CA, 10, "issuing").sign(&ca_keys()).unwrap();
+    let leaf = fields(&keys("pub ed", "pub x"), Roles::PUBLISHER, 1, "press-07");
+    let leaf = leaf.sign(&issuing).unwrap();
+    let mut flat = fields(&ca_keys(), Roles::CA, 0, "root");
+    flat.path_length = Some(0);
+    let mere_broker = fields(&ca_keys(), Roles::BROKER, 0, "root");
+    for (replacement, expected) in [
+        (flat, CertificateError::PathLength(ca_keys().kid())),
+        (mere_broker, CertificateError::IssuerNotCa(ca_keys().kid())),
+    ] {
+        let mut trust = trust();
+        trust.add(issuing_ca.clone()).unwrap();
+
+        trust.add(replacement.sign(&ca_keys()).unwrap()).unwrap();
+
+        assert_eq!(trust.verify(&leaf, Roles::CLIENT, None, Some(NOW)), Err(expected));
+    }
+}
+
+#[test]
 fn every_flipped_bit_of_a_certificate_is_refused() {
     let good = publisher();
     let good = good.certificate().as_bytes();

@@ -109,14 +109,20 @@ impl TrustAnchors {
     }
 
     fn check_issuing_ca(&self, certificate: &Certificate) -> Result<(), CertificateError> {
-        let root = self.issuer_of(certificate)?;
-        if !root.is_self_signed() || root.path_length == Some(0) {
-            return Err(CertificateError::PathLength(root.kid()));
-        }
+        let root = self.root_of(certificate)?;
         if !certificate.roles.contains(Roles::CA) {
             return Err(CertificateError::IssuerNotCa(certificate.kid()));
         }
         certificate.verify(root, None)
+    }
+
+    /// Returns the root that vouches for an issuing CA.
+    fn root_of(&self, issuing_ca: &Certificate) -> Result<&Certificate, CertificateError> {
+        let root = self.issuer_of(issuing_ca)?;
+        if !root.is_self_signed() || root.path_length == Some(0) {
+            return Err(CertificateError::PathLength(root.kid()));
+        }
+        Ok(root)
     }
 
     fn issuer_of(&self, certificate: &Certificate) -> Result<&Certificate, CertificateError> {
@@ -181,7 +187,8 @@ impl TrustAnchors {
         }
     }
 
-    /// The signatures of anchors were verified when they were added; time and revocation move on.
+    /// The signatures of anchors were verified when they were added; time and revocation move on, and a root may have been
+    /// replaced by one that allows less.
     fn verify_anchor(
         &self,
         anchor: &Certificate,
@@ -192,7 +199,10 @@ impl TrustAnchors {
         if anchor.is_self_signed() {
             return Ok(());
         }
-        let root = self.issuer_of(anchor)?;
+        let root = self.root_of(anchor)?;
+        if !root.roles.contains(Roles::CA) {
+            return Err(CertificateError::IssuerNotCa(root.kid()));
+        }
         root.verify_validity(now_unix_seconds)?;
         self.check_revocation(root)
     }
