@@ -238,6 +238,7 @@ fn group_key_may_come_with_connack() {
     let record = fan(&mut group, RecordType::FanGroup, &mut broker.sealer);
 
     assert_eq!(open(&mut client.opener, &record), Ok(b"payload".to_vec()));
+    assert!(client.params.group_grants.is_empty(), "the key is in the opener only");
     setup.params.group_grants = vec![vec![1, 2, 3]];
     assert!(setup.run(|_, _| {}).is_err());
 }

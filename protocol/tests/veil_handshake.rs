@@ -359,6 +359,8 @@ fn finish_params_survive_the_wire_in_every_combination() {
         group_grants: vec![vec![5, 6], vec![]],
         policy_digest: Some([1; 32]),
     };
+    let printed = format!("{full:?}");
+    assert!(["[1, 2, 3]", "[4]", "[5, 6]"].iter().all(|secret| !printed.contains(secret)), "{printed}");
     let pending = Some((JoinStatus::Pending, Vec::new()));
     let some = ServerFinishParams { join: pending, ..ServerFinishParams::default() };
 

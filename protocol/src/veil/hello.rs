@@ -9,6 +9,7 @@ use super::{
     registry::{Kid, Scheme, Schemes, Suite, UnknownValue, VERSION},
 };
 use alloc::vec::Vec;
+use core::fmt;
 
 const CLIENT_HELLO: u8 = 0x01;
 const SERVER_HELLO: u8 = 0x02;
@@ -363,7 +364,7 @@ pub enum JoinStatus {
 }
 
 /// What the broker tells the client in ServerFinish, as TLVs (VEIL-1 section 4.4).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct ServerFinishParams {
     /// A resumption ticket (type 1).
     pub ticket: Option<Vec<u8>>,
@@ -377,6 +378,20 @@ pub struct ServerFinishParams {
     pub group_grants: Vec<Vec<u8>>,
     /// Digest of the Topic Filters that demand end-to-end encryption (type 6).
     pub policy_digest: Option<[u8; 32]>,
+}
+
+impl fmt::Debug for ServerFinishParams {
+    /// Leaves out the ticket, the join response and the group keys, which are secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerFinishParams")
+            .field("ticket_len", &self.ticket.as_ref().map(Vec::len))
+            .field("record_bytes_max", &self.record_bytes_max)
+            .field("join", &self.join.as_ref().map(|(status, _)| status))
+            .field("time_unix_ms", &self.time_unix_ms)
+            .field("group_grants", &self.group_grants.len())
+            .field("policy_digest", &self.policy_digest)
+            .finish()
+    }
 }
 
 const PARAM_TICKET: u8 = 1;

@@ -10,6 +10,7 @@ use crate::veil::{
     registry::{Scheme, Suite},
     vmc::Certificate,
 };
+use zeroize::Zeroizing;
 
 /// An established channel: who is at the other end, and the keys of both directions.
 ///
@@ -27,7 +28,7 @@ pub struct Established {
     pub peer: Certificate,
     /// A secret for protocols above the channel, equal on both sides.
     pub exporter: Secret32,
-    /// What the broker told the client with CONNACK.
+    /// What the broker told the client with CONNACK, apart from group keys, which a client keeps in the opener only.
     pub params: ServerFinishParams,
 }
 
@@ -55,10 +56,10 @@ impl Established {
         }
     }
 
-    /// Gives the opener the group keys that came with CONNACK (VEIL-1 section 4.4).
+    /// Moves the group keys that came with CONNACK into the opener (VEIL-1 section 4.4).
     pub(super) fn install_groups(&mut self) -> Result<(), LayoutError> {
-        for content in &self.params.group_grants {
-            let mut reader = Reader::new(content);
+        for content in core::mem::take(&mut self.params.group_grants).into_iter().map(Zeroizing::new) {
+            let mut reader = Reader::new(&content);
             let grant = ControlOp::read_group_grant(&mut reader)?;
             reader.finish()?;
             self.opener.install_group(&grant)?;

@@ -20,6 +20,7 @@ use crate::veil::{
 };
 use alloc::vec::Vec;
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
 /// What a client offers.
 #[derive(Clone, Copy, Debug)]
@@ -176,7 +177,8 @@ impl AwaitServerFinish {
         }
         let params = keys
             .open(&self.transcript, received.finish.params)
-            .map_err(|_| HandshakeError::Sealed("broker parameters"))?;
+            .map_err(|_| HandshakeError::Sealed("broker parameters"))
+            .map(Zeroizing::new)?;
         let params = ServerFinishParams::parse(&params)
             .map_err(|error| HandshakeError::Contents("broker parameters", error))?;
         let mut established =
