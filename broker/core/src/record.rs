@@ -3,6 +3,7 @@
 //! A batch of records is atomic and durable when [`Store::commit`] returns; acknowledgements wait for that.
 //! Replaying a store gives the same records in a normal form, ordered so that each refers only to earlier ones.
 
+use std::fmt;
 use std::sync::Arc;
 
 use veilmq_protocol::{PacketId, QoS, SubscribeOptions, Will};
@@ -107,7 +108,7 @@ pub struct SessionRecord {
 }
 
 /// A Will Message as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct WillRecord {
     /// The Will Topic.
     pub topic: String,
@@ -123,6 +124,21 @@ pub struct WillRecord {
     pub retain: bool,
     /// The Will Delay Interval in seconds.
     pub delay_seconds: u32,
+}
+
+impl fmt::Debug for WillRecord {
+    /// Shows only the length of the payload.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WillRecord")
+            .field("topic", &self.topic)
+            .field("qos", &self.qos)
+            .field("retain", &self.retain)
+            .field("delay_seconds", &self.delay_seconds)
+            .field("message_expiry_seconds", &self.message_expiry_seconds)
+            .field("application_properties", &self.application_properties.len())
+            .field("payload_len", &self.payload.len())
+            .finish()
+    }
 }
 
 /// What a session asked for with a Topic Filter.
@@ -197,5 +213,27 @@ impl WillRecord {
             retain: will.retain,
             delay_seconds: will.delay_seconds,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_will_can_be_printed_without_its_payload() {
+        let will = WillRecord {
+            topic: "f/t".into(),
+            payload: vec![211, 212, 213],
+            application_properties: Vec::new(),
+            message_expiry_seconds: None,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            delay_seconds: 0,
+        };
+
+        let printed = format!("{will:?}");
+
+        assert!(printed.contains("payload_len: 3") && !printed.contains("211"), "{printed}");
     }
 }
