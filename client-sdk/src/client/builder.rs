@@ -142,8 +142,9 @@ impl Builder {
         self
     }
 
-    /// Sets who this client is. With [`trust`](Self::trust) it connects over a VEIL-1 channel; the identity also
-    /// signs messages on scopes that ask for it.
+    /// Sets who this client is: it connects over a VEIL-1 channel, which also needs [`trust`](Self::trust), unless
+    /// [`without_channel`](Self::without_channel) says otherwise. The identity also signs messages on scopes that
+    /// ask for it.
     pub fn identity(mut self, identity: Arc<Identity>) -> Self {
         self.identity = Some(identity);
         self
@@ -255,15 +256,24 @@ impl Builder {
         if let (true, Some(identity)) = (session.client_id.is_empty(), &identity) {
             identity.certificate().subject.clone_into(&mut session.client_id);
         }
-        if let (Some(identity), Some(trust), false) = (&identity, trust, self.plain_channel) {
-            let defaults = ChannelOptions::new(Arc::clone(identity), Arc::new(trust));
-            session.channel = Some(ChannelOptions {
-                broker: self.broker,
-                suites: self.suites.unwrap_or_else(|| defaults.suites.clone()),
-                schemes: self.schemes.unwrap_or(defaults.schemes),
-                ..defaults
-            });
-        }
+        let asks_for_channel = self.broker.is_some() || self.suites.is_some() || self.schemes.is_some();
+        session.channel = match (&identity, trust) {
+            _ if self.plain_channel => None,
+            (None, None) if !asks_for_channel => None,
+            (None, _) => return Err(ConnectError::ChannelIncomplete("an identity")),
+            (Some(_), None) => {
+                return Err(ConnectError::ChannelIncomplete("an authority or broker to trust"));
+            }
+            (Some(identity), Some(trust)) => {
+                let defaults = ChannelOptions::new(Arc::clone(identity), Arc::new(trust));
+                Some(ChannelOptions {
+                    broker: self.broker,
+                    suites: self.suites.unwrap_or_else(|| defaults.suites.clone()),
+                    schemes: self.schemes.unwrap_or(defaults.schemes),
+                    ..defaults
+                })
+            }
+        };
         let member = match identity {
             Some(identity) => Member::Identity(identity),
             None => Member::Unsigned(unsigned_kid(&session.client_id)),
@@ -274,5 +284,58 @@ impl Builder {
             e2e.add_scope(scope)?;
         }
         Ok((endpoint, Session::new(session), Sealing::new(e2e)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use veilmq_protocol::veil::{CertificateFields, Roles, channel::IdentityKeys};
+
+    fn identity() -> Arc<Identity> {
+        let keys = IdentityKeys::from_seeds(&[1; 32], &[2; 32]);
+        let fields = CertificateFields {
+            roles: Roles::PUBLISHER,
+            serial: 1,
+            not_before: 0,
+            not_after: u64::MAX,
+            ed25519: keys.ed25519_public(),
+            x25519: keys.x25519_public(),
+            subject: "press-07".to_owned(),
+            publish_scopes: Vec::new(),
+            subscribe_scopes: Vec::new(),
+            path_length: None,
+            revocation_topic: None,
+        };
+        let certificate = fields.sign(&keys).unwrap();
+        Arc::new(Identity::new(certificate, keys).unwrap())
+    }
+
+    /// Says whether a client would use a channel, or what it misses.
+    fn channel(builder: Builder) -> Result<bool, ConnectError> {
+        let (_, mut session, _) = builder.assemble()?;
+        let now = crate::session::Now { monotonic_ms: 0, unix_ms: 0 };
+        session.connect(None, now, &mut |bytes| bytes.fill(7)).unwrap();
+        Ok(session.output().windows(6).any(|window| window == b"VEIL-1"))
+    }
+
+    #[test]
+    fn a_channel_that_was_asked_for_is_never_left_out_silently() {
+        let new = || Builder::new("localhost", 1883);
+        let misses = |what| Err(ConnectError::ChannelIncomplete(what));
+        let (an_identity, trust) = ("an identity", "an authority or broker to trust");
+        for (builder, expected) in [
+            (new(), Ok(false)),
+            (new().identity(identity()).trust(TrustAnchors::new()), Ok(true)),
+            (new().identity(identity()).without_channel(), Ok(false)),
+            (new().identity(identity()).trust(TrustAnchors::new()).without_channel(), Ok(false)),
+            (new().trust(TrustAnchors::new()), misses(an_identity)),
+            (new().broker_name("broker"), misses(an_identity)),
+            (new().schemes(Schemes::ALL), misses(an_identity)),
+            (new().suites(&[Suite::Aes256Gcm]), misses(an_identity)),
+            (new().identity(identity()), misses(trust)),
+        ] {
+            assert_eq!(channel(builder), expected);
+        }
     }
 }

@@ -28,6 +28,9 @@ pub enum ConnectError {
         /// Why.
         reason: CloseReason,
     },
+    /// A VEIL-1 channel was asked for, and something it needs is missing; connecting without would be a downgrade.
+    #[error("no VEIL-1 channel without {0}")]
+    ChannelIncomplete(&'static str),
     /// The end-to-end scopes are not consistent.
     #[error("end-to-end scope: {0}")]
     Scope(#[from] ConfigError),
