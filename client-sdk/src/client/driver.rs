@@ -385,6 +385,10 @@ impl Driver {
 
     fn disconnect(&mut self, reason: ReasonCode) {
         self.acknowledge_taken();
+        // What was submitted before leaves before.
+        while let Ok(command) = self.publishes.try_recv() {
+            self.publish(command);
+        }
         self.blocked.clear();
         self.session.disconnect(reason);
     }
