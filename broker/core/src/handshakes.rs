@@ -3,8 +3,8 @@
 //! Below the limit anybody may. Above it each address gets a few a second, so an address that leaves many half open cannot keep
 //! the others out (VEIL-1 section 4.9). Invariant: a handshake is counted exactly as long as its [`HalfOpen`] lives.
 
+use core::net::{IpAddr, SocketAddr};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
