@@ -403,6 +403,22 @@ fn an_identity_does_not_inherit_what_a_stranger_did_under_its_name() {
 }
 
 #[test]
+fn a_connection_ends_five_minutes_after_the_certificate_it_was_made_under() {
+    let mut realm = realm(Settings::default());
+    let mut press = realm.join("press-07", 10, Schemes::ALL, Suite::Aes256Gcm);
+    let (plain, _) = realm.world.join("plain", true, 0);
+    let left_ms = (1_900_000_000 * 1_000) - realm.world.now().milliseconds();
+
+    realm.world.pass(left_ms + 299_999);
+    assert!(!realm.world.is_closed(press.connection));
+    realm.world.pass(1);
+
+    assert!(realm.world.is_closed(press.connection));
+    assert_eq!(realm.received(&mut press), ["DISCONNECT 0x87"]);
+    assert!(!realm.world.is_closed(plain));
+}
+
+#[test]
 fn keys_change_when_they_are_old_and_the_client_follows() {
     let mut realm = realm(Settings { rekey_seconds: 60, ..Settings::default() });
     let mut client = realm.join("press-07", 10, Schemes::ALL, Suite::ChaCha20Poly1305);

@@ -19,6 +19,8 @@ pub(crate) struct Established {
     pub(crate) session: SessionId,
     pub(crate) peer: Box<str>,
     pub(crate) identity: Option<Kid>,
+    /// When the connection has to end because the client's certificate has expired.
+    pub(crate) certificate_over_at: Option<Moment>,
     pub(crate) wire: Wire,
     /// Opens records; None on a connection without a VEIL-1 channel.
     pub(crate) opener: Option<Box<RecordOpener>>,
@@ -49,6 +51,7 @@ impl Established {
             session,
             peer,
             identity: None,
+            certificate_over_at: None,
             wire,
             opener: None,
             partial: Vec::new(),
@@ -66,6 +69,14 @@ impl Established {
     pub(crate) fn silent_at(&self) -> Option<Moment> {
         (self.keep_alive_seconds != 0)
             .then(|| self.last_received + u64::from(self.keep_alive_seconds) * 1_500)
+    }
+
+    /// Returns when the connection next needs attention.
+    pub(crate) fn next_deadline(&self) -> Option<Moment> {
+        match (self.silent_at(), self.certificate_over_at) {
+            (Some(silent), Some(over)) => Some(silent.min(over)),
+            (silent, over) => silent.or(over),
+        }
     }
 
     /// Returns the topic that a Topic Alias stands for, or None where the PUBLISH names its topic itself; binds the alias if

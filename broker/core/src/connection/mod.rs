@@ -77,6 +77,8 @@ pub struct Arrival {
     pub(crate) channel: Option<ServerAccepted>,
     /// The VEIL-1 identity of the client.
     pub(crate) identity: Option<Kid>,
+    /// When a connection under the client's certificate has to end.
+    pub(crate) certificate_over_at: Option<Moment>,
     /// Bytes that followed the last packet of the opening.
     pub(crate) unread: Vec<u8>,
     pub(crate) accepted_at: Moment,

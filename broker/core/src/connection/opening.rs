@@ -19,6 +19,9 @@ use crate::outbox::Outbox;
 use crate::shared::Shared;
 use crate::time::{Environment, Moment};
 
+/// How long a connection may outlive the certificate it was made under (VEIL-1 section 4.8).
+const EXPIRED_SECONDS_MAX: u64 = 300;
+
 /// A connection before CONNACK.
 pub(crate) struct Opening {
     pub(crate) connection: ConnectionId,
@@ -124,7 +127,7 @@ impl Opening {
         let client_id = client_id(connect, settings.client_id_bytes_max, environment)?;
         let request = ConnectRequest::new(connect, client_id);
         match connect.properties.authentication_method {
-            None if settings.anonymous => Ok(self.arrive(request, None)),
+            None if settings.anonymous => Ok(self.arrive(request, None, environment)),
             None => Err(PeerError::NotAuthorized("anonymous clients are not allowed").into()),
             Some(AUTHENTICATION_METHOD) => {
                 self.authenticate(request, connect, packet_bytes, shared, environment)
@@ -134,11 +137,21 @@ impl Opening {
         }
     }
 
-    fn arrive(&self, request: ConnectRequest, channel: Option<ServerAccepted>) -> Next {
+    fn arrive(
+        &self,
+        request: ConnectRequest,
+        channel: Option<ServerAccepted>,
+        environment: &Environment<'_>,
+    ) -> Next {
+        let over_at = |accepted: &ServerAccepted| {
+            let left_seconds = accepted.client.not_after.saturating_sub(environment.unix_ms / 1_000);
+            environment.now.plus_seconds(left_seconds.saturating_add(EXPIRED_SECONDS_MAX))
+        };
         Next::Arrive(Box::new(Arrival {
             connection: self.connection,
             peer: self.peer.clone(),
             identity: channel.as_ref().map(|accepted| accepted.client.kid()),
+            certificate_over_at: channel.as_ref().map(over_at),
             request,
             channel,
             unread: Vec::new(),
@@ -198,7 +211,7 @@ impl Opening {
         let accepted = shared.with_trust(|trust| {
             handshake.handle(finish, trust, &request.client_id, environment.unix_ms / 1_000)
         })?;
-        Ok(self.arrive(request, Some(accepted)))
+        Ok(self.arrive(request, Some(accepted), environment))
     }
 }
 

@@ -187,13 +187,14 @@ impl Shard {
         opener: Option<Box<RecordOpener>>,
         now: Moment,
     ) {
-        let Arrival { connection, peer, request, identity, .. } = arrival;
+        let Arrival { connection, peer, request, identity, certificate_over_at, .. } = arrival;
         let mut established = Established::new(connection, session, peer, wire, now);
         established.identity = identity;
+        established.certificate_over_at = certificate_over_at;
         established.opener = opener;
         established.keep_alive_seconds = self.keep_alive_seconds(&request);
         self.connections.insert(connection, Connection::Established(Box::new(established)));
-        self.arm_keep_alive(connection);
+        self.arm_established(connection);
         self.stats.packet_sent(PacketType::ConnAck);
         self.dirty.push(connection);
         // Also what ended the session before this one: a crash must not bring back what the client has seen gone.

@@ -10,7 +10,7 @@ use crate::time::{Environment, Moment};
 /// Whose deadline it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
-    /// CONNECT is late, or the keep alive has passed.
+    /// CONNECT is late, the keep alive has passed, or the certificate has expired.
     Connection(ConnectionId),
     /// A Will is due, or the session ends.
     Session(SessionId),
@@ -43,10 +43,11 @@ impl Shard {
         accepted_at.plus_seconds(u64::from(self.shared.settings().connect_seconds_max))
     }
 
-    /// Arms the keep alive of an established connection. Traffic does not touch the timer: it re-arms itself when it fires.
-    pub(super) fn arm_keep_alive(&mut self, connection: ConnectionId) {
+    /// Arms the deadline of an established connection: its keep alive, or the end of its certificate. Traffic does not touch
+    /// the timer: it re-arms itself when it fires.
+    pub(super) fn arm_established(&mut self, connection: ConnectionId) {
         let Some(established) = self.established(connection) else { return };
-        let at = established.silent_at();
+        let at = established.next_deadline();
         established.timer_at = at;
         if let Some(at) = at {
             self.timers.insert((at, Timer::Connection(connection)));
@@ -77,11 +78,15 @@ impl Shard {
                 PeerError::ConnectTimeout { seconds: self.shared.settings().connect_seconds_max }
             }
             Some(Connection::Established(established)) => {
-                if established.silent_at().is_none_or(|at| at > environment.now) {
-                    self.arm_keep_alive(connection);
+                let is_over = |at: Option<Moment>| at.is_some_and(|at| at <= environment.now);
+                if is_over(established.certificate_over_at) {
+                    PeerError::NotAuthorized("its certificate has expired")
+                } else if is_over(established.silent_at()) {
+                    PeerError::KeepAlive { seconds: established.keep_alive_seconds }
+                } else {
+                    self.arm_established(connection);
                     return;
                 }
-                PeerError::KeepAlive { seconds: established.keep_alive_seconds }
             }
         };
         self.close(connection, &reason.into(), environment, effects);
