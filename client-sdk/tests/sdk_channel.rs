@@ -5,7 +5,9 @@ mod sdk_support;
 
 use std::sync::Arc;
 
-use sdk_support::{Rig, UNIX_MS, acknowledgement, connack, describe, encode, incoming, publish_bytes};
+use sdk_support::{
+    Rig, UNIX_MS, acknowledgement, closed, connack, describe, encode, incoming, publish_bytes,
+};
 use veilmq_client::{
     QoS, ReasonCode,
     session::{Channel, ChannelOptions, CloseReason, Event, SessionOptions},
@@ -130,13 +132,6 @@ fn connected(suite: Suite, scheme: Scheme) -> (Rig, Established) {
     let expected = Channel { scheme, suite, broker: "broker-a".to_owned(), broker_kid: broker.kid() };
     assert_eq!(channel, expected);
     (rig, server)
-}
-
-fn closed(event: Option<Event>) -> CloseReason {
-    match event {
-        Some(Event::Closed(reason)) => reason,
-        other => panic!("not closed: {}", describe(other.as_ref())),
-    }
 }
 
 /// Opens everything the client sent; gives the packets of each record.

@@ -5,7 +5,7 @@ mod sdk_support;
 
 use std::time::Duration;
 
-use sdk_support::{acknowledgement, encode, id, incoming, publish_bytes, resumed};
+use sdk_support::{acknowledgement, encode, incoming, publish_bytes, resumed, suback};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -18,8 +18,8 @@ use veilmq_client::{
     session::CloseReason,
 };
 use veilmq_protocol::{
-    ConnAck, Disconnect, Packet, ProtocolVersion, Publish, PublishProperties, SubAck, TopicName,
-    UserProperties, next_frame, veil::envelope::Envelope,
+    ConnAck, Disconnect, Packet, ProtocolVersion, Publish, PublishProperties, TopicName, next_frame,
+    veil::envelope::Envelope,
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -97,15 +97,6 @@ impl Peer {
         };
         tokio::join!(ask, answer).0.unwrap()
     }
-}
-
-fn suback(packet_id: u16, reasons: &[u8]) -> Packet<'_> {
-    Packet::SubAck(SubAck {
-        packet_id: id(packet_id),
-        reason_string: None,
-        user: UserProperties::default(),
-        reasons,
-    })
 }
 
 fn publish<'a>(topic: &'a str, payload: &'a [u8]) -> Packet<'a> {

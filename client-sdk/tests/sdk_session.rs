@@ -6,61 +6,14 @@ mod sdk_support;
 use std::num::{NonZeroU16, NonZeroU32};
 
 use sdk_support::{
-    Rig, acknowledgement, connack, describe, encode, id, incoming, publication, publish_bytes, resumed,
+    Rig, acknowledgement, closed, connack, id, incoming, options, outcome, publication, publish_bytes,
+    resumed, suback, subscribe_options,
 };
 use veilmq_client::{
-    QoS, ReasonCode, RetainHandling, Will,
-    session::{CloseReason, DeliveryError, Event, Receipt, SessionOptions, SubmitError, Token},
+    QoS, ReasonCode, Will,
+    session::{CloseReason, DeliveryError, Event, SessionOptions, SubmitError},
 };
-use veilmq_protocol::{
-    Acknowledgement, ConnAck, ConnAckProperties, Disconnect, Packet, Publish, PublishProperties, SubAck,
-    SubscribeOptions, TopicName, UnsubAck, UserProperties,
-};
-
-fn options() -> SessionOptions {
-    SessionOptions::new("c")
-}
-
-fn subscribe_options(qos: QoS) -> SubscribeOptions {
-    SubscribeOptions {
-        qos,
-        no_local: false,
-        retain_as_published: false,
-        retain_handling: RetainHandling::Send,
-    }
-}
-
-fn outcome(event: Option<Event>) -> (Token, Result<ReasonCode, DeliveryError>) {
-    match event {
-        Some(Event::Published { token, outcome }) => (token, outcome),
-        other => panic!("not published: {}", describe(other.as_ref())),
-    }
-}
-
-fn message(event: Option<Event>) -> (String, Option<Receipt>) {
-    match event {
-        Some(Event::Message { message, receipt }) => {
-            (String::from_utf8(message.payload.to_vec()).unwrap(), receipt)
-        }
-        other => panic!("no message: {}", describe(other.as_ref())),
-    }
-}
-
-fn closed(event: Option<Event>) -> CloseReason {
-    match event {
-        Some(Event::Closed(reason)) => reason,
-        other => panic!("not closed: {}", describe(other.as_ref())),
-    }
-}
-
-fn suback(packet_id: u16, reasons: &[u8]) -> Packet<'_> {
-    Packet::SubAck(SubAck {
-        packet_id: id(packet_id),
-        reason_string: None,
-        user: UserProperties::default(),
-        reasons,
-    })
-}
+use veilmq_protocol::{Acknowledgement, ConnAck, ConnAckProperties, Packet, UnsubAck, UserProperties};
 
 #[test]
 fn connect_asks_for_what_the_options_say() {
@@ -305,153 +258,6 @@ fn publications_wait_for_the_connection_up_to_the_limit() {
     assert!(rig.session.accepts_publication());
 }
 
-/// [MQTT-4.6.0-2]
-#[test]
-fn qos_1_is_acknowledged_only_when_taken_and_in_the_order_of_arrival() {
-    let mut rig = Rig::connected(options());
-    rig.receive(&incoming("a", QoS::AtLeastOnce, 11, false));
-    rig.receive(&incoming("b", QoS::AtLeastOnce, 12, false));
-    let (first, second) = (message(rig.poll()), message(rig.poll()));
-    assert_eq!((first.0.as_str(), second.0.as_str()), ("a", "b"));
-    assert!(rig.sent().is_empty());
-
-    rig.session.acknowledge(second.1.unwrap());
-    assert!(rig.sent().is_empty());
-    rig.session.acknowledge(first.1.unwrap());
-
-    assert_eq!(rig.sent(), b"\x40\x02\x00\x0b\x40\x02\x00\x0c");
-}
-
-/// [MQTT-4.3.3-10]
-#[test]
-fn qos_2_is_delivered_once_however_often_it_is_sent() {
-    let mut rig = Rig::connected(options());
-    rig.receive(&incoming("a", QoS::ExactlyOnce, 5, false));
-    let (_, receipt) = message(rig.poll());
-    rig.session.acknowledge(receipt.unwrap());
-    assert_eq!(rig.sent(), b"\x50\x02\x00\x05");
-
-    rig.receive(&incoming("a", QoS::ExactlyOnce, 5, true));
-    assert!(rig.poll().is_none());
-    assert_eq!(rig.sent(), b"\x50\x02\x00\x05");
-    rig.reconnect(&resumed());
-    rig.receive(&incoming("a", QoS::ExactlyOnce, 5, true));
-    assert!(rig.poll().is_none());
-    assert_eq!(rig.sent(), b"\x50\x02\x00\x05");
-    rig.receive(&Packet::PubRel(acknowledgement(5)));
-    assert!(rig.poll().is_none());
-    assert_eq!(rig.sent(), b"\x70\x02\x00\x05");
-
-    // The identifier is free again, so the same one is another message.
-    rig.receive(&incoming("b", QoS::ExactlyOnce, 5, false));
-    assert_eq!(message(rig.poll()).0, "b");
-}
-
-#[test]
-fn a_release_of_an_unknown_message_is_answered_as_unknown() {
-    let mut rig = Rig::connected(options());
-
-    rig.receive(&Packet::PubRel(acknowledgement(9)));
-
-    assert!(rig.poll().is_none());
-    assert_eq!(rig.sent(), b"\x70\x03\x00\x09\x92");
-}
-
-#[test]
-fn a_message_not_yet_taken_when_the_connection_broke_is_not_delivered_twice() {
-    for (qos, answer) in [(QoS::AtLeastOnce, b"\x40\x02\x00\x07"), (QoS::ExactlyOnce, b"\x50\x02\x00\x07")] {
-        let mut rig = Rig::connected(options());
-        rig.receive(&incoming("a", qos, 7, false));
-        let (_, receipt) = message(rig.poll());
-        rig.reconnect(&resumed());
-
-        rig.receive(&incoming("a", qos, 7, true));
-        assert!(rig.poll().is_none(), "{qos:?}");
-        assert!(rig.sent().is_empty(), "{qos:?}");
-        rig.session.acknowledge(receipt.unwrap());
-
-        assert_eq!(rig.sent(), answer, "{qos:?}");
-    }
-}
-
-#[test]
-fn a_message_taken_after_its_connection_broke_is_acknowledged_when_it_comes_again() {
-    let mut rig = Rig::connected(options());
-    rig.receive(&incoming("a", QoS::AtLeastOnce, 7, false));
-    let (_, receipt) = message(rig.poll());
-    rig.session.connection_lost();
-    rig.session.acknowledge(receipt.unwrap());
-    rig.reconnect(&resumed());
-
-    rig.receive(&incoming("a", QoS::AtLeastOnce, 7, true));
-
-    assert!(rig.poll().is_none());
-    assert_eq!(rig.sent(), b"\x40\x02\x00\x07");
-}
-
-/// [MQTT-3.3.4-9]
-#[test]
-fn a_server_that_exceeds_the_receive_maximum_is_disconnected() {
-    let mut rig =
-        Rig::connected(SessionOptions { receive_maximum: NonZeroU16::new(2).unwrap(), ..options() });
-    rig.receive(&incoming("a", QoS::AtLeastOnce, 1, false));
-    rig.receive(&incoming("b", QoS::ExactlyOnce, 2, false));
-    rig.receive(&incoming("c", QoS::AtLeastOnce, 3, false));
-    message(rig.poll());
-    message(rig.poll());
-
-    assert_eq!(closed(rig.poll()), CloseReason::ReceiveMaximumExceeded);
-    assert_eq!(rig.sent(), b"\xe0\x01\x93");
-}
-
-#[test]
-fn acknowledged_messages_make_room_under_the_receive_maximum() {
-    let mut rig = Rig::connected(SessionOptions { receive_maximum: NonZeroU16::MIN, ..options() });
-    for (packet_id, qos) in [(1, QoS::AtLeastOnce), (2, QoS::ExactlyOnce), (3, QoS::AtLeastOnce)] {
-        rig.receive(&incoming("a", qos, packet_id, false));
-        let (_, receipt) = message(rig.poll());
-        rig.session.acknowledge(receipt.unwrap());
-        if qos == QoS::ExactlyOnce {
-            rig.receive(&Packet::PubRel(acknowledgement(packet_id)));
-            assert!(rig.poll().is_none());
-        }
-    }
-}
-
-#[test]
-fn topic_aliases_are_resolved_within_their_connection_and_their_limit() {
-    let aliased = |topic: Option<&'static str>, alias: u16| {
-        let properties =
-            PublishProperties { topic_alias: NonZeroU16::new(alias), ..PublishProperties::default() };
-        encode(&Packet::Publish(Publish {
-            dup: false,
-            qos: QoS::AtMostOnce,
-            retain: false,
-            topic: topic.map(|topic| TopicName::new(topic).unwrap()),
-            packet_id: None,
-            properties,
-            payload: b"x",
-        }))
-    };
-    let mut rig = Rig::connected(SessionOptions { topic_alias_maximum: 2, ..options() });
-
-    rig.session.receive(&aliased(Some("a/b"), 2));
-    rig.session.receive(&aliased(None, 2));
-    for _ in 0..2 {
-        let Some(Event::Message { message, .. }) = rig.poll() else { panic!("no message") };
-        assert_eq!(message.topic, "a/b");
-    }
-    for (topic, alias) in [(Some("a/b"), 3), (None, 1)] {
-        rig.reconnect(&resumed());
-        rig.session.receive(&aliased(topic, alias));
-        assert_eq!(closed(rig.poll()), CloseReason::TopicAliasInvalid);
-        assert_eq!(rig.sent(), b"\xe0\x01\x94");
-    }
-    rig.reconnect(&resumed());
-    rig.session.receive(&aliased(None, 2));
-    assert_eq!(closed(rig.poll()), CloseReason::TopicAliasInvalid, "aliases end with their connection");
-}
-
 /// [MQTT-3.1.2-20]
 #[test]
 fn a_quiet_client_sends_pingreq_and_gives_up_without_pingresp() {
@@ -560,90 +366,10 @@ fn a_request_without_an_answer_is_made_again_on_the_next_connection() {
 }
 
 #[test]
-fn an_answer_nobody_asked_for_ends_the_connection() {
-    let rows = [
-        suback(1, &[0]),
-        Packet::PingReq,
-        Packet::ConnAck(ConnAck::default()),
-        Packet::Auth(veilmq_protocol::Auth::default()),
-    ];
-    for packet in rows {
-        let mut rig = Rig::connected(options());
-
-        rig.receive(&packet);
-
-        assert_eq!(closed(rig.poll()), CloseReason::Unexpected(packet.packet_type()));
-        assert_eq!(rig.sent(), b"\xe0\x01\x82");
-    }
-}
-
-#[test]
-fn late_acknowledgements_of_what_is_settled_do_no_harm() {
-    let mut rig = Rig::connected(options());
-
-    rig.receive(&Packet::PubAck(acknowledgement(3)));
-    rig.receive(&Packet::PubComp(acknowledgement(3)));
-    rig.receive(&Packet::PubRec(acknowledgement(3)));
-
-    assert!(rig.poll().is_none());
-    assert_eq!(rig.sent(), b"\x62\x03\x00\x03\x92", "there is nothing to release");
-}
-
-#[test]
-fn the_servers_disconnect_is_told_and_not_answered() {
-    let mut rig = Rig::connected(options());
-    let packet =
-        Disconnect { reason_string: Some("maintenance"), ..Disconnect::new(ReasonCode::ServerShuttingDown) };
-
-    rig.receive(&Packet::Disconnect(packet));
-
-    let reason = closed(rig.poll());
-    let text = Some("maintenance".to_owned());
-    assert_eq!(reason, CloseReason::Disconnected { reason: ReasonCode::ServerShuttingDown, text });
-    assert!(!reason.is_final());
-    assert!(rig.sent().is_empty());
-}
-
-#[test]
 fn a_session_that_was_taken_over_is_not_fought_for() {
     let reason = CloseReason::Disconnected { reason: ReasonCode::SessionTakenOver, text: None };
 
     assert!(reason.is_final());
-}
-
-#[test]
-fn malformed_and_oversized_packets_end_the_connection_with_their_reason() {
-    let rows: [(&[u8], u8); 3] =
-        [(b"\x36\x00", 0x81), (b"\x30\x05\x00\x01+\x00x", 0x90), (b"\x30\xff\x7f", 0x95)];
-    for (bytes, code) in rows {
-        let small = NonZeroU32::new(64).unwrap();
-        let mut rig = Rig::connected(SessionOptions { packet_bytes_max: small, ..options() });
-
-        rig.session.receive(bytes);
-
-        assert!(matches!(closed(rig.poll()), CloseReason::Malformed(_)), "{bytes:02x?}");
-        assert_eq!(rig.sent(), [0xe0, 0x01, code], "{bytes:02x?}");
-    }
-}
-
-#[test]
-fn packets_are_understood_however_they_are_cut() {
-    let mut rig = Rig::connected(options());
-    let bytes = [
-        encode(&incoming("a", QoS::AtMostOnce, 0, false)),
-        encode(&incoming("b", QoS::AtLeastOnce, 1, false)),
-    ]
-    .concat();
-
-    let mut payloads = Vec::new();
-    for byte in bytes {
-        rig.session.receive(&[byte]);
-        while let Some(event) = rig.poll() {
-            payloads.push(message(Some(event)).0);
-        }
-    }
-
-    assert_eq!(payloads, ["a", "b"]);
 }
 
 #[test]

@@ -3,12 +3,12 @@
 
 use bytes::Bytes;
 use veilmq_client::{
-    Properties, Publication, QoS,
-    session::{Event, Now, Session, SessionOptions, Submitted, Token},
+    Properties, Publication, QoS, RetainHandling,
+    session::{CloseReason, DeliveryError, Event, Now, Receipt, Session, SessionOptions, Submitted, Token},
 };
 use veilmq_protocol::{
     Acknowledgement, ConnAck, ConnAckProperties, Packet, PacketId, ProtocolVersion, Publish,
-    PublishProperties, ReasonCode, TopicName,
+    PublishProperties, ReasonCode, SubAck, SubscribeOptions, TopicName, UserProperties,
 };
 
 pub(crate) const UNIX_MS: u64 = 1_790_000_300_000;
@@ -151,4 +151,49 @@ pub(crate) fn describe(event: Option<&Event>) -> String {
         Some(Event::Notice(text)) => format!("notice {text}"),
         Some(Event::Closed(reason)) => format!("closed: {reason}"),
     }
+}
+
+pub(crate) fn options() -> SessionOptions {
+    SessionOptions::new("c")
+}
+
+pub(crate) fn subscribe_options(qos: QoS) -> SubscribeOptions {
+    SubscribeOptions {
+        qos,
+        no_local: false,
+        retain_as_published: false,
+        retain_handling: RetainHandling::Send,
+    }
+}
+
+pub(crate) fn outcome(event: Option<Event>) -> (Token, Result<ReasonCode, DeliveryError>) {
+    match event {
+        Some(Event::Published { token, outcome }) => (token, outcome),
+        other => panic!("not published: {}", describe(other.as_ref())),
+    }
+}
+
+pub(crate) fn message(event: Option<Event>) -> (String, Option<Receipt>) {
+    match event {
+        Some(Event::Message { message, receipt }) => {
+            (String::from_utf8(message.payload.to_vec()).unwrap(), receipt)
+        }
+        other => panic!("no message: {}", describe(other.as_ref())),
+    }
+}
+
+pub(crate) fn closed(event: Option<Event>) -> CloseReason {
+    match event {
+        Some(Event::Closed(reason)) => reason,
+        other => panic!("not closed: {}", describe(other.as_ref())),
+    }
+}
+
+pub(crate) fn suback(packet_id: u16, reasons: &[u8]) -> Packet<'_> {
+    Packet::SubAck(SubAck {
+        packet_id: id(packet_id),
+        reason_string: None,
+        user: UserProperties::default(),
+        reasons,
+    })
 }
