@@ -84,7 +84,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
         Command::Init { dir, name, days } => {
             let certificate = init(&dir, &name, days)?;
             show::summary(&dir.join("ca.vmc"), &certificate);
-            println!("keep {} secret; give ca.vmc to brokers and clients", dir.join("ca.key").display());
+            say!("keep {} secret; give ca.vmc to brokers and clients", dir.join("ca.key").display());
             Ok(())
         }
         Command::Issue { dir, subject, roles, publish_scopes, subscribe_scopes, certificate, out, days } => {

@@ -75,7 +75,7 @@ impl From<ConnectError> for Failure {
             ConnectError::Failed {
                 reason: CloseReason::Refused { reason: ReasonCode::BadAuthenticationMethod, .. },
                 ..
-            } => "; if this broker does not speak VEIL-1, add --no-channel",
+            } => "; to an ordinary MQTT broker, veil pub and veil sub connect with --no-channel",
             _ => "",
         };
         Self::with_status(format!("{error}{hint}"), status)

@@ -3,6 +3,14 @@
 //! Owns the command line: what is typed becomes options of the SDK, and every failure becomes one line on
 //! standard error and an exit status. Keys are only ever read from files, never from the command line.
 
+/// Prints a line for people; that nobody reads on (`veil demo | head`) is no reason to fail.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod authority;
 mod connection;
 mod demo;

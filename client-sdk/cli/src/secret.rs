@@ -26,10 +26,7 @@ pub(crate) enum Command {
 pub(crate) fn run(command: Command) -> Result<(), Failure> {
     let Command::New { file } = command;
     create(&file)?;
-    println!(
-        "{}: new master secret; give it to every member of the scope, and to nobody else",
-        file.display()
-    );
+    say!("{}: new master secret; give it to every member of the scope, and to nobody else", file.display());
     Ok(())
 }
 

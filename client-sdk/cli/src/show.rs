@@ -53,7 +53,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
     if json {
         let text = serde_json::to_string_pretty(&view)
             .map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
-        println!("{text}");
+        say!("{text}");
     } else {
         view.print();
     }
@@ -63,7 +63,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
 /// One line about a certificate that was just written.
 pub(crate) fn summary(file: &Path, certificate: &Certificate) {
     let (roles, kid, until) = (certificate.roles, certificate.kid(), utc(certificate.not_after));
-    println!("{}: {} ({roles}), kid {kid}, valid until {until}", file.display(), certificate.subject);
+    say!("{}: {} ({roles}), kid {kid}, valid until {until}", file.display(), certificate.subject);
 }
 
 impl<'a> View<'a> {
@@ -89,28 +89,28 @@ impl<'a> View<'a> {
 
     fn print(&self) {
         let issuer = if self.self_signed { " (self-signed)" } else { "" };
-        println!("subject           {}", self.subject);
-        println!("roles             {}", self.roles);
-        println!("key identifier    {}", self.kid);
-        println!("issuer            {}{issuer}", self.issuer);
-        println!("serial            {}", self.serial);
-        println!("valid from        {}", self.not_before);
-        println!("valid until       {}", self.not_after);
-        println!("Ed25519 key       {}", self.ed25519);
-        println!("X25519 key        {}", self.x25519);
+        say!("subject           {}", self.subject);
+        say!("roles             {}", self.roles);
+        say!("key identifier    {}", self.kid);
+        say!("issuer            {}{issuer}", self.issuer);
+        say!("serial            {}", self.serial);
+        say!("valid from        {}", self.not_before);
+        say!("valid until       {}", self.not_after);
+        say!("Ed25519 key       {}", self.ed25519);
+        say!("X25519 key        {}", self.x25519);
         for (label, scopes) in
             [("publish scope    ", self.publish_scopes), ("subscribe scope  ", self.subscribe_scopes)]
         {
             for scope in scopes {
-                println!("{label} {scope}");
+                say!("{label} {scope}");
             }
         }
         if let Some(length) = self.path_length {
-            println!("path length       {length}");
+            say!("path length       {length}");
         }
         if let Some(topic) = self.revocation_topic {
-            println!("revocation topic  {topic}");
+            say!("revocation topic  {topic}");
         }
-        println!("size              {} bytes", self.bytes);
+        say!("size              {} bytes", self.bytes);
     }
 }

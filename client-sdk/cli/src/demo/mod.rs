@@ -89,10 +89,10 @@ impl Stage {
         let mut report = Report::default();
         let (device_identity, reader_identity) =
             (cast.identity("device", Roles::PUBLISHER)?, cast.identity("reader", Roles::SUBSCRIBER)?);
-        println!("  {} (removed at the end)", cast.folder().display());
+        say!("  {} (removed at the end)", cast.folder().display());
         let broker = cast.broker();
-        println!("  broker {:?}, key identifier {}, pinned", broker.subject, broker.kid());
-        println!("  device {}, subscriber {}", device_identity.kid(), reader_identity.kid());
+        say!("  broker {:?}, key identifier {}, pinned", broker.subject, broker.kid());
+        say!("  device {}, subscriber {}", device_identity.kid(), reader_identity.kid());
         let senders: [&Identity; 1] = [&device_identity];
         let device = cast.connect(&device_identity, &[]).await?;
         let reader = cast.connect(&reader_identity, &senders).await?;
@@ -193,7 +193,7 @@ impl Stage {
             }
         }
         if let Some(topic) = example {
-            println!("  wrong key:   {topic}: message refused: {}", OpenError::BadTag);
+            say!("  wrong key:   {topic}: message refused: {}", OpenError::BadTag);
         }
         self.report.claim("a wrong key opens none of the messages, and says so", refused == count + 1);
         Ok(())
@@ -212,12 +212,12 @@ impl Stage {
         }
         let at_first = self.inject(&seen.topic, &flipped).await?;
         let at_second = refusal(&next(&mut second_reads, "the second subscriber").await?);
-        println!("  flipped bit: {}: {}", seen.topic, outcome(at_second));
+        say!("  flipped bit: {}: {}", seen.topic, outcome(at_second));
         let refused = at_first.is_some() && at_second == Some(OpenError::BadTag);
         self.report.claim("a message changed by one bit is refused", refused);
         within("DISCONNECT", second.disconnect()).await??;
         let error = self.inject(&seen.topic, &seen.payload).await?;
-        println!("  replay:      {}: {}", seen.topic, outcome(error));
+        say!("  replay:      {}: {}", seen.topic, outcome(error));
         self.report.claim("a message sent a second time is refused", error == Some(OpenError::Replay));
         Ok(())
     }
@@ -225,11 +225,11 @@ impl Stage {
     async fn plaintext(&mut self) -> Result<(), Failure> {
         let topic = self.cast.topic("load");
         let error = self.inject(&topic, b"{\"load_1min\":0.0}").await?;
-        println!("  plaintext:   {topic}: {}", outcome(error));
+        say!("  plaintext:   {topic}: {}", outcome(error));
         self.report.claim("plaintext on the scope is refused", error == Some(OpenError::NotEncrypted));
         let refused = self.device.publish_plain(&topic, b"21.5").send().await;
         if let Err(error) = &refused {
-            println!("  plaintext:   {error}");
+            say!("  plaintext:   {error}");
         }
         let is_refused = matches!(refused, Err(PublishError::ScopeIsSealed { .. }));
         self.report.claim("the device cannot publish plaintext on the scope", is_refused);

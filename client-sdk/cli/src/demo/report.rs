@@ -17,7 +17,7 @@ impl Report {
     /// Checks one claim and prints it.
     pub(super) fn claim(&mut self, claim: &str, holds: bool) {
         self.claims += 1;
-        println!("  [{}] {claim}", if holds { "holds" } else { "FAILS" });
+        say!("  [{}] {claim}", if holds { "holds" } else { "FAILS" });
         if !holds {
             self.failed.push(claim.to_owned());
         }
@@ -26,7 +26,7 @@ impl Report {
     /// The end: a summary, or everything that did not hold.
     pub(super) fn finish(self) -> Result<(), Failure> {
         if self.failed.is_empty() {
-            println!("\nAll {} claims hold.", self.claims);
+            say!("\nAll {} claims hold.", self.claims);
             return Ok(());
         }
         let (failed, claims) = (self.failed.len(), self.claims);
@@ -35,14 +35,14 @@ impl Report {
 }
 
 pub(super) fn heading(text: &str) {
-    println!("\n{text}");
+    say!("\n{text}");
 }
 
 /// The two columns' titles.
 pub(super) fn column_titles() {
     let rule = (LEFT_COLUMNS, RIGHT_COLUMNS);
-    println!("  {:<LEFT_COLUMNS$} | what the subscriber reads", "what the broker stores and forwards");
-    println!("  {:-<1$}-+-{2:-<3$}", "", rule.0, "", rule.1);
+    say!("  {:<LEFT_COLUMNS$} | what the subscriber reads", "what the broker stores and forwards");
+    say!("  {:-<1$}-+-{2:-<3$}", "", rule.0, "", rule.1);
 }
 
 /// One message, as ciphertext on the left and as plaintext on the right.
@@ -59,9 +59,9 @@ pub(super) fn message(header: &[String], payload: &[u8], plaintext: &str) {
     for line in 0..left.len().max(right.len()) {
         let cell = |column: &[String]| column.get(line).cloned().unwrap_or_default();
         let row = format!("  {:<LEFT_COLUMNS$} | {}", cell(&left), cell(&right));
-        println!("{}", row.trim_end());
+        say!("{}", row.trim_end());
     }
-    println!("  {:<LEFT_COLUMNS$} |", "");
+    say!("  {:<LEFT_COLUMNS$} |", "");
 }
 
 fn wrap(text: &str, columns: usize) -> Vec<String> {

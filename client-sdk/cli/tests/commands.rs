@@ -1,0 +1,213 @@
+//! The program as a script sees it: what it writes, what it prints, and how it ends.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, Output},
+};
+
+use veilmq_client::identity;
+use veilmq_protocol::veil::{Roles, channel::TrustAnchors};
+
+/// Runs `veil` in a folder.
+fn veil(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_veil"));
+    command.current_dir(folder).env_remove("VEIL_PASSWORD").args(arguments).output().unwrap()
+}
+
+fn succeed(folder: &Path, arguments: &[&str]) -> String {
+    let output = veil(folder, arguments);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {complaint}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The exit status and the first line of the complaint.
+fn fail(folder: &Path, arguments: &[&str]) -> (i32, String) {
+    let output = veil(folder, arguments);
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    (output.status.code().unwrap(), complaint.lines().next().unwrap_or_default().to_owned())
+}
+
+/// A folder with an authority in `ca`.
+fn with_authority() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    succeed(folder.path(), &["ca", "init", "--dir", "ca", "--name", "plant", "--days", "30"]);
+    folder
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn an_authority_issues_identities_that_its_certificate_vouches_for() {
+    let folder = with_authority();
+    let path = |name: &str| folder.path().join(name);
+    let issue = [
+        "ca",
+        "issue",
+        "--dir",
+        "ca",
+        "--subject",
+        "press-07",
+        "--role",
+        "publisher",
+        "--role",
+        "subscriber",
+    ];
+    let scopes = ["--publish-scope", "factory/#", "--subscribe-scope", "plan/+", "--out", "device"];
+
+    let said = succeed(folder.path(), &[&issue[..], &scopes[..]].concat());
+
+    assert!(said.starts_with("device/press-07.vmc: press-07 (publisher,subscriber), kid "), "{said}");
+    let mut anchors = TrustAnchors::new();
+    anchors.add(identity::load_certificate(&path("ca/ca.vmc")).unwrap()).unwrap();
+    let device = identity::load(&path("device")).unwrap();
+    let certificate = device.certificate();
+    anchors.verify(certificate, Roles::PUBLISHER, Some("press-07"), Some(certificate.not_before)).unwrap();
+    assert_eq!(certificate.publish_scopes, ["factory/#"]);
+    assert_eq!(certificate.subscribe_scopes, ["plan/+"]);
+    for key in ["ca/ca.key", "device/press-07.key"] {
+        assert_eq!(mode(&path(key)), 0o600, "{key}");
+    }
+}
+
+#[test]
+fn the_keys_of_an_existing_certificate_can_be_certified_without_having_them() {
+    let folder = with_authority();
+    succeed(folder.path(), &["ca", "init", "--dir", "broker", "--name", "broker-a"]);
+
+    let issue = ["ca", "issue", "--dir", "ca", "--subject", "broker-a", "--role", "broker"];
+    succeed(folder.path(), &[&issue[..], &["--certificate", "broker/ca.vmc", "--out", "out"]].concat());
+
+    let before = identity::load_certificate(&folder.path().join("broker/ca.vmc")).unwrap();
+    let after = identity::load_certificate(&folder.path().join("out/broker-a.vmc")).unwrap();
+    assert_eq!((after.ed25519, after.x25519), (before.ed25519, before.x25519));
+    assert_eq!(after.roles, Roles::BROKER);
+    assert!(!folder.path().join("out/broker-a.key").exists());
+}
+
+#[test]
+fn a_certificate_is_shown_in_words_and_as_json() {
+    let folder = with_authority();
+
+    let words = succeed(folder.path(), &["cert", "show", "ca/ca.vmc"]);
+    let json = succeed(folder.path(), &["cert", "show", "--json", "ca/ca.vmc"]);
+
+    let certificate = identity::load_certificate(&folder.path().join("ca/ca.vmc")).unwrap();
+    assert!(words.starts_with("subject           plant\nroles             ca\n"), "{words}");
+    let view: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(view["kid"], certificate.kid().to_string());
+    assert_eq!(view["self_signed"], true);
+    assert_eq!(view["path_length"], 0);
+    assert_eq!(view["bytes"], certificate.as_bytes().len());
+}
+
+#[test]
+fn no_key_is_ever_overwritten() {
+    let folder = with_authority();
+    succeed(folder.path(), &["key", "new", "master.key"]);
+    let before = (
+        fs::read(folder.path().join("ca/ca.key")).unwrap(),
+        fs::read(folder.path().join("master.key")).unwrap(),
+    );
+
+    let again = fail(folder.path(), &["ca", "init", "--dir", "ca"]);
+    let key_again = fail(folder.path(), &["key", "new", "master.key"]);
+
+    assert_eq!(again, (1, "veil: ca/ca.key: File exists (os error 17)".to_owned()));
+    assert_eq!(key_again, (1, "veil: master.key: File exists (os error 17)".to_owned()));
+    let after = (
+        fs::read(folder.path().join("ca/ca.key")).unwrap(),
+        fs::read(folder.path().join("master.key")).unwrap(),
+    );
+    assert_eq!(before, after);
+    assert_eq!(mode(&folder.path().join("master.key")), 0o600);
+    assert_eq!(before.1.len(), 65, "64 digits and a line end");
+}
+
+#[test]
+fn bad_input_gives_one_line_that_names_the_thing_at_fault() {
+    let folder = with_authority();
+    succeed(folder.path(), &["key", "new", "master.key"]);
+    fs::write(folder.path().join("short.key"), "abc").unwrap();
+    fs::set_permissions(folder.path().join("short.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    let publish = |more: &[&'static str]| [&["pub", "-p", "1", "-t", "a", "-m", "x"], more].concat();
+    let issue =
+        |more: &[&'static str]| [&["ca", "issue", "--dir", "ca", "--role", "publisher"], more].concat();
+    let rows = [
+        (
+            publish(&["--identity", "none", "--trust", "ca/ca.vmc"]),
+            "none.vmc: No such file or directory (os error 2)",
+        ),
+        (publish(&["--trust", "ca/ca.key"]), "ca/ca.key: certificate does not begin with VMC1"),
+        (publish(&["--trust", "ca/ca.vmc"]), "--trust needs --identity: "),
+        (publish(&["--identity", "ca/ca"]), "--identity needs --trust FILE to know the broker by, "),
+        (publish(&["--scope", "a/#/b", "--master-key", "master.key"]), "--scope \"a/#/b\": "),
+        (
+            publish(&["--scope", "a", "--master-key", "short.key"]),
+            "short.key: a master key is 64 hexadecimal digits",
+        ),
+        (
+            publish(&["--scope", "a", "--master-key", "ca/ca.vmc"]),
+            "ca/ca.vmc: others may read this key file (mode 6",
+        ),
+        (publish(&["-c"]), "-c needs a client identifier: give -i or --identity"),
+        (publish(&["-D", "publish", "topic-alias", "1"]), "-D publish topic-alias: no such property"),
+        (publish(&["-x", "-2"]), "-x -2: give 0 to 4294967295 seconds, or -1"),
+        (issue(&["--subject", ""]), "--subject \"\": certificate subject is not 1..=64 bytes"),
+        (issue(&["--subject", "a", "--publish-scope", "a/#/b"]), "--publish-scope \"a/#/b\": "),
+        (vec!["cert", "show", "ca"], "ca: Is a directory (os error 21)"),
+    ];
+    for (arguments, complaint) in rows {
+        let (status, line) = fail(folder.path(), &arguments);
+        assert!(line.starts_with(&format!("veil: {complaint}")), "{arguments:?}: {line}");
+        assert_eq!(status, 1, "{arguments:?}");
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_the_status_of_mosquittos_clients() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows: [(&[&str], &str); 5] = [
+        (&["pub", "-t", "a"], "error: the following required arguments were not provided:"),
+        (
+            &["pub", "-t", "a", "-m", "x", "-n"],
+            "error: the argument '--message <MESSAGE>' cannot be used with '--null-message'",
+        ),
+        (
+            &["pub", "-t", "a", "-m", "x", "-q", "3"],
+            "error: invalid value '3' for '--qos <QOS>': a QoS is 0, 1 or 2",
+        ),
+        (&["sub", "-t", "a", "-V", "mqttv311"], "error: invalid value 'mqttv311' for '--protocol-version"),
+        (&["sub"], "error: the following required arguments were not provided:"),
+    ];
+    for (arguments, complaint) in rows {
+        let (status, line) = fail(folder.path(), arguments);
+        assert!(line.starts_with(complaint), "{arguments:?}: {line}");
+        assert_eq!(status, 1, "{arguments:?}");
+    }
+    assert!(succeed(folder.path(), &["--version"]).starts_with("veil "));
+    assert!(succeed(folder.path(), &["sub", "--help"]).contains("Exit status:"));
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let there = ["-h", "127.0.0.1", "-p", &port];
+
+    let refused = format!("veil: cannot reach 127.0.0.1:{port}: Connection refused (os error 111)");
+    for command in [&["pub", "-t", "a", "-n"][..], &["sub", "-t", "a"]] {
+        let complaint = fail(folder.path(), &[command, &there].concat());
+        assert_eq!(complaint, (1, refused.clone()), "{command:?}");
+    }
+    let admin = format!("127.0.0.1:{port}");
+    let demo = fail(folder.path(), &[&["demo", "--admin", &admin], &there[..]].concat());
+    assert_eq!(demo, (1, format!("veil: admin listener {admin}: Connection refused (os error 111)")));
+}
