@@ -15,7 +15,7 @@ const BROKER_SIDE: [&str; 3] = ["veilmq", "veilmq-core", "veilmq-config"];
 /// Everything that holds or uses end-to-end keys.
 const CLIENT_SIDE: [&str; 2] = ["veilmq-client", "veilmq-cli"];
 /// What `veilmq-core` may depend on. It asks for time, randomness, network and disk; it never fetches them.
-const CORE_DEPENDENCIES: [&str; 5] = ["bytes", "siphasher", "thiserror", "tracing", "veilmq-protocol"];
+const CORE_DEPENDENCIES: [&str; 5] = ["dashmap", "siphasher", "thiserror", "tracing", "veilmq-protocol"];
 /// Packages whose purpose is time, randomness, network, disk or threads.
 const EFFECTS: [&str; 14] = [
     "async-std",

@@ -4,9 +4,10 @@
 //! the others out (VEIL-1 section 4.9). Invariant: a handshake is counted exactly as long as its [`HalfOpen`] lives.
 
 use core::net::{IpAddr, SocketAddr};
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+
+use dashmap::DashMap;
 
 use crate::time::Moment;
 
@@ -20,7 +21,7 @@ const ADDRESSES_MAX: usize = 4_096;
 #[derive(Default)]
 pub(crate) struct Handshakes {
     half_open: AtomicUsize,
-    recent: Mutex<BTreeMap<Source, Window>>,
+    recent: DashMap<Source, Window>,
 }
 
 /// A handshake that is half open.
@@ -33,7 +34,7 @@ impl Drop for HalfOpen {
 }
 
 /// Who pays for a handshake: an IPv4 address, or the /64 that an IPv6 host chooses its addresses from.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Source {
     V4([u8; 4]),
     V6Network([u16; 4]),
@@ -75,14 +76,13 @@ impl Handshakes {
     }
 
     fn has_allowance(&self, source: Source, now: Moment) -> bool {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.len() >= ADDRESSES_MAX {
-            recent.retain(|_, window| !window.is_over(now));
+        if self.recent.len() >= ADDRESSES_MAX {
+            self.recent.retain(|_, window| !window.is_over(now));
         }
-        if recent.len() >= ADDRESSES_MAX && !recent.contains_key(&source) {
+        if self.recent.len() >= ADDRESSES_MAX && !self.recent.contains_key(&source) {
             return false;
         }
-        let window = recent.entry(source).or_insert(Window { since: now, begun: 0 });
+        let mut window = self.recent.entry(source).or_insert(Window { since: now, begun: 0 });
         if window.is_over(now) {
             *window = Window { since: now, begun: 0 };
         }
@@ -142,6 +142,6 @@ mod tests {
         assert_eq!((0..ADDRESSES_MAX + 50).filter(|host| begin(*host, NOW)).count(), ADDRESSES_MAX);
         assert!(begin(0, NOW));
         assert!(begin(ADDRESSES_MAX, NOW + 1_000), "a second later the old ones are forgotten");
-        assert_eq!(handshakes.recent.lock().unwrap().len(), 1);
+        assert_eq!(handshakes.recent.len(), 1);
     }
 }
