@@ -205,6 +205,16 @@ fn an_authority_added_on_the_command_line_is_trusted_while_the_broker_runs() {
 }
 
 #[test]
+fn the_broker_leaves_no_core_dump_with_keys_in_it() {
+    let limits = Broker::start("").limits();
+
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+
+    let values: Vec<&str> = core.split_whitespace().skip(4).collect();
+    assert_eq!(values, ["0", "0", "bytes"], "{core}");
+}
+
+#[test]
 fn a_json_log_has_one_object_on_each_line() {
     let broker = Broker::start("[log]\nformat = \"json\"");
     drop(broker.client("someone"));

@@ -105,6 +105,7 @@ impl Broker {
             mode = mode_name(config.mode),
             "VeilMQ starts"
         );
+        settings::forbid_core_dumps();
         settings::raise_open_files_limit(config);
         files::create_private_folder(&config.data_dir)?;
         let (mut store, report) = store::open(&config.data_dir, &config.storage)?;

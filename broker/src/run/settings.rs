@@ -94,6 +94,13 @@ pub(super) fn raise_open_files_limit(config: &BrokerConfig) {
     }
 }
 
+/// Forbids core dumps: the memory of a broker holds channel keys and its own identity (VEIL-1 section 13.2).
+pub(super) fn forbid_core_dumps() {
+    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
+        warn!(%error, "core dumps cannot be forbidden");
+    }
+}
+
 /// What is shared by all shards, for `/metrics`.
 pub(super) struct DaemonMetrics {
     pub(super) shared: Arc<Shared>,

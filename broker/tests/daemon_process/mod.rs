@@ -36,6 +36,11 @@ impl Broker {
         Self::start_through(&["sh", "-c", &script], configuration)
     }
 
+    /// Returns what the system allows the process, a line for each resource.
+    pub(crate) fn limits(&self) -> String {
+        fs::read_to_string(format!("/proc/{}/limits", self.child.id())).unwrap()
+    }
+
     fn start_through(wrapper: &[&str], configuration: &str) -> Self {
         let data = tempfile::tempdir().unwrap();
         let file = data.path().join("veilmq.toml");
