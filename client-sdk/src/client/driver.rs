@@ -169,7 +169,7 @@ impl Driver {
                 self.status.send_replace(Status::Closed(ended));
                 return;
             }
-            warn!(address = %self.endpoint.address(), reason = %ended, "connection lost; connecting again");
+            warn!(address = %self.endpoint.address(), reason = %ended, "no connection; connecting again");
             self.status.send_replace(Status::Disconnected(ended));
             let pause = self.endpoint.backoff.pause(self.attempt, random_u32());
             self.attempt = self.attempt.saturating_add(1);
@@ -183,7 +183,7 @@ impl Driver {
     fn give_up_first(&mut self, error: ConnectError) -> CloseReason {
         let reason = match &error {
             ConnectError::Failed { reason, .. } => reason.clone(),
-            other => CloseReason::Lost(other.to_string()),
+            other => CloseReason::Unreachable(other.to_string()),
         };
         if let Some(first) = self.first.take() {
             // Nobody waits any more: the caller of connect has gone.

@@ -108,6 +108,9 @@ pub enum CloseReason {
     /// The transport ended or failed.
     #[error("the connection was lost: {0}")]
     Lost(String),
+    /// There was no transport to begin with.
+    #[error("{0}")]
+    Unreachable(String),
     /// CONNACK carried an error.
     #[error("the broker refused the connection: {}", with_text(*reason, text.as_deref()))]
     Refused {
@@ -173,6 +176,7 @@ impl CloseReason {
             Self::Unencodable(_) => Some(ReasonCode::ImplementationSpecificError),
             // VEIL-1 section 16: a broken channel is closed without answer, and so is a failed handshake.
             Self::Lost(_)
+            | Self::Unreachable(_)
             | Self::Refused { .. }
             | Self::Disconnected { .. }
             | Self::Handshake(_)
@@ -198,6 +202,7 @@ impl CloseReason {
             ),
             Self::Unencodable(_) => true,
             Self::Lost(_)
+            | Self::Unreachable(_)
             | Self::Handshake(_)
             | Self::NotAuthenticated
             | Self::ChannelBroken(_)

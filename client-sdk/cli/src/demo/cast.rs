@@ -99,6 +99,7 @@ impl Cast {
             .schemes(Schemes::of(&[Scheme::Four]))
             .directory(directory(senders))
             .scope(scope)
+            .session_expiry_seconds(0)
             .reconnect(false);
         Ok(client.connect().await?)
     }
@@ -106,7 +107,7 @@ impl Cast {
     /// Connects as an ordinary MQTT client that has no key at all.
     pub(super) async fn connect_ordinary(&self, name: &str) -> Result<Client, Failure> {
         let builder = Client::builder(&self.host, self.port).client_id(&self.client_id(name));
-        Ok(builder.reconnect(false).connect().await?)
+        Ok(builder.session_expiry_seconds(0).reconnect(false).connect().await?)
     }
 
     /// Connects as an ordinary MQTT client that has a key, but not the right one.
@@ -117,7 +118,13 @@ impl Cast {
     ) -> Result<Client, Failure> {
         let scope = self.scope_config(OTHER_KEY, SenderPolicy::AnyMember, false)?;
         let builder = Client::builder(&self.host, self.port).client_id(&self.client_id(name));
-        Ok(builder.directory(directory(senders)).scope(scope).reconnect(false).connect().await?)
+        Ok(builder
+            .directory(directory(senders))
+            .scope(scope)
+            .session_expiry_seconds(0)
+            .reconnect(false)
+            .connect()
+            .await?)
     }
 
     fn client_id(&self, name: &str) -> String {
