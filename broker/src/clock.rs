@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
+use jiff::Timestamp;
 use veilmq_core::Moment;
 
 /// The start of the process on both clocks.
@@ -26,24 +27,10 @@ pub fn unix_seconds() -> u64 {
     unix_ms() / 1_000
 }
 
-/// Writes unix seconds as a date and time in UTC (RFC 3339).
+/// Writes unix seconds as a date and time in UTC (RFC 3339), or as they are beyond the year 9999.
 pub fn rfc3339(unix_seconds: u64) -> String {
-    let (days, second) = (unix_seconds / 86_400, unix_seconds % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-/// Converts days since 1970-01-01 to a date of the Gregorian calendar, counting years from March so that the leap day is last.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days.saturating_add(719_468);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+    let timestamp = i64::try_from(unix_seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    timestamp.map_or_else(|| unix_seconds.to_string(), |timestamp| timestamp.to_string())
 }
 
 #[cfg(test)]
@@ -67,6 +54,7 @@ mod tests {
             (951_868_799, "2000-02-29T23:59:59Z"),
             (4_107_542_400, "2100-03-01T00:00:00Z"),
             (1_800_000_000, "2027-01-15T08:00:00Z"),
+            (u64::MAX, "18446744073709551615"),
         ] {
             assert_eq!(rfc3339(unix_seconds), expected);
         }

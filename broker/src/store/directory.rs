@@ -13,7 +13,8 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::clock;
 
 /// The format of a data directory, the number in its `format` file.
 const FORMAT: u32 = 1;
@@ -131,8 +132,8 @@ impl DataDirectory {
     /// # Errors
     /// What the file system answered.
     pub(crate) fn quarantine_place(&self) -> Result<PathBuf, DirectoryError> {
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let date = utc_stamp(seconds);
+        // 20261121T235222Z: the short form of the date, which every file system takes for a name.
+        let date = clock::rfc3339(clock::unix_seconds()).replace(['-', ':'], "");
         for attempt in 1_u32.. {
             let suffix = if attempt == 1 { String::new() } else { format!("-{attempt}") };
             let place = self.path.join(format!("quarantine-{date}{suffix}"));
@@ -203,21 +204,6 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Writes seconds since the Unix epoch as `20261121T235222Z`.
-fn utc_stamp(seconds: u64) -> String {
-    // Days to a date of the proleptic Gregorian calendar, counted in eras of 400 years that begin on 1 March.
-    let (days, time) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (time / 3_600, time / 60 % 60, time % 60);
-    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
-}
-
 /// A small file with the sequence number of the last durable batch, written after each.
 ///
 /// It is a lower bound: never synced itself, it may lag behind, but never ahead of what was durable.
@@ -264,20 +250,6 @@ impl Watermark {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        for (seconds, expected) in [
-            (0, "19700101T000000Z"),
-            (951_782_399, "20000228T235959Z"),
-            (951_782_400, "20000229T000000Z"),
-            (951_868_800, "20000301T000000Z"),
-            (1_795_305_142, "20261121T235222Z"),
-            (4_107_542_400, "21000301T000000Z"),
-        ] {
-            assert_eq!(utc_stamp(seconds), expected);
-        }
-    }
 
     #[test]
     fn a_second_lock_is_refused_until_the_first_is_gone() {
