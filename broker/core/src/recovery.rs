@@ -172,6 +172,7 @@ impl Recovery {
                 summary.retained += 1;
             }
         }
+        shards.iter().for_each(Shard::show_gauges);
         (shards, cleanup, summary)
     }
 

@@ -128,6 +128,11 @@ impl Shard {
             }
         }
         self.dirty = dirty;
+        self.show_gauges();
+    }
+
+    /// Lets [`Shard::stats`] say what the shard holds at the moment.
+    pub(crate) fn show_gauges(&self) {
         self.stats.gauges(&self.gauges());
     }
 
