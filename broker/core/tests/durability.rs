@@ -126,6 +126,9 @@ fn a_crash_loses_nothing_that_was_acknowledged() {
             (summary.sessions, summary.subscriptions, summary.deliveries, summary.retained),
             (1, 1, 20, 1)
         );
+        // Before the first turn of any shard.
+        assert_eq!(world.sample("veilmq_sessions", "disconnected"), 1);
+        assert_eq!(world.sample("veilmq_queued_messages", ""), 20);
         let (subscriber, present) = world.join("s", false, 3_600);
         assert!(present);
         let expected: Vec<String> =
