@@ -5,7 +5,6 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use veilmq_protocol::Publish;
-use veilmq_protocol::veil::Kid;
 use veilmq_protocol::veil::channel::RecordOpener;
 
 use super::Wire;
@@ -18,7 +17,6 @@ pub(crate) struct Established {
     pub(crate) connection: ConnectionId,
     pub(crate) session: SessionId,
     pub(crate) peer: Box<str>,
-    pub(crate) identity: Option<Kid>,
     /// When the connection has to end because the client's certificate has expired.
     pub(crate) certificate_over_at: Option<Moment>,
     pub(crate) wire: Wire,
@@ -50,7 +48,6 @@ impl Established {
             connection,
             session,
             peer,
-            identity: None,
             certificate_over_at: None,
             wire,
             opener: None,

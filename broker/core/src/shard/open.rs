@@ -187,9 +187,8 @@ impl Shard {
         opener: Option<Box<RecordOpener>>,
         now: Moment,
     ) {
-        let Arrival { connection, peer, request, identity, certificate_over_at, .. } = arrival;
+        let Arrival { connection, peer, request, certificate_over_at, .. } = arrival;
         let mut established = Established::new(connection, session, peer, wire, now);
-        established.identity = identity;
         established.certificate_over_at = certificate_over_at;
         established.opener = opener;
         established.keep_alive_seconds = self.keep_alive_seconds(&request);
