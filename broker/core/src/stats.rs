@@ -38,9 +38,11 @@ pub(crate) enum DropReason {
     TooLarge,
     /// The Message Expiry Interval passed.
     Expired,
+    /// It was to be retained, and retained messages are at their limit, so it reached nobody.
+    RetainedFull,
 }
 
-const DROPS: [&str; 4] = ["queue_full", "qos0_no_space", "too_large", "expired"];
+const DROPS: [&str; 5] = ["queue_full", "qos0_no_space", "too_large", "expired", "retained_full"];
 
 /// Counters and gauges of one shard.
 #[derive(Debug, Default)]

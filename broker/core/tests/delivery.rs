@@ -228,6 +228,19 @@ fn a_finished_exchange_frees_the_brokers_receive_maximum() {
 }
 
 #[test]
+fn a_message_that_cannot_be_retained_reaches_nobody_and_is_counted() {
+    let mut world = World::with(Settings { retained_bytes_max: 0, ..Settings::default() });
+    let (client, _) = world.join("c", true, 0);
+    world.subscribe(client, "t", QoS::AtMostOnce);
+    world.bytes(client);
+
+    world.retain(client, "t", "x");
+
+    assert!(world.received(client).is_empty());
+    assert_eq!(world.sample("veilmq_messages_dropped_total", "retained_full"), 1);
+}
+
+#[test]
 fn a_packet_above_the_clients_maximum_is_dropped_and_counts_as_delivered() {
     // [MQTT-3.1.2-24], [MQTT-3.1.2-25]
     let mut world = World::new(1);

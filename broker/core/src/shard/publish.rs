@@ -17,6 +17,7 @@ use crate::record::{Record, Reference, Stage};
 use crate::retained::Stored;
 use crate::routes::Matches;
 use crate::session::Session;
+use crate::stats::DropReason;
 use crate::time::Moment;
 
 /// An Application Message as it arrives, from a client or as a Will.
@@ -247,7 +248,10 @@ impl Shard {
             Stored::Kept => Record::Retained { message: Arc::clone(message) },
             Stored::Cleared => Record::RetainedCleared { topic: Arc::from(message.topic()) },
             Stored::Nothing => return Ok(false),
-            Stored::OverBudget => return Err(PublishRefused::RetainedFull),
+            Stored::OverBudget => {
+                self.stats.messages_dropped(DropReason::RetainedFull, 1);
+                return Err(PublishRefused::RetainedFull);
+            }
         };
         self.records.push(record);
         Ok(true)
