@@ -11,7 +11,7 @@ use serde_json::Value;
 use veilmq_tests::tools::{run, workspace_root};
 
 /// Everything on the broker's side of the boundary.
-const BROKER_SIDE: [&str; 3] = ["veilmq", "veilmq-core", "veilmq-config"];
+const BROKER_SIDE: [&str; 4] = ["veilmq", "veilmq-core", "veilmq-config", "veilmq-simulator"];
 /// Everything that holds or uses end-to-end keys.
 const CLIENT_SIDE: [&str; 2] = ["veilmq-client", "veilmq-cli"];
 /// What `veilmq-core` may depend on. It asks for time, randomness, network and disk; it never fetches them.
@@ -188,4 +188,14 @@ fn mqttbytes_is_an_oracle_of_tests_and_reaches_no_program() {
         );
     }
     assert!(graph.direct("veilmq-protocol", Kinds::All).contains("mqttbytes"), "the oracle is still in use");
+}
+
+#[test]
+fn no_program_of_the_broker_contains_the_simulator() {
+    let graph = Graph::load();
+
+    for package in ["veilmq", "veilmq-core"] {
+        assert_eq!(graph.path(package, "veilmq-simulator", Kinds::Shipped), None, "{package}");
+    }
+    assert!(graph.direct("veilmq-core", Kinds::All).contains("veilmq-simulator"), "tests of the core use it");
 }

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod world;
-
 use veilmq_core::{Settings, VeilServer};
 use veilmq_protocol::veil::channel::{
     ClientHelloConfig, ClientStart, Content, Established, Identity, IdentityKeys, ServerPolicy, TrustAnchors,
@@ -14,7 +12,7 @@ use veilmq_protocol::{
     Auth, Connect, ConnectProperties, Packet, ProtocolVersion, QoS, ReasonCode, Subscribe,
     SubscribeFiltersBuf, TopicFilter, UserProperties, next_frame,
 };
-use world::{Conn, World, connect_v5, describe_all, id, options, publish};
+use veilmq_simulator::{Conn, World, connect_v5, describe_all, id, options, publish};
 
 /// A body above the limit below which ordinary records serve better than FAN-D.
 const LONG: &str = "a reading that is sealed end to end is longer than one hundred and twenty-eight bytes, so the broker \

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod world;
-
 use std::num::{NonZeroU16, NonZeroU32};
 
 use veilmq_core::Settings;
@@ -11,7 +9,7 @@ use veilmq_protocol::{
     Acknowledgement, Connect, Packet, ProtocolVersion, Publish, PublishProperties, QoS, ReasonCode,
     RetainHandling, SubscribeOptions, TopicName,
 };
-use world::{World, connect_v5, connect_v311, id, options, publish};
+use veilmq_simulator::{World, connect_v5, connect_v311, id, options, publish};
 
 #[test]
 fn a_message_is_delivered_at_the_lower_of_both_qualities() {

@@ -2,11 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod world;
-
 use veilmq_core::Moment;
 use veilmq_protocol::{Connect, Packet, Publish, PublishProperties, QoS, TopicName, Will};
-use world::{World, connect_v5, publish};
+use veilmq_simulator::{World, connect_v5, publish};
 
 fn offline_subscriber(world: &mut World, qos: QoS) {
     let (subscriber, _) = world.join("s", true, 3_600);

@@ -7,7 +7,6 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod reference;
-mod world;
 
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;

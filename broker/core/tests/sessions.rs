@@ -2,14 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod world;
-
 use veilmq_core::Settings;
 use veilmq_protocol::{
     Connect, ConnectProperties, Disconnect, Packet, ProtocolVersion, PublishProperties, QoS, ReasonCode,
     TopicName, Will,
 };
-use world::{World, connect_v5, connect_v311};
+use veilmq_simulator::{World, connect_v5, connect_v311, publish};
 
 fn will<'a>(topic: &'a str, delay_seconds: u32) -> Option<Will<'a>> {
     Some(Will {
@@ -254,7 +252,7 @@ fn a_large_packet_may_arrive_in_many_pieces_and_every_byte_is_counted_once() {
     let mut bytes = Vec::new();
     for packet in [
         Packet::Connect(connect_v5("x", true, 0)),
-        Packet::Publish(world::publish("t", &payload, QoS::AtLeastOnce, 1)),
+        Packet::Publish(publish("t", &payload, QoS::AtLeastOnce, 1)),
         Packet::PingReq,
     ] {
         packet.encode(ProtocolVersion::V5, &mut bytes).unwrap();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use veilmq_protocol::QoS;
 
-use crate::world::Conn;
+use veilmq_simulator::Conn;
 
 /// A session, told apart from later ones of the same client.
 pub(super) type Incarnation = u64;

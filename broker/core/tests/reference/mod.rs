@@ -15,7 +15,7 @@ use veilmq_protocol::{
 };
 
 use self::client::{Answer, Certainty, Client, Incarnation, Network, Outgoing, Session, Subscription};
-use crate::world::{Conn, World, connect_v5, id, publish};
+use veilmq_simulator::{Conn, World, connect_v5, id, publish};
 
 pub(crate) const TOPICS: [&str; 3] = ["a/b", "a/c", "d"];
 pub(crate) const FILTERS: [&str; 5] = ["a/b", "a/+", "a/#", "d", "#"];

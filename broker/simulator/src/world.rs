@@ -2,8 +2,6 @@
 //!
 //! It plays the driver: routes effects between shards, commits batches (at once, or when a test says so), and keeps what each
 //! client would have received.
-#![allow(dead_code, reason = "each test binary uses its own part of the world")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -13,18 +11,22 @@ use veilmq_core::{
     Settings, Shard, ShardIndex, Shared, Store, Ticket, VeilServer,
 };
 use veilmq_protocol::{
-    Acknowledgement, Connect, ConnectProperties, Packet, PacketId, ProtocolVersion, Publish,
-    PublishProperties, QoS, ReasonCode, RetainHandling, Subscribe, SubscribeFiltersBuf, SubscribeOptions,
-    TopicFilter, TopicName, UserProperties, next_frame,
+    Acknowledgement, Connect, Packet, ProtocolVersion, Publish, QoS, ReasonCode, Subscribe,
+    SubscribeFiltersBuf, SubscribeOptions, TopicFilter, UserProperties, next_frame,
 };
 
+use crate::describe::describe_all;
+use crate::packets::{connect_v5, id, options, publish};
+
 /// A broker, its store and its clients.
-pub(crate) struct World {
-    pub(crate) shared: Arc<Shared>,
+pub struct World {
+    /// What the shards share.
+    pub shared: Arc<Shared>,
     shards: Vec<Shard>,
-    pub(crate) store: MemoryStore,
+    /// What was made durable.
+    pub store: MemoryStore,
     /// Batches are made durable at once; otherwise they wait for [`World::commit`].
-    pub(crate) commits_at_once: bool,
+    pub commits_at_once: bool,
     pending: VecDeque<(usize, Ticket, Vec<Record>)>,
     /// What shards asked for and is still to be carried out, in the order in which they asked.
     effects: VecDeque<(usize, Effect)>,
@@ -44,18 +46,21 @@ struct Client {
 }
 
 /// A connection's number.
-pub(crate) type Conn = ConnectionId;
+pub type Conn = ConnectionId;
 
 impl World {
-    pub(crate) fn new(shards: u16) -> Self {
+    /// Starts a broker with the default settings and an empty store.
+    pub fn new(shards: u16) -> Self {
         Self::with(Settings { shards, ..Settings::default() })
     }
 
-    pub(crate) fn with(settings: Settings) -> Self {
+    /// Starts a broker with an empty store.
+    pub fn with(settings: Settings) -> Self {
         Self::start(settings, None, MemoryStore::new(), Moment::from_milliseconds(1_800_000_000_000)).0
     }
 
-    pub(crate) fn with_veil(settings: Settings, veil: VeilServer) -> Self {
+    /// Starts a broker that serves the VEIL-1 channel.
+    pub fn with_veil(settings: Settings, veil: VeilServer) -> Self {
         Self::start(settings, Some(veil), MemoryStore::new(), Moment::from_milliseconds(1_800_000_000_000)).0
     }
 
@@ -87,28 +92,29 @@ impl World {
     }
 
     /// Kills the broker and starts another on the same store; what was not committed is lost.
-    pub(crate) fn crash(self, shards: u16) -> (Self, RecoverySummary) {
+    pub fn crash(self, shards: u16) -> (Self, RecoverySummary) {
         let now = self.now;
         self.crash_until(now, shards)
     }
 
     /// As [`World::crash`]; the clock then shows `now`, which may be earlier.
-    pub(crate) fn crash_until(self, now: Moment, shards: u16) -> (Self, RecoverySummary) {
+    pub fn crash_until(self, now: Moment, shards: u16) -> (Self, RecoverySummary) {
         let settings = Settings { shards, ..self.shared.settings().clone() };
         Self::start(settings, None, self.store, now)
     }
 
-    pub(crate) fn now(&self) -> Moment {
+    /// Returns what the clock shows.
+    pub fn now(&self) -> Moment {
         self.now
     }
 
     /// Returns the next deadline of any shard.
-    pub(crate) fn next_deadline(&self) -> Option<Moment> {
+    pub fn next_deadline(&self) -> Option<Moment> {
         self.shards.iter().filter_map(Shard::next_deadline).min()
     }
 
     /// Lets time pass, acting on each deadline on the way.
-    pub(crate) fn pass(&mut self, milliseconds: u64) {
+    pub fn pass(&mut self, milliseconds: u64) {
         let until = self.now + milliseconds;
         while let Some(next) = self.next_deadline().filter(|at| *at <= until) {
             self.now = self.now.max(next);
@@ -120,12 +126,12 @@ impl World {
     }
 
     /// Makes every batch durable that has been handed to the store.
-    pub(crate) fn commit(&mut self) {
+    pub fn commit(&mut self) {
         while self.commit_one() {}
     }
 
     /// Makes the oldest batch durable that waits; false if none does.
-    pub(crate) fn commit_one(&mut self) -> bool {
+    pub fn commit_one(&mut self) -> bool {
         let Some((shard, ticket, records)) = self.pending.pop_front() else { return false };
         self.store.commit(&records).unwrap();
         self.turn(shard, Input::Committed(ticket));
@@ -133,19 +139,19 @@ impl World {
     }
 
     /// Refuses the oldest batch that waits; false if none does.
-    pub(crate) fn fail_one(&mut self) -> bool {
+    pub fn fail_one(&mut self) -> bool {
         let Some((shard, ticket, _)) = self.pending.pop_front() else { return false };
         self.turn(shard, Input::CommitFailed(ticket));
         true
     }
 
     /// Tells whether a crash would lose something.
-    pub(crate) fn has_uncommitted(&self) -> bool {
+    pub fn has_uncommitted(&self) -> bool {
         !self.pending.is_empty()
     }
 
     /// Returns the number of message bodies in the store.
-    pub(crate) fn stored_bodies(&mut self) -> usize {
+    pub fn stored_bodies(&mut self) -> usize {
         let mut count = 0;
         self.store
             .replay(&mut |record| count += usize::from(matches!(record, Record::Published { .. })))
@@ -154,12 +160,12 @@ impl World {
     }
 
     /// Refuses every batch that waits, as a full disk would.
-    pub(crate) fn fail_commits(&mut self) {
+    pub fn fail_commits(&mut self) {
         while self.fail_one() {}
     }
 
     /// Opens a connection on a shard without sending anything.
-    pub(crate) fn accept(&mut self, shard: usize, version: ProtocolVersion) -> Conn {
+    pub fn accept(&mut self, shard: usize, version: ProtocolVersion) -> Conn {
         let connection = ConnectionId(self.next_connection);
         self.next_connection += 1;
         self.clients.insert(connection.0, Client { shard, version, received: Vec::new(), closed: false });
@@ -168,7 +174,7 @@ impl World {
     }
 
     /// Connects and returns the connection; CONNACK is left to be received.
-    pub(crate) fn connect(&mut self, connect: &Connect<'_>) -> Conn {
+    pub fn connect(&mut self, connect: &Connect<'_>) -> Conn {
         let shard = (self.next_connection as usize) % self.shards.len();
         let connection = self.accept(shard, connect.version);
         self.send(connection, &Packet::Connect(*connect));
@@ -176,12 +182,7 @@ impl World {
     }
 
     /// Connects with MQTT 5, expects success, and returns the connection and Session Present.
-    pub(crate) fn join(
-        &mut self,
-        client_id: &str,
-        clean_start: bool,
-        session_expiry_seconds: u32,
-    ) -> (Conn, bool) {
+    pub fn join(&mut self, client_id: &str, clean_start: bool, session_expiry_seconds: u32) -> (Conn, bool) {
         let connection = self.connect(&connect_v5(client_id, clean_start, session_expiry_seconds));
         let bytes = self.bytes(connection);
         let (frame, consumed) = next_frame(&bytes, usize::MAX).unwrap().expect("a CONNACK");
@@ -194,38 +195,40 @@ impl World {
         (connection, present)
     }
 
-    pub(crate) fn send(&mut self, connection: Conn, packet: &Packet<'_>) {
+    /// Lets a client send a packet.
+    pub fn send(&mut self, connection: Conn, packet: &Packet<'_>) {
         let version = self.clients[&connection.0].version;
         let mut bytes = Vec::new();
         packet.encode(version, &mut bytes).unwrap();
         self.send_bytes(connection, &bytes);
     }
 
-    pub(crate) fn send_bytes(&mut self, connection: Conn, bytes: &[u8]) {
+    /// Lets a client send bytes, whatever they are.
+    pub fn send_bytes(&mut self, connection: Conn, bytes: &[u8]) {
         let shard = self.clients[&connection.0].shard;
         let mut bytes = bytes.to_vec();
         self.turn(shard, Input::Received { connection, bytes: &mut bytes });
     }
 
     /// Cuts the connection without a word.
-    pub(crate) fn cut(&mut self, connection: Conn) {
+    pub fn cut(&mut self, connection: Conn) {
         let shard = self.clients[&connection.0].shard;
         self.turn(shard, Input::Closed { connection });
     }
 
     /// Takes the bytes that the client has received.
-    pub(crate) fn bytes(&mut self, connection: Conn) -> Vec<u8> {
+    pub fn bytes(&mut self, connection: Conn) -> Vec<u8> {
         std::mem::take(&mut self.clients.get_mut(&connection.0).unwrap().received)
     }
 
     /// Takes what the client has received, each packet in a short form such as `PUBLISH t "x" qos1 id1`.
-    pub(crate) fn received(&mut self, connection: Conn) -> Vec<String> {
+    pub fn received(&mut self, connection: Conn) -> Vec<String> {
         let version = self.clients[&connection.0].version;
         describe_all(&self.bytes(connection), version)
     }
 
     /// Returns the sum over the shards of one sample.
-    pub(crate) fn sample(&self, name: &str, label: &str) -> u64 {
+    pub fn sample(&self, name: &str, label: &str) -> u64 {
         let mut sum = 0;
         for shard in &self.shards {
             shard.stats().visit(&mut |sample| {
@@ -236,12 +239,13 @@ impl World {
         sum
     }
 
-    pub(crate) fn is_closed(&self, connection: Conn) -> bool {
+    /// Tells whether the broker has closed a connection.
+    pub fn is_closed(&self, connection: Conn) -> bool {
         self.clients[&connection.0].closed
     }
 
     /// Lets one shard handle an input, and carries out what it asks for.
-    pub(crate) fn turn(&mut self, shard: usize, input: Input<'_>) {
+    pub fn turn(&mut self, shard: usize, input: Input<'_>) {
         let mut effects = Vec::new();
         let mut random = self.random;
         {
@@ -304,11 +308,13 @@ impl World {
         }
     }
 
-    pub(crate) fn subscribe(&mut self, connection: Conn, filter: &str, qos: QoS) {
+    /// Subscribes with the default options; SUBACK is left to be received.
+    pub fn subscribe(&mut self, connection: Conn, filter: &str, qos: QoS) {
         self.subscribe_with(connection, filter, options(qos));
     }
 
-    pub(crate) fn subscribe_with(&mut self, connection: Conn, filter: &str, options: SubscribeOptions) {
+    /// Subscribes; SUBACK is left to be received.
+    pub fn subscribe_with(&mut self, connection: Conn, filter: &str, options: SubscribeOptions) {
         let mut filters = SubscribeFiltersBuf::default();
         filters.push(TopicFilter::new(filter).unwrap(), options).unwrap();
         self.send(
@@ -322,16 +328,19 @@ impl World {
         );
     }
 
-    pub(crate) fn publish(&mut self, connection: Conn, topic: &str, payload: &str, qos: QoS, packet_id: u16) {
+    /// Publishes; the answer is left to be received.
+    pub fn publish(&mut self, connection: Conn, topic: &str, payload: &str, qos: QoS, packet_id: u16) {
         self.send(connection, &Packet::Publish(publish(topic, payload, qos, packet_id)));
     }
 
-    pub(crate) fn retain(&mut self, connection: Conn, topic: &str, payload: &str) {
+    /// Publishes a retained message of QoS 0.
+    pub fn retain(&mut self, connection: Conn, topic: &str, payload: &str) {
         let publish = Publish { retain: true, ..publish(topic, payload, QoS::AtMostOnce, 0) };
         self.send(connection, &Packet::Publish(publish));
     }
 
-    pub(crate) fn ack(
+    /// Sends an acknowledgement of success, such as `Packet::PubAck`.
+    pub fn ack(
         &mut self,
         connection: Conn,
         make: impl Fn(Acknowledgement<'static>) -> Packet<'static>,
@@ -347,108 +356,4 @@ fn drain(outbox: &mut Outbox) -> Vec<u8> {
     let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
     outbox.advance(bytes.len());
     bytes
-}
-
-pub(crate) fn id(value: u16) -> PacketId {
-    PacketId::new(value).unwrap()
-}
-
-pub(crate) fn connect_v5(client_id: &str, clean_start: bool, session_expiry_seconds: u32) -> Connect<'_> {
-    Connect {
-        version: ProtocolVersion::V5,
-        clean_start,
-        keep_alive_seconds: 0,
-        client_id,
-        username: None,
-        password: None,
-        will: None,
-        bridge: false,
-        properties: ConnectProperties {
-            session_expiry_seconds: (session_expiry_seconds > 0).then_some(session_expiry_seconds),
-            ..ConnectProperties::default()
-        },
-    }
-}
-
-pub(crate) fn connect_v311(client_id: &str, clean_session: bool) -> Connect<'_> {
-    Connect { version: ProtocolVersion::V311, ..connect_v5(client_id, clean_session, 0) }
-}
-
-pub(crate) fn options(qos: QoS) -> SubscribeOptions {
-    SubscribeOptions {
-        qos,
-        no_local: false,
-        retain_as_published: false,
-        retain_handling: RetainHandling::Send,
-    }
-}
-
-pub(crate) fn publish<'a>(topic: &'a str, payload: &'a str, qos: QoS, packet_id: u16) -> Publish<'a> {
-    Publish {
-        dup: false,
-        qos,
-        retain: false,
-        topic: Some(TopicName::new(topic).unwrap()),
-        packet_id: PacketId::new(packet_id),
-        properties: PublishProperties::default(),
-        payload: payload.as_bytes(),
-    }
-}
-
-pub(crate) fn describe_all(mut bytes: &[u8], version: ProtocolVersion) -> Vec<String> {
-    let mut all = Vec::new();
-    while let Some((frame, consumed)) = next_frame(bytes, usize::MAX).unwrap() {
-        all.push(describe(&Packet::decode(frame, version).unwrap()));
-        bytes = &bytes[consumed..];
-    }
-    assert!(bytes.is_empty(), "half a packet: {bytes:02x?}");
-    all
-}
-
-fn describe(packet: &Packet<'_>) -> String {
-    let ack = |name: &str, ack: &Acknowledgement<'_>| {
-        let reason = if ack.reason == ReasonCode::Success {
-            String::new()
-        } else {
-            format!(" 0x{:02x}", ack.reason.value())
-        };
-        format!("{name} id{}{reason}", ack.packet_id.value())
-    };
-    match packet {
-        Packet::ConnAck(connack) => format!(
-            "CONNACK 0x{:02x}{}",
-            connack.reason.value(),
-            if connack.session_present { " present" } else { "" }
-        ),
-        Packet::Publish(publish) => {
-            let mut text = format!(
-                "PUBLISH {} {:?} qos{}",
-                publish.topic.map_or("", |topic| topic.as_str()),
-                String::from_utf8_lossy(publish.payload),
-                publish.qos.value()
-            );
-            if let Some(packet_id) = publish.packet_id {
-                text += &format!(" id{}", packet_id.value());
-            }
-            if publish.dup {
-                text += " dup";
-            }
-            if publish.retain {
-                text += " retain";
-            }
-            if let Some(seconds) = publish.properties.message_expiry_seconds {
-                text += &format!(" expires{seconds}");
-            }
-            text
-        }
-        Packet::PubAck(packet) => ack("PUBACK", packet),
-        Packet::PubRec(packet) => ack("PUBREC", packet),
-        Packet::PubRel(packet) => ack("PUBREL", packet),
-        Packet::PubComp(packet) => ack("PUBCOMP", packet),
-        Packet::SubAck(suback) => format!("SUBACK {:02x?}", suback.reasons),
-        Packet::UnsubAck(unsuback) => format!("UNSUBACK {:02x?}", unsuback.reasons),
-        Packet::PingResp => "PINGRESP".to_owned(),
-        Packet::Disconnect(disconnect) => format!("DISCONNECT 0x{:02x}", disconnect.reason.value()),
-        other => format!("{:?}", other.packet_type()),
-    }
 }
