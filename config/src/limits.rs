@@ -32,6 +32,8 @@ pub struct LimitsConfig {
     pub inflight_max: u16,
     /// Topic Alias Maximum we announce; 0 takes no alias.
     pub topic_alias_maximum: u16,
+    /// Topics of one connection that get an alias towards its client, if that takes as many; 0 uses none.
+    pub topic_alias_to_client_max: u16,
     /// Levels in a Topic Name or Topic Filter.
     pub topic_levels_max: u32,
     /// The UTF-8 bytes of a Client Identifier.
@@ -66,6 +68,7 @@ impl Default for LimitsConfig {
             receive_maximum: 1_024,
             inflight_max: 1_024,
             topic_alias_maximum: 16,
+            topic_alias_to_client_max: 16,
             topic_levels_max: 200,
             client_id_bytes_max: 1_024,
             user_properties_max: 128,

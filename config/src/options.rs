@@ -135,6 +135,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         "QoS 1 and 2 messages in flight to a client, even if it would take more.",
     ),
     integer("limits.topic_alias_maximum", 0, 65_535, "Topic Alias Maximum announced; 0 takes no alias."),
+    integer(
+        "limits.topic_alias_to_client_max",
+        0,
+        1_024,
+        "Topics of one connection that get an alias towards its client, if that takes as many; 0 uses none.",
+    ),
     integer("limits.topic_levels_max", 1, 65_536, "Levels in a Topic Name or Topic Filter."),
     integer("limits.client_id_bytes_max", 23, 65_535, "UTF-8 bytes of a Client Identifier."),
     integer("limits.user_properties_max", 0, 65_535, "User Properties in one packet."),

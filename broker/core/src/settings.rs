@@ -23,6 +23,8 @@ pub struct Settings {
     pub inflight_max: u16,
     /// The Topic Alias Maximum told to MQTT 5 clients.
     pub topic_alias_maximum: u16,
+    /// The most topics of one connection that get an alias towards its client, if that allows as many.
+    pub topic_alias_to_client_max: u16,
     /// The most levels in a Topic Name or Topic Filter.
     pub topic_levels_max: usize,
     /// The longest Client Identifier.
@@ -56,6 +58,7 @@ impl Default for Settings {
             receive_maximum: 1_024,
             inflight_max: 1_024,
             topic_alias_maximum: 16,
+            topic_alias_to_client_max: 16,
             topic_levels_max: 200,
             client_id_bytes_max: 1_024,
             subscriptions_per_session_max: 100_000,

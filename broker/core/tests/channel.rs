@@ -239,6 +239,28 @@ fn sealed_and_ordinary_clients_talk_to_each_other_in_every_suite_and_scheme() {
 }
 
 #[test]
+fn a_fan_out_record_names_its_topic_and_leaves_the_aliases_alone() {
+    let mut realm = realm(Settings::default());
+    let connect = connect_v5("lake-1", true, 0);
+    let properties = ConnectProperties { topic_alias_maximum: 9, ..connect.properties };
+    let connect = Connect { properties, ..connect };
+    let mut lake = realm.join_with(connect, 11, Schemes::of(&[Scheme::Four]), Suite::Aes256Gcm);
+    realm.subscribe(&mut lake, "plant/#");
+    realm.received(&mut lake);
+    let (press, _) = realm.world.join("press-07", true, 0);
+
+    for payload in [LONG, "1", LONG, "2"] {
+        realm.world.publish(press, "plant/press", payload, QoS::AtMostOnce, 0);
+    }
+
+    let fan = format!("FAN plant/press {LONG:?} qos0");
+    assert_eq!(
+        realm.received(&mut lake),
+        [fan.as_str(), "PUBLISH plant/press \"1\" qos0 alias1", fan.as_str(), "PUBLISH  \"2\" qos0 alias1",]
+    );
+}
+
+#[test]
 fn a_flipped_bit_anywhere_in_a_record_ends_the_connection_without_an_answer() {
     let mut bytes = Vec::new();
     let mut sealed = realm(Settings::default());

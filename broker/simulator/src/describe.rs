@@ -47,6 +47,9 @@ fn describe(packet: &Packet<'_>) -> String {
             if publish.retain {
                 text += " retain";
             }
+            if let Some(alias) = publish.properties.topic_alias {
+                text += &format!(" alias{alias}");
+            }
             if let Some(seconds) = publish.properties.message_expiry_seconds {
                 text += &format!(" expires{seconds}");
             }

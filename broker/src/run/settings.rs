@@ -31,6 +31,7 @@ pub(super) fn core_settings(config: &BrokerConfig) -> Settings {
         receive_maximum: limits.receive_maximum,
         inflight_max: limits.inflight_max,
         topic_alias_maximum: limits.topic_alias_maximum,
+        topic_alias_to_client_max: limits.topic_alias_to_client_max,
         topic_levels_max: limits.topic_levels_max as usize,
         client_id_bytes_max: limits.client_id_bytes_max.into(),
         subscriptions_per_session_max: limits.subscriptions_per_session_max as usize,

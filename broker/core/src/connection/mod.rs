@@ -1,5 +1,6 @@
 //! Network Connections: the phases from accept to established. Each phase is a struct that is consumed by the next packet.
 
+mod aliases;
 mod established;
 mod opening;
 mod wire;
@@ -40,6 +41,7 @@ pub(crate) struct ConnectRequest {
     pub(crate) session_expiry_seconds: u32,
     pub(crate) receive_maximum: u16,
     pub(crate) packet_bytes_max: usize,
+    pub(crate) topic_alias_maximum: u16,
 }
 
 impl ConnectRequest {
@@ -64,6 +66,7 @@ impl ConnectRequest {
                 .properties
                 .packet_bytes_max
                 .map_or(usize::MAX, |maximum| usize::try_from(maximum.get()).unwrap_or(usize::MAX)),
+            topic_alias_maximum: connect.properties.topic_alias_maximum,
         }
     }
 }

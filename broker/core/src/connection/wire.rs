@@ -9,8 +9,9 @@ use veilmq_protocol::veil::fanout::{put_shared_properties, put_subscriber_header
 use veilmq_protocol::veil::layout::LayoutError;
 use veilmq_protocol::veil::record::SharedBody;
 use veilmq_protocol::veil::registry::Scheme;
-use veilmq_protocol::{EncodeError, Packet, ProtocolVersion, PublishHead};
+use veilmq_protocol::{EncodeError, PACKET_BYTES_MAX, Packet, ProtocolVersion, PublishHead};
 
+use super::aliases::{Alias, TopicAliases};
 use crate::message::Message;
 use crate::outbox::{Outbox, SHARED_PAYLOAD_BYTES_MIN};
 use crate::time::Moment;
@@ -28,6 +29,8 @@ pub(crate) struct Wire {
     packet_bytes_max: usize,
     outbox: Outbox,
     channel: Option<Box<Channel>>,
+    /// None for a client that takes no Topic Alias.
+    aliases: Option<Box<TopicAliases>>,
 }
 
 struct Channel {
@@ -54,8 +57,15 @@ pub(crate) enum SendError {
 }
 
 impl Wire {
-    pub(crate) fn new(version: ProtocolVersion, packet_bytes_max: usize) -> Self {
-        Self { version, packet_bytes_max, outbox: Outbox::default(), channel: None }
+    /// Makes the sending half of a connection whose client takes packets and Topic Aliases up to these maxima.
+    pub(crate) fn new(version: ProtocolVersion, packet_bytes_max: usize, alias_maximum: u16) -> Self {
+        Self {
+            version,
+            packet_bytes_max: packet_bytes_max.min(PACKET_BYTES_MAX),
+            outbox: Outbox::default(),
+            channel: None,
+            aliases: TopicAliases::new(alias_maximum),
+        }
     }
 
     /// Sends everything from now on in records.
@@ -106,29 +116,59 @@ impl Wire {
         head: &PublishHead<'_>,
         message: &Arc<Message>,
     ) -> Result<usize, SendError> {
+        let fans_out = self.channel.as_ref().is_some_and(|channel| channel.fans_out);
+        if fans_out && message.topic().len() + message.payload().len() >= FAN_BODY_BYTES_MIN {
+            let bytes = head.encoded_len(self.version);
+            self.check(bytes)?;
+            self.fan_out(head, message)?;
+            return Ok(bytes);
+        }
+        let (head, bytes) = self.with_alias(*head)?;
+        self.append_publish(&head, bytes, message);
+        Ok(bytes)
+    }
+
+    /// Lets an alias stand for the topic, or gives it one if the packet has room for that; returns the packet's length in bytes.
+    fn with_alias<'a>(&mut self, head: PublishHead<'a>) -> Result<(PublishHead<'a>, usize), SendError> {
+        let alias = self.aliases.as_ref().map_or(Alias::None, |aliases| aliases.alias_of(head.topic));
+        let topic = head.topic;
+        let head = match alias {
+            // [MQTT-3.3.2-11] The alias has its topic on this connection.
+            Alias::Bound(alias) => PublishHead { topic: "", topic_alias: Some(alias), ..head },
+            Alias::Free(alias) => {
+                let named = PublishHead { topic_alias: Some(alias), ..head };
+                match self.check(named.encoded_len(self.version)) {
+                    Ok(()) => named,
+                    Err(_) => head,
+                }
+            }
+            Alias::None => head,
+        };
         let bytes = head.encoded_len(self.version);
         self.check(bytes)?;
-        let payload = message.payload().as_wire_bytes();
-        let fans_out = self.channel.as_ref().is_some_and(|channel| channel.fans_out);
-        if fans_out && message.topic().len() + payload.len() >= FAN_BODY_BYTES_MIN {
-            self.fan_out(head, message)?;
-        } else {
-            let shared = self.channel.is_none() && payload.len() >= SHARED_PAYLOAD_BYTES_MIN;
-            let version = self.version;
-            self.open_record();
-            self.outbox.append(|tail| {
-                tail.reserve(if shared { bytes - payload.len() } else { bytes });
-                head.encode(version, tail);
-                if !shared {
-                    tail.extend_from_slice(payload);
-                }
-            });
-            if shared {
-                self.outbox.append_payload(message);
-            }
-            self.limit_record();
+        // From here on nothing keeps the packet from being sent.
+        if let (Some(aliases), Alias::Free(_), Some(alias)) = (&mut self.aliases, alias, head.topic_alias) {
+            aliases.bind(topic, alias);
         }
-        Ok(bytes)
+        Ok((head, bytes))
+    }
+
+    fn append_publish(&mut self, head: &PublishHead<'_>, bytes: usize, message: &Arc<Message>) {
+        let payload = message.payload().as_wire_bytes();
+        let shared = self.channel.is_none() && payload.len() >= SHARED_PAYLOAD_BYTES_MIN;
+        let version = self.version;
+        self.open_record();
+        self.outbox.append(|tail| {
+            tail.reserve(if shared { bytes - payload.len() } else { bytes });
+            head.encode(version, tail);
+            if !shared {
+                tail.extend_from_slice(payload);
+            }
+        });
+        if shared {
+            self.outbox.append_payload(message);
+        }
+        self.limit_record();
     }
 
     /// Ends the turn: closes the open record, and changes keys that are old (VEIL-1 section 4.8).

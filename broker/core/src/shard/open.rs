@@ -63,7 +63,7 @@ impl Shard {
             self.end_session(old, environment.now);
         }
         let present = self.by_client_id.contains_key(&arrival.request.client_id);
-        let wire = Wire::new(arrival.request.version, arrival.request.packet_bytes_max);
+        let wire = self.wire_of(&arrival.request);
         let channel = arrival.channel.take();
         let (wire, opener) = match self.write_connack(&arrival.request, channel, present, wire, environment) {
             Ok(written) => written,
@@ -87,6 +87,11 @@ impl Shard {
         if !unread.is_empty() {
             self.take_in(connection, &mut unread, environment, effects);
         }
+    }
+
+    fn wire_of(&self, request: &ConnectRequest) -> Wire {
+        let aliases = request.topic_alias_maximum.min(self.shared.settings().topic_alias_to_client_max);
+        Wire::new(request.version, request.packet_bytes_max, aliases)
     }
 
     /// Refuses a client without an identity the session of one that has proved its own.
