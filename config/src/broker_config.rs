@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::LimitsConfig;
+use crate::{LimitsConfig, MqttConfig};
 
 /// The MQTT port of a broker that was given none.
 pub(crate) const DEFAULT_PORT: u16 = 1883;
@@ -32,6 +32,8 @@ pub struct BrokerConfig {
     pub shards: ShardsConfig,
     /// Who may connect.
     pub access: AccessConfig,
+    /// The optional parts of MQTT on offer.
+    pub mqtt: MqttConfig,
     /// What a client may make the broker hold or do.
     pub limits: LimitsConfig,
     /// Where and how durably state is kept.
@@ -227,6 +229,7 @@ impl Default for BrokerConfig {
             log: LogConfig { format: LogFormat::Text, level: LogLevel::Info },
             shards: ShardsConfig { count: 0 },
             access: AccessConfig { anonymous: false },
+            mqtt: MqttConfig::default(),
             limits: LimitsConfig::default(),
             storage: StorageConfig::default(),
             veil: VeilConfig::default(),

@@ -92,6 +92,23 @@ pub const OPTIONS: &[OptionSpec] = &[
     integer("shards.count", 0, 64, "Threads that share the work; 0 is one per available core, at most 64."),
     option("access.anonymous", Kind::Boolean, "Whether a client that proves no identity may connect."),
     integer(
+        "mqtt.maximum_qos",
+        0,
+        2,
+        "Maximum QoS announced: the highest that clients may publish with; subscriptions are granted no more.",
+    ),
+    option("mqtt.retain_available", Kind::Boolean, "Whether messages may be retained."),
+    option(
+        "mqtt.wildcard_subscription_available",
+        Kind::Boolean,
+        "Whether a Topic Filter may hold wildcards.",
+    ),
+    option(
+        "mqtt.subscription_identifier_available",
+        Kind::Boolean,
+        "Whether a SUBSCRIBE may carry a Subscription Identifier.",
+    ),
+    integer(
         "limits.packet_bytes_max",
         1_024,
         268_435_460,

@@ -5,6 +5,8 @@
 use veilmq_protocol::veil::channel::{HandshakeError, RecordError};
 use veilmq_protocol::{ConnAck, DecodeError, Disconnect, Packet, PacketType, ProtocolVersion, ReasonCode};
 
+use crate::capabilities::Unavailable;
+
 /// Why a connection ends, grouped by who caused it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CloseReason {
@@ -41,6 +43,8 @@ pub(crate) enum PeerError {
     Unexpected { got: PacketType },
     #[error("{0}")]
     Protocol(&'static str),
+    #[error("{0}")]
+    Unavailable(Unavailable),
     #[error("topic alias {alias} above the maximum of {maximum}")]
     TopicAlias { alias: u16, maximum: u16 },
     #[error("topic with {levels} levels, {maximum} are allowed")]
@@ -103,6 +107,7 @@ impl CloseReason {
                 | PeerError::NotConnect { .. }
                 | PeerError::Unexpected { .. }
                 | PeerError::Protocol(_)
+                | PeerError::Unavailable(_)
                 | PeerError::TopicAlias { .. }
                 | PeerError::TopicLevels { .. }
                 | PeerError::ReceiveMaximum { .. },
@@ -124,6 +129,7 @@ impl CloseReason {
                     None
                 }
                 PeerError::Unexpected { .. } | PeerError::Protocol(_) => Some(ReasonCode::ProtocolError),
+                PeerError::Unavailable(unavailable) => Some(unavailable.reason()),
                 PeerError::TopicAlias { .. } => Some(ReasonCode::TopicAliasInvalid),
                 PeerError::TopicLevels { .. } => Some(ReasonCode::TopicNameInvalid),
                 PeerError::ReceiveMaximum { .. } => Some(ReasonCode::ReceiveMaximumExceeded),
@@ -148,13 +154,15 @@ impl CloseReason {
             ReasonCode::ServerShuttingDown => ReasonCode::ServerUnavailable,
             reason => reason,
         };
-        // MQTT 3.1.1 has no return code for what is malformed: the connection is closed without an answer ([MQTT-3.1.4-1]).
+        // [MQTT311-3.2.2-6] Where no return code fits, the connection is closed without one.
         let speechless = matches!(
             reason,
             ReasonCode::MalformedPacket
                 | ReasonCode::ProtocolError
                 | ReasonCode::PacketTooLarge
                 | ReasonCode::TopicNameInvalid
+                | ReasonCode::QosNotSupported
+                | ReasonCode::RetainNotSupported
         );
         if version != ProtocolVersion::V5 && speechless {
             return None;
@@ -206,6 +214,12 @@ impl CloseLabel {
 impl From<PeerError> for CloseReason {
     fn from(error: PeerError) -> Self {
         Self::Peer(error)
+    }
+}
+
+impl From<Unavailable> for PeerError {
+    fn from(unavailable: Unavailable) -> Self {
+        Self::Unavailable(unavailable)
     }
 }
 

@@ -6,6 +6,7 @@
 //!
 //! Payloads are opaque here ([`Payload`]): the core moves them and never looks into them.
 
+mod capabilities;
 mod connection;
 mod effect;
 mod farewell;
@@ -26,6 +27,7 @@ mod shared;
 mod stats;
 mod time;
 
+pub use self::capabilities::Capabilities;
 pub use self::connection::Arrival;
 pub use self::effect::{Effect, Input, Parcel};
 pub use self::id::{ConnectionId, IdHasher, IdMap, MessageId, SessionId, ShardIndex, Ticket};

@@ -1,5 +1,7 @@
 //! The limits and capabilities of a broker, as the core applies them; configuration fills them in.
 
+use crate::capabilities::Capabilities;
+
 /// Limits and capabilities. Bytes are bytes, seconds are seconds; every limit is inclusive.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -7,6 +9,8 @@ pub struct Settings {
     pub shards: u16,
     /// Whether a client without a VEIL-1 identity may connect.
     pub anonymous: bool,
+    /// The optional parts of MQTT on offer.
+    pub capabilities: Capabilities,
     /// The largest packet accepted from a client.
     pub packet_bytes_max: usize,
     /// The largest CONNECT or AUTH accepted before the connection is established.
@@ -50,6 +54,7 @@ impl Default for Settings {
         Self {
             shards: 1,
             anonymous: true,
+            capabilities: Capabilities::default(),
             packet_bytes_max: 16 * 1024 * 1024,
             connect_packet_bytes_max: 64 * 1024,
             connect_seconds_max: 10,

@@ -103,6 +103,11 @@ impl World {
         Self::start(settings, None, self.store, now)
     }
 
+    /// Kills the broker and starts one with another configuration on the same store.
+    pub fn restart(self, settings: Settings) -> (Self, RecoverySummary) {
+        Self::start(settings, None, self.store, self.now)
+    }
+
     /// Returns what the clock shows.
     pub fn now(&self) -> Moment {
         self.now

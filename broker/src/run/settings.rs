@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
-use veilmq_config::{BrokerConfig, Mode, VeilConfig};
-use veilmq_core::{Sample, SampleKind, Settings, Shared};
+use veilmq_config::{BrokerConfig, Mode, MqttConfig, VeilConfig};
+use veilmq_core::{Capabilities, Sample, SampleKind, Settings, Shared};
+use veilmq_protocol::QoS;
 use veilmq_protocol::veil::channel::ServerPolicy;
 use veilmq_protocol::veil::{Scheme, Schemes, Suite};
 
@@ -23,6 +24,7 @@ pub(super) fn core_settings(config: &BrokerConfig) -> Settings {
     Settings {
         shards: shards(config.shards.count),
         anonymous: config.access.anonymous,
+        capabilities: capabilities(&config.mqtt),
         packet_bytes_max: limits.packet_bytes_max as usize,
         connect_packet_bytes_max: limits.connect_packet_bytes_max as usize,
         connect_seconds_max: limits.connect_seconds_max,
@@ -41,6 +43,15 @@ pub(super) fn core_settings(config: &BrokerConfig) -> Settings {
         retained_bytes_max: bytes(limits.retained_bytes_max),
         half_open_max: config.veil.half_open_max as usize,
         rekey_seconds: config.veil.rekey_seconds,
+    }
+}
+
+fn capabilities(mqtt: &MqttConfig) -> Capabilities {
+    Capabilities {
+        maximum_qos: QoS::try_from(mqtt.maximum_qos).unwrap_or(QoS::ExactlyOnce),
+        retain: mqtt.retain_available,
+        wildcard_subscriptions: mqtt.wildcard_subscription_available,
+        subscription_ids: mqtt.subscription_identifier_available,
     }
 }
 

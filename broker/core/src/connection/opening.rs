@@ -123,6 +123,7 @@ impl Opening {
         if let Some(will) = &connect.will {
             shared.check_levels(will.topic)?;
             check_writable(will.topic)?;
+            settings.capabilities.check_will(will).map_err(PeerError::from)?;
         }
         let client_id = client_id(connect, settings.client_id_bytes_max, environment)?;
         let request = ConnectRequest::new(connect, client_id);

@@ -255,7 +255,7 @@ impl Shard {
     ) -> ConnAckProperties<'a> {
         let settings = self.shared.settings();
         let keep_alive = self.keep_alive_seconds(request);
-        ConnAckProperties {
+        let mut properties = ConnAckProperties {
             session_expiry_seconds: (expiry_seconds != request.session_expiry_seconds)
                 .then_some(expiry_seconds),
             receive_maximum: NonZeroU16::new(settings.receive_maximum),
@@ -267,7 +267,9 @@ impl Shard {
             authentication_method: finish.map(|_| AUTHENTICATION_METHOD),
             authentication_data: finish,
             ..ConnAckProperties::default()
-        }
+        };
+        settings.capabilities.announce(&mut properties);
+        properties
     }
 
     /// Returns the session expiry interval in force: the client's, within the broker's limit.

@@ -63,6 +63,7 @@ impl Shard {
         if !publish.properties.subscription_ids.is_empty() {
             return Err(PeerError::Protocol("a client's PUBLISH carries a subscription identifier").into());
         }
+        self.shared.settings().capabilities.check_publish(publish).map_err(PeerError::from)?;
         let alias_maximum = self.shared.settings().topic_alias_maximum;
         let Some(established) = self.established(connection) else { return Ok(()) };
         let session = established.session;

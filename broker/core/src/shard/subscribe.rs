@@ -4,12 +4,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use veilmq_protocol::{
-    QoS, ReasonCode, RetainHandling, Subscribe, SubscribeOptions, TopicFilter, Unsubscribe,
+    ProtocolVersion, QoS, ReasonCode, RetainHandling, Subscribe, SubscribeOptions, TopicFilter, Unsubscribe,
 };
 
 use super::Shard;
 use super::gate::Answer;
-use crate::farewell::CloseReason;
+use crate::farewell::{CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId, ShardIndex};
 use crate::outbound::Delivery;
 use crate::record::{Record, SubscriptionRecord};
@@ -24,12 +24,18 @@ impl Shard {
         subscribe: &Subscribe<'_>,
         now: Moment,
     ) -> Result<(), CloseReason> {
+        let Some(established) = self.established(connection) else { return Ok(()) };
+        let version = established.wire.version();
+        if version == ProtocolVersion::V5 {
+            self.shared.settings().capabilities.check_subscribe(subscribe).map_err(PeerError::from)?;
+        }
         let Some(state) = self.session_on(connection) else { return Ok(()) };
         let (session, durable) = (state.id, state.durable);
         let records_before = self.records.len();
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         let mut granted = Vec::with_capacity(subscribe.filters.len());
         for (filter, options) in subscribe.filters {
+            let options = self.shared.settings().capabilities.grant(options);
             let subscription = SubscriptionRecord {
                 options,
                 subscription_id: subscribe.subscription_id.map(NonZeroU32::get),
@@ -39,6 +45,8 @@ impl Shard {
                     granted.push((filter, subscription, new));
                     granted_code(options)
                 }
+                // MQTT 3.1 section 3.8: its SUBACK has no word for a refusal, so a filter is acknowledged all the same.
+                Err(_) if version == ProtocolVersion::V31 => ReasonCode::Success,
                 Err(reason) => reason,
             };
             reasons.push(reason.value());
@@ -46,7 +54,8 @@ impl Shard {
         let ticket = (self.records.len() > records_before).then(|| self.current_ticket());
         self.answer(connection, Answer::SubAck(subscribe.packet_id, reasons), ticket);
         for (filter, subscription, new) in granted {
-            if !wants_retained(subscription.options, new) {
+            // What was retained under another configuration is not brought up where retained messages are not available.
+            if !self.shared.settings().capabilities.retain || !wants_retained(subscription.options, new) {
                 continue;
             }
             // SUBACK goes first, so that a client knows the subscription when its retained messages come.
@@ -68,6 +77,9 @@ impl Shard {
     ) -> Result<bool, ReasonCode> {
         if filter.shared().is_some() {
             return Err(ReasonCode::SharedSubscriptionsNotSupported);
+        }
+        if filter.has_wildcards() && !self.shared.settings().capabilities.wildcard_subscriptions {
+            return Err(ReasonCode::WildcardSubscriptionsNotSupported);
         }
         if filter.levels().count() > self.shared.settings().topic_levels_max {
             return Err(ReasonCode::TopicFilterInvalid);
