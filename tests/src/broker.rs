@@ -26,6 +26,8 @@ const READY_SECONDS_MAX: u64 = 60;
 pub struct Broker {
     child: Option<Child>,
     arguments: Vec<String>,
+    /// Whether the listener is in a configuration file; otherwise it is an argument.
+    is_configured: bool,
     mqtt: ReservedPort,
     admin: ReservedPort,
     directory: TempDir,
@@ -47,15 +49,37 @@ impl Broker {
     /// If it does not become ready.
     #[must_use]
     pub fn start_with(arguments: &[&str]) -> Self {
-        let mut broker = Self {
+        let mut broker = Self::stopped(arguments.iter().map(ToString::to_string).collect());
+        broker.restart();
+        broker
+    }
+
+    /// Starts a broker with the configuration file that `configuration` writes for its MQTT address, and waits until it is
+    /// ready.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    #[must_use]
+    pub fn start_configured(configuration: impl FnOnce(SocketAddr) -> String) -> Self {
+        let mut broker = Self::stopped(Vec::new());
+        let path = broker.directory().join("veilmq.toml");
+        std::fs::write(&path, configuration(broker.address()))
+            .unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+        broker.arguments = vec!["-c".to_owned(), path.display().to_string()];
+        broker.is_configured = true;
+        broker.restart();
+        broker
+    }
+
+    fn stopped(arguments: Vec<String>) -> Self {
+        Self {
             child: None,
-            arguments: arguments.iter().map(ToString::to_string).collect(),
+            arguments,
+            is_configured: false,
             mqtt: ReservedPort::new(),
             admin: ReservedPort::new(),
             directory: TempDir::new().expect("the temporary directory is writable"),
-        };
-        broker.restart();
-        broker
+        }
     }
 
     /// Starts the stopped broker again on its ports and data directory and waits until it is ready.
@@ -66,7 +90,11 @@ impl Broker {
         assert!(self.child.is_none(), "the broker is running");
         let log = self.log_file();
         let copy = log.try_clone().expect("a file handle can be copied");
-        let mut command = command(self.port(), &self.data_dir(), self.admin());
+        let mut command = if self.is_configured {
+            command_without_port(&self.data_dir(), self.admin())
+        } else {
+            command(self.port(), &self.data_dir(), self.admin())
+        };
         command.args(&self.arguments).stdin(Stdio::null()).stdout(log).stderr(copy);
         self.child =
             Some(command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}")));
@@ -191,14 +219,14 @@ impl Broker {
 /// If the program was not built.
 #[must_use]
 pub fn command(port: u16, data_dir: &Path, admin: SocketAddr) -> Command {
-    let mut command = Command::new(built_program("veilmq"));
+    let mut command = command_without_port(data_dir, admin);
+    command.arg("-p").arg(port.to_string());
     command
-        .arg("-p")
-        .arg(port.to_string())
-        .arg("--data-dir")
-        .arg(data_dir)
-        .arg("--admin")
-        .arg(admin.to_string());
+}
+
+fn command_without_port(data_dir: &Path, admin: SocketAddr) -> Command {
+    let mut command = Command::new(built_program("veilmq"));
+    command.arg("--data-dir").arg(data_dir).arg("--admin").arg(admin.to_string());
     command
 }
 
