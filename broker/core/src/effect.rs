@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use veilmq_protocol::TopicName;
+
 use crate::connection::Arrival;
 use crate::id::{ConnectionId, ShardIndex, Ticket};
 use crate::message::Message;
@@ -44,6 +46,14 @@ pub enum Input<'a> {
     Committed(Ticket),
     /// The batch with this ticket could not be stored; nothing that waits for it may be acknowledged.
     CommitFailed(Ticket),
+    /// The broker says something of itself, for subscribers of this topic and, until it says otherwise, for those to come. It is
+    /// kept in memory only and counts for no limit of retained messages.
+    Announced {
+        /// A topic below `$SYS`.
+        topic: TopicName<'a>,
+        /// What it says.
+        payload: &'a [u8],
+    },
     /// A deadline that [`crate::Shard::next_deadline`] named may have passed.
     Tick,
     /// The broker is going away: every client is told so and its connection closed.

@@ -25,6 +25,7 @@ mod settings;
 mod shard;
 mod shared;
 mod stats;
+mod sys;
 mod time;
 
 pub use self::capabilities::Capabilities;
@@ -42,5 +43,6 @@ pub use self::routes::{Matches, Target};
 pub use self::settings::Settings;
 pub use self::shard::Shard;
 pub use self::shared::{Shared, VeilServer};
-pub use self::stats::{Sample, SampleKind, Stats};
+pub use self::stats::{Sample, SampleKind, Stats, Totals};
+pub use self::sys::SysReport;
 pub use self::time::{Environment, Moment};

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use veilmq_protocol::{TopicFilter, TopicName};
 
 use crate::message::Message;
+use crate::sys;
 use crate::time::Moment;
 
 /// The retained messages of all topics.
@@ -18,10 +19,14 @@ pub(crate) struct RetainedIndex {
 }
 
 /// A level separator sorts as itself, so a filter's literal prefix names one contiguous range.
+type Topics = BTreeMap<Arc<str>, Arc<Message>>;
+
 #[derive(Debug, Default)]
 struct Inner {
-    topics: BTreeMap<Arc<str>, Arc<Message>>,
+    topics: Topics,
     bytes: usize,
+    /// What the broker says of itself, which no budget refuses and no count of clients' messages shows.
+    own: Topics,
 }
 
 /// What [`RetainedIndex::store`] did.
@@ -58,6 +63,12 @@ impl RetainedIndex {
         Stored::Kept
     }
 
+    /// Keeps a message of the broker itself on a `$SYS` topic.
+    pub(crate) fn store_own(&self, message: &Arc<Message>) {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        inner.own.insert(Arc::from(message.topic()), Arc::clone(message));
+    }
+
     /// Removes a topic's retained message if it has expired; true if it did.
     pub(crate) fn remove_expired(&self, topic: &str, now: Moment) -> bool {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
@@ -68,12 +79,14 @@ impl RetainedIndex {
     /// Returns the retained messages that a filter matches, expired ones too (the caller removes them).
     pub(crate) fn matching(&self, filter: TopicFilter<'_>) -> Vec<Arc<Message>> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        // [MQTT-4.7.2-1] A wildcard at the first level does not reach the broker's own topics.
+        let topics =
+            if filter.levels().next() == Some(sys::FIRST_LEVEL) { &inner.own } else { &inner.topics };
         if !filter.has_wildcards() {
-            return inner.topics.get(filter.as_str()).map(Arc::clone).into_iter().collect();
+            return topics.get(filter.as_str()).map(Arc::clone).into_iter().collect();
         }
         let prefix = literal_prefix(filter.as_str());
-        inner
-            .topics
+        topics
             .range::<str, _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded))
             .take_while(|(topic, _)| topic.starts_with(prefix))
             .filter(|(topic, _)| TopicName::new(topic).is_ok_and(|topic| filter.matches(topic)))
@@ -81,7 +94,7 @@ impl RetainedIndex {
             .collect()
     }
 
-    /// Returns how many messages are retained, and their bytes.
+    /// Returns how many messages of clients are retained, and their bytes.
     pub(crate) fn totals(&self) -> (usize, usize) {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         (inner.topics.len(), inner.bytes)
@@ -130,9 +143,10 @@ mod tests {
     #[test]
     fn filters_find_the_retained_messages_of_matching_topics() {
         let index = RetainedIndex::new(1 << 20);
-        for topic in ["a", "a/b", "a/b/c", "a-b", "b/b", "$SYS/x", "/"] {
+        for topic in ["a", "a/b", "a/b/c", "a-b", "b/b", "/"] {
             assert_eq!(index.store(&message(topic, b"x")), Stored::Kept);
         }
+        index.store_own(&message("$SYS/x", b"x"));
         let cases: &[(&str, &[&str])] = &[
             ("a/#", &["a", "a/b", "a/b/c"]),
             ("a/+", &["a/b"]),

@@ -63,7 +63,7 @@ impl Shared {
         &self.trust
     }
 
-    /// Returns how many messages are retained, and their bytes.
+    /// Returns how many messages of clients are retained, and their bytes.
     pub fn retained_totals(&self) -> (usize, usize) {
         self.retained.totals()
     }

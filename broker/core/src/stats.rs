@@ -40,9 +40,12 @@ pub(crate) enum DropReason {
     Expired,
     /// It was to be retained, and retained messages are at their limit, so it reached nobody.
     RetainedFull,
+    /// Its publisher may not publish to its topic.
+    NotAuthorized,
 }
 
-const DROPS: [&str; 5] = ["queue_full", "qos0_no_space", "too_large", "expired", "retained_full"];
+const DROPS: [&str; 6] =
+    ["queue_full", "qos0_no_space", "too_large", "expired", "retained_full", "not_authorized"];
 
 /// Counters and gauges of one shard.
 #[derive(Debug, Default)]
@@ -52,6 +55,9 @@ pub struct Stats {
     messages_received: [AtomicU64; 3],
     messages_delivered: [AtomicU64; 3],
     messages_dropped: [AtomicU64; DROPS.len()],
+    payload_bytes_received: AtomicU64,
+    payload_bytes_sent: AtomicU64,
+    sessions_expired: AtomicU64,
     bytes_received: AtomicU64,
     bytes_sent: AtomicU64,
     connections_opened: AtomicU64,
@@ -101,12 +107,18 @@ impl Stats {
         increment(&self.packets_sent[packet as usize & 15]);
     }
 
-    pub(crate) fn message_received(&self, qos: QoS) {
+    pub(crate) fn message_received(&self, qos: QoS, payload_bytes: usize) {
         increment(&self.messages_received[qos as usize]);
+        add(&self.payload_bytes_received, payload_bytes as u64);
     }
 
-    pub(crate) fn message_delivered(&self, qos: QoS) {
+    pub(crate) fn message_delivered(&self, qos: QoS, payload_bytes: usize) {
         increment(&self.messages_delivered[qos as usize]);
+        add(&self.payload_bytes_sent, payload_bytes as u64);
+    }
+
+    pub(crate) fn session_expired(&self) {
+        increment(&self.sessions_expired);
     }
 
     pub(crate) fn messages_dropped(&self, reason: DropReason, count: usize) {
@@ -147,6 +159,34 @@ impl Stats {
             (&self.inflight_messages, gauges.inflight_messages),
         ] {
             cell.store(value as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds what this shard has counted and holds to the totals of the broker.
+    pub fn add_to(&self, totals: &mut Totals) {
+        let sum = |cells: &[AtomicU64]| cells.iter().map(|cell| cell.load(Ordering::Relaxed)).sum::<u64>();
+        let read = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+        for (total, value) in [
+            (&mut totals.packets_received, sum(&self.packets_received)),
+            (&mut totals.packets_sent, sum(&self.packets_sent)),
+            (&mut totals.connects_received, read(&self.packets_received[PacketType::Connect as usize])),
+            (&mut totals.messages_received, sum(&self.messages_received)),
+            (&mut totals.messages_delivered, sum(&self.messages_delivered)),
+            (&mut totals.messages_dropped, sum(&self.messages_dropped)),
+            (&mut totals.payload_bytes_received, read(&self.payload_bytes_received)),
+            (&mut totals.payload_bytes_sent, read(&self.payload_bytes_sent)),
+            (&mut totals.bytes_received, read(&self.bytes_received)),
+            (&mut totals.bytes_sent, read(&self.bytes_sent)),
+            (&mut totals.connections_opened, read(&self.connections_opened)),
+            (&mut totals.sessions_expired, read(&self.sessions_expired)),
+            (&mut totals.sessions_connected, read(&self.sessions_connected)),
+            (&mut totals.sessions_disconnected, read(&self.sessions_disconnected)),
+            (&mut totals.subscriptions, read(&self.subscriptions)),
+            (&mut totals.queued_messages, read(&self.queued_messages)),
+            (&mut totals.queued_bytes, read(&self.queued_bytes)),
+            (&mut totals.inflight_messages, read(&self.inflight_messages)),
+        ] {
+            *total += value;
         }
     }
 
@@ -218,6 +258,27 @@ impl Stats {
             None,
             &self.bytes_received,
         );
+        single(
+            "veilmq_message_bytes_received_total",
+            "Bytes of the payloads of Application Messages received from clients.",
+            Counter,
+            None,
+            &self.payload_bytes_received,
+        );
+        single(
+            "veilmq_message_bytes_delivered_total",
+            "Bytes of the payloads of Application Messages sent to subscribers.",
+            Counter,
+            None,
+            &self.payload_bytes_sent,
+        );
+        single(
+            "veilmq_sessions_expired_total",
+            "Sessions ended because their Session Expiry Interval had passed.",
+            Counter,
+            None,
+            &self.sessions_expired,
+        );
         single("veilmq_bytes_sent_total", "Bytes queued for clients.", Counter, None, &self.bytes_sent);
         single(
             "veilmq_connections_opened_total",
@@ -275,6 +336,57 @@ impl Stats {
             &self.inflight_messages,
         );
     }
+}
+
+/// What all shards together have counted since the start, and what they hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// MQTT Control Packets received.
+    pub packets_received: u64,
+    /// MQTT Control Packets sent.
+    pub packets_sent: u64,
+    /// CONNECT packets received.
+    pub connects_received: u64,
+    /// Application Messages received from clients.
+    pub messages_received: u64,
+    /// Application Messages sent to subscribers.
+    pub messages_delivered: u64,
+    /// Deliveries that did not take place.
+    pub messages_dropped: u64,
+    /// Payload bytes of the messages received.
+    pub payload_bytes_received: u64,
+    /// Payload bytes of the messages sent.
+    pub payload_bytes_sent: u64,
+    /// Bytes received from clients.
+    pub bytes_received: u64,
+    /// Bytes queued for clients.
+    pub bytes_sent: u64,
+    /// Network Connections accepted.
+    pub connections_opened: u64,
+    /// Sessions ended because their Session Expiry Interval had passed.
+    pub sessions_expired: u64,
+    /// Sessions with a Network Connection.
+    pub sessions_connected: u64,
+    /// Sessions without a Network Connection.
+    pub sessions_disconnected: u64,
+    /// Subscriptions held.
+    pub subscriptions: u64,
+    /// Shared subscriptions held.
+    pub shared_subscriptions: u64,
+    /// Deliveries that wait for quota, space or a connection.
+    pub queued_messages: u64,
+    /// Bytes of the deliveries that wait.
+    pub queued_bytes: u64,
+    /// QoS 1 and 2 deliveries that await the client.
+    pub inflight_messages: u64,
+    /// Retained messages of clients.
+    pub retained_messages: u64,
+    /// Bytes of the retained messages of clients.
+    pub retained_bytes: u64,
+    /// Memory that the process occupies now, in bytes.
+    pub memory_bytes: u64,
+    /// The most memory that the process has occupied, in bytes.
+    pub memory_bytes_max: u64,
 }
 
 /// What a shard holds at the moment.

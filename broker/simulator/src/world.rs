@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use veilmq_core::{
     ConnectionId, Effect, Environment, Input, MemoryStore, Moment, Outbox, Record, Recovery, RecoverySummary,
-    Settings, Shard, ShardIndex, Shared, Store, Ticket, VeilServer,
+    Settings, Shard, ShardIndex, Shared, Store, Ticket, Totals, VeilServer,
 };
 use veilmq_protocol::{
     Acknowledgement, Connect, Packet, ProtocolVersion, Publish, QoS, ReasonCode, Subscribe,
@@ -242,6 +242,15 @@ impl World {
             });
         }
         sum
+    }
+
+    /// Returns what all shards have counted and hold.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for shard in &self.shards {
+            shard.stats().add_to(&mut totals);
+        }
+        totals
     }
 
     /// Tells whether the broker has closed a connection.

@@ -13,7 +13,7 @@ use veilmq_protocol::veil::channel::ServerAccepted;
 use veilmq_protocol::{Connect, ProtocolVersion};
 
 pub(crate) use self::established::Established;
-pub(crate) use self::opening::{Next, Opening, check_writable};
+pub(crate) use self::opening::{Next, Opening};
 pub(crate) use self::wire::Wire;
 use crate::id::ConnectionId;
 use crate::record::WillRecord;

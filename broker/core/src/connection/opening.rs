@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use veilmq_protocol::veil::channel::{AwaitClientFinish, ServerAccepted, ServerStart};
 use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
-use veilmq_protocol::{
-    Auth, Connect, DecodeError, Frame, Packet, PacketType, ProtocolVersion, ReasonCode, TopicName,
-};
+use veilmq_protocol::{Auth, Connect, DecodeError, Frame, Packet, PacketType, ProtocolVersion, ReasonCode};
 
 use super::{Arrival, ConnectRequest};
 use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
@@ -17,6 +15,7 @@ use crate::handshakes::HalfOpen;
 use crate::id::ConnectionId;
 use crate::outbox::Outbox;
 use crate::shared::Shared;
+use crate::sys::is_reserved;
 use crate::time::{Environment, Moment};
 
 /// How long a connection may outlive the certificate it was made under (VEIL-1 section 4.8).
@@ -122,7 +121,10 @@ impl Opening {
         let settings = shared.settings();
         if let Some(will) = &connect.will {
             shared.check_levels(will.topic)?;
-            check_writable(will.topic)?;
+            // The Will could never be published, and the client should know now ([MQTT-3.1.4-2]).
+            if is_reserved(will.topic) {
+                return Err(PeerError::NotAuthorized("$SYS belongs to the broker").into());
+            }
             settings.capabilities.check_will(will).map_err(PeerError::from)?;
         }
         let client_id = client_id(connect, settings.client_id_bytes_max, environment)?;
@@ -250,12 +252,4 @@ fn version_to_answer(frame: &Frame<'_>) -> Option<ProtocolVersion> {
         Err(DecodeError::UnsupportedVersion(_)) => Some(ProtocolVersion::V311),
         Err(_) => None,
     }
-}
-
-/// Refuses topics that only the broker may publish to.
-pub(crate) fn check_writable(topic: TopicName<'_>) -> Result<(), PeerError> {
-    if topic.levels().next() == Some("$SYS") {
-        return Err(PeerError::NotAuthorized("$SYS belongs to the broker"));
-    }
-    Ok(())
 }

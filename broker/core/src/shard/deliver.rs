@@ -212,7 +212,7 @@ impl Shard {
         let Some(established) = self.established(connection) else { return true };
         match established.wire.publish(&head, message) {
             Ok(bytes) => {
-                self.stats.message_delivered(delivery.qos);
+                self.stats.message_delivered(delivery.qos, message.payload().len());
                 self.count_sent(connection, PacketType::Publish, bytes);
                 true
             }

@@ -107,6 +107,7 @@ impl Shard {
             }
             Input::Committed(ticket) => self.open_gates(ticket, environment),
             Input::CommitFailed(ticket) => self.fail_gates(ticket, environment, effects),
+            Input::Announced { topic, payload } => self.announce(topic, payload, environment.now),
             Input::Tick => self.tick(environment, effects),
             Input::Shutdown => self.shut_down(environment, effects),
         }

@@ -8,7 +8,6 @@ use veilmq_protocol::{
 
 use super::Shard;
 use super::gate::{Answer, Held};
-use crate::connection::check_writable;
 use crate::effect::Parcel;
 use crate::farewell::{CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
@@ -18,6 +17,7 @@ use crate::retained::Stored;
 use crate::routes::Matches;
 use crate::session::Session;
 use crate::stats::DropReason;
+use crate::sys::is_reserved;
 use crate::time::Moment;
 
 /// An Application Message as it arrives, from a client or as a Will.
@@ -46,8 +46,19 @@ pub(super) struct Accepted {
 pub(super) enum PublishRefused {
     #[error("retained messages are at their limit")]
     RetainedFull,
+    #[error("$SYS belongs to the broker")]
+    Reserved,
     #[error("{0}")]
     Properties(EncodeError),
+}
+
+impl PublishRefused {
+    fn reason_code(self) -> ReasonCode {
+        match self {
+            Self::RetainedFull | Self::Properties(_) => ReasonCode::QuotaExceeded,
+            Self::Reserved => ReasonCode::NotAuthorized,
+        }
+    }
 }
 
 impl Shard {
@@ -58,7 +69,7 @@ impl Shard {
         publish: &Publish<'_>,
         now: Moment,
     ) -> Result<(), CloseReason> {
-        self.stats.message_received(publish.qos);
+        self.stats.message_received(publish.qos, publish.payload.len());
         // [MQTT-3.3.4-6]
         if !publish.properties.subscription_ids.is_empty() {
             return Err(PeerError::Protocol("a client's PUBLISH carries a subscription identifier").into());
@@ -74,7 +85,6 @@ impl Shard {
         };
         let topic = topic.ok_or(PeerError::Protocol("PUBLISH with neither topic nor alias"))?;
         self.shared.check_levels(topic)?;
-        check_writable(topic)?;
         match publish.packet_id {
             None => {
                 match self.accept_publish(session, publish, topic, now) {
@@ -113,7 +123,7 @@ impl Shard {
                 Ok(accepted) => accepted,
                 Err(refused) => {
                     tracing::warn!(topic = topic.as_str(), %refused, "publish refused");
-                    return self.refuse_publish(connection, packet_id, exactly_once);
+                    return self.refuse_publish(connection, packet_id, exactly_once, refused);
                 }
             };
         if exactly_once && let Some(state) = self.sessions.get_mut(&session) {
@@ -159,20 +169,26 @@ impl Shard {
         Ok(())
     }
 
-    /// Says no to one message; MQTT 3.1.1 has no way to, so there the connection ends and the client keeps the message.
+    /// Says no to one message. MQTT 3.1.1 has no way to: what its client may not publish is acknowledged and goes nowhere, what
+    /// cannot be kept ends the connection, and the client has it still ([MQTT311-3.3.5-2]).
     fn refuse_publish(
         &mut self,
         connection: ConnectionId,
         packet_id: PacketId,
         exactly_once: bool,
+        refused: PublishRefused,
     ) -> Result<(), PeerError> {
         let Some(established) = self.established(connection) else { return Ok(()) };
-        if established.wire.version() != ProtocolVersion::V5 {
-            return Err(PeerError::NotAuthorized("the broker cannot keep another retained message"));
-        }
+        let reason = match (established.wire.version(), refused) {
+            (ProtocolVersion::V5, _) => refused.reason_code(),
+            (ProtocolVersion::V31 | ProtocolVersion::V311, PublishRefused::Reserved) => ReasonCode::Success,
+            (ProtocolVersion::V31 | ProtocolVersion::V311, _) => {
+                return Err(PeerError::NotAuthorized("the broker cannot keep another retained message"));
+            }
+        };
         let answer = match exactly_once {
-            true => Answer::PubRec(packet_id, ReasonCode::QuotaExceeded),
-            false => Answer::PubAck(packet_id, ReasonCode::QuotaExceeded),
+            true => Answer::PubRec(packet_id, reason),
+            false => Answer::PubAck(packet_id, reason),
         };
         self.answer(connection, answer, None);
         Ok(())
@@ -185,6 +201,10 @@ impl Shard {
         topic: TopicName<'_>,
         now: Moment,
     ) -> Result<Accepted, PublishRefused> {
+        if is_reserved(topic) {
+            self.stats.messages_dropped(DropReason::NotAuthorized, 1);
+            return Err(PublishRefused::Reserved);
+        }
         let mut application_properties = std::mem::take(&mut self.scratch);
         application_properties.clear();
         if let Err(error) = publish.properties.encode_application(&mut application_properties) {
@@ -213,6 +233,22 @@ impl Shard {
         let Accepted { message, matches, .. } = self.accept(publication, now)?;
         self.distribute(&message, &matches, now);
         Ok(())
+    }
+
+    /// Publishes what the broker says of itself, as Mosquitto does: retained, at QoS 2.
+    pub(super) fn announce(&mut self, topic: TopicName<'_>, payload: &[u8], now: Moment) {
+        let publication = Publication {
+            publisher: None,
+            qos: QoS::ExactlyOnce,
+            retain: true,
+            topic,
+            application_properties: &[],
+            payload,
+            message_expiry_seconds: None,
+        };
+        if let Err(refused) = self.publish(&publication, now) {
+            tracing::warn!(topic = topic.as_str(), %refused, "announcement refused");
+        }
     }
 
     /// Takes a message in: retains it if asked, and stores it for durable sessions.
@@ -245,6 +281,11 @@ impl Shard {
 
     /// Keeps a message as its topic's retained one; true if that made a record ([MQTT-3.3.1-5]).
     fn retain(&mut self, message: &Arc<Message>) -> Result<bool, PublishRefused> {
+        if message.publisher().is_none() {
+            // What the broker says of itself is said anew after a restart.
+            self.shared.retained.store_own(message);
+            return Ok(false);
+        }
         let record = match self.shared.retained.store(message) {
             Stored::Kept => Record::Retained { message: Arc::clone(message) },
             Stored::Cleared => Record::RetainedCleared { topic: Arc::from(message.topic()) },
