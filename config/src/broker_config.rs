@@ -28,6 +28,8 @@ pub struct BrokerConfig {
     pub admin: AdminConfig,
     /// What is logged, and how.
     pub log: LogConfig,
+    /// What the broker says of itself on `$SYS` topics.
+    pub sys: SysConfig,
     /// How many shards share the work.
     pub shards: ShardsConfig,
     /// Who may connect.
@@ -104,6 +106,14 @@ pub enum LogLevel {
     Debug,
     /// Packets.
     Trace,
+}
+
+/// What the broker says of itself on `$SYS` topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SysConfig {
+    /// From one report to the next, in seconds; 0 makes none.
+    pub interval_seconds: u16,
 }
 
 /// How many shards share the work.
@@ -227,6 +237,7 @@ impl Default for BrokerConfig {
             listeners: Vec::new(),
             admin: AdminConfig { address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT))) },
             log: LogConfig { format: LogFormat::Text, level: LogLevel::Info },
+            sys: SysConfig { interval_seconds: 10 },
             shards: ShardsConfig { count: 0 },
             access: AccessConfig { anonymous: false },
             mqtt: MqttConfig::default(),

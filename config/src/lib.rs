@@ -34,7 +34,7 @@ mod value;
 
 pub use broker_config::{
     AccessConfig, AdminConfig, BrokerConfig, Durability, ListenerConfig, LogConfig, LogFormat, LogLevel,
-    Mode, Scheme, ShardsConfig, StorageConfig, Suite, VeilConfig,
+    Mode, Scheme, ShardsConfig, StorageConfig, Suite, SysConfig, VeilConfig,
 };
 pub use environment::process_environment;
 pub use error::{ConfigError, Fault, Origin};

@@ -89,6 +89,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
         "Least severe level that is written.",
     ),
+    integer(
+        "sys.interval_seconds",
+        0,
+        65_535,
+        "From one report on `$SYS` topics to the next, in seconds; 0 makes none.",
+    ),
     integer("shards.count", 0, 64, "Threads that share the work; 0 is one per available core, at most 64."),
     option("access.anonymous", Kind::Boolean, "Whether a client that proves no identity may connect."),
     integer(

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
+use std::fs;
+
 use veilmq_tests::broker::Broker;
 use veilmq_tests::mosquitto::Mosquitto;
 use veilmq_tests::puppet::Version;
@@ -12,6 +14,81 @@ fn side(version: Version) -> Option<(Broker, Mosquitto)> {
     let broker = Broker::start();
     let clients = Mosquitto::new(version, broker.port())?;
     Some((broker, clients))
+}
+
+/// The names below `$SYS/broker/` that dashboards and scripts made for Mosquitto look for.
+const SYS_VALUES: [&str; 28] = [
+    "bytes/received",
+    "bytes/sent",
+    "clients/active",
+    "clients/connected",
+    "clients/disconnected",
+    "clients/expired",
+    "clients/inactive",
+    "clients/maximum",
+    "clients/total",
+    "heap/current",
+    "heap/maximum",
+    "messages/received",
+    "messages/sent",
+    "messages/stored",
+    "packet/out/bytes",
+    "packet/out/count",
+    "publish/bytes/received",
+    "publish/bytes/sent",
+    "publish/messages/dropped",
+    "publish/messages/received",
+    "publish/messages/sent",
+    "retained messages/count",
+    "shared_subscriptions/count",
+    "store/messages/bytes",
+    "store/messages/count",
+    "subscriptions/count",
+    "uptime",
+    "version",
+];
+/// Those below `$SYS/broker/load/`, each once a window.
+const SYS_LOADS: [&str; 9] = [
+    "bytes/received",
+    "bytes/sent",
+    "connections",
+    "messages/received",
+    "messages/sent",
+    "publish/dropped",
+    "publish/received",
+    "publish/sent",
+    "sockets",
+];
+
+fn the_broker_reports_itself_under_the_names_of_mosquitto(version: Version) {
+    let Some(_) = Mosquitto::new(version, 0) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("veilmq.toml");
+    fs::write(&file, "[access]\nanonymous = true\n[sys]\ninterval_seconds = 1\n").unwrap();
+    let broker = Broker::start_with(&["-c", file.to_str().unwrap()]);
+    let clients = Mosquitto::new(version, broker.port()).unwrap();
+    let mut expected: Vec<String> = SYS_VALUES.iter().map(|name| format!("$SYS/broker/{name}")).collect();
+    for load in SYS_LOADS {
+        expected.extend(["1min", "5min", "15min"].map(|window| format!("$SYS/broker/load/{load}/{window}")));
+    }
+    expected.sort();
+
+    let count = expected.len().to_string();
+    let retained = clients.subscribe_to_end(&["-t", "$SYS/#", "-q", "2", "-C", &count, "-F", "%r %t"]);
+    let mut names: Vec<&str> = retained.lines().map(|line| line.strip_prefix("1 ").unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, expected);
+
+    let own = ["-t", "$SYS/broker/version", "-C", "1"];
+    assert!(clients.subscribe_to_end(&own).starts_with("veilmq version "));
+    let uptime = clients.subscribe(&["-t", "$SYS/broker/uptime", "-q", "2", "-R"]);
+    for _ in 0..2 {
+        let message = uptime.message();
+        let seconds = message.strip_prefix("$SYS/broker/uptime q2 r0 ").unwrap().strip_suffix(" seconds");
+        assert!(seconds.unwrap().parse::<u64>().unwrap() > 0, "{message}");
+    }
+    let clients_now = clients.subscribe(&["-t", "$SYS/broker/clients/connected"]);
+    while clients_now.message().rsplit(' ').next() != Some("2") {}
 }
 
 /// Session options: in MQTT 5 a session outlives its connection only with an expiry interval.
@@ -101,7 +178,7 @@ fn a_file_of_one_mebibyte_arrives_unchanged(version: Version) {
     let Some((broker, clients)) = side(version) else { return };
     let text: String = (0..1 << 17).map(|number| format!("{number:07} ")).collect();
     let file = broker.directory().join("big");
-    std::fs::write(&file, &text).unwrap();
+    fs::write(&file, &text).unwrap();
     let subscriber = clients.subscribe(&["-t", "big", "-q", "2"]);
 
     clients.publish(&["-t", "big", "-q", "2", "-f", file.to_str().unwrap()]);
@@ -137,4 +214,5 @@ in_both_versions! {
     wildcards_match_whole_levels
     a_second_client_with_the_same_identifier_takes_the_session_over
     a_file_of_one_mebibyte_arrives_unchanged
+    the_broker_reports_itself_under_the_names_of_mosquitto
 }

@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use tokio::net::TcpListener as TokioListener;
 use tokio::sync::oneshot;
 
+pub use process::process_memory;
 pub use state::{AdminState, Pulse, Readiness, Status, mode_name};
 
 /// Why the admin listener did not start.

@@ -45,6 +45,13 @@ pub(super) fn append(page: &mut String) {
     }
 }
 
+/// Returns the memory that this process occupies, and the most it has occupied, in bytes; 0 where it cannot be read.
+pub fn process_memory() -> (u64, u64) {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bytes = |key| kibibytes(&status, key).map_or(0, |kibibytes| kibibytes as u64 * 1_024);
+    (bytes("VmRSS:"), bytes("VmHWM:"))
+}
+
 /// Returns a field of `/proc/self/stat` by its number in proc(5); the command may contain spaces and brackets.
 fn stat_field(stat: &str, number: usize) -> Option<f64> {
     let (_, after_command) = stat.rsplit_once(')')?;
@@ -88,6 +95,13 @@ mod tests {
         assert_eq!(start_seconds(STAT, ""), None);
         assert_eq!(kibibytes("VmRSS: many\n", "VmRSS:"), None);
         assert_eq!(max_fds("Max open files unlimited unlimited files\n"), None);
+    }
+
+    #[test]
+    fn this_process_occupies_memory_and_never_more_than_its_maximum() {
+        let (now, most) = process_memory();
+
+        assert!(now > 0 && now <= most, "{now} bytes, at most {most}");
     }
 
     #[test]

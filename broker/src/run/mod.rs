@@ -12,10 +12,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tracing::{error, info, warn};
 use veilmq_config::{BrokerConfig, Mode};
-use veilmq_core::{Shard, Shared, StoreError, VeilServer};
+use veilmq_core::{Shard, Shared, Stats, StoreError, VeilServer};
 use veilmq_protocol::veil::channel::Identity;
 
 use self::recovery::Recovered;
@@ -26,7 +27,7 @@ use crate::files::{self, FileError};
 use crate::identity::{IdentityError, IdentityFolder};
 use crate::listener::{self, Bound, ListenError};
 use crate::logging;
-use crate::shard::{self, Completion, ConnectionLimit, Counters, Exchange, Mail, WorkerParts};
+use crate::shard::{self, Announcer, Completion, ConnectionLimit, Counters, Exchange, Mail, WorkerParts};
 use crate::store::{self, DirectoryError, OpenReport, StorageHandle, StorageWriter, WriterOptions};
 use crate::trust::{TrustError, TrustFolder, TrustKeeper};
 
@@ -127,9 +128,10 @@ impl Broker {
         let writer = start_writer(config, store, &exchange)?;
         state.watch(Arc::clone(&exchange) as _);
         let storage = writer.handle();
-        state.add_metrics(Arc::new(settings::DaemonMetrics { shared, storage: storage.clone() }));
+        let metrics = settings::DaemonMetrics { shared: Arc::clone(&shared), storage: storage.clone() };
+        state.add_metrics(Arc::new(metrics));
         let addresses = bound.iter().map(|bound| bound.address).collect();
-        let threads = start_shards(config, recovered.shards, bound, &exchange, &storage, &state)?;
+        let threads = start_shards(config, &shared, recovered.shards, bound, &exchange, &storage, &state)?;
         tell_ready(config, &state, addresses);
         Ok(Self { state, trust, exchange, threads, writer, _admin: admin })
     }
@@ -211,6 +213,7 @@ fn start_writer(
 
 fn start_shards(
     config: &BrokerConfig,
+    shared: &Arc<Shared>,
     shards: Vec<Shard>,
     mut bound: Vec<Bound>,
     exchange: &Arc<Exchange<Mail>>,
@@ -219,9 +222,12 @@ fn start_shards(
 ) -> Result<Vec<JoinHandle<()>>, RunError> {
     let limit = ConnectionLimit::new(config.limits.connections_max as usize);
     let connection_ids = Arc::new(AtomicU64::new(1));
+    let counters: Vec<Arc<Counters>> = shards.iter().map(|_| Arc::default()).collect();
+    let counting =
+        shards.iter().map(|shard| Arc::clone(shard.stats())).zip(counters.iter().cloned()).collect();
+    let mut announcer = announcer(config, shared, counting);
     let mut threads = Vec::new();
-    for shard in shards {
-        let counters = Arc::new(Counters::default());
+    for (shard, counters) in shards.into_iter().zip(counters) {
         state.add_metrics(Arc::clone(shard.stats()) as _);
         state.add_metrics(Arc::clone(&counters) as _);
         let parts = WorkerParts {
@@ -236,9 +242,20 @@ fn start_shards(
             write_seconds_max: config.limits.write_seconds_max.into(),
         };
         let listeners = bound.iter_mut().filter_map(|bound| bound.sockets.pop()).collect();
-        threads.push(shard::start(parts, listeners).map_err(RunError::system("start a shard thread"))?);
+        let thread = shard::start(parts, listeners, announcer.take());
+        threads.push(thread.map_err(RunError::system("start a shard thread"))?);
     }
     Ok(threads)
+}
+
+/// Returns who speaks for the broker on `$SYS`, unless nobody is to.
+fn announcer(
+    config: &BrokerConfig,
+    shared: &Arc<Shared>,
+    counting: Vec<(Arc<Stats>, Arc<Counters>)>,
+) -> Option<Announcer> {
+    let interval = Duration::from_secs(config.sys.interval_seconds.into());
+    (!interval.is_zero()).then(|| Announcer::new(interval, Arc::clone(shared), counting))
 }
 
 fn tell_ready(config: &BrokerConfig, state: &AdminState, addresses: Vec<SocketAddr>) {

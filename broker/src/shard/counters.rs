@@ -40,6 +40,11 @@ impl Counters {
         self.reads_paused.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Returns how many deliveries did not take place because a mailbox was full.
+    pub(super) fn messages_dropped(&self) -> u64 {
+        self.parcels_dropped.load(Ordering::Relaxed)
+    }
+
     /// Visits every sample.
     pub fn visit(&self, visit: &mut dyn FnMut(Sample)) {
         for (name, help, label, cell) in [

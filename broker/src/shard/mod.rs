@@ -4,6 +4,7 @@
 //! meet only in the mailboxes.
 
 mod accept;
+mod announce;
 mod connection;
 mod counters;
 mod flush;
@@ -21,6 +22,7 @@ use tokio::task::LocalSet;
 use tokio::time::Instant;
 use veilmq_core::{Arrival, Parcel};
 
+pub use announce::Announcer;
 pub use counters::Counters;
 pub use limit::{ConnectionLimit, Permit};
 pub use mailbox::{Completion, Exchange, Freight, Posted};
@@ -81,23 +83,30 @@ impl<T: Freight + Send> Pulse for Exchange<T> {
     }
 }
 
-/// Starts the thread of one shard, which accepts on `listeners`.
+/// Starts the thread of one shard, which accepts on `listeners`; the shard with the announcer speaks for the broker.
 ///
 /// # Errors
 /// The operating system gave no thread or no event queue.
-pub fn start(parts: WorkerParts, listeners: Vec<TcpListener>) -> io::Result<JoinHandle<()>> {
+pub fn start(
+    parts: WorkerParts,
+    listeners: Vec<TcpListener>,
+    announcer: Option<Announcer>,
+) -> io::Result<JoinHandle<()>> {
     let name = format!("{THREAD_NAME_PREFIX}{}", parts.shard.index().0);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(name).spawn(move || {
         let tasks = LocalSet::new();
-        tasks.block_on(&runtime, run(Worker::new(parts), listeners));
+        tasks.block_on(&runtime, run(Worker::new(parts), listeners, announcer));
     })
 }
 
 /// Works until the broker ends and the clients have had their farewell.
-async fn run(worker: Rc<Worker>, listeners: Vec<TcpListener>) {
+async fn run(worker: Rc<Worker>, listeners: Vec<TcpListener>, announcer: Option<Announcer>) {
     tokio::task::spawn_local(flush::flush_for_ever(Rc::clone(&worker)));
     tokio::task::spawn_local(keep_time(Rc::clone(&worker)));
+    if let Some(announcer) = announcer {
+        tokio::task::spawn_local(announcer.announce_for_ever(Rc::clone(&worker)));
+    }
     let accepting: Vec<_> = listeners
         .into_iter()
         .map(|listener| tokio::task::spawn_local(accept::accept_for_ever(Rc::clone(&worker), listener)))

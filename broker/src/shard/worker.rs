@@ -16,6 +16,7 @@ use veilmq_core::{
     Arrival, ConnectionId, Effect, Environment, IdMap, Input, Moment, Outbox, Record, Shard, ShardIndex,
     Ticket,
 };
+use veilmq_protocol::TopicName;
 
 use super::Mail;
 use super::connection::{CLOSE_SECONDS_MAX, Connection, ConnectionTask};
@@ -145,6 +146,20 @@ impl Worker {
     /// Makes a turn with one input.
     pub(super) fn turn(&self, input: Input<'_>) {
         self.make_turn(|shard, environment, effects| shard.handle(environment, input, effects));
+    }
+
+    /// Publishes what the broker says of itself: topics below `$SYS`, each with its payload.
+    pub(super) fn announce(&self, announcements: &[(String, String)]) {
+        if announcements.is_empty() {
+            return;
+        }
+        self.make_turn(|shard, environment, effects| {
+            for (topic, payload) in announcements {
+                let Ok(topic) = TopicName::new(topic) else { continue };
+                let input = Input::Announced { topic, payload: payload.as_bytes() };
+                shard.handle(environment, input, effects);
+            }
+        });
     }
 
     fn make_turn(&self, act: impl FnOnce(&mut Shard, &mut Environment<'_>, &mut Vec<Effect>)) {
