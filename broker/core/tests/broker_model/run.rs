@@ -1,0 +1,369 @@
+//! A run: the same clients at the core and at the model, and the comparison of what each client received.
+
+use std::collections::BTreeMap;
+use std::num::{NonZeroU16, NonZeroU32};
+
+use veilmq_core::ConnectionId;
+use veilmq_protocol::{
+    Acknowledgement, Connect, Disconnect, Packet, PublishProperties, QoS, ReasonCode, RetainHandling,
+    Subscribe, SubscribeFiltersBuf, SubscribeOptions, TopicFilter, TopicName, Unsubscribe,
+    UnsubscribeFiltersBuf, UserProperties, UserPropertiesBuf, Will,
+};
+use veilmq_simulator::{World, connect_v5, connect_v311, id, publish};
+
+use super::action::{self, Action, Alias, CLIENTS, Manner, Publication, Request};
+use super::packet::{self, Connection, Reader, Stream};
+use super::wire::Traffic;
+use super::{Answer, Broker};
+
+const NAMES: [&str; CLIENTS] = ["ann", "bob", "cid", "dee"];
+/// No exchange of a run gets this far.
+const STRAY_ID: u16 = 60_000;
+
+/// The core and the model, side by side.
+pub(crate) struct Run {
+    world: Option<World>,
+    model: Broker,
+    /// Which connection each client has.
+    clients: [Option<Connection>; CLIENTS],
+    readers: BTreeMap<Connection, Reader>,
+    messages: u32,
+}
+
+impl Run {
+    pub(crate) fn new(shards: u16) -> Self {
+        let world = World::new(shards);
+        Self {
+            model: Broker::new(world.now().milliseconds()),
+            world: Some(world),
+            clients: [None; CLIENTS],
+            readers: BTreeMap::new(),
+            messages: 0,
+        }
+    }
+
+    /// Does one step with both, and compares.
+    pub(crate) fn step(&mut self, action: &Action) {
+        // Each step has a moment of its own, so no two deadlines meet.
+        self.world().pass(1);
+        self.compare(&"a millisecond", |model| model.pass(1));
+        match action {
+            Action::Connect(connect) => self.connect(connect),
+            Action::Cut { client } => self.cut(*client),
+            Action::Send { client, request } => self.send(*client, request),
+            Action::Pass { seconds } => {
+                self.world().pass(seconds * 1_000);
+                self.compare(action, |model| model.pass(seconds * 1_000));
+            }
+            Action::Restart { shards } => self.restart(*shards),
+        }
+    }
+
+    fn world(&mut self) -> &mut World {
+        self.world.as_mut().unwrap()
+    }
+
+    fn connect(&mut self, connect: &action::Connect) {
+        let connect = action::Connect {
+            will: connect.will.clone().map(|will| action::Will { payload: self.next_payload(), ..will }),
+            ..connect.clone()
+        };
+        let name = NAMES[connect.client];
+        let packet = match connect.is_v5 {
+            true => connect_v5(name, connect.clean_start, connect.expiry_seconds),
+            false => connect_v311(name, connect.clean_start),
+        };
+        let mut pairs = UserPropertiesBuf::new();
+        let mut packet = Connect { keep_alive_seconds: connect.keep_alive_seconds, ..packet };
+        if connect.is_v5 {
+            packet.properties.receive_maximum = NonZeroU16::new(connect.receive_maximum);
+            packet.properties.topic_alias_maximum = connect.alias_maximum;
+        }
+        packet.will = connect.will.as_ref().map(|will| Will {
+            qos: qos(will.qos),
+            retain: will.retain,
+            topic: TopicName::new(will.topic).unwrap(),
+            payload: will.payload.as_bytes(),
+            delay_seconds: will.delay_seconds,
+            properties: PublishProperties {
+                message_expiry_seconds: will.expiry_seconds,
+                ..properties(will.has_properties, &will.payload, &mut pairs)
+            },
+        });
+        let connection = self.world().connect(&packet).0;
+        self.readers.insert(connection, Reader::new(packet.version, connect.alias_maximum));
+        self.clients[connect.client] = Some(connection);
+        self.compare(&packet, |model| model.connect(name, connection, &connect));
+    }
+
+    fn cut(&mut self, client: usize) {
+        let Some(connection) = self.clients[client].take() else { return };
+        self.world().cut(ConnectionId(connection));
+        self.compare(&"connection lost", |model| model.cut(NAMES[client]));
+    }
+
+    fn restart(&mut self, shards: u16) {
+        let world = self.world.take().unwrap();
+        assert!(!world.has_uncommitted(), "everything is committed at once");
+        self.world = Some(world.crash(shards).0);
+        self.world().pass(0);
+        self.readers.clear();
+        self.clients = [None; CLIENTS];
+        self.compare(&"restart", Broker::restart);
+    }
+
+    fn send(&mut self, client: usize, request: &Request) {
+        let Some(connection) = self.clients[client] else { return };
+        let (name, connection) = (NAMES[client], ConnectionId(connection));
+        let is_v5 = self.readers[&connection.0].is_v5();
+        match request {
+            Request::Ping => {
+                self.world().send(connection, &Packet::PingReq);
+                self.compare(request, |model| model.ping(name));
+            }
+            Request::Disconnect { with_will, expiry_seconds } => {
+                let (with_will, expiry_seconds) = (*with_will && is_v5, expiry_seconds.filter(|_| is_v5));
+                let reason = if with_will { ReasonCode::DisconnectWithWill } else { ReasonCode::Success };
+                let disconnect =
+                    Disconnect { session_expiry_seconds: expiry_seconds, ..Disconnect::new(reason) };
+                self.world().send(connection, &Packet::Disconnect(disconnect));
+                self.compare(request, |model| model.disconnect(name, with_will, expiry_seconds));
+            }
+            Request::Subscribe { id, filters } => {
+                let filters: Vec<_> =
+                    filters.iter().map(|(name, options)| (*name, options.of(is_v5))).collect();
+                let id = id.filter(|_| is_v5);
+                self.subscribe(connection, id, &filters);
+                self.compare(request, |model| model.subscribe(name, 9, id, &filters));
+            }
+            Request::Unsubscribe { filters } => {
+                let mut list = UnsubscribeFiltersBuf::new();
+                filters.iter().for_each(|filter| list.push(TopicFilter::new(filter).unwrap()));
+                let (user, list) = (UserProperties::default(), list.as_filters());
+                let unsubscribe = Unsubscribe { packet_id: id(9), user, filters: list };
+                self.world().send(connection, &Packet::Unsubscribe(unsubscribe));
+                self.compare(request, |model| model.unsubscribe(name, 9, filters));
+            }
+            Request::Publish(publication) => {
+                let publication = publication.of(is_v5, self.next_payload());
+                self.publish(connection, &publication);
+                self.compare(request, |model| model.publish(name, &publication));
+            }
+            Request::Release { id: packet_id } => {
+                self.world().ack(connection, Packet::PubRel, *packet_id);
+                self.compare(request, |model| model.release(name, *packet_id));
+            }
+            Request::Answer { which, manner } => self.acknowledge(client, connection, *which, *manner),
+        }
+    }
+
+    fn subscribe(
+        &mut self,
+        connection: ConnectionId,
+        subscription_id: Option<u32>,
+        filters: &[(&str, action::Options)],
+    ) {
+        let mut list = SubscribeFiltersBuf::new();
+        for (filter, options) in filters {
+            let options = SubscribeOptions {
+                qos: qos(options.qos),
+                no_local: options.no_local,
+                retain_as_published: options.retain_as_published,
+                retain_handling: match options.retain_handling {
+                    0 => RetainHandling::Send,
+                    1 => RetainHandling::SendIfNew,
+                    _ => RetainHandling::DoNotSend,
+                },
+            };
+            list.push(TopicFilter::new(filter).unwrap(), options).unwrap();
+        }
+        let subscribe = Subscribe {
+            packet_id: id(9),
+            subscription_id: subscription_id.and_then(NonZeroU32::new),
+            user: UserProperties::default(),
+            filters: list.as_filters(),
+        };
+        self.world().send(connection, &Packet::Subscribe(subscribe));
+    }
+
+    fn publish(&mut self, connection: ConnectionId, publication: &Publication) {
+        let mut pairs = UserPropertiesBuf::new();
+        let properties = properties(publication.has_properties, &publication.payload, &mut pairs);
+        let packet = publish(publication.topic, &publication.payload, qos(publication.qos), publication.id);
+        let packet = veilmq_protocol::Publish {
+            dup: publication.dup,
+            retain: publication.retain,
+            topic: packet.topic.filter(|_| !matches!(publication.alias, Alias::Use(_))),
+            properties: PublishProperties {
+                message_expiry_seconds: publication.expiry_seconds,
+                topic_alias: match publication.alias {
+                    Alias::None => None,
+                    Alias::Bind(alias) | Alias::Use(alias) => NonZeroU16::new(alias),
+                },
+                ..properties
+            },
+            ..packet
+        };
+        self.world().send(connection, &Packet::Publish(packet));
+    }
+
+    /// Lets a client answer one of the messages that it is receiving.
+    fn acknowledge(&mut self, client: usize, connection: ConnectionId, which: usize, manner: Manner) {
+        let name = NAMES[client];
+        let unfinished = self.model.unfinished(name);
+        if unfinished.is_empty() {
+            return;
+        }
+        let (packet_id, qos, is_released) = unfinished[which % unfinished.len()];
+        let proper = match (qos, is_released) {
+            (1, _) => Answer::Taken,
+            (_, false) => Answer::Received,
+            (_, true) => Answer::Complete,
+        };
+        let confused = if qos == 1 { Answer::Received } else { Answer::Taken };
+        let (answer, packet_id) = match manner {
+            Manner::Proper | Manner::Refuse => (proper, packet_id),
+            Manner::ReceiveAgain if qos == 2 => (Answer::Received, packet_id),
+            Manner::ReceiveAgain => (proper, packet_id),
+            Manner::Stray => (proper, STRAY_ID),
+            Manner::Confused => (confused, packet_id),
+        };
+        let is_error = matches!((manner, answer), (Manner::Refuse, Answer::Taken | Answer::Received));
+        let reason = if is_error { ReasonCode::ImplementationSpecificError } else { ReasonCode::Success };
+        // MQTT 3.1.1 has no way to refuse.
+        let is_error = is_error && self.readers[&connection.0].is_v5();
+        let acknowledgement = Acknowledgement::new(id(packet_id), reason);
+        let packet = match answer {
+            Answer::Taken => Packet::PubAck(acknowledgement),
+            Answer::Received => Packet::PubRec(acknowledgement),
+            Answer::Complete => Packet::PubComp(acknowledgement),
+        };
+        self.world().send(connection, &packet);
+        self.compare(&packet, |model| model.acknowledge(name, answer, packet_id, is_error));
+    }
+
+    fn next_payload(&mut self) -> String {
+        self.messages += 1;
+        format!("message {}", self.messages)
+    }
+
+    /// Lets the model do what the core has done, and compares what each client received.
+    fn compare(&mut self, what: &dyn std::fmt::Debug, act: impl FnOnce(&mut Broker)) {
+        let seen = self.read();
+        self.model.wire.begin(seen.clone());
+        act(&mut self.model);
+        let expected = self.model.wire.end();
+        for connection in self.readers.keys() {
+            let seen = seen.get(connection).map_or(&[][..], Vec::as_slice);
+            let expected = expected.get(connection).map_or(&[][..], Vec::as_slice);
+            assert!(
+                are_equal(seen, expected),
+                "after {what:?}\nconnection {connection} got\n{}instead of\n{}",
+                lines(seen),
+                lines(expected),
+            );
+        }
+        self.forget_closed(&expected);
+    }
+
+    /// Takes what has arrived at the clients.
+    fn read(&mut self) -> Traffic {
+        let world = self.world.as_mut().unwrap();
+        let mut seen = Traffic::new();
+        for (connection, reader) in &mut self.readers {
+            let mut packets = reader.read(&world.bytes(ConnectionId(*connection)));
+            if world.is_closed(ConnectionId(*connection)) {
+                packets.push(packet::Packet::Closed);
+            }
+            if !packets.is_empty() {
+                seen.insert(*connection, packets);
+            }
+        }
+        seen
+    }
+
+    fn forget_closed(&mut self, traffic: &Traffic) {
+        for (connection, packets) in traffic {
+            if packets.last() == Some(&packet::Packet::Closed) {
+                self.readers.remove(connection);
+                for client in &mut self.clients {
+                    *client = client.filter(|held| held != connection);
+                }
+            }
+        }
+    }
+}
+
+/// Compares what a client received in one step: each stream in order, CONNACK before everything, the farewell after it.
+fn are_equal(seen: &[packet::Packet], expected: &[packet::Packet]) -> bool {
+    let by_stream = |packets: &[packet::Packet]| {
+        let mut streams: BTreeMap<Stream, Vec<packet::Packet>> = BTreeMap::new();
+        for packet in packets {
+            streams.entry(packet.stream()).or_default().push(packet.clone());
+        }
+        streams
+    };
+    let is_framed = |packets: &[packet::Packet]| {
+        let connack = packets.iter().position(|packet| matches!(packet, packet::Packet::ConnAck { .. }));
+        let farewell = packets
+            .iter()
+            .position(|packet| matches!(packet, packet::Packet::Disconnect { .. } | packet::Packet::Closed));
+        let is_farewell = |packet: &packet::Packet| {
+            matches!(packet, packet::Packet::Disconnect { .. } | packet::Packet::Closed)
+        };
+        connack.is_none_or(|at| at == 0) && farewell.is_none_or(|at| packets[at..].iter().all(is_farewell))
+    };
+    is_framed(seen) && by_stream(seen) == by_stream(expected)
+}
+
+fn lines(packets: &[packet::Packet]) -> String {
+    packets.iter().map(|packet| format!("  {packet:?}\n")).collect()
+}
+
+fn qos(value: u8) -> QoS {
+    QoS::try_from(value).unwrap()
+}
+
+/// The properties that the model calls by the same name.
+fn properties<'a>(
+    has_properties: bool,
+    payload: &'a str,
+    pairs: &'a mut UserPropertiesBuf,
+) -> PublishProperties<'a> {
+    if !has_properties {
+        return PublishProperties::default();
+    }
+    pairs.push("key", "1").unwrap();
+    pairs.push("key", "2").unwrap();
+    PublishProperties {
+        payload_is_utf8: Some(true),
+        response_topic: Some(TopicName::new("answers").unwrap()),
+        correlation_data: Some(payload.as_bytes()),
+        content_type: Some("text/plain"),
+        user: pairs.as_user_properties(),
+        ..PublishProperties::default()
+    }
+}
+
+impl action::Options {
+    /// Leaves out what the client's protocol version does not have.
+    fn of(self, is_v5: bool) -> Self {
+        match is_v5 {
+            true => self,
+            false => Self { qos: self.qos, no_local: false, retain_as_published: false, retain_handling: 0 },
+        }
+    }
+}
+
+impl Publication {
+    /// Gives it a payload, and leaves out what the client's protocol version does not have.
+    fn of(&self, is_v5: bool, payload: String) -> Self {
+        Self {
+            payload: if self.is_empty { String::new() } else { payload },
+            alias: if is_v5 { self.alias } else { Alias::None },
+            expiry_seconds: self.expiry_seconds.filter(|_| is_v5),
+            has_properties: self.has_properties && is_v5,
+            ..self.clone()
+        }
+    }
+}

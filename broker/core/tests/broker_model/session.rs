@@ -1,0 +1,251 @@
+//! A session of the model: what waits for a client, and what it has not answered.
+
+use std::collections::HashMap;
+
+use super::action::Will;
+use super::packet::{self, Packet, Properties, Publish};
+use super::wire::Wire;
+
+/// An Application Message.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    pub(super) topic: String,
+    pub(super) payload: String,
+    pub(super) qos: u8,
+    pub(super) retain: bool,
+    /// When it came, in milliseconds.
+    pub(super) arrived_at: u64,
+    pub(super) expiry_seconds: Option<u32>,
+    pub(super) properties: Properties,
+}
+
+impl Message {
+    /// [MQTT-3.3.2-5]
+    pub(super) fn is_expired(&self, now: u64) -> bool {
+        self.expiry_seconds.is_some_and(|seconds| now - self.arrived_at >= u64::from(seconds) * 1_000)
+    }
+
+    /// [MQTT-3.3.2-6]
+    fn remaining_seconds(&self, now: u64) -> Option<u32> {
+        let waited = u32::try_from((now - self.arrived_at) / 1_000).unwrap();
+        self.expiry_seconds.map(|seconds| seconds.saturating_sub(waited))
+    }
+}
+
+/// A message on its way to one session.
+#[derive(Clone, Debug)]
+pub(crate) struct Delivery {
+    pub(super) message: Message,
+    pub(super) qos: u8,
+    pub(super) retain: bool,
+    pub(super) subscription_ids: Vec<u32>,
+    /// Deliveries that came up at the same moment have no order among themselves.
+    pub(super) moment: u64,
+}
+
+/// A delivery that the client has begun to receive.
+#[derive(Clone, Debug)]
+pub(crate) struct Exchange {
+    pub(crate) id: u16,
+    pub(crate) delivery: Delivery,
+    /// PUBREC came, so it is PUBREL that is repeated from now on.
+    pub(crate) is_released: bool,
+    /// Its current packet was sent on this connection.
+    is_sent: bool,
+    /// It takes one of the client's Receive Maximum.
+    is_charged: bool,
+}
+
+/// What a session asked for with a Topic Filter.
+#[derive(Clone, Debug)]
+pub(crate) struct Subscription {
+    pub(super) filter: String,
+    pub(super) qos: u8,
+    pub(super) no_local: bool,
+    pub(super) retain_as_published: bool,
+    pub(super) id: Option<u32>,
+}
+
+/// The connection of a session.
+pub(crate) struct Link {
+    pub(super) connection: packet::Connection,
+    pub(super) is_v5: bool,
+    pub(super) receive_maximum: usize,
+    pub(super) keep_alive_seconds: u16,
+    pub(super) heard_at: u64,
+    /// The client's own aliases.
+    pub(super) aliases: HashMap<u16, String>,
+}
+
+/// Session State.
+pub(crate) struct Session {
+    pub(super) link: Option<Link>,
+    /// It survives a restart of the broker.
+    pub(super) is_stored: bool,
+    pub(super) expiry_seconds: u32,
+    pub(super) gone_at: Option<u64>,
+    pub(super) will: Option<Will>,
+    pub(super) subscriptions: Vec<Subscription>,
+    /// QoS 2 identifiers of the client that await PUBREL.
+    pub(super) received: Vec<u16>,
+    pub(super) in_flight: Vec<Exchange>,
+    pub(super) queue: Vec<Delivery>,
+}
+
+impl Session {
+    pub(super) fn new(is_stored: bool) -> Self {
+        Self {
+            link: None,
+            is_stored,
+            expiry_seconds: 0,
+            gone_at: None,
+            will: None,
+            subscriptions: Vec::new(),
+            received: Vec::new(),
+            in_flight: Vec::new(),
+            queue: Vec::new(),
+        }
+    }
+
+    /// Starts a connection: everything unanswered is to be sent again ([MQTT-4.4.0-1]).
+    pub(super) fn connected(&mut self, link: Link) {
+        self.link = Some(link);
+        self.gone_at = None;
+        for exchange in &mut self.in_flight {
+            exchange.is_sent = false;
+            exchange.is_charged = false;
+        }
+    }
+
+    /// Returns when the session ends, in milliseconds.
+    pub(super) fn ends_at(&self) -> Option<u64> {
+        let gone_at = self.gone_at?;
+        (self.expiry_seconds != u32::MAX).then(|| gone_at + u64::from(self.expiry_seconds) * 1_000)
+    }
+
+    /// Returns when the Will is due, unless the session ends before.
+    pub(super) fn will_at(&self) -> Option<u64> {
+        Some(self.gone_at? + u64::from(self.will.as_ref()?.delay_seconds) * 1_000)
+    }
+
+    /// Returns when the client has been silent for too long ([MQTT-3.1.2-22]).
+    pub(super) fn silent_at(&self) -> Option<u64> {
+        let link = self.link.as_ref().filter(|link| link.keep_alive_seconds > 0)?;
+        Some(link.heard_at + u64::from(link.keep_alive_seconds) * 1_500)
+    }
+
+    /// Sends a message, or lets it wait.
+    pub(super) fn deliver(&mut self, delivery: Delivery, now: u64, wire: &mut Wire) {
+        if delivery.message.is_expired(now) {
+            return;
+        }
+        if delivery.qos > 0 {
+            self.queue.push(delivery);
+            self.send_due(now, wire);
+        } else if let Some(link) = &self.link {
+            wire.publish(link.connection, link.publish(&delivery, false, now));
+        }
+    }
+
+    /// Sends everything that may be sent now.
+    pub(super) fn send_due(&mut self, now: u64, wire: &mut Wire) {
+        while self.send_again(now, wire) || self.send_new(now, wire) {}
+    }
+
+    /// Sends one packet of an exchange that was begun before; false if there is none.
+    fn send_again(&mut self, now: u64, wire: &mut Wire) -> bool {
+        let Some(link) = &self.link else { return false };
+        let charged = self.in_flight.iter().filter(|exchange| exchange.is_charged).count();
+        // [MQTT-3.3.4-9], [MQTT-3.3.4-10]
+        let has_room = charged < link.receive_maximum;
+        let may_go = |exchange: &&Exchange| !exchange.is_sent && (exchange.is_released || has_room);
+        // The oldest is first, among PUBREL packets and among messages of one QoS.
+        let is_first = |exchange: &&Exchange| {
+            let mut alike = self.in_flight.iter().filter(|other| other.kind() == exchange.kind());
+            alike.find(may_go).is_some_and(|first| first.id == exchange.id)
+        };
+        let due: Vec<&Exchange> = self.in_flight.iter().filter(may_go).filter(is_first).collect();
+        let packets: Vec<Packet> = due.iter().map(|exchange| exchange.packet_again(link, now)).collect();
+        if packets.is_empty() {
+            return false;
+        }
+        let first = wire.first_seen(link.connection, &packets);
+        wire.send(link.connection, packets[first].clone());
+        let id = due[first].id;
+        for exchange in self.in_flight.iter_mut().filter(|exchange| exchange.id == id) {
+            exchange.is_sent = true;
+            exchange.is_charged = true;
+        }
+        true
+    }
+
+    /// Sends the next message that waits; false if none may go.
+    fn send_new(&mut self, now: u64, wire: &mut Wire) -> bool {
+        let Some(link) = &self.link else { return false };
+        self.queue.retain(|delivery| !delivery.message.is_expired(now));
+        let is_behind = self.in_flight.iter().any(|exchange| !exchange.is_sent && !exchange.is_released);
+        let Some(first) = self.queue.first() else { return false };
+        if is_behind || self.in_flight.len() >= link.receive_maximum {
+            return false;
+        }
+        let equal = self.queue.iter().take_while(|delivery| delivery.moment == first.moment);
+        let packets: Vec<Packet> =
+            equal.map(|delivery| Packet::Publish(link.publish(delivery, false, now))).collect();
+        let delivery = self.queue.remove(wire.first_seen(link.connection, &packets));
+        let id = wire.publish(link.connection, link.publish(&delivery, false, now));
+        // [MQTT-2.2.1-4]
+        let is_in_use = id != 0 && self.exchange(id).is_some();
+        assert!(!is_in_use, "identifier {id} is in use");
+        self.in_flight.push(Exchange { id, delivery, is_released: false, is_sent: true, is_charged: true });
+        true
+    }
+
+    /// Finds the exchange that an acknowledgement names.
+    pub(super) fn exchange(&self, id: u16) -> Option<usize> {
+        self.in_flight.iter().position(|exchange| exchange.id == id)
+    }
+
+    /// The client has taken the message over (PUBREC).
+    pub(super) fn release(&mut self, index: usize) {
+        self.in_flight[index].is_released = true;
+        self.in_flight[index].is_sent = false;
+    }
+}
+
+impl Exchange {
+    fn kind(&self) -> (bool, u8) {
+        (self.is_released, self.delivery.qos)
+    }
+
+    /// Returns what is sent of this exchange on a new connection.
+    fn packet_again(&self, link: &Link, now: u64) -> Packet {
+        if self.is_released {
+            return Packet::PubRel { id: self.id, reason: 0 };
+        }
+        Packet::Publish(Publish { id: self.id, ..link.publish(&self.delivery, true, now) })
+    }
+}
+
+impl Link {
+    /// Returns a delivery as this client gets it, without Packet Identifier.
+    fn publish(&self, delivery: &Delivery, dup: bool, now: u64) -> Publish {
+        let message = &delivery.message;
+        let publish = Publish {
+            topic: message.topic.clone(),
+            payload: message.payload.clone(),
+            qos: delivery.qos,
+            retain: delivery.retain,
+            dup,
+            id: 0,
+            subscription_ids: delivery.subscription_ids.clone(),
+            expiry_seconds: message.remaining_seconds(now),
+            properties: message.properties.clone(),
+        };
+        if self.is_v5 {
+            return publish;
+        }
+        // MQTT 3.1.1 has no properties.
+        let properties = Properties::default();
+        Publish { subscription_ids: Vec::new(), expiry_seconds: None, properties, ..publish }
+    }
+}
