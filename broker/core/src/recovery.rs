@@ -168,7 +168,7 @@ impl Recovery {
             if message.is_expired(now) {
                 cleanup.push(Record::RetainedCleared { topic: Arc::from(message.topic()) });
             } else {
-                shared.retained.store(message);
+                shared.retained.restore(message);
                 summary.retained += 1;
             }
         }

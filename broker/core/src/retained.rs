@@ -57,10 +57,20 @@ impl RetainedIndex {
         if inner.bytes - before + message.size_bytes() > self.bytes_max {
             return Stored::OverBudget;
         }
-        inner.remove(message.topic());
-        inner.bytes += message.size_bytes();
-        inner.topics.insert(Arc::from(message.topic()), Arc::clone(message));
+        inner.replace(message);
         Stored::Kept
+    }
+
+    /// Takes back a message that was stored, whatever the budget is now: one that was acknowledged is not lost to a lower limit.
+    pub(crate) fn restore(&self, message: &Arc<Message>) {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        inner.replace(message);
+    }
+
+    /// Returns the message that a topic retains now.
+    pub(crate) fn current(&self, topic: &str) -> Option<Arc<Message>> {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        inner.topics.get(topic).map(Arc::clone)
     }
 
     /// Keeps a message of the broker itself on a `$SYS` topic.
@@ -102,6 +112,12 @@ impl RetainedIndex {
 }
 
 impl Inner {
+    fn replace(&mut self, message: &Arc<Message>) {
+        self.remove(message.topic());
+        self.bytes += message.size_bytes();
+        self.topics.insert(Arc::from(message.topic()), Arc::clone(message));
+    }
+
     fn remove(&mut self, topic: &str) -> bool {
         match self.topics.remove(topic) {
             Some(old) => {

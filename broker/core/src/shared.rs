@@ -10,6 +10,7 @@ use veilmq_protocol::veil::channel::{Identity, ServerPolicy, TrustAnchors};
 use crate::farewell::PeerError;
 use crate::handshakes::{HalfOpen, Handshakes};
 use crate::id::{MessageId, Sequence, SessionId, ShardIndex};
+use crate::record::Record;
 use crate::retained::RetainedIndex;
 use crate::routes::Routes;
 use crate::settings::Settings;
@@ -61,6 +62,32 @@ impl Shared {
     /// Returns the authorities whose certificates admit clients; they may change at any time.
     pub fn trust(&self) -> &RwLock<TrustAnchors> {
         &self.trust
+    }
+
+    /// Brings records of retained messages up to date: each comes to say what its topic retains now. Whoever commits batches
+    /// calls this right before, because the batches of several shards arrive in another order than the shards changed the
+    /// index in. The last to be stored then says what the index says, and none takes back a newer one.
+    pub fn refresh(&self, batch: &mut [Record]) {
+        for record in batch {
+            let topic: Arc<str> = match record {
+                Record::Retained { message } => Arc::from(message.topic()),
+                Record::RetainedCleared { topic } => Arc::clone(topic),
+                Record::Session(_)
+                | Record::SessionEnded { .. }
+                | Record::Subscribed { .. }
+                | Record::Unsubscribed { .. }
+                | Record::Published { .. }
+                | Record::Forgotten { .. }
+                | Record::Advanced { .. }
+                | Record::Settled { .. }
+                | Record::Received { .. }
+                | Record::Released { .. } => continue,
+            };
+            *record = match self.retained.current(&topic) {
+                Some(message) => Record::Retained { message },
+                None => Record::RetainedCleared { topic },
+            };
+        }
     }
 
     /// Returns how many messages of clients are retained, and their bytes.

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use veilmq_core::Moment;
+use veilmq_core::{Moment, Settings};
 use veilmq_protocol::{Connect, Packet, Publish, PublishProperties, QoS, TopicName, Will};
-use veilmq_simulator::{World, connect_v5, publish};
+use veilmq_simulator::{Conn, World, connect_v5, publish};
 
 fn offline_subscriber(world: &mut World, qos: QoS) {
     let (subscriber, _) = world.join("s", true, 3_600);
@@ -420,4 +420,85 @@ fn an_expired_retained_message_is_forgotten_by_the_store_too() {
     let mut count = |record| retained += usize::from(matches!(record, veilmq_core::Record::Retained { .. }));
     veilmq_core::Store::replay(&mut world.store, &mut count).unwrap();
     assert_eq!(retained, 0);
+}
+
+/// Returns connections of sessions on shard 0 and on shard 1.
+fn join_on_two_shards(world: &mut World) -> (Conn, Conn) {
+    let clients: Vec<Conn> = (0..8).map(|number| world.join(&format!("c{number}"), true, 0).0).collect();
+    let on = |shard| *clients.iter().find(|client| world.shard_of(**client) == shard).unwrap();
+    (on(0), on(1))
+}
+
+#[test]
+fn the_retained_message_that_survives_is_the_newest_whichever_shard_stores_first() {
+    // What each of two clients on different shards publishes, in this order; an empty payload clears.
+    for (first, second) in [("old", "new"), ("old", ""), ("", "new")] {
+        for committed in [1, 2] {
+            let mut world = World::new(2);
+            let (left, right) = join_on_two_shards(&mut world);
+            world.retain(left, "t", "before");
+            world.commits_at_once = false;
+            let retain = |payload| Publish { retain: true, ..publish("t", payload, QoS::AtLeastOnce, 1) };
+
+            world.send(left, &Packet::Publish(retain(first)));
+            world.send(right, &Packet::Publish(retain(second)));
+            for shard in [1, 0].into_iter().take(committed) {
+                assert!(world.commit_one_of(shard));
+            }
+
+            let (mut world, _) = world.crash(1);
+            let (late, _) = world.join("late", true, 0);
+            world.subscribe(late, "t", QoS::AtMostOnce);
+            let expected =
+                if second.is_empty() { None } else { Some(format!("PUBLISH t {second:?} qos0 retain")) };
+            let answers: Vec<String> = Some("SUBACK [00]".to_owned()).into_iter().chain(expected).collect();
+            assert_eq!(world.received(late), answers, "{first:?} then {second:?}, {committed} stored");
+        }
+    }
+}
+
+#[test]
+fn a_retained_message_that_was_acknowledged_survives_though_a_newer_one_does_not() {
+    let mut world = World::new(2);
+    let (left, right) = join_on_two_shards(&mut world);
+    world.commits_at_once = false;
+    let retain = |payload| Publish { retain: true, ..publish("t", payload, QoS::AtLeastOnce, 1) };
+    world.send(left, &Packet::Publish(retain("old")));
+    world.send(right, &Packet::Publish(retain("new")));
+
+    world.commit_one_of(0);
+
+    assert_eq!(world.received(left), ["PUBACK id1 0x10"]);
+    assert!(world.received(right).is_empty());
+    let (mut world, summary) = world.crash(1);
+    assert_eq!(summary.retained, 1);
+    let (late, _) = world.join("late", true, 0);
+    world.subscribe(late, "t", QoS::AtMostOnce);
+    let received = world.received(late);
+    assert!(received[1].starts_with("PUBLISH t "), "{received:?}");
+}
+
+#[test]
+fn a_lower_limit_of_retained_messages_loses_none_that_is_stored() {
+    let mut world = World::new(1);
+    let (client, _) = world.join("c", true, 0);
+    world.retain(client, "a", "1");
+    world.retain(client, "b", "2");
+
+    let (mut world, summary) = world.restart(Settings { retained_bytes_max: 1, ..Settings::default() });
+
+    assert_eq!(summary.retained, 2);
+    let (client, _) = world.join("c", true, 0);
+    world.subscribe(client, "#", QoS::AtMostOnce);
+    assert_eq!(
+        world.received(client),
+        ["SUBACK [00]", "PUBLISH a \"1\" qos0 retain", "PUBLISH b \"2\" qos0 retain"]
+    );
+    world.retain(client, "c", "3");
+    world.retain(client, "a", "");
+    let (mut world, summary) = world.crash(1);
+    assert_eq!(summary.retained, 1);
+    let (client, _) = world.join("c", true, 0);
+    world.subscribe(client, "#", QoS::AtMostOnce);
+    assert_eq!(world.received(client), ["SUBACK [00]", "PUBLISH b \"2\" qos0 retain"]);
 }

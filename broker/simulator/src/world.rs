@@ -137,7 +137,18 @@ impl World {
 
     /// Makes the oldest batch durable that waits; false if none does.
     pub fn commit_one(&mut self) -> bool {
-        let Some((shard, ticket, records)) = self.pending.pop_front() else { return false };
+        self.commit_at(0)
+    }
+
+    /// Makes the oldest batch of one shard durable that waits, before older ones of others; false if it has none.
+    pub fn commit_one_of(&mut self, shard: usize) -> bool {
+        let Some(position) = self.pending.iter().position(|(of, _, _)| *of == shard) else { return false };
+        self.commit_at(position)
+    }
+
+    fn commit_at(&mut self, position: usize) -> bool {
+        let Some((shard, ticket, mut records)) = self.pending.remove(position) else { return false };
+        self.shared.refresh(&mut records);
         self.store.commit(&records).unwrap();
         self.turn(shard, Input::Committed(ticket));
         true
@@ -251,6 +262,11 @@ impl World {
             shard.stats().add_to(&mut totals);
         }
         totals
+    }
+
+    /// Returns the shard that has a connection.
+    pub fn shard_of(&self, connection: Conn) -> usize {
+        self.clients[&connection.0].shard
     }
 
     /// Tells whether the broker has closed a connection.

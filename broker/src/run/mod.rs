@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 use veilmq_config::{BrokerConfig, Mode};
-use veilmq_core::{Shard, Shared, Stats, StoreError, VeilServer};
+use veilmq_core::{Record, Shard, Shared, Stats, StoreError, VeilServer};
 use veilmq_protocol::veil::channel::Identity;
 
 use self::recovery::Recovered;
@@ -125,7 +125,7 @@ impl Broker {
         let bound = bind(config, shards)?;
 
         let exchange = Arc::new(Exchange::new(shards, settings::bytes(config.limits.mailbox_bytes_max)));
-        let writer = start_writer(config, store, &exchange)?;
+        let writer = start_writer(config, store, &shared, &exchange)?;
         state.watch(Arc::clone(&exchange) as _);
         let storage = writer.handle();
         let metrics = settings::DaemonMetrics { shared: Arc::clone(&shared), storage: storage.clone() };
@@ -199,6 +199,7 @@ fn bind(config: &BrokerConfig, shards: u16) -> Result<Vec<Bound>, RunError> {
 fn start_writer(
     config: &BrokerConfig,
     store: Box<dyn veilmq_core::Store>,
+    shared: &Arc<Shared>,
     exchange: &Arc<Exchange<Mail>>,
 ) -> Result<StorageWriter, RunError> {
     let options =
@@ -208,7 +209,10 @@ fn start_writer(
         let completion = if result.is_ok() { Completion::Committed } else { Completion::Failed };
         exchange.complete(shard, completion(ticket));
     };
-    StorageWriter::start(store, options, Box::new(tell)).map_err(RunError::system("start the storage thread"))
+    let shared = Arc::clone(shared);
+    let refresh = move |records: &mut [Record]| shared.refresh(records);
+    StorageWriter::start(store, options, Box::new(refresh), Box::new(tell))
+        .map_err(RunError::system("start the storage thread"))
 }
 
 fn start_shards(

@@ -27,7 +27,7 @@ use veilmq_core::{Record, Store, StoreError};
 pub use directory::DirectoryError;
 pub use replay::ReplayReport;
 pub use sled_store::{OpenReport, SledStore};
-pub use writer::{Completion, StorageHandle, StorageWriter, WriterOptions};
+pub use writer::{Completion, Refresh, StorageHandle, StorageWriter, WriterOptions};
 
 /// Opens the store that the configuration asks for; with [`Durability::Memory`] the directory is not touched.
 ///

@@ -23,6 +23,9 @@ const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// failed before; on failure the one given is not. It must not block.
 pub type Completion = Box<dyn Fn(ShardIndex, Ticket, Result<(), &StoreError>) + Send>;
 
+/// Called by the writer thread with all that the next commit stores, to bring it up to date.
+pub type Refresh = Box<dyn Fn(&mut [Record]) + Send>;
+
 /// How the writer commits.
 #[derive(Clone, Copy, Debug)]
 pub struct WriterOptions {
@@ -68,7 +71,12 @@ impl StorageWriter {
     ///
     /// # Errors
     /// The system gave no thread.
-    pub fn start(store: Box<dyn Store>, options: WriterOptions, completion: Completion) -> io::Result<Self> {
+    pub fn start(
+        store: Box<dyn Store>,
+        options: WriterOptions,
+        refresh: Refresh,
+        completion: Completion,
+    ) -> io::Result<Self> {
         let queue = Arc::new(Queue {
             waiting: Mutex::new(Waiting { submissions: VecDeque::new(), stopping: false }),
             arrived: Condvar::new(),
@@ -83,6 +91,7 @@ impl StorageWriter {
             queue: Arc::clone(&queue),
             store,
             interval,
+            refresh,
             completion,
             group: Group::default(),
             failing: false,
@@ -200,6 +209,7 @@ struct Worker {
     queue: Arc<Queue>,
     store: Box<dyn Store>,
     interval: Option<Duration>,
+    refresh: Refresh,
     completion: Completion,
     group: Group,
     /// Whether the last commit failed.
@@ -288,6 +298,7 @@ impl Worker {
             self.report_stored();
             return Ok(());
         }
+        (self.refresh)(&mut self.group.records);
         let started = Instant::now();
         let result = self.store.commit(&self.group.records);
         metrics::histogram!("veilmq_storage_commit_seconds").record(started.elapsed());

@@ -8,7 +8,7 @@ use veilmq::store::{StorageHandle, StorageWriter, WriterOptions};
 use veilmq_config::{Durability, StorageConfig};
 use veilmq_core::{Record, ShardIndex, Store, StoreError, Ticket};
 
-use crate::model::{open, published, replayed, session, sorted_texts};
+use crate::model::{cleared, open, published, replayed, retained, session, sorted_texts, text};
 
 const HOUR: Durability = Durability::Interval { milliseconds: 3_600_000 };
 
@@ -65,7 +65,16 @@ fn start(
         let _ = answer.send((shard.0, ticket.0, result.is_ok()));
     });
     let options = WriterOptions { durability, backlog_bytes_max };
-    (StorageWriter::start(store, options, completion).unwrap(), answers)
+    (StorageWriter::start(store, options, Box::new(refreshed), completion).unwrap(), answers)
+}
+
+/// Every topic that is said to be cleared retains a message again by the time it is stored.
+fn refreshed(records: &mut [Record]) {
+    for record in records {
+        if let Record::RetainedCleared { topic } = record {
+            *record = retained(topic, b"newer");
+        }
+    }
 }
 
 impl Bench {
@@ -100,6 +109,22 @@ fn what_arrives_during_a_commit_becomes_one_group_with_one_answer_per_shard() {
 
     assert_eq!(bench.answers(2), [(0, 4, true), (1, 4, true)]);
     assert_eq!(bench.stored(), 10);
+}
+
+#[test]
+fn records_are_brought_up_to_date_when_they_are_stored_not_when_they_arrive() {
+    let bench = bench(Durability::Commit, usize::MAX);
+    bench.submit(0, 1, vec![session(1, 0), cleared("t")]);
+    assert_eq!(bench.began.recv().unwrap(), 2);
+
+    bench.orders.send(Ok(())).unwrap();
+    assert_eq!(bench.answers(1), [(0, 1, true)]);
+
+    let stored = bench.stored.lock().unwrap();
+    assert_eq!(
+        stored.iter().map(text).collect::<Vec<_>>(),
+        [text(&session(1, 0)), text(&retained("t", b"newer"))]
+    );
 }
 
 #[test]
