@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use veilmq_core::Settings;
+use veilmq_protocol::QoS;
 
 /// A setting that a scenario can change.
 #[derive(Debug)]
@@ -28,8 +29,30 @@ macro_rules! same {
     };
 }
 
-const SETTINGS: [Setting; 16] = [
+/// An optional part of MQTT.
+macro_rules! capability {
+    ($name:literal, $field:ident) => {
+        Setting {
+            name: $name,
+            table: "mqtt",
+            apply: |settings, value| value.parse().map(|value| settings.capabilities.$field = value).is_ok(),
+        }
+    };
+}
+
+const SETTINGS: [Setting; 21] = [
     same!("access", anonymous),
+    Setting {
+        name: "maximum_qos",
+        table: "mqtt",
+        apply: |settings, value| {
+            let qos = value.parse().ok().and_then(|qos: u8| QoS::try_from(qos).ok());
+            qos.map(|qos| settings.capabilities.maximum_qos = qos).is_some()
+        },
+    },
+    capability!("retain_available", retain),
+    capability!("wildcard_subscription_available", wildcard_subscriptions),
+    capability!("subscription_identifier_available", subscription_ids),
     same!("limits", packet_bytes_max),
     same!("limits", connect_packet_bytes_max),
     same!("limits", connect_seconds_max),
@@ -38,6 +61,7 @@ const SETTINGS: [Setting; 16] = [
     same!("limits", receive_maximum),
     same!("limits", inflight_max),
     same!("limits", topic_alias_maximum),
+    same!("limits", topic_alias_to_client_max),
     same!("limits", topic_levels_max),
     same!("limits", client_id_bytes_max),
     same!("limits", subscriptions_per_session_max),
