@@ -1,4 +1,5 @@
-//! Listening sockets: one per shard on the same address, so that the kernel spreads connections over the shards.
+//! Listening sockets: one per shard on the same address, so that the kernel spreads connections over the shards. TCP is the
+//! ordered, lossless stream of bytes that MQTT asks for ([MQTT-4.2-1], [MQTT311-7.1.1-1]).
 //!
 //! Invariant: an address that another process listens on is refused, although our own sockets share theirs.
 

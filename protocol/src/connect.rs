@@ -85,17 +85,21 @@ impl<'a> Connect<'a> {
             ConnectProperties::default()
         };
         // [MQTT-3.1.3-1] The payload fields come in this order.
+        // [MQTT-3.1.3-3], [MQTT-3.1.3-4]
         let client_id = body.string("Client Identifier")?;
         if client_id.is_empty() && version == ProtocolVersion::V31 {
             return Err(DecodeError::ClientIdInvalid("Client Identifier"));
         }
+        // [MQTT-3.1.2-9]
         let will = flags.will.map(|will| will.read(&mut body, version)).transpose()?;
         // MQTT 3.1 section 3.1: a user name or password announced by its flag may be missing.
         let may_be_missing = version == ProtocolVersion::V31;
+        // [MQTT-3.1.2-16], [MQTT-3.1.2-17], [MQTT-3.1.3-12]
         let username = match flags.username && !(may_be_missing && body.is_empty()) {
             true => Some(body.string("User Name")?),
             false => None,
         };
+        // [MQTT-3.1.2-18], [MQTT-3.1.2-19]
         let password = match flags.password && !(may_be_missing && body.is_empty()) {
             true => Some(body.binary("Password")?),
             false => None,
@@ -130,7 +134,7 @@ impl Body for Connect<'_> {
     /// Writes the packet in its own version.
     fn write<S: Sink>(&self, _: ProtocolVersion, out: &mut S) -> Result<(), EncodeError> {
         let version = self.version;
-        // [MQTT-3.1.2-22] of MQTT 3.1.1
+        // [MQTT311-3.1.2-22]
         if self.password.is_some() && self.username.is_none() && !version.has_properties() {
             return Err(EncodeError::Missing("User Name"));
         }
@@ -190,7 +194,7 @@ impl ConnectFlags {
         if !is_set(WILL) && is_set(WILL_RETAIN) {
             return Err(DecodeError::Reserved("Will Retain"));
         }
-        // [MQTT-3.1.2-22] of MQTT 3.1.1; MQTT 5.0 allows a password alone.
+        // [MQTT311-3.1.2-22] MQTT 5.0 allows a password alone.
         if is_set(PASSWORD) && !is_set(USER_NAME) && !version.has_properties() {
             return Err(DecodeError::Reserved("Password Flag"));
         }
@@ -209,6 +213,7 @@ impl WillFlags {
             true => read_will_properties(body)?,
             false => (0, PublishProperties::default()),
         };
+        // [MQTT-3.1.3-11]
         let topic = body.topic_name("Will Topic")?;
         let payload = body.binary("Will Payload")?;
         Ok(Will { qos: self.qos, retain: self.retain, topic, payload, delay_seconds, properties })

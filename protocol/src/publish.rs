@@ -72,6 +72,7 @@ fn read_topic<'a>(body: &mut Reader<'a>) -> Result<Option<TopicName<'a>>, Decode
         *body = Reader::new(rest);
         return Ok(None);
     }
+    // [MQTT-3.3.2-1], [MQTT-3.3.2-2]
     body.topic_name("Topic Name").map(Some)
 }
 

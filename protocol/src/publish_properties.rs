@@ -158,6 +158,7 @@ impl<'a> PublishProperties<'a> {
         let field = property.name();
         match property {
             Property::PayloadFormatIndicator => self.payload_is_utf8 = Some(value.flag(field)?),
+            // [MQTT-3.3.2-19]
             Property::ContentType => self.content_type = Some(value.string(field)?),
             Property::ResponseTopic => self.response_topic = Some(read_response_topic(value)?),
             Property::CorrelationData => self.correlation_data = Some(value.binary(field)?),
@@ -312,6 +313,7 @@ fn read_topic_alias(value: &mut Reader<'_>) -> Result<NonZeroU16, DecodeError> {
 
 fn read_response_topic<'a>(value: &mut Reader<'a>) -> Result<TopicName<'a>, DecodeError> {
     let field = Property::ResponseTopic.name();
+    // [MQTT-3.3.2-13]
     let text = value.utf8(field)?;
     // [MQTT-3.3.2-14]
     TopicName::new(text).map_err(|error| topic_fault(error, field, DecodeError::NotAllowed))

@@ -104,6 +104,7 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn topic_filter(&mut self) -> Result<TopicFilter<'a>, DecodeError> {
         const FIELD: &str = "Topic Filter";
+        // [MQTT-3.8.3-1], [MQTT-3.10.3-1]
         let text = self.utf8(FIELD)?;
         TopicFilter::new(text).map_err(|error| topic_fault(error, FIELD, DecodeError::TopicFilterInvalid))
     }

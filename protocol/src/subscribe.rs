@@ -101,7 +101,7 @@ const REASONS_V5: &[ReasonCode] = &[
     ReasonCode::WildcardSubscriptionsNotSupported,
 ];
 
-/// [MQTT-3.9.3-2] of MQTT 3.1.1
+/// [MQTT311-3.9.3-2]
 const REASONS_V3: &[ReasonCode] =
     &[ReasonCode::Success, ReasonCode::GrantedQos1, ReasonCode::GrantedQos2, ReasonCode::UnspecifiedError];
 

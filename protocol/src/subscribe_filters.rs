@@ -47,7 +47,7 @@ impl SubscribeOptions {
     fn decode(bits: u8, version: ProtocolVersion) -> Result<Self, DecodeError> {
         const FIELD: &str = "Subscription Options";
         let reserved = if version.has_properties() { RESERVED_V5 } else { RESERVED_V3 };
-        // [MQTT-3.8.3-5]; [MQTT-3-8.3-4] of MQTT 3.1.1
+        // [MQTT-3.8.3-5], [MQTT311-3.8.3-4]
         if bits & reserved != 0 {
             return Err(DecodeError::Reserved(FIELD));
         }

@@ -16,7 +16,8 @@ pub enum TopicError {
     /// They hold no U+0000 ([MQTT-4.7.3-2]).
     #[error("the topic holds U+0000")]
     HoldsNul,
-    /// A wildcard in a Topic Name, or one that is not alone in its level or not last ([MQTT-4.7.1-1], [MQTT-4.7.1-2]).
+    /// A wildcard in a Topic Name ([MQTT-4.7.0-1]), or one that is not alone in its level or not last ([MQTT-4.7.1-1],
+    /// [MQTT-4.7.1-2]).
     #[error("a wildcard character is misplaced")]
     Wildcard,
     /// A Shared Subscription without a share name and a filter, or with `+` or `#` in the share name
@@ -141,6 +142,7 @@ impl<'a> TopicFilter<'a> {
                 // [MQTT-4.7.1-2] `#` also stands for the parent level itself.
                 ("#", _) => return true,
                 ("+", Some(_)) => {}
+                // [MQTT-4.7.3-4]
                 (exact, Some(name)) if exact == name => {}
                 _ => return false,
             }

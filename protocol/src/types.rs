@@ -209,7 +209,7 @@ impl PacketType {
             Self::PubRel | Self::Subscribe | Self::Unsubscribe => header & !DUP == packet_type.header(),
             _ => header == packet_type.header(),
         };
-        // [MQTT-2.1.3-1]
+        // [MQTT-2.1.3-1], [MQTT-3.14.1-1], [MQTT-3.15.1-1], [MQTT311-2.2.2-2]
         if flags_ok { Ok(packet_type) } else { Err(DecodeError::Reserved("fixed header flags")) }
     }
 }

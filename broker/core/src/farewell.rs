@@ -134,6 +134,7 @@ impl CloseReason {
                 PeerError::TopicLevels { .. } => Some(ReasonCode::TopicNameInvalid),
                 PeerError::ReceiveMaximum { .. } => Some(ReasonCode::ReceiveMaximumExceeded),
                 PeerError::KeepAlive { .. } => Some(ReasonCode::KeepAliveTimeout),
+                // [MQTT-3.1.3-8]
                 PeerError::ClientId(_) => Some(ReasonCode::ClientIdentifierNotValid),
                 PeerError::NotAuthorized(_) => Some(ReasonCode::NotAuthorized),
                 PeerError::AuthenticationMethod => Some(ReasonCode::BadAuthenticationMethod),
@@ -176,6 +177,7 @@ impl CloseReason {
             return None;
         }
         let reason = self.reason_code()?;
+        // [MQTT-3.14.2-2]
         Some(Packet::Disconnect(Disconnect { reason, ..Disconnect::default() }))
     }
 }

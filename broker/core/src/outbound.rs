@@ -1,7 +1,7 @@
 //! The send side of a session: Packet Identifiers, send quota, order, resending.
 //!
 //! Pure bookkeeping: it says what to send next, callers write it. Invariant: a Packet Identifier is in `in_flight` at most
-//! once, and deliveries of one QoS leave in the order in which they came.
+//! once, and deliveries of one QoS leave in the order in which they came ([MQTT-4.6.0-5], [MQTT-4.6.0-6]).
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -92,11 +92,11 @@ pub(crate) struct Resend<'a> {
 pub(crate) enum Progress {
     /// QoS 2: PUBLISH waits until its identifier is durable.
     Storing,
-    /// PUBLISH may be sent; awaiting PUBACK or PUBREC.
+    /// PUBLISH may be sent; awaiting PUBACK or PUBREC ([MQTT-4.3.2-3], [MQTT-4.3.3-3]).
     Published,
-    /// PUBREC arrived; PUBREL waits until that is durable.
+    /// PUBREC arrived; PUBREL waits until that is durable. The PUBLISH is not sent again ([MQTT-4.3.3-6]).
     Releasing,
-    /// PUBREL may be sent; awaiting PUBCOMP.
+    /// PUBREL may be sent; awaiting PUBCOMP ([MQTT-4.3.3-5]).
     Released,
 }
 
@@ -138,7 +138,7 @@ impl Default for Outbound {
 }
 
 impl Outbound {
-    /// Begins a connection: everything in flight is to be sent again, within the client's Receive Maximum.
+    /// Begins a connection: everything in flight is to be sent again, within the client's Receive Maximum ([MQTT-4.9.0-1]).
     pub(crate) fn connected(&mut self, quota_max: u16) {
         self.quota_max = quota_max;
         self.unsent = self.in_flight.len();
@@ -219,7 +219,7 @@ impl Outbound {
         self.in_flight.len() < usize::from(self.quota_max)
     }
 
-    /// Gives a delivery a Packet Identifier and puts it in flight ([MQTT-2.2.1-4]).
+    /// Gives a delivery a Packet Identifier and puts it in flight ([MQTT-2.2.1-4], [MQTT-4.3.2-1], [MQTT-4.3.3-1]).
     pub(crate) fn begin(&mut self, delivery: Delivery, progress: Progress) -> PacketId {
         let packet_id = self.free_identifier();
         let sent = progress == Progress::Published;
@@ -318,6 +318,7 @@ impl Outbound {
         let entry = self.in_flight.iter_mut().find(|entry| {
             !entry.sent_now
                 && match entry.progress {
+                    // [MQTT-3.3.4-10], [MQTT-4.9.0-3]
                     Progress::Released => true,
                     Progress::Published => has_room,
                     Progress::Storing | Progress::Releasing => false,

@@ -1,6 +1,7 @@
 //! Retained messages: the newest message of each topic, kept for subscribers that come later.
 //!
-//! Shared by all shards, read-mostly. A byte budget bounds it; a message beyond the budget is refused, never half kept.
+//! Shared by all shards, read-mostly, and no part of any session ([MQTT311-3.1.2-7]). A byte budget bounds it; a message beyond
+//! the budget is refused, never half kept.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -47,7 +48,8 @@ impl RetainedIndex {
         Self { inner: RwLock::default(), bytes_max }
     }
 
-    /// Stores a message as its topic's retained one; an empty payload clears it ([MQTT-3.3.1-5], [MQTT-3.3.1-6]).
+    /// Stores a message as its topic's retained one; an empty payload clears it and is not kept
+    /// ([MQTT-3.3.1-5], [MQTT-3.3.1-6], [MQTT-3.3.1-7]).
     pub(crate) fn store(&self, message: &Arc<Message>) -> Stored {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         if message.payload().is_empty() {

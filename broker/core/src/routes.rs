@@ -98,6 +98,7 @@ impl Matches {
             target.qos = target.qos.max(subscriber.qos);
             target.retain_as_published |= subscriber.retain_as_published;
             target.any_no_local |= subscriber.no_local;
+            // [MQTT-3.3.4-4]
             target.subscription_ids.extend(subscriber.subscription_id);
         }
         let mut merged: Vec<(ShardIndex, Target)> = by_session.into_values().collect();
@@ -173,7 +174,7 @@ impl Routes {
         removed
     }
 
-    /// Finds the sessions that want a topic; those whose No Local subscriptions exclude `publisher` are left out.
+    /// Finds the sessions that want a topic ([MQTT-3.3.2-3]); those whose No Local subscriptions exclude `publisher` are left out.
     fn find(&self, topic: TopicName<'_>, publisher: Option<SessionId>) -> Matches {
         let root = self.root.read().unwrap_or_else(PoisonError::into_inner);
         let levels: Vec<&str> = topic.levels().collect();

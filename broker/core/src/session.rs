@@ -66,7 +66,7 @@ impl Session {
         })
     }
 
-    /// Returns when the session ends if nobody reconnects; None while connected or if it never does.
+    /// Returns when the session ends if nobody reconnects; None while connected ([MQTT-4.1.0-1]) or if it never does.
     pub(crate) fn ends_at(&self) -> Option<Moment> {
         let since = self.disconnected_at?;
         (self.expiry_seconds != NEVER_EXPIRES).then(|| since.plus_seconds(u64::from(self.expiry_seconds)))

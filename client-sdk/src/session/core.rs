@@ -135,7 +135,7 @@ impl Core {
         if let Some(client_id) = properties.assigned_client_id {
             client_id.clone_into(&mut self.options.client_id);
         }
-        // [MQTT-3.2.2-21]
+        // [MQTT-3.1.2-21], [MQTT-3.2.2-21]
         let keep_alive = properties.server_keep_alive_seconds.unwrap_or(self.options.keep_alive_seconds);
         self.timers.connack = None;
         self.timers.keep_alive_ms = u64::from(keep_alive) * 1_000;

@@ -1,7 +1,8 @@
 //! The receive side of the Session State: receive maximum, exactly-once, acknowledgements in order, aliases.
 //!
 //! Invariant: a QoS 2 identifier is in `received` from its first PUBLISH to its PUBREL, so no repeat of it is
-//! delivered; acknowledgements leave in the order the messages arrived ([MQTT-4.6.0-2], [MQTT-4.6.0-3]).
+//! delivered; acknowledgements leave in the order the messages arrived ([MQTT-4.6.0-2], [MQTT-4.6.0-3]),
+//! whatever the application makes of them ([MQTT-4.5.0-2]).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 

@@ -33,6 +33,7 @@ pub(crate) struct Established {
     pub(crate) acknowledged_with: Option<Ticket>,
     /// QoS 1 and 2 messages of the client that it has no final acknowledgement for.
     pub(crate) unacknowledged: usize,
+    /// What the client's Topic Aliases stand for, as long as the connection lasts ([MQTT-3.3.2-7]).
     aliases: HashMap<u16, Arc<str>>,
 }
 
@@ -84,6 +85,7 @@ impl Established {
         alias_maximum: u16,
     ) -> Result<Option<Arc<str>>, PeerError> {
         let Some(alias) = publish.properties.topic_alias.map(NonZeroU16::get) else { return Ok(None) };
+        // [MQTT-3.2.2-17], [MQTT-3.2.2-18], [MQTT-3.3.2-9], [MQTT-3.3.2-12]
         if alias > alias_maximum {
             return Err(PeerError::TopicAlias { alias, maximum: alias_maximum });
         }

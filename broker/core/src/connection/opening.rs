@@ -90,6 +90,7 @@ impl Opening {
         if self.version.is_none() && frame.packet_type() == PacketType::Connect {
             self.version = version_to_answer(&frame);
         }
+        // [MQTT-3.1.4-1]
         let packet = Packet::decode(frame, self.version.unwrap_or(ProtocolVersion::V5))?;
         let phase = std::mem::replace(&mut self.phase, Phase::Over);
         match (phase, packet) {
@@ -130,6 +131,7 @@ impl Opening {
         let client_id = client_id(connect, settings.client_id_bytes_max, environment)?;
         let request = ConnectRequest::new(connect, client_id);
         match connect.properties.authentication_method {
+            // [MQTT-4.12.0-6], [MQTT311-7.0.0-2] Without a method there is no AUTH, and none in CONNACK.
             None if settings.anonymous => Ok(self.arrive(request, None, environment)),
             None => Err(PeerError::NotAuthorized("anonymous clients are not allowed").into()),
             Some(AUTHENTICATION_METHOD) => {
@@ -210,6 +212,7 @@ impl Opening {
             return Err(PeerError::Protocol("AUTH must continue the method of CONNECT").into());
         }
         let HalfOpenHandshake { request, handshake, .. } = waiting;
+        // [MQTT-4.12.0-4] A handshake that fails is refused with CONNACK.
         let finish = auth.data.unwrap_or_default();
         let accepted = shared.with_trust(|trust| {
             handshake.handle(finish, trust, &request.client_id, environment.unix_ms / 1_000)
@@ -224,6 +227,7 @@ fn client_id(
     bytes_max: usize,
     environment: &mut Environment<'_>,
 ) -> Result<Arc<str>, CloseReason> {
+    // [MQTT-3.1.3-5] The configuration allows 23 bytes at least.
     if connect.client_id.len() > bytes_max {
         return Err(PeerError::ClientId("longer than this broker allows").into());
     }
@@ -232,12 +236,13 @@ fn client_id(
     }
     match connect.version {
         ProtocolVersion::V31 => Err(PeerError::ClientId("MQTT 3.1 needs one").into()),
-        // [MQTT-3.1.3-8] of 3.1.1
+        // [MQTT311-3.1.3-7], [MQTT311-3.1.3-8]
         ProtocolVersion::V311 if !connect.clean_start => {
             Err(PeerError::ClientId("an empty one needs Clean Session").into())
         }
         ProtocolVersion::V311 | ProtocolVersion::V5 => {
             let mut random = [0; 16];
+            // [MQTT-3.2.2-16] So many random bits are no other session's.
             (environment.entropy)(&mut random);
             Ok(Arc::from(format!("auto-{:032x}", u128::from_be_bytes(random))))
         }

@@ -31,6 +31,7 @@ impl Shard {
             Connection::Opening(opening) => self.refuse(*opening, reason),
             Connection::Established(established) => self.part(*established, reason, environment),
         };
+        // [MQTT-3.2.2-7], [MQTT-3.14.4-1], [MQTT-3.14.4-2], [MQTT-4.13.2-1] What is in the outbox is the last of it.
         effects.push(Effect::Close { connection, outbox });
     }
 
@@ -115,6 +116,7 @@ impl Shard {
     /// Publishes the Will Message of a session, once ([MQTT-3.1.2-10]).
     pub(super) fn publish_will(&mut self, session: SessionId, now: Moment) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
+        // [MQTT311-3.1.2-12]
         let Some(will) = state.will.take() else { return };
         if state.durable {
             let head = state.head();
@@ -124,8 +126,10 @@ impl Shard {
         let publication = Publication {
             publisher: Some(session),
             qos: will.qos,
+            // [MQTT-3.1.2-14], [MQTT-3.1.2-15]
             retain: will.retain,
             topic,
+            // [MQTT-3.1.3-10]
             application_properties: &will.application_properties,
             payload: &will.payload,
             message_expiry_seconds: will.message_expiry_seconds,

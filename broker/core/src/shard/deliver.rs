@@ -17,10 +17,12 @@ impl Shard {
     /// Delivers a message to every target on this shard.
     pub(super) fn deliver_all(&mut self, message: &Arc<Message>, matches: &Arc<Matches>, now: Moment) {
         for target in matches.on(self.index) {
+            // [MQTT-3.8.4-8]
             let qos = target.qos.min(message.qos());
             let delivery = Delivery {
                 message: Arc::clone(message),
                 qos,
+                // [MQTT-3.3.1-12], [MQTT-3.3.1-13]
                 retain: message.retain() && target.retain_as_published,
                 subscription_ids: target.subscription_ids.as_slice().into(),
                 stored: target.durable && qos != QoS::AtMostOnce,
@@ -110,7 +112,8 @@ impl Shard {
         }
     }
 
-    /// Takes the first step of a delivery on a connection that has space and quota for it.
+    /// Takes the first step of a delivery on a connection that has space and quota for it. DUP is 0, whatever it was when the
+    /// message came ([MQTT-3.3.1-3], [MQTT-4.3.1-1], [MQTT-4.3.2-2], [MQTT-4.3.3-2]).
     fn begin(&mut self, session: SessionId, connection: ConnectionId, delivery: &Delivery, now: Moment) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         match delivery.qos {
@@ -167,7 +170,8 @@ impl Shard {
         }
     }
 
-    /// Sends the next packet of the oldest exchange that has one due; false if there is none.
+    /// Sends the next packet of the oldest exchange that has one due; false if there is none. An exchange that has begun is
+    /// finished even if its message has expired ([MQTT-4.3.3-7], [MQTT-4.3.3-13]).
     fn send_unsent(&mut self, session: SessionId, connection: ConnectionId, now: Moment) -> bool {
         let Some(state) = self.sessions.get_mut(&session) else { return false };
         let Some(due) = state.outbound.next_unsent() else { return false };
@@ -206,6 +210,8 @@ impl Shard {
             topic_alias: None,
             message_expiry_seconds: message.remaining_seconds(now),
             subscription_ids: &delivery.subscription_ids,
+            // As they came and in their order: [MQTT-3.3.2-4], [MQTT-3.3.2-15], [MQTT-3.3.2-16], [MQTT-3.3.2-17],
+            // [MQTT-3.3.2-18], [MQTT-3.3.2-20].
             application_properties: message.application_properties(),
             payload_len: message.payload().len(),
         };

@@ -185,7 +185,7 @@ impl Shard {
                     self.sessions.get(&session).and_then(|state| state.connection)
                 }
             };
-            // The client keeps what was not acknowledged and sends it again on its next connection.
+            // [MQTT311-4.8.0-2] The client keeps what was not acknowledged and sends it again on its next connection.
             if let Some(connection) = connection {
                 self.close(
                     connection,

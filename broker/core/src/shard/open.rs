@@ -57,14 +57,17 @@ impl Shard {
             return self.turn_away(&arrival, &reason, environment, effects);
         }
         self.take_over(&arrival.request.client_id, environment, effects);
+        // [MQTT-3.1.2-4], [MQTT-3.1.4-4]
         if (arrival.request.clean_start || self.is_strangers(&arrival))
             && let Some(old) = self.by_client_id.get(&arrival.request.client_id).copied()
         {
             self.end_session(old, environment.now);
         }
+        // [MQTT-3.2.2-2], [MQTT-3.2.2-3]
         let present = self.by_client_id.contains_key(&arrival.request.client_id);
         let wire = self.wire_of(&arrival.request);
         let channel = arrival.channel.take();
+        // [MQTT-3.2.0-1], [MQTT-3.2.0-2] The first packet of the connection, and the only one of its kind.
         let (wire, opener) = match self.write_connack(&arrival.request, channel, present, wire, environment) {
             Ok(written) => written,
             Err(reason) => return self.turn_away(&arrival, &reason, environment, effects),
@@ -149,7 +152,7 @@ impl Shard {
         self.close(arrival.connection, reason, environment, effects);
     }
 
-    /// Returns the session of a Client Identifier, a new one if there is none.
+    /// Returns the session of a Client Identifier ([MQTT-3.1.3-2], [MQTT-3.1.2-5]), a new one if there is none ([MQTT-3.1.2-6]).
     fn session_of(&mut self, client_id: &Arc<str>) -> SessionId {
         if let Some(session) = self.by_client_id.get(client_id) {
             return *session;
@@ -171,6 +174,7 @@ impl Shard {
         state.authenticated = arrival.identity.is_some();
         state.disconnected_at = None;
         state.expiry_seconds = expiry_seconds;
+        // [MQTT-3.1.2-7], [MQTT-3.1.3-9] The Will takes the place of one whose delay had not passed.
         state.will = request.will.clone();
         state.outbound.connected(quota);
         // A session that was stored stays so until it ends; one without expiry interval never outlives its connection.
@@ -260,6 +264,7 @@ impl Shard {
                 .then_some(expiry_seconds),
             receive_maximum: NonZeroU16::new(settings.receive_maximum),
             packet_bytes_max: u32::try_from(settings.packet_bytes_max).ok().and_then(NonZeroU32::new),
+            // [MQTT-3.1.3-7]
             assigned_client_id: request.client_id_assigned.then_some(&*request.client_id),
             topic_alias_maximum: (settings.topic_alias_maximum > 0).then_some(settings.topic_alias_maximum),
             shared_subscription_available: Some(false),
@@ -287,6 +292,7 @@ impl Shard {
                     asked => asked.min(maximum),
                 }
             }
+            // [MQTT-3.2.2-22]
             _ => request.keep_alive_seconds,
         }
     }

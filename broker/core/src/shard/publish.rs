@@ -111,6 +111,7 @@ impl Shard {
     ) -> Result<(), PeerError> {
         let exactly_once = publish.qos == QoS::ExactlyOnce;
         let Some(state) = self.sessions.get_mut(&session) else { return Ok(()) };
+        // [MQTT-4.3.2-5] At QoS 1 nothing is remembered of an identifier.
         if exactly_once && state.received.contains(&packet_id) {
             // [MQTT-4.3.3-10] Acknowledged again, delivered no second time.
             self.answer(connection, Answer::PubRec(packet_id, ReasonCode::Success), None);
@@ -169,8 +170,9 @@ impl Shard {
         Ok(())
     }
 
-    /// Says no to one message. MQTT 3.1.1 has no way to: what its client may not publish is acknowledged and goes nowhere, what
-    /// cannot be kept ends the connection, and the client has it still ([MQTT311-3.3.5-2]).
+    /// Says no to one message, whose identifier is free at once ([MQTT-4.3.3-9]). MQTT 3.1.1 has no way to: what its client may
+    /// not publish is acknowledged and goes nowhere, what cannot be kept ends the connection, and the client has it still
+    /// ([MQTT311-3.3.5-2]).
     fn refuse_publish(
         &mut self,
         connection: ConnectionId,
@@ -271,6 +273,7 @@ impl Shard {
             },
             u32::try_from(references.len()).unwrap_or(u32::MAX),
         );
+        // [MQTT-3.3.1-8]
         let retained = publication.retain && self.retain(&message)?;
         let stored = retained || !references.is_empty();
         if !references.is_empty() {
@@ -299,7 +302,7 @@ impl Shard {
         Ok(true)
     }
 
-    /// Gives a message to the targets on this shard, and passes it on to the other shards that have some.
+    /// Gives a message to the targets on this shard, and passes it on to the other shards that have some ([MQTT-4.5.0-1]).
     pub(super) fn distribute(&mut self, message: &Arc<Message>, matches: &Arc<Matches>, now: Moment) {
         for shard in matches.shards() {
             if shard != self.index {
@@ -319,6 +322,7 @@ impl Shard {
         let packet_id = release.packet_id;
         let Some(state) = self.session_on(connection) else { return Ok(()) };
         let (session, durable) = (state.id, state.durable);
+        // [MQTT-4.3.3-12]
         let answer = if state.received.remove(&packet_id) {
             Answer::PubComp(packet_id)
         } else {

@@ -77,6 +77,7 @@ impl Shard {
                 Ok(Step::More) => return Some(position),
                 Ok(Step::Gone) => return None,
                 Err(reason) => {
+                    // [MQTT-3.1.4-6], [MQTT-4.13.1-1] What follows the packet at fault is not looked at.
                     self.close(connection, &reason, environment, effects);
                     return None;
                 }
@@ -226,6 +227,7 @@ impl Shard {
             Packet::Subscribe(subscribe) => self.subscribe_received(connection, &subscribe, now),
             Packet::Unsubscribe(unsubscribe) => self.unsubscribe_received(connection, &unsubscribe),
             Packet::PingReq => {
+                // [MQTT-3.12.4-1]
                 self.send(connection, &Packet::PingResp);
                 Ok(())
             }
@@ -234,6 +236,7 @@ impl Shard {
                 self.close(connection, &reason, environment, effects);
                 Ok(())
             }
+            // [MQTT-3.1.0-2] A second CONNECT; [MQTT-4.12.0-7], [MQTT-4.12.1-1], [MQTT-4.12.1-2] authentication is over.
             packet @ (Packet::Connect(_)
             | Packet::ConnAck(_)
             | Packet::SubAck(_)

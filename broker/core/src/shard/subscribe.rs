@@ -49,9 +49,11 @@ impl Shard {
                 Err(_) if version == ProtocolVersion::V31 => ReasonCode::Success,
                 Err(reason) => reason,
             };
+            // [MQTT-3.9.3-1]
             reasons.push(reason.value());
         }
         let ticket = (self.records.len() > records_before).then(|| self.current_ticket());
+        // [MQTT-3.8.4-1], [MQTT-3.8.4-2]
         self.answer(connection, Answer::SubAck(subscribe.packet_id, reasons), ticket);
         for (filter, subscription, new) in granted {
             // What was retained under another configuration is not brought up where retained messages are not available.
@@ -78,6 +80,7 @@ impl Shard {
         if filter.shared().is_some() {
             return Err(ReasonCode::SharedSubscriptionsNotSupported);
         }
+        // [MQTT311-3.8.3-2]
         if filter.has_wildcards() && !self.shared.settings().capabilities.wildcard_subscriptions {
             return Err(ReasonCode::WildcardSubscriptionsNotSupported);
         }
@@ -98,6 +101,7 @@ impl Shard {
             self.records.push(Record::Subscribed { session, filter: name, subscription });
         }
         let subscriber = Self::subscriber(self.index, session, durable, &subscription);
+        // [MQTT-3.8.4-4] The new one takes the place of the old at once, so no message falls between them.
         self.shared.routes.subscribe(filter, subscriber);
         Ok(new)
     }
@@ -138,7 +142,9 @@ impl Shard {
             }
             let delivery = Delivery {
                 qos: message.qos().min(subscription.options.qos),
+                // [MQTT311-3.3.1-8]
                 retain: true,
+                // [MQTT-3.3.4-5]
                 subscription_ids: subscription.subscription_id.into_iter().collect(),
                 stored: false,
                 message,
@@ -147,7 +153,7 @@ impl Shard {
         }
     }
 
-    /// Handles UNSUBSCRIBE ([MQTT-3.10.4-1] to [MQTT-3.10.4-6]).
+    /// Handles UNSUBSCRIBE: one UNSUBACK with a Reason Code for each filter ([MQTT-3.10.4-6]).
     pub(super) fn unsubscribe_received(
         &mut self,
         connection: ConnectionId,
@@ -158,10 +164,12 @@ impl Shard {
         for filter in unsubscribe.filters {
             let Some(state) = self.session_on(connection) else { return Ok(()) };
             let (session, durable) = (state.id, state.durable);
+            // [MQTT-3.10.4-1]
             let reason = match state.subscriptions.remove_entry(filter.as_str()) {
                 None => ReasonCode::NoSubscriptionExisted,
                 Some((name, _)) => {
                     self.gauges.subscriptions -= 1;
+                    // [MQTT-3.10.4-2], [MQTT-3.10.4-3] What is on its way to the client stays on it.
                     self.shared.routes.unsubscribe(filter, session);
                     if durable {
                         self.records.push(Record::Unsubscribed { session, filter: name });
@@ -169,14 +177,17 @@ impl Shard {
                     ReasonCode::Success
                 }
             };
+            // [MQTT-3.11.3-1]
             reasons.push(reason.value());
         }
         let ticket = (self.records.len() > records_before).then(|| self.current_ticket());
+        // [MQTT-3.10.4-4], [MQTT-3.10.4-5]
         self.answer(connection, Answer::UnsubAck(unsubscribe.packet_id, reasons), ticket);
         Ok(())
     }
 }
 
+/// The QoS granted ([MQTT-3.8.4-7]).
 fn granted_code(options: SubscribeOptions) -> ReasonCode {
     match options.qos {
         QoS::AtMostOnce => ReasonCode::Success,
