@@ -6,6 +6,7 @@ use veilmq_protocol::veil::channel::{HandshakeError, RecordError};
 use veilmq_protocol::{ConnAck, DecodeError, Disconnect, Packet, PacketType, ProtocolVersion, ReasonCode};
 
 use crate::capabilities::Unavailable;
+use crate::connection::SendError;
 
 /// Why a connection ends, grouped by who caused it.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,8 @@ pub(crate) enum PeerError {
     NotAuthorized(&'static str),
     #[error("authentication method not served")]
     AuthenticationMethod,
+    #[error("CONNACK cannot be sent: {0}")]
+    ConnAck(SendError),
     #[error("VEIL-1 handshake: {0}")]
     Handshake(HandshakeError),
     #[error("VEIL-1 record: {0}")]
@@ -98,6 +101,7 @@ impl CloseReason {
             Self::Peer(
                 PeerError::NotAuthorized(_)
                 | PeerError::AuthenticationMethod
+                | PeerError::ConnAck(_)
                 | PeerError::Handshake(_)
                 | PeerError::ClientId(_),
             ) => CloseLabel::Refused,
@@ -138,6 +142,7 @@ impl CloseReason {
                 PeerError::ClientId(_) => Some(ReasonCode::ClientIdentifierNotValid),
                 PeerError::NotAuthorized(_) => Some(ReasonCode::NotAuthorized),
                 PeerError::AuthenticationMethod => Some(ReasonCode::BadAuthenticationMethod),
+                PeerError::ConnAck(_) => Some(ReasonCode::PacketTooLarge),
                 PeerError::Handshake(error) => Some(error.reason()),
             },
             Self::Broker(BrokerReason::TakenOver) => Some(ReasonCode::SessionTakenOver),

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::num::NonZeroU32;
+
 use veilmq_core::Settings;
 use veilmq_protocol::{
     Connect, ConnectProperties, Disconnect, Packet, ProtocolVersion, PublishProperties, QoS, ReasonCode,
@@ -331,13 +333,33 @@ fn a_will_is_published_no_later_than_the_end_of_its_session() {
 #[test]
 fn a_second_connect_is_a_protocol_error() {
     // [MQTT-3.1.0-2]
-    let mut world = World::new(1);
-    let (connection, _) = world.join("x", true, 0);
+    let mut connect = Vec::new();
+    Packet::Connect(connect_v5("x", true, 0)).encode(ProtocolVersion::V5, &mut connect).unwrap();
+    for second in [connect.as_slice(), b"\x10\x0a\0\x04MQTT\x06\x02\0\x3c", b"\x10\0"] {
+        let mut world = World::new(1);
+        let (connection, _) = world.join("x", true, 0);
 
-    world.send(connection, &Packet::Connect(connect_v5("x", true, 0)));
+        world.send_bytes(connection, second);
 
-    assert_eq!(world.received(connection), ["DISCONNECT 0x82"]);
-    assert!(world.is_closed(connection));
+        assert_eq!(world.received(connection), ["DISCONNECT 0x82"]);
+        assert!(world.is_closed(connection));
+    }
+}
+
+#[test]
+fn a_connack_that_the_client_does_not_take_is_replaced_by_a_refusal_if_that_fits() {
+    // [MQTT-3.1.2-24]
+    for (packet_bytes_max, answer) in [(20, vec!["CONNACK 0x95"]), (5, vec!["CONNACK 0x95"]), (4, vec![])] {
+        let mut world = World::new(1);
+        let mut connect = connect_v5("", true, 0);
+        connect.properties.packet_bytes_max = NonZeroU32::new(packet_bytes_max);
+
+        let connection = world.connect(&connect);
+
+        assert_eq!(world.received(connection), answer, "{packet_bytes_max}");
+        assert!(world.is_closed(connection));
+        assert_eq!(world.sample("veilmq_sessions", "connected"), 0);
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use veilmq_protocol::{Connect, ProtocolVersion};
 
 pub(crate) use self::established::Established;
 pub(crate) use self::opening::{Next, Opening};
-pub(crate) use self::wire::Wire;
+pub(crate) use self::wire::{SendError, Wire};
 use crate::id::ConnectionId;
 use crate::record::WillRecord;
 use crate::session::NEVER_EXPIRES;
@@ -62,13 +62,16 @@ impl ConnectRequest {
             will: connect.will.as_ref().map(|will| Box::new(WillRecord::new(will))),
             session_expiry_seconds,
             receive_maximum: connect.properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get),
-            packet_bytes_max: connect
-                .properties
-                .packet_bytes_max
-                .map_or(usize::MAX, |maximum| usize::try_from(maximum.get()).unwrap_or(usize::MAX)),
+            packet_bytes_max: packet_bytes_max(connect),
             topic_alias_maximum: connect.properties.topic_alias_maximum,
         }
     }
+}
+
+/// Returns the largest packet that the client takes.
+fn packet_bytes_max(connect: &Connect<'_>) -> usize {
+    let maximum = connect.properties.packet_bytes_max;
+    maximum.map_or(usize::MAX, |maximum| usize::try_from(maximum.get()).unwrap_or(usize::MAX))
 }
 
 /// An authenticated connection on its way to the shard of its session.

@@ -9,7 +9,7 @@ use veilmq_protocol::veil::channel::{AwaitClientFinish, ServerAccepted, ServerSt
 use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
 use veilmq_protocol::{Auth, Connect, DecodeError, Frame, Packet, PacketType, ProtocolVersion, ReasonCode};
 
-use super::{Arrival, ConnectRequest};
+use super::{Arrival, ConnectRequest, SendError, packet_bytes_max};
 use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
 use crate::handshakes::HalfOpen;
 use crate::id::ConnectionId;
@@ -32,6 +32,8 @@ pub(crate) struct Opening {
     pub(crate) outbox: Outbox,
     /// The version that the client speaks, once it has said so.
     pub(crate) version: Option<ProtocolVersion>,
+    /// The client's Maximum Packet Size, once it has said so.
+    pub(crate) packet_bytes_max: usize,
     phase: Phase,
 }
 
@@ -67,6 +69,7 @@ impl Opening {
             partial: Vec::new(),
             outbox: Outbox::default(),
             version: None,
+            packet_bytes_max: usize::MAX,
             phase: Phase::AwaitConnect,
         }
     }
@@ -74,6 +77,15 @@ impl Opening {
     /// Tells whether a handshake is under way.
     pub(crate) fn is_half_open(&self) -> bool {
         matches!(self.phase, Phase::AwaitClientFinish(_))
+    }
+
+    /// Sends a packet before CONNACK, or a CONNACK that refuses.
+    pub(crate) fn send(&mut self, packet: &Packet<'_>, version: ProtocolVersion) -> Result<(), SendError> {
+        // [MQTT-3.1.2-24]
+        if packet.encoded_len(version)? > self.packet_bytes_max {
+            return Err(SendError::TooLarge);
+        }
+        Ok(self.outbox.append(|tail| packet.encode(version, tail))?)
     }
 
     /// Consumes the phase with the next packet; `packet_bytes` is all of it, from the fixed header on.
@@ -120,6 +132,7 @@ impl Opening {
         environment: &mut Environment<'_>,
     ) -> Result<Next, CloseReason> {
         let settings = shared.settings();
+        self.packet_bytes_max = packet_bytes_max(connect);
         if let Some(will) = &connect.will {
             shared.check_levels(will.topic)?;
             // The Will could never be published, and the client should know now ([MQTT-3.1.4-2]).
@@ -192,8 +205,7 @@ impl Opening {
             data: Some(&reply),
             ..Auth::default()
         });
-        self.outbox
-            .append(|tail| auth.encode(request.version, tail))
+        self.send(&auth, request.version)
             .map_err(|_| PeerError::Protocol("the handshake does not fit into a packet"))?;
         let waiting = HalfOpenHandshake { request, handshake, _counted: counted };
         self.phase = Phase::AwaitClientFinish(Box::new(waiting));

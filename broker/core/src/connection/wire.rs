@@ -95,8 +95,10 @@ impl Wire {
     }
 
     /// Appends a CONNACK that is complete in bytes, before any record.
-    pub(crate) fn send_opening(&mut self, bytes: &[u8]) {
+    pub(crate) fn send_opening(&mut self, bytes: &[u8]) -> Result<(), SendError> {
+        self.check(bytes.len())?;
         self.outbox.append(|tail| tail.extend_from_slice(bytes));
+        Ok(())
     }
 
     /// Sends a packet other than PUBLISH; returns its length in bytes.

@@ -44,7 +44,7 @@ impl Shard {
         }
         if let Some(version) = opening.version
             && let Some(packet) = reason.refusal(version)
-            && opening.outbox.append(|tail| packet.encode(version, tail)).is_ok()
+            && opening.send(&packet, version).is_ok()
         {
             self.stats.packet_sent(packet.packet_type());
         }

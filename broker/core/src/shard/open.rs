@@ -148,6 +148,7 @@ impl Shard {
     ) {
         let mut opening = Opening::new(arrival.connection, &arrival.peer, arrival.accepted_at);
         opening.version = Some(arrival.request.version);
+        opening.packet_bytes_max = arrival.request.packet_bytes_max;
         self.connections.insert(arrival.connection, Connection::Opening(Box::new(opening)));
         self.close(arrival.connection, reason, environment, effects);
     }
@@ -238,15 +239,13 @@ impl Shard {
         let connack =
             Packet::ConnAck(ConnAck { session_present: present, reason: ReasonCode::Success, properties });
         let mut bytes = Vec::new();
-        connack
-            .encode(request.version, &mut bytes)
-            .map_err(|_| PeerError::Protocol("CONNACK does not fit into a packet"))?;
+        connack.encode(request.version, &mut bytes).map_err(|error| PeerError::ConnAck(error.into()))?;
         let Some((_, sealing)) = finish else {
-            wire.send_opening(&bytes);
+            wire.send_opening(&bytes).map_err(PeerError::ConnAck)?;
             return Ok((wire, None));
         };
         let channel = sealing.seal_connack(&mut bytes)?;
-        wire.send_opening(&bytes);
+        wire.send_opening(&bytes).map_err(PeerError::ConnAck)?;
         wire.secure(channel.sealer, channel.scheme, environment.now);
         Ok((wire, Some(Box::new(channel.opener))))
     }
@@ -262,7 +261,8 @@ impl Shard {
         let mut properties = ConnAckProperties {
             session_expiry_seconds: (expiry_seconds != request.session_expiry_seconds)
                 .then_some(expiry_seconds),
-            receive_maximum: NonZeroU16::new(settings.receive_maximum),
+            receive_maximum: NonZeroU16::new(settings.receive_maximum)
+                .filter(|maximum| *maximum < NonZeroU16::MAX),
             packet_bytes_max: u32::try_from(settings.packet_bytes_max).ok().and_then(NonZeroU32::new),
             // [MQTT-3.1.3-7]
             assigned_client_id: request.client_id_assigned.then_some(&*request.client_id),

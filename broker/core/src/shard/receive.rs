@@ -216,8 +216,13 @@ impl Shard {
         environment: &mut Environment<'_>,
         effects: &mut Vec<Effect>,
     ) -> Result<(), CloseReason> {
-        self.stats.packet_received(frame.packet_type());
+        let got = frame.packet_type();
+        self.stats.packet_received(got);
         let now = environment.now;
+        // [MQTT-3.1.0-2] A second CONNECT is a Protocol Error, whatever it says.
+        if got == PacketType::Connect {
+            return Err(PeerError::Unexpected { got }.into());
+        }
         match Packet::decode(frame, version)? {
             Packet::Publish(publish) => self.publish_received(connection, &publish, now),
             Packet::PubAck(ack) => self.puback_received(connection, &ack, now),
