@@ -105,6 +105,16 @@ fn unknown_identifiers_are_answered_as_not_found() {
 }
 
 #[test]
+fn a_refusal_of_an_unknown_identifier_is_not_released() {
+    let mut world = World::new(1);
+    let (client, _) = world.join("c", true, 0);
+
+    world.send(client, &Packet::PubRec(Acknowledgement::new(id(9), ReasonCode::UnspecifiedError)));
+
+    assert!(world.received(client).is_empty());
+}
+
+#[test]
 fn an_answer_of_the_wrong_kind_is_a_protocol_error() {
     for (qos, answer) in [
         (QoS::AtLeastOnce, Packet::PubRec as fn(Acknowledgement<'static>) -> Packet<'static>),

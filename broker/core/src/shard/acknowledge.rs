@@ -42,6 +42,10 @@ impl Shard {
         let Some(state) = self.session_on(connection) else { return Ok(()) };
         let session = state.id;
         let Some(entry) = state.outbound.exchange(packet_id) else {
+            // A client that refuses has nothing to be released from.
+            if ack.reason.is_error() {
+                return Ok(());
+            }
             let unknown = Acknowledgement::new(packet_id, ReasonCode::PacketIdentifierNotFound);
             self.send(connection, &Packet::PubRel(unknown));
             return Ok(());
