@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 #[allow(unreachable_pub, reason = "a library when a fuzzer builds it")]
-#[path = "../../fuzz/src/lib.rs"]
+#[path = "../../fuzz/src/wire/mod.rs"]
 mod targets;
 
 use std::{fs, path::Path};
