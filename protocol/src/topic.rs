@@ -128,10 +128,16 @@ impl<'a> TopicFilter<'a> {
         Some(SharedFilter { share_name, filter: Self(filter) })
     }
 
+    /// The filter that topics are compared with: without `$share` and the share name if there are any.
+    #[must_use]
+    pub fn inner(self) -> Self {
+        self.shared().map_or(self, |shared| shared.filter)
+    }
+
     /// Says whether messages on `topic` go to this filter; for a Shared Subscription, to its inner filter.
     #[must_use]
     pub fn matches(self, topic: TopicName<'_>) -> bool {
-        let filter = self.shared().map_or(self, |shared| shared.filter);
+        let filter = self.inner();
         // [MQTT-4.7.2-1]
         if topic.is_dollar() && filter.0.starts_with(['+', '#']) {
             return false;

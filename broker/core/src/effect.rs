@@ -6,10 +6,11 @@ use veilmq_protocol::TopicName;
 
 use crate::connection::Arrival;
 use crate::id::{ConnectionId, ShardIndex, Ticket};
+use crate::matches::Matches;
 use crate::message::Message;
 use crate::outbox::Outbox;
 use crate::record::Record;
-use crate::routes::Matches;
+use crate::share::Allotment;
 
 /// Something that happened.
 #[derive(Debug)]
@@ -105,6 +106,8 @@ pub enum Parcel {
         /// All matches of its topic; the receiver takes its own group.
         matches: Arc<Matches>,
     },
+    /// A group's copy of a message for a session that lives on the receiving shard.
+    Allot(Allotment),
 }
 
 impl Parcel {
@@ -112,13 +115,16 @@ impl Parcel {
     pub fn size_bytes(&self) -> usize {
         match self {
             Self::Deliver { message, .. } => message.size_bytes(),
+            Self::Allot(allotment) => allotment.message.size_bytes(),
         }
     }
 
     /// Tells whether the parcel may be dropped when a mailbox is full; only QoS 0 may.
     pub fn is_droppable(&self) -> bool {
-        match self {
-            Self::Deliver { message, .. } => message.qos() == veilmq_protocol::QoS::AtMostOnce,
-        }
+        let message = match self {
+            Self::Deliver { message, .. } => message,
+            Self::Allot(allotment) => &allotment.message,
+        };
+        message.qos() == veilmq_protocol::QoS::AtMostOnce
     }
 }

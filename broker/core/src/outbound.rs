@@ -21,6 +21,8 @@ pub(crate) struct Delivery {
     pub(crate) subscription_ids: Box<[u32]>,
     /// The store holds a reference that must be settled.
     pub(crate) stored: bool,
+    /// The filter as subscribed, if this is the copy of a group whose member the session is.
+    pub(crate) share: Option<Arc<str>>,
 }
 
 impl Delivery {
@@ -31,6 +33,7 @@ impl Delivery {
             qos: self.qos,
             retain: self.retain,
             subscription_ids: self.subscription_ids.to_vec(),
+            share: self.share.clone(),
             stage,
         }
     }
@@ -337,13 +340,19 @@ impl Outbound {
         })
     }
 
-    /// Visits every QoS 1 and 2 delivery with its stage, oldest first.
-    pub(crate) fn assured_mut(&mut self) -> impl Iterator<Item = (&mut Delivery, Stage)> {
-        let in_flight = self.in_flight.iter_mut().map(|entry| {
-            let stage = entry.stage();
-            (&mut entry.delivery, stage)
-        });
-        in_flight.chain(self.queue.iter_mut().map(|delivery| (delivery, Stage::Queued)))
+    /// Visits every QoS 1 and 2 delivery, oldest first.
+    pub(crate) fn assured(&self) -> impl Iterator<Item = &Delivery> {
+        self.in_flight.iter().map(|entry| &entry.delivery).chain(&self.queue)
+    }
+
+    /// Takes what other members of its group may have instead, oldest first: all but QoS 2 messages that the client may have
+    /// seen ([MQTT-4.8.2-5]).
+    pub(crate) fn into_transferable(self) -> Vec<Delivery> {
+        let in_flight = self.in_flight.into_iter();
+        let unseen = in_flight
+            .filter(|entry| entry.delivery.qos != QoS::ExactlyOnce || !entry.sent_before)
+            .map(|entry| entry.delivery);
+        unseen.chain(self.queue).filter(|delivery| delivery.share.is_some()).collect()
     }
 }
 
@@ -369,6 +378,7 @@ mod tests {
             retain: false,
             subscription_ids: Box::default(),
             stored: false,
+            share: None,
         }
     }
 

@@ -161,6 +161,8 @@ pub struct Reference {
     pub retain: bool,
     /// The Subscription Identifiers that go with the delivery.
     pub subscription_ids: Vec<u32>,
+    /// The filter as subscribed, if the session has the message as a member of a group: others may get it instead.
+    pub share: Option<Arc<str>>,
     /// How far the delivery has come.
     pub stage: Stage,
 }

@@ -256,6 +256,7 @@ fn restore(session: &mut Session, message: Arc<Message>, reference: Reference) {
         retain: reference.retain,
         subscription_ids: reference.subscription_ids.into(),
         stored: true,
+        share: reference.share,
     };
     match reference.stage {
         Stage::Queued => session.outbound.enqueue(delivery),
@@ -266,14 +267,14 @@ fn restore(session: &mut Session, message: Arc<Message>, reference: Reference) {
 
 impl Shard {
     /// Takes in a session that was recovered, with its routes and timers.
-    fn adopt_recovered(&mut self, session: Session) {
-        let (id, index) = (session.id, self.index());
-        for (filter, subscription) in &session.subscriptions {
+    fn adopt_recovered(&mut self, mut session: Session) {
+        let subscriptions = std::mem::take(&mut session.subscriptions);
+        for (filter, subscription) in &subscriptions {
             if let Ok(filter) = TopicFilter::new(filter) {
-                let subscriber = Self::subscriber(index, id, true, subscription);
-                self.shared().routes.subscribe(filter, subscriber);
+                Self::route(self.shared(), self.index(), &mut session, filter, subscription);
             }
         }
+        session.subscriptions = subscriptions;
         self.insert_session(session);
     }
 }

@@ -1,16 +1,18 @@
 //! The route table: which sessions want a topic.
 //!
-//! One trie of Topic Filters for all shards, changed under a lock and read through each shard's [`MatchCache`]: a hit costs
-//! one lookup and one atomic load. Overlapping subscriptions of a session are merged here, so that each session is a target once
-//! ([MQTT-3.3.4-2], [MQTT-3.3.4-3]). Walking is iterative, so no topic is too deep for the stack.
+//! One trie of Topic Filters for all shards, changed under a lock and read through each shard's
+//! [`MatchCache`](crate::matches::MatchCache). Shared Subscriptions stand beside the others, each group with its members.
+//! Walking is iterative, so no topic is too deep for the stack.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use veilmq_protocol::{QoS, TopicFilter, TopicName};
 
 use crate::id::{IdMap, SessionId, ShardIndex};
+use crate::matches::Matches;
+use crate::share::{Availability, Group, Member, Share};
 
 /// A session's interest, as one filter states it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,96 +27,6 @@ pub(crate) struct Subscriber {
     pub(crate) durable: bool,
 }
 
-/// A session that wants a topic, all its matching subscriptions merged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// The session.
-    pub session: SessionId,
-    /// The highest QoS granted by a matching subscription.
-    pub qos: QoS,
-    /// Whether a matching subscription asked for Retain As Published.
-    pub retain_as_published: bool,
-    /// The Subscription Identifiers of the matching subscriptions.
-    pub subscription_ids: Vec<u32>,
-    /// Whether deliveries of QoS 1 and 2 are stored.
-    pub durable: bool,
-    /// Whether a matching subscription asked for No Local.
-    any_no_local: bool,
-}
-
-/// The targets of one topic, grouped by the shard where they live.
-#[derive(Debug, Default)]
-pub struct Matches {
-    groups: Vec<(ShardIndex, Vec<Target>)>,
-}
-
-impl Matches {
-    /// Returns the targets on one shard.
-    pub(crate) fn on(&self, shard: ShardIndex) -> &[Target] {
-        self.groups.iter().find(|(index, _)| *index == shard).map_or(&[], |(_, targets)| targets)
-    }
-
-    /// Returns the shards that have targets.
-    pub(crate) fn shards(&self) -> impl Iterator<Item = ShardIndex> + '_ {
-        self.groups.iter().map(|(index, _)| *index)
-    }
-
-    /// Returns every target.
-    pub(crate) fn targets(&self) -> impl Iterator<Item = &Target> {
-        self.groups.iter().flat_map(|(_, targets)| targets)
-    }
-
-    /// Returns about how many bytes the targets occupy.
-    fn size_bytes(&self) -> usize {
-        self.targets().map(|target| size_of::<Target>() + 4 * target.subscription_ids.len()).sum()
-    }
-
-    /// Tells whether nobody wants the topic.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.groups.is_empty()
-    }
-
-    /// Tells whether `publisher` would be treated differently from others because of No Local.
-    fn concerns_no_local(&self, publisher: SessionId) -> bool {
-        self.targets().any(|target| target.session == publisher && target.any_no_local)
-    }
-
-    fn merge(subscribers: &[Subscriber]) -> Self {
-        let mut by_session: IdMap<SessionId, (ShardIndex, Target)> = IdMap::default();
-        for subscriber in subscribers {
-            let (_, target) = by_session.entry(subscriber.session).or_insert_with(|| {
-                (
-                    subscriber.shard,
-                    Target {
-                        session: subscriber.session,
-                        qos: QoS::AtMostOnce,
-                        retain_as_published: false,
-                        subscription_ids: Vec::new(),
-                        durable: subscriber.durable,
-                        any_no_local: false,
-                    },
-                )
-            });
-            target.qos = target.qos.max(subscriber.qos);
-            target.retain_as_published |= subscriber.retain_as_published;
-            target.any_no_local |= subscriber.no_local;
-            // [MQTT-3.3.4-4]
-            target.subscription_ids.extend(subscriber.subscription_id);
-        }
-        let mut merged: Vec<(ShardIndex, Target)> = by_session.into_values().collect();
-        // A fixed order makes a turn reproducible, whatever the hash seed.
-        merged.sort_unstable_by_key(|(shard, target)| (*shard, target.session));
-        let mut groups: Vec<(ShardIndex, Vec<Target>)> = Vec::new();
-        for (shard, target) in merged {
-            match groups.last_mut() {
-                Some((last, targets)) if *last == shard => targets.push(target),
-                _ => groups.push((shard, vec![target])),
-            }
-        }
-        Self { groups }
-    }
-}
-
 /// The trie of all subscriptions.
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
@@ -126,47 +38,98 @@ pub(crate) struct Routes {
 struct Node {
     children: HashMap<Box<str>, Node>,
     /// Subscriptions whose filter ends at this level.
-    here: Vec<Subscriber>,
+    here: Subscribers,
     /// Subscriptions whose filter ends in "#" below this level.
-    beneath: Vec<Subscriber>,
+    beneath: Subscribers,
 }
 
 impl Node {
     fn is_empty(&self) -> bool {
         self.children.is_empty() && self.here.is_empty() && self.beneath.is_empty()
     }
+
+    fn ending(&mut self, multi: bool) -> &mut Subscribers {
+        if multi { &mut self.beneath } else { &mut self.here }
+    }
+}
+
+/// Who subscribed to one filter.
+#[derive(Debug, Default)]
+struct Subscribers {
+    sessions: IdMap<SessionId, Subscriber>,
+    /// The groups by the filter as subscribed, in a fixed order; most filters have none.
+    groups: BTreeMap<Box<str>, Group>,
+}
+
+impl Subscribers {
+    fn is_empty(&self) -> bool {
+        self.sessions.is_empty() && self.groups.is_empty()
+    }
+
+    fn remove(&mut self, session: SessionId) -> bool {
+        let removed = self.sessions.remove(&session).is_some();
+        // What is left of a crowd must not be slow to walk.
+        if self.sessions.len() < self.sessions.capacity() / 8 {
+            self.sessions.shrink_to(2 * self.sessions.len());
+        }
+        removed
+    }
+
+    fn join(&mut self, filter: &str, member: Member) -> bool {
+        match self.groups.get_mut(filter) {
+            Some(group) => group.join(member),
+            None => self.groups.entry(Box::from(filter)).or_insert_with(|| Group::new(filter)).join(member),
+        }
+    }
+
+    fn leave(&mut self, filter: &str, session: SessionId) -> bool {
+        let Some(group) = self.groups.get_mut(filter) else { return false };
+        let left = group.leave(session);
+        if group.is_empty() {
+            self.groups.remove(filter);
+        }
+        left
+    }
 }
 
 impl Routes {
     /// Adds a subscription, or replaces the one of the same session and filter; true if it is new.
     pub(crate) fn subscribe(&self, filter: TopicFilter<'_>, subscriber: Subscriber) -> bool {
+        self.add(filter, |subscribers| subscribers.sessions.insert(subscriber.session, subscriber).is_none())
+    }
+
+    /// Adds a member to the group of a Shared Subscription, or replaces the session's part in it; true if it is new.
+    pub(crate) fn join(
+        &self,
+        filter: TopicFilter<'_>,
+        subscriber: Subscriber,
+        availability: Arc<Availability>,
+    ) -> bool {
+        let member = Member { subscriber, availability };
+        self.add(filter, |subscribers| subscribers.join(filter.as_str(), member))
+    }
+
+    fn add(&self, filter: TopicFilter<'_>, add: impl FnOnce(&mut Subscribers) -> bool) -> bool {
         let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
         let (levels, multi) = split(filter);
         let mut node = &mut *root;
         for level in levels {
             node = node.children.entry(Box::from(level)).or_default();
         }
-        let list = if multi { &mut node.beneath } else { &mut node.here };
-        let new = match list.iter_mut().find(|held| held.session == subscriber.session) {
-            Some(held) => {
-                *held = subscriber;
-                false
-            }
-            None => {
-                list.push(subscriber);
-                true
-            }
-        };
+        let new = add(node.ending(multi));
         drop(root);
         self.generation.fetch_add(1, Ordering::Release);
         new
     }
 
-    /// Removes a subscription; true if it was there.
+    /// Removes a subscription, shared or not; true if it was there.
     pub(crate) fn unsubscribe(&self, filter: TopicFilter<'_>, session: SessionId) -> bool {
         let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
         let (levels, multi) = split(filter);
-        let removed = remove(&mut root, &levels, multi, session);
+        let removed = remove(&mut root, &levels, multi, &mut |subscribers| match filter.shared() {
+            Some(_) => subscribers.leave(filter.as_str(), session),
+            None => subscribers.remove(session),
+        });
         drop(root);
         if removed {
             self.generation.fetch_add(1, Ordering::Release);
@@ -174,16 +137,32 @@ impl Routes {
         removed
     }
 
+    /// Returns the group of a Shared Subscription as it is now; None if it has no members.
+    pub(crate) fn share(&self, filter: TopicFilter<'_>) -> Option<Share> {
+        let root = self.root.read().unwrap_or_else(PoisonError::into_inner);
+        let (levels, multi) = split(filter);
+        let mut node = &*root;
+        for level in levels {
+            node = node.children.get(level)?;
+        }
+        let subscribers = if multi { &node.beneath } else { &node.here };
+        Some(subscribers.groups.get(filter.as_str())?.share())
+    }
+
     /// Finds the sessions that want a topic ([MQTT-3.3.2-3]); those whose No Local subscriptions exclude `publisher` are left out.
-    fn find(&self, topic: TopicName<'_>, publisher: Option<SessionId>) -> Matches {
+    pub(crate) fn find(&self, topic: TopicName<'_>, publisher: Option<SessionId>) -> Matches {
         let root = self.root.read().unwrap_or_else(PoisonError::into_inner);
         let levels: Vec<&str> = topic.levels().collect();
         let mut found: Vec<Subscriber> = Vec::new();
-        let mut collect = |list: &[Subscriber]| {
+        let mut shares: Vec<Share> = Vec::new();
+        let mut collect = |subscribers: &Subscribers| {
             found.extend(
-                list.iter()
+                subscribers
+                    .sessions
+                    .values()
                     .filter(|subscriber| !(subscriber.no_local && publisher == Some(subscriber.session))),
             );
+            shares.extend(subscribers.groups.values().map(Group::share));
         };
         let mut pending: Vec<(&Node, usize)> = vec![(&root, 0)];
         while let Some((node, depth)) = pending.pop() {
@@ -204,17 +183,18 @@ impl Routes {
                 pending.push((child, depth + 1));
             }
         }
-        Matches::merge(&found)
+        Matches::merge(&found, shares)
     }
 
-    fn generation(&self) -> u64 {
+    /// Returns a number that grows with every change.
+    pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 }
 
-/// Splits a filter into its literal and single-level parts, and whether "#" follows.
+/// Splits what a filter matches into its literal and single-level parts, and whether "#" follows.
 fn split(filter: TopicFilter<'_>) -> (Vec<&str>, bool) {
-    let mut levels: Vec<&str> = filter.levels().collect();
+    let mut levels: Vec<&str> = filter.inner().levels().collect();
     let multi = levels.last() == Some(&"#");
     if multi {
         levels.pop();
@@ -223,84 +203,29 @@ fn split(filter: TopicFilter<'_>) -> (Vec<&str>, bool) {
 }
 
 /// Removes a subscription and prunes branches that became empty. The depth is bounded by `topic_levels_max`.
-fn remove(node: &mut Node, levels: &[&str], multi: bool, session: SessionId) -> bool {
+fn remove(
+    node: &mut Node,
+    levels: &[&str],
+    multi: bool,
+    remove_here: &mut dyn FnMut(&mut Subscribers) -> bool,
+) -> bool {
     let Some((level, rest)) = levels.split_first() else {
-        let list = if multi { &mut node.beneath } else { &mut node.here };
-        let before = list.len();
-        list.retain(|held| held.session != session);
-        return list.len() != before;
+        return remove_here(node.ending(multi));
     };
     let Some(child) = node.children.get_mut(*level) else { return false };
-    let removed = remove(child, rest, multi, session);
+    let removed = remove(child, rest, multi, remove_here);
     if child.is_empty() {
         node.children.remove(*level);
     }
     removed
 }
 
-/// One shard's memory of recent matches, valid as long as no subscription changes.
-#[derive(Debug, Default)]
-pub(crate) struct MatchCache {
-    generation: u64,
-    topics: HashMap<Box<str>, Arc<Matches>>,
-    bytes: usize,
-}
-
-/// What a shard remembers, in bytes; beyond it the cache starts afresh. Publishers choose the topics, so they count too.
-const CACHED_BYTES_MAX: usize = 8 * 1024 * 1024;
-
-impl MatchCache {
-    /// Returns who gets a message that `publisher` published to `topic`.
-    pub(crate) fn matches(
-        &mut self,
-        routes: &Routes,
-        topic: TopicName<'_>,
-        publisher: Option<SessionId>,
-    ) -> Arc<Matches> {
-        let generation = routes.generation();
-        if generation != self.generation {
-            self.clear();
-            self.generation = generation;
-        }
-        let matches = match self.topics.get(topic.as_str()) {
-            Some(matches) => Arc::clone(matches),
-            None => {
-                let matches = Arc::new(routes.find(topic, None));
-                self.remember(topic, &matches);
-                matches
-            }
-        };
-        // [MQTT-3.8.3-3] A client's own messages do not come back to it. Rare, so not cached.
-        if let Some(publisher) = publisher
-            && matches.concerns_no_local(publisher)
-        {
-            return Arc::new(routes.find(topic, Some(publisher)));
-        }
-        matches
-    }
-
-    fn remember(&mut self, topic: TopicName<'_>, matches: &Arc<Matches>) {
-        let entry_bytes = size_of::<(Box<str>, Matches)>() + topic.as_str().len() + matches.size_bytes();
-        if self.bytes + entry_bytes > CACHED_BYTES_MAX {
-            self.clear();
-        }
-        if entry_bytes <= CACHED_BYTES_MAX {
-            self.bytes += entry_bytes;
-            self.topics.insert(Box::from(topic.as_str()), Arc::clone(matches));
-        }
-    }
-
-    fn clear(&mut self) {
-        self.topics.clear();
-        self.bytes = 0;
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::matches::Target;
 
-    fn subscriber(session: u64, shard: u16, qos: QoS) -> Subscriber {
+    pub(crate) fn subscriber(session: u64, shard: u16, qos: QoS) -> Subscriber {
         Subscriber {
             session: SessionId(session),
             shard: ShardIndex(shard),
@@ -399,46 +324,58 @@ mod tests {
     }
 
     #[test]
-    fn a_cached_match_is_forgotten_when_a_subscription_changes() {
+    fn what_matches_names_each_group_once_and_its_members_apart_from_the_targets() {
         let routes = Routes::default();
-        let mut cache = MatchCache::default();
-        let topic = TopicName::new("t").unwrap();
-        assert!(cache.matches(&routes, topic, None).is_empty());
-
-        assert!(routes.subscribe(TopicFilter::new("t").unwrap(), subscriber(1, 0, QoS::AtMostOnce)));
-        assert!(!cache.matches(&routes, topic, None).is_empty());
-
-        assert!(routes.unsubscribe(TopicFilter::new("t").unwrap(), SessionId(1)));
-        assert!(cache.matches(&routes, topic, None).is_empty());
-        assert!(!routes.unsubscribe(TopicFilter::new("t").unwrap(), SessionId(1)));
-    }
-
-    #[test]
-    fn what_is_cached_is_bounded_however_long_the_topics_are() {
-        let routes = Routes::default();
-        let mut cache = MatchCache::default();
-        for number in 0..300 {
-            let topic = format!("{number}{}", "x".repeat(60_000));
-            cache.matches(&routes, TopicName::new(&topic).unwrap(), None);
-
-            let held: usize = cache.topics.keys().map(|topic| topic.len()).sum();
-            assert!(held <= CACHED_BYTES_MAX, "{held} bytes after {number}");
+        let filters = ["$share/g/t", "$share/h/t", "$share/g/#", "$share/g/u"];
+        for (filter, session) in filters.into_iter().flat_map(|filter| [(filter, 1), (filter, 2)]) {
+            let filter = TopicFilter::new(filter).unwrap();
+            assert!(routes.join(filter, subscriber(session, 0, QoS::AtMostOnce), Arc::default()));
+            assert!(!routes.join(filter, subscriber(session, 0, QoS::AtLeastOnce), Arc::default()));
         }
-        assert!(cache.topics.len() > 1);
+
+        let matches = routes.find(TopicName::new("t").unwrap(), None);
+
+        let mut found: Vec<&str> = matches.shares().iter().map(|share| &**share.filter()).collect();
+        found.sort_unstable();
+        assert_eq!(found, ["$share/g/#", "$share/g/t", "$share/h/t"]);
+        assert!(matches.targets().next().is_none() && !matches.is_empty());
+        assert!(sessions(&routes, "$share/g/t").is_empty());
     }
 
     #[test]
-    fn no_local_leaves_out_the_publisher_only_where_no_other_subscription_of_it_matches() {
+    fn a_group_is_gone_with_its_last_member() {
         let routes = Routes::default();
-        let mut cache = MatchCache::default();
-        let topic = TopicName::new("a/b").unwrap();
-        let own = Subscriber { no_local: true, ..subscriber(1, 0, QoS::AtMostOnce) };
-        routes.subscribe(TopicFilter::new("a/#").unwrap(), own);
+        let filter = TopicFilter::new("$share/g/a/#").unwrap();
+        for session in [1, 2] {
+            routes.join(filter, subscriber(session, 0, QoS::AtMostOnce), Arc::default());
+        }
 
-        assert!(cache.matches(&routes, topic, Some(SessionId(1))).is_empty());
-        assert!(!cache.matches(&routes, topic, Some(SessionId(2))).is_empty());
+        assert!(!routes.unsubscribe(TopicFilter::new("a/#").unwrap(), SessionId(1)));
+        assert!(routes.unsubscribe(filter, SessionId(1)));
+        assert!(!routes.unsubscribe(filter, SessionId(1)));
+        assert!(routes.share(filter).is_some());
+        assert!(routes.unsubscribe(filter, SessionId(2)));
 
-        routes.subscribe(TopicFilter::new("a/b").unwrap(), subscriber(1, 0, QoS::AtMostOnce));
-        assert!(!cache.matches(&routes, topic, Some(SessionId(1))).is_empty());
+        assert!(routes.share(filter).is_none());
+        assert!(routes.root.read().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_crowd_on_one_filter_comes_and_goes_without_being_searched() {
+        // Were each step a search through the others, this would take a billion of them.
+        const CROWD: u64 = 30_000;
+        let routes = Routes::default();
+        let filters = ["t", "$share/g/t"].map(|filter| TopicFilter::new(filter).unwrap());
+        for session in 0..CROWD {
+            assert!(routes.subscribe(filters[0], subscriber(session, 0, QoS::AtMostOnce)));
+            assert!(routes.join(filters[1], subscriber(session, 0, QoS::AtMostOnce), Arc::default()));
+        }
+        for session in 1..CROWD {
+            assert!(filters.iter().all(|filter| routes.unsubscribe(*filter, SessionId(session))));
+        }
+
+        assert_eq!(sessions(&routes, "t"), [0]);
+        let root = routes.root.read().unwrap();
+        assert!(root.children["t"].here.sessions.capacity() < 100, "the room of the crowd is given back");
     }
 }

@@ -5,11 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use veilmq_protocol::PacketId;
+use veilmq_protocol::{PacketId, TopicFilter};
 
 use crate::id::{ConnectionId, SessionId};
 use crate::outbound::Outbound;
 use crate::record::{Record, SessionRecord, SubscriptionRecord, WillRecord};
+use crate::share::{Availability, Preference};
 use crate::time::Moment;
 
 /// The interval that never ends ([MQTT-3.1.2-23], section 3.1.2.11.2).
@@ -32,6 +33,8 @@ pub(crate) struct Session {
     pub(crate) outbound: Outbound,
     /// QoS 2 Packet Identifiers of the client that await PUBREL ([MQTT-4.3.3-10]).
     pub(crate) received: BTreeSet<PacketId>,
+    /// What other shards see of it; there once the session has been a member of a group.
+    pub(crate) availability: Option<Arc<Availability>>,
     /// The timer that is armed for the end of the session or its Will.
     pub(crate) timer_at: Option<Moment>,
 }
@@ -50,6 +53,7 @@ impl Session {
             will: None,
             outbound: Outbound::default(),
             received: BTreeSet::new(),
+            availability: None,
             timer_at: None,
         }
     }
@@ -64,6 +68,18 @@ impl Session {
             disconnected_at: self.disconnected_at,
             will: self.will.as_deref().cloned(),
         })
+    }
+
+    /// Returns how many of the subscriptions are shared.
+    pub(crate) fn shared_subscriptions(&self) -> usize {
+        self.subscriptions.keys().filter(|filter| is_shared(filter)).count()
+    }
+
+    /// Lets no shard choose the session for a message any more, as far as there is anybody else.
+    pub(crate) fn withdraw(&self) {
+        if let Some(availability) = &self.availability {
+            availability.show(Preference::Unreachable, Preference::Unreachable);
+        }
     }
 
     /// Returns when the session ends if nobody reconnects; None while connected ([MQTT-4.1.0-1]) or if it never does.
@@ -85,4 +101,9 @@ impl Session {
             (will, end) => will.or(end),
         }
     }
+}
+
+/// Tells whether a filter, as subscribed, is that of a Shared Subscription.
+fn is_shared(filter: &str) -> bool {
+    TopicFilter::new(filter).is_ok_and(|filter| filter.shared().is_some())
 }

@@ -69,6 +69,7 @@ pub struct Stats {
     sessions_connected: AtomicU64,
     sessions_disconnected: AtomicU64,
     subscriptions: AtomicU64,
+    shared_subscriptions: AtomicU64,
     queued_messages: AtomicU64,
     queued_bytes: AtomicU64,
     inflight_messages: AtomicU64,
@@ -154,6 +155,7 @@ impl Stats {
             (&self.sessions_connected, gauges.sessions_connected),
             (&self.sessions_disconnected, gauges.sessions_disconnected),
             (&self.subscriptions, gauges.subscriptions),
+            (&self.shared_subscriptions, gauges.shared_subscriptions),
             (&self.queued_messages, gauges.queued_messages),
             (&self.queued_bytes, gauges.queued_bytes),
             (&self.inflight_messages, gauges.inflight_messages),
@@ -182,6 +184,7 @@ impl Stats {
             (&mut totals.sessions_connected, read(&self.sessions_connected)),
             (&mut totals.sessions_disconnected, read(&self.sessions_disconnected)),
             (&mut totals.subscriptions, read(&self.subscriptions)),
+            (&mut totals.shared_subscriptions, read(&self.shared_subscriptions)),
             (&mut totals.queued_messages, read(&self.queued_messages)),
             (&mut totals.queued_bytes, read(&self.queued_bytes)),
             (&mut totals.inflight_messages, read(&self.inflight_messages)),
@@ -321,6 +324,13 @@ impl Stats {
         );
         single("veilmq_subscriptions", "Subscriptions held.", Gauge, None, &self.subscriptions);
         single(
+            "veilmq_shared_subscriptions",
+            "Shared Subscriptions among those held.",
+            Gauge,
+            None,
+            &self.shared_subscriptions,
+        );
+        single(
             "veilmq_queued_messages",
             "Deliveries waiting for quota, space or a connection.",
             Gauge,
@@ -396,6 +406,7 @@ pub(crate) struct Gauges {
     pub(crate) sessions_connected: usize,
     pub(crate) sessions_disconnected: usize,
     pub(crate) subscriptions: usize,
+    pub(crate) shared_subscriptions: usize,
     pub(crate) queued_messages: usize,
     pub(crate) queued_bytes: usize,
     pub(crate) inflight_messages: usize,

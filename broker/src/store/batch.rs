@@ -137,7 +137,14 @@ mod tests {
     const MESSAGE: MessageId = MessageId(1);
 
     fn reference(stage: Stage) -> Reference {
-        Reference { session: SESSION, qos: QoS::AtLeastOnce, retain: false, subscription_ids: vec![], stage }
+        Reference {
+            session: SESSION,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            subscription_ids: vec![],
+            share: None,
+            stage,
+        }
     }
 
     fn published() -> Record {

@@ -40,7 +40,7 @@ pub enum DirectoryError {
         path: PathBuf,
         /// The format of the directory, or of a row in it.
         found: u32,
-        /// The format that this broker writes.
+        /// The newest that this broker knows.
         known: u32,
     },
     /// The file system refused.
@@ -96,7 +96,7 @@ impl DataDirectory {
     pub(crate) fn check_format(&self) -> Result<Option<PathBuf>, DirectoryError> {
         let quarantined = match self.read_format()? {
             Format::Known => return Ok(None),
-            Format::Unknown(found) => return Err(self.unknown_format(found)),
+            Format::Unknown(found) => return Err(self.unknown_format(found, FORMAT)),
             Format::Absent | Format::Unreadable => self.quarantine()?,
         };
         self.write_format()?;
@@ -104,8 +104,8 @@ impl DataDirectory {
     }
 
     /// Returns the error for contents of an unknown format.
-    pub(crate) fn unknown_format(&self, found: u32) -> DirectoryError {
-        DirectoryError::UnknownFormat { path: self.path.clone(), found, known: FORMAT }
+    pub(crate) fn unknown_format(&self, found: u32, known: u32) -> DirectoryError {
+        DirectoryError::UnknownFormat { path: self.path.clone(), found, known }
     }
 
     /// Moves the engine's files and the watermark into a new dated directory; None if there was nothing to move.

@@ -13,8 +13,6 @@ use veilmq_protocol::PacketId;
 
 /// The most bytes of a row, key and value together; sixteen of them still fit into one page of the engine.
 pub(crate) const ROW_BYTES_MAX: usize = 7_000;
-/// The format that this broker writes, the first byte of every row.
-const ROW_VERSION: u8 = 1;
 /// Version, checksum, sequence number, number of chunks.
 const ENVELOPE_BYTES: usize = 1 + 4 + 8 + 2;
 /// The contents of one row.
@@ -25,6 +23,26 @@ const KEY_BYTES_MAX: usize = 1 + 8 + NAME_BYTES;
 const CHUNK_INDEX_BYTES: usize = 2;
 /// A name is 160 bits of its SHA-256: keys stay short whatever a client subscribes to, and nobody finds two names alike.
 const NAME_BYTES: usize = 20;
+
+/// The formats of a row's contents; the number is the first byte of every row. A row says the oldest format that has such
+/// contents, so that an older broker can read all that it would understand and refuses the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum RowFormat {
+    /// Everything that is not newer.
+    First = 1,
+    /// References that say which Shared Subscription they belong to.
+    Shared = 2,
+}
+
+impl RowFormat {
+    /// The newest format that this broker knows.
+    pub(crate) const NEWEST: Self = Self::Shared;
+
+    fn is_known(number: u8) -> bool {
+        (Self::First as u8..=Self::NEWEST as u8).contains(&number)
+    }
+}
 
 /// The tables, which share one tree; the number is the first byte of each key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,6 +222,7 @@ pub(crate) struct TooLarge(usize);
 /// [`TooLarge`]; nothing was put then.
 pub(crate) fn write_rows(
     key: &Key,
+    format: RowFormat,
     sequence: u64,
     value: &[u8],
     mut put: impl FnMut(Vec<u8>, Vec<u8>),
@@ -215,21 +234,21 @@ pub(crate) fn write_rows(
         let start = usize::from(chunk) * CHUNK_BYTES_MAX;
         let end = value.len().min(start + CHUNK_BYTES_MAX);
         let row_key = key.row(chunk);
-        let row = seal(&row_key, sequence, chunks, &value[start..end]);
+        let row = seal(&row_key, format, sequence, chunks, &value[start..end]);
         put(row_key, row);
     }
     Ok(chunks)
 }
 
 /// Puts the envelope around the contents of one row.
-fn seal(row_key: &[u8], sequence: u64, chunks: u16, contents: &[u8]) -> Vec<u8> {
+fn seal(row_key: &[u8], format: RowFormat, sequence: u64, chunks: u16, contents: &[u8]) -> Vec<u8> {
     let mut row = Vec::with_capacity(ENVELOPE_BYTES + contents.len());
-    row.push(ROW_VERSION);
+    row.push(format as u8);
     row.extend_from_slice(&[0; 4]);
     row.extend_from_slice(&sequence.to_le_bytes());
     row.extend_from_slice(&chunks.to_le_bytes());
     row.extend_from_slice(contents);
-    let checksum = checksum(row_key, ROW_VERSION, &row[5..]);
+    let checksum = checksum(row_key, format as u8, &row[5..]);
     row[1..5].copy_from_slice(&checksum.to_le_bytes());
     row
 }
@@ -267,7 +286,7 @@ fn open<'a>(row_key: &[u8], row: &'a [u8]) -> Result<Row<'a>, RowFault> {
     if u32::from_le_bytes(*expected) != checksum(row_key, *version, rest) {
         return Err(RowFault::Damaged);
     }
-    if *version != ROW_VERSION {
+    if !RowFormat::is_known(*version) {
         return Err(RowFault::UnknownVersion(*version));
     }
     let (sequence, rest) = rest.split_first_chunk().ok_or(RowFault::Damaged)?;
@@ -395,7 +414,7 @@ mod tests {
 
     fn rows(key: &Key, value: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut rows = Vec::new();
-        write_rows(key, 7, value, |row_key, row| rows.push((row_key, row))).unwrap();
+        write_rows(key, RowFormat::First, 7, value, |row_key, row| rows.push((row_key, row))).unwrap();
         rows
     }
 
@@ -471,14 +490,27 @@ mod tests {
     #[test]
     fn an_intact_row_of_another_version_is_not_called_damage() {
         let row_key = Key::body(MessageId(3)).row(0);
-        let mut row = seal(&row_key, 1, 1, b"from the future");
-        row[0] = 2;
-        let sum = checksum(&row_key, 2, &row[5..]);
+        let newer = RowFormat::NEWEST as u8 + 1;
+        let mut row = seal(&row_key, RowFormat::NEWEST, 1, 1, b"from the future");
+        row[0] = newer;
+        let sum = checksum(&row_key, newer, &row[5..]);
         row[1..5].copy_from_slice(&sum.to_le_bytes());
 
         let (_, damage) = read(&[(row_key.clone(), row)]);
 
-        assert_eq!(damage, [Damage { row_key, fault: RowFault::UnknownVersion(2) }]);
+        assert_eq!(damage, [Damage { row_key, fault: RowFault::UnknownVersion(newer) }]);
+    }
+
+    #[test]
+    fn rows_of_every_known_format_are_read() {
+        let key = Key::body(MessageId(3));
+        for format in [RowFormat::First, RowFormat::Shared] {
+            let mut rows = Vec::new();
+            write_rows(&key, format, 7, b"x", |row_key, row| rows.push((row_key, row))).unwrap();
+
+            assert_eq!(rows[0].1[0], format as u8);
+            assert_eq!(read(&rows), (vec![(key, b"x".to_vec())], vec![]));
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use veilmq_core::{Record, Store, StoreError};
 use super::batch::Batch;
 use super::directory::{DataDirectory, DirectoryError, Watermark, sync_directory};
 use super::replay::{Outcome, Replay, ReplayReport, UnknownRowVersion};
-use super::rows::{Key, SESSION_TABLES, TooLarge, write_rows};
+use super::rows::{Key, RowFormat, SESSION_TABLES, TooLarge, write_rows};
 
 /// The time between attempts to open sled again after an error.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
@@ -213,7 +213,9 @@ impl SledStore {
             if let Some(value) = value {
                 bytes.clear();
                 value.encode(&mut bytes);
-                after = write_rows(key, sequence, &bytes, |row_key, row| rows.insert(row_key, row))?;
+                after = write_rows(key, value.format(), sequence, &bytes, |row_key, row| {
+                    rows.insert(row_key, row);
+                })?;
             }
             for chunk in after..before {
                 rows.remove(key.row(chunk));
@@ -222,7 +224,9 @@ impl SledStore {
                 row_counts.push((*key, after));
             }
         }
-        write_rows(&Key::sequence(), sequence, &[], |row_key, row| rows.insert(row_key, row))?;
+        write_rows(&Key::sequence(), RowFormat::First, sequence, &[], |row_key, row| {
+            rows.insert(row_key, row);
+        })?;
         Ok((rows, row_counts))
     }
 
@@ -346,7 +350,9 @@ fn read(db: &sled::Db, visit: &mut dyn FnMut(Record)) -> Result<Outcome, EngineE
 /// Names the directory in an error that is not a matter of damage.
 fn refusal(directory: &DataDirectory, error: EngineError) -> DirectoryError {
     match error {
-        EngineError::UnknownRow(UnknownRowVersion(version)) => directory.unknown_format(version.into()),
+        EngineError::UnknownRow(UnknownRowVersion(version)) => {
+            directory.unknown_format(version.into(), RowFormat::NEWEST as u32)
+        }
         EngineError::Io(error) | EngineError::Sync(error) => directory.failed(error),
         error @ (EngineError::Corrupt(_) | EngineError::TooLarge(_)) => {
             directory.failed(io::Error::other(error.to_string()))

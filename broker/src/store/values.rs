@@ -13,6 +13,8 @@ use veilmq_protocol::{
     PacketId, PublishProperties, QoS, RetainHandling, SubscribeOptions, TopicFilter, TopicName,
 };
 
+use super::rows::RowFormat;
+
 /// What is stored under a key, borrowed from the record that says it.
 #[derive(Clone, Copy)]
 pub(crate) enum Value<'a> {
@@ -29,6 +31,18 @@ pub(crate) enum Value<'a> {
 }
 
 impl Value<'_> {
+    /// Returns the oldest format that has such a value, so that an older broker refuses what it would misread.
+    pub(crate) fn format(&self) -> RowFormat {
+        match self {
+            Self::Reference(reference) if reference.share.is_some() => RowFormat::Shared,
+            Self::Session(_)
+            | Self::Subscription(..)
+            | Self::Message(_)
+            | Self::Reference(_)
+            | Self::Received => RowFormat::First,
+        }
+    }
+
     /// Appends the bytes of the value.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match self {
@@ -48,6 +62,7 @@ const RETAIN: u8 = 1 << 3;
 const NO_LOCAL: u8 = 1 << 4;
 const RETAIN_AS_PUBLISHED: u8 = 1 << 5;
 const AUTHENTICATED: u8 = 1 << 6;
+const SHARED: u8 = 1 << 7;
 
 fn flag(set: bool, bit: u8) -> u8 {
     if set { bit } else { 0 }
@@ -122,16 +137,19 @@ fn encode_message(message: &Message, out: &mut Vec<u8>) {
 }
 
 fn encode_reference(reference: &Reference, out: &mut Vec<u8>) {
-    let Reference { session: _, qos, retain, subscription_ids, stage } = reference;
+    let Reference { session: _, qos, retain, subscription_ids, share, stage } = reference;
     let (stage, packet_id) = match stage {
         Stage::Queued => (0, 0),
         Stage::Published(packet_id) => (1, packet_id.value()),
         Stage::Released(packet_id) => (2, packet_id.value()),
     };
-    out.push(flag(*retain, RETAIN));
+    out.push(flag(*retain, RETAIN) | flag(share.is_some(), SHARED));
     out.push(qos.value());
     out.push(stage);
     out.extend_from_slice(&packet_id.to_le_bytes());
+    if let Some(share) = share {
+        put_bytes(share.as_bytes(), out);
+    }
     for id in subscription_ids {
         out.extend_from_slice(&id.to_le_bytes());
     }
@@ -214,7 +232,8 @@ pub(crate) fn decode_message(id: Option<MessageId>, references: u32, bytes: &[u8
 /// Reads a reference; None if the bytes are not one.
 pub(crate) fn decode_reference(session: SessionId, bytes: &[u8]) -> Option<Reference> {
     let mut fields = Fields(bytes);
-    let retain = fields.flags(RETAIN)? & RETAIN != 0;
+    let flags = fields.flags(RETAIN | SHARED)?;
+    let retain = flags & RETAIN != 0;
     let qos = fields.qos()?;
     let stage = fields.u8()?;
     let packet_id = PacketId::new(fields.u16()?);
@@ -224,9 +243,10 @@ pub(crate) fn decode_reference(session: SessionId, bytes: &[u8]) -> Option<Refer
         (2, Some(packet_id)) => Stage::Released(packet_id),
         _ => return None,
     };
+    let share = fields.when(flags & SHARED, |fields| fields.shared_filter().map(Arc::from))?;
     let (ids, []) = fields.0.as_chunks::<4>() else { return None };
     let subscription_ids = ids.iter().map(|id| u32::from_le_bytes(*id)).collect();
-    Some(Reference { session, qos, retain, subscription_ids, stage })
+    Some(Reference { session, qos, retain, subscription_ids, share, stage })
 }
 
 /// Bytes that are read field by field.
@@ -278,6 +298,11 @@ impl<'a> Fields<'a> {
         TopicName::new(self.text()?).ok().map(TopicName::as_str)
     }
 
+    fn shared_filter(&mut self) -> Option<&'a str> {
+        let filter = TopicFilter::new(self.text()?).ok()?;
+        filter.shared().map(|_| filter.as_str())
+    }
+
     fn properties(&mut self) -> Option<&'a [u8]> {
         let bytes = self.bytes()?;
         PublishProperties::decode_application(bytes).ok()?;
@@ -302,7 +327,7 @@ mod tests {
     use super::*;
 
     /// A value of each kind, as bytes.
-    fn samples() -> [Vec<u8>; 4] {
+    fn samples() -> [Vec<u8>; 5] {
         let will = WillRecord {
             topic: "will".into(),
             payload: vec![1, 2, 3],
@@ -339,14 +364,21 @@ mod tests {
         };
         let message = Message::new(&parts, 0);
         let stage = Stage::Released(PacketId::new(3).unwrap());
-        let subscription_ids = vec![4, 5];
-        let reference =
-            Reference { session: SessionId(1), qos: QoS::ExactlyOnce, retain: true, subscription_ids, stage };
+        let reference = Reference {
+            session: SessionId(1),
+            qos: QoS::ExactlyOnce,
+            retain: true,
+            subscription_ids: vec![4, 5],
+            share: None,
+            stage,
+        };
+        let shared = Reference { share: Some("$share/g/a/#".into()), ..reference.clone() };
         [
             Value::Session(&head),
             Value::Subscription("a/+", &subscription),
             Value::Message(&message),
             Value::Reference(&reference),
+            Value::Reference(&shared),
         ]
         .map(encoded)
     }
@@ -374,15 +406,28 @@ mod tests {
             assert_eq!(rewritten(kind, &bytes).as_ref(), Some(&bytes));
             // A reference ends in a list without a length, so it can lose whole identifiers unnoticed here; the row's
             // checksum notices.
-            for len in (0..bytes.len()).filter(|len| kind != 3 || !(bytes.len() - len).is_multiple_of(4)) {
+            for len in (0..bytes.len()).filter(|len| kind < 3 || !(bytes.len() - len).is_multiple_of(4)) {
                 assert_eq!(rewritten(kind, &bytes[..len]), None, "value {kind}, {len} bytes");
             }
         }
     }
 
     #[test]
+    fn references_from_before_shared_subscriptions_are_read_and_written_as_they_were() {
+        let earlier = [8, 2, 1, 3, 0, 4, 0, 0, 0, 5, 0, 0, 0];
+
+        let reference = decode_reference(SessionId(1), &earlier).unwrap();
+
+        assert_eq!((reference.share.as_deref(), &reference.subscription_ids[..]), (None, &[4, 5][..]));
+        assert_eq!(encoded(Value::Reference(&reference)), earlier);
+        assert_eq!(Value::Reference(&reference).format(), RowFormat::First);
+        let shared = Reference { share: Some("$share/g/a".into()), ..reference };
+        assert_eq!(Value::Reference(&shared).format(), RowFormat::Shared);
+    }
+
+    #[test]
     fn a_name_that_no_client_could_have_sent_is_refused() {
-        let [_, subscription, message, _] = samples();
+        let [_, subscription, message, _, shared] = samples();
         let replace = |bytes: &[u8], from: &[u8], to: &[u8]| {
             let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
             [&bytes[..at], to, &bytes[at + from.len()..]].concat()
@@ -391,6 +436,7 @@ mod tests {
         assert_eq!(rewritten(1, &replace(&subscription, b"a/+", b"a+/")), None);
         assert_eq!(rewritten(2, &replace(&message, b"a/b", b"a/#")), None);
         assert_eq!(rewritten(2, &replace(&message, b"a/b", b"a/\xff")), None);
+        assert_eq!(rewritten(4, &replace(&shared, b"$share", b"$shard")), None);
     }
 
     proptest! {
@@ -406,7 +452,7 @@ mod tests {
 
         #[test]
         fn a_changed_byte_gives_nothing_or_another_value(
-            kind in 0_usize..4,
+            kind in 0_usize..5,
             at in any::<prop::sample::Index>(),
             change in 1_u8..,
         ) {

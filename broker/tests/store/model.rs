@@ -164,8 +164,14 @@ pub(crate) fn packet_id(number: u16) -> PacketId {
 }
 
 pub(crate) fn reference(session: u64, stage: Stage) -> Reference {
-    let subscription_ids = vec![1, 268_435_455];
-    Reference { session: SessionId(session), qos: QoS::ExactlyOnce, retain: false, subscription_ids, stage }
+    Reference {
+        session: SessionId(session),
+        qos: QoS::ExactlyOnce,
+        retain: false,
+        subscription_ids: vec![1, 268_435_455],
+        share: None,
+        stage,
+    }
 }
 
 pub(crate) fn message(id: Option<u64>, topic: &str, payload: &[u8]) -> Arc<Message> {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use proptest::prelude::{Just, Strategy, any, prop, prop_oneof};
 use proptest::{prop_assert_eq, proptest};
 use veilmq::store::{OpenReport, ReplayReport};
-use veilmq_core::{Moment, Record, SessionId, SessionRecord, Stage, Store, WillRecord};
+use veilmq_core::{Moment, Record, Reference, SessionId, SessionRecord, Stage, Store, WillRecord};
 use veilmq_protocol::QoS;
 
 use crate::model::{
@@ -60,6 +60,14 @@ fn a_replay_gives_what_was_committed() {
         reference.subscription_ids = (1..=5_000).collect();
         Record::Published { message: message(Some(1), "a", b""), references: vec![reference] }
     };
+    let shared_references = {
+        let share = |number: u64, filter: &str| Reference {
+            share: Some(filter.into()),
+            ..crate::model::reference(number, Stage::Published(packet_id(4)))
+        };
+        let references = vec![share(1, "$share/g/a/#"), share(2, &format!("$share/g/{long_filter}"))];
+        Record::Published { message: message(Some(1), "a", b"x"), references }
+    };
     // Each case: what it shows, its batches, and the rows that remain besides that of the sequence number.
     let cases: Vec<(&str, Vec<Vec<Record>>, u64)> = vec![
         ("a session with a will", vec![vec![Record::Session(will.clone())]], 9),
@@ -92,6 +100,19 @@ fn a_replay_gives_what_was_committed() {
                 vec![advanced(1, 1, Stage::Released(packet_id(9))), settled(1, 2)],
             ],
             4,
+        ),
+        (
+            "references of members of groups",
+            vec![vec![session(1, 0), session(2, 0), shared_references.clone()]],
+            14,
+        ),
+        (
+            "one of them passed on",
+            vec![
+                vec![session(1, 0), session(2, 0), shared_references],
+                vec![ended(1), settled(2, 1), forgotten(1), published(2, b"x", &[2])],
+            ],
+            3,
         ),
         ("a body without references", vec![vec![published(1, b"x", &[])]], 1),
         (

@@ -95,6 +95,8 @@ impl Shard {
         self.gauges.queued_messages -= waiting - state.outbound.waiting();
         self.gauges.queued_bytes -= bytes - state.outbound.waiting_bytes();
         self.stats.messages_dropped(DropReason::Unassured, dropped);
+        self.show_availability(session);
+        let Some(state) = self.sessions.get_mut(&session) else { return };
         if !reason.publishes_will() {
             // [MQTT-3.14.4-3]
             state.will = None;
@@ -141,13 +143,17 @@ impl Shard {
 
     /// Ends a session: its Will is published, its subscriptions and its references to messages are gone.
     pub(super) fn end_session(&mut self, session: SessionId, now: Moment) {
+        if let Some(state) = self.sessions.get(&session) {
+            state.withdraw();
+        }
         self.publish_will(session, now);
-        let Some(mut state) = self.sessions.remove(&session) else { return };
+        let Some(state) = self.sessions.remove(&session) else { return };
         if let Some(at) = state.timer_at {
             self.timers.remove(&(at, super::timer::Timer::Session(session)));
         }
         self.by_client_id.remove(&state.client_id);
         self.gauges.subscriptions -= state.subscriptions.len();
+        self.gauges.shared_subscriptions -= state.shared_subscriptions();
         for filter in state.subscriptions.keys() {
             if let Ok(filter) = TopicFilter::new(filter) {
                 self.shared.routes.unsubscribe(filter, session);
@@ -160,9 +166,10 @@ impl Shard {
             // SessionEnded removes the references themselves.
             self.records.push(Record::SessionEnded { session });
         }
-        for (delivery, _) in state.outbound.assured_mut() {
+        for delivery in state.outbound.assured() {
             self.release_body(delivery);
         }
+        self.pass_on(&state.outbound.into_transferable(), now);
         tracing::debug!(client = &*state.client_id, session = session.0, "session ended");
     }
 

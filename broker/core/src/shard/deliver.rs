@@ -6,10 +6,10 @@ use veilmq_protocol::{Acknowledgement, Packet, PacketId, PacketType, PublishHead
 
 use super::Shard;
 use crate::id::{ConnectionId, SessionId};
+use crate::matches::{Matches, Target};
 use crate::message::Message;
 use crate::outbound::{Delivery, Progress};
 use crate::record::{Record, Stage};
-use crate::routes::{Matches, Target};
 use crate::stats::DropReason;
 use crate::time::Moment;
 
@@ -26,6 +26,7 @@ impl Shard {
                 retain: message.retain() && target.retain_as_published,
                 subscription_ids: target.subscription_ids.as_slice().into(),
                 stored: target.durable && qos != QoS::AtMostOnce,
+                share: None,
             };
             self.deliver(target, delivery, now);
         }
@@ -66,6 +67,7 @@ impl Shard {
             }
             _ => self.enqueue(session, delivery),
         }
+        self.show_availability(session);
     }
 
     fn enqueue(&mut self, session: SessionId, delivery: Delivery) {
@@ -102,7 +104,7 @@ impl Shard {
     }
 
     /// Tells whether more may be put into the outbox of a connection.
-    fn has_space(&self, connection: ConnectionId) -> bool {
+    pub(super) fn has_space(&self, connection: ConnectionId) -> bool {
         let bytes_max = self.shared.settings().outbox_bytes_max;
         match self.connections.get(&connection) {
             Some(crate::connection::Connection::Established(established)) => {
@@ -146,6 +148,11 @@ impl Shard {
 
     /// Sends what waits for a session, as far as space and quota allow: first what was sent before, then what is new.
     pub(super) fn pump(&mut self, session: SessionId, now: Moment) {
+        self.send_waiting(session, now);
+        self.show_availability(session);
+    }
+
+    fn send_waiting(&mut self, session: SessionId, now: Moment) {
         loop {
             let Some(state) = self.sessions.get_mut(&session) else { return };
             let Some(connection) = state.connection else { return };

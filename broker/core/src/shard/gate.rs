@@ -5,12 +5,11 @@ use std::sync::Arc;
 use veilmq_protocol::{Acknowledgement, Packet, PacketId, ReasonCode, SubAck, TopicFilter, UnsubAck};
 
 use super::Shard;
+use super::publish::Distribution;
 use crate::effect::Effect;
 use crate::farewell::{BrokerReason, CloseReason};
 use crate::id::{ConnectionId, SessionId, Ticket};
-use crate::message::Message;
 use crate::record::{Record, SubscriptionRecord};
-use crate::routes::Matches;
 use crate::time::Environment;
 
 /// Something that waits for a commit.
@@ -33,8 +32,7 @@ pub(super) enum Gated {
 pub(super) struct Held {
     pub(super) publisher: SessionId,
     pub(super) packet_id: PacketId,
-    pub(super) message: Arc<Message>,
-    pub(super) matches: Arc<Matches>,
+    pub(super) distribution: Distribution,
 }
 
 /// An answer that may have to wait for a commit.
@@ -143,7 +141,7 @@ impl Shard {
                     self.pump(session, environment.now);
                 }
                 Gated::Distribute(held) => {
-                    self.distribute(&held.message, &held.matches, environment.now);
+                    self.distribute(held.distribution, environment.now);
                 }
                 Gated::Retained { session, filter, subscription } => {
                     if let Ok(filter) = TopicFilter::new(&filter) {

@@ -10,6 +10,7 @@ mod gate;
 mod open;
 mod publish;
 mod receive;
+mod share;
 mod subscribe;
 mod timer;
 
@@ -24,9 +25,9 @@ use crate::connection::{Connection, Established};
 use crate::effect::{Effect, Input, Parcel};
 use crate::farewell::{BrokerReason, CloseReason, Departure};
 use crate::id::{ConnectionId, IdMap, SessionId, ShardIndex, Ticket};
+use crate::matches::MatchCache;
 use crate::outbox::Outbox;
 use crate::record::Record;
-use crate::routes::MatchCache;
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::stats::{Gauges, Stats};
@@ -105,6 +106,7 @@ impl Shard {
             Input::Parcel(Parcel::Deliver { message, matches }) => {
                 self.deliver_all(&message, &matches, environment.now);
             }
+            Input::Parcel(Parcel::Allot(allotment)) => self.deliver_allotment(allotment, environment.now),
             Input::Committed(ticket) => self.open_gates(ticket, environment),
             Input::CommitFailed(ticket) => self.fail_gates(ticket, environment, effects),
             Input::Announced { topic, payload } => self.announce(topic, payload, environment.now),
@@ -159,11 +161,13 @@ impl Shard {
     pub(crate) fn insert_session(&mut self, session: Session) {
         let id = session.id;
         self.gauges.subscriptions += session.subscriptions.len();
+        self.gauges.shared_subscriptions += session.shared_subscriptions();
         self.gauges.queued_messages += session.outbound.waiting();
         self.gauges.queued_bytes += session.outbound.waiting_bytes();
         self.gauges.inflight_messages += session.outbound.in_flight();
         self.by_client_id.insert(Arc::clone(&session.client_id), id);
         self.sessions.insert(id, session);
+        self.show_availability(id);
         self.arm_session(id);
     }
 
@@ -216,6 +220,7 @@ impl Shard {
     fn shut_down(&mut self, environment: &mut Environment<'_>, effects: &mut Vec<Effect>) {
         let mut open: Vec<ConnectionId> = self.connections.keys().copied().collect();
         open.sort_unstable();
+        self.withdraw_transient_members();
         for connection in open {
             self.close(connection, &CloseReason::Broker(BrokerReason::Shutdown), environment, effects);
         }

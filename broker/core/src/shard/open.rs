@@ -267,7 +267,6 @@ impl Shard {
             // [MQTT-3.1.3-7]
             assigned_client_id: request.client_id_assigned.then_some(&*request.client_id),
             topic_alias_maximum: (settings.topic_alias_maximum > 0).then_some(settings.topic_alias_maximum),
-            shared_subscription_available: Some(false),
             server_keep_alive_seconds: (keep_alive != request.keep_alive_seconds).then_some(keep_alive),
             authentication_method: finish.map(|_| AUTHENTICATION_METHOD),
             authentication_data: finish,

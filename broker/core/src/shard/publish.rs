@@ -8,14 +8,16 @@ use veilmq_protocol::{
 
 use super::Shard;
 use super::gate::{Answer, Held};
+use super::share;
 use crate::effect::Parcel;
 use crate::farewell::{CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
+use crate::matches::Matches;
 use crate::message::{Expiry, Message, MessageParts};
 use crate::record::{Record, Reference, Stage};
 use crate::retained::Stored;
-use crate::routes::Matches;
 use crate::session::Session;
+use crate::share::Allotment;
 use crate::stats::DropReason;
 use crate::sys::is_reserved;
 use crate::time::Moment;
@@ -32,11 +34,19 @@ pub(super) struct Publication<'a> {
     pub(super) message_expiry_seconds: Option<u32>,
 }
 
+/// A message and who gets it.
+#[derive(Debug)]
+pub(super) struct Distribution {
+    message: Arc<Message>,
+    matches: Arc<Matches>,
+    /// The copies of groups, each for the member that was chosen.
+    allotments: Vec<Allotment>,
+}
+
 /// A publication that was accepted and is to be distributed.
 #[derive(Debug)]
 pub(super) struct Accepted {
-    message: Arc<Message>,
-    matches: Arc<Matches>,
+    distribution: Distribution,
     /// Records of this turn hold the message, so its acknowledgement waits for them.
     stored: bool,
 }
@@ -88,7 +98,7 @@ impl Shard {
         match publish.packet_id {
             None => {
                 match self.accept_publish(session, publish, topic, now) {
-                    Ok(accepted) => self.distribute(&accepted.message, &accepted.matches, now),
+                    Ok(accepted) => self.distribute(accepted.distribution, now),
                     Err(refused) => tracing::warn!(topic = topic.as_str(), %refused, "publish refused"),
                 }
                 Ok(())
@@ -119,14 +129,13 @@ impl Shard {
         }
         let durable = state.durable;
         self.count_unacknowledged(connection)?;
-        let Accepted { message, matches, mut stored } =
-            match self.accept_publish(session, publish, topic, now) {
-                Ok(accepted) => accepted,
-                Err(refused) => {
-                    tracing::warn!(topic = topic.as_str(), %refused, "publish refused");
-                    return self.refuse_publish(connection, packet_id, exactly_once, refused);
-                }
-            };
+        let Accepted { distribution, mut stored } = match self.accept_publish(session, publish, topic, now) {
+            Ok(accepted) => accepted,
+            Err(refused) => {
+                tracing::warn!(topic = topic.as_str(), %refused, "publish refused");
+                return self.refuse_publish(connection, packet_id, exactly_once, refused);
+            }
+        };
         if exactly_once && let Some(state) = self.sessions.get_mut(&session) {
             state.received.insert(packet_id);
             if durable {
@@ -134,22 +143,23 @@ impl Shard {
                 stored = true;
             }
         }
-        let reason = if matches.is_empty() { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
+        let reason = match distribution.matches.is_empty() {
+            true => ReasonCode::NoMatchingSubscribers,
+            false => ReasonCode::Success,
+        };
         let ticket = self.answers_wait_for(connection, stored.then(|| self.current_ticket()));
         let answer = match exactly_once {
             true => {
                 // If the commit fails the client sends it again, and that is no repetition for anyone.
                 match ticket {
-                    Some(ticket) => self.distribute_when_stored(
-                        ticket,
-                        Held { publisher: session, packet_id, message, matches },
-                    ),
-                    None => self.distribute(&message, &matches, now),
+                    Some(ticket) => self
+                        .distribute_when_stored(ticket, Held { publisher: session, packet_id, distribution }),
+                    None => self.distribute(distribution, now),
                 }
                 Answer::PubRec(packet_id, reason)
             }
             false => {
-                self.distribute(&message, &matches, now);
+                self.distribute(distribution, now);
                 Answer::PubAck(packet_id, reason)
             }
         };
@@ -232,8 +242,8 @@ impl Shard {
         publication: &Publication<'_>,
         now: Moment,
     ) -> Result<(), PublishRefused> {
-        let Accepted { message, matches, .. } = self.accept(publication, now)?;
-        self.distribute(&message, &matches, now);
+        let Accepted { distribution, .. } = self.accept(publication, now)?;
+        self.distribute(distribution, now);
         Ok(())
     }
 
@@ -256,10 +266,13 @@ impl Shard {
     /// Takes a message in: retains it if asked, and stores it for durable sessions.
     fn accept(&mut self, publication: &Publication<'_>, now: Moment) -> Result<Accepted, PublishRefused> {
         let matches = self.matches.matches(&self.shared.routes, publication.topic, publication.publisher);
-        let references = references(&matches, publication);
+        let mut references = references(&matches, publication);
+        let choices = share::choose(&matches, publication.qos);
+        let chosen = choices.iter().filter(|choice| choice.refers_to_publication(publication.qos)).count();
+        let needed = references.len() + chosen;
         let message = Message::new(
             &MessageParts {
-                id: (!references.is_empty()).then(|| self.shared.next_message()),
+                id: (needed > 0).then(|| self.shared.next_message()),
                 publisher: publication.publisher,
                 qos: publication.qos,
                 retain: publication.retain,
@@ -271,46 +284,54 @@ impl Shard {
                     interval_seconds,
                 }),
             },
-            u32::try_from(references.len()).unwrap_or(u32::MAX),
+            u32::try_from(needed).unwrap_or(u32::MAX),
         );
+        let records_before = self.records.len();
         // [MQTT-3.3.1-8]
-        let retained = publication.retain && self.retain(&message)?;
-        let stored = retained || !references.is_empty();
+        if publication.retain {
+            self.retain(&message)?;
+        }
+        let allotments = self.allot(choices, &message, &mut references);
         if !references.is_empty() {
             self.records.push(Record::Published { message: Arc::clone(&message), references });
         }
-        Ok(Accepted { message, matches, stored })
+        let stored = self.records.len() > records_before;
+        Ok(Accepted { distribution: Distribution { message, matches, allotments }, stored })
     }
 
-    /// Keeps a message as its topic's retained one; true if that made a record ([MQTT-3.3.1-5]).
-    fn retain(&mut self, message: &Arc<Message>) -> Result<bool, PublishRefused> {
+    /// Keeps a message as its topic's retained one ([MQTT-3.3.1-5]).
+    fn retain(&mut self, message: &Arc<Message>) -> Result<(), PublishRefused> {
         if message.publisher().is_none() {
             // What the broker says of itself is said anew after a restart.
             self.shared.retained.store_own(message);
-            return Ok(false);
+            return Ok(());
         }
         let record = match self.shared.retained.store(message) {
             Stored::Kept => Record::Retained { message: Arc::clone(message) },
             Stored::Cleared => Record::RetainedCleared { topic: Arc::from(message.topic()) },
-            Stored::Nothing => return Ok(false),
+            Stored::Nothing => return Ok(()),
             Stored::OverBudget => {
                 self.stats.messages_dropped(DropReason::RetainedFull, 1);
                 return Err(PublishRefused::RetainedFull);
             }
         };
         self.records.push(record);
-        Ok(true)
+        Ok(())
     }
 
     /// Gives a message to the targets on this shard, and passes it on to the other shards that have some ([MQTT-4.5.0-1]).
-    pub(super) fn distribute(&mut self, message: &Arc<Message>, matches: &Arc<Matches>, now: Moment) {
+    pub(super) fn distribute(&mut self, distribution: Distribution, now: Moment) {
+        let Distribution { message, matches, allotments } = distribution;
         for shard in matches.shards() {
             if shard != self.index {
-                let parcel = Parcel::Deliver { message: Arc::clone(message), matches: Arc::clone(matches) };
+                let parcel = Parcel::Deliver { message: Arc::clone(&message), matches: Arc::clone(&matches) };
                 self.parcels.push((shard, parcel));
             }
         }
-        self.deliver_all(message, matches, now);
+        self.deliver_all(&message, &matches, now);
+        for allotment in allotments {
+            self.hand_out(allotment, now);
+        }
     }
 
     /// Handles PUBREL: the client will not repeat the PUBLISH, so its identifier is free ([MQTT-4.3.3-11]).
@@ -357,6 +378,7 @@ fn references(matches: &Matches, publication: &Publication<'_>) -> Vec<Reference
             qos: target.qos.min(publication.qos),
             retain: publication.retain && target.retain_as_published,
             subscription_ids: target.subscription_ids.clone(),
+            share: None,
             stage: Stage::Queued,
         })
         .collect()

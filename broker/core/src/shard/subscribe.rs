@@ -14,6 +14,8 @@ use crate::id::{ConnectionId, SessionId, ShardIndex};
 use crate::outbound::Delivery;
 use crate::record::{Record, SubscriptionRecord};
 use crate::routes::Subscriber;
+use crate::session::Session;
+use crate::shared::Shared;
 use crate::time::Moment;
 
 impl Shard {
@@ -57,7 +59,8 @@ impl Shard {
         self.answer(connection, Answer::SubAck(subscribe.packet_id, reasons), ticket);
         for (filter, subscription, new) in granted {
             // What was retained under another configuration is not brought up where retained messages are not available.
-            if !self.shared.settings().capabilities.retain || !wants_retained(subscription.options, new) {
+            let available = self.shared.settings().capabilities.retain;
+            if !available || !wants_retained(filter, subscription.options, new) {
                 continue;
             }
             // SUBACK goes first, so that a client knows the subscription when its retained messages come.
@@ -77,14 +80,11 @@ impl Shard {
         subscription: SubscriptionRecord,
         durable: bool,
     ) -> Result<bool, ReasonCode> {
-        if filter.shared().is_some() {
-            return Err(ReasonCode::SharedSubscriptionsNotSupported);
-        }
         // [MQTT311-3.8.3-2]
         if filter.has_wildcards() && !self.shared.settings().capabilities.wildcard_subscriptions {
             return Err(ReasonCode::WildcardSubscriptionsNotSupported);
         }
-        if filter.levels().count() > self.shared.settings().topic_levels_max {
+        if filter.inner().levels().count() > self.shared.settings().topic_levels_max {
             return Err(ReasonCode::TopicFilterInvalid);
         }
         let subscriptions_max = self.shared.settings().subscriptions_per_session_max;
@@ -97,31 +97,39 @@ impl Shard {
         let name: Arc<str> = Arc::from(filter.as_str());
         let new = state.subscriptions.insert(Arc::clone(&name), subscription).is_none();
         self.gauges.subscriptions += usize::from(new);
+        self.gauges.shared_subscriptions += usize::from(new && filter.shared().is_some());
+        // [MQTT-3.8.4-4] The new one takes the place of the old at once, so no message falls between them.
+        Self::route(&self.shared, self.index, state, filter, &subscription);
         if durable {
             self.records.push(Record::Subscribed { session, filter: name, subscription });
         }
-        let subscriber = Self::subscriber(self.index, session, durable, &subscription);
-        // [MQTT-3.8.4-4] The new one takes the place of the old at once, so no message falls between them.
-        self.shared.routes.subscribe(filter, subscriber);
+        self.show_availability(session);
         Ok(new)
     }
 
-    /// Returns a subscription as the route table holds it.
-    pub(crate) fn subscriber(
-        shard: ShardIndex,
-        session: SessionId,
-        durable: bool,
+    /// Enters a subscription of a session of the shard `home` into the route table.
+    pub(crate) fn route(
+        shared: &Shared,
+        home: ShardIndex,
+        session: &mut Session,
+        filter: TopicFilter<'_>,
         subscription: &SubscriptionRecord,
-    ) -> Subscriber {
+    ) {
         let SubscribeOptions { qos, no_local, retain_as_published, .. } = subscription.options;
-        Subscriber {
-            session,
-            shard,
+        let subscriber = Subscriber {
+            session: session.id,
+            shard: home,
             qos,
             no_local,
             retain_as_published,
             subscription_id: subscription.subscription_id,
-            durable,
+            durable: session.durable,
+        };
+        if filter.shared().is_some() {
+            let availability = session.availability.get_or_insert_default();
+            shared.routes.join(filter, subscriber, Arc::clone(availability));
+        } else {
+            shared.routes.subscribe(filter, subscriber);
         }
     }
 
@@ -147,6 +155,7 @@ impl Shard {
                 // [MQTT-3.3.4-5]
                 subscription_ids: subscription.subscription_id.into_iter().collect(),
                 stored: false,
+                share: None,
                 message,
             };
             self.deliver_to(session, delivery, now);
@@ -169,6 +178,7 @@ impl Shard {
                 None => ReasonCode::NoSubscriptionExisted,
                 Some((name, _)) => {
                     self.gauges.subscriptions -= 1;
+                    self.gauges.shared_subscriptions -= usize::from(filter.shared().is_some());
                     // [MQTT-3.10.4-2], [MQTT-3.10.4-3] What is on its way to the client stays on it.
                     self.shared.routes.unsubscribe(filter, session);
                     if durable {
@@ -196,8 +206,12 @@ fn granted_code(options: SubscribeOptions) -> ReasonCode {
     }
 }
 
-/// Tells whether a subscription brings retained messages ([MQTT-3.3.1-9] to [MQTT-3.3.1-11]).
-fn wants_retained(options: SubscribeOptions, new: bool) -> bool {
+/// Tells whether a subscription brings retained messages ([MQTT-3.3.1-9] to [MQTT-3.3.1-11]). A shared one never does
+/// (section 4.8.2).
+fn wants_retained(filter: TopicFilter<'_>, options: SubscribeOptions, new: bool) -> bool {
+    if filter.shared().is_some() {
+        return false;
+    }
     match options.retain_handling {
         RetainHandling::Send => true,
         RetainHandling::SendIfNew => new,
