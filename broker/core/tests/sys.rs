@@ -19,6 +19,9 @@ fn what_the_broker_says_reaches_subscribers_at_their_quality_and_those_to_come()
         let (early, _) = world.join("early", true, 0);
         world.subscribe(early, "$SYS/#", qos);
         world.bytes(early);
+        let (member, _) = world.join("member", true, 0);
+        world.subscribe(member, "$share/group/$SYS/#", qos);
+        world.bytes(member);
 
         announce(&mut world, "$SYS/broker/uptime", "0 seconds");
         announce(&mut world, "$SYS/broker/uptime", "10 seconds");
@@ -31,6 +34,7 @@ fn what_the_broker_says_reaches_subscribers_at_their_quality_and_those_to_come()
             format!("PUBLISH $SYS/broker/uptime \"0 seconds\" qos{qos_value}{packet_id}")
         );
         assert_eq!(received.len(), 2);
+        assert_eq!(world.received(member), received);
         assert_eq!(
             world.received(late),
             [
@@ -170,6 +174,7 @@ fn the_totals_of_the_shards_come_out_under_their_names() {
     let mut world = World::new(4);
     let (subscriber, _) = world.join("s", true, 0);
     world.subscribe(subscriber, "t", QoS::AtMostOnce);
+    world.subscribe(subscriber, "$share/group/u", QoS::AtMostOnce);
     let (publisher, _) = world.join("p", true, 0);
     world.publish(publisher, "t", "four", QoS::AtMostOnce, 0);
     let (sleeper, _) = world.join("z", false, 1);
@@ -186,13 +191,14 @@ fn the_totals_of_the_shards_come_out_under_their_names() {
         ("clients/connected", "2"),
         ("clients/total", "2"),
         ("clients/expired", "1"),
-        ("messages/received", "5"),
-        ("messages/sent", "5"),
+        ("messages/received", "6"),
+        ("messages/sent", "6"),
         ("publish/messages/received", "1"),
         ("publish/bytes/received", "4"),
         ("publish/messages/sent", "1"),
         ("publish/bytes/sent", "4"),
-        ("subscriptions/count", "1"),
+        ("subscriptions/count", "2"),
+        ("shared_subscriptions/count", "1"),
     ] {
         assert_eq!(payload(name), expected, "{name}");
     }
