@@ -73,6 +73,7 @@ fn a_connection_that_does_not_open_says_why() {
         CloseReason::Refused { reason: ReasonCode::BadUserNameOrPassword, text: Some("no".to_owned()) };
     let rows = [
         (Packet::ConnAck(refused), not_authorized),
+        // [MQTT-3.2.2-4]
         (Packet::ConnAck(resumed()), CloseReason::SessionNotDiscarded),
         (Packet::PingResp, CloseReason::Unexpected(veilmq_protocol::PacketType::PingResp)),
     ];
@@ -178,6 +179,7 @@ fn unacknowledged_messages_are_sent_again_in_order_with_dup_when_the_session_is_
 
 #[test]
 fn when_the_server_lost_the_session_qos_1_is_published_anew_and_qos_2_is_not_repeated() {
+    // [MQTT-3.2.2-5]
     let mut rig = Rig::connected(options());
     rig.publish("a", QoS::AtLeastOnce);
     let unsure = rig.publish("b", QoS::ExactlyOnce);
@@ -217,6 +219,7 @@ fn no_more_is_sent_than_the_receive_maximum_of_the_server_allows() {
 
 #[test]
 fn what_the_server_does_not_serve_is_refused_without_sending() {
+    // [MQTT-3.2.2-11], [MQTT-3.2.2-14], [MQTT-3.2.2-15]
     let mut rig = Rig::new(options());
     rig.reconnect(&connack(ConnAckProperties {
         maximum_qos: Some(QoS::AtLeastOnce),
@@ -278,6 +281,7 @@ fn a_quiet_client_sends_pingreq_and_gives_up_without_pingresp() {
 
 #[test]
 fn sending_postpones_pingreq_and_the_servers_keep_alive_comes_first() {
+    // [MQTT-3.1.2-21], [MQTT-3.2.2-21]
     let mut rig = Rig::new(SessionOptions { keep_alive_seconds: 60, ..options() });
     rig.reconnect(&connack(ConnAckProperties {
         server_keep_alive_seconds: Some(5),
@@ -374,6 +378,7 @@ fn a_session_that_was_taken_over_is_not_fought_for() {
 
 #[test]
 fn disconnect_is_the_last_packet() {
+    // [MQTT-3.14.4-1]
     for (reason, bytes) in
         [(ReasonCode::Success, &b"\xe0\x00"[..]), (ReasonCode::DisconnectWithWill, b"\xe0\x01\x04")]
     {

@@ -127,6 +127,7 @@ fn acknowledged_messages_make_room_under_the_receive_maximum() {
 
 #[test]
 fn topic_aliases_are_resolved_within_their_connection_and_their_limit() {
+    // [MQTT-3.3.2-7], [MQTT-3.3.2-10]
     let aliased = |topic: Option<&'static str>, alias: u16| {
         let properties =
             PublishProperties { topic_alias: NonZeroU16::new(alias), ..PublishProperties::default() };

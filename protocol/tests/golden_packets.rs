@@ -80,6 +80,7 @@ fn connect_has_the_bytes_of_the_standard() {
 
 #[test]
 fn connect_carries_will_user_name_and_password_in_order() {
+    // [MQTT-3.1.3-1], [MQTT311-3.1.3-1]
     let will = Will {
         qos: QoS::AtLeastOnce,
         retain: true,
@@ -204,6 +205,7 @@ fn bare_publish<'a>(qos: QoS, topic_name: &'a str, payload: &'a [u8]) -> Publish
 
 #[test]
 fn publish_has_the_bytes_of_the_standard() {
+    // [MQTT-2.2.2-1], [MQTT-2.2.1-2], [MQTT311-2.3.1-5]
     let publish = bare_publish(QoS::AtMostOnce, "a/b", b"hi");
     assert_golden(V5, Packet::Publish(publish), b"\x30\x08\x00\x03a/b\x00hi");
     assert_golden(V311, Packet::Publish(publish), b"\x30\x07\x00\x03a/bhi");
@@ -244,6 +246,7 @@ fn publish_carries_every_property() {
 
 #[test]
 fn acknowledgements_leave_out_what_is_default() {
+    // [MQTT-2.2.1-5]
     let success = Acknowledgement::new(id(0x0102), ReasonCode::Success);
     for version in [V5, V311, V31] {
         assert_golden(version, Packet::PubAck(success), b"\x40\x02\x01\x02");
@@ -313,6 +316,7 @@ fn subscribe_carries_options_and_properties() {
 
 #[test]
 fn suback_has_one_code_per_filter() {
+    // [MQTT-3.8.4-6], [MQTT-3.9.3-1], [MQTT311-3.9.3-1]
     let suback = SubAck {
         packet_id: id(10),
         reason_string: None,

@@ -48,28 +48,28 @@ fn fixed_headers_are_refused_at_the_first_byte_that_shows_the_fault() {
     let table: [(&[u8], u8, &str); 27] = [
         (b"\x00", MALFORMED, "packet type"),
         (b"\x0f", MALFORMED, "packet type"),
-        (b"\x11", MALFORMED, "fixed header flags"),
+        (b"\x11", MALFORMED, "fixed header flags"), // [MQTT-2.1.3-1], [MQTT311-2.2.2-1], [MQTT311-2.2.2-2]
         (b"\x18", MALFORMED, "fixed header flags"),
         (b"\x21", MALFORMED, "fixed header flags"),
-        (b"\x36", MALFORMED, "fixed header flags"),
+        (b"\x36", MALFORMED, "fixed header flags"), // [MQTT-3.3.1-4], [MQTT311-3.3.1-4]
         (b"\x3e", MALFORMED, "fixed header flags"),
-        (b"\x38", MALFORMED, "fixed header flags"),
+        (b"\x38", MALFORMED, "fixed header flags"), // [MQTT-3.3.1-2], [MQTT311-3.3.1-2]
         (b"\x42", MALFORMED, "fixed header flags"),
         (b"\x52", MALFORMED, "fixed header flags"),
-        (b"\x60", MALFORMED, "fixed header flags"),
+        (b"\x60", MALFORMED, "fixed header flags"), // [MQTT-3.6.1-1], [MQTT311-3.6.1-1]
         (b"\x63", MALFORMED, "fixed header flags"),
         (b"\x72", MALFORMED, "fixed header flags"),
-        (b"\x80", MALFORMED, "fixed header flags"),
+        (b"\x80", MALFORMED, "fixed header flags"), // [MQTT-3.8.1-1], [MQTT311-3.8.1-1]
         (b"\x86", MALFORMED, "fixed header flags"),
         (b"\x92", MALFORMED, "fixed header flags"),
-        (b"\xa0", MALFORMED, "fixed header flags"),
+        (b"\xa0", MALFORMED, "fixed header flags"), // [MQTT-3.10.1-1], [MQTT311-3.10.1-1]
         (b"\xa1", MALFORMED, "fixed header flags"),
         (b"\xb1", MALFORMED, "fixed header flags"),
         (b"\xc1", MALFORMED, "fixed header flags"),
         (b"\xd1", MALFORMED, "fixed header flags"),
-        (b"\xe1", MALFORMED, "fixed header flags"),
-        (b"\xf1", MALFORMED, "fixed header flags"),
-        // [A04] five bytes, or not the shortest form
+        (b"\xe1", MALFORMED, "fixed header flags"), // [MQTT-3.14.1-1], [MQTT311-3.14.1-1]
+        (b"\xf1", MALFORMED, "fixed header flags"), // [MQTT-3.15.1-1]
+        // [A04], [MQTT-1.5.5-1] five bytes, or not the shortest form
         (b"\x30\xff\xff\xff\xff", MALFORMED, "Remaining Length"),
         (b"\x30\x80\x00", MALFORMED, "Remaining Length"),
         (b"\x30\xff\xff\x00", MALFORMED, "Remaining Length"),
@@ -97,37 +97,39 @@ fn connect_is_refused_in_any_version() {
         (0x10, b"\x00", MALFORMED, "protocol name"),
         (0x10, b"\x00\x04MQT", MALFORMED, "protocol name"),
         (0x10, b"\x00\x04MQTT", MALFORMED, "protocol level"),
-        (0x10, b"\x00\x04MQTX\x05\x02\0\0\0\0\0", UNSUPPORTED_VERSION, "protocol name"),
+        (0x10, b"\x00\x04MQTX\x05\x02\0\0\0\0\0", UNSUPPORTED_VERSION, "protocol name"), // [MQTT-3.1.2-1], [MQTT311-3.1.2-1]
         (0x10, b"\x00\x00\x05\x02\0\0\0\0\0", UNSUPPORTED_VERSION, "protocol name"),
         (0x10, b"\x00\x04mqtt\x05\x02\0\0\0\0\0", UNSUPPORTED_VERSION, "protocol name"),
-        (0x10, b"\x00\x04MQTT\x06\x02\0\0\0\0\0", UNSUPPORTED_VERSION, "protocol level"),
+        (0x10, b"\x00\x04MQTT\x06\x02\0\0\0\0\0", UNSUPPORTED_VERSION, "protocol level"), // [MQTT-3.1.2-2], [MQTT311-3.1.2-2]
         (0x10, b"\x00\x04MQTT\x03\x02\0\0\0\0", UNSUPPORTED_VERSION, "protocol level"),
         (0x10, b"\x00\x04MQTT\x83\x02\0\0\0\0", UNSUPPORTED_VERSION, "protocol level"),
         (0x10, b"\x00\x04MQTT\x85\x02\0\0\0\0\0", UNSUPPORTED_VERSION, "protocol level"),
         (0x10, b"\x00\x06MQIsdp\x04\x02\0\0\0\0", UNSUPPORTED_VERSION, "protocol level"),
         (0x10, b"\x00\x04MQTT\x04", MALFORMED, "Connect Flags"),
-        (0x10, b"\x00\x04MQTT\x04\x03\0\0\0\0", MALFORMED, "Connect Flags"),
-        (0x10, b"\x00\x04MQTT\x04\x0a\0\0\0\0", MALFORMED, "Will QoS"),
-        (0x10, b"\x00\x04MQTT\x04\x1e\0\0\0\0\0\x01w\0\0", MALFORMED, "Will QoS"),
-        (0x10, b"\x00\x04MQTT\x04\x22\0\0\0\0", MALFORMED, "Will Retain"),
-        (0x10, b"\x00\x04MQTT\x04\x42\0\0\0\0\0\x01p", MALFORMED, "Password Flag"),
+        (0x10, b"\x00\x04MQTT\x04\x03\0\0\0\0", MALFORMED, "Connect Flags"), // [MQTT-3.1.2-3], [MQTT311-3.1.2-3]
+        (0x10, b"\x00\x04MQTT\x04\x0a\0\0\0\0", MALFORMED, "Will QoS"), // [MQTT-3.1.2-11], [MQTT311-3.1.2-13]
+        (0x10, b"\x00\x04MQTT\x04\x1e\0\0\0\0\0\x01w\0\0", MALFORMED, "Will QoS"), // [MQTT-3.1.2-12], [MQTT311-3.1.2-14]
+        (0x10, b"\x00\x04MQTT\x04\x22\0\0\0\0", MALFORMED, "Will Retain"), // [MQTT-3.1.2-13], [MQTT311-3.1.2-15]
+        (0x10, b"\x00\x04MQTT\x04\x42\0\0\0\0\0\x01p", MALFORMED, "Password Flag"), // [MQTT311-3.1.2-22]
         (0x10, b"\x00\x06MQIsdp\x03\x42\0\0\0\x01c\0\x01p", MALFORMED, "Password Flag"),
         (0x10, b"\x00\x04MQTT\x04\x02\0", MALFORMED, "Keep Alive"),
-        (0x10, b"\x00\x04MQTT\x04\x02\0\0", MALFORMED, "Client Identifier"),
+        (0x10, b"\x00\x04MQTT\x04\x02\0\0", MALFORMED, "Client Identifier"), // [MQTT-3.1.3-3], [MQTT311-3.1.3-3]
         (0x10, b"\x00\x04MQTT\x04\x02\0\0\0\x02c", MALFORMED, "Client Identifier"),
-        (0x10, b"\x00\x04MQTT\x04\x02\0\0\0\x01\xff", MALFORMED, "Client Identifier"),
-        (0x10, b"\x00\x04MQTT\x04\x02\0\0\0\x03\xed\xa0\x80", MALFORMED, "Client Identifier"),
+        (0x10, b"\x00\x04MQTT\x04\x02\0\0\0\x01\xff", MALFORMED, "Client Identifier"), // [MQTT-3.1.3-4], [MQTT311-3.1.3-4]
+        (0x10, b"\x00\x04MQTT\x04\x02\0\0\0\x03\xed\xa0\x80", MALFORMED, "Client Identifier"), // [MQTT-1.5.4-1], [MQTT311-1.5.3-1]
         (0x10, b"\x00\x04MQTT\x04\x02\0\0\0\x02\xc0\x80", MALFORMED, "Client Identifier"),
-        (0x10, b"\x00\x04MQTT\x04\x02\0\0\0\x02a\0", MALFORMED, "Client Identifier"),
+        (0x10, b"\x00\x04MQTT\x04\x02\0\0\0\x02a\0", MALFORMED, "Client Identifier"), // [MQTT-1.5.4-2], [MQTT311-1.5.3-2]
+        // What no flag announces: [MQTT-3.1.2-16], [MQTT-3.1.2-18], [MQTT311-3.1.2-11], [MQTT311-3.1.2-18], [MQTT311-3.1.2-20]
         (0x10, b"\x00\x04MQTT\x04\x02\0\0\0\x01cx", MALFORMED, "CONNECT"),
         (0x10, b"\x00\x06MQIsdp\x03\x02\0\0\0\0", CLIENT_ID_NOT_VALID, "Client Identifier"),
         (0x10, b"\x00\x04MQTT\x04\x06\0\0\0\0\0\0\0\0", NAME_INVALID, "Will Topic"),
         (0x10, b"\x00\x04MQTT\x04\x06\0\0\0\0\0\x01#\0\0", NAME_INVALID, "Will Topic"),
+        (0x10, b"\x00\x04MQTT\x04\x06\0\0\0\0\0\x01\xff\0\0", MALFORMED, "Will Topic"), // [MQTT-3.1.3-11], [MQTT311-3.1.3-10]
         (0x10, b"\x00\x04MQTT\x04\x06\0\0\0\0\0\x02a\0\0\0", MALFORMED, "Will Topic"),
-        (0x10, b"\x00\x04MQTT\x04\x06\0\0\0\0\0\x01w", MALFORMED, "Will Payload"),
-        (0x10, b"\x00\x04MQTT\x04\x82\0\0\0\0", MALFORMED, "User Name"),
-        (0x10, b"\x00\x04MQTT\x04\x82\0\0\0\0\0\x01\xfe", MALFORMED, "User Name"),
-        (0x10, b"\x00\x04MQTT\x04\xc2\0\0\0\0\0\x01u", MALFORMED, "Password"),
+        (0x10, b"\x00\x04MQTT\x04\x06\0\0\0\0\0\x01w", MALFORMED, "Will Payload"), // [MQTT-3.1.2-9], [MQTT311-3.1.2-9]
+        (0x10, b"\x00\x04MQTT\x04\x82\0\0\0\0", MALFORMED, "User Name"), // [MQTT-3.1.2-17], [MQTT311-3.1.2-19]
+        (0x10, b"\x00\x04MQTT\x04\x82\0\0\0\0\0\x01\xfe", MALFORMED, "User Name"), // [MQTT-3.1.3-12], [MQTT311-3.1.3-11]
+        (0x10, b"\x00\x04MQTT\x04\xc2\0\0\0\0\0\x01u", MALFORMED, "Password"), // [MQTT-3.1.2-19], [MQTT311-3.1.2-21]
         (0x10, b"\x00\x04MQTT\x04\xc2\0\0\0\0\0\x01u\0\x05p", MALFORMED, "Password"),
         (0x10, b"\x00\x04MQTT\x05\x02\0\0", MALFORMED, "Property Length"),
         (0x10, b"\x00\x04MQTT\x05\x02\0\0\x05\0\0", MALFORMED, "Property Length"),
@@ -156,7 +158,7 @@ fn properties_are_refused_in_connect() {
         (b"\x15\0\x05m", MALFORMED, "Authentication Method"),
         (b"\x26\0\x01a", MALFORMED, "User Property"),
         (b"\x26\0\x01\0\0\x01b", MALFORMED, "User Property"),
-        (b"\x26\0\x01a\0\x01\xff", MALFORMED, "User Property"),
+        (b"\x26\0\x01a\0\x01\xff", MALFORMED, "User Property"), // [MQTT-1.5.7-1]
         (b"\x01\x01", MALFORMED, "Payload Format Indicator"),
         (b"\x12\0\x01c", MALFORMED, "Assigned Client Identifier"),
         (b"\x18\0\0\0\0", MALFORMED, "Will Delay Interval"),
@@ -216,26 +218,28 @@ fn publish_is_refused() {
             (0x30, b"\0\x05a", MALFORMED, "Topic Name"),
             (0x32, b"\0\x01a", MALFORMED, "Packet Identifier"),
             (0x32, b"\0\x01a\0", MALFORMED, "Packet Identifier"),
-            (0x32, b"\0\x01a\0\0\0", PROTOCOL_ERROR, "Packet Identifier"),
-            (0x30, b"\0\x01a", MALFORMED, "Property Length"),
+            (0x32, b"\0\x01a\0\0\0", PROTOCOL_ERROR, "Packet Identifier"), // [MQTT-2.2.1-3], [MQTT-2.2.1-4]
+            (0x30, b"\0\x01a", MALFORMED, "Property Length"),              // [MQTT-2.2.2-1]
             (0x30, b"\0\x01a\x05", MALFORMED, "Property Length"),
             (0x30, b"\0\0\0", PROTOCOL_ERROR, "Topic Name"),
-            (0x30, b"\0\x01+\0", NAME_INVALID, "Topic Name"),
+            (0x30, b"\0\x01+\0", NAME_INVALID, "Topic Name"), // [MQTT-3.3.2-2], [MQTT-4.7.0-1]
             (0x30, b"\0\x03a/#\0", NAME_INVALID, "Topic Name"),
             // [A11]
             (0x30, b"\0\x02a\0\0", MALFORMED, "Topic Name"),
-            (0x30, b"\0\x02\xc3\x28\0", MALFORMED, "Topic Name"),
+            (0x30, b"\0\x02\xc3\x28\0", MALFORMED, "Topic Name"), // [MQTT-3.3.2-1]
             (0x30, b"\0\x03\xed\xbf\xbf\0", MALFORMED, "Topic Name"),
-            (0x30, b"\0\x01a\x03\x23\0\0", ALIAS_INVALID, "Topic Alias"),
+            (0x30, b"\0\x01a\x03\x23\0\0", ALIAS_INVALID, "Topic Alias"), // [MQTT-3.3.2-8]
             (0x30, b"\0\x01a\x02\x0b\0", PROTOCOL_ERROR, "Subscription Identifier"),
             (0x30, b"\0\x01a\x03\x0b\x80\0", MALFORMED, "Subscription Identifier"),
             (0x30, b"\0\x01a\x06\x0b\xff\xff\xff\xff\x7f", MALFORMED, "Subscription Identifier"),
             (0x30, b"\0\x01a\x02\x01\x02", PROTOCOL_ERROR, "Payload Format Indicator"),
             (0x30, b"\0\x01a\x04\x01\x01\x01\x01", PROTOCOL_ERROR, "Payload Format Indicator"),
             (0x30, b"\0\x01a\x06\x23\0\x01\x23\0\x01", PROTOCOL_ERROR, "Topic Alias"),
-            (0x30, b"\0\x01a\x04\x08\0\x01+", PROTOCOL_ERROR, "Response Topic"),
+            (0x30, b"\0\x01a\x04\x08\0\x01+", PROTOCOL_ERROR, "Response Topic"), // [MQTT-3.3.2-14]
             (0x30, b"\0\x01a\x03\x08\0\0", PROTOCOL_ERROR, "Response Topic"),
             (0x30, b"\0\x01a\x04\x08\0\x01\0", MALFORMED, "Response Topic"),
+            (0x30, b"\0\x01a\x04\x08\0\x01\xff", MALFORMED, "Response Topic"), // [MQTT-3.3.2-13]
+            (0x30, b"\0\x01a\x04\x03\0\x01\xff", MALFORMED, "Content Type"),   // [MQTT-3.3.2-19]
             (0x30, b"\0\x01a\x08\x08\0\x01r\x08\0\x01r", PROTOCOL_ERROR, "Response Topic"),
             (0x30, b"\0\x01a\x06\x09\0\0\x09\0\0", PROTOCOL_ERROR, "Correlation Data"),
             (0x30, b"\0\x01a\x06\x03\0\0\x03\0\0", PROTOCOL_ERROR, "Content Type"),
@@ -249,8 +253,9 @@ fn publish_is_refused() {
             version,
             &[
                 (0x30, b"\0\0", NAME_INVALID, "Topic Name"),
-                (0x30, b"\0\x01#", NAME_INVALID, "Topic Name"),
-                (0x34, b"\0\x01a\0\0", PROTOCOL_ERROR, "Packet Identifier"),
+                (0x30, b"\0\x01#", NAME_INVALID, "Topic Name"), // [MQTT311-3.3.2-2], [MQTT311-4.7.1-1]
+                (0x30, b"\0\x01\xff", MALFORMED, "Topic Name"), // [MQTT311-3.3.2-1]
+                (0x34, b"\0\x01a\0\0", PROTOCOL_ERROR, "Packet Identifier"), // [MQTT311-2.3.1-1]
                 (0x34, b"\0\x01a\x01", MALFORMED, "Packet Identifier"),
             ],
         );
@@ -267,6 +272,7 @@ fn acknowledgements_are_refused() {
                 (header, b"", MALFORMED, "Packet Identifier"),
                 (header, b"\0", MALFORMED, "Packet Identifier"),
                 (header, b"\0\0", PROTOCOL_ERROR, "Packet Identifier"),
+                // [MQTT-3.4.2-1], [MQTT-3.5.2-1], [MQTT-3.6.2-1], [MQTT-3.7.2-1]
                 // not a Reason Code at all, and Reason Codes of other packets
                 (header, b"\0\x01\x03", PROTOCOL_ERROR, "Reason Code"),
                 (header, b"\0\x01\x8e", PROTOCOL_ERROR, "Reason Code"),
@@ -304,22 +310,22 @@ fn subscribe_is_refused() {
             (0x82, b"", MALFORMED, "Packet Identifier"),
             (0x82, b"\0\0\0\0\x01a\0", PROTOCOL_ERROR, "Packet Identifier"),
             (0x82, b"\0\x01", MALFORMED, "Property Length"),
-            (0x82, b"\0\x01\0", PROTOCOL_ERROR, "Topic Filter"),
+            (0x82, b"\0\x01\0", PROTOCOL_ERROR, "Topic Filter"), // [MQTT-3.8.3-2]
             (0x82, b"\0\x01\0\0\x01a", MALFORMED, "Subscription Options"),
             (0x82, b"\0\x01\0\0\x05a\0", MALFORMED, "Topic Filter"),
             (0x82, b"\0\x01\0\0", MALFORMED, "Topic Filter"),
-            (0x82, b"\0\x01\0\0\0\0", FILTER_INVALID, "Topic Filter"),
-            (0x82, b"\0\x01\0\0\x02a#\0", FILTER_INVALID, "Topic Filter"),
-            (0x82, b"\0\x01\0\0\x02+b\0", FILTER_INVALID, "Topic Filter"),
-            (0x82, b"\0\x01\0\0\x08$share/g\0", FILTER_INVALID, "Topic Filter"),
+            (0x82, b"\0\x01\0\0\0\0", FILTER_INVALID, "Topic Filter"), // [MQTT-4.7.3-1]
+            (0x82, b"\0\x01\0\0\x02a#\0", FILTER_INVALID, "Topic Filter"), // [MQTT-4.7.1-1]
+            (0x82, b"\0\x01\0\0\x02+b\0", FILTER_INVALID, "Topic Filter"), // [MQTT-4.7.1-2]
+            (0x82, b"\0\x01\0\0\x08$share/g\0", FILTER_INVALID, "Topic Filter"), // [MQTT-4.8.2-2]
             (0x82, b"\0\x01\0\0\x0a$share/+/a\0", FILTER_INVALID, "Topic Filter"),
-            (0x82, b"\0\x01\0\0\x02a\0\0", MALFORMED, "Topic Filter"),
-            (0x82, b"\0\x01\0\0\x01\x80\0", MALFORMED, "Topic Filter"),
-            (0x82, b"\0\x01\0\0\x01a\x40", MALFORMED, "Subscription Options"),
+            (0x82, b"\0\x01\0\0\x02a\0\0", MALFORMED, "Topic Filter"), // [MQTT-4.7.3-2]
+            (0x82, b"\0\x01\0\0\x01\x80\0", MALFORMED, "Topic Filter"), // [MQTT-3.8.3-1]
+            (0x82, b"\0\x01\0\0\x01a\x40", MALFORMED, "Subscription Options"), // [MQTT-3.8.3-5]
             (0x82, b"\0\x01\0\0\x01a\x80", MALFORMED, "Subscription Options"),
             (0x82, b"\0\x01\0\0\x01a\x03", PROTOCOL_ERROR, "Maximum QoS"),
             (0x82, b"\0\x01\0\0\x01a\x30", PROTOCOL_ERROR, "Retain Handling"),
-            (0x82, b"\0\x01\0\0\x0a$share/g/a\x04", PROTOCOL_ERROR, "No Local"),
+            (0x82, b"\0\x01\0\0\x0a$share/g/a\x04", PROTOCOL_ERROR, "No Local"), // [MQTT-3.8.3-4]
             (0x82, b"\0\x01\0\0\x01a\0\0\x01b\x40", MALFORMED, "Subscription Options"),
             (0x82, b"\0\x01\x02\x0b\0\0\x01a\0", PROTOCOL_ERROR, "Subscription Identifier"),
             (0x82, b"\0\x01\x04\x0b\x01\x0b\x02\0\x01a\0", PROTOCOL_ERROR, "Subscription Identifier"),
@@ -331,8 +337,9 @@ fn subscribe_is_refused() {
         assert_refused(
             version,
             &[
-                (0x82, b"\0\x01", PROTOCOL_ERROR, "Topic Filter"),
-                (0x82, b"\0\x01\0\x01a\x03", MALFORMED, "Requested QoS"),
+                (0x82, b"\0\x01", PROTOCOL_ERROR, "Topic Filter"), // [MQTT311-3.8.3-3]
+                (0x82, b"\0\x01\0\x01\x80\0", MALFORMED, "Topic Filter"), // [MQTT311-3.8.3-1]
+                (0x82, b"\0\x01\0\x01a\x03", MALFORMED, "Requested QoS"), // [MQTT311-3.8.3-4]
                 (0x82, b"\0\x01\0\x01a\x04", MALFORMED, "Subscription Options"),
                 (0x82, b"\0\x01\0\x01a\x10", MALFORMED, "Subscription Options"),
             ],
@@ -347,9 +354,10 @@ fn unsubscribe_is_refused() {
         V5,
         &[
             (0xa2, b"\0\0\0\0\x01a", PROTOCOL_ERROR, "Packet Identifier"),
-            (0xa2, b"\0\x01\0", PROTOCOL_ERROR, "Topic Filter"),
+            (0xa2, b"\0\x01\0", PROTOCOL_ERROR, "Topic Filter"), // [MQTT-3.10.3-2]
             (0xa2, b"\0\x01\0\0\0", FILTER_INVALID, "Topic Filter"),
             (0xa2, b"\0\x01\0\0\x02#a", FILTER_INVALID, "Topic Filter"),
+            (0xa2, b"\0\x01\0\0\x01\x80", MALFORMED, "Topic Filter"), // [MQTT-3.10.3-1]
             (0xa2, b"\0\x01\0\0\x02a", MALFORMED, "Topic Filter"),
             (0xa2, b"\0\x01\x02\x0b\x01\0\x01a", MALFORMED, "Subscription Identifier"),
             (0xaa, b"\0\x01\0\0\x01a", MALFORMED, "fixed header flags"),
@@ -358,7 +366,8 @@ fn unsubscribe_is_refused() {
     assert_refused(
         V311,
         &[
-            (0xa2, b"\0\x01", PROTOCOL_ERROR, "Topic Filter"),
+            (0xa2, b"\0\x01", PROTOCOL_ERROR, "Topic Filter"), // [MQTT311-3.10.3-2]
+            (0xa2, b"\0\x01\0\x01\x80", MALFORMED, "Topic Filter"), // [MQTT311-3.10.3-1]
             (0xaa, b"\0\x01\0\x01a", MALFORMED, "fixed header flags"),
         ],
     );
@@ -371,11 +380,11 @@ fn packets_from_servers_are_refused() {
         V5,
         &[
             (0x20, b"", MALFORMED, "Connect Acknowledge Flags"),
-            (0x20, b"\x02\0\0", MALFORMED, "Connect Acknowledge Flags"),
+            (0x20, b"\x02\0\0", MALFORMED, "Connect Acknowledge Flags"), // [MQTT-3.2.2-1]
             (0x20, b"\0", MALFORMED, "Reason Code"),
             (0x20, b"\0\x01\0", PROTOCOL_ERROR, "Reason Code"),
-            (0x20, b"\0\x8e\0", PROTOCOL_ERROR, "Reason Code"),
-            (0x20, b"\x01\x87\0", PROTOCOL_ERROR, "Session Present"),
+            (0x20, b"\0\x8e\0", PROTOCOL_ERROR, "Reason Code"), // [MQTT-3.2.2-8]
+            (0x20, b"\x01\x87\0", PROTOCOL_ERROR, "Session Present"), // [MQTT-3.2.2-6]
             (0x20, b"\0\0", MALFORMED, "Property Length"),
             (0x20, b"\0\0\0\0", MALFORMED, "CONNACK"),
             (0x20, b"\0\0\x02\x24\x02", PROTOCOL_ERROR, "Maximum QoS"),
@@ -388,12 +397,12 @@ fn packets_from_servers_are_refused() {
             (0x20, b"\0\0\x06\x13\0\x01\x13\0\x01", PROTOCOL_ERROR, "Server Keep Alive"),
             (0x20, b"\0\0\x02\x17\x01", MALFORMED, "Request Problem Information"),
             (0x90, b"\0\x01\0", PROTOCOL_ERROR, "Reason Code"),
-            (0x90, b"\0\x01\0\x03", PROTOCOL_ERROR, "Reason Code"),
+            (0x90, b"\0\x01\0\x03", PROTOCOL_ERROR, "Reason Code"), // [MQTT-3.9.3-2]
             (0x90, b"\0\x01\0\x11", PROTOCOL_ERROR, "Reason Code"),
             (0x90, b"\0\0\0\0", PROTOCOL_ERROR, "Packet Identifier"),
             (0xb0, b"\0\x01\0", PROTOCOL_ERROR, "Reason Code"),
             (0xb0, b"\0\x01\0\x01", PROTOCOL_ERROR, "Reason Code"),
-            (0xb0, b"\0\x01\0\x97", PROTOCOL_ERROR, "Reason Code"),
+            (0xb0, b"\0\x01\0\x97", PROTOCOL_ERROR, "Reason Code"), // [MQTT-3.11.3-2]
             (0xd0, b"\0", MALFORMED, "PINGRESP"),
         ],
     );
@@ -402,9 +411,9 @@ fn packets_from_servers_are_refused() {
         &[
             (0x20, b"\0\x06", PROTOCOL_ERROR, "return code"),
             (0x20, b"\0\0\0", MALFORMED, "CONNACK"),
-            (0x20, b"\x01\x05", PROTOCOL_ERROR, "Session Present"),
+            (0x20, b"\x01\x05", PROTOCOL_ERROR, "Session Present"), // [MQTT311-3.2.2-4]
             (0x20, b"\x03\x00", MALFORMED, "Connect Acknowledge Flags"),
-            (0x90, b"\0\x01\x83", PROTOCOL_ERROR, "Reason Code"),
+            (0x90, b"\0\x01\x83", PROTOCOL_ERROR, "Reason Code"), // [MQTT311-3.9.3-2]
             (0x90, b"\0\x01", PROTOCOL_ERROR, "Reason Code"),
             (0xb0, b"\0\x01\0", MALFORMED, "UNSUBACK"),
         ],
@@ -418,7 +427,7 @@ fn pingreq_disconnect_and_auth_are_refused() {
         &[
             (0xc0, b"\0", MALFORMED, "PINGREQ"),
             (0xe0, b"\x01", PROTOCOL_ERROR, "Reason Code"),
-            (0xe0, b"\x85", PROTOCOL_ERROR, "Reason Code"),
+            (0xe0, b"\x85", PROTOCOL_ERROR, "Reason Code"), // [MQTT-3.14.2-1]
             (0xe0, b"\0\x01", MALFORMED, "Property Length"),
             (0xe0, b"\0\0\0", MALFORMED, "DISCONNECT"),
             (0xe0, b"\0\x0a\x11\0\0\0\0\x11\0\0\0\0", PROTOCOL_ERROR, "Session Expiry Interval"),
@@ -426,7 +435,7 @@ fn pingreq_disconnect_and_auth_are_refused() {
             (0xf0, b"\x18", MALFORMED, "Property Length"),
             (0xf0, b"\x18\0", PROTOCOL_ERROR, "Authentication Method"),
             (0xf0, b"\x18\x04\x16\0\x01d", PROTOCOL_ERROR, "Authentication Method"),
-            (0xf0, b"\x1a\x04\x15\0\x01m", PROTOCOL_ERROR, "Reason Code"),
+            (0xf0, b"\x1a\x04\x15\0\x01m", PROTOCOL_ERROR, "Reason Code"), // [MQTT-3.15.2-1]
             (0xf0, b"\x18\x08\x15\0\x01m\x15\0\x01m", PROTOCOL_ERROR, "Authentication Method"),
             (0xf0, b"\x18\x03\x21\0\x01", MALFORMED, "Receive Maximum"),
             (0xf0, b"\x18\x04\x15\0\x01m\0", MALFORMED, "AUTH"),
@@ -471,6 +480,6 @@ fn what_mqtt_3_1_leaves_open_is_accepted() {
 
 #[test]
 fn a_byte_order_mark_is_an_ordinary_character() {
-    // [MQTT-1.5.4-3]
+    // [MQTT-1.5.4-3], [MQTT311-1.5.3-3]
     assert_eq!(decode(V311, 0x30, b"\0\x04\xef\xbb\xbfa"), Ok(()));
 }

@@ -1,4 +1,4 @@
-//! Which Topic Names and Topic Filters are valid, and which match ([MQTT-4.7], [MQTT-4.8.2]).
+//! Which Topic Names and Topic Filters are valid, and which match (MQTT 5.0 sections 4.7 and 4.8.2, MQTT 3.1.1 section 4.7).
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use veilmq_protocol::{SharedFilter, TopicError, TopicFilter, TopicName};
@@ -9,6 +9,7 @@ fn filters_match_as_the_standard_says() {
     let table = [
         ("a", "a", true),
         ("a", "b", false),
+        // [MQTT-4.7.3-4], [MQTT311-4.7.3-4]
         ("a", "A", false),
         ("a/b", "a/b", true),
         ("a/b", "a", false),
@@ -54,7 +55,7 @@ fn filters_match_as_the_standard_says() {
         ("a/+/c", "a//c", true),
         ("+/#", "a", true),
         ("+/#", "a/b", true),
-        // Topics beginning with $ (section 4.7.2)
+        // Topics beginning with $ ([MQTT-4.7.2-1], [MQTT311-4.7.2-1])
         ("#", "$SYS/uptime", false),
         ("+/uptime", "$SYS/uptime", false),
         ("+", "$SYS", false),
@@ -84,6 +85,8 @@ fn filters_match_as_the_standard_says() {
 
 #[test]
 fn topic_names_have_no_wildcards_and_are_not_empty() {
+    // [MQTT-4.7.0-1], [MQTT-4.7.3-1], [MQTT-4.7.3-2], [MQTT-4.7.3-3],
+    // [MQTT311-4.7.1-1], [MQTT311-4.7.3-1], [MQTT311-4.7.3-2], [MQTT311-4.7.3-3]
     let longest = "a".repeat(65_535);
     for valid in ["a", "/", "//", "a/b", " ", "$SYS", "$share/g/a", "é", "\u{feff}", &longest] {
         assert_eq!(TopicName::new(valid).map(TopicName::as_str), Ok(valid));
@@ -153,17 +156,20 @@ fn topic_filters_have_wildcards_only_where_they_may() {
         ("", TopicError::Empty),
         (too_long.as_str(), TopicError::TooLong),
         ("a\0b", TopicError::HoldsNul),
+        // [MQTT-4.7.1-1], [MQTT311-4.7.1-2]
         ("a#", TopicError::Wildcard),
         ("#a", TopicError::Wildcard),
         ("#/a", TopicError::Wildcard),
         ("a/#/b", TopicError::Wildcard),
         ("##", TopicError::Wildcard),
         ("a/##", TopicError::Wildcard),
+        // [MQTT-4.7.1-2], [MQTT311-4.7.1-3]
         ("a+", TopicError::Wildcard),
         ("+a", TopicError::Wildcard),
         ("a/b+/c", TopicError::Wildcard),
         ("++", TopicError::Wildcard),
         ("+#", TopicError::Wildcard),
+        // [MQTT-4.8.2-1], [MQTT-4.8.2-2]
         ("$share", TopicError::ShareName),
         ("$share/", TopicError::ShareName),
         ("$share/g", TopicError::ShareName),

@@ -68,7 +68,7 @@ impl Capabilities {
         self.check_message(will.qos, will.retain)
     }
 
-    /// Checks a PUBLISH (sections 3.2.2.3.4 and 3.2.2.3.5).
+    /// Checks a PUBLISH ([MQTT-3.2.2-11], [MQTT-3.2.2-14]).
     pub(crate) fn check_publish(&self, publish: &Publish<'_>) -> Result<(), Unavailable> {
         self.check_message(publish.qos, publish.retain)
     }

@@ -311,7 +311,7 @@ impl Outbound {
 
     /// Returns the next exchange whose packet may and should be sent, oldest first, and counts it as sent.
     ///
-    /// After a reconnect this resends in the original order ([MQTT-4.4.0-1]) and never exceeds the new quota.
+    /// After a reconnect this resends in the original order ([MQTT-4.4.0-1], [MQTT311-4.6.0-1]) and never exceeds the new quota.
     pub(crate) fn next_unsent(&mut self) -> Option<Resend<'_>> {
         if self.unsent == 0 {
             return None;

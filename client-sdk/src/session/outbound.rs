@@ -119,6 +119,7 @@ impl Outbound {
             // [MQTT-4.4.0-1]
             self.resend = self.in_flight.keys().copied().collect();
         } else {
+            // [MQTT-3.2.2-5]
             self.forget_server_state(ids, events);
         }
     }

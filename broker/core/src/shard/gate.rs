@@ -64,7 +64,8 @@ impl Shard {
         ticket.or(earlier).filter(|ticket| Some(*ticket) > settled)
     }
 
-    /// Sends an answer now, or once `ticket` is durable. Answers on a connection keep their order.
+    /// Sends an answer now, or once `ticket` is durable. Answers on a connection keep their order ([MQTT311-4.6.0-2],
+    /// [MQTT311-4.6.0-3]).
     pub(super) fn answer(&mut self, connection: ConnectionId, answer: Answer, ticket: Option<Ticket>) {
         let ticket = self.answers_wait_for(connection, ticket);
         let Some(established) = self.established(connection) else { return };
@@ -95,7 +96,7 @@ impl Shard {
         self.gate(ticket, Gated::Uncork(connection));
     }
 
-    /// Lets a QoS 2 exchange go on once the records of this turn are durable.
+    /// Lets a QoS 2 exchange go on once the records of this turn are durable, in the order of the PUBRECs ([MQTT311-4.6.0-4]).
     pub(super) fn proceed_when_stored(&mut self, session: SessionId, packet_id: PacketId) {
         self.gate(self.ticket, Gated::Proceed { session, packet_id });
     }

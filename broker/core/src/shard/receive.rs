@@ -201,6 +201,7 @@ impl Shard {
         environment: &mut Environment<'_>,
         effects: &mut Vec<Effect>,
     ) -> Result<Step, CloseReason> {
+        // [MQTT-3.2.2-15]
         let Some((frame, consumed)) = next_frame(bytes, self.shared.settings().packet_bytes_max)? else {
             return Ok(Step::More);
         };
