@@ -122,11 +122,33 @@ pub(crate) enum Alias {
 }
 
 pub(crate) const CLIENTS: usize = 4;
+/// The clients before this one speak either version, from connection to connection; the others speak MQTT 5.
+pub(crate) const MIXED_CLIENTS: usize = 2;
 
 const TOPICS: [&str; 8] = ["a", "a/b", "a/c", "a/b/c", "d", "/d", "$x/y", "a/"];
 const WILL_TOPICS: [&str; CLIENTS] = ["a/b/ann", "d/bob", "a/cid", "dee"];
-const FILTERS: [&str; 14] =
-    ["a", "a/b", "a/+", "a/#", "#", "+", "+/+", "+/b/#", "d", "$x/#", "$x/+", "/#", "d/+", "a/+/c"];
+pub(crate) const FILTERS: [&str; 20] = [
+    "a",
+    "a/b",
+    "a/+",
+    "a/#",
+    "#",
+    "+",
+    "+/+",
+    "+/b/#",
+    "d",
+    "$x/#",
+    "$x/+",
+    "/#",
+    "d/+",
+    "a/+/c",
+    "$share/g/a/#",
+    "$share/g/a/#",
+    "$share/g/d",
+    "$share/h/a/+",
+    "$share/h/$x/y",
+    "$share/h/#",
+];
 
 /// Any step.
 pub(crate) fn action() -> impl Strategy<Value = Action> {
@@ -145,7 +167,7 @@ fn connect() -> impl Strategy<Value = Connect> {
     let alias_maximum = prop_oneof![3 => Just(0), 1 => 1..3_u16];
     (
         0..CLIENTS,
-        prop::bool::weighted(0.75),
+        prop::bool::weighted(0.5),
         prop::bool::weighted(0.2),
         0..4_usize,
         1..5_u16,
@@ -155,6 +177,7 @@ fn connect() -> impl Strategy<Value = Connect> {
     )
         .prop_map(
             |(client, is_v5, clean_start, expiry, receive_maximum, keep_alive_seconds, alias, will)| {
+                let is_v5 = is_v5 || client >= MIXED_CLIENTS;
                 let expiry_seconds = match (is_v5, clean_start) {
                     (true, _) => expiries(client)[expiry],
                     (false, true) => 0,
@@ -212,7 +235,12 @@ impl Will {
 fn request() -> impl Strategy<Value = Request> {
     let filter = prop::sample::select(&FILTERS[..]);
     let id = prop::option::weighted(0.4, 1..4_u32);
-    let filters = prop::collection::vec((filter.clone(), options()), 1..4);
+    let subscription = (filter.clone(), options()).prop_map(|(filter, options)| {
+        // [MQTT-3.8.3-4]
+        let no_local = options.no_local && !filter.starts_with("$share/");
+        (filter, Options { no_local, ..options })
+    });
+    let filters = prop::collection::vec(subscription, 1..4);
     let expiry = prop::option::weighted(0.4, prop_oneof![Just(0), Just(1), Just(u32::MAX)]);
     prop_oneof![
         1 => Just(Request::Ping),

@@ -9,15 +9,17 @@ pub(crate) mod action;
 mod packet;
 mod run;
 mod session;
+mod share;
 mod topics;
 mod wire;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use self::action::{Alias, Connect, Options, Publication, Will};
 use self::packet::{Connection, Packet, Properties};
 pub(crate) use self::run::Run;
 use self::session::{Delivery, Link, Message, Session, Subscription};
+use self::share::{Place, Rank, shared_filter};
 use self::topics::matches;
 use self::wire::Wire;
 
@@ -33,6 +35,8 @@ pub(crate) struct Broker {
     wire: Wire,
     /// Counts the moments at which something happens.
     moment: u64,
+    /// The client whose session is about to end.
+    ending: Option<String>,
 }
 
 /// What a client answers to a message.
@@ -56,12 +60,19 @@ enum Deadline {
 
 impl Broker {
     pub(crate) fn new(now: u64) -> Self {
-        Self { now, sessions: BTreeMap::new(), retained: BTreeMap::new(), wire: Wire::default(), moment: 0 }
+        Self {
+            now,
+            sessions: BTreeMap::new(),
+            retained: BTreeMap::new(),
+            wire: Wire::default(),
+            moment: 0,
+            ending: None,
+        }
     }
 
     /// Handles CONNECT.
     pub(crate) fn connect(&mut self, client: &str, connection: Connection, connect: &Connect) {
-        self.moment += 1;
+        self.begin_moment();
         // [MQTT-3.1.4-3]
         self.close(client, 0x8e);
         if connect.clean_start {
@@ -81,7 +92,7 @@ impl Broker {
             heard_at: self.now,
             aliases: HashMap::new(),
         });
-        session.send_due(self.now, &mut self.wire);
+        self.send_due();
     }
 
     /// Handles DISCONNECT.
@@ -105,7 +116,7 @@ impl Broker {
 
     /// The connection broke.
     pub(crate) fn cut(&mut self, client: &str) {
-        self.moment += 1;
+        self.begin_moment();
         let connection = self.sessions[client].link.as_ref().unwrap().connection;
         self.wire.send(connection, Packet::Closed);
         self.detach(client);
@@ -145,7 +156,8 @@ impl Broker {
                 None => session.subscriptions.push(subscription.clone()),
             }
             // [MQTT-3.3.1-9], [MQTT-3.3.1-10], [MQTT-3.3.1-11]
-            if options.retain_handling == 0 || (options.retain_handling == 1 && is_new) {
+            let wants = options.retain_handling == 0 || (options.retain_handling == 1 && is_new);
+            if wants && shared_filter(filter).is_none() {
                 wanted.push(subscription);
             }
         }
@@ -153,6 +165,7 @@ impl Broker {
         for subscription in wanted {
             self.deliver_retained(client, &subscription);
         }
+        self.send_due();
     }
 
     fn deliver_retained(&mut self, client: &str, subscription: &Subscription) {
@@ -165,6 +178,7 @@ impl Broker {
                 retain: true,
                 subscription_ids: subscription.id.into_iter().collect(),
                 moment: self.moment,
+                place: None,
             };
             session.deliver(delivery, self.now, &mut self.wire);
         }
@@ -241,11 +255,16 @@ impl Broker {
                 self.retained.insert(message.topic.clone(), message.clone());
             }
         }
-        let mut is_wanted = false;
+        // The choices among members are made before anybody gets the message.
+        let groups = self.groups_wanting(&message.topic);
+        let chosen: Vec<_> =
+            groups.iter().map(|group| (group, self.may_be_chosen(group, message.qos))).collect();
+        let mut is_wanted = !groups.is_empty();
         for (client, session) in &mut self.sessions {
             let wants = |held: &&Subscription| {
+                let is_own = held.no_local && client == publisher;
                 // [MQTT-3.8.3-3]
-                matches(&held.filter, &message.topic) && !(held.no_local && client == publisher)
+                shared_filter(&held.filter).is_none() && matches(&held.filter, &message.topic) && !is_own
             };
             let matching: Vec<&Subscription> = session.subscriptions.iter().filter(wants).collect();
             // [MQTT-3.3.4-2], [MQTT-3.8.4-8]
@@ -259,11 +278,57 @@ impl Broker {
                 retain: message.retain && matching.iter().any(|held| held.retain_as_published),
                 subscription_ids,
                 moment: self.moment,
+                place: None,
             };
             session.deliver(delivery, self.now, &mut self.wire);
             is_wanted = true;
         }
+        for (group, members) in chosen {
+            let places = self.wire.copies.add(group, members.len());
+            self.deliver_copy(message, &members, places);
+        }
+        self.send_due();
         is_wanted
+    }
+
+    /// Returns the groups of Shared Subscriptions that want a topic.
+    fn groups_wanting(&self, topic: &str) -> BTreeSet<String> {
+        let subscriptions = self.sessions.values().flat_map(|session| &session.subscriptions);
+        let wanting = subscriptions
+            .filter(|held| shared_filter(&held.filter).is_some_and(|filter| matches(filter, topic)));
+        wanting.map(|held| held.filter.clone()).collect()
+    }
+
+    /// Returns the members of a group that may get its copy of a message: the best that the one who chooses may see.
+    fn may_be_chosen(&self, group: &str, published_qos: u8) -> Vec<String> {
+        let mut ranks: Vec<(&String, (Rank, Rank))> = Vec::new();
+        for (client, session) in
+            self.sessions.iter().filter(|(client, _)| self.ending.as_ref() != Some(client))
+        {
+            let part = session.subscriptions.iter().find(|held| held.filter == group);
+            ranks.extend(part.map(|held| (client, session.rank(held.qos.min(published_qos)))));
+        }
+        let limit = ranks.iter().map(|(_, (_, worst))| *worst).min();
+        let may_be = |rank: Rank| rank != Rank::Unreachable && limit.is_some_and(|limit| rank <= limit);
+        ranks.into_iter().filter(|(_, (best, _))| may_be(*best)).map(|(client, _)| client.clone()).collect()
+    }
+
+    /// Gives a group's copy to the member that was chosen, whichever that is.
+    fn deliver_copy(&mut self, message: &Message, members: &[String], places: Vec<Place>) {
+        for (client, place) in members.iter().zip(places) {
+            let session = self.sessions.get_mut(client).unwrap();
+            let held = session.subscriptions.iter().find(|held| held.filter == place.group).unwrap();
+            let delivery = Delivery {
+                message: message.clone(),
+                // [MQTT-4.8.2-3]
+                qos: held.qos.min(message.qos),
+                retain: message.retain && held.retain_as_published,
+                subscription_ids: held.id.into_iter().collect(),
+                moment: self.moment,
+                place: Some(place),
+            };
+            session.deliver(delivery, self.now, &mut self.wire);
+        }
     }
 
     /// Handles PUBREL.
@@ -297,8 +362,7 @@ impl Broker {
                 return self.close(client, 0x82);
             }
         }
-        let session = self.sessions.get_mut(client).unwrap();
-        session.send_due(self.now, &mut self.wire);
+        self.send_due();
     }
 
     /// Lets time pass, acting on each deadline on the way.
@@ -307,7 +371,7 @@ impl Broker {
         while let Some((at, client, deadline)) = self.next_deadline().filter(|(at, ..)| *at <= until) {
             if at > self.now {
                 self.now = at;
-                self.moment += 1;
+                self.begin_moment();
             }
             match deadline {
                 Deadline::Silence => self.close(&client, 0x8d),
@@ -316,7 +380,6 @@ impl Broker {
             }
         }
         self.now = until;
-        self.moment += 1;
     }
 
     fn next_deadline(&self) -> Option<(u64, String, Deadline)> {
@@ -336,7 +399,10 @@ impl Broker {
 
     /// Kills the broker and starts it again: all connections are gone, and the sessions that end with theirs.
     pub(crate) fn restart(&mut self) {
-        self.moment += 1;
+        self.begin_moment();
+        for session in self.sessions.values().filter(|session| !session.is_stored) {
+            session.queue.iter().for_each(|delivery| self.wire.copies.lose(delivery));
+        }
         self.sessions.retain(|_, session| session.is_stored);
         for session in self.sessions.values_mut() {
             if session.link.take().is_some() {
@@ -357,9 +423,23 @@ impl Broker {
         })
     }
 
+    /// Sends everything that may be sent.
+    fn send_due(&mut self) {
+        for session in self.sessions.values_mut() {
+            session.send_due(self.now, &mut self.wire);
+        }
+    }
+
+    fn begin_moment(&mut self) {
+        self.moment += 1;
+        for session in self.sessions.values_mut() {
+            session.was_ready = session.is_ready();
+        }
+    }
+
     /// Notes that a client has sent something.
     fn heard(&mut self, client: &str) -> &mut Session {
-        self.moment += 1;
+        self.begin_moment();
         let session = self.sessions.get_mut(client).unwrap();
         session.link.as_mut().unwrap().heard_at = self.now;
         session
@@ -404,11 +484,25 @@ impl Broker {
         }
     }
 
-    /// Ends a session, and publishes its Will if that has not been done ([MQTT-3.1.2-8]).
+    /// Ends a session, and publishes its Will if that has not been done ([MQTT-3.1.2-8]). What it has as a member of groups goes
+    /// to others, in order.
     fn end_session(&mut self, client: &str) {
-        if self.sessions.contains_key(client) {
-            self.publish_will(client);
-            self.sessions.remove(client);
+        if !self.sessions.contains_key(client) {
+            return;
+        }
+        self.ending = Some(client.to_owned());
+        self.publish_will(client);
+        self.ending = None;
+        let session = self.sessions.remove(client).unwrap();
+        for delivery in session.into_transferable() {
+            let is_here = self.wire.copies.is_possible(&delivery);
+            let Delivery { message, place, .. } = delivery;
+            let Some(place) = place.filter(|_| is_here) else { continue };
+            let members = self.may_be_chosen(&place.group, message.qos);
+            let places = self.wire.copies.pass_on(&place, members.len());
+            self.moment += 1;
+            self.deliver_copy(&message, &members, places);
+            self.send_due();
         }
     }
 

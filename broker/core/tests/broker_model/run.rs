@@ -11,7 +11,9 @@ use veilmq_protocol::{
 };
 use veilmq_simulator::{World, connect_v5, connect_v311, id, publish};
 
-use super::action::{self, Action, Alias, CLIENTS, Manner, Publication, Request};
+use super::action::{
+    self, Action, Alias, CLIENTS, FILTERS, MIXED_CLIENTS, Manner, Options, Publication, Request,
+};
 use super::packet::{self, Connection, Reader, Stream};
 use super::wire::Traffic;
 use super::{Answer, Broker};
@@ -130,9 +132,7 @@ impl Run {
                 self.compare(request, |model| model.disconnect(name, with_will, expiry_seconds));
             }
             Request::Subscribe { id, filters } => {
-                let filters: Vec<_> =
-                    filters.iter().map(|(name, options)| (*name, options.of(is_v5))).collect();
-                let id = id.filter(|_| is_v5);
+                let (id, filters) = subscription(client, is_v5, *id, filters);
                 self.subscribe(connection, id, &filters);
                 self.compare(request, |model| model.subscribe(name, 9, id, &filters));
             }
@@ -161,7 +161,7 @@ impl Run {
         &mut self,
         connection: ConnectionId,
         subscription_id: Option<u32>,
-        filters: &[(&str, action::Options)],
+        filters: &[(&str, Options)],
     ) {
         let mut list = SubscribeFiltersBuf::new();
         for (filter, options) in filters {
@@ -284,7 +284,7 @@ impl Run {
 
     fn forget_closed(&mut self, traffic: &Traffic) {
         for (connection, packets) in traffic {
-            if packets.last() == Some(&packet::Packet::Closed) {
+            if packets.contains(&packet::Packet::Closed) {
                 self.readers.remove(connection);
                 for client in &mut self.clients {
                     *client = client.filter(|held| held != connection);
@@ -324,6 +324,34 @@ fn qos(value: u8) -> QoS {
     QoS::try_from(value).unwrap()
 }
 
+/// Returns a SUBSCRIBE as a client may send it: what its protocol version has, and at most one Shared Subscription.
+///
+/// A client that gets copies from two groups has to be able to tell them apart: by Subscription Identifier, which only the
+/// clients that always speak MQTT 5 can rely on.
+fn subscription(
+    client: usize,
+    is_v5: bool,
+    id: Option<u32>,
+    filters: &[(&'static str, Options)],
+) -> (Option<u32>, Vec<(&'static str, Options)>) {
+    let mut share = None;
+    let mut allowed = Vec::new();
+    for (filter, options) in filters {
+        if filter.starts_with("$share/") {
+            if share.is_some() || (client < MIXED_CLIENTS && !filter.starts_with("$share/g/")) {
+                continue;
+            }
+            share =
+                Some(100 + u32::try_from(FILTERS.iter().position(|held| held == filter).unwrap()).unwrap());
+        }
+        allowed.push((*filter, options.of(is_v5)));
+    }
+    if allowed.is_empty() {
+        allowed.push((FILTERS[0], filters[0].1.of(is_v5)));
+    }
+    (share.or(id).filter(|_| is_v5), allowed)
+}
+
 /// The properties that the model calls by the same name.
 fn properties<'a>(
     has_properties: bool,
@@ -345,7 +373,7 @@ fn properties<'a>(
     }
 }
 
-impl action::Options {
+impl Options {
     /// Leaves out what the client's protocol version does not have.
     fn of(self, is_v5: bool) -> Self {
         match is_v5 {

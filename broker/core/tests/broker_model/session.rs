@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::action::Will;
 use super::packet::{self, Packet, Properties, Publish};
+use super::share::{Place, Rank};
 use super::wire::Wire;
 
 /// An Application Message.
@@ -41,6 +42,8 @@ pub(crate) struct Delivery {
     pub(super) subscription_ids: Vec<u32>,
     /// Deliveries that came up at the same moment have no order among themselves.
     pub(super) moment: u64,
+    /// It is the copy of a group, if it is here.
+    pub(super) place: Option<Place>,
 }
 
 /// A delivery that the client has begun to receive.
@@ -90,6 +93,8 @@ pub(crate) struct Session {
     pub(super) received: Vec<u16>,
     pub(super) in_flight: Vec<Exchange>,
     pub(super) queue: Vec<Delivery>,
+    /// Another message would have been sent at once when this moment began.
+    pub(super) was_ready: bool,
 }
 
 impl Session {
@@ -104,6 +109,7 @@ impl Session {
             received: Vec::new(),
             in_flight: Vec::new(),
             queue: Vec::new(),
+            was_ready: false,
         }
     }
 
@@ -134,16 +140,54 @@ impl Session {
         Some(link.heard_at + u64::from(link.keep_alive_seconds) * 1_500)
     }
 
-    /// Sends a message, or lets it wait.
+    /// Tells whether a message of QoS 1 or 2 would be sent at once.
+    pub(super) fn is_ready(&self) -> bool {
+        let has_room = self.link.as_ref().is_some_and(|link| self.in_flight.len() < link.receive_maximum);
+        has_room && !self.is_behind()
+    }
+
+    /// Tells whether messages of earlier connections have to be sent first.
+    fn is_behind(&self) -> bool {
+        self.in_flight.iter().any(|exchange| !exchange.is_sent && !exchange.is_released)
+    }
+
+    /// Returns how good a choice this member of a group is: the best and the worst that the one who chooses may see, because
+    /// word of what else happens at this moment may not have reached it.
+    pub(super) fn rank(&self, qos: u8) -> (Rank, Rank) {
+        match (&self.link, qos) {
+            (Some(_), 0) => (Rank::Ready, Rank::Ready),
+            (Some(_), _) if self.is_ready() => (Rank::Ready, Rank::Ready),
+            (Some(_), _) if self.was_ready => (Rank::Ready, Rank::Busy),
+            (Some(_), _) => (Rank::Busy, Rank::Busy),
+            (None, 0) => (Rank::Unreachable, Rank::Unreachable),
+            (None, _) => (Rank::Away, Rank::Away),
+        }
+    }
+
+    /// Returns what other members of its groups may have of a session that has ended: all but QoS 2 messages that the client
+    /// has seen ([MQTT-4.8.2-5]).
+    pub(super) fn into_transferable(self) -> Vec<Delivery> {
+        let unanswered = self.in_flight.into_iter().filter(|exchange| exchange.delivery.qos == 1);
+        unanswered.map(|exchange| exchange.delivery).chain(self.queue).collect()
+    }
+
+    /// Takes a message in: one of QoS 0 goes out at once or never, others wait for [`Session::send_due`].
     pub(super) fn deliver(&mut self, delivery: Delivery, now: u64, wire: &mut Wire) {
         if delivery.message.is_expired(now) {
             return;
         }
         if delivery.qos > 0 {
-            self.queue.push(delivery);
-            self.send_due(now, wire);
-        } else if let Some(link) = &self.link {
-            wire.publish(link.connection, link.publish(&delivery, false, now));
+            return self.queue.push(delivery);
+        }
+        let Some(link) = &self.link else { return };
+        let publish = link.publish(&delivery, false, now);
+        let is_seen = wire.first_seen(link.connection, &[Packet::Publish(publish.clone())]).is_some();
+        let is_here = is_seen || wire.copies.is_certain(&delivery);
+        if let Some(place) = &delivery.place {
+            wire.settle(place, is_here);
+        }
+        if is_here {
+            wire.publish_unassured(link.connection, publish, delivery.moment);
         }
     }
 
@@ -169,7 +213,7 @@ impl Session {
         if packets.is_empty() {
             return false;
         }
-        let first = wire.first_seen(link.connection, &packets);
+        let first = wire.first_seen(link.connection, &packets).unwrap_or(0);
         wire.send(link.connection, packets[first].clone());
         let id = due[first].id;
         for exchange in self.in_flight.iter_mut().filter(|exchange| exchange.id == id) {
@@ -179,19 +223,28 @@ impl Session {
         true
     }
 
-    /// Sends the next message that waits; false if none may go.
+    /// Sends the next message that waits, or finds out that one is not here; false if none may go.
     fn send_new(&mut self, now: u64, wire: &mut Wire) -> bool {
+        self.queue.retain(|delivery| !delivery.message.is_expired(now) && wire.copies.is_possible(delivery));
+        let Some(first) = self.queue.first().filter(|_| self.is_ready()) else { return false };
         let Some(link) = &self.link else { return false };
-        self.queue.retain(|delivery| !delivery.message.is_expired(now));
-        let is_behind = self.in_flight.iter().any(|exchange| !exchange.is_sent && !exchange.is_released);
-        let Some(first) = self.queue.first() else { return false };
-        if is_behind || self.in_flight.len() >= link.receive_maximum {
-            return false;
-        }
         let equal = self.queue.iter().take_while(|delivery| delivery.moment == first.moment);
-        let packets: Vec<Packet> =
-            equal.map(|delivery| Packet::Publish(link.publish(delivery, false, now))).collect();
-        let delivery = self.queue.remove(wire.first_seen(link.connection, &packets));
+        let (equal, packets): (Vec<&Delivery>, Vec<Packet>) =
+            equal.map(|delivery| (delivery, Packet::Publish(link.publish(delivery, false, now)))).unzip();
+        let is_certain = |delivery: &&Delivery| wire.copies.is_certain(delivery);
+        let next = wire.first_seen(link.connection, &packets).or_else(|| equal.iter().position(is_certain));
+        let Some(next) = next else {
+            // They could have been sent.
+            equal
+                .iter()
+                .filter_map(|delivery| delivery.place.as_ref())
+                .for_each(|place| wire.settle(place, false));
+            return true;
+        };
+        let delivery = self.queue.remove(next);
+        if let Some(place) = &delivery.place {
+            wire.settle(place, true);
+        }
         let id = wire.publish(link.connection, link.publish(&delivery, false, now));
         // [MQTT-2.2.1-4]
         let is_in_use = id != 0 && self.exchange(id).is_some();

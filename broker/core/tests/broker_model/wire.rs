@@ -1,11 +1,13 @@
 //! The network of the model: what it sends, next to what was seen.
 //!
-//! The standard leaves some choices to a broker: Packet Identifiers, and which of several packets goes first. For these, and
-//! for nothing else, the model looks at what the broker did; its own packets are compared afterwards.
+//! The standard leaves some choices to a broker: Packet Identifiers, which of several packets goes first, which member of a
+//! group gets a message. For these, and for nothing else, the model looks at what the broker did; its own packets are compared
+//! afterwards.
 
 use std::collections::BTreeMap;
 
 use super::packet::{Connection, Packet, Publish};
+use super::share::{Copies, Place};
 
 /// Packets by the connection they go to.
 pub(crate) type Traffic = BTreeMap<Connection, Vec<Packet>>;
@@ -13,29 +15,35 @@ pub(crate) type Traffic = BTreeMap<Connection, Vec<Packet>>;
 /// Everything on its way to clients within one step.
 #[derive(Default)]
 pub(crate) struct Wire {
-    /// What the broker sent and the model has not, yet.
-    seen: Traffic,
+    /// What the broker sent and the model has not, yet, with its position.
+    seen: BTreeMap<Connection, Vec<(usize, Packet)>>,
     sent: Traffic,
+    /// QoS 0 messages by their moment and, within a moment, by the position that they have with the broker.
+    sent_unassured: BTreeMap<Connection, Vec<(u64, usize, Packet)>>,
+    /// What is known of the choices among the members of groups.
+    pub(super) copies: Copies,
 }
 
 impl Wire {
     /// Begins a step in which the broker sent `seen`.
     pub(super) fn begin(&mut self, seen: Traffic) {
-        self.seen = seen;
-        self.sent.clear();
+        let numbered = |packets: Vec<Packet>| packets.into_iter().enumerate().collect();
+        self.seen = seen.into_iter().map(|(connection, packets)| (connection, numbered(packets))).collect();
     }
 
-    /// Ends a step: returns what the model sent.
+    /// Ends a step: returns what the model sent, each stream in order.
     pub(super) fn end(&mut self) -> Traffic {
-        std::mem::take(&mut self.sent)
+        let mut traffic = std::mem::take(&mut self.sent);
+        for (connection, mut packets) in std::mem::take(&mut self.sent_unassured) {
+            packets.sort_by_key(|(moment, position, _)| (*moment, *position));
+            traffic.entry(connection).or_default().extend(packets.into_iter().map(|(.., packet)| packet));
+        }
+        traffic
     }
 
     /// Sends a packet.
     pub(super) fn send(&mut self, connection: Connection, packet: Packet) {
-        let seen = self.seen.entry(connection).or_default();
-        let at = seen.iter().position(|other| other.is_like(&packet));
-        // Where the packet has no identifier yet, it gets the broker's.
-        let packet = at.map_or(packet, |at| seen.remove(at));
+        let (_, packet) = self.claim(connection, packet);
         self.sent.entry(connection).or_default().push(packet);
     }
 
@@ -48,11 +56,32 @@ impl Wire {
         }
     }
 
-    /// Returns which of the packets that may go next did so, the first if none did.
-    pub(super) fn first_seen(&self, connection: Connection, candidates: &[Packet]) -> usize {
+    /// Sends a PUBLISH of QoS 0, which has no order among those of the same moment.
+    pub(super) fn publish_unassured(&mut self, connection: Connection, publish: Publish, moment: u64) {
+        let (position, packet) = self.claim(connection, Packet::Publish(publish));
+        self.sent_unassured.entry(connection).or_default().push((moment, position, packet));
+    }
+
+    /// Takes a packet from what was seen, with its position. Where it has no identifier yet, it gets the broker's.
+    fn claim(&mut self, connection: Connection, packet: Packet) -> (usize, Packet) {
+        let seen = self.seen.entry(connection).or_default();
+        let at = seen.iter().position(|(_, other)| other.is_like(&packet));
+        at.map_or((usize::MAX, packet), |at| seen.remove(at))
+    }
+
+    /// Notes that a group's copy is at a place, or that it is not.
+    pub(super) fn settle(&mut self, place: &Place, is_here: bool) {
+        match is_here {
+            true => self.copies.is_at(place),
+            false => self.copies.is_not_at(place),
+        }
+    }
+
+    /// Returns which of the packets that may go next did so.
+    pub(super) fn first_seen(&self, connection: Connection, candidates: &[Packet]) -> Option<usize> {
         let seen = self.seen.get(&connection).map_or(&[][..], Vec::as_slice);
         let candidate = |packet: &Packet| candidates.iter().position(|other| packet.is_like(other));
-        seen.iter().find_map(candidate).unwrap_or(0)
+        seen.iter().find_map(|(_, packet)| candidate(packet))
     }
 }
 
