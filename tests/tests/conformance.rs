@@ -59,6 +59,7 @@ fn every_scenario_holds_in_the_pure_core() {
     }
 }
 
+/// [MQTT-4.2-1], [MQTT311-7.1.1-1]
 #[test]
 fn every_scenario_holds_over_tcp() {
     assert_all_hold(|scenario| Network::start(Tcp, &scenario.changes));

@@ -1,6 +1,7 @@
 //! MQTT client libraries that are not ours, in every protocol version they have, against the real broker.
 //!
 //! Each scenario is written once and runs for each library and version; `tests/src/puppet.rs` drives the libraries.
+//! None of them knows an extension of ours ([MQTT311-7.0.0-2]).
 
 use veilmq_tests::broker::Broker;
 use veilmq_tests::puppet::{Client, Connect, Library, Message, Version};

@@ -142,6 +142,7 @@ impl Default for Outbound {
 
 impl Outbound {
     /// Begins a connection: everything in flight is to be sent again, within the client's Receive Maximum ([MQTT-4.9.0-1]).
+    /// Nothing has gone to other members of a Shared Subscription meanwhile ([MQTT-4.8.2-4]).
     pub(crate) fn connected(&mut self, quota_max: u16) {
         self.quota_max = quota_max;
         self.unsent = self.in_flight.len();

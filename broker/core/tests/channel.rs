@@ -338,6 +338,70 @@ fn anything_but_auth_during_the_handshake_is_refused() {
 }
 
 #[test]
+fn auth_and_connack_of_the_broker_carry_the_method_of_connect() {
+    let mut realm = realm(Settings::default());
+    let (connection, awaiting) = realm.begin("press-07", Schemes::ALL, Suite::Aes256Gcm);
+    let bytes = realm.world.bytes(connection);
+    let (frame, _) = next_frame(&bytes, usize::MAX).unwrap().unwrap();
+    let Packet::Auth(auth) = Packet::decode(frame, ProtocolVersion::V5).unwrap() else { panic!("no AUTH") };
+
+    // [MQTT-4.12.0-2], [MQTT-4.12.0-5]
+    assert_eq!(auth.reason, ReasonCode::ContinueAuthentication);
+    assert_eq!(auth.method, Some(AUTHENTICATION_METHOD));
+    // [MQTT-3.15.2-2], [MQTT-3.15.2-3]
+    assert_eq!((auth.reason_string, auth.user.is_empty()), (None, true));
+
+    let identity = realm.identity(10, "press-07");
+    let (finish, _) =
+        awaiting.handle(auth.data.unwrap(), &identity, &realm.anchors, None, Some(1_800_000_000)).unwrap();
+    realm.finish(connection, &finish);
+
+    let bytes = realm.world.bytes(connection);
+    let (frame, _) = next_frame(&bytes, usize::MAX).unwrap().unwrap();
+    let Packet::ConnAck(connack) = Packet::decode(frame, ProtocolVersion::V5).unwrap() else {
+        panic!("no CONNACK")
+    };
+    assert_eq!(connack.reason, ReasonCode::Success);
+    assert_eq!(connack.properties.authentication_method, Some(AUTHENTICATION_METHOD));
+}
+
+#[test]
+fn auth_that_does_not_continue_the_method_is_refused() {
+    // [MQTT-4.12.0-3], [MQTT-4.12.0-4], [MQTT-4.12.0-5]
+    let rows = [
+        (ReasonCode::ReAuthenticate, AUTHENTICATION_METHOD),
+        (ReasonCode::Success, AUTHENTICATION_METHOD),
+        (ReasonCode::ContinueAuthentication, "another"),
+    ];
+    for (reason, method) in rows {
+        let mut realm = realm(Settings::default());
+        let (connection, _) = realm.begin("press-07", Schemes::ALL, Suite::Aes256Gcm);
+        realm.world.bytes(connection);
+
+        let auth = Auth { reason, method: Some(method), data: Some(b"x"), ..Auth::default() };
+        realm.world.send(connection, &Packet::Auth(auth));
+
+        assert_eq!(realm.world.bytes(connection), [0x20, 3, 0, 0x82, 0], "{reason} {method}");
+        assert!(realm.world.is_closed(connection), "{reason} {method}");
+    }
+}
+
+#[test]
+fn authentication_is_not_begun_again_on_a_connection() {
+    // [MQTT-4.12.1-1], [MQTT-4.12.1-2] Keys change without it, so a broker that gets AUTH 0x19 says no and closes.
+    for method in [AUTHENTICATION_METHOD, "another"] {
+        let mut realm = realm(Settings::default());
+        let mut client = realm.join("press-07", 10, Schemes::ALL, Suite::Aes256Gcm);
+
+        let auth = Auth { reason: ReasonCode::ReAuthenticate, method: Some(method), ..Auth::default() };
+        realm.send(&mut client, &[Packet::Auth(auth)]);
+
+        assert_eq!(realm.received(&mut client), ["DISCONNECT 0x82"], "{method}");
+        assert!(realm.world.is_closed(client.connection), "{method}");
+    }
+}
+
+#[test]
 fn plain_packets_after_the_handshake_break_the_channel() {
     let mut realm = realm(Settings::default());
     let client = realm.join("press-07", 10, Schemes::ALL, Suite::Aes256Gcm);

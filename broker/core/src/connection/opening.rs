@@ -198,7 +198,7 @@ impl Opening {
             environment.unix_ms,
             environment.entropy,
         )?;
-        // [MQTT-4.12.0-2], [MQTT-4.12.0-5]
+        // [MQTT-4.12.0-2], [MQTT-4.12.0-5]; without Reason String and User Properties: [MQTT-3.15.2-2], [MQTT-3.15.2-3]
         let auth = Packet::Auth(Auth {
             reason: ReasonCode::ContinueAuthentication,
             method: Some(AUTHENTICATION_METHOD),

@@ -53,6 +53,7 @@ impl Shard {
         if entry.delivery.qos != QoS::ExactlyOnce {
             return Err(PeerError::Protocol("PUBREC answers a QoS 1 PUBLISH").into());
         }
+        // [MQTT-4.8.2-6] What one member of a Shared Subscription refuses goes to no other.
         if ack.reason.is_error() {
             self.finish(session, packet_id);
         } else if entry.progress == Progress::Released {
