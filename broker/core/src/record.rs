@@ -188,7 +188,8 @@ pub trait Store: Send {
 
     /// Visits everything that is stored, in an order in which each record refers only to earlier ones: sessions,
     /// subscriptions, bodies (in the order of their identities) with their references, received identifiers, retained messages.
-    /// A body without references is visited too, so that the caller can forget it.
+    /// A body without references is visited too, so that the caller can forget it. A reference that names a group is visited
+    /// even if its session is gone, so that another member gets the message.
     ///
     /// # Errors
     /// What the medium answered.

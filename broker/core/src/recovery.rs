@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use veilmq_protocol::{PacketId, TopicFilter};
+use veilmq_protocol::{PacketId, QoS, TopicFilter};
 
 use crate::id::{MessageId, SessionId, ShardIndex};
 use crate::message::Message;
@@ -104,9 +104,14 @@ impl Recovery {
         }
     }
 
-    /// A session that is not known any more needs nothing: its end may have been stored by another shard before.
+    /// A session that is not known any more needs nothing: its end may have been stored by another shard before. What it had as
+    /// a member of a group is for another one.
     fn refer(&mut self, message: MessageId, reference: Reference) {
-        if let Some(stored) = self.sessions.get_mut(&reference.session) {
+        let stored = match reference.share {
+            Some(_) => Some(self.sessions.entry(reference.session).or_default()),
+            None => self.sessions.get_mut(&reference.session),
+        };
+        if let Some(stored) = stored {
             stored.references.insert(message, reference);
         }
     }
@@ -149,14 +154,14 @@ impl Recovery {
             .collect();
         let mut cleanup = Vec::new();
         let mut summary = RecoverySummary::default();
-        self.end_superseded(&mut cleanup);
-        self.count_references(&mut cleanup);
         if let Some((last, _)) = self.sessions.last_key_value() {
             shared.sessions.skip_past(last.0);
         }
         if let Some((last, _)) = self.bodies.last_key_value() {
             shared.messages.skip_past(last.0);
         }
+        let ownerless = self.end_sessions(&mut cleanup);
+        self.count_references(&mut cleanup);
         for (id, stored) in std::mem::take(&mut self.sessions) {
             let Some(session) = self.session(id, stored, now, &mut cleanup, &mut summary) else { continue };
             let home = usize::from(shared.home(&session.client_id).0);
@@ -172,22 +177,37 @@ impl Recovery {
                 summary.retained += 1;
             }
         }
+        cleanup.extend(Shard::pass_on_recovered(&mut shards, &ownerless, now));
+        summary.deliveries = shards.iter().map(Shard::deliveries).sum();
         shards.iter().for_each(Shard::show_gauges);
         (shards, cleanup, summary)
     }
 
-    /// Ends all but the newest session of each client: the end of an earlier one may not have been stored.
-    fn end_superseded(&mut self, cleanup: &mut Vec<Record>) {
+    /// Ends sessions without a head, and all but the newest of each client: the end of an earlier one may not have been
+    /// stored. Returns what they had as members of groups and others may have instead, in the order of publication.
+    fn end_sessions(&mut self, cleanup: &mut Vec<Record>) -> Vec<Delivery> {
         let mut newest: HashMap<Arc<str>, SessionId> = HashMap::new();
-        let mut superseded = Vec::new();
+        let mut ended = Vec::new();
         for (session, stored) in &self.sessions {
-            let Some(head) = &stored.head else { continue };
-            superseded.extend(newest.insert(Arc::clone(&head.client_id), *session));
+            match &stored.head {
+                Some(head) => ended.extend(newest.insert(Arc::clone(&head.client_id), *session)),
+                None => ended.push(*session),
+            }
         }
-        for session in superseded {
-            self.sessions.remove(&session);
+        let mut ownerless = BTreeMap::new();
+        for session in ended {
             cleanup.push(Record::SessionEnded { session });
+            let references =
+                self.sessions.remove(&session).map(|stored| stored.references).unwrap_or_default();
+            for (id, reference) in references {
+                if let Some(message) = self.bodies.get(&id)
+                    && is_transferable(&reference)
+                {
+                    ownerless.insert((id, session), delivery(Arc::clone(message), reference));
+                }
+            }
         }
+        ownerless.into_values().collect()
     }
 
     /// Tells every body how many sessions will settle it, and forgets those that none will.
@@ -218,10 +238,7 @@ impl Recovery {
         cleanup: &mut Vec<Record>,
         summary: &mut RecoverySummary,
     ) -> Option<Session> {
-        let Some(head) = stored.head else {
-            cleanup.push(Record::SessionEnded { session: id });
-            return None;
-        };
+        let head = stored.head?;
         let mut session = Session::new(id, head.client_id);
         session.durable = true;
         session.authenticated = head.authenticated;
@@ -242,23 +259,33 @@ impl Recovery {
                 cleanup.push(Record::Settled { session: id, message });
                 continue;
             };
-            summary.deliveries += 1;
             restore(&mut session, Arc::clone(body), reference);
         }
         Some(session)
     }
 }
 
-fn restore(session: &mut Session, message: Arc<Message>, reference: Reference) {
-    let delivery = Delivery {
+fn delivery(message: Arc<Message>, reference: Reference) -> Delivery {
+    Delivery {
         message,
         qos: reference.qos,
         retain: reference.retain,
         subscription_ids: reference.subscription_ids.into(),
         stored: true,
         share: reference.share,
-    };
-    match reference.stage {
+    }
+}
+
+/// Tells whether other members of a group may have the message: all but a QoS 2 message that the client may have seen
+/// ([MQTT-4.8.2-5]).
+fn is_transferable(reference: &Reference) -> bool {
+    reference.share.is_some() && (reference.stage == Stage::Queued || reference.qos != QoS::ExactlyOnce)
+}
+
+fn restore(session: &mut Session, message: Arc<Message>, reference: Reference) {
+    let stage = reference.stage;
+    let delivery = delivery(message, reference);
+    match stage {
         Stage::Queued => session.outbound.enqueue(delivery),
         Stage::Published(packet_id) => session.outbound.restore(delivery, packet_id, Progress::Published),
         Stage::Released(packet_id) => session.outbound.restore(delivery, packet_id, Progress::Released),

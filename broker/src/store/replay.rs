@@ -1,7 +1,8 @@
 //! Replay: from rows in the order of their keys to records in the order of the storage trait.
 //!
 //! Damaged rows, and rows that refer to something that is not there, are skipped, counted, and listed for removal.
-//! Invariant: every record that is visited refers only to records visited before it.
+//! Invariant: every record that is visited refers only to records visited before it; only a reference that names a group may
+//! be left over from a session.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -157,7 +158,8 @@ impl State<'_> {
         let session = SessionId(key.number()?);
         let message = MessageId(u64::from_be_bytes(key.second()?));
         let reference = decode_reference(session, bytes)?;
-        if self.sessions.contains(&session) {
+        // What a session had as a member of a group is for another member when the session is gone.
+        if self.sessions.contains(&session) || reference.share.is_some() {
             self.references.entry(message).or_default().push(reference);
         } else {
             self.orphan(key);

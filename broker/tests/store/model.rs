@@ -104,7 +104,8 @@ impl Model {
         }
     }
 
-    /// What a replay should give; what refers to a session or body that is not there is left out.
+    /// What a replay should give; what refers to a session or body that is not there is left out, but for what others of a
+    /// group may have.
     pub(crate) fn records(&self) -> Vec<Record> {
         let known = |session: &SessionId| self.sessions.contains_key(session);
         let mut records: Vec<Record> = self.sessions.values().cloned().map(Record::Session).collect();
@@ -117,7 +118,8 @@ impl Model {
         for (id, message) in &self.bodies {
             let range = (*id, SessionId(0))..=(*id, SessionId(u64::MAX));
             let references = self.references.range(range).map(|(_, reference)| reference.clone());
-            let references = references.filter(|reference| known(&reference.session)).collect();
+            let is_of_use = |reference: &Reference| known(&reference.session) || reference.share.is_some();
+            let references = references.filter(is_of_use).collect();
             records.push(Record::Published { message: Arc::clone(message), references });
         }
         for (session, packet_id) in self.received.iter().copied().filter(|(session, _)| known(session)) {

@@ -107,6 +107,11 @@ fn a_replay_gives_what_was_committed() {
             14,
         ),
         (
+            "references that were stored after the end of their session",
+            vec![vec![session(1, 0), session(2, 0), ended(1)], vec![shared_references.clone()]],
+            13,
+        ),
+        (
             "one of them passed on",
             vec![
                 vec![session(1, 0), session(2, 0), shared_references],

@@ -153,6 +153,11 @@ impl Shard {
         self.timers.first().map(|(at, _)| *at)
     }
 
+    /// Returns how many deliveries wait or are in flight.
+    pub(crate) fn deliveries(&self) -> usize {
+        self.gauges.queued_messages + self.gauges.inflight_messages
+    }
+
     pub(crate) fn shared(&self) -> &Shared {
         &self.shared
     }

@@ -124,6 +124,18 @@ impl Shard {
         }
     }
 
+    /// Gives recovered copies whose sessions have ended to other members, on whatever shard; returns the records that this makes.
+    pub(crate) fn pass_on_recovered(shards: &mut [Self], ownerless: &[Delivery], now: Moment) -> Vec<Record> {
+        let Some(first) = shards.first_mut() else { return Vec::new() };
+        first.pass_on(ownerless, now);
+        for (home, parcel) in std::mem::take(&mut first.parcels) {
+            if let (Parcel::Allot(allotment), Some(shard)) = (parcel, shards.get_mut(usize::from(home.0))) {
+                shard.deliver_allotment(allotment, now);
+            }
+        }
+        shards.iter_mut().flat_map(|shard| std::mem::take(&mut shard.records)).collect()
+    }
+
     /// Shows every shard how well a session can take messages, if it is a member of a group.
     pub(super) fn show_availability(&self, session: SessionId) {
         if self.gauges.shared_subscriptions == 0 {

@@ -1,11 +1,14 @@
 //! What becomes of a group's copy when the delivery, the connection, the session or the broker ends.
 
-use veilmq_core::Input;
+use veilmq_core::{
+    Input, Message, MessageId, MessageParts, Moment, Record, Recovery, Reference, SessionId, SessionRecord,
+    Settings, Shared, Stage, SubscriptionRecord,
+};
 use veilmq_protocol::{
     Acknowledgement, Connect, Disconnect, Packet, Publish, PublishProperties, QoS, ReasonCode, TopicName,
     Will,
 };
-use veilmq_simulator::{Conn, World, connect_v5, id, publish};
+use veilmq_simulator::{Conn, World, connect_v5, id, options, publish};
 
 use crate::{GROUP, limited_member, member, payloads, publish_all, publisher};
 
@@ -323,6 +326,102 @@ fn a_crash_before_the_end_of_a_session_is_stored_brings_back_what_it_had() {
         world.pass(60_000);
         assert_eq!(world.received(b), ["PUBLISH t \"1\" qos1 id1"], "as a new message, after a's end");
     }
+}
+
+#[test]
+fn a_session_whose_end_was_not_stored_hands_its_messages_on_when_it_is_found_superseded() {
+    for shards in [1, 4] {
+        let mut world = World::new(shards);
+        let a = limited_member(&mut world, "a", 60, 1);
+        let publisher = publisher(&mut world);
+        publish_all(&mut world, publisher, &["seen"], QoS::ExactlyOnce);
+        publish_all(&mut world, publisher, &["1", "2"], QoS::AtLeastOnce);
+        assert_eq!(payloads(&mut world, a), ["seen"]);
+        member(&mut world, "b", 3_600, QoS::ExactlyOnce);
+        world.commits_at_once = false;
+        world.connect(&connect_v5("a", true, 60));
+        world.fail_commits();
+        world.commits_at_once = true;
+        world.join("a", false, 60);
+
+        let (mut world, summary) = world.crash(shards);
+
+        assert_eq!((summary.sessions, summary.deliveries), (2, 2));
+        assert_eq!(world.sample("veilmq_queued_messages", ""), 2);
+        let (b, _) = world.join("b", false, 3_600);
+        assert_eq!(world.received(b), ["PUBLISH t \"1\" qos1 id1", "PUBLISH t \"2\" qos1 id2"]);
+        world.ack(b, Packet::PubAck, 1);
+        world.ack(b, Packet::PubAck, 2);
+        assert_eq!(world.stored_bodies(), 0);
+    }
+}
+
+#[test]
+fn what_was_stored_for_a_session_after_its_end_is_found_by_another_member() {
+    let head = |number: u64, client_id: &str| {
+        Record::Session(SessionRecord {
+            session: SessionId(number),
+            client_id: client_id.into(),
+            authenticated: false,
+            expiry_seconds: 60,
+            disconnected_at: None,
+            will: None,
+        })
+    };
+    let subscribed = |number: u64| Record::Subscribed {
+        session: SessionId(number),
+        filter: GROUP.into(),
+        subscription: SubscriptionRecord { options: options(QoS::AtLeastOnce), subscription_id: None },
+    };
+    let reference = |share: Option<&str>| Reference {
+        session: SessionId(1),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        subscription_ids: Vec::new(),
+        share: share.map(Into::into),
+        stage: Stage::Queued,
+    };
+    let message = |number: u64| {
+        let parts = MessageParts {
+            id: Some(MessageId(number)),
+            publisher: None,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            topic: "t",
+            application_properties: &[],
+            payload: b"x",
+            expiry: None,
+        };
+        Message::new(&parts, 1)
+    };
+    let mut recovery = Recovery::new();
+    for record in [
+        head(1, "a"),
+        head(2, "b"),
+        subscribed(1),
+        subscribed(2),
+        Record::SessionEnded { session: SessionId(1) },
+        Record::Published { message: message(5), references: vec![reference(Some(GROUP))] },
+        Record::Published { message: message(6), references: vec![reference(None)] },
+    ] {
+        recovery.apply(record);
+    }
+    let shared = Shared::new(Settings::default(), [7; 16], None);
+
+    let (_, cleanup, summary) = recovery.into_shards(&shared, Moment::from_milliseconds(1_000));
+
+    assert_eq!((summary.sessions, summary.deliveries), (1, 1));
+    let mut stored = Vec::new();
+    for record in cleanup {
+        match record {
+            Record::Published { message, references } => {
+                stored.push((message.id().unwrap().0, references[0].session.0));
+            }
+            Record::Forgotten { message } => assert!([5, 6].contains(&message.0)),
+            _ => {}
+        }
+    }
+    assert_eq!(stored, [(7, 2)], "under an identity that was never used");
 }
 
 #[test]

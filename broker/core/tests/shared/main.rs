@@ -4,6 +4,7 @@
 
 mod choice;
 mod ending;
+mod random;
 mod subscribing;
 
 use std::num::NonZeroU16;
