@@ -5,7 +5,7 @@
 use std::io::Result;
 use std::net::SocketAddr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::run::{Received, Transport};
 use super::settings::{Change, configuration};
@@ -15,6 +15,9 @@ use crate::broker::Broker;
 const SHARDS: u16 = 2;
 /// How long a delivery takes from one shard to another on a machine that is busy with other tests.
 const QUIET: Duration = Duration::from_millis(30);
+
+/// How long a broker may take to close a connection that has ended.
+const CUT_SECONDS_MAX: Duration = Duration::from_secs(10);
 
 /// A kind of network connection.
 pub trait Dial {
@@ -38,6 +41,12 @@ pub trait Link {
     /// # Errors
     /// If the connection has ended.
     fn send(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Ends the sending half without a word; the broker then closes the connection.
+    ///
+    /// # Errors
+    /// If the connection has ended.
+    fn end(&mut self) -> Result<()>;
 
     /// Returns what has arrived; waits for it no longer than `patience`.
     fn receive(&mut self, patience: Duration) -> Received;
@@ -82,8 +91,15 @@ impl<D: Dial> Transport for Network<D> {
         self.links[connection].as_mut().map_or(Received::Closed, |link| link.receive(patience))
     }
 
+    /// Returns when the broker knows: what the next step does comes after it.
     fn cut(&mut self, connection: usize) {
-        self.links[connection] = None;
+        let Some(mut link) = self.links[connection].take() else { return };
+        // A connection that has ended shows when it is read.
+        let _ = link.end();
+        let deadline = Instant::now() + CUT_SECONDS_MAX;
+        while link.receive(QUIET) != Received::Closed {
+            assert!(Instant::now() < deadline, "the broker does not notice the end of a connection");
+        }
     }
 
     fn pass(&mut self, time: Duration) {

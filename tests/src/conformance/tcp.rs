@@ -1,7 +1,7 @@
 //! Network connections over plain TCP.
 
 use std::io::{ErrorKind, Read, Result, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::network::{Dial, Link};
@@ -28,6 +28,10 @@ impl Dial for Tcp {
 impl Link for TcpStream {
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.write_all(bytes)
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.shutdown(Shutdown::Write)
     }
 
     fn receive(&mut self, patience: Duration) -> Received {

@@ -265,8 +265,9 @@ fn client_id(
 fn version_to_answer(frame: &Frame<'_>) -> Option<ProtocolVersion> {
     match Connect::version_of(frame) {
         Ok((version, _)) => Some(version),
-        // An unknown level is answered in the oldest form that has a return code for it ([MQTT-3.1.2-2]).
-        Err(DecodeError::UnsupportedVersion(_)) => Some(ProtocolVersion::V311),
+        // An unknown level is answered in the oldest form that has a return code for it ([MQTT-3.1.2-2], [MQTT311-3.1.2-2]).
+        Err(DecodeError::UnsupportedVersion("protocol level")) => Some(ProtocolVersion::V311),
+        // [MQTT-3.1.2-1], [MQTT311-3.1.2-1] Under another name nobody knows in which form.
         Err(_) => None,
     }
 }
