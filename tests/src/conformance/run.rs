@@ -140,6 +140,8 @@ struct Connection {
     can_ping: bool,
     /// PINGREQs that await their PINGRESP.
     pings: usize,
+    /// Something was sent that the broker may not have taken in.
+    is_ahead: bool,
 }
 
 impl Run<'_> {
@@ -152,9 +154,31 @@ impl Run<'_> {
                 self.transport.crash();
             }
             Action::At { connection, event } => {
+                if matches!(event, Event::Send(_) | Event::SendBytes(_)) {
+                    self.let_broker_catch_up(Some(connection))?;
+                }
                 self.prepare(connection, event)?;
                 self.event(connection, event)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Makes steps happen in order where connections know nothing of each other: what was sent is taken in, except what `sender`
+    /// has sent, who is about to send more.
+    fn let_broker_catch_up(&mut self, sender: Option<&str>) -> Result<(), String> {
+        if self.transport.quiet().is_none() {
+            return Ok(());
+        }
+        let is_other = |name: &str| sender != Some(name);
+        let ahead = self.connections.iter().filter(|(name, other)| other.is_ahead && is_other(name));
+        let ahead: Vec<String> = ahead.map(|(name, _)| name.clone()).collect();
+        for name in ahead {
+            if self.connection(&name)?.has_left {
+                while matches!(self.fill(&name, PATIENCE)?, Received::Bytes(_)) {}
+            }
+            self.ping(&name)?;
+            self.connection(&name)?.is_ahead = false;
         }
         Ok(())
     }
@@ -183,6 +207,7 @@ impl Run<'_> {
             is_established: false,
             can_ping: false,
             pings: 0,
+            is_ahead: false,
         };
         self.connections.insert(name.to_owned(), connection);
         Ok(())
@@ -196,6 +221,7 @@ impl Run<'_> {
                 let connection = self.connection(name)?;
                 // What follows might become part of a packet that these bytes began.
                 connection.can_ping = false;
+                connection.is_ahead = true;
                 let number = connection.number;
                 self.transport.send(number, bytes);
                 Ok(())
@@ -236,6 +262,7 @@ impl Run<'_> {
             connection.version = connect_version(line)?.unwrap_or(self.version);
             connection.can_ping = line.number("keep_alive", 0) == 0;
         }
+        connection.is_ahead = true;
         connection.has_left |= line.packet == PacketType::Disconnect;
         connection.pings += usize::from(line.packet == PacketType::PingReq);
         let bytes = encode(line, connection.version, &self.variables)?;
@@ -307,6 +334,7 @@ impl Run<'_> {
     /// Waits until what was caused has arrived on these connections. Where time is real, deliveries may come from another
     /// thread of the broker than answers, so a quiet time comes before the answer to a PINGREQ.
     fn settle(&mut self, names: &[&str]) -> Result<(), String> {
+        self.let_broker_catch_up(None)?;
         if let Some(quiet) = self.transport.quiet() {
             self.transport.pass(quiet);
             for name in names {
