@@ -208,7 +208,7 @@ fn the_servers_disconnect_is_told_and_not_answered() {
 #[test]
 fn malformed_and_oversized_packets_end_the_connection_with_their_reason() {
     let rows: [(&[u8], u8); 3] =
-        [(b"\x36\x00", 0x81), (b"\x30\x05\x00\x01+\x00x", 0x90), (b"\x30\xff\x7f", 0x95)];
+        [(b"\x36\x00", 0x81), (b"\x30\x05\x00\x01+\x00x", 0x81), (b"\x30\xff\x7f", 0x95)];
     for (bytes, code) in rows {
         let small = NonZeroU32::new(64).unwrap();
         let mut rig = Rig::connected(SessionOptions { packet_bytes_max: small, ..options() });

@@ -38,7 +38,7 @@ pub struct LimitsConfig {
     pub topic_levels_max: u32,
     /// The UTF-8 bytes of a Client Identifier.
     pub client_id_bytes_max: u16,
-    /// User Properties in one packet.
+    /// User Properties in one packet, those of a Will Message included; more are refused with 0x97, Quota exceeded.
     pub user_properties_max: u32,
     /// Subscriptions of one session.
     pub subscriptions_per_session_max: u32,

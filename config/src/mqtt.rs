@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The optional parts of MQTT on offer (MQTT 5 section 3.2.2.3).
+/// The optional parts of MQTT on offer, and what clients are told of the broker (MQTT 5 section 3.2.2.3).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MqttConfig {
@@ -14,6 +14,14 @@ pub struct MqttConfig {
     pub wildcard_subscription_available: bool,
     /// Whether a SUBSCRIBE may carry a Subscription Identifier.
     pub subscription_identifier_available: bool,
+    /// Whether refusals explain themselves with a Reason String.
+    pub reason_strings: bool,
+    /// The Server Reference for clients when the broker ends, if there is another server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_reference: Option<String>,
+    /// The Response Information for clients that ask for it; `%c` stands for the Client Identifier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_information: Option<String>,
 }
 
 impl Default for MqttConfig {
@@ -23,6 +31,9 @@ impl Default for MqttConfig {
             retain_available: true,
             wildcard_subscription_available: true,
             subscription_identifier_available: true,
+            reason_strings: true,
+            server_reference: None,
+            response_information: None,
         }
     }
 }

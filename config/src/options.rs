@@ -46,6 +46,11 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// Some of these words, at least one, none twice.
     Choices(&'static [&'static str]),
+    /// A text of at most this many bytes in UTF-8, not empty and without NUL.
+    Text {
+        /// The most bytes.
+        bytes_max: usize,
+    },
     /// A path in UTF-8, relative to the working directory.
     Path,
     /// A list of paths.
@@ -114,6 +119,27 @@ pub const OPTIONS: &[OptionSpec] = &[
         Kind::Boolean,
         "Whether a SUBSCRIBE may carry a Subscription Identifier.",
     ),
+    option(
+        "mqtt.reason_strings",
+        Kind::Boolean,
+        "Whether refusals and farewells explain themselves to clients of MQTT 5 with a Reason String.",
+    ),
+    unset(
+        option(
+            "mqtt.server_reference",
+            Kind::Text { bytes_max: 1_024 },
+            "Server Reference for clients when the broker ends: where to go instead, with DISCONNECT or CONNACK 0x9C.",
+        ),
+        "none; clients are told 0x8B",
+    ),
+    unset(
+        option(
+            "mqtt.response_information",
+            Kind::Text { bytes_max: 1_024 },
+            "Response Information for clients that ask for it; `%c` in it stands for the Client Identifier.",
+        ),
+        "none is returned",
+    ),
     integer(
         "limits.packet_bytes_max",
         1_024,
@@ -166,7 +192,12 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     integer("limits.topic_levels_max", 1, 65_536, "Levels in a Topic Name or Topic Filter."),
     integer("limits.client_id_bytes_max", 23, 65_535, "UTF-8 bytes of a Client Identifier."),
-    integer("limits.user_properties_max", 0, 65_535, "User Properties in one packet."),
+    integer(
+        "limits.user_properties_max",
+        0,
+        65_535,
+        "User Properties in one packet; more are refused with 0x97.",
+    ),
     integer("limits.subscriptions_per_session_max", 1, 1_000_000, "Subscriptions of one session."),
     integer(
         "limits.session_queue_messages_max",
@@ -273,7 +304,9 @@ impl OptionSpec {
             Kind::Choices(_) | Kind::Paths => Shape::List,
             Kind::Integer { .. } => Shape::Integer,
             Kind::Boolean => Shape::Boolean,
-            Kind::Choice(_) | Kind::Path | Kind::Address | Kind::AddressOrOff => Shape::Text,
+            Kind::Choice(_) | Kind::Text { .. } | Kind::Path | Kind::Address | Kind::AddressOrOff => {
+                Shape::Text
+            }
         }
     }
 }
@@ -300,6 +333,9 @@ impl Kind {
                     && list.iter().all(|element| Self::Choice(words).allows(element))
                     && (1..list.len()).all(|index| !list[..index].contains(&list[index]))
             }
+            (Self::Text { bytes_max }, Given::Text(text)) => {
+                (1..=bytes_max).contains(&text.len()) && !text.contains('\0')
+            }
             (Self::Path, Given::Text(text)) => !text.is_empty() && !text.contains('\0'),
             (Self::Paths, Given::List(list)) => list.iter().all(|element| Self::Path.allows(element)),
             (Self::Address, Given::Text(text)) => text.parse::<SocketAddr>().is_ok(),
@@ -319,6 +355,7 @@ impl fmt::Display for Kind {
             Self::Boolean => f.write_str("true or false"),
             Self::Choice(words) => write!(f, "one of {}", words.join(", ")),
             Self::Choices(words) => write!(f, "a list of some of {}, none twice", words.join(", ")),
+            Self::Text { bytes_max } => write!(f, "a text of 1 to {bytes_max} bytes without NUL"),
             Self::Path => f.write_str("a path in UTF-8"),
             Self::Paths => f.write_str("a list of paths in UTF-8"),
             Self::Address => f.write_str("an IP address with a port, such as 127.0.0.1:1883 or [::1]:1883"),

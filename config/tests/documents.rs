@@ -54,6 +54,8 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
         &[
             ("VEILMQ__STORAGE__DURABILITY", "interval"),
             ("VEILMQ__VEIL__CERTIFICATE", "/broker.vmc"),
+            ("VEILMQ__MQTT__SERVER_REFERENCE", "other:1883"),
+            ("VEILMQ__MQTT__RESPONSE_INFORMATION", "answers/%c"),
             ("HOME", "/home/you"),
         ],
     );

@@ -74,6 +74,16 @@ impl<'a> Connect<'a> {
         read_version(&mut Reader::new(frame.body))
     }
 
+    /// Reads the version from the first bytes of a CONNECT that is too large to wait for; `None` if they do not show it.
+    #[must_use]
+    pub fn version_of_start(bytes: &[u8]) -> Option<ProtocolVersion> {
+        let mut start = Reader::new(bytes);
+        let is_connect = start.u8("packet type").ok()? == PacketType::Connect.header();
+        start.variable_byte_integer("Remaining Length").ok()?;
+        let (version, _) = read_version(&mut start).ok()?;
+        is_connect.then_some(version)
+    }
+
     pub(crate) fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
         let mut body = Reader::new(body);
         let (version, bridge) = read_version(&mut body)?;

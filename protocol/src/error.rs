@@ -65,12 +65,13 @@ impl DecodeError {
             | Self::InvalidString(_)
             | Self::InvalidVariableByteInteger(_)
             | Self::Reserved(_)
-            | Self::PropertyNotAllowed(_) => ReasonCode::MalformedPacket,
+            | Self::PropertyNotAllowed(_)
+            // 0x8F and 0x90 are for what is correctly formed and yet not accepted (table 2-6).
+            | Self::TopicFilterInvalid(_)
+            | Self::TopicNameInvalid(_) => ReasonCode::MalformedPacket,
             Self::PropertyRepeated(_) | Self::NotAllowed(_) | Self::Missing(_) => ReasonCode::ProtocolError,
             Self::UnsupportedVersion(_) => ReasonCode::UnsupportedProtocolVersion,
             Self::ClientIdInvalid(_) => ReasonCode::ClientIdentifierNotValid,
-            Self::TopicFilterInvalid(_) => ReasonCode::TopicFilterInvalid,
-            Self::TopicNameInvalid(_) => ReasonCode::TopicNameInvalid,
             Self::TopicAliasInvalid(_) => ReasonCode::TopicAliasInvalid,
             Self::PacketTooLarge(_) => ReasonCode::PacketTooLarge,
         }

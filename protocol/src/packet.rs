@@ -75,6 +75,30 @@ impl<'a> Packet<'a> {
         })
     }
 
+    /// The number of User Properties, those of a Will Message included.
+    #[must_use]
+    pub fn user_property_count(&self) -> usize {
+        let user = match self {
+            Self::Connect(packet) => {
+                let will = packet.will.map_or(0, |will| will.properties.user.len());
+                return packet.properties.user.len() + will;
+            }
+            Self::ConnAck(packet) => packet.properties.user,
+            Self::Publish(packet) => packet.properties.user,
+            Self::PubAck(packet) | Self::PubRec(packet) | Self::PubRel(packet) | Self::PubComp(packet) => {
+                packet.user
+            }
+            Self::Subscribe(packet) => packet.user,
+            Self::SubAck(packet) => packet.user,
+            Self::Unsubscribe(packet) => packet.user,
+            Self::UnsubAck(packet) => packet.user,
+            Self::PingReq | Self::PingResp => return 0,
+            Self::Disconnect(packet) => packet.user,
+            Self::Auth(packet) => packet.user,
+        };
+        user.len()
+    }
+
     /// The packet type.
     #[must_use]
     pub const fn packet_type(&self) -> PacketType {

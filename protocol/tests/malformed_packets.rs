@@ -13,8 +13,6 @@ const MALFORMED: u8 = 0x81;
 const PROTOCOL_ERROR: u8 = 0x82;
 const UNSUPPORTED_VERSION: u8 = 0x84;
 const CLIENT_ID_NOT_VALID: u8 = 0x85;
-const FILTER_INVALID: u8 = 0x8F;
-const NAME_INVALID: u8 = 0x90;
 const ALIAS_INVALID: u8 = 0x94;
 const TOO_LARGE: u8 = 0x95;
 
@@ -122,8 +120,8 @@ fn connect_is_refused_in_any_version() {
         // What no flag announces: [MQTT-3.1.2-16], [MQTT-3.1.2-18], [MQTT311-3.1.2-11], [MQTT311-3.1.2-18], [MQTT311-3.1.2-20]
         (0x10, b"\x00\x04MQTT\x04\x02\0\0\0\x01cx", MALFORMED, "CONNECT"),
         (0x10, b"\x00\x06MQIsdp\x03\x02\0\0\0\0", CLIENT_ID_NOT_VALID, "Client Identifier"),
-        (0x10, b"\x00\x04MQTT\x04\x06\0\0\0\0\0\0\0\0", NAME_INVALID, "Will Topic"),
-        (0x10, b"\x00\x04MQTT\x04\x06\0\0\0\0\0\x01#\0\0", NAME_INVALID, "Will Topic"),
+        (0x10, b"\x00\x04MQTT\x04\x06\0\0\0\0\0\0\0\0", MALFORMED, "Will Topic"),
+        (0x10, b"\x00\x04MQTT\x04\x06\0\0\0\0\0\x01#\0\0", MALFORMED, "Will Topic"),
         (0x10, b"\x00\x04MQTT\x04\x06\0\0\0\0\0\x01\xff\0\0", MALFORMED, "Will Topic"), // [MQTT-3.1.3-11], [MQTT311-3.1.3-10]
         (0x10, b"\x00\x04MQTT\x04\x06\0\0\0\0\0\x02a\0\0\0", MALFORMED, "Will Topic"),
         (0x10, b"\x00\x04MQTT\x04\x06\0\0\0\0\0\x01w", MALFORMED, "Will Payload"), // [MQTT-3.1.2-9], [MQTT311-3.1.2-9]
@@ -222,8 +220,8 @@ fn publish_is_refused() {
             (0x30, b"\0\x01a", MALFORMED, "Property Length"),              // [MQTT-2.2.2-1]
             (0x30, b"\0\x01a\x05", MALFORMED, "Property Length"),
             (0x30, b"\0\0\0", PROTOCOL_ERROR, "Topic Name"),
-            (0x30, b"\0\x01+\0", NAME_INVALID, "Topic Name"), // [MQTT-3.3.2-2], [MQTT-4.7.0-1]
-            (0x30, b"\0\x03a/#\0", NAME_INVALID, "Topic Name"),
+            (0x30, b"\0\x01+\0", MALFORMED, "Topic Name"), // [MQTT-3.3.2-2], [MQTT-4.7.0-1]
+            (0x30, b"\0\x03a/#\0", MALFORMED, "Topic Name"),
             // [A11]
             (0x30, b"\0\x02a\0\0", MALFORMED, "Topic Name"),
             (0x30, b"\0\x02\xc3\x28\0", MALFORMED, "Topic Name"), // [MQTT-3.3.2-1]
@@ -252,8 +250,8 @@ fn publish_is_refused() {
         assert_refused(
             version,
             &[
-                (0x30, b"\0\0", NAME_INVALID, "Topic Name"),
-                (0x30, b"\0\x01#", NAME_INVALID, "Topic Name"), // [MQTT311-3.3.2-2], [MQTT311-4.7.1-1]
+                (0x30, b"\0\0", MALFORMED, "Topic Name"),
+                (0x30, b"\0\x01#", MALFORMED, "Topic Name"), // [MQTT311-3.3.2-2], [MQTT311-4.7.1-1]
                 (0x30, b"\0\x01\xff", MALFORMED, "Topic Name"), // [MQTT311-3.3.2-1]
                 (0x34, b"\0\x01a\0\0", PROTOCOL_ERROR, "Packet Identifier"), // [MQTT311-2.3.1-1]
                 (0x34, b"\0\x01a\x01", MALFORMED, "Packet Identifier"),
@@ -314,11 +312,11 @@ fn subscribe_is_refused() {
             (0x82, b"\0\x01\0\0\x01a", MALFORMED, "Subscription Options"),
             (0x82, b"\0\x01\0\0\x05a\0", MALFORMED, "Topic Filter"),
             (0x82, b"\0\x01\0\0", MALFORMED, "Topic Filter"),
-            (0x82, b"\0\x01\0\0\0\0", FILTER_INVALID, "Topic Filter"), // [MQTT-4.7.3-1]
-            (0x82, b"\0\x01\0\0\x02a#\0", FILTER_INVALID, "Topic Filter"), // [MQTT-4.7.1-1]
-            (0x82, b"\0\x01\0\0\x02+b\0", FILTER_INVALID, "Topic Filter"), // [MQTT-4.7.1-2]
-            (0x82, b"\0\x01\0\0\x08$share/g\0", FILTER_INVALID, "Topic Filter"), // [MQTT-4.8.2-2]
-            (0x82, b"\0\x01\0\0\x0a$share/+/a\0", FILTER_INVALID, "Topic Filter"),
+            (0x82, b"\0\x01\0\0\0\0", MALFORMED, "Topic Filter"), // [MQTT-4.7.3-1]
+            (0x82, b"\0\x01\0\0\x02a#\0", MALFORMED, "Topic Filter"), // [MQTT-4.7.1-1]
+            (0x82, b"\0\x01\0\0\x02+b\0", MALFORMED, "Topic Filter"), // [MQTT-4.7.1-2]
+            (0x82, b"\0\x01\0\0\x08$share/g\0", MALFORMED, "Topic Filter"), // [MQTT-4.8.2-2]
+            (0x82, b"\0\x01\0\0\x0a$share/+/a\0", MALFORMED, "Topic Filter"),
             (0x82, b"\0\x01\0\0\x02a\0\0", MALFORMED, "Topic Filter"), // [MQTT-4.7.3-2]
             (0x82, b"\0\x01\0\0\x01\x80\0", MALFORMED, "Topic Filter"), // [MQTT-3.8.3-1]
             (0x82, b"\0\x01\0\0\x01a\x40", MALFORMED, "Subscription Options"), // [MQTT-3.8.3-5]
@@ -355,8 +353,8 @@ fn unsubscribe_is_refused() {
         &[
             (0xa2, b"\0\0\0\0\x01a", PROTOCOL_ERROR, "Packet Identifier"),
             (0xa2, b"\0\x01\0", PROTOCOL_ERROR, "Topic Filter"), // [MQTT-3.10.3-2]
-            (0xa2, b"\0\x01\0\0\0", FILTER_INVALID, "Topic Filter"),
-            (0xa2, b"\0\x01\0\0\x02#a", FILTER_INVALID, "Topic Filter"),
+            (0xa2, b"\0\x01\0\0\0", MALFORMED, "Topic Filter"),
+            (0xa2, b"\0\x01\0\0\x02#a", MALFORMED, "Topic Filter"),
             (0xa2, b"\0\x01\0\0\x01\x80", MALFORMED, "Topic Filter"), // [MQTT-3.10.3-1]
             (0xa2, b"\0\x01\0\0\x02a", MALFORMED, "Topic Filter"),
             (0xa2, b"\0\x01\x02\x0b\x01\0\x01a", MALFORMED, "Subscription Identifier"),

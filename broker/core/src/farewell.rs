@@ -1,12 +1,18 @@
 //! Why a connection ends, and the packet that says so. The only place that builds farewell packets.
 //!
-//! The reaction on the wire is a pure function of the phase, the protocol version and the reason.
+//! The reaction on the wire is a pure function of the phase, the protocol version, the reason and the settings. Invariant: a Reason
+//! String holds fixed words and numbers of the client's own, never what came in a packet or concerns another client.
+
+use std::sync::Arc;
 
 use veilmq_protocol::veil::channel::{HandshakeError, RecordError};
-use veilmq_protocol::{ConnAck, DecodeError, Disconnect, Packet, PacketType, ProtocolVersion, ReasonCode};
+use veilmq_protocol::{
+    ConnAck, ConnAckProperties, DecodeError, Disconnect, Packet, PacketType, ProtocolVersion, ReasonCode,
+};
 
 use crate::capabilities::Unavailable;
 use crate::connection::SendError;
+use crate::settings::Settings;
 
 /// Why a connection ends, grouped by who caused it.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +44,9 @@ pub(crate) enum Departure {
 pub(crate) enum PeerError {
     #[error("{0}")]
     Packet(DecodeError),
-    #[error("{got:?} before CONNECT")]
+    #[error("{got} before CONNECT")]
     NotConnect { got: PacketType },
-    #[error("unexpected {got:?}")]
+    #[error("unexpected {got}")]
     Unexpected { got: PacketType },
     #[error("{0}")]
     Protocol(&'static str),
@@ -50,6 +56,8 @@ pub(crate) enum PeerError {
     TopicAlias { alias: u16, maximum: u16 },
     #[error("topic with {levels} levels, {maximum} are allowed")]
     TopicLevels { levels: usize, maximum: usize },
+    #[error("{count} User Properties in a packet, {maximum} are allowed")]
+    UserProperties { count: usize, maximum: usize },
     #[error("more unacknowledged messages than the Receive Maximum of {maximum}")]
     ReceiveMaximum { maximum: u16 },
     #[error("no CONNECT within {seconds} s")]
@@ -60,6 +68,8 @@ pub(crate) enum PeerError {
     ClientId(&'static str),
     #[error("not authorised: {0}")]
     NotAuthorized(&'static str),
+    #[error("not authorised: the session of this client identifier belongs to a VEIL-1 identity")]
+    SessionOfIdentity,
     #[error("authentication method not served")]
     AuthenticationMethod,
     #[error("CONNACK cannot be sent: {0}")]
@@ -100,6 +110,7 @@ impl CloseReason {
             Self::Peer(PeerError::KeepAlive { .. }) => CloseLabel::KeepAlive,
             Self::Peer(
                 PeerError::NotAuthorized(_)
+                | PeerError::SessionOfIdentity
                 | PeerError::AuthenticationMethod
                 | PeerError::ConnAck(_)
                 | PeerError::Handshake(_)
@@ -114,6 +125,7 @@ impl CloseReason {
                 | PeerError::Unavailable(_)
                 | PeerError::TopicAlias { .. }
                 | PeerError::TopicLevels { .. }
+                | PeerError::UserProperties { .. }
                 | PeerError::ReceiveMaximum { .. },
             ) => CloseLabel::ProtocolError,
             Self::Broker(BrokerReason::TakenOver) => CloseLabel::TakenOver,
@@ -140,7 +152,8 @@ impl CloseReason {
                 PeerError::KeepAlive { .. } => Some(ReasonCode::KeepAliveTimeout),
                 // [MQTT-3.1.3-8]
                 PeerError::ClientId(_) => Some(ReasonCode::ClientIdentifierNotValid),
-                PeerError::NotAuthorized(_) => Some(ReasonCode::NotAuthorized),
+                PeerError::UserProperties { .. } => Some(ReasonCode::QuotaExceeded),
+                PeerError::NotAuthorized(_) | PeerError::SessionOfIdentity => Some(ReasonCode::NotAuthorized),
                 PeerError::AuthenticationMethod => Some(ReasonCode::BadAuthenticationMethod),
                 PeerError::ConnAck(_) => Some(ReasonCode::PacketTooLarge),
                 PeerError::Handshake(error) => Some(error.reason()),
@@ -153,10 +166,60 @@ impl CloseReason {
         }
     }
 
-    /// Returns the refusal of a connection that is not established yet: a CONNACK with an error, or nothing.
-    pub(crate) fn refusal(&self, version: ProtocolVersion) -> Option<Packet<'static>> {
-        let reason = match self.reason_code()? {
-            // Table 3.2.2.2 has no "server shutting down" before CONNACK; "server unavailable" is its equivalent.
+    /// Returns the words for it that the client may read; None where it is to learn no more than the Reason Code.
+    fn explanation(&self) -> Option<String> {
+        match self {
+            Self::Departure(_) => None,
+            Self::Peer(error) => match error {
+                // Who tries to get in learns nothing of why that fails (VEIL-1 section 4.9), nor of others' sessions.
+                PeerError::Handshake(_) | PeerError::Record(_) | PeerError::SessionOfIdentity => None,
+                PeerError::Packet(_)
+                | PeerError::NotConnect { .. }
+                | PeerError::Unexpected { .. }
+                | PeerError::Protocol(_)
+                | PeerError::Unavailable(_)
+                | PeerError::TopicAlias { .. }
+                | PeerError::TopicLevels { .. }
+                | PeerError::UserProperties { .. }
+                | PeerError::ReceiveMaximum { .. }
+                | PeerError::ConnectTimeout { .. }
+                | PeerError::KeepAlive { .. }
+                | PeerError::ClientId(_)
+                | PeerError::NotAuthorized(_)
+                | PeerError::ConnAck(_)
+                | PeerError::AuthenticationMethod => Some(error.to_string()),
+            },
+            Self::Broker(reason) => Some(reason.to_string()),
+        }
+    }
+
+    /// Returns what the client is to be told; None if nothing is to be said.
+    pub(crate) fn notice(&self, settings: &Settings) -> Option<Notice> {
+        let reason = self.reason_code()?;
+        let reason_string = self.explanation().filter(|_| settings.reason_strings);
+        let (reason, server_reference) = match (self, &settings.server_reference) {
+            (Self::Broker(BrokerReason::Shutdown), Some(server)) => {
+                (ReasonCode::UseAnotherServer, Some(Arc::clone(server)))
+            }
+            _ => (reason, None),
+        };
+        Some(Notice { reason, reason_string, server_reference })
+    }
+}
+
+/// What a client is told about the end of its connection.
+#[derive(Debug)]
+pub(crate) struct Notice {
+    reason: ReasonCode,
+    reason_string: Option<String>,
+    server_reference: Option<Arc<str>>,
+}
+
+impl Notice {
+    /// Returns the forms of a refusal of a connection that is not established yet, the fullest first: a CONNACK with an error.
+    pub(crate) fn refusals(&self, version: ProtocolVersion) -> impl Iterator<Item = Packet<'_>> {
+        let reason = match self.reason {
+            // Table 3-1 has no "server shutting down" before CONNACK; "server unavailable" is its equivalent.
             ReasonCode::ServerShuttingDown => ReasonCode::ServerUnavailable,
             reason => reason,
         };
@@ -170,20 +233,33 @@ impl CloseReason {
                 | ReasonCode::QosNotSupported
                 | ReasonCode::RetainNotSupported
         );
-        if version != ProtocolVersion::V5 && speechless {
-            return None;
-        }
-        Some(Packet::ConnAck(ConnAck { reason, ..ConnAck::default() }))
+        let said = version == ProtocolVersion::V5 || !speechless;
+        self.forms().filter(move |_| said).map(move |(reason_string, server_reference)| {
+            let properties =
+                ConnAckProperties { reason_string, server_reference, ..ConnAckProperties::default() };
+            Packet::ConnAck(ConnAck { session_present: false, reason, properties })
+        })
     }
 
-    /// Returns the farewell of an established connection; 3.1.1 and 3.1 have none.
-    pub(crate) fn farewell(&self, version: ProtocolVersion) -> Option<Packet<'static>> {
-        if version != ProtocolVersion::V5 {
-            return None;
-        }
-        let reason = self.reason_code()?;
-        // [MQTT-3.14.2-2]
-        Some(Packet::Disconnect(Disconnect { reason, ..Disconnect::default() }))
+    /// Returns the forms of the farewell of an established connection, the fullest first; 3.1.1 and 3.1 have none.
+    pub(crate) fn farewells(&self, version: ProtocolVersion) -> impl Iterator<Item = Packet<'_>> {
+        let reason = self.reason;
+        let said = version == ProtocolVersion::V5;
+        self.forms().filter(move |_| said).map(move |(reason_string, server_reference)| {
+            // [MQTT-3.14.2-2]
+            Packet::Disconnect(Disconnect {
+                reason,
+                reason_string,
+                server_reference,
+                ..Disconnect::default()
+            })
+        })
+    }
+
+    /// Returns the words of each form, of which the first is sent that fits ([MQTT-3.2.2-19], [MQTT-3.14.2-3]).
+    fn forms(&self) -> impl Iterator<Item = (Option<&str>, Option<&str>)> {
+        let (words, server) = (self.reason_string.as_deref(), self.server_reference.as_deref());
+        [(words, server), (None, server), (None, None)].into_iter()
     }
 }
 

@@ -9,6 +9,7 @@
 mod capabilities;
 mod connection;
 mod effect;
+mod explanation;
 mod farewell;
 mod handshakes;
 mod id;

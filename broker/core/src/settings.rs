@@ -1,5 +1,7 @@
 //! The limits and capabilities of a broker, as the core applies them; configuration fills them in.
 
+use std::sync::Arc;
+
 use crate::capabilities::Capabilities;
 
 /// Limits and capabilities. Bytes are bytes, seconds are seconds; every limit is inclusive.
@@ -11,6 +13,12 @@ pub struct Settings {
     pub anonymous: bool,
     /// The optional parts of MQTT on offer.
     pub capabilities: Capabilities,
+    /// Whether refusals and farewells of MQTT 5 explain themselves with a Reason String.
+    pub reason_strings: bool,
+    /// The Server Reference that clients are given when the broker goes away.
+    pub server_reference: Option<Arc<str>>,
+    /// The Response Information for clients that ask for it; `%c` stands for the Client Identifier.
+    pub response_information: Option<Arc<str>>,
     /// The largest packet accepted from a client.
     pub packet_bytes_max: usize,
     /// The largest CONNECT or AUTH accepted before the connection is established.
@@ -33,6 +41,8 @@ pub struct Settings {
     pub topic_levels_max: usize,
     /// The longest Client Identifier.
     pub client_id_bytes_max: usize,
+    /// The most User Properties in one packet.
+    pub user_properties_max: usize,
     /// The most subscriptions of one session.
     pub subscriptions_per_session_max: usize,
     /// The most messages waiting for one session.
@@ -47,6 +57,8 @@ pub struct Settings {
     pub half_open_max: usize,
     /// The time after which a channel's keys are replaced, in seconds.
     pub rekey_seconds: u32,
+    /// The records after which a channel's keys are replaced.
+    pub rekey_records: u64,
 }
 
 impl Default for Settings {
@@ -55,6 +67,9 @@ impl Default for Settings {
             shards: 1,
             anonymous: true,
             capabilities: Capabilities::default(),
+            reason_strings: true,
+            server_reference: None,
+            response_information: None,
             packet_bytes_max: 16 * 1024 * 1024,
             connect_packet_bytes_max: 64 * 1024,
             connect_seconds_max: 10,
@@ -66,6 +81,7 @@ impl Default for Settings {
             topic_alias_to_client_max: 16,
             topic_levels_max: 200,
             client_id_bytes_max: 1_024,
+            user_properties_max: 128,
             subscriptions_per_session_max: 100_000,
             session_queue_messages_max: 1_000_000,
             session_queue_bytes_max: 256 * 1024 * 1024,
@@ -73,6 +89,7 @@ impl Default for Settings {
             retained_bytes_max: 1024 * 1024 * 1024,
             half_open_max: 1_000,
             rekey_seconds: 3_600,
+            rekey_records: 1 << 24,
         }
     }
 }

@@ -1,11 +1,12 @@
 //! What all shards share: routes, retained messages, trust and the numbers that never repeat. Read-mostly.
 
 use std::hash::Hasher;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use siphasher::sip::SipHasher13;
-use veilmq_protocol::TopicName;
 use veilmq_protocol::veil::channel::{Identity, ServerPolicy, TrustAnchors};
+use veilmq_protocol::{Packet, TopicName};
 
 use crate::farewell::PeerError;
 use crate::handshakes::{HalfOpen, Handshakes};
@@ -31,6 +32,7 @@ pub struct Shared {
     veil: Option<VeilServer>,
     trust: RwLock<TrustAnchors>,
     handshakes: Arc<Handshakes>,
+    draining: AtomicBool,
     pub(crate) routes: Routes,
     pub(crate) retained: RetainedIndex,
     pub(crate) sessions: Sequence,
@@ -47,6 +49,7 @@ impl Shared {
             veil,
             trust: RwLock::default(),
             handshakes: Arc::default(),
+            draining: AtomicBool::new(false),
             routes: Routes::default(),
             retained,
             sessions: Sequence::starting_at(1),
@@ -116,12 +119,28 @@ impl Shared {
         self.handshakes.begin(peer, now, self.settings.half_open_max)
     }
 
+    /// Takes note that the broker is going away: nobody is let in any more.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn next_session(&self) -> SessionId {
         SessionId(self.sessions.next())
     }
 
     pub(crate) fn next_message(&self) -> MessageId {
         MessageId(self.messages.next())
+    }
+
+    /// Refuses a packet with more User Properties than the limit.
+    pub(crate) fn check_user_properties(&self, packet: &Packet<'_>) -> Result<(), PeerError> {
+        let count = packet.user_property_count();
+        let maximum = self.settings.user_properties_max;
+        if count > maximum { Err(PeerError::UserProperties { count, maximum }) } else { Ok(()) }
     }
 
     /// Refuses topics deeper than the limit, which bounds every walk of the trie.

@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use veilmq_core::{Capabilities, Settings};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use veilmq_core::{Capabilities, Input, Settings};
 use veilmq_protocol::{
-    ConnAck, Connect, Packet, ProtocolVersion, Publish, PublishProperties, QoS, TopicName, Will, next_frame,
+    ConnAck, Connect, ConnectProperties, Packet, ProtocolVersion, Publish, PublishProperties, QoS, TopicName,
+    Will, next_frame,
 };
 use veilmq_simulator::{Conn, World, connect_v5, connect_v311, options, publish};
 
@@ -14,7 +18,7 @@ const VERSIONS: [ProtocolVersion; 3] = [ProtocolVersion::V5, ProtocolVersion::V3
 type Answers = [(&'static [u8], bool); 3];
 
 fn world(capabilities: Capabilities) -> World {
-    World::with(Settings { capabilities, ..Settings::default() })
+    World::with(Settings { capabilities, reason_strings: false, ..Settings::default() })
 }
 
 fn connect(version: ProtocolVersion) -> Connect<'static> {
@@ -226,4 +230,95 @@ fn messages_retained_under_another_configuration_are_not_brought_up() {
     world.subscribe_with(connection, "t", options(QoS::AtLeastOnce));
 
     assert_eq!(world.received(connection), ["SUBACK [01]"]);
+}
+
+fn with_server_reference() -> Settings {
+    Settings { server_reference: Some(Arc::from("b.example:1883")), ..Settings::default() }
+}
+
+#[test]
+fn without_a_server_reference_clients_are_told_of_the_shutdown() {
+    let mut world = World::new(1);
+    let (v5, _) = world.join("x", true, 0);
+
+    world.turn(0, Input::Shutdown);
+
+    assert_eq!(world.bytes(v5), b"\xe0\x20\x8b\x1e\x1f\0\x1bthe broker is shutting down".to_vec());
+}
+
+#[test]
+fn a_broker_that_goes_away_refers_its_clients_to_another() {
+    // Section 3.14.2.2.5
+    let mut world = World::with(with_server_reference());
+    let v5 = join(&mut world, ProtocolVersion::V5);
+    let v311 = world.connect(&connect_v311("y", true));
+    world.bytes(v311);
+
+    world.turn(0, Input::Shutdown);
+
+    let words = b"\x1f\0\x1bthe broker is shutting down\x1c\0\x0eb.example:1883";
+    assert_eq!(world.bytes(v5), [&[0xe0, 49, 0x9c, 47], words.as_slice()].concat());
+    assert_eq!(world.bytes(v311), b"");
+    assert!(world.is_closed(v5) && world.is_closed(v311));
+}
+
+#[test]
+fn who_connects_while_the_broker_goes_away_is_referred_to_another() {
+    // Section 3.2.2.3.16
+    let answers: [(Settings, [&[u8]; 3]); 2] = [
+        (
+            Settings { reason_strings: false, ..with_server_reference() },
+            [b"\x20\x14\0\x9c\x11\x1c\0\x0eb.example:1883", b"\x20\x02\0\x03", b"\x20\x02\0\x03"],
+        ),
+        (
+            Settings { reason_strings: false, ..Settings::default() },
+            [b"\x20\x03\0\x88\0", b"\x20\x02\0\x03", b"\x20\x02\0\x03"],
+        ),
+    ];
+    for (settings, answers) in answers {
+        for (version, expected) in VERSIONS.into_iter().zip(answers) {
+            let mut world = World::with(settings.clone());
+            let early = world.accept(0, version);
+
+            world.turn(0, Input::Shutdown);
+            let late = world.accept(0, version);
+
+            for connection in [early, late] {
+                assert!(!world.is_closed(connection), "it has said nothing yet");
+                world.send(connection, &Packet::Connect(connect(version)));
+                assert_eq!(world.bytes(connection), expected, "{version:?}");
+                assert!(world.is_closed(connection), "{version:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn response_information_is_for_clients_that_ask_for_it() {
+    // [MQTT-3.1.2-28]
+    let template =
+        |text: &str| Settings { response_information: Some(Arc::from(text)), ..Settings::default() };
+    let rows = [
+        (template("answers/%c/in"), true, 1_000, Some("answers/x/in")),
+        (template("answers"), true, 1_000, Some("answers")),
+        (template("answers/%c/in"), false, 1_000, None),
+        // [MQTT-3.1.2-24] It is no reason to refuse a client.
+        (template("answers/%c/in"), true, 30, None),
+        (Settings::default(), true, 1_000, None),
+    ];
+    for (settings, asks, packet_bytes_max, expected) in rows {
+        let mut world = World::with(settings);
+        let properties = ConnectProperties {
+            request_response_information: asks,
+            packet_bytes_max: NonZeroU32::new(packet_bytes_max),
+            ..ConnectProperties::default()
+        };
+
+        let connection = world.connect(&Connect { properties, ..connect(ProtocolVersion::V5) });
+
+        let told = with_connack(&mut world, connection, |connack| {
+            connack.properties.response_information.map(str::to_owned)
+        });
+        assert_eq!(told.as_deref(), expected);
+    }
 }

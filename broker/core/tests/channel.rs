@@ -328,7 +328,7 @@ fn a_client_whose_certificate_is_refused_gets_connack_0x87_and_no_detail() {
 #[test]
 fn anything_but_auth_during_the_handshake_is_refused() {
     // [MQTT-3.1.2-30]
-    let mut realm = realm(Settings::default());
+    let mut realm = realm(Settings { reason_strings: false, ..Settings::default() });
     let (connection, _) = realm.begin("press-07", Schemes::ALL, Suite::Aes256Gcm);
     realm.world.bytes(connection);
 
@@ -374,7 +374,7 @@ fn auth_that_does_not_continue_the_method_is_refused() {
         (ReasonCode::ContinueAuthentication, "another"),
     ];
     for (reason, method) in rows {
-        let mut realm = realm(Settings::default());
+        let mut realm = realm(Settings { reason_strings: false, ..Settings::default() });
         let (connection, _) = realm.begin("press-07", Schemes::ALL, Suite::Aes256Gcm);
         realm.world.bytes(connection);
 
@@ -414,7 +414,7 @@ fn plain_packets_after_the_handshake_break_the_channel() {
 
 #[test]
 fn while_many_handshakes_are_half_open_an_address_begins_four_a_second() {
-    let mut realm = realm(Settings { half_open_max: 1, ..Settings::default() });
+    let mut realm = realm(Settings { half_open_max: 1, reason_strings: false, ..Settings::default() });
     let is_refused = |realm: &mut Realm| {
         let (connection, _) = realm.begin("a", Schemes::ALL, Suite::Aes256Gcm);
         realm.world.bytes(connection) == [0x20, 3, 0, 0x97, 0]
@@ -520,4 +520,20 @@ fn keys_change_when_they_are_old_and_the_client_follows() {
     realm.send(&mut client, &[Packet::PingReq]);
 
     assert_eq!(realm.received(&mut client), ["PINGRESP"]);
+}
+
+#[test]
+fn keys_change_after_as_many_records_as_configured() {
+    let mut realm = realm(Settings { rekey_records: 3, ..Settings::default() });
+    let mut client = realm.join("press-07", 10, Schemes::ALL, Suite::Aes256Gcm);
+
+    let answers: Vec<_> = (0..7)
+        .map(|_| {
+            realm.send(&mut client, &[Packet::PingReq]);
+            realm.received(&mut client).join(" ")
+        })
+        .collect();
+
+    let (plain, last) = ("PINGRESP", "PINGRESP KeyUpdate");
+    assert_eq!(answers, [plain, plain, last, plain, plain, last, plain]);
 }

@@ -194,7 +194,7 @@ fn refusals_have_the_form_that_the_clients_version_knows() {
         ),
     ];
     for (name, sent, answer) in cases {
-        let mut world = World::new(1);
+        let mut world = World::with(Settings { reason_strings: false, ..Settings::default() });
         let connection = world.accept(0, ProtocolVersion::V5);
 
         world.send_bytes(connection, sent);

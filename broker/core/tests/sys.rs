@@ -159,7 +159,7 @@ fn a_will_on_the_brokers_topics_is_refused_with_connect() {
         (connect_v5("c", true, 0), b"\x20\x03\x00\x87\x00".as_slice()),
         (connect_v311("c", true), b"\x20\x02\x00\x05"),
     ] {
-        let mut world = World::new(1);
+        let mut world = World::with(Settings { reason_strings: false, ..Settings::default() });
 
         let client = world.connect(&Connect { will: Some(will), ..connect });
 

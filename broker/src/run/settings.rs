@@ -25,6 +25,9 @@ pub(super) fn core_settings(config: &BrokerConfig) -> Settings {
         shards: shards(config.shards.count),
         anonymous: config.access.anonymous,
         capabilities: capabilities(&config.mqtt),
+        reason_strings: config.mqtt.reason_strings,
+        server_reference: config.mqtt.server_reference.as_deref().map(Arc::from),
+        response_information: config.mqtt.response_information.as_deref().map(Arc::from),
         packet_bytes_max: limits.packet_bytes_max as usize,
         connect_packet_bytes_max: limits.connect_packet_bytes_max as usize,
         connect_seconds_max: limits.connect_seconds_max,
@@ -36,6 +39,7 @@ pub(super) fn core_settings(config: &BrokerConfig) -> Settings {
         topic_alias_to_client_max: limits.topic_alias_to_client_max,
         topic_levels_max: limits.topic_levels_max as usize,
         client_id_bytes_max: limits.client_id_bytes_max.into(),
+        user_properties_max: limits.user_properties_max as usize,
         subscriptions_per_session_max: limits.subscriptions_per_session_max as usize,
         session_queue_messages_max: limits.session_queue_messages_max as usize,
         session_queue_bytes_max: bytes(limits.session_queue_bytes_max),
@@ -43,6 +47,7 @@ pub(super) fn core_settings(config: &BrokerConfig) -> Settings {
         retained_bytes_max: bytes(limits.retained_bytes_max),
         half_open_max: config.veil.half_open_max as usize,
         rekey_seconds: config.veil.rekey_seconds,
+        rekey_records: config.veil.rekey_records.into(),
     }
 }
 

@@ -4,7 +4,7 @@
 
 use veilmq_protocol::{
     EncodeError, Packet, ProtocolVersion,
-    veil::channel::{OpenRecord, RecordSealer},
+    veil::channel::{OpenRecord, REKEY_RECORDS, RecordSealer},
 };
 
 /// Packets share a record up to this size, in bytes; a larger packet gets its own.
@@ -95,7 +95,7 @@ impl Output {
     fn finish_record(&mut self) {
         if let (Some((record, _)), Some(sealer)) = (self.open.take(), &mut self.sealer) {
             sealer.finish(&mut self.bytes, record);
-            if sealer.needs_rekey() {
+            if sealer.records() >= REKEY_RECORDS {
                 sealer.key_update(&mut self.bytes);
             }
         }

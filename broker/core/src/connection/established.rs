@@ -24,6 +24,8 @@ pub(crate) struct Established {
     pub(crate) opener: Option<Box<RecordOpener>>,
     /// The bytes of a packet or record that has not arrived in full.
     pub(crate) partial: Vec<u8>,
+    /// Acknowledgements that say no may explain themselves ([MQTT-3.1.2-29]).
+    pub(crate) explains: bool,
     pub(crate) keep_alive_seconds: u16,
     pub(crate) last_received: Moment,
     pub(crate) timer_at: Option<Moment>,
@@ -53,6 +55,7 @@ impl Established {
             wire,
             opener: None,
             partial: Vec::new(),
+            explains: false,
             keep_alive_seconds: 0,
             last_received: now,
             timer_at: None,

@@ -41,6 +41,10 @@ pub(crate) struct ConnectRequest {
     pub(crate) session_expiry_seconds: u32,
     pub(crate) receive_maximum: u16,
     pub(crate) packet_bytes_max: usize,
+    /// The client takes Reason Strings in acknowledgements.
+    pub(crate) problem_information: bool,
+    /// The client asks for Response Information.
+    pub(crate) response_information: bool,
     pub(crate) topic_alias_maximum: u16,
 }
 
@@ -63,6 +67,8 @@ impl ConnectRequest {
             session_expiry_seconds,
             receive_maximum: connect.properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get),
             packet_bytes_max: packet_bytes_max(connect),
+            problem_information: connect.properties.request_problem_information,
+            response_information: connect.properties.request_response_information,
             topic_alias_maximum: connect.properties.topic_alias_maximum,
         }
     }

@@ -74,6 +74,16 @@ impl Opening {
         }
     }
 
+    /// Finds out the version to refuse in, from a packet that will not be read to its end.
+    pub(crate) fn listen_for_version(&mut self, bytes: &[u8]) {
+        self.version = self.version.or_else(|| Connect::version_of_start(bytes));
+    }
+
+    /// Tells whether nothing is known of the client yet.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.version.is_none()
+    }
+
     /// Tells whether a handshake is under way.
     pub(crate) fn is_half_open(&self) -> bool {
         matches!(self.phase, Phase::AwaitClientFinish(_))
@@ -104,6 +114,7 @@ impl Opening {
         }
         // [MQTT-3.1.4-1]
         let packet = Packet::decode(frame, self.version.unwrap_or(ProtocolVersion::V5))?;
+        shared.check_user_properties(&packet)?;
         let phase = std::mem::replace(&mut self.phase, Phase::Over);
         match (phase, packet) {
             (Phase::AwaitConnect, Packet::Connect(connect)) => {
@@ -133,6 +144,9 @@ impl Opening {
     ) -> Result<Next, CloseReason> {
         let settings = shared.settings();
         self.packet_bytes_max = packet_bytes_max(connect);
+        if shared.is_draining() {
+            return Err(CloseReason::Broker(BrokerReason::Shutdown));
+        }
         if let Some(will) = &connect.will {
             shared.check_levels(will.topic)?;
             // The Will could never be published, and the client should know now ([MQTT-3.1.4-2]).

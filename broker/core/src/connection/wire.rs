@@ -101,6 +101,11 @@ impl Wire {
         Ok(())
     }
 
+    /// Tells whether the client takes a packet of this size, and its version can express it.
+    pub(crate) fn takes(&self, packet: &Packet<'_>) -> bool {
+        packet.encoded_len(self.version).is_ok_and(|bytes| self.check(bytes).is_ok())
+    }
+
     /// Sends a packet other than PUBLISH; returns its length in bytes.
     pub(crate) fn send(&mut self, packet: &Packet<'_>) -> Result<usize, SendError> {
         let bytes = packet.encoded_len(self.version)?;
@@ -174,10 +179,10 @@ impl Wire {
     }
 
     /// Ends the turn: closes the open record, and changes keys that are old (VEIL-1 section 4.8).
-    pub(crate) fn seal(&mut self, now: Moment, rekey_milliseconds: u64) {
+    pub(crate) fn seal(&mut self, now: Moment, rekey_milliseconds: u64, rekey_records: u64) {
         self.close_record();
         let Some(channel) = &mut self.channel else { return };
-        if channel.sealer.needs_rekey() || now.since(channel.keys_since) >= rekey_milliseconds {
+        if channel.sealer.records() >= rekey_records || now.since(channel.keys_since) >= rekey_milliseconds {
             channel.keys_since = now;
             self.outbox.append(|tail| channel.sealer.key_update(tail));
         }

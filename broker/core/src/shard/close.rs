@@ -43,8 +43,9 @@ impl Shard {
             self.stats.handshake(false);
         }
         if let Some(version) = opening.version
-            && let Some(packet) = reason.refusal(version)
-            && opening.send(&packet, version).is_ok()
+            && let Some(notice) = reason.notice(self.shared.settings())
+            && let Some(packet) =
+                notice.refusals(version).find(|packet| opening.send(packet, version).is_ok())
         {
             self.stats.packet_sent(packet.packet_type());
         }
@@ -76,8 +77,10 @@ impl Shard {
         }
         // A broken channel gets no answer (VEIL-1 section 16).
         if !matches!(reason, CloseReason::Peer(PeerError::Record(_)))
-            && let Some(packet) = reason.farewell(established.wire.version())
-            && established.wire.send(&packet).is_ok()
+            && let Some(notice) = reason.notice(self.shared.settings())
+            && let Some(packet) = notice
+                .farewells(established.wire.version())
+                .find(|packet| established.wire.send(packet).is_ok())
         {
             self.stats.packet_sent(packet.packet_type());
         }

@@ -236,6 +236,6 @@ impl Shard {
                 reasons,
             }),
         };
-        self.send(connection, &packet);
+        self.send_explained(connection, packet);
     }
 }

@@ -5,6 +5,7 @@
 
 mod acknowledge;
 mod close;
+mod connack;
 mod deliver;
 mod gate;
 mod open;
@@ -23,6 +24,7 @@ use self::gate::Gated;
 use self::timer::Timer;
 use crate::connection::{Connection, Established};
 use crate::effect::{Effect, Input, Parcel};
+use crate::explanation;
 use crate::farewell::{BrokerReason, CloseReason, Departure};
 use crate::id::{ConnectionId, IdMap, SessionId, ShardIndex, Ticket};
 use crate::matches::MatchCache;
@@ -178,12 +180,14 @@ impl Shard {
 
     /// Closes the record that this turn wrote into; true if there is something to flush.
     fn seal(&mut self, connection: ConnectionId, now: Moment) -> bool {
-        let rekey = u64::from(self.shared.settings().rekey_seconds) * 1_000;
+        let settings = self.shared.settings();
+        let (rekey_milliseconds, rekey_records) =
+            (u64::from(settings.rekey_seconds) * 1_000, settings.rekey_records);
         match self.connections.get_mut(&connection) {
             None => false,
             Some(Connection::Opening(opening)) => !opening.outbox.is_empty(),
             Some(Connection::Established(established)) => {
-                established.wire.seal(now, rekey);
+                established.wire.seal(now, rekey_milliseconds, rekey_records);
                 established.corked_until.is_none() && !established.wire.outbox().is_empty()
             }
         }
@@ -208,6 +212,17 @@ impl Shard {
         }
     }
 
+    /// Sends an acknowledgement, with a Reason String if it says no, the client takes it and it fits ([MQTT-3.4.2-2],
+    /// [MQTT-3.5.2-2], [MQTT-3.6.2-2], [MQTT-3.7.2-2], [MQTT-3.9.2-1], [MQTT-3.11.2-1]).
+    fn send_explained(&mut self, connection: ConnectionId, packet: Packet<'_>) {
+        let Some(established) = self.established(connection) else { return };
+        let explained = if established.explains { explanation::explained(packet) } else { None };
+        match explained.filter(|packet| established.wire.takes(packet)) {
+            Some(explained) => self.send(connection, &explained),
+            None => self.send(connection, &packet),
+        }
+    }
+
     fn count_sent(&mut self, connection: ConnectionId, packet: PacketType, bytes: usize) {
         self.stats.packet_sent(packet);
         self.stats.bytes_sent(bytes);
@@ -223,7 +238,12 @@ impl Shard {
     }
 
     fn shut_down(&mut self, environment: &mut Environment<'_>, effects: &mut Vec<Effect>) {
-        let mut open: Vec<ConnectionId> = self.connections.keys().copied().collect();
+        self.shared.drain();
+        // Who has not said CONNECT yet is told where to go when it does; there is no version to tell it in before.
+        let is_silent =
+            |state: &Connection| matches!(state, Connection::Opening(opening) if opening.is_silent());
+        let known = self.connections.iter().filter(|(_, state)| !is_silent(state));
+        let mut open: Vec<ConnectionId> = known.map(|(connection, _)| *connection).collect();
         open.sort_unstable();
         self.withdraw_transient_members();
         for connection in open {

@@ -1,12 +1,9 @@
 //! From accept to CONNACK: openings, takeover, resuming or starting a session.
 
-use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
-use veilmq_protocol::veil::channel::{RecordOpener, ServerAccepted};
-use veilmq_protocol::veil::hello::ServerFinishParams;
-use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
-use veilmq_protocol::{ConnAck, ConnAckProperties, Packet, PacketType, ProtocolVersion, ReasonCode};
+use veilmq_protocol::veil::channel::RecordOpener;
+use veilmq_protocol::{PacketType, ProtocolVersion};
 
 use super::Shard;
 use crate::connection::{Arrival, ConnectRequest, Connection, Established, Opening, Wire};
@@ -97,13 +94,13 @@ impl Shard {
         Wire::new(request.version, request.packet_bytes_max, aliases)
     }
 
-    /// Refuses a client without an identity the session of one that has proved its own.
+    /// Refuses everybody while the broker goes away, and a client without an identity the session of one that has proved its own.
     fn refusal_of(&self, arrival: &Arrival) -> Option<CloseReason> {
+        if self.shared.is_draining() {
+            return Some(CloseReason::Broker(BrokerReason::Shutdown));
+        }
         let session = self.session_with_id(&arrival.request.client_id)?;
-        (session.authenticated && arrival.identity.is_none()).then(|| {
-            PeerError::NotAuthorized("the session of this client identifier belongs to a VEIL-1 identity")
-                .into()
-        })
+        (session.authenticated && arrival.identity.is_none()).then(|| PeerError::SessionOfIdentity.into())
     }
 
     /// Tells whether the session was made by somebody who only claimed the name that this client has proved. What such a
@@ -201,6 +198,9 @@ impl Shard {
         let mut established = Established::new(connection, session, peer, wire, now);
         established.certificate_over_at = certificate_over_at;
         established.opener = opener;
+        established.explains = self.shared.settings().reason_strings
+            && request.version == ProtocolVersion::V5
+            && request.problem_information;
         established.keep_alive_seconds = self.keep_alive_seconds(&request);
         self.connections.insert(connection, Connection::Established(Box::new(established)));
         self.arm_established(connection);
@@ -209,90 +209,6 @@ impl Shard {
         // Also what ended the session before this one: a crash must not bring back what the client has seen gone.
         if !self.records.is_empty() {
             self.cork(connection, self.current_ticket());
-        }
-    }
-
-    /// Writes CONNACK, with the ServerFinish of a channel in it, and returns what opens the client's records.
-    fn write_connack(
-        &self,
-        request: &ConnectRequest,
-        channel: Option<ServerAccepted>,
-        present: bool,
-        mut wire: Wire,
-        environment: &mut Environment<'_>,
-    ) -> Result<(Wire, Option<Box<RecordOpener>>), CloseReason> {
-        let finish = channel
-            .map(|accepted| {
-                accepted.server_finish(ServerFinishParams {
-                    time_unix_ms: Some(environment.unix_ms),
-                    ..ServerFinishParams::default()
-                })
-            })
-            .transpose()?;
-        let expiry = self.session_expiry_seconds(request);
-        let properties = match request.version {
-            ProtocolVersion::V5 => {
-                self.capabilities(request, expiry, finish.as_ref().map(|(bytes, _)| bytes.as_slice()))
-            }
-            ProtocolVersion::V31 | ProtocolVersion::V311 => ConnAckProperties::default(),
-        };
-        let connack =
-            Packet::ConnAck(ConnAck { session_present: present, reason: ReasonCode::Success, properties });
-        let mut bytes = Vec::new();
-        connack.encode(request.version, &mut bytes).map_err(|error| PeerError::ConnAck(error.into()))?;
-        let Some((_, sealing)) = finish else {
-            wire.send_opening(&bytes).map_err(PeerError::ConnAck)?;
-            return Ok((wire, None));
-        };
-        let channel = sealing.seal_connack(&mut bytes)?;
-        wire.send_opening(&bytes).map_err(PeerError::ConnAck)?;
-        wire.secure(channel.sealer, channel.scheme, environment.now);
-        Ok((wire, Some(Box::new(channel.opener))))
-    }
-
-    fn capabilities<'a>(
-        &'a self,
-        request: &'a ConnectRequest,
-        expiry_seconds: u32,
-        finish: Option<&'a [u8]>,
-    ) -> ConnAckProperties<'a> {
-        let settings = self.shared.settings();
-        let keep_alive = self.keep_alive_seconds(request);
-        let mut properties = ConnAckProperties {
-            session_expiry_seconds: (expiry_seconds != request.session_expiry_seconds)
-                .then_some(expiry_seconds),
-            receive_maximum: NonZeroU16::new(settings.receive_maximum)
-                .filter(|maximum| *maximum < NonZeroU16::MAX),
-            packet_bytes_max: u32::try_from(settings.packet_bytes_max).ok().and_then(NonZeroU32::new),
-            // [MQTT-3.1.3-7]
-            assigned_client_id: request.client_id_assigned.then_some(&*request.client_id),
-            topic_alias_maximum: (settings.topic_alias_maximum > 0).then_some(settings.topic_alias_maximum),
-            server_keep_alive_seconds: (keep_alive != request.keep_alive_seconds).then_some(keep_alive),
-            authentication_method: finish.map(|_| AUTHENTICATION_METHOD),
-            authentication_data: finish,
-            ..ConnAckProperties::default()
-        };
-        settings.capabilities.announce(&mut properties);
-        properties
-    }
-
-    /// Returns the session expiry interval in force: the client's, within the broker's limit.
-    fn session_expiry_seconds(&self, request: &ConnectRequest) -> u32 {
-        request.session_expiry_seconds.min(self.shared.settings().session_expiry_seconds_max)
-    }
-
-    /// Returns the keep alive in force: the client's, within the broker's limit ([MQTT-3.2.2-21]).
-    fn keep_alive_seconds(&self, request: &ConnectRequest) -> u16 {
-        match self.shared.settings().keep_alive_seconds_max {
-            // Only MQTT 5 can be told of another keep alive.
-            maximum if maximum > 0 && request.version == ProtocolVersion::V5 => {
-                match request.keep_alive_seconds {
-                    0 => maximum,
-                    asked => asked.min(maximum),
-                }
-            }
-            // [MQTT-3.2.2-22]
-            _ => request.keep_alive_seconds,
         }
     }
 }

@@ -163,11 +163,12 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) -> Result<Step, CloseReason> {
         let bytes_max = self.shared.settings().connect_packet_bytes_max;
-        let Some((frame, consumed)) = next_frame(bytes, bytes_max)? else { return Ok(Step::More) };
-        self.stats.packet_received(frame.packet_type());
         let Some(Connection::Opening(opening)) = self.connections.get_mut(&connection) else {
             return Ok(Step::Gone);
         };
+        let next = next_frame(bytes, bytes_max).inspect_err(|_| opening.listen_for_version(bytes));
+        let Some((frame, consumed)) = next? else { return Ok(Step::More) };
+        self.stats.packet_received(frame.packet_type());
         let was_half_open = opening.is_half_open();
         let next = opening.handle(frame, &bytes[..consumed], &self.shared, environment);
         let still_half_open = opening.is_half_open();
@@ -224,7 +225,9 @@ impl Shard {
         if got == PacketType::Connect {
             return Err(PeerError::Unexpected { got }.into());
         }
-        match Packet::decode(frame, version)? {
+        let packet = Packet::decode(frame, version)?;
+        self.shared.check_user_properties(&packet)?;
+        match packet {
             Packet::Publish(publish) => self.publish_received(connection, &publish, now),
             Packet::PubAck(ack) => self.puback_received(connection, &ack, now),
             Packet::PubRec(ack) => self.pubrec_received(connection, &ack, now),

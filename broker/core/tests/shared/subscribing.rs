@@ -44,7 +44,7 @@ fn a_shared_filter_needs_a_share_name_without_wildcards_and_a_filter() {
 
         world.send_bytes(client, &[&[0x82, body.len() as u8], &body[..]].concat());
 
-        assert_eq!(world.received(client), ["DISCONNECT 0x8f"], "{filter}");
+        assert_eq!(world.received(client), ["DISCONNECT 0x81"], "{filter}");
         // MQTT 3.1.1 has no properties, and no way to say why.
         let client = world.connect(&connect_v311("b", true));
         body.remove(2);

@@ -1,11 +1,6 @@
 //! Sealing records (VEIL-1 sections 5.2, 5.4, 6.3 and 4.8), in the caller's buffer.
 
-use super::{
-    group::GroupFan,
-    kdf::Secret32,
-    record::{DirectionKeys, REKEY_RECORDS},
-    suite_keys::RecordTag,
-};
+use super::{group::GroupFan, kdf::Secret32, record::DirectionKeys, suite_keys::RecordTag};
 use crate::veil::{
     layout::LayoutError,
     record::{ControlOp, HEADER_LEN, RecordType},
@@ -182,10 +177,10 @@ impl RecordSealer {
         self.control(out, &ControlOp::KeyUpdate).expect("a KeyUpdate has no contents");
     }
 
-    /// Whether so many records went out under the current keys that they must change.
+    /// The number of records that went out under the current keys; they must change at [`REKEY_RECORDS`](super::REKEY_RECORDS).
     #[must_use]
-    pub const fn needs_rekey(&self) -> bool {
-        self.direction.sequence() >= REKEY_RECORDS
+    pub const fn records(&self) -> u64 {
+        self.direction.sequence()
     }
 
     /// How many bytes [`begin`](Self::begin) and [`finish`](Self::finish) add at most.

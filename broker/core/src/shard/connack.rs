@@ -1,0 +1,114 @@
+//! What CONNACK says: the capabilities in force for this client, and the ServerFinish of a VEIL-1 channel.
+
+use std::num::{NonZeroU16, NonZeroU32};
+
+use veilmq_protocol::veil::channel::{RecordOpener, ServerAccepted};
+use veilmq_protocol::veil::hello::ServerFinishParams;
+use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
+use veilmq_protocol::{ConnAck, ConnAckProperties, Packet, ProtocolVersion, ReasonCode};
+
+use super::Shard;
+use crate::connection::{ConnectRequest, Wire};
+use crate::farewell::{CloseReason, PeerError};
+use crate::time::Environment;
+
+impl Shard {
+    /// Writes CONNACK, with the ServerFinish of a channel in it, and returns what opens the client's records.
+    pub(super) fn write_connack(
+        &self,
+        request: &ConnectRequest,
+        channel: Option<ServerAccepted>,
+        present: bool,
+        mut wire: Wire,
+        environment: &mut Environment<'_>,
+    ) -> Result<(Wire, Option<Box<RecordOpener>>), CloseReason> {
+        let finish = channel
+            .map(|accepted| {
+                accepted.server_finish(ServerFinishParams {
+                    time_unix_ms: Some(environment.unix_ms),
+                    ..ServerFinishParams::default()
+                })
+            })
+            .transpose()?;
+        let response_information = self.response_information(request);
+        let properties = match request.version {
+            ProtocolVersion::V5 => ConnAckProperties {
+                response_information: response_information.as_deref(),
+                authentication_method: finish.as_ref().map(|_| AUTHENTICATION_METHOD),
+                authentication_data: finish.as_ref().map(|(bytes, _)| bytes.as_slice()),
+                ..self.capabilities(request)
+            },
+            ProtocolVersion::V31 | ProtocolVersion::V311 => ConnAckProperties::default(),
+        };
+        let connack = ConnAck { session_present: present, reason: ReasonCode::Success, properties };
+        let mut bytes = Vec::new();
+        Packet::ConnAck(fitting(connack, request))
+            .encode(request.version, &mut bytes)
+            .map_err(|error| PeerError::ConnAck(error.into()))?;
+        let Some((_, sealing)) = finish else {
+            wire.send_opening(&bytes).map_err(PeerError::ConnAck)?;
+            return Ok((wire, None));
+        };
+        let channel = sealing.seal_connack(&mut bytes)?;
+        wire.send_opening(&bytes).map_err(PeerError::ConnAck)?;
+        wire.secure(channel.sealer, channel.scheme, environment.now);
+        Ok((wire, Some(Box::new(channel.opener))))
+    }
+
+    /// Returns the Response Information for a client that asks for it ([MQTT-3.1.2-28]).
+    fn response_information(&self, request: &ConnectRequest) -> Option<String> {
+        let template = self.shared.settings().response_information.as_deref();
+        let template = template.filter(|_| request.response_information)?;
+        Some(template.replace("%c", &request.client_id))
+    }
+
+    fn capabilities<'a>(&self, request: &'a ConnectRequest) -> ConnAckProperties<'a> {
+        let settings = self.shared.settings();
+        let expiry_seconds = self.session_expiry_seconds(request);
+        let keep_alive = self.keep_alive_seconds(request);
+        let mut properties = ConnAckProperties {
+            session_expiry_seconds: (expiry_seconds != request.session_expiry_seconds)
+                .then_some(expiry_seconds),
+            receive_maximum: NonZeroU16::new(settings.receive_maximum)
+                .filter(|maximum| *maximum != NonZeroU16::MAX),
+            packet_bytes_max: u32::try_from(settings.packet_bytes_max).ok().and_then(NonZeroU32::new),
+            // [MQTT-3.1.3-7]
+            assigned_client_id: request.client_id_assigned.then_some(&*request.client_id),
+            topic_alias_maximum: (settings.topic_alias_maximum > 0).then_some(settings.topic_alias_maximum),
+            server_keep_alive_seconds: (keep_alive != request.keep_alive_seconds).then_some(keep_alive),
+            ..ConnAckProperties::default()
+        };
+        settings.capabilities.announce(&mut properties);
+        properties
+    }
+
+    /// Returns the session expiry interval in force: the client's, within the broker's limit.
+    pub(super) fn session_expiry_seconds(&self, request: &ConnectRequest) -> u32 {
+        request.session_expiry_seconds.min(self.shared.settings().session_expiry_seconds_max)
+    }
+
+    /// Returns the keep alive in force: the client's, within the broker's limit ([MQTT-3.2.2-21]).
+    pub(super) fn keep_alive_seconds(&self, request: &ConnectRequest) -> u16 {
+        match self.shared.settings().keep_alive_seconds_max {
+            // Only MQTT 5 can be told of another keep alive.
+            maximum if maximum > 0 && request.version == ProtocolVersion::V5 => {
+                match request.keep_alive_seconds {
+                    0 => maximum,
+                    asked => asked.min(maximum),
+                }
+            }
+            // [MQTT-3.2.2-22]
+            _ => request.keep_alive_seconds,
+        }
+    }
+}
+
+/// Leaves the Response Information out if CONNACK would exceed the client's Maximum Packet Size with it.
+fn fitting<'a>(connack: ConnAck<'a>, request: &ConnectRequest) -> ConnAck<'a> {
+    let bytes = Packet::ConnAck(connack).encoded_len(request.version);
+    if bytes.is_ok_and(|bytes| bytes <= request.packet_bytes_max) {
+        return connack;
+    }
+    let properties = ConnAckProperties { response_information: None, ..connack.properties };
+    ConnAck { properties, ..connack }
+}
