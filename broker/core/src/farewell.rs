@@ -256,7 +256,8 @@ impl Notice {
         })
     }
 
-    /// Returns the words of each form, of which the first is sent that fits ([MQTT-3.2.2-19], [MQTT-3.14.2-3]).
+    /// Returns the words of each form, of which the first is sent that fits ([MQTT-3.2.2-19], [MQTT-3.14.2-3]). None has
+    /// User Properties ([MQTT-3.2.2-20], [MQTT-3.14.2-4]).
     fn forms(&self) -> impl Iterator<Item = (Option<&str>, Option<&str>)> {
         let (words, server) = (self.reason_string.as_deref(), self.server_reference.as_deref());
         [(words, server), (None, server), (None, None)].into_iter()

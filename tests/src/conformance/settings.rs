@@ -3,6 +3,7 @@
 //! One table names each setting once; what is not in it, no scenario can change.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use veilmq_core::Settings;
 use veilmq_protocol::QoS;
@@ -40,7 +41,21 @@ macro_rules! capability {
     };
 }
 
-const SETTINGS: [Setting; 21] = [
+/// Text that clients are told.
+macro_rules! text {
+    ($name:ident) => {
+        Setting {
+            name: stringify!($name),
+            table: "mqtt",
+            apply: |settings, value| {
+                settings.$name = Some(Arc::from(value));
+                true
+            },
+        }
+    };
+}
+
+const SETTINGS: [Setting; 25] = [
     same!("access", anonymous),
     Setting {
         name: "maximum_qos",
@@ -53,6 +68,9 @@ const SETTINGS: [Setting; 21] = [
     capability!("retain_available", retain),
     capability!("wildcard_subscription_available", wildcard_subscriptions),
     capability!("subscription_identifier_available", subscription_ids),
+    same!("mqtt", reason_strings),
+    text!(server_reference),
+    text!(response_information),
     same!("limits", packet_bytes_max),
     same!("limits", connect_packet_bytes_max),
     same!("limits", connect_seconds_max),
@@ -64,6 +82,7 @@ const SETTINGS: [Setting; 21] = [
     same!("limits", topic_alias_to_client_max),
     same!("limits", topic_levels_max),
     same!("limits", client_id_bytes_max),
+    same!("limits", user_properties_max),
     same!("limits", subscriptions_per_session_max),
     same!("limits", session_queue_messages_max),
     same!("limits", session_queue_bytes_max),
