@@ -8,23 +8,54 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-REPLY_SECONDS_MAX = 30
+from puppet import IS_V5, PORT, REPLY_SECONDS_MAX, payload_of, say, say_message
+
+# What the properties of a message are called in puppet.md and in paho.
+NAMES = {
+    "expiry": "MessageExpiryInterval",
+    "topic_alias": "TopicAlias",
+    "response_topic": "ResponseTopic",
+    "content_type": "ContentType",
+    "user": "UserProperty",
+    "subscription_ids": "SubscriptionIdentifier",
+}
 
 
-def say(line):
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
+def paho_properties(packet_type, described):
+    if not IS_V5:
+        return None
+    properties = Properties(packet_type)
+    for name, value in described.items():
+        if name == "utf8":
+            properties.PayloadFormatIndicator = int(value)
+        elif name == "correlation_data":
+            properties.CorrelationData = bytes.fromhex(value)
+        elif name == "user":
+            properties.UserProperty = [tuple(pair) for pair in value]
+        else:
+            setattr(properties, NAMES[name], value)
+    return properties
+
+
+def described_properties(properties):
+    if properties is None:
+        return {}
+    described = {name: getattr(properties, paho) for name, paho in NAMES.items() if hasattr(properties, paho)}
+    if hasattr(properties, "PayloadFormatIndicator"):
+        described["utf8"] = properties.PayloadFormatIndicator == 1
+    if hasattr(properties, "CorrelationData"):
+        described["correlation_data"] = properties.CorrelationData.hex()
+    return described
 
 
 class Puppet:
     """One paho client: callbacks run on paho's network thread and hand results over in `results`."""
 
-    def __init__(self, port, version):
-        self.port = port
-        self.is_v5 = version == "5"
+    def __init__(self):
         self.results = queue.Queue()
         self.client = None
         self.disconnecting = False
+        self.topics = {}
 
     def wait(self, kind):
         while True:
@@ -36,11 +67,11 @@ class Puppet:
         client = mqtt.Client(
             mqtt.CallbackAPIVersion.VERSION2,
             client_id=command["id"],
-            clean_session=None if self.is_v5 else command["clean"],
-            protocol=mqtt.MQTTv5 if self.is_v5 else mqtt.MQTTv311,
+            clean_session=None if IS_V5 else command["clean"],
+            protocol=mqtt.MQTTv5 if IS_V5 else mqtt.MQTTv311,
             reconnect_on_failure=False,
         )
-        client.on_connect = lambda _c, _u, flags, reason, _p: self.results.put(("connack", (flags, reason)))
+        client.on_connect = lambda _c, _u, flags, reason, all: self.results.put(("connack", (flags, reason, all)))
         client.on_subscribe = lambda _c, _u, _mid, reasons, _p: self.results.put(("suback", reasons[0].value))
         client.on_unsubscribe = lambda _c, _u, _mid, _reasons, _p: self.results.put(("unsuback", None))
         client.on_publish = lambda _c, _u, mid, reason, _p: self.results.put(("published", (mid, reason.value)))
@@ -48,22 +79,31 @@ class Puppet:
         client.on_disconnect = self.on_disconnect
         if command["will"]:
             will = command["will"]
-            client.will_set(will["topic"], bytes.fromhex(will["payload"]), will["qos"], will["retain"])
+            properties = paho_properties(PacketTypes.WILLMESSAGE, will["properties"])
+            client.will_set(will["topic"], payload_of(will), will["qos"], will["retain"], properties)
         options = {}
-        if self.is_v5:
+        if IS_V5:
             properties = Properties(PacketTypes.CONNECT)
             properties.SessionExpiryInterval = command["expiry"]
+            if command["receive_maximum"]:
+                properties.ReceiveMaximum = command["receive_maximum"]
+            properties.TopicAliasMaximum = command["topic_alias_maximum"]
             options = {"clean_start": command["clean"], "properties": properties}
         self.client = client
-        client.connect("127.0.0.1", self.port, keepalive=30, **options)
+        client.connect("127.0.0.1", PORT, keepalive=30, **options)
         client.loop_start()
-        flags, reason = self.wait("connack")
+        flags, reason, properties = self.wait("connack")
         if reason.is_failure:
             raise RuntimeError(f"connection refused: {reason}")
-        return {"session_present": bool(flags.session_present)}
+        assigned = getattr(properties, "AssignedClientIdentifier", None)
+        return {"session_present": bool(flags.session_present), "assigned_id": assigned}
 
     def subscribe(self, command):
-        self.client.subscribe(command["filter"], command["qos"])
+        properties = None
+        if command["id"]:
+            properties = Properties(PacketTypes.SUBSCRIBE)
+            properties.SubscriptionIdentifier = command["id"]
+        self.client.subscribe(command["filter"], command["qos"], properties=properties)
         return {"code": self.wait("suback")}
 
     def unsubscribe(self, command):
@@ -72,8 +112,10 @@ class Puppet:
         return {}
 
     def publish(self, command):
-        payload = bytes.fromhex(command["payload"])
-        info = self.client.publish(command["topic"], payload, command["qos"], command["retain"])
+        properties = paho_properties(PacketTypes.PUBLISH, command["properties"])
+        info = self.client.publish(
+            command["topic"], payload_of(command), command["qos"], command["retain"], properties
+        )
         while True:
             mid, reason = self.wait("published")
             if mid == info.mid:
@@ -90,14 +132,13 @@ class Puppet:
         return {}
 
     def on_message(self, _client, _userdata, message):
-        say({
-            "message": {
-                "topic": message.topic,
-                "payload": message.payload.hex(),
-                "qos": message.qos,
-                "retain": bool(message.retain),
-            }
-        })
+        properties = described_properties(getattr(message, "properties", None))
+        topic = message.topic
+        # paho leaves it to the application to look an alias up.
+        if "topic_alias" in properties:
+            topic = topic or self.topics[properties["topic_alias"]]
+            self.topics[properties["topic_alias"]] = topic
+        say_message(topic, message.payload, message.qos, message.retain, properties)
 
     def on_disconnect(self, _client, _userdata, flags, reason, _properties):
         if self.disconnecting:
@@ -109,7 +150,7 @@ class Puppet:
 
 
 def main():
-    puppet = Puppet(int(sys.argv[1]), sys.argv[2])
+    puppet = Puppet()
     for line in sys.stdin:
         command = json.loads(line)
         try:

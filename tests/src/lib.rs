@@ -7,6 +7,7 @@
 pub mod broker;
 pub mod conformance;
 pub mod http;
+pub mod message;
 pub mod mosquitto;
 pub mod ports;
 pub mod puppet;

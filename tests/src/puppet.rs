@@ -11,7 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
+use crate::message::Message;
 use crate::rumqtt::Rumqtt;
 use crate::tools::{require_installed, require_tool};
 
@@ -26,6 +28,8 @@ pub enum Library {
     MqttJs,
     /// rumqttc, in Rust.
     Rumqttc,
+    /// gmqtt, in Python.
+    Gmqtt,
 }
 
 /// The protocol versions.
@@ -48,61 +52,6 @@ impl Version {
     }
 }
 
-/// An Application Message as a client received it, or as it shall send it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Message {
-    /// The Topic Name.
-    pub topic: String,
-    /// The Application Message.
-    pub payload: Vec<u8>,
-    /// Quality of Service, 0..=2.
-    pub qos: u8,
-    /// The RETAIN flag.
-    pub retain: bool,
-}
-
-impl Message {
-    /// A message that is not retained.
-    #[must_use]
-    pub fn new(topic: &str, payload: &[u8], qos: u8) -> Self {
-        Self { topic: topic.to_owned(), payload: payload.to_vec(), qos, retain: false }
-    }
-
-    /// The same message with the RETAIN flag.
-    #[must_use]
-    pub fn retained(self) -> Self {
-        Self { retain: true, ..self }
-    }
-
-    fn to_json(&self) -> Value {
-        json!({ "topic": self.topic, "payload": to_hex(&self.payload), "qos": self.qos, "retain": self.retain })
-    }
-
-    fn from_json(value: &Value) -> Option<Self> {
-        Some(Self {
-            topic: value["topic"].as_str()?.to_owned(),
-            payload: from_hex(value["payload"].as_str()?)?,
-            qos: u8::try_from(value["qos"].as_u64()?).ok()?,
-            retain: value["retain"].as_bool()?,
-        })
-    }
-}
-
-impl std::fmt::Debug for Message {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let payload = String::from_utf8_lossy(&self.payload);
-        let shown: String = payload.chars().take(40).collect();
-        write!(
-            formatter,
-            "{} q{} r{} {} bytes {shown:?}",
-            self.topic,
-            self.qos,
-            u8::from(self.retain),
-            payload.len()
-        )
-    }
-}
-
 /// How a client connects.
 #[derive(Debug, Clone)]
 pub struct Connect {
@@ -114,19 +63,30 @@ pub struct Connect {
     pub expiry: u32,
     /// The Will Message.
     pub will: Option<Message>,
+    /// The Receive Maximum; version 5 only.
+    pub receive_maximum: Option<u16>,
+    /// The Topic Alias Maximum; version 5 only.
+    pub topic_alias_maximum: u16,
 }
 
 impl Connect {
     /// A connection whose session ends with it.
     #[must_use]
     pub fn clean(id: &str) -> Self {
-        Self { id: id.to_owned(), clean: true, expiry: 0, will: None }
+        Self {
+            id: id.to_owned(),
+            clean: true,
+            expiry: 0,
+            will: None,
+            receive_maximum: None,
+            topic_alias_maximum: 0,
+        }
     }
 
     /// A connection whose session outlives it by an hour.
     #[must_use]
     pub fn persistent(id: &str) -> Self {
-        Self { id: id.to_owned(), clean: false, expiry: 3600, will: None }
+        Self { clean: false, expiry: 3600, ..Self::clean(id) }
     }
 }
 
@@ -141,6 +101,8 @@ pub enum Order {
         filter: String,
         /// The Maximum QoS asked for.
         qos: u8,
+        /// The Subscription Identifier; version 5 only.
+        id: Option<u32>,
     },
     /// Unsubscribe one filter.
     Unsubscribe {
@@ -165,10 +127,12 @@ pub enum Event {
 }
 
 /// What the broker answered to an order, as far as the order has an answer.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 pub struct Reply {
     /// Session Present, from CONNACK.
     pub session_present: Option<bool>,
+    /// The Assigned Client Identifier, from CONNACK.
+    pub assigned_id: Option<String>,
     /// The granted QoS or the Reason Code, from SUBACK.
     pub code: Option<u8>,
 }
@@ -192,11 +156,8 @@ impl Client {
     pub fn new(library: Library, version: Version, port: u16) -> Option<Self> {
         let (sender, events) = channel();
         let backend: Box<dyn Backend> = match library {
-            Library::Paho => {
-                let mut command = Command::new(require_installed(".venv/bin/python")?);
-                command.arg(require_installed("paho_puppet.py")?);
-                Box::new(Process::start(command, version, port, sender))
-            }
+            Library::Paho => python("paho_puppet.py", version, port, sender)?,
+            Library::Gmqtt => python("gmqtt_puppet.py", version, port, sender)?,
             Library::MqttJs => {
                 let mut command = Command::new(require_tool("node")?);
                 require_installed("node/node_modules/mqtt")?;
@@ -216,9 +177,20 @@ impl Client {
         self.order(Order::Connect(options)).session_present.expect("CONNACK carries Session Present")
     }
 
+    /// Connects without a Client Identifier and returns the one that the broker assigned, if it said so.
+    pub fn connect_anonymously(&mut self) -> Option<String> {
+        self.order(Order::Connect(Connect::clean(""))).assigned_id
+    }
+
     /// Subscribes and returns the granted QoS or the Reason Code.
     pub fn subscribe(&mut self, filter: &str, qos: u8) -> u8 {
-        self.order(Order::Subscribe { filter: filter.to_owned(), qos }).code.expect("SUBACK carries a code")
+        let order = Order::Subscribe { filter: filter.to_owned(), qos, id: None };
+        self.order(order).code.expect("SUBACK carries a code")
+    }
+
+    /// Subscribes with a Subscription Identifier.
+    pub fn subscribe_as(&mut self, id: u32, filter: &str, qos: u8) {
+        self.order(Order::Subscribe { filter: filter.to_owned(), qos, id: Some(id) });
     }
 
     /// Unsubscribes.
@@ -229,6 +201,11 @@ impl Client {
     /// Publishes and waits for the last acknowledgement.
     pub fn publish(&mut self, message: Message) {
         self.order(Order::Publish(message));
+    }
+
+    /// Starts to publish what the broker will refuse; [`Client::closed`] tells how.
+    pub fn publish_in_vain(&mut self, message: Message) {
+        self.backend.give(Order::Publish(message));
     }
 
     /// Sends DISCONNECT and waits until the connection is closed.
@@ -302,15 +279,26 @@ impl Client {
     }
 }
 
+/// Starts a puppet that is written in Python; none if it is not installed.
+fn python(script: &str, version: Version, port: u16, events: Sender<Event>) -> Option<Box<dyn Backend>> {
+    let mut command = Command::new(require_installed(".venv/bin/python")?);
+    command.arg(require_installed(script)?);
+    Some(Box::new(Process::start(command, version, port, events)))
+}
+
 /// A puppet program.
 struct Process {
     child: Child,
     orders: ChildStdin,
+    /// For payloads that are too large for a line.
+    directory: TempDir,
 }
 
 impl Process {
     fn start(mut command: Command, version: Version, port: u16, events: Sender<Event>) -> Self {
-        command.arg(port.to_string()).arg(version.name()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        command.arg(port.to_string()).arg(version.name()).arg(directory.path());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let orders = child.stdin.take().expect("standard input is piped");
         let lines = BufReader::new(child.stdout.take().expect("standard output is piped")).lines();
@@ -323,21 +311,28 @@ impl Process {
                 }
             }
         });
-        Self { child, orders }
+        Self { child, orders, directory }
     }
 }
 
 impl Backend for Process {
     fn give(&mut self, order: Order) {
         let line = match order {
-            Order::Connect(Connect { id, clean, expiry, will }) => {
-                let will = will.map(|will| will.to_json());
-                json!({ "op": "connect", "id": id, "clean": clean, "expiry": expiry, "will": will })
+            Order::Connect(connect) => json!({
+                "op": "connect",
+                "id": connect.id,
+                "clean": connect.clean,
+                "expiry": connect.expiry,
+                "will": connect.will.map(|will| will.to_json(self.directory.path())),
+                "receive_maximum": connect.receive_maximum,
+                "topic_alias_maximum": connect.topic_alias_maximum,
+            }),
+            Order::Subscribe { filter, qos, id } => {
+                json!({ "op": "subscribe", "filter": filter, "qos": qos, "id": id })
             }
-            Order::Subscribe { filter, qos } => json!({ "op": "subscribe", "filter": filter, "qos": qos }),
             Order::Unsubscribe { filter } => json!({ "op": "unsubscribe", "filter": filter }),
             Order::Publish(message) => {
-                let mut line = message.to_json();
+                let mut line = message.to_json(self.directory.path());
                 line["op"] = "publish".into();
                 line
             }
@@ -359,8 +354,11 @@ impl Drop for Process {
 fn read_event(line: &str) -> Option<Event> {
     let value: Value = serde_json::from_str(line).ok()?;
     if let Some(reply) = value.get("reply") {
-        let code = reply["code"].as_u64().and_then(|code| u8::try_from(code).ok());
-        return Some(Event::Reply(Ok(Reply { session_present: reply["session_present"].as_bool(), code })));
+        return Some(Event::Reply(Ok(Reply {
+            session_present: reply["session_present"].as_bool(),
+            assigned_id: reply["assigned_id"].as_str().map(str::to_owned),
+            code: reply["code"].as_u64().and_then(|code| u8::try_from(code).ok()),
+        })));
     }
     if let Some(message) = value.get("message") {
         return Message::from_json(message).map(Event::Message);
@@ -369,20 +367,4 @@ fn read_event(line: &str) -> Option<Event> {
         return Some(Event::Closed(closed["reason"].as_u64().and_then(|reason| u8::try_from(reason).ok())));
     }
     value["error"].as_str().map(|error| Event::Reply(Err(error.to_owned())))
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .map(|digit| char::from(DIGITS[usize::from(digit)]))
-        .collect()
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    text.as_bytes()
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect()
 }

@@ -3,8 +3,16 @@
 //! Each scenario is written once and runs for each library and version; `tests/src/puppet.rs` drives the libraries.
 //! None of them knows an extension of ours ([MQTT311-7.0.0-2]).
 
+use std::time::Duration;
+
 use veilmq_tests::broker::Broker;
-use veilmq_tests::puppet::{Client, Connect, Library, Message, Version};
+use veilmq_tests::message::{Message, Properties};
+use veilmq_tests::puppet::{Client, Connect, Library, Version};
+
+/// The largest packet that the broker takes by default.
+const PACKET_BYTES_MAX: usize = 16 << 20;
+/// A PUBLISH of these tests is this much larger than its payload at most.
+const HEAD_BYTES_MAX: usize = 16;
 
 /// One library in one version, against one broker.
 struct Side {
@@ -187,13 +195,19 @@ fn a_second_connection_with_the_client_identifier_takes_the_session_over(side: &
     assert_eq!(second.receive(), Message::new("twin/a", b"for the second", 1));
 }
 
-fn a_payload_of_one_mebibyte_arrives_unchanged(side: &Side) {
+/// A payload of which every part looks different.
+fn payload(bytes: usize) -> Vec<u8> {
+    let seed: Vec<u8> = (0..1 << 20).map(|index: u32| (index ^ (index >> 8)) as u8).collect();
+    seed.into_iter().cycle().take(bytes).collect()
+}
+
+fn payloads_up_to_the_maximum_packet_size_arrive_unchanged(side: &Side) {
     let mut subscriber = side.connected("subscriber");
     subscriber.subscribe("big", 2);
     let mut publisher = side.connected("publisher");
-    let payload: Vec<u8> = (0..1 << 20).map(|index: u32| (index ^ (index >> 8)) as u8).collect();
 
-    for qos in 0..=2 {
+    for (bytes, qos) in [(1 << 20, 0), (PACKET_BYTES_MAX - HEAD_BYTES_MAX, 1), (1 << 16, 2)] {
+        let payload = payload(bytes);
         publisher.publish(Message::new("big", &payload, qos));
 
         let received = subscriber.receive();
@@ -202,23 +216,180 @@ fn a_payload_of_one_mebibyte_arrives_unchanged(side: &Side) {
     }
 }
 
+fn a_packet_above_the_maximum_is_refused_and_the_broker_lives_on(side: &Side) {
+    let mut witness = side.connected("witness");
+    witness.subscribe("big", 1);
+    let mut publisher = side.connected("publisher");
+
+    publisher.publish_in_vain(Message::new("big", &payload(PACKET_BYTES_MAX + 1), 1));
+
+    let reason = publisher.closed();
+    // paho shows no Reason Code of a DISCONNECT without properties.
+    if side.version == Version::V5 && side.library != Library::Paho {
+        assert_eq!(reason, Some(0x95), "packet too large");
+    }
+    side.connected("another").publish(Message::new("big", b"fits", 1));
+    assert_eq!(witness.receive(), Message::new("big", b"fits", 1));
+}
+
+fn properties() -> Properties {
+    let user = [("name", "first"), ("name", "second"), ("other", "third")];
+    Properties {
+        is_utf8: true,
+        response_topic: Some("answers/here".to_owned()),
+        correlation_data: Some(vec![0, 1, 0xff]),
+        content_type: Some("text/plain".to_owned()),
+        user: user.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+        ..Properties::default()
+    }
+}
+
+fn properties_arrive_as_they_were_sent(side: &Side) {
+    let mut subscriber = side.connected("subscriber");
+    subscriber.subscribe("properties", 2);
+    let mut publisher = side.connected("publisher");
+
+    for qos in 0..=2 {
+        let message = Message::new("properties", b"text", qos).with(properties());
+        publisher.publish(message.clone());
+
+        assert_eq!(subscriber.receive(), message);
+    }
+}
+
+fn a_will_keeps_its_properties(side: &Side) {
+    let mut witness = side.connected("witness");
+    witness.subscribe("will/#", 1);
+    let mut mortal = side.client();
+    let will = Message::new("will/mortal", b"gone", 1).with(properties());
+    mortal.connect(Connect { will: Some(will.clone()), ..Connect::clean("mortal") });
+
+    drop(mortal);
+
+    assert_eq!(witness.receive(), will);
+}
+
+fn the_message_expiry_interval_counts_down_and_ends_a_message(side: &Side) {
+    let mut sleeper = side.client();
+    sleeper.connect(Connect::persistent("sleeper"));
+    sleeper.subscribe("expiring/#", 1);
+    sleeper.disconnect();
+    let mut publisher = side.connected("publisher");
+    for (topic, seconds) in [("expiring/short", 1), ("expiring/long", 1_000)] {
+        let expiring = Properties { expiry_seconds: Some(seconds), ..Properties::default() };
+        publisher.publish(Message::new(topic, b"x", 1).with(expiring));
+    }
+    // The broker's clock is the real one here.
+    std::thread::sleep(Duration::from_millis(1_200));
+
+    let mut sleeper = side.client();
+    assert!(sleeper.connect(Connect::persistent("sleeper")));
+
+    let received = sleeper.receive();
+    assert_eq!(received.topic, "expiring/long", "the other has expired");
+    let left = received.properties.expiry_seconds.expect("the interval is passed on");
+    assert!((900..1_000).contains(&left), "{left} s of 1000 are left");
+}
+
+fn overlapping_subscriptions_deliver_once_with_each_of_their_identifiers(side: &Side) {
+    let mut subscriber = side.connected("subscriber");
+    subscriber.subscribe_as(7, "numbered/+", 1);
+    subscriber.subscribe_as(300_000, "numbered/#", 2);
+
+    side.connected("publisher").publish(Message::new("numbered/a", b"x", 2));
+    side.connected("another").publish(Message::new("numbered/a/b", b"y", 2));
+
+    let ids = |ids: &[u32]| Properties { subscription_ids: ids.to_vec(), ..Properties::default() };
+    assert_eq!(subscriber.receive(), Message::new("numbered/a", b"x", 2).with(ids(&[7, 300_000])));
+    assert_eq!(subscriber.receive(), Message::new("numbered/a/b", b"y", 2).with(ids(&[300_000])));
+}
+
+fn a_topic_alias_of_the_client_stands_for_its_topic(side: &Side) {
+    let mut subscriber = side.connected("subscriber");
+    subscriber.subscribe("aliased/#", 1);
+    let mut publisher = side.connected("publisher");
+    let alias = Properties { topic_alias: Some(3), ..Properties::default() };
+
+    publisher.publish(Message::new("aliased/a", b"first", 1).with(alias.clone()));
+    publisher.publish(Message::new("", b"second", 1).with(alias));
+
+    assert_eq!(subscriber.receive(), Message::new("aliased/a", b"first", 1));
+    assert_eq!(subscriber.receive(), Message::new("aliased/a", b"second", 1));
+}
+
+fn the_broker_gives_topics_aliases_if_the_client_takes_them(side: &Side) {
+    let mut subscriber = side.client();
+    subscriber.connect(Connect { topic_alias_maximum: 2, ..Connect::clean("subscriber") });
+    subscriber.subscribe("aliased/#", 1);
+    let mut publisher = side.connected("publisher");
+
+    let topics = ["aliased/a", "aliased/b", "aliased/c", "aliased/b", "aliased/a", "aliased/c"];
+    for topic in topics {
+        publisher.publish(Message::new(topic, b"x", 1));
+    }
+
+    let received = topics.map(|_| subscriber.receive());
+    assert_eq!(received.each_ref().map(|message| message.topic.as_str()), topics);
+    let aliases: Vec<u16> = received.iter().filter_map(|message| message.properties.topic_alias).collect();
+    assert!(aliases.len() >= 4 && aliases.iter().all(|alias| (1..=2).contains(alias)), "{aliases:?}");
+}
+
+fn a_small_receive_maximum_slows_delivery_down_but_loses_nothing(side: &Side) {
+    let mut subscriber = side.client();
+    subscriber.connect(Connect { receive_maximum: Some(1), ..Connect::clean("subscriber") });
+    subscriber.subscribe("flow/#", 2);
+    let mut publisher = side.connected("publisher");
+    let message = |number: u8| Message::new("flow/a", &[number], 1 + number % 2);
+
+    for number in 0..20 {
+        publisher.publish(message(number));
+    }
+
+    for number in 0..20 {
+        assert_eq!(subscriber.receive(), message(number));
+    }
+}
+
+fn a_client_without_an_identifier_is_assigned_one(side: &Side) {
+    let assigned = [side.client(), side.client()].map(|mut client| client.connect_anonymously());
+
+    if side.version == Version::V5 {
+        let [first, second] = assigned.map(|id| id.expect("CONNACK carries the identifier"));
+        assert!(!first.is_empty() && first != second, "{first:?} and {second:?}");
+    }
+}
+
+fn a_shared_subscription_gives_each_message_to_one_member(side: &Side) {
+    let mut publisher = side.connected("publisher");
+    publisher.publish(Message::new("work/old", b"retained", 1).retained());
+    let mut members = ["first", "second"].map(|id| side.connected(id));
+    for member in &mut members {
+        assert_eq!(member.subscribe("$share/workers/work/#", 1), 1);
+        member.subscribe("end", 1);
+    }
+
+    for number in 0..20 {
+        publisher.publish(Message::new("work/new", &[number], 1));
+    }
+    publisher.publish(Message::new("end", b"", 1));
+
+    // No member gets the retained message.
+    let mut numbers: Vec<u8> = Vec::new();
+    for member in &mut members {
+        let received = std::iter::repeat_with(|| member.receive());
+        let work: Vec<Message> = received.take_while(|message| message.topic != "end").collect();
+        assert!(work.iter().all(|message| message.topic == "work/new"), "{work:?}");
+        assert!(!work.is_empty(), "the work is shared");
+        numbers.extend(work.iter().flat_map(|message| message.payload.iter().copied()));
+    }
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..20).collect::<Vec<u8>>());
+}
+
 /// Makes a module for one library and version, with a test for each scenario.
 macro_rules! scenarios {
-    ($($module:ident = $library:ident $version:ident;)*) => {
-        $(scenarios!(@module $module $library $version {
-            each_message_arrives_at_the_lower_qos_of_publisher_and_subscription
-            a_retained_message_reaches_later_subscribers_until_it_is_cleared
-            a_will_is_published_when_the_connection_breaks
-            a_will_is_discarded_on_normal_disconnect
-            a_persistent_session_keeps_its_subscriptions_and_what_arrives_meanwhile
-            wildcards_match_whole_levels_and_leave_dollar_topics_out
-            an_unsubscribed_filter_delivers_nothing_more
-            a_second_connection_with_the_client_identifier_takes_the_session_over
-            a_payload_of_one_mebibyte_arrives_unchanged
-        });)*
-    };
-    (@module $module:ident $library:ident $version:ident { $($scenario:ident)* }) => {
-        mod $module {
+    ($($module:ident = $library:ident $version:ident { $($scenario:ident)* })*) => {
+        $(mod $module {
             use super::{Library, Side, Version};
 
             $(#[test]
@@ -227,15 +398,66 @@ macro_rules! scenarios {
                     super::$scenario(&side);
                 }
             })*
-        }
+        })*
     };
 }
 
-scenarios! {
-    paho_with_mqtt_3_1_1 = Paho V311;
-    paho_with_mqtt_5 = Paho V5;
-    mqttjs_with_mqtt_3_1_1 = MqttJs V311;
-    mqttjs_with_mqtt_5 = MqttJs V5;
-    rumqttc_with_mqtt_3_1_1 = Rumqttc V311;
-    rumqttc_with_mqtt_5 = Rumqttc V5;
+/// Adds to a library's own scenarios those of each version that it speaks.
+macro_rules! libraries {
+    ($($library:ident: $v311:ident { $($in_both:ident)* } $v5:ident)*) => {
+        $(scenarios! {
+            $v311 = $library V311 {
+                each_message_arrives_at_the_lower_qos_of_publisher_and_subscription
+                a_retained_message_reaches_later_subscribers_until_it_is_cleared
+                a_will_is_published_when_the_connection_breaks
+                a_will_is_discarded_on_normal_disconnect
+                a_persistent_session_keeps_its_subscriptions_and_what_arrives_meanwhile
+                wildcards_match_whole_levels_and_leave_dollar_topics_out
+                an_unsubscribed_filter_delivers_nothing_more
+                a_second_connection_with_the_client_identifier_takes_the_session_over
+                payloads_up_to_the_maximum_packet_size_arrive_unchanged
+                a_shared_subscription_gives_each_message_to_one_member
+                $($in_both)*
+            }
+            $v5 = $library V5 {
+                each_message_arrives_at_the_lower_qos_of_publisher_and_subscription
+                a_retained_message_reaches_later_subscribers_until_it_is_cleared
+                a_will_is_published_when_the_connection_breaks
+                a_will_is_discarded_on_normal_disconnect
+                a_persistent_session_keeps_its_subscriptions_and_what_arrives_meanwhile
+                wildcards_match_whole_levels_and_leave_dollar_topics_out
+                an_unsubscribed_filter_delivers_nothing_more
+                a_second_connection_with_the_client_identifier_takes_the_session_over
+                payloads_up_to_the_maximum_packet_size_arrive_unchanged
+                a_shared_subscription_gives_each_message_to_one_member
+                properties_arrive_as_they_were_sent
+                a_will_keeps_its_properties
+                the_message_expiry_interval_counts_down_and_ends_a_message
+                overlapping_subscriptions_deliver_once_with_each_of_their_identifiers
+                a_topic_alias_of_the_client_stands_for_its_topic
+                the_broker_gives_topics_aliases_if_the_client_takes_them
+                a_small_receive_maximum_slows_delivery_down_but_loses_nothing
+                $($in_both)*
+            }
+        })*
+    };
+}
+
+// rumqttc and MQTT.js keep packets above the broker's maximum back; gmqtt makes a Client Identifier up.
+libraries! {
+    Paho:
+        paho_with_mqtt_3_1_1 {
+            a_client_without_an_identifier_is_assigned_one
+            a_packet_above_the_maximum_is_refused_and_the_broker_lives_on
+        }
+        paho_with_mqtt_5
+    MqttJs:
+        mqttjs_with_mqtt_3_1_1 { a_client_without_an_identifier_is_assigned_one }
+        mqttjs_with_mqtt_5
+    Rumqttc:
+        rumqttc_with_mqtt_3_1_1 { a_client_without_an_identifier_is_assigned_one }
+        rumqttc_with_mqtt_5
+    Gmqtt:
+        gmqtt_with_mqtt_3_1_1 { a_packet_above_the_maximum_is_refused_and_the_broker_lives_on }
+        gmqtt_with_mqtt_5
 }
