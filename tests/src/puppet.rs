@@ -121,7 +121,7 @@ pub enum Event {
     /// The outcome of the last order.
     Reply(Result<Reply, String>),
     /// A PUBLISH arrived.
-    Message(Message),
+    Message(Box<Message>),
     /// The broker closed the connection, with the Reason Code of its DISCONNECT if it sent one.
     Closed(Option<u8>),
 }
@@ -219,7 +219,7 @@ impl Client {
     /// If none arrives.
     pub fn receive(&mut self) -> Message {
         self.wait_for("a message", |event| match event {
-            Event::Message(message) => Ok(message),
+            Event::Message(message) => Ok(*message),
             other => Err(other),
         })
     }
@@ -361,7 +361,7 @@ fn read_event(line: &str) -> Option<Event> {
         })));
     }
     if let Some(message) = value.get("message") {
-        return Message::from_json(message).map(Event::Message);
+        return Message::from_json(message).map(|message| Event::Message(Box::new(message)));
     }
     if let Some(closed) = value.get("closed") {
         return Some(Event::Closed(closed["reason"].as_u64().and_then(|reason| u8::try_from(reason).ok())));

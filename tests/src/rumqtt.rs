@@ -191,13 +191,13 @@ async fn poll_v4(mut event_loop: rumqttc::EventLoop, watch: Watch) {
             Ok(Polled::Incoming(Packet::UnsubAck(_) | Packet::PubAck(_) | Packet::PubComp(_))) => {
                 watch.tell(Event::Reply(Ok(Reply::default())));
             }
-            Ok(Polled::Incoming(Packet::Publish(publish))) => watch.tell(Event::Message(Message {
+            Ok(Polled::Incoming(Packet::Publish(publish))) => watch.tell(Event::Message(Box::new(Message {
                 topic: publish.topic,
                 payload: publish.payload.to_vec(),
                 qos: publish.qos as u8,
                 retain: publish.retain,
                 properties: Properties::default(),
-            })),
+            }))),
             Ok(Polled::Incoming(_) | Polled::Outgoing(_)) => {}
             Err(error) => return watch.ended(&error.to_string(), None),
         }
@@ -226,7 +226,7 @@ async fn poll_v5(mut event_loop: v5::EventLoop, watch: Watch) {
                 watch.tell(Event::Reply(Ok(Reply::default())));
             }
             Ok(Polled::Incoming(Packet::Publish(publish))) => {
-                watch.tell(Event::Message(message_v5(publish, &mut aliases)));
+                watch.tell(Event::Message(Box::new(message_v5(publish, &mut aliases))));
             }
             Ok(Polled::Incoming(_) | Polled::Outgoing(_)) => {}
             Err(ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. })) => {
