@@ -1,4 +1,4 @@
-//! Runs `mosquitto_pub` and `mosquitto_sub` against a broker.
+//! Runs `mosquitto_pub`, `mosquitto_sub` and `mosquitto_rr` against a broker.
 //!
 //! Output is forced to be line-buffered, so that a test sees each line when it is printed.
 
@@ -9,12 +9,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::puppet::Version;
-use crate::tools::{require_tool, run};
+use crate::tools::{finish, require_tool, run, spawn};
 
 const LINE_SECONDS_MAX: u64 = 40;
 const RUN_SECONDS_MAX: u64 = 60;
 
-/// The two Mosquitto clients, with the version and the broker they shall use.
+/// The Mosquitto clients, with the version and the broker they shall use.
 #[derive(Debug, Clone, Copy)]
 pub struct Mosquitto {
     version: Version,
@@ -25,7 +25,7 @@ impl Mosquitto {
     /// Clients for the broker on 127.0.0.1:`port`; none if they are not installed.
     #[must_use]
     pub fn new(version: Version, port: u16) -> Option<Self> {
-        for tool in ["mosquitto_pub", "mosquitto_sub", "stdbuf"] {
+        for tool in ["mosquitto_pub", "mosquitto_sub", "mosquitto_rr", "stdbuf"] {
             require_tool(tool)?;
         }
         Some(Self { version, port })
@@ -61,14 +61,36 @@ impl Mosquitto {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Starts `mosquitto_rr` with `arguments`, lets `respond` answer, and returns what it printed.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[must_use]
+    pub fn request(&self, arguments: &[&str], respond: impl FnOnce()) -> String {
+        let request = spawn(&mut self.command("mosquitto_rr", arguments));
+        respond();
+        let output = finish(request, RUN_SECONDS_MAX, "mosquitto_rr");
+        succeeded(&output, arguments);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Starts `mosquitto_sub` with `arguments` and waits until its subscription is granted.
     ///
     /// # Panics
     /// If it is not granted.
     #[must_use]
     pub fn subscribe(&self, arguments: &[&str]) -> Subscriber {
+        self.subscribe_showing("%t q%q r%r %p", arguments)
+    }
+
+    /// Starts `mosquitto_sub` as [`Mosquitto::subscribe`] does; `format` says how it shows a message.
+    ///
+    /// # Panics
+    /// If the subscription is not granted.
+    #[must_use]
+    pub fn subscribe_showing(&self, format: &str, arguments: &[&str]) -> Subscriber {
         let mut command = self.command("mosquitto_sub", arguments);
-        command.args(["-d", "-F", "message %t q%q r%r %p"]);
+        command.args(["-d", "-F", &format!("message {format}")]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let (sender, lines) = channel();
@@ -92,7 +114,7 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// Waits for the next message, written as `TOPIC qQOS rRETAIN PAYLOAD`.
+    /// Waits for the next message, written as `TOPIC qQOS rRETAIN PAYLOAD` unless another format was asked for.
     ///
     /// # Panics
     /// If none arrives.

@@ -361,15 +361,15 @@ fn a_client_without_an_identifier_is_assigned_one(side: &Side) {
 
 fn a_shared_subscription_gives_each_message_to_one_member(side: &Side) {
     let mut publisher = side.connected("publisher");
-    publisher.publish(Message::new("work/old", b"retained", 1).retained());
+    publisher.publish(Message::new("jobs/old", b"retained", 1).retained());
     let mut members = ["first", "second"].map(|id| side.connected(id));
     for member in &mut members {
-        assert_eq!(member.subscribe("$share/workers/work/#", 1), 1);
+        assert_eq!(member.subscribe("$share/workers/jobs/#", 1), 1);
         member.subscribe("end", 1);
     }
 
     for number in 0..20 {
-        publisher.publish(Message::new("work/new", &[number], 1));
+        publisher.publish(Message::new("jobs/new", &[number], 1));
     }
     publisher.publish(Message::new("end", b"", 1));
 
@@ -378,7 +378,7 @@ fn a_shared_subscription_gives_each_message_to_one_member(side: &Side) {
     for member in &mut members {
         let received = std::iter::repeat_with(|| member.receive());
         let work: Vec<Message> = received.take_while(|message| message.topic != "end").collect();
-        assert!(work.iter().all(|message| message.topic == "work/new"), "{work:?}");
+        assert!(work.iter().all(|message| message.topic == "jobs/new"), "{work:?}");
         assert!(!work.is_empty(), "the work is shared");
         numbers.extend(work.iter().flat_map(|message| message.payload.iter().copied()));
     }

@@ -1,4 +1,4 @@
-//! `mosquitto_pub` and `mosquitto_sub`, in MQTT 3.1.1 and 5, against the real broker.
+//! `mosquitto_pub`, `mosquitto_sub` and `mosquitto_rr`, in MQTT 3.1.1 and 5, against the real broker.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
@@ -187,9 +187,78 @@ fn a_file_of_one_mebibyte_arrives_unchanged(version: Version) {
     assert!(received == format!("big q2 r0 {text}"), "{} bytes arrived", received.len());
 }
 
-/// Makes a test of each function for both protocol versions.
+fn a_request_gets_its_response(version: Version) {
+    let Some((_broker, clients)) = side(version) else { return };
+    // MQTT 3.1.1 has no properties: there both sides have to know where the response goes.
+    let (format, correlation) = match version {
+        Version::V311 => ("answers/1 q%q", vec![]),
+        Version::V5 => ("%R q%q %D", vec!["-D", "publish", "correlation-data", "number7"]),
+    };
+    let responder = clients.subscribe_showing(format, &["-t", "questions", "-q", "1"]);
+    let question = ["-t", "questions", "-e", "answers/1", "-q", "1", "-m", "what?", "-W", "30"];
+
+    let answer = clients.request(&[question.as_slice(), &correlation].concat(), || {
+        let request = responder.message();
+        let mut parts = request.split(' ');
+        let topic = parts.next().unwrap();
+        assert_eq!((topic, parts.next()), ("answers/1", Some("q1")));
+        assert_eq!(parts.next(), (version == Version::V5).then_some("number7"));
+        clients.publish(&[&["-t", topic, "-q", "1", "-m", "that!"], correlation.as_slice()].concat());
+    });
+
+    assert_eq!(answer.lines().last(), Some("that!"));
+}
+
+fn a_shared_subscription_gives_each_message_to_one_member(version: Version) {
+    let Some((_broker, clients)) = side(version) else { return };
+    let filters = ["-t", "$share/workers/jobs", "-t", "end", "-q", "1"];
+    let members =
+        ["first", "second"].map(|id| clients.subscribe(&[&["-i", id], filters.as_slice()].concat()));
+
+    for number in 0..6 {
+        clients.publish(&["-t", "jobs", "-q", "1", "-m", &number.to_string()]);
+    }
+    clients.publish(&["-t", "end", "-q", "1", "-m", "x"]);
+
+    let mut jobs = Vec::new();
+    for member in &members {
+        jobs.extend(
+            std::iter::repeat_with(|| member.message()).take_while(|message| message != "end q1 r0 x"),
+        );
+    }
+    jobs.sort_unstable();
+    assert_eq!(jobs, [0, 1, 2, 3, 4, 5].map(|number| format!("jobs q1 r0 {number}")));
+}
+
+fn properties_arrive_as_they_were_sent(version: Version) {
+    let Some((_broker, clients)) = side(version) else { return };
+    let identifier = ["-D", "subscribe", "subscription-identifier", "300000"];
+    let subscriber = clients.subscribe_showing(
+        "%C %F %R %D %S %P",
+        &[&["-t", "properties", "-q", "2"], identifier.as_slice()].concat(),
+    );
+
+    let mut publish = vec!["-t", "properties", "-q", "2", "-m", "x"];
+    for property in [
+        ["content-type", "text/plain"].as_slice(),
+        &["payload-format-indicator", "1"],
+        &["response-topic", "answers/1"],
+        &["correlation-data", "number7"],
+        &["user-property", "name", "first"],
+        &["user-property", "name", "second"],
+    ] {
+        publish.extend(["-D", "publish"]);
+        publish.extend(property);
+    }
+    clients.publish(&publish);
+
+    let message = subscriber.message();
+    assert_eq!(message, "text/plain 1 answers/1 number7 300000 name:first name:second");
+}
+
+/// Makes a test of each function for both protocol versions, and of those after the semicolon for MQTT 5.
 macro_rules! in_both_versions {
-    ($($function:ident)*) => {
+    ($($function:ident)* ; $($only_in_v5:ident)*) => {
         mod mqtt_3_1_1 {
             $(#[test]
             fn $function() {
@@ -201,6 +270,11 @@ macro_rules! in_both_versions {
             $(#[test]
             fn $function() {
                 super::$function(super::Version::V5);
+            })*
+
+            $(#[test]
+            fn $only_in_v5() {
+                super::$only_in_v5(super::Version::V5);
             })*
         }
     };
@@ -215,4 +289,7 @@ in_both_versions! {
     a_second_client_with_the_same_identifier_takes_the_session_over
     a_file_of_one_mebibyte_arrives_unchanged
     the_broker_reports_itself_under_the_names_of_mosquitto
+    a_request_gets_its_response
+    a_shared_subscription_gives_each_message_to_one_member
+    ; properties_arrive_as_they_were_sent
 }
