@@ -135,10 +135,9 @@ impl MatchCache {
         topic: TopicName<'_>,
         publisher: Option<SessionId>,
     ) -> Arc<Matches> {
-        let generation = routes.generation();
-        if generation != self.generation {
+        if self.is_outdated(routes) {
             self.clear();
-            self.generation = generation;
+            self.generation = routes.generation();
         }
         let matches = match self.topics.get(topic.as_str()) {
             Some(matches) => Arc::clone(matches),
@@ -155,6 +154,11 @@ impl MatchCache {
             return Arc::new(routes.find(topic, Some(publisher)));
         }
         matches
+    }
+
+    /// Tells whether a subscription has changed since [`MatchCache::matches`].
+    pub(crate) fn is_outdated(&self, routes: &Routes) -> bool {
+        routes.generation() != self.generation
     }
 
     fn remember(&mut self, topic: TopicName<'_>, matches: &Arc<Matches>) {

@@ -51,6 +51,15 @@ pub(super) struct Accepted {
     stored: bool,
 }
 
+/// A message, and who gets it.
+struct Addressed {
+    message: Arc<Message>,
+    matches: Arc<Matches>,
+    choices: Vec<share::Choice>,
+    /// The durable sessions that need it, but for those in `choices`.
+    references: Vec<Reference>,
+}
+
 /// Why a publication was refused.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 pub(super) enum PublishRefused {
@@ -265,8 +274,29 @@ impl Shard {
 
     /// Takes a message in: retains it if asked, and stores it for durable sessions.
     fn accept(&mut self, publication: &Publication<'_>, now: Moment) -> Result<Accepted, PublishRefused> {
+        let records_before = self.records.len();
+        let mut addressed = self.address(publication, now);
+        // [MQTT-3.3.1-8]
+        if publication.retain {
+            self.retain(&addressed.message)?;
+            // Who subscribed on another shard since the message was addressed may have looked for it before it was retained.
+            if self.matches.is_outdated(&self.shared.routes) {
+                addressed = self.address(publication, now);
+            }
+        }
+        let Addressed { message, matches, choices, mut references } = addressed;
+        let allotments = self.allot(choices, &message, &mut references);
+        if !references.is_empty() {
+            self.records.push(Record::Published { message: Arc::clone(&message), references });
+        }
+        let stored = self.records.len() > records_before;
+        Ok(Accepted { distribution: Distribution { message, matches, allotments }, stored })
+    }
+
+    /// Finds out who gets a message, and makes it.
+    fn address(&mut self, publication: &Publication<'_>, now: Moment) -> Addressed {
         let matches = self.matches.matches(&self.shared.routes, publication.topic, publication.publisher);
-        let mut references = references(&matches, publication);
+        let references = references(&matches, publication);
         let choices = share::choose(&matches, publication.qos);
         let chosen = choices.iter().filter(|choice| choice.refers_to_publication(publication.qos)).count();
         let needed = references.len() + chosen;
@@ -286,17 +316,7 @@ impl Shard {
             },
             u32::try_from(needed).unwrap_or(u32::MAX),
         );
-        let records_before = self.records.len();
-        // [MQTT-3.3.1-8]
-        if publication.retain {
-            self.retain(&message)?;
-        }
-        let allotments = self.allot(choices, &message, &mut references);
-        if !references.is_empty() {
-            self.records.push(Record::Published { message: Arc::clone(&message), references });
-        }
-        let stored = self.records.len() > records_before;
-        Ok(Accepted { distribution: Distribution { message, matches, allotments }, stored })
+        Addressed { message, matches, choices, references }
     }
 
     /// Keeps a message as its topic's retained one ([MQTT-3.3.1-5]).
