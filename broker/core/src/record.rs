@@ -17,7 +17,8 @@ use crate::time::Moment;
 pub enum Record {
     /// A session exists, or its head changed (replaces the earlier head).
     Session(SessionRecord),
-    /// A session ended: its head, subscriptions, references and received identifiers are gone.
+    /// A session ended: its head, subscriptions, references and received identifiers are gone. References that name a group
+    /// stay until they are settled: their messages may still be on the way, and are then for another member.
     SessionEnded {
         /// The session that ended.
         session: SessionId,

@@ -34,6 +34,14 @@ struct Stored {
     received: BTreeSet<PacketId>,
 }
 
+impl Stored {
+    /// Tells whether nothing is left of an ended session.
+    fn is_empty(&self) -> bool {
+        let Self { head, subscriptions, references, received } = self;
+        head.is_none() && subscriptions.is_empty() && references.is_empty() && received.is_empty()
+    }
+}
+
 /// How much was recovered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecoverySummary {
@@ -60,9 +68,7 @@ impl Recovery {
                 let stored = self.sessions.entry(head.session).or_default();
                 stored.head = Some(head);
             }
-            Record::SessionEnded { session } => {
-                self.sessions.remove(&session);
-            }
+            Record::SessionEnded { session } => self.end(session),
             Record::Subscribed { session, filter, subscription } => {
                 self.sessions.entry(session).or_default().subscriptions.insert(filter, subscription);
             }
@@ -85,6 +91,9 @@ impl Recovery {
             Record::Settled { session, message } => {
                 if let Some(stored) = self.sessions.get_mut(&session) {
                     stored.references.remove(&message);
+                    if stored.is_empty() {
+                        self.sessions.remove(&session);
+                    }
                 }
             }
             Record::Received { session, packet_id } => {
@@ -101,6 +110,15 @@ impl Recovery {
             Record::RetainedCleared { topic } => {
                 self.retained.remove(&topic);
             }
+        }
+    }
+
+    /// Ends a session; what it has as a member of groups stays until it is settled.
+    fn end(&mut self, session: SessionId) {
+        let Some(mut ended) = self.sessions.remove(&session) else { return };
+        ended.references.retain(|_, reference| reference.share.is_some());
+        if !ended.references.is_empty() {
+            self.sessions.insert(session, Stored { references: ended.references, ..Stored::default() });
         }
     }
 
@@ -200,6 +218,9 @@ impl Recovery {
             let references =
                 self.sessions.remove(&session).map(|stored| stored.references).unwrap_or_default();
             for (id, reference) in references {
+                if reference.share.is_some() {
+                    cleanup.push(Record::Settled { session, message: id });
+                }
                 if let Some(message) = self.bodies.get(&id)
                     && is_transferable(&reference)
                 {

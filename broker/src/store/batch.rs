@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use veilmq_core::{Record, SessionId};
 
-use super::rows::{Key, SESSION_TABLES};
+use super::rows::{Key, RowFormat, SESSION_TABLES, Table};
 use super::values::Value;
 
 /// The changes that a sequence of records amounts to.
@@ -105,7 +105,8 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Forgets what this batch was going to store for the session; what is stored already is the store's to find.
+    /// Forgets what this batch was going to store for the session; what is stored already is the store's to find. References of
+    /// groups outlive the session, and so does the removal of what may be one.
     fn end_session(&mut self, session: SessionId) {
         for table in SESSION_TABLES {
             let prefix = Key::session_prefix(table, session);
@@ -113,14 +114,22 @@ impl<'a> Batch<'a> {
             let keys: Vec<Key> = self
                 .changes
                 .range::<[u8], _>(from)
+                .take_while(|(key, _)| key.as_bytes().starts_with(prefix.as_bytes()))
+                .filter(|(_, change)| !may_outlive_session(table, change.value))
                 .map(|(key, _)| *key)
-                .take_while(|key| key.as_bytes().starts_with(prefix.as_bytes()))
                 .collect();
             for key in keys {
                 self.changes.remove(&key);
             }
         }
         self.ended.push(session);
+    }
+}
+
+fn may_outlive_session(table: Table, value: Option<Value<'_>>) -> bool {
+    match value {
+        Some(value) => value.format() == RowFormat::Shared,
+        None => table == Table::Reference,
     }
 }
 

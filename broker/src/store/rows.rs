@@ -39,8 +39,13 @@ impl RowFormat {
     /// The newest format that this broker knows.
     pub(crate) const NEWEST: Self = Self::Shared;
 
-    fn is_known(number: u8) -> bool {
-        (Self::First as u8..=Self::NEWEST as u8).contains(&number)
+    fn of_number(number: u8) -> Option<Self> {
+        [Self::First, Self::Shared].into_iter().find(|format| *format as u8 == number)
+    }
+
+    /// Returns what a row says of itself.
+    pub(crate) fn of(row: &[u8]) -> Option<Self> {
+        row.first().copied().and_then(Self::of_number)
     }
 }
 
@@ -286,7 +291,7 @@ fn open<'a>(row_key: &[u8], row: &'a [u8]) -> Result<Row<'a>, RowFault> {
     if u32::from_le_bytes(*expected) != checksum(row_key, *version, rest) {
         return Err(RowFault::Damaged);
     }
-    if !RowFormat::is_known(*version) {
+    if RowFormat::of_number(*version).is_none() {
         return Err(RowFault::UnknownVersion(*version));
     }
     let (sequence, rest) = rest.split_first_chunk().ok_or(RowFault::Damaged)?;

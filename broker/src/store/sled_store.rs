@@ -197,8 +197,12 @@ impl SledStore {
         }
         for session in batch.ended() {
             for prefix in SESSION_TABLES.map(|table| Key::session_prefix(table, *session)) {
-                for row_key in db.scan_prefix(prefix.as_bytes()).keys() {
-                    let row_key = row_key?;
+                for row in db.scan_prefix(prefix.as_bytes()) {
+                    let (row_key, row) = row?;
+                    // References of groups are settled one by one.
+                    if RowFormat::of(&row) == Some(RowFormat::Shared) {
+                        continue;
+                    }
                     row_counts.extend(
                         Key::parse_row(&row_key).filter(|(_, chunk)| *chunk == 1).map(|(key, _)| (key, 0)),
                     );

@@ -79,7 +79,7 @@ impl Model {
             Record::SessionEnded { session } => {
                 self.sessions.remove(&session);
                 self.subscriptions.retain(|(of, _), _| *of != session);
-                self.references.retain(|(_, of), _| *of != session);
+                self.references.retain(|(_, of), reference| *of != session || reference.share.is_some());
                 self.received.retain(|(of, _)| *of != session);
             }
             Record::Subscribed { session, filter, subscription } => {
@@ -176,6 +176,12 @@ pub(crate) fn reference(session: u64, stage: Stage) -> Reference {
     }
 }
 
+/// A reference to one of many messages, some of which sessions have as members of groups.
+fn reference_to(message: u64, session: u64, stage: Stage) -> Reference {
+    let share = (message % 5 == 3).then(|| "$share/g/sensors/+".into());
+    Reference { share, ..reference(session, stage) }
+}
+
 pub(crate) fn message(id: Option<u64>, topic: &str, payload: &[u8]) -> Arc<Message> {
     let parts = MessageParts {
         id: id.map(MessageId),
@@ -191,7 +197,7 @@ pub(crate) fn message(id: Option<u64>, topic: &str, payload: &[u8]) -> Arc<Messa
 }
 
 pub(crate) fn published(id: u64, payload: &[u8], sessions: &[u64]) -> Record {
-    let references = sessions.iter().map(|session| reference(*session, Stage::Queued)).collect();
+    let references = sessions.iter().map(|session| reference_to(id, *session, Stage::Queued)).collect();
     Record::Published { message: message(Some(id), "sensors/a", payload), references }
 }
 
@@ -204,7 +210,7 @@ pub(crate) fn forgotten(message: u64) -> Record {
 }
 
 pub(crate) fn advanced(session: u64, message: u64, stage: Stage) -> Record {
-    Record::Advanced { reference: reference(session, stage), message: MessageId(message) }
+    Record::Advanced { reference: reference_to(message, session, stage), message: MessageId(message) }
 }
 
 pub(crate) fn received(session: u64, number: u16) -> Record {

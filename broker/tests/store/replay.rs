@@ -112,10 +112,24 @@ fn a_replay_gives_what_was_committed() {
             13,
         ),
         (
+            "what a session had as a member of a group when it ended",
+            vec![vec![session(1, 0), session(2, 0), shared_references.clone()], vec![ended(1)]],
+            13,
+        ),
+        (
+            "settled in the batch that ends the session",
+            vec![
+                vec![session(1, 0), session(2, 0), shared_references.clone()],
+                vec![settled(1, 1), ended(1)],
+                vec![settled(2, 1), ended(2)],
+            ],
+            1,
+        ),
+        (
             "one of them passed on",
             vec![
                 vec![session(1, 0), session(2, 0), shared_references],
-                vec![ended(1), settled(2, 1), forgotten(1), published(2, b"x", &[2])],
+                vec![ended(1), settled(1, 1), settled(2, 1), forgotten(1), published(2, b"x", &[2])],
             ],
             3,
         ),

@@ -166,11 +166,14 @@ impl Shard {
         self.gauges.queued_bytes -= state.outbound.waiting_bytes();
         self.gauges.inflight_messages -= state.outbound.in_flight();
         if state.durable {
-            // SessionEnded removes the references themselves.
+            // It removes the references themselves, but for those of groups.
             self.records.push(Record::SessionEnded { session });
         }
         for delivery in state.outbound.assured() {
-            self.release_body(delivery);
+            match delivery.share {
+                Some(_) => self.settle(session, delivery),
+                None => self.release_body(delivery),
+            }
         }
         self.pass_on(&state.outbound.into_transferable(), now);
         tracing::debug!(client = &*state.client_id, session = session.0, "session ended");

@@ -357,6 +357,33 @@ fn a_session_whose_end_was_not_stored_hands_its_messages_on_when_it_is_found_sup
 }
 
 #[test]
+fn a_crash_does_not_lose_what_was_on_its_way_to_a_session_that_ended() {
+    for shards in [1, 4] {
+        let mut world = World::new(shards);
+        member(&mut world, "a", 60, QoS::ExactlyOnce);
+        let publisher = publisher(&mut world);
+        let b = member(&mut world, "b", 3_600, QoS::ExactlyOnce);
+        world.commits_at_once = false;
+        world.publish(publisher, "t", "x", QoS::ExactlyOnce, 1);
+        world.connect(&connect_v5("a", true, 60));
+        // The publication is stored, then the end of the session; that another member has the message is not.
+        world.commit_one();
+        world.commit_one();
+        assert_eq!(world.received(publisher), ["PUBREC id1"]);
+        assert!(world.received(b).is_empty() && world.has_uncommitted());
+
+        let (mut world, summary) = world.crash(shards);
+
+        assert_eq!(summary.deliveries, 1);
+        let (b, _) = world.join("b", false, 3_600);
+        assert_eq!(world.received(b), ["PUBLISH t \"x\" qos2 id1"]);
+        world.ack(b, Packet::PubRec, 1);
+        world.ack(b, Packet::PubComp, 1);
+        assert_eq!((world.stored_bodies(), world.crash(1).1.deliveries), (0, 0));
+    }
+}
+
+#[test]
 fn what_was_stored_for_a_session_after_its_end_is_found_by_another_member() {
     let head = |number: u64, client_id: &str| {
         Record::Session(SessionRecord {
