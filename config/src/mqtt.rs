@@ -14,6 +14,8 @@ pub struct MqttConfig {
     pub wildcard_subscription_available: bool,
     /// Whether a SUBSCRIBE may carry a Subscription Identifier.
     pub subscription_identifier_available: bool,
+    /// Whether subscriptions may be shared.
+    pub shared_subscription_available: bool,
     /// Whether refusals explain themselves with a Reason String.
     pub reason_strings: bool,
     /// The Server Reference for clients when the broker ends, if there is another server.
@@ -31,6 +33,7 @@ impl Default for MqttConfig {
             retain_available: true,
             wildcard_subscription_available: true,
             subscription_identifier_available: true,
+            shared_subscription_available: true,
             reason_strings: true,
             server_reference: None,
             response_information: None,

@@ -120,6 +120,11 @@ pub const OPTIONS: &[OptionSpec] = &[
         "Whether a SUBSCRIBE may carry a Subscription Identifier.",
     ),
     option(
+        "mqtt.shared_subscription_available",
+        Kind::Boolean,
+        "Whether subscriptions may be shared (`$share/...`).",
+    ),
+    option(
         "mqtt.reason_strings",
         Kind::Boolean,
         "Whether refusals and farewells explain themselves to clients of MQTT 5 with a Reason String.",

@@ -3,7 +3,9 @@
 //! CONNACK announces what is missing (section 3.2.2.3), so a client of MQTT 5 that asks for it all the same breaks the protocol. A
 //! client of MQTT 3.1.1 or 3.1 cannot know: where it can be told no it is, elsewhere its connection is closed.
 
-use veilmq_protocol::{ConnAckProperties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions, Will};
+use veilmq_protocol::{
+    ConnAckProperties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions, TopicFilter, Will,
+};
 
 /// The optional parts of MQTT that the broker offers.
 #[derive(Clone, Debug)]
@@ -16,6 +18,8 @@ pub struct Capabilities {
     pub wildcard_subscriptions: bool,
     /// Whether a SUBSCRIBE may carry a Subscription Identifier.
     pub subscription_ids: bool,
+    /// Whether subscriptions may be shared.
+    pub shared_subscriptions: bool,
 }
 
 impl Default for Capabilities {
@@ -25,6 +29,7 @@ impl Default for Capabilities {
             retain: true,
             wildcard_subscriptions: true,
             subscription_ids: true,
+            shared_subscriptions: true,
         }
     }
 }
@@ -40,6 +45,8 @@ pub(crate) enum Unavailable {
     WildcardSubscriptions,
     #[error("Subscription Identifiers are not available")]
     SubscriptionIds,
+    #[error("Shared Subscriptions are not available")]
+    SharedSubscriptions,
 }
 
 impl Unavailable {
@@ -49,6 +56,7 @@ impl Unavailable {
             Self::Retain => ReasonCode::RetainNotSupported,
             Self::WildcardSubscriptions => ReasonCode::WildcardSubscriptionsNotSupported,
             Self::SubscriptionIds => ReasonCode::SubscriptionIdentifiersNotSupported,
+            Self::SharedSubscriptions => ReasonCode::SharedSubscriptionsNotSupported,
         }
     }
 }
@@ -61,6 +69,7 @@ impl Capabilities {
         properties.retain_available = missing(self.retain);
         properties.wildcard_subscription_available = missing(self.wildcard_subscriptions);
         properties.subscription_ids_available = missing(self.subscription_ids);
+        properties.shared_subscription_available = missing(self.shared_subscriptions);
     }
 
     /// Checks a Will Message ([MQTT-3.2.2-12], [MQTT-3.2.2-13]).
@@ -80,14 +89,22 @@ impl Capabilities {
         if retain && !self.retain { Err(Unavailable::Retain) } else { Ok(()) }
     }
 
-    /// Checks a SUBSCRIBE of MQTT 5 as a whole (sections 3.2.2.3.11 and 3.2.2.3.12).
+    /// Checks a SUBSCRIBE of MQTT 5 as a whole (sections 3.2.2.3.11 to 3.2.2.3.13).
     pub(crate) fn check_subscribe(&self, subscribe: &Subscribe<'_>) -> Result<(), Unavailable> {
         if subscribe.subscription_id.is_some() && !self.subscription_ids {
             return Err(Unavailable::SubscriptionIds);
         }
-        let mut filters = subscribe.filters;
-        if !self.wildcard_subscriptions && filters.any(|(filter, _)| filter.has_wildcards()) {
+        let refused = subscribe.filters.iter().find_map(|(filter, _)| self.check_filter(filter).err());
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Checks a Topic Filter, shared or not ([MQTT311-3.8.3-2]).
+    pub(crate) fn check_filter(&self, filter: TopicFilter<'_>) -> Result<(), Unavailable> {
+        if filter.has_wildcards() && !self.wildcard_subscriptions {
             return Err(Unavailable::WildcardSubscriptions);
+        }
+        if filter.shared().is_some() && !self.shared_subscriptions {
+            return Err(Unavailable::SharedSubscriptions);
         }
         Ok(())
     }

@@ -57,9 +57,6 @@ fn sentence(packet: PacketType, reason: ReasonCode) -> Option<&'static str> {
         (PacketType::SubAck, ReasonCode::TopicFilterInvalid) => {
             "a Topic Filter has more levels than this broker allows"
         }
-        (PacketType::SubAck, ReasonCode::SharedSubscriptionsNotSupported) => {
-            "Shared Subscriptions are not available"
-        }
         _ => return None,
     })
 }

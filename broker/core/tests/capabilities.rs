@@ -48,6 +48,10 @@ fn without_subscription_ids() -> Capabilities {
     Capabilities { subscription_ids: false, ..Capabilities::default() }
 }
 
+fn without_sharing() -> Capabilities {
+    Capabilities { shared_subscriptions: false, ..Capabilities::default() }
+}
+
 /// Reads the one CONNACK that a client of MQTT 5 has received.
 fn with_connack<T>(world: &mut World, connection: Conn, read: impl FnOnce(&ConnAck<'_>) -> T) -> T {
     let bytes = world.bytes(connection);
@@ -60,15 +64,16 @@ fn with_connack<T>(world: &mut World, connection: Conn, read: impl FnOnce(&ConnA
 
 #[test]
 fn connack_announces_exactly_what_is_missing() {
-    // [MQTT-3.2.2-9] and sections 3.2.2.3.4, 3.2.2.3.5, 3.2.2.3.11, 3.2.2.3.12
-    type Announced = (Option<QoS>, Option<bool>, Option<bool>, Option<bool>);
-    let rows: [(Capabilities, Announced); 6] = [
-        (Capabilities::default(), (None, None, None, None)),
-        (only(QoS::AtLeastOnce), (Some(QoS::AtLeastOnce), None, None, None)),
-        (only(QoS::AtMostOnce), (Some(QoS::AtMostOnce), None, None, None)),
-        (without_retain(), (None, Some(false), None, None)),
-        (without_wildcards(), (None, None, Some(false), None)),
-        (without_subscription_ids(), (None, None, None, Some(false))),
+    // [MQTT-3.2.2-9] and sections 3.2.2.3.4, 3.2.2.3.5, 3.2.2.3.11 to 3.2.2.3.13
+    type Announced = (Option<QoS>, Option<bool>, Option<bool>, Option<bool>, Option<bool>);
+    let rows: [(Capabilities, Announced); 7] = [
+        (Capabilities::default(), (None, None, None, None, None)),
+        (only(QoS::AtLeastOnce), (Some(QoS::AtLeastOnce), None, None, None, None)),
+        (only(QoS::AtMostOnce), (Some(QoS::AtMostOnce), None, None, None, None)),
+        (without_retain(), (None, Some(false), None, None, None)),
+        (without_wildcards(), (None, None, Some(false), None, None)),
+        (without_subscription_ids(), (None, None, None, Some(false), None)),
+        (without_sharing(), (None, None, None, None, Some(false))),
     ];
     for (capabilities, expected) in rows {
         let mut world = world(capabilities);
@@ -81,6 +86,7 @@ fn connack_announces_exactly_what_is_missing() {
                 properties.retain_available,
                 properties.wildcard_subscription_available,
                 properties.subscription_ids_available,
+                properties.shared_subscription_available,
             )
         });
 
@@ -90,13 +96,13 @@ fn connack_announces_exactly_what_is_missing() {
 
 #[test]
 fn what_is_not_on_offer_is_refused_with_its_reason_code() {
-    // [MQTT-3.2.2-9], sections 3.2.2.3.4, 3.2.2.3.5, 3.2.2.3.11 and 3.2.2.3.12; 3.1.1: [MQTT311-3.8.3-2]
+    // [MQTT-3.2.2-9], sections 3.2.2.3.4, 3.2.2.3.5, 3.2.2.3.11 to 3.2.2.3.13; 3.1.1: [MQTT311-3.8.3-2]
     const CLOSED: (&[u8], bool) = (b"", true);
     const REFUSED: (&[u8], bool) = (b"\x90\x03\0\x09\x80", false);
     const ACKNOWLEDGED: (&[u8], bool) = (b"\x90\x03\0\x09\x00", false);
     const V5_WITH_ID: &[u8] = b"\x82\x09\0\x09\x02\x0b\x07\0\x01t\x01";
     type Ask = fn(&mut World, Conn);
-    let rows: [(&str, Capabilities, Ask, Answers); 6] = [
+    let rows: [(&str, Capabilities, Ask, Answers); 7] = [
         (
             "QoS 1 of 0",
             only(QoS::AtMostOnce),
@@ -126,6 +132,12 @@ fn what_is_not_on_offer_is_refused_with_its_reason_code() {
             without_wildcards(),
             |world, connection| world.subscribe(connection, "#", QoS::AtMostOnce),
             [(b"\xe0\x01\xa2", true), REFUSED, ACKNOWLEDGED],
+        ),
+        (
+            "a shared subscription",
+            without_sharing(),
+            |world, connection| world.subscribe(connection, "$share/g/t", QoS::AtMostOnce),
+            [(b"\xe0\x01\x9e", true), REFUSED, ACKNOWLEDGED],
         ),
         (
             "Subscription Identifier",

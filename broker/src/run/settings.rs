@@ -57,6 +57,7 @@ fn capabilities(mqtt: &MqttConfig) -> Capabilities {
         retain: mqtt.retain_available,
         wildcard_subscriptions: mqtt.wildcard_subscription_available,
         subscription_ids: mqtt.subscription_identifier_available,
+        shared_subscriptions: mqtt.shared_subscription_available,
     }
 }
 

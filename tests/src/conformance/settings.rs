@@ -55,7 +55,7 @@ macro_rules! text {
     };
 }
 
-const SETTINGS: [Setting; 25] = [
+const SETTINGS: [Setting; 26] = [
     same!("access", anonymous),
     Setting {
         name: "maximum_qos",
@@ -67,6 +67,7 @@ const SETTINGS: [Setting; 25] = [
     },
     capability!("retain_available", retain),
     capability!("wildcard_subscription_available", wildcard_subscriptions),
+    capability!("shared_subscription_available", shared_subscriptions),
     capability!("subscription_identifier_available", subscription_ids),
     same!("mqtt", reason_strings),
     text!(server_reference),

@@ -9,6 +9,7 @@ use veilmq_protocol::{
 
 use super::Shard;
 use super::gate::Answer;
+use crate::capabilities::Unavailable;
 use crate::farewell::{CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId, ShardIndex};
 use crate::outbound::Delivery;
@@ -80,10 +81,7 @@ impl Shard {
         subscription: SubscriptionRecord,
         durable: bool,
     ) -> Result<bool, ReasonCode> {
-        // [MQTT311-3.8.3-2]
-        if filter.has_wildcards() && !self.shared.settings().capabilities.wildcard_subscriptions {
-            return Err(ReasonCode::WildcardSubscriptionsNotSupported);
-        }
+        self.shared.settings().capabilities.check_filter(filter).map_err(Unavailable::reason)?;
         if filter.inner().levels().count() > self.shared.settings().topic_levels_max {
             return Err(ReasonCode::TopicFilterInvalid);
         }
