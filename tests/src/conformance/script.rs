@@ -327,7 +327,7 @@ fn duration(word: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("{word} is not a time such as 1500ms or 2s"))
 }
 
-/// The packet that a connection begins with.
+/// Tells whether an event may begin a connection.
 pub(super) fn opens(event: &Event) -> bool {
     matches!(event, Event::Send(line) if line.packet == PacketType::Connect)
 }
