@@ -25,7 +25,7 @@ proptest! {
     #[test]
     fn every_client_receives_what_the_model_says(
         shards in 1..4_u16,
-        actions in prop::collection::vec(action(), 1..120),
+        actions in prop::collection::vec(action(), 1..150),
     ) {
         let mut run = Run::new(shards);
         for action in &actions {

@@ -10,6 +10,7 @@ pub(crate) enum Action {
     Cut {
         client: usize,
     },
+    /// A client sends something: this one, or the next one that is connected.
     Send {
         client: usize,
         request: Request,
@@ -60,13 +61,15 @@ pub(crate) enum Request {
         id: Option<u32>,
         filters: Vec<(&'static str, Options)>,
     },
+    /// UNSUBSCRIBE: each a filter that the client has subscribed to, if it has any, or one of all.
     Unsubscribe {
-        filters: Vec<&'static str>,
+        filters: Vec<(bool, usize)>,
     },
     Publish(Publication),
-    /// PUBREL
+    /// PUBREL: for a message that awaits it, if there is one, or for any.
     Release {
-        id: u16,
+        is_awaited: bool,
+        which: usize,
     },
     /// What the client has to send next for one of the messages it is receiving.
     Answer {
@@ -125,13 +128,15 @@ pub(crate) const CLIENTS: usize = 4;
 /// The clients before this one speak either version, from connection to connection; the others speak MQTT 5.
 pub(crate) const MIXED_CLIENTS: usize = 2;
 
-const TOPICS: [&str; 8] = ["a", "a/b", "a/c", "a/b/c", "d", "/d", "$x/y", "a/"];
+const TOPICS: [&str; 9] = ["a", "a/b", "a/b", "a/c", "a/b/c", "d", "/d", "$x/y", "a/"];
 const WILL_TOPICS: [&str; CLIENTS] = ["a/b/ann", "d/bob", "a/cid", "dee"];
-pub(crate) const FILTERS: [&str; 20] = [
+pub(crate) const FILTERS: [&str; 22] = [
     "a",
     "a/b",
     "a/+",
     "a/#",
+    "a/#",
+    "#",
     "#",
     "+",
     "+/+",
@@ -154,9 +159,9 @@ pub(crate) const FILTERS: [&str; 20] = [
 pub(crate) fn action() -> impl Strategy<Value = Action> {
     let client = 0..CLIENTS;
     prop_oneof![
-        14 => connect().prop_map(Action::Connect),
-        4 => client.clone().prop_map(|client| Action::Cut { client }),
-        90 => (client, request()).prop_map(|(client, request)| Action::Send { client, request }),
+        12 => connect().prop_map(Action::Connect),
+        3 => client.clone().prop_map(|client| Action::Cut { client }),
+        110 => (client, request()).prop_map(|(client, request)| Action::Send { client, request }),
         5 => prop_oneof![8 => 1..12_u64, 2 => 12..400_u64].prop_map(|seconds| Action::Pass { seconds }),
         2 => (1..4_u16).prop_map(|shards| Action::Restart { shards }),
     ]
@@ -169,7 +174,7 @@ fn connect() -> impl Strategy<Value = Connect> {
         0..CLIENTS,
         prop::bool::weighted(0.5),
         prop::bool::weighted(0.2),
-        0..4_usize,
+        prop_oneof![1 => Just(0), 2 => Just(1), 3 => Just(2), 3 => Just(3)],
         1..5_u16,
         keep_alive_seconds,
         alias_maximum,
@@ -241,26 +246,28 @@ fn request() -> impl Strategy<Value = Request> {
         (filter, Options { no_local, ..options })
     });
     let filters = prop::collection::vec(subscription, 1..4);
-    let expiry = prop::option::weighted(0.4, prop_oneof![Just(0), Just(1), Just(u32::MAX)]);
+    let expiry = prop::option::weighted(0.3, prop_oneof![Just(0), Just(45), Just(u32::MAX)]);
     prop_oneof![
         1 => Just(Request::Ping),
-        3 => (any::<bool>(), expiry)
+        2 => (any::<bool>(), expiry)
             .prop_map(|(with_will, expiry_seconds)| Request::Disconnect { with_will, expiry_seconds }),
-        16 => (id, filters).prop_map(|(id, filters)| Request::Subscribe { id, filters }),
-        4 => prop::collection::vec(filter, 1..3).prop_map(|filters| Request::Unsubscribe { filters }),
+        14 => (id, filters).prop_map(|(id, filters)| Request::Subscribe { id, filters }),
+        4 => prop::collection::vec((prop::bool::weighted(0.8), 0..FILTERS.len()), 1..3)
+            .prop_map(|filters| Request::Unsubscribe { filters }),
         40 => publication().prop_map(Request::Publish),
-        8 => (1..5_u16).prop_map(|id| Request::Release { id }),
-        30 => (0..6_usize, manner()).prop_map(|(which, manner)| Request::Answer { which, manner }),
+        9 => (prop::bool::weighted(0.9), 0..4_usize)
+            .prop_map(|(is_awaited, which)| Request::Release { is_awaited, which }),
+        26 => (0..6_usize, manner()).prop_map(|(which, manner)| Request::Answer { which, manner }),
     ]
 }
 
 fn publication() -> impl Strategy<Value = Publication> {
     let alias = prop_oneof![
-        12 => Just(Alias::None),
-        3 => (1..3_u16).prop_map(Alias::Bind),
+        60 => Just(Alias::None),
+        10 => (1..3_u16).prop_map(Alias::Bind),
         3 => (1..3_u16).prop_map(Alias::Use),
-        // One above the maximum, and one that is none.
-        1 => prop_oneof![Just(17), Just(16)].prop_map(Alias::Bind),
+        // The maximum, and one more.
+        1 => prop_oneof![Just(16), Just(17)].prop_map(Alias::Bind),
     ];
     let topic = prop_oneof![
         40 => prop::sample::select(&TOPICS[..]),
@@ -288,10 +295,10 @@ fn publication() -> impl Strategy<Value = Publication> {
 
 fn manner() -> impl Strategy<Value = Manner> {
     prop_oneof![
-        40 => Just(Manner::Proper),
+        60 => Just(Manner::Proper),
         4 => Just(Manner::Refuse),
         4 => Just(Manner::ReceiveAgain),
-        2 => Just(Manner::Stray),
+        3 => Just(Manner::Stray),
         1 => Just(Manner::Confused),
     ]
 }

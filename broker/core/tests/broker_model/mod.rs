@@ -185,7 +185,7 @@ impl Broker {
     }
 
     /// Handles UNSUBSCRIBE.
-    pub(crate) fn unsubscribe(&mut self, client: &str, packet_id: u16, filters: &[&str]) {
+    pub(crate) fn unsubscribe(&mut self, client: &str, packet_id: u16, filters: &[String]) {
         let session = self.heard(client);
         let mut reasons = Vec::new();
         for filter in filters {
@@ -413,14 +413,9 @@ impl Broker {
         self.pass(0);
     }
 
-    /// Returns the exchanges that a client has not finished, if it is connected.
-    pub(crate) fn unfinished(&self, client: &str) -> Vec<(u16, u8, bool)> {
-        let session = self.sessions.get(client).filter(|session| session.link.is_some());
-        session.map_or_else(Vec::new, |session| {
-            let state =
-                |exchange: &session::Exchange| (exchange.id, exchange.delivery.qos, exchange.is_released);
-            session.in_flight.iter().map(state).collect()
-        })
+    /// Returns the session of a client, if it is connected.
+    pub(crate) fn connected(&self, client: &str) -> Option<&Session> {
+        self.sessions.get(client).filter(|session| session.link.is_some())
     }
 
     /// Sends everything that may be sent.

@@ -115,6 +115,8 @@ impl Run {
     }
 
     fn send(&mut self, client: usize, request: &Request) {
+        let mut clients = (client..CLIENTS).chain(0..client);
+        let Some(client) = clients.find(|client| self.clients[*client].is_some()) else { return };
         let Some(connection) = self.clients[client] else { return };
         let (name, connection) = (NAMES[client], ConnectionId(connection));
         let is_v5 = self.readers[&connection.0].is_v5();
@@ -137,24 +139,40 @@ impl Run {
                 self.compare(request, |model| model.subscribe(name, 9, id, &filters));
             }
             Request::Unsubscribe { filters } => {
+                let filters = self.held_filters(client, filters);
                 let mut list = UnsubscribeFiltersBuf::new();
                 filters.iter().for_each(|filter| list.push(TopicFilter::new(filter).unwrap()));
                 let (user, list) = (UserProperties::default(), list.as_filters());
                 let unsubscribe = Unsubscribe { packet_id: id(9), user, filters: list };
                 self.world().send(connection, &Packet::Unsubscribe(unsubscribe));
-                self.compare(request, |model| model.unsubscribe(name, 9, filters));
+                self.compare(request, |model| model.unsubscribe(name, 9, &filters));
             }
             Request::Publish(publication) => {
                 let publication = publication.of(is_v5, self.next_payload());
                 self.publish(connection, &publication);
                 self.compare(request, |model| model.publish(name, &publication));
             }
-            Request::Release { id: packet_id } => {
-                self.world().ack(connection, Packet::PubRel, *packet_id);
-                self.compare(request, |model| model.release(name, *packet_id));
+            Request::Release { is_awaited, which } => {
+                let awaited = &self.model.connected(name).unwrap().received;
+                let packet_id = match awaited.is_empty() || !is_awaited {
+                    true => 1 + u16::try_from(*which).unwrap(),
+                    false => awaited[which % awaited.len()],
+                };
+                self.world().ack(connection, Packet::PubRel, packet_id);
+                self.compare(request, |model| model.release(name, packet_id));
             }
             Request::Answer { which, manner } => self.acknowledge(client, connection, *which, *manner),
         }
+    }
+
+    /// Returns the filters of an UNSUBSCRIBE.
+    fn held_filters(&self, client: usize, filters: &[(bool, usize)]) -> Vec<String> {
+        let held = &self.model.connected(NAMES[client]).unwrap().subscriptions;
+        let filter = |(is_held, which): &(bool, usize)| match held.is_empty() || !is_held {
+            true => FILTERS[*which].to_owned(),
+            false => held[which % held.len()].filter.clone(),
+        };
+        filters.iter().map(filter).collect()
     }
 
     fn subscribe(
@@ -210,12 +228,13 @@ impl Run {
     /// Lets a client answer one of the messages that it is receiving.
     fn acknowledge(&mut self, client: usize, connection: ConnectionId, which: usize, manner: Manner) {
         let name = NAMES[client];
-        let unfinished = self.model.unfinished(name);
-        if unfinished.is_empty() {
+        let in_flight = &self.model.connected(name).unwrap().in_flight;
+        if in_flight.is_empty() {
             return;
         }
-        let (packet_id, qos, is_released) = unfinished[which % unfinished.len()];
-        let proper = match (qos, is_released) {
+        let exchange = &in_flight[which % in_flight.len()];
+        let (packet_id, qos) = (exchange.id, exchange.delivery.qos);
+        let proper = match (qos, exchange.is_released) {
             (1, _) => Answer::Taken,
             (_, false) => Answer::Received,
             (_, true) => Answer::Complete,
