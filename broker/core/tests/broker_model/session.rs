@@ -232,7 +232,7 @@ impl Session {
         let (equal, packets): (Vec<&Delivery>, Vec<Packet>) =
             equal.map(|delivery| (delivery, Packet::Publish(link.publish(delivery, false, now)))).unzip();
         let is_certain = |delivery: &&Delivery| wire.copies.is_certain(delivery);
-        let next = wire.first_seen(link.connection, &packets).or_else(|| equal.iter().position(is_certain));
+        let next = wire.next_seen(link.connection, &packets).or_else(|| equal.iter().position(is_certain));
         let Some(next) = next else {
             // They could have been sent.
             equal

@@ -77,6 +77,17 @@ impl Wire {
         }
     }
 
+    /// Returns which of the messages that may go next did so: one that is the next of its QoS.
+    pub(super) fn next_seen(&self, connection: Connection, candidates: &[Packet]) -> Option<usize> {
+        let seen = self.seen.get(&connection).map_or(&[][..], Vec::as_slice);
+        let is_next = |index: usize| {
+            let packet = &seen[index].1;
+            seen[..index].iter().all(|(_, earlier)| earlier.stream() != packet.stream())
+        };
+        let next = (0..seen.len()).filter(|index| is_next(*index));
+        next.filter_map(|index| candidates.iter().position(|other| seen[index].1.is_like(other))).next()
+    }
+
     /// Returns which of the packets that may go next did so.
     pub(super) fn first_seen(&self, connection: Connection, candidates: &[Packet]) -> Option<usize> {
         let seen = self.seen.get(&connection).map_or(&[][..], Vec::as_slice);
