@@ -65,7 +65,8 @@ pub(crate) enum Request {
     Unsubscribe {
         filters: Vec<(bool, usize)>,
     },
-    Publish(Publication),
+    /// PUBLISH packets, several of them in one write.
+    Publish(Vec<Publication>),
     /// PUBREL: for a message that awaits it, if there is one, or for any.
     Release {
         is_awaited: bool,
@@ -75,6 +76,11 @@ pub(crate) enum Request {
     Answer {
         which: usize,
         manner: Manner,
+    },
+    /// The same for several of those that were sent on this connection, in one write.
+    AnswerMany {
+        which: usize,
+        count: usize,
     },
 }
 
@@ -254,11 +260,30 @@ fn request() -> impl Strategy<Value = Request> {
         14 => (id, filters).prop_map(|(id, filters)| Request::Subscribe { id, filters }),
         4 => prop::collection::vec((prop::bool::weighted(0.8), 0..FILTERS.len()), 1..3)
             .prop_map(|filters| Request::Unsubscribe { filters }),
-        40 => publication().prop_map(Request::Publish),
+        34 => publication().prop_map(|publication| Request::Publish(vec![publication])),
+        6 => prop::collection::vec(publication(), 2..5).prop_map(together),
         9 => (prop::bool::weighted(0.9), 0..4_usize)
             .prop_map(|(is_awaited, which)| Request::Release { is_awaited, which }),
-        26 => (0..6_usize, manner()).prop_map(|(which, manner)| Request::Answer { which, manner }),
+        22 => (0..6_usize, manner()).prop_map(|(which, manner)| Request::Answer { which, manner }),
+        6 => (0..6_usize, 2..5_usize).prop_map(|(which, count)| Request::AnswerMany { which, count }),
     ]
+}
+
+/// Makes PUBLISH packets fit to be sent in one write, so that the order of what follows is laid down.
+///
+/// A broker may hold QoS 2 messages back until they are stored, so they do not mix with others; and a packet that ends the
+/// connection may go before answers that wait for a commit.
+fn together(publications: Vec<Publication>) -> Request {
+    let is_exactly_once = publications[0].qos == 2;
+    let fit = |publication: Publication| {
+        let qos = if is_exactly_once { 2 } else { publication.qos.min(1) };
+        let alias = match publication.alias {
+            Alias::Bind(alias) if alias < 17 => Alias::Bind(alias),
+            Alias::None | Alias::Bind(_) | Alias::Use(_) => Alias::None,
+        };
+        Publication { qos, alias, ..publication }
+    };
+    Request::Publish(publications.into_iter().map(fit).collect())
 }
 
 fn publication() -> impl Strategy<Value = Publication> {
@@ -282,9 +307,8 @@ fn publication() -> impl Strategy<Value = Publication> {
             alias,
             qos,
             retain,
-            dup: dup && qos > 0,
-            // Identifiers of QoS 1 and 2 stay apart: one in use is not to be used for another message.
-            id: [0, 10 + id, id][usize::from(qos)],
+            dup,
+            id,
             expiry_seconds,
             has_properties,
             is_empty,

@@ -72,7 +72,7 @@ impl Broker {
 
     /// Handles CONNECT.
     pub(crate) fn connect(&mut self, client: &str, connection: Connection, connect: &Connect) {
-        self.begin_moment();
+        self.moment += 1;
         // [MQTT-3.1.4-3]
         self.close(client, 0x8e);
         if connect.clean_start {
@@ -116,7 +116,7 @@ impl Broker {
 
     /// The connection broke.
     pub(crate) fn cut(&mut self, client: &str) {
-        self.begin_moment();
+        self.moment += 1;
         let connection = self.sessions[client].link.as_ref().unwrap().connection;
         self.wire.send(connection, Packet::Closed);
         self.detach(client);
@@ -371,7 +371,8 @@ impl Broker {
         while let Some((at, client, deadline)) = self.next_deadline().filter(|(at, ..)| *at <= until) {
             if at > self.now {
                 self.now = at;
-                self.begin_moment();
+                self.moment += 1;
+                self.begin_turn();
             }
             match deadline {
                 Deadline::Silence => self.close(&client, 0x8d),
@@ -399,7 +400,7 @@ impl Broker {
 
     /// Kills the broker and starts it again: all connections are gone, and the sessions that end with theirs.
     pub(crate) fn restart(&mut self) {
-        self.begin_moment();
+        self.moment += 1;
         for session in self.sessions.values().filter(|session| !session.is_stored) {
             session.queue.iter().for_each(|delivery| self.wire.copies.lose(delivery));
         }
@@ -425,8 +426,8 @@ impl Broker {
         }
     }
 
-    fn begin_moment(&mut self) {
-        self.moment += 1;
+    /// Begins a turn of the broker. Until it ends, word of what it sends to one client may not reach the others.
+    fn begin_turn(&mut self) {
         for session in self.sessions.values_mut() {
             session.was_ready = session.is_ready();
         }
@@ -434,7 +435,7 @@ impl Broker {
 
     /// Notes that a client has sent something.
     fn heard(&mut self, client: &str) -> &mut Session {
-        self.begin_moment();
+        self.moment += 1;
         let session = self.sessions.get_mut(client).unwrap();
         session.link.as_mut().unwrap().heard_at = self.now;
         session

@@ -5,8 +5,8 @@ use std::num::{NonZeroU16, NonZeroU32};
 
 use veilmq_core::ConnectionId;
 use veilmq_protocol::{
-    Acknowledgement, Connect, Disconnect, Packet, PublishProperties, QoS, ReasonCode, RetainHandling,
-    Subscribe, SubscribeFiltersBuf, SubscribeOptions, TopicFilter, TopicName, Unsubscribe,
+    Acknowledgement, Connect, Disconnect, Packet, ProtocolVersion, PublishProperties, QoS, ReasonCode,
+    RetainHandling, Subscribe, SubscribeFiltersBuf, SubscribeOptions, TopicFilter, TopicName, Unsubscribe,
     UnsubscribeFiltersBuf, UserProperties, UserPropertiesBuf, Will,
 };
 use veilmq_simulator::{World, connect_v5, connect_v311, id, publish};
@@ -15,6 +15,7 @@ use super::action::{
     self, Action, Alias, CLIENTS, FILTERS, MIXED_CLIENTS, Manner, Options, Publication, Request,
 };
 use super::packet::{self, Connection, Reader, Stream};
+use super::session::Exchange;
 use super::wire::Traffic;
 use super::{Answer, Broker};
 
@@ -147,10 +148,15 @@ impl Run {
                 self.world().send(connection, &Packet::Unsubscribe(unsubscribe));
                 self.compare(request, |model| model.unsubscribe(name, 9, &filters));
             }
-            Request::Publish(publication) => {
-                let publication = publication.of(is_v5, self.next_payload());
-                self.publish(connection, &publication);
-                self.compare(request, |model| model.publish(name, &publication));
+            Request::Publish(publications) => {
+                let publications: Vec<Publication> =
+                    publications.iter().map(|publication| self.publication(publication, is_v5)).collect();
+                let packets = publications.iter().map(|publication| publication.encode(is_v5));
+                let bytes = packets.collect::<Vec<Vec<u8>>>().concat();
+                self.world().send_bytes(connection, &bytes);
+                self.compare(request, |model| {
+                    publications.iter().for_each(|publication| model.publish(name, publication));
+                });
             }
             Request::Release { is_awaited, which } => {
                 let awaited = &self.model.connected(name).unwrap().received;
@@ -161,7 +167,11 @@ impl Run {
                 self.world().ack(connection, Packet::PubRel, packet_id);
                 self.compare(request, |model| model.release(name, packet_id));
             }
-            Request::Answer { which, manner } => self.acknowledge(client, connection, *which, *manner),
+            Request::Answer { which, manner } => self.acknowledge(client, connection, &[*which], *manner),
+            Request::AnswerMany { which, count } => {
+                let which: Vec<usize> = (*which..which + count).collect();
+                self.acknowledge(client, connection, &which, Manner::Proper);
+            }
         }
     }
 
@@ -204,61 +214,45 @@ impl Run {
         self.world().send(connection, &Packet::Subscribe(subscribe));
     }
 
-    fn publish(&mut self, connection: ConnectionId, publication: &Publication) {
-        let mut pairs = UserPropertiesBuf::new();
-        let properties = properties(publication.has_properties, &publication.payload, &mut pairs);
-        let packet = publish(publication.topic, &publication.payload, qos(publication.qos), publication.id);
-        let packet = veilmq_protocol::Publish {
-            dup: publication.dup,
-            retain: publication.retain,
-            topic: packet.topic.filter(|_| !matches!(publication.alias, Alias::Use(_))),
-            properties: PublishProperties {
-                message_expiry_seconds: publication.expiry_seconds,
-                topic_alias: match publication.alias {
-                    Alias::None => None,
-                    Alias::Bind(alias) | Alias::Use(alias) => NonZeroU16::new(alias),
-                },
-                ..properties
-            },
-            ..packet
-        };
-        self.world().send(connection, &Packet::Publish(packet));
-    }
-
-    /// Lets a client answer one of the messages that it is receiving.
-    fn acknowledge(&mut self, client: usize, connection: ConnectionId, which: usize, manner: Manner) {
+    /// Lets a client answer some of the messages that it is receiving.
+    fn acknowledge(&mut self, client: usize, connection: ConnectionId, which: &[usize], manner: Manner) {
         let name = NAMES[client];
-        let in_flight = &self.model.connected(name).unwrap().in_flight;
-        if in_flight.is_empty() {
+        let is_v5 = self.readers[&connection.0].is_v5();
+        let in_flight: Vec<&Exchange> = match &self.model.connected(name).unwrap().in_flight {
+            in_flight if which.len() == 1 => in_flight.iter().collect(),
+            in_flight => in_flight.iter().filter(|exchange| exchange.is_charged).collect(),
+        };
+        let exchanges = which.iter().take(in_flight.len()).map(|which| in_flight[which % in_flight.len()]);
+        let answers: Vec<_> = exchanges.map(|exchange| answer(exchange, manner, is_v5)).collect();
+        let mut bytes = Vec::new();
+        for (answer, packet_id, reason) in &answers {
+            let acknowledgement = Acknowledgement::new(id(*packet_id), *reason);
+            let packet = match answer {
+                Answer::Taken => Packet::PubAck(acknowledgement),
+                Answer::Received => Packet::PubRec(acknowledgement),
+                Answer::Complete => Packet::PubComp(acknowledgement),
+            };
+            packet.encode(version(is_v5), &mut bytes).unwrap();
+        }
+        if bytes.is_empty() {
             return;
         }
-        let exchange = &in_flight[which % in_flight.len()];
-        let (packet_id, qos) = (exchange.id, exchange.delivery.qos);
-        let proper = match (qos, exchange.is_released) {
-            (1, _) => Answer::Taken,
-            (_, false) => Answer::Received,
-            (_, true) => Answer::Complete,
-        };
-        let confused = if qos == 1 { Answer::Received } else { Answer::Taken };
-        let (answer, packet_id) = match manner {
-            Manner::Proper | Manner::Refuse => (proper, packet_id),
-            Manner::ReceiveAgain if qos == 2 => (Answer::Received, packet_id),
-            Manner::ReceiveAgain => (proper, packet_id),
-            Manner::Stray => (proper, STRAY_ID),
-            Manner::Confused => (confused, packet_id),
-        };
-        let is_error = matches!((manner, answer), (Manner::Refuse, Answer::Taken | Answer::Received));
-        let reason = if is_error { ReasonCode::ImplementationSpecificError } else { ReasonCode::Success };
-        // MQTT 3.1.1 has no way to refuse.
-        let is_error = is_error && self.readers[&connection.0].is_v5();
-        let acknowledgement = Acknowledgement::new(id(packet_id), reason);
-        let packet = match answer {
-            Answer::Taken => Packet::PubAck(acknowledgement),
-            Answer::Received => Packet::PubRec(acknowledgement),
-            Answer::Complete => Packet::PubComp(acknowledgement),
-        };
-        self.world().send(connection, &packet);
-        self.compare(&packet, |model| model.acknowledge(name, answer, packet_id, is_error));
+        self.world().send_bytes(connection, &bytes);
+        self.compare(&answers, |model| {
+            for (answer, packet_id, reason) in &answers {
+                model.acknowledge(name, *answer, *packet_id, reason.is_error());
+            }
+        });
+    }
+
+    /// Returns a PUBLISH as a client may send it: what its protocol version has, and with a payload of its own. Messages without
+    /// one look alike, so groups do not get them: it would not show which of them a member has.
+    fn publication(&mut self, publication: &Publication, is_v5: bool) -> Publication {
+        let is_known = !matches!(publication.alias, Alias::Use(_));
+        let is_shared = !self.model.groups_wanting(publication.topic).is_empty();
+        let is_empty = publication.is_empty && is_known && !is_shared;
+        let payload = if is_empty { String::new() } else { self.next_payload() };
+        publication.of(is_v5, payload)
     }
 
     fn next_payload(&mut self) -> String {
@@ -270,6 +264,7 @@ impl Run {
     fn compare(&mut self, what: &dyn std::fmt::Debug, act: impl FnOnce(&mut Broker)) {
         let seen = self.read();
         self.model.wire.begin(seen.clone());
+        self.model.begin_turn();
         act(&mut self.model);
         let expected = self.model.wire.end();
         for connection in self.readers.keys() {
@@ -333,6 +328,32 @@ fn are_equal(seen: &[packet::Packet], expected: &[packet::Packet]) -> bool {
         connack.is_none_or(|at| at == 0) && farewell.is_none_or(|at| packets[at..].iter().all(is_farewell))
     };
     is_framed(seen) && by_stream(seen) == by_stream(expected)
+}
+
+/// Returns what a client answers to a message.
+fn answer(exchange: &Exchange, manner: Manner, is_v5: bool) -> (Answer, u16, ReasonCode) {
+    let qos = exchange.delivery.qos;
+    let proper = match (qos, exchange.is_released) {
+        (1, _) => Answer::Taken,
+        (_, false) => Answer::Received,
+        (_, true) => Answer::Complete,
+    };
+    let confused = if qos == 1 { Answer::Received } else { Answer::Taken };
+    match manner {
+        // MQTT 3.1.1 has no way to refuse, nor has PUBCOMP.
+        Manner::Refuse if is_v5 && !exchange.is_released => {
+            (proper, exchange.id, ReasonCode::ImplementationSpecificError)
+        }
+        Manner::Proper | Manner::Refuse => (proper, exchange.id, ReasonCode::Success),
+        Manner::ReceiveAgain if qos == 2 => (Answer::Received, exchange.id, ReasonCode::Success),
+        Manner::ReceiveAgain => (proper, exchange.id, ReasonCode::Success),
+        Manner::Stray => (proper, STRAY_ID, ReasonCode::Success),
+        Manner::Confused => (confused, exchange.id, ReasonCode::Success),
+    }
+}
+
+fn version(is_v5: bool) -> ProtocolVersion {
+    if is_v5 { ProtocolVersion::V5 } else { ProtocolVersion::V311 }
 }
 
 fn lines(packets: &[packet::Packet]) -> String {
@@ -406,11 +427,37 @@ impl Publication {
     /// Gives it a payload, and leaves out what the client's protocol version does not have.
     fn of(&self, is_v5: bool, payload: String) -> Self {
         Self {
-            payload: if self.is_empty { String::new() } else { payload },
+            dup: self.dup && self.qos > 0,
+            // Identifiers of QoS 1 and 2 stay apart: one in use is not to be used for another message.
+            id: [0, 10 + self.id, self.id][usize::from(self.qos)],
+            payload,
             alias: if is_v5 { self.alias } else { Alias::None },
             expiry_seconds: self.expiry_seconds.filter(|_| is_v5),
             has_properties: self.has_properties && is_v5,
             ..self.clone()
         }
+    }
+
+    fn encode(&self, is_v5: bool) -> Vec<u8> {
+        let mut pairs = UserPropertiesBuf::new();
+        let properties = properties(self.has_properties, &self.payload, &mut pairs);
+        let packet = publish(self.topic, &self.payload, qos(self.qos), self.id);
+        let packet = veilmq_protocol::Publish {
+            dup: self.dup,
+            retain: self.retain,
+            topic: packet.topic.filter(|_| !matches!(self.alias, Alias::Use(_))),
+            properties: PublishProperties {
+                message_expiry_seconds: self.expiry_seconds,
+                topic_alias: match self.alias {
+                    Alias::None => None,
+                    Alias::Bind(alias) | Alias::Use(alias) => NonZeroU16::new(alias),
+                },
+                ..properties
+            },
+            ..packet
+        };
+        let mut bytes = Vec::new();
+        Packet::Publish(packet).encode(version(is_v5), &mut bytes).unwrap();
+        bytes
     }
 }

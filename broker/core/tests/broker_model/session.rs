@@ -55,8 +55,8 @@ pub(crate) struct Exchange {
     pub(crate) is_released: bool,
     /// Its current packet was sent on this connection.
     is_sent: bool,
-    /// It takes one of the client's Receive Maximum.
-    is_charged: bool,
+    /// A packet of it was sent on this connection, so it takes one of the client's Receive Maximum.
+    pub(crate) is_charged: bool,
 }
 
 /// What a session asked for with a Topic Filter.
