@@ -13,3 +13,4 @@ pub mod run;
 pub mod shard;
 pub mod store;
 pub mod trust;
+mod websocket;

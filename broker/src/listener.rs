@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
+use veilmq_config::{ListenerConfig, ListenerProtocol};
 
 /// How many connections may wait in the kernel for each shard.
 const BACKLOG: i32 = 1_024;
@@ -34,15 +35,34 @@ impl ListenError {
 pub struct Bound {
     /// The address, with the port that was chosen for port 0.
     pub address: SocketAddr,
+    /// What carries MQTT there.
+    pub protocol: ListenerProtocol,
     /// One socket for each shard.
     pub sockets: Vec<TcpListener>,
+}
+
+/// A listening socket of one shard.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket.
+    pub socket: TcpListener,
+    /// What carries MQTT on its connections.
+    pub protocol: ListenerProtocol,
+}
+
+impl Bound {
+    /// Takes the listening socket of one more shard.
+    pub fn take(&mut self) -> Option<Listener> {
+        Some(Listener { socket: self.sockets.pop()?, protocol: self.protocol })
+    }
 }
 
 /// Binds `count` listening sockets to one address. Port 0 is resolved by the first.
 ///
 /// # Errors
 /// Names the address, and what the operating system answered.
-pub fn bind(address: SocketAddr, count: usize) -> Result<Bound, ListenError> {
+pub fn bind(listener: ListenerConfig, count: usize) -> Result<Bound, ListenError> {
+    let ListenerConfig { address, protocol } = listener;
     let named = |source| ListenError { address, source };
     let first = bind_one(address, Sharing::Afterwards).map_err(named)?;
     let address = first.local_addr().map_err(named)?;
@@ -50,7 +70,7 @@ pub fn bind(address: SocketAddr, count: usize) -> Result<Bound, ListenError> {
     for _ in 1..count {
         sockets.push(bind_one(address, Sharing::AtOnce).map_err(named)?);
     }
-    Ok(Bound { address, sockets })
+    Ok(Bound { address, protocol, sockets })
 }
 
 /// When a socket begins to share its address.
@@ -81,11 +101,17 @@ fn bind_one(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
 mod tests {
     use super::*;
 
-    const ANY_PORT: &str = "127.0.0.1:0";
+    fn on(address: SocketAddr) -> ListenerConfig {
+        ListenerConfig { address, protocol: ListenerProtocol::Mqtt }
+    }
+
+    fn on_any_port() -> ListenerConfig {
+        on("127.0.0.1:0".parse().unwrap())
+    }
 
     #[test]
     fn every_shard_gets_a_socket_on_the_same_port() {
-        let bound = bind(ANY_PORT.parse().unwrap(), 3).unwrap();
+        let bound = bind(on_any_port(), 3).unwrap();
 
         assert_ne!(bound.address.port(), 0);
         let addresses: Vec<_> = bound.sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
@@ -94,10 +120,10 @@ mod tests {
 
     #[test]
     fn an_address_in_use_is_refused_by_name() {
-        let taken = bind(ANY_PORT.parse().unwrap(), 2).unwrap();
+        let taken = bind(on_any_port(), 2).unwrap();
         let address = taken.address;
 
-        let error = bind(address, 2).unwrap_err();
+        let error = bind(on(address), 2).unwrap_err();
 
         assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
         assert!(!error.is_absent_ipv6());
@@ -105,7 +131,7 @@ mod tests {
 
     #[test]
     fn connections_reach_the_sockets_of_all_shards() {
-        let bound = bind(ANY_PORT.parse().unwrap(), 2).unwrap();
+        let bound = bind(on_any_port(), 2).unwrap();
 
         let clients: Vec<_> = (0..64).map(|_| std::net::TcpStream::connect(bound.address).unwrap()).collect();
 

@@ -61,6 +61,27 @@ pub enum Mode {
 pub struct ListenerConfig {
     /// The TCP address to accept on; port 0 lets the system choose. An IPv6 address accepts IPv6 only.
     pub address: SocketAddr,
+    /// What carries MQTT there.
+    #[serde(default)]
+    pub protocol: ListenerProtocol,
+}
+
+/// What carries MQTT on a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenerProtocol {
+    /// TCP itself.
+    #[default]
+    Mqtt,
+    /// WebSocket over TCP (MQTT 5.0 section 6).
+    WebSocket,
+}
+
+impl ListenerConfig {
+    /// A listener for MQTT on TCP itself.
+    pub(crate) fn mqtt(address: SocketAddr) -> Self {
+        Self { address, protocol: ListenerProtocol::Mqtt }
+    }
 }
 
 /// The admin listener.
@@ -263,8 +284,8 @@ impl BrokerConfig {
 
 pub(crate) fn loopback_listeners(port: u16) -> [ListenerConfig; 2] {
     [
-        ListenerConfig { address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)) },
-        ListenerConfig { address: SocketAddr::from((Ipv6Addr::LOCALHOST, port)) },
+        ListenerConfig::mqtt(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        ListenerConfig::mqtt(SocketAddr::from((Ipv6Addr::LOCALHOST, port))),
     ]
 }
 

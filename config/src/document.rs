@@ -85,7 +85,8 @@ impl File<'_> {
                 return Err(wrong_value(key, origin, &Given::from_toml(value), "a list of tables"));
             };
             self.check_table(prefix, table, known)?;
-            let members = OPTIONS.iter().filter_map(|spec| Some((spec, spec.key.strip_prefix(prefix)?)));
+            let needed = OPTIONS.iter().filter(|spec| spec.is_needed());
+            let members = needed.filter_map(|spec| Some((spec, spec.key.strip_prefix(prefix)?)));
             for (spec, member) in members {
                 if !table.iter().any(|(name, _)| name.get_ref() == member) {
                     let how = "each table of the list needs it";

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::document::check_option;
 use crate::error::{ConfigError, Fault, Origin};
 use crate::load::read_text;
-use crate::options::{OPTIONS, OptionSpec, Shape};
+use crate::options::{OPTIONS, OptionSpec, Shape, WEBSOCKET_SCHEME};
 use crate::relations::Known;
 use crate::unknown::unknown_key;
 use crate::value::Given;
@@ -61,7 +61,7 @@ fn option(
 }
 
 fn find(variable: &str) -> Option<&'static OptionSpec> {
-    OPTIONS.iter().find(|spec| spec.variable() == variable)
+    OPTIONS.iter().find(|spec| spec.has_variable() && spec.variable() == variable)
 }
 
 fn given(spec: &OptionSpec, text: &str) -> Given {
@@ -85,9 +85,10 @@ fn check(
     known: &mut Known,
 ) -> Result<(), ConfigError> {
     match given {
-        Given::List(elements) if spec.is_in_list_of_tables() => {
-            elements.iter().try_for_each(|element| check_option(spec, origin.clone(), element, known))
-        }
+        Given::List(elements) if spec.is_in_list_of_tables() => elements.iter().try_for_each(|element| {
+            let address = element.strip_prefix(WEBSOCKET_SCHEME);
+            check_option(spec, origin.clone(), address.as_ref().unwrap_or(element), known)
+        }),
         Given::Integer(_) | Given::Boolean(_) | Given::Text(_) | Given::List(_) | Given::Other(_) => {
             check_option(spec, origin, given, known)
         }

@@ -33,8 +33,8 @@ mod unknown;
 mod value;
 
 pub use broker_config::{
-    AccessConfig, AdminConfig, BrokerConfig, Durability, ListenerConfig, LogConfig, LogFormat, LogLevel,
-    Mode, Scheme, ShardsConfig, StorageConfig, Suite, SysConfig, VeilConfig,
+    AccessConfig, AdminConfig, BrokerConfig, Durability, ListenerConfig, ListenerProtocol, LogConfig,
+    LogFormat, LogLevel, Mode, Scheme, ShardsConfig, StorageConfig, Suite, SysConfig, VeilConfig,
 };
 pub use environment::process_environment;
 pub use error::{ConfigError, Fault, Origin};

@@ -11,7 +11,7 @@ use config::{Config, ConfigBuilder, File, FileFormat, Map, Value};
 
 use crate::broker_config::{BrokerConfig, ListenerConfig, LogLevel, Mode, loopback_listeners};
 use crate::error::{ConfigError, Fault, Origin};
-use crate::options::{DATA_DIR, LISTENERS, OptionSpec};
+use crate::options::{DATA_DIR, LISTENERS, OptionSpec, WEBSOCKET_SCHEME};
 use crate::relations::Known;
 use crate::value::Given;
 use crate::{document, environment};
@@ -122,7 +122,7 @@ fn add_port(config: &mut BrokerConfig, port: u16) {
         Mode::Development => config.listeners = loopback_listeners(port).to_vec(),
         Mode::Configured => {
             for ip in [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()] {
-                let listener = ListenerConfig { address: SocketAddr::new(ip, port) };
+                let listener = ListenerConfig::mqtt(SocketAddr::new(ip, port));
                 if !config.listeners.contains(&listener) {
                     config.listeners.push(listener);
                 }
@@ -189,12 +189,21 @@ fn set(
 ) -> Result<ConfigBuilder<DefaultState>, ConfigError> {
     let layers = match (spec.key.split_once("[]."), given) {
         (Some((list, member)), Given::List(elements)) => {
-            let tables = elements.into_iter().map(|element| Map::from([(member.to_owned(), value(element))]));
+            let tables = elements.into_iter().map(|element| listener_table(member, element));
             layers.set_override(list, tables.collect::<Vec<_>>())?
         }
         (_, given) => layers.set_override(spec.key, value(given))?,
     };
     Ok(layers)
+}
+
+/// The table of one listener in the environment's list.
+fn listener_table(member: &str, element: Given) -> Map<String, Value> {
+    let (address, protocol) = match element.strip_prefix(WEBSOCKET_SCHEME) {
+        Some(address) => (address, "websocket"),
+        None => (element, "mqtt"),
+    };
+    Map::from([(member.to_owned(), value(address)), ("protocol".to_owned(), protocol.into())])
 }
 
 fn value(given: Given) -> Value {

@@ -12,6 +12,8 @@ use crate::value::Given;
 pub(crate) const OFF: &str = "off";
 /// The key of the listeners' addresses, which the environment sets as one list.
 pub(crate) const LISTENERS: &str = "listeners[].address";
+/// What stands before an address in the environment's list if MQTT over WebSocket is spoken there.
+pub(crate) const WEBSOCKET_SCHEME: &str = "ws://";
 const VARIABLE_PREFIX: &str = "VEILMQ";
 const SUITES: &[&str] = &["aes-256-gcm", "chacha20-poly1305", "aes-256-cbc-hmac-sha-256"];
 const SCHEMES: &[&str] = &["scheme-4", "scheme-2"];
@@ -86,6 +88,14 @@ pub const OPTIONS: &[OptionSpec] = &[
     unset(
         option(LISTENERS, Kind::Address, "TCP address to accept MQTT on; port 0 lets the system choose."),
         "must be given (development: `127.0.0.1:1883` and `[::1]:1883`)",
+    ),
+    unset(
+        option(
+            "listeners[].protocol",
+            Kind::Choice(&["mqtt", "websocket"]),
+            "What carries MQTT there: TCP itself, or WebSocket over TCP.",
+        ),
+        "`mqtt`",
     ),
     option("admin.address", Kind::AddressOrOff, "HTTP address of metrics and health."),
     option("log.format", Kind::Choice(&["text", "json"]), "How a log line is written."),
@@ -290,16 +300,26 @@ impl OptionSpec {
     }
 
     /// The environment variable that sets the option: `VEILMQ__LIMITS__INFLIGHT_MAX`; `VEILMQ__LISTENERS` for the
-    /// addresses of all listeners.
+    /// addresses of all listeners and what carries MQTT there.
     #[must_use]
     pub fn variable(&self) -> String {
-        let key = if self.key == LISTENERS { "listeners" } else { self.key };
+        let key = self.key.split_once("[].").map_or(self.key, |(list, _)| list);
         format!("{VARIABLE_PREFIX}__{}", key.replace('.', "__").to_uppercase())
     }
 
     /// Whether the option is a member of each table in a list, whose values the environment gives as one list.
     pub(crate) fn is_in_list_of_tables(&self) -> bool {
         self.key.contains("[]")
+    }
+
+    /// Whether each table of the list it is in needs it.
+    pub(crate) fn is_needed(&self) -> bool {
+        self.key == LISTENERS
+    }
+
+    /// Whether an environment variable sets it; what carries MQTT stands before the address instead.
+    pub(crate) fn has_variable(&self) -> bool {
+        self.is_needed() || !self.is_in_list_of_tables()
     }
 
     /// How the text of its environment variable is read.

@@ -32,6 +32,14 @@ impl Given {
     }
 }
 
+impl Given {
+    /// The text without `prefix`, if it is a text that begins with it.
+    pub(crate) fn strip_prefix(&self, prefix: &str) -> Option<Self> {
+        let Self::Text(text) = self else { return None };
+        text.strip_prefix(prefix).map(|rest| Self::Text(rest.to_owned()))
+    }
+}
+
 impl fmt::Display for Given {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -117,6 +117,7 @@ fn commented_options_of_the_shipped_example_are_all_options_with_their_defaults(
     flatten("", &toml::Value::Table(every_option), &mut of_file);
     let mut expected = flat(&BrokerConfig::default());
     expected.insert("listeners[].address".to_owned(), "\"127.0.0.1:1883\"".to_owned());
+    expected.insert("listeners[].protocol".to_owned(), "\"mqtt\"".to_owned());
     expected.remove("listeners");
 
     assert_eq!(of_file, expected);

@@ -69,6 +69,10 @@ fn error_names_file_line_key_value_and_what_is_allowed() {
             "FILE:4: listeners[].address = 1883 is not allowed; allowed: an IP address with a port, such as 127.0.0.1:1883 or [::1]:1883",
         ),
         ("limits = 5", "FILE:1: limits = 5 is not allowed; allowed: a table"),
+        (
+            "[[listeners]]\naddress = \"127.0.0.1:1\"\nprotocol = \"ws\"\n",
+            "FILE:3: listeners[].protocol = \"ws\" is not allowed; allowed: one of mqtt, websocket",
+        ),
         ("listeners = 5", "FILE:1: listeners = 5 is not allowed; allowed: a list of tables"),
         (
             "listeners = [\"127.0.0.1:1883\"]",

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use veilmq_config::{
-    BrokerConfig, ConfigError, Durability, Fault, Kind, LogFormat, LogLevel, Mode, OPTIONS, Overrides,
-    Sources, Suite,
+    BrokerConfig, ConfigError, Durability, Fault, Kind, ListenerProtocol, LogFormat, LogLevel, Mode, OPTIONS,
+    Overrides, Sources, Suite,
 };
 
 const LISTENER: &str = "[[listeners]]\naddress = \"127.0.0.1:1883\"\n";
@@ -116,6 +116,20 @@ fn empty_list_in_the_environment_empties_the_list_of_the_file() {
     let config = configured(&text, Overrides::default(), &[("VEILMQ__VEIL__TRUST", "")]);
 
     assert!(config.veil.trust.is_empty());
+}
+
+#[test]
+fn a_listener_says_what_carries_mqtt_there() {
+    let file = format!("{LISTENER}[[listeners]]\naddress = \"127.0.0.1:9001\"\nprotocol = \"websocket\"\n");
+    let variable = ("VEILMQ__LISTENERS", "127.0.0.1:1883, ws://127.0.0.1:9001");
+
+    let from_file = configured(&file, Overrides::default(), &[]);
+    let from_environment = configured(LISTENER, Overrides::default(), &[variable]);
+
+    assert_eq!(addresses(&from_file), ["127.0.0.1:1883", "127.0.0.1:9001"]);
+    let protocols = from_file.listeners.iter().map(|listener| listener.protocol).collect::<Vec<_>>();
+    assert_eq!(protocols, [ListenerProtocol::Mqtt, ListenerProtocol::WebSocket]);
+    assert_eq!(from_environment.listeners, from_file.listeners);
 }
 
 #[test]

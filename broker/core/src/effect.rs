@@ -34,6 +34,13 @@ pub enum Input<'a> {
         /// The connection.
         connection: ConnectionId,
     },
+    /// The peer broke a rule of what carries MQTT, so that no more can be taken from it. What waits for it can still be sent.
+    Violated {
+        /// The connection.
+        connection: ConnectionId,
+        /// What the peer did, for the log.
+        rule: &'static str,
+    },
     /// A connection whose session lives here comes over from the shard that accepted it.
     Arrived(Box<Arrival>),
     /// Bytes left the outbox, so messages that waited for space may follow.

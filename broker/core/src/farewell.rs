@@ -43,6 +43,8 @@ pub(crate) enum Departure {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PeerError {
     #[error("{0}")]
+    Transport(&'static str),
+    #[error("{0}")]
     Packet(DecodeError),
     #[error("{got} before CONNECT")]
     NotConnect { got: PacketType },
@@ -118,7 +120,8 @@ impl CloseReason {
             ) => CloseLabel::Refused,
             Self::Peer(PeerError::Record(_)) => CloseLabel::RecordAuthentication,
             Self::Peer(
-                PeerError::Packet(_)
+                PeerError::Transport(_)
+                | PeerError::Packet(_)
                 | PeerError::NotConnect { .. }
                 | PeerError::Unexpected { .. }
                 | PeerError::Protocol(_)
@@ -141,9 +144,10 @@ impl CloseReason {
             Self::Departure(_) => None,
             Self::Peer(error) => match error {
                 PeerError::Packet(error) => Some(error.reason()),
-                PeerError::NotConnect { .. } | PeerError::ConnectTimeout { .. } | PeerError::Record(_) => {
-                    None
-                }
+                PeerError::Transport(_)
+                | PeerError::NotConnect { .. }
+                | PeerError::ConnectTimeout { .. }
+                | PeerError::Record(_) => None,
                 PeerError::Unexpected { .. } | PeerError::Protocol(_) => Some(ReasonCode::ProtocolError),
                 PeerError::Unavailable(unavailable) => Some(unavailable.reason()),
                 PeerError::TopicAlias { .. } => Some(ReasonCode::TopicAliasInvalid),
@@ -173,7 +177,8 @@ impl CloseReason {
             Self::Peer(error) => match error {
                 // Who tries to get in learns nothing of why that fails (VEIL-1 section 4.9), nor of others' sessions.
                 PeerError::Handshake(_) | PeerError::Record(_) | PeerError::SessionOfIdentity => None,
-                PeerError::Packet(_)
+                PeerError::Transport(_)
+                | PeerError::Packet(_)
                 | PeerError::NotConnect { .. }
                 | PeerError::Unexpected { .. }
                 | PeerError::Protocol(_)

@@ -49,12 +49,15 @@ impl Outbox {
         self.bytes
     }
 
-    /// Appends up to `slices_max` slices of what waits, from the front, for a vectored write.
-    pub fn slices<'a>(&'a self, into: &mut Vec<IoSlice<'a>>, slices_max: usize) {
+    /// Appends up to `slices_max` slices of what waits, from the front, for a vectored write of up to `bytes_max` bytes.
+    pub fn slices<'a>(&'a self, into: &mut Vec<IoSlice<'a>>, slices_max: usize, bytes_max: usize) {
         let mut skip = self.written;
+        let mut left = bytes_max;
         for segment in self.segments.iter().take(slices_max) {
             let bytes = &segment.as_bytes()[skip..];
+            let bytes = &bytes[..bytes.len().min(left)];
             skip = 0;
+            left -= bytes.len();
             if !bytes.is_empty() {
                 into.push(IoSlice::new(bytes));
             }
@@ -125,7 +128,7 @@ mod tests {
 
     fn written(outbox: &Outbox) -> Vec<u8> {
         let mut slices = Vec::new();
-        outbox.slices(&mut slices, usize::MAX);
+        outbox.slices(&mut slices, usize::MAX, usize::MAX);
         slices.iter().flat_map(|slice| slice.iter().copied()).collect()
     }
 

@@ -58,7 +58,7 @@ impl Party {
                 Effect::Flush(connection) => {
                     let outbox = self.shard.outbox(connection).unwrap();
                     let mut slices = Vec::new();
-                    outbox.slices(&mut slices, usize::MAX);
+                    outbox.slices(&mut slices, usize::MAX, usize::MAX);
                     let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
                     outbox.advance(bytes.len());
                     self.received.extend(bytes);

@@ -382,7 +382,7 @@ impl World {
 
 fn drain(outbox: &mut Outbox) -> Vec<u8> {
     let mut slices = Vec::new();
-    outbox.slices(&mut slices, usize::MAX);
+    outbox.slices(&mut slices, usize::MAX, usize::MAX);
     let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
     outbox.advance(bytes.len());
     bytes

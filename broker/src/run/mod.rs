@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
-use veilmq_config::{BrokerConfig, Mode};
+use veilmq_config::{BrokerConfig, ListenerProtocol, Mode};
 use veilmq_core::{Record, Shard, Shared, Stats, StoreError, VeilServer};
 use veilmq_protocol::veil::channel::Identity;
 
@@ -130,7 +130,7 @@ impl Broker {
         let storage = writer.handle();
         let metrics = settings::DaemonMetrics { shared: Arc::clone(&shared), storage: storage.clone() };
         state.add_metrics(Arc::new(metrics));
-        let addresses = bound.iter().map(|bound| bound.address).collect();
+        let addresses = bound.iter().map(|bound| (bound.address, bound.protocol)).collect();
         let threads = start_shards(config, &shared, recovered.shards, bound, &exchange, &storage, &state)?;
         tell_ready(config, &state, addresses);
         Ok(Self { state, trust, exchange, threads, writer, _admin: admin })
@@ -185,7 +185,7 @@ fn tell_recovered(state: &AdminState, report: OpenReport, recovered: &Recovered)
 fn bind(config: &BrokerConfig, shards: u16) -> Result<Vec<Bound>, RunError> {
     let mut bound = Vec::new();
     for listener in &config.listeners {
-        match listener::bind(listener.address, usize::from(shards)) {
+        match listener::bind(*listener, usize::from(shards)) {
             Ok(sockets) => bound.push(sockets),
             Err(error) if config.mode == Mode::Development && error.is_absent_ipv6() => {
                 warn!("{error}; going on without it");
@@ -244,8 +244,9 @@ fn start_shards(
             counters,
             outbox_bytes_max: settings::bytes(config.limits.outbox_bytes_max),
             write_seconds_max: config.limits.write_seconds_max.into(),
+            websocket_message_bytes_max: config.limits.packet_bytes_max as usize,
         };
-        let listeners = bound.iter_mut().filter_map(|bound| bound.sockets.pop()).collect();
+        let listeners = bound.iter_mut().filter_map(Bound::take).collect();
         let thread = shard::start(parts, listeners, announcer.take());
         threads.push(thread.map_err(RunError::system("start a shard thread"))?);
     }
@@ -262,19 +263,22 @@ fn announcer(
     (!interval.is_zero()).then(|| Announcer::new(interval, Arc::clone(shared), counting))
 }
 
-fn tell_ready(config: &BrokerConfig, state: &AdminState, addresses: Vec<SocketAddr>) {
+fn tell_ready(config: &BrokerConfig, state: &AdminState, addresses: Vec<(SocketAddr, ListenerProtocol)>) {
     if config.mode == Mode::Development {
         info!(
             "development mode, because there is no configuration file: listening on loopback only, and whoever is on this \
              machine may connect; to serve other machines give a configuration with -c FILE"
         );
     }
-    for address in &addresses {
-        info!("listening for MQTT on {address}");
+    for (address, protocol) in &addresses {
+        match protocol {
+            ListenerProtocol::Mqtt => info!("listening for MQTT on {address}"),
+            ListenerProtocol::WebSocket => info!("listening for MQTT over WebSocket on {address}"),
+        }
     }
     state.update(|readiness| {
         readiness.status = Status::Ready;
-        readiness.listeners = addresses;
+        readiness.listeners = addresses.into_iter().map(|(address, _)| address).collect();
     });
     info!(shards = state.readiness().shards, data_dir = %config.data_dir.display(), "ready");
 }

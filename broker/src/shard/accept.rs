@@ -1,7 +1,6 @@
 //! Accepts connections for one shard. Running out of file descriptors slows it down and is logged now and then; it never ends.
 
 use std::io;
-use std::net::TcpListener;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,14 +9,16 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::worker::Worker;
+use crate::listener::Listener;
 
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Accepts until the task is aborted.
-pub(super) async fn accept_for_ever(worker: Rc<Worker>, listener: TcpListener) {
-    let listener = match TokioListener::from_std(listener) {
+pub(super) async fn accept_for_ever(worker: Rc<Worker>, listener: Listener) {
+    let protocol = listener.protocol;
+    let listener = match TokioListener::from_std(listener.socket) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a listening socket cannot be used"),
     };
@@ -29,7 +30,7 @@ pub(super) async fn accept_for_ever(worker: Rc<Worker>, listener: TcpListener) {
                 pause = PAUSE_MIN;
                 // Without it a small packet may wait for the acknowledgement of the one before; the connection works all the same.
                 let _ = stream.set_nodelay(true);
-                if !worker.accept(stream, &peer.to_string()) {
+                if !worker.accept(stream, protocol, &peer.to_string()) {
                     complaints.log("limits.connections_max connections are open");
                 }
             }

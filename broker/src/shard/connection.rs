@@ -7,20 +7,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::io::{self, IoSlice};
-use std::net::Shutdown;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use socket2::SockRef;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::ReadBuf;
 use veilmq_core::{ConnectionId, Input, Moment, Outbox};
 
-use super::flush::write_once;
 use super::limit::Permit;
+use super::socket::{DetachedSocket, Socket, Written};
 use super::worker::Worker;
+use crate::websocket::CloseCode;
 
 /// How long a closing connection may take to write what is left and to be closed by its peer.
 pub(super) const CLOSE_SECONDS_MAX: u64 = 5;
@@ -30,7 +28,7 @@ const READS_MAX: usize = 4;
 /// A Network Connection of this shard.
 pub(super) struct Connection {
     id: ConnectionId,
-    stream: RefCell<Option<TcpStream>>,
+    socket: RefCell<Option<Socket>>,
     closing: RefCell<Option<Box<Closing>>>,
     task: RefCell<Option<Waker>>,
     /// Since when the socket takes no more bytes.
@@ -55,10 +53,10 @@ struct Closing {
 
 impl Connection {
     /// Takes a socket in.
-    pub(super) fn new(id: ConnectionId, stream: TcpStream, permit: Permit) -> Rc<Self> {
+    pub(super) fn new(id: ConnectionId, socket: Socket, permit: Permit) -> Rc<Self> {
         Rc::new(Self {
             id,
-            stream: RefCell::new(Some(stream)),
+            socket: RefCell::new(Some(socket)),
             closing: RefCell::new(None),
             task: RefCell::new(None),
             blocked_since: Cell::new(None),
@@ -84,7 +82,7 @@ impl Connection {
 
     /// Tells whether the socket is gone.
     pub(super) fn is_gone(&self) -> bool {
-        self.stream.borrow().is_none()
+        self.socket.borrow().is_none()
     }
 
     /// Tells since when the socket takes no bytes.
@@ -99,7 +97,10 @@ impl Connection {
 
     /// Tells whether it is closing and has bytes that were not written yet.
     pub(super) fn has_unsent(&self) -> bool {
-        self.closing.borrow().as_ref().is_some_and(|closing| !closing.outbox.is_empty())
+        match (&*self.closing.borrow(), &*self.socket.borrow()) {
+            (Some(closing), Some(socket)) => socket.has_unsent(&closing.outbox),
+            (None, _) | (_, None) => false,
+        }
     }
 
     /// Takes note that the socket takes no more bytes; the task then waits until it does.
@@ -108,16 +109,19 @@ impl Connection {
         self.wake();
     }
 
-    /// Begins to close: what is in the outbox is still written.
-    pub(super) fn close(&self, outbox: Outbox, deadline: Moment) {
+    /// Begins to close: what is in the outbox is still written, and on a WebSocket a Close frame with `code`.
+    pub(super) fn close(&self, outbox: Outbox, code: CloseCode, deadline: Moment) {
         self.blocked_since.set(None);
+        if let Some(socket) = &mut *self.socket.borrow_mut() {
+            socket.close(code);
+        }
         *self.closing.borrow_mut() = Some(Box::new(Closing { outbox, deadline }));
         self.wake();
     }
 
     /// Closes the socket at once.
     pub(super) fn abandon(&self) {
-        drop(self.stream.borrow_mut().take());
+        drop(self.socket.borrow_mut().take());
         drop(self.permit.borrow_mut().take());
         drop(self.closing.borrow_mut().take());
         self.blocked_since.set(None);
@@ -128,20 +132,20 @@ impl Connection {
     ///
     /// # Errors
     /// What the operating system answered; None if the socket is gone already.
-    pub(super) fn take_socket(&self) -> io::Result<Option<(std::net::TcpStream, Permit)>> {
-        let taken = (self.stream.borrow_mut().take(), self.permit.borrow_mut().take());
+    pub(super) fn take_socket(&self) -> io::Result<Option<(DetachedSocket, Permit)>> {
+        let taken = (self.socket.borrow_mut().take(), self.permit.borrow_mut().take());
         self.wake();
         match taken {
-            (Some(stream), Some(permit)) => Ok(Some((stream.into_std()?, permit))),
+            (Some(socket), Some(permit)) => Ok(Some((socket.detach()?, permit))),
             (None, _) | (_, None) => Ok(None),
         }
     }
 
-    /// Writes without waiting; `WouldBlock` if the socket is full or gone.
-    pub(super) fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match &*self.stream.borrow() {
-            Some(stream) => stream.try_write_vectored(slices),
-            None => Err(io::ErrorKind::WouldBlock.into()),
+    /// Writes what the socket takes of the outbox, and of what goes with it.
+    pub(super) fn write(&self, outbox: &mut Outbox) -> Written {
+        match &mut *self.socket.borrow_mut() {
+            Some(socket) => socket.write(outbox),
+            None => Written::Blocked,
         }
     }
 
@@ -172,7 +176,7 @@ impl Connection {
             return;
         }
         let is_ready =
-            self.stream.borrow().as_ref().is_some_and(|stream| stream.poll_write_ready(context).is_ready());
+            self.socket.borrow().as_ref().is_some_and(|socket| socket.poll_write_ready(context).is_ready());
         if is_ready {
             self.blocked_since.set(None);
             worker.mark_dirty(self);
@@ -190,7 +194,7 @@ impl Connection {
             match self.poll_read(&mut buffer, context) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    worker.turn(Input::Received { connection: self.id, bytes: buffer.filled_mut() });
+                    self.take_in(buffer.filled_mut(), worker);
                 }
                 Poll::Ready(_) => worker.lose(self),
             }
@@ -202,11 +206,38 @@ impl Connection {
         Poll::Pending
     }
 
-    /// Reads through `AsyncRead`, which knows that a buffer which was not filled means an empty socket and spares a system call.
     fn poll_read(&self, buffer: &mut ReadBuf<'_>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self.stream.borrow_mut() {
-            Some(stream) => Pin::new(stream).poll_read(context, buffer),
+        match &mut *self.socket.borrow_mut() {
+            Some(socket) => socket.poll_read(buffer, context),
             None => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Hands the core what was read for it.
+    fn take_in(self: &Rc<Self>, bytes: &mut [u8], worker: &Worker) {
+        let packets = self.socket.borrow_mut().as_mut().map(|socket| socket.unpack(bytes));
+        if let Some(bytes) = packets.and_then(|packets| bytes.get_mut(packets))
+            && !bytes.is_empty()
+        {
+            worker.turn(Input::Received { connection: self.id, bytes });
+        }
+        self.heed_transport(worker);
+    }
+
+    /// Does what the client asked of what carries MQTT: answers, or an end.
+    pub(super) fn heed_transport(self: &Rc<Self>, worker: &Worker) {
+        let (has_answer, end) = match &*self.socket.borrow() {
+            Some(socket) => (socket.has_unsent(&Outbox::default()), socket.end()),
+            None => return,
+        };
+        if self.closing.borrow().is_some() {
+            return;
+        }
+        if has_answer {
+            worker.mark_dirty(self);
+        }
+        if let Some(end) = end {
+            worker.end(self.id, end);
         }
     }
 
@@ -232,25 +263,26 @@ impl Connection {
     }
 
     fn poll_farewell(&self, context: &mut Context<'_>) -> Poll<()> {
-        let mut closing = self.closing.borrow_mut();
-        let (Some(closing), Some(stream)) = (closing.as_deref_mut(), &*self.stream.borrow()) else {
+        let (mut closing, mut socket) = (self.closing.borrow_mut(), self.socket.borrow_mut());
+        let (Some(closing), Some(socket)) = (closing.as_deref_mut(), &mut *socket) else {
             return Poll::Ready(());
         };
-        while !closing.outbox.is_empty() {
-            match write_once(&mut closing.outbox, |slices| stream.try_write_vectored(slices)) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    match stream.poll_write_ready(context) {
-                        Poll::Pending => return Poll::Pending,
-                        Poll::Ready(_) => {}
-                    }
-                }
+        loop {
+            match socket.write(&mut closing.outbox) {
+                Written::All => break,
+                Written::Share => {}
+                Written::Blocked => match socket.poll_write_ready(context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(()) => {}
+                },
                 // The peer is not there to read it.
-                Err(_) => closing.outbox = Outbox::default(),
+                Written::Broken => {
+                    closing.outbox = Outbox::default();
+                    break;
+                }
             }
         }
-        // It fails only if the connection is closed already, which reading will show.
-        let _ = SockRef::from(stream).shutdown(Shutdown::Write);
+        socket.shut_down();
         Poll::Ready(())
     }
 }

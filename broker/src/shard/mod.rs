@@ -10,10 +10,10 @@ mod counters;
 mod flush;
 mod limit;
 mod mailbox;
+mod socket;
 mod worker;
 
 use std::io;
-use std::net::TcpListener;
 use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -26,10 +26,12 @@ pub use announce::Announcer;
 pub use counters::Counters;
 pub use limit::{ConnectionLimit, Permit};
 pub use mailbox::{Completion, Exchange, Freight, Posted};
+pub use socket::DetachedSocket;
 pub use worker::WorkerParts;
 
 use crate::admin::Pulse;
 use crate::clock;
+use crate::listener::Listener;
 use worker::Worker;
 
 /// The names of shard threads begin with this.
@@ -49,7 +51,7 @@ pub enum Mail {
     /// A connection whose session lives on the receiving shard.
     Arrival {
         /// Its socket.
-        stream: std::net::TcpStream,
+        socket: DetachedSocket,
         /// Its place among the connections that may be open.
         permit: Permit,
         /// What the core knows of it.
@@ -89,7 +91,7 @@ impl<T: Freight + Send> Pulse for Exchange<T> {
 /// The operating system gave no thread or no event queue.
 pub fn start(
     parts: WorkerParts,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     announcer: Option<Announcer>,
 ) -> io::Result<JoinHandle<()>> {
     let name = format!("{THREAD_NAME_PREFIX}{}", parts.shard.index().0);
@@ -101,7 +103,7 @@ pub fn start(
 }
 
 /// Works until the broker ends and the clients have had their farewell.
-async fn run(worker: Rc<Worker>, listeners: Vec<TcpListener>, announcer: Option<Announcer>) {
+async fn run(worker: Rc<Worker>, listeners: Vec<Listener>, announcer: Option<Announcer>) {
     tokio::task::spawn_local(flush::flush_for_ever(Rc::clone(&worker)));
     tokio::task::spawn_local(keep_time(Rc::clone(&worker)));
     if let Some(announcer) = announcer {

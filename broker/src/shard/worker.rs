@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tracing::{debug, warn};
+use veilmq_config::ListenerProtocol;
 use veilmq_core::{
     Arrival, ConnectionId, Effect, Environment, IdMap, Input, Moment, Outbox, Record, Shard, ShardIndex,
     Ticket,
@@ -23,8 +24,10 @@ use super::connection::{CLOSE_SECONDS_MAX, Connection, ConnectionTask};
 use super::counters::Counters;
 use super::limit::{ConnectionLimit, Permit};
 use super::mailbox::{Completion, Exchange, Posted};
+use super::socket::Socket;
 use crate::clock;
 use crate::store::StorageHandle;
+use crate::websocket::{CloseCode, End};
 
 /// One buffer for all sockets of a shard.
 const SCRATCH_BYTES: usize = 64 * 1024;
@@ -51,6 +54,8 @@ pub struct WorkerParts {
     pub outbox_bytes_max: usize,
     /// How long a client may take no bytes, in seconds.
     pub write_seconds_max: u64,
+    /// The largest WebSocket message, in bytes.
+    pub websocket_message_bytes_max: usize,
 }
 
 /// A shard at work.
@@ -84,6 +89,7 @@ pub(super) struct Worker {
     counters: Arc<Counters>,
     outbox_bytes_max: usize,
     write_seconds_max: u64,
+    websocket_message_bytes_max: usize,
 }
 
 impl Worker {
@@ -115,6 +121,7 @@ impl Worker {
             counters: parts.counters,
             outbox_bytes_max: parts.outbox_bytes_max,
             write_seconds_max: parts.write_seconds_max,
+            websocket_message_bytes_max: parts.websocket_message_bytes_max,
         })
     }
 
@@ -197,7 +204,9 @@ impl Worker {
 
     fn close(&self, connection: ConnectionId, outbox: Outbox, now: Moment) {
         if let Some(connection) = self.connections.borrow_mut().remove(&connection) {
-            connection.close(outbox, now.plus_seconds(CLOSE_SECONDS_MAX));
+            let is_ending = self.exchange.is_shutting_down(self.index);
+            let code = if is_ending { CloseCode::Away } else { CloseCode::Normal };
+            connection.close(outbox, code, now.plus_seconds(CLOSE_SECONDS_MAX));
             self.watch(&connection, now);
         }
     }
@@ -205,7 +214,7 @@ impl Worker {
     fn hand(&self, shard: ShardIndex, arrival: Box<Arrival>) {
         let Some(connection) = self.connections.borrow_mut().remove(&arrival.connection()) else { return };
         match connection.take_socket() {
-            Ok(Some((stream, permit))) => self.post(shard, Mail::Arrival { stream, permit, arrival }),
+            Ok(Some((socket, permit))) => self.post(shard, Mail::Arrival { socket, permit, arrival }),
             Ok(None) => {}
             Err(error) => {
                 warn!(connection = connection.id().0, %error, "connection lost on its way to its shard");
@@ -228,13 +237,17 @@ impl Worker {
     }
 
     /// Takes a socket that was accepted.
-    pub(super) fn accept(self: &Rc<Self>, stream: TcpStream, peer: &str) -> bool {
+    pub(super) fn accept(self: &Rc<Self>, stream: TcpStream, protocol: ListenerProtocol, peer: &str) -> bool {
         let Some(permit) = self.limit.permit() else {
             self.counters.connection_refused();
             return false;
         };
         let id = ConnectionId(self.connection_ids.fetch_add(1, Ordering::Relaxed));
-        self.adopt(id, stream, permit);
+        let socket = match protocol {
+            ListenerProtocol::Mqtt => Socket::plain(stream),
+            ListenerProtocol::WebSocket => Socket::websocket(stream, self.websocket_message_bytes_max),
+        };
+        self.adopt(id, socket, permit);
         self.turn(Input::Accepted { connection: id, peer });
         true
     }
@@ -267,26 +280,29 @@ impl Worker {
             for mail in mail.drain(..) {
                 match mail {
                     Mail::Parcel(parcel) => shard.handle(environment, Input::Parcel(parcel), effects),
-                    Mail::Arrival { stream, permit, arrival } => arrivals.push((stream, permit, arrival)),
+                    Mail::Arrival { socket, permit, arrival } => arrivals.push((socket, permit, arrival)),
                 }
             }
         });
-        for (stream, permit, arrival) in arrivals {
-            match TcpStream::from_std(stream) {
-                Ok(stream) => {
-                    self.adopt(arrival.connection(), stream, permit);
+        for (socket, permit, arrival) in arrivals {
+            match socket.attach() {
+                Ok(socket) => {
+                    let connection = self.adopt(arrival.connection(), socket, permit);
                     self.turn(Input::Arrived(arrival));
+                    connection.heed_transport(self);
                 }
                 Err(error) => warn!(%error, "connection lost on its way to its shard"),
             }
         }
     }
 
-    fn adopt(self: &Rc<Self>, id: ConnectionId, stream: TcpStream, permit: Permit) {
-        let connection = Connection::new(id, stream, permit);
+    fn adopt(self: &Rc<Self>, id: ConnectionId, socket: Socket, permit: Permit) -> Rc<Connection> {
+        let connection = Connection::new(id, socket, permit);
         self.connections.borrow_mut().insert(id, Rc::clone(&connection));
         self.tasks.set(self.tasks.get() + 1);
-        tokio::task::spawn_local(ConnectionTask { connection, worker: Rc::clone(self) });
+        let task = ConnectionTask { connection: Rc::clone(&connection), worker: Rc::clone(self) };
+        tokio::task::spawn_local(task);
+        connection
     }
 
     /// Takes note that the task of a connection has ended.
@@ -309,6 +325,14 @@ impl Worker {
         connection.abandon();
         if self.connections.borrow_mut().remove(&connection.id()).is_some() {
             self.turn(Input::Closed { connection: connection.id() });
+        }
+    }
+
+    /// Ends a connection on which no more is taken: what waits for the client is still sent.
+    pub(super) fn end(&self, connection: ConnectionId, end: End) {
+        match end {
+            End::Closed => self.turn(Input::Closed { connection }),
+            End::Violated(rule) => self.turn(Input::Violated { connection, rule }),
         }
     }
 

@@ -25,7 +25,7 @@ use self::timer::Timer;
 use crate::connection::{Connection, Established};
 use crate::effect::{Effect, Input, Parcel};
 use crate::explanation;
-use crate::farewell::{BrokerReason, CloseReason, Departure};
+use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
 use crate::id::{ConnectionId, IdMap, SessionId, ShardIndex, Ticket};
 use crate::matches::MatchCache;
 use crate::outbox::Outbox;
@@ -102,6 +102,9 @@ impl Shard {
             Input::Received { connection, bytes } => self.received(connection, bytes, environment, effects),
             Input::Closed { connection } => {
                 self.close(connection, &CloseReason::Departure(Departure::Closed), environment, effects);
+            }
+            Input::Violated { connection, rule } => {
+                self.close(connection, &PeerError::Transport(rule).into(), environment, effects);
             }
             Input::Arrived(arrival) => self.arrived(*arrival, environment, effects),
             Input::Drained { connection } => self.drained(connection, environment.now),

@@ -1,0 +1,122 @@
+//! The opening handshake: the head of an HTTP request in, an answer out (RFC 6455 section 4.2).
+//!
+//! Parsing and the accept key are tungstenite's. A request that is no good gets an HTTP answer that says what is missing.
+
+use tungstenite::error::{Error, ProtocolError};
+use tungstenite::handshake::machine::TryParse;
+use tungstenite::handshake::server::{Request, create_response, write_response};
+use tungstenite::http::HeaderValue;
+use tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
+
+/// The most bytes of a request's head, as many web servers have it.
+pub(crate) const HEAD_BYTES_MAX: usize = 8_192;
+
+/// The subprotocols, the one to prefer first: `mqttv3.1` is what clients of MQTT 3.1 offer.
+const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
+
+/// A request that was granted.
+pub(super) struct Accepted {
+    /// The length of the request's head.
+    pub(super) head_bytes: usize,
+    pub(super) response: Vec<u8>,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Malformed,
+    HeadTooLarge,
+    Method,
+    HttpVersion,
+    NotWebSocket,
+    Version,
+    Key,
+    Subprotocol,
+}
+
+/// Answers the request if its head is there in full.
+pub(super) fn answer(head: &[u8]) -> Option<Result<Accepted, Refusal>> {
+    match Request::try_parse(head) {
+        Ok(None) if head.len() < HEAD_BYTES_MAX => None,
+        Ok(None) => Some(Err(Refusal::HeadTooLarge)),
+        Ok(Some((head_bytes, request))) => {
+            Some(accept(&request).map(|response| Accepted { head_bytes, response }))
+        }
+        Err(error) => Some(Err(Refusal::of(&error))),
+    }
+}
+
+fn accept(request: &Request) -> Result<Vec<u8>, Refusal> {
+    let mut response = create_response(request).map_err(|error| Refusal::of(&error))?;
+    // [MQTT-6.0.0-3], [MQTT311-6.0.0-3] The client offers it.
+    let chosen = subprotocol(request).ok_or(Refusal::Subprotocol)?;
+    // [MQTT-6.0.0-4], [MQTT311-6.0.0-4]
+    response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen));
+    let mut bytes = Vec::new();
+    write_response(&mut bytes, &response).map_err(|error| Refusal::of(&error))?;
+    Ok(bytes)
+}
+
+fn subprotocol(request: &Request) -> Option<&'static str> {
+    let is_offered = |wanted: &&str| {
+        let lists = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+        lists
+            .filter_map(|list| list.to_str().ok())
+            .any(|list| list.split(',').any(|name| name.trim() == *wanted))
+    };
+    SUBPROTOCOLS.into_iter().find(is_offered)
+}
+
+impl Refusal {
+    fn of(error: &Error) -> Self {
+        match error {
+            Error::Protocol(ProtocolError::WrongHttpMethod) => Self::Method,
+            Error::Protocol(ProtocolError::WrongHttpVersion) => Self::HttpVersion,
+            Error::Protocol(
+                ProtocolError::MissingConnectionUpgradeHeader | ProtocolError::MissingUpgradeWebSocketHeader,
+            ) => Self::NotWebSocket,
+            Error::Protocol(ProtocolError::MissingSecWebSocketVersionHeader) => Self::Version,
+            Error::Protocol(
+                ProtocolError::MissingSecWebSocketKey | ProtocolError::InvalidSecWebSocketKey,
+            ) => Self::Key,
+            Error::Capacity(_) => Self::HeadTooLarge,
+            _ => Self::Malformed,
+        }
+    }
+
+    /// Returns what the client did wrong, for the log and as the body of the answer.
+    pub(super) fn rule(self) -> &'static str {
+        match self {
+            Self::Malformed => "not an HTTP request",
+            Self::HeadTooLarge => "the head of the HTTP request is too large",
+            Self::Method => "the method of the HTTP request is not GET",
+            Self::HttpVersion => "the version of HTTP is not 1.1",
+            Self::NotWebSocket => "the HTTP request asks for no WebSocket",
+            Self::Version => "the version of WebSocket is not 13",
+            Self::Key => "the HTTP request has no valid Sec-WebSocket-Key",
+            Self::Subprotocol => "the HTTP request does not offer the WebSocket subprotocol mqtt",
+        }
+    }
+
+    /// Returns the answer, after which the connection is closed.
+    pub(super) fn response(self) -> Vec<u8> {
+        let (status, header) = match self {
+            Self::Malformed | Self::Key | Self::Subprotocol => ("400 Bad Request", ""),
+            Self::Method => ("405 Method Not Allowed", "Allow: GET\r\n"),
+            Self::HttpVersion => ("505 HTTP Version Not Supported", ""),
+            // RFC 9110 section 15.5.22: it names the protocol to ask for.
+            Self::NotWebSocket => ("426 Upgrade Required", "Upgrade: websocket\r\n"),
+            // RFC 6455 section 4.4: it names the version to ask for.
+            Self::Version => ("426 Upgrade Required", "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"),
+            Self::HeadTooLarge => ("431 Request Header Fields Too Large", ""),
+        };
+        let connection = if header.contains("Upgrade") { "Upgrade, close" } else { "close" };
+        let rule = self.rule();
+        let length = rule.len() + 1;
+        format!(
+            "HTTP/1.1 {status}\r\n{header}Connection: {connection}\r\nContent-Type: text/plain\r\n\
+             Content-Length: {length}\r\n\r\n{rule}\n"
+        )
+        .into_bytes()
+    }
+}
