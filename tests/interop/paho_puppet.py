@@ -8,7 +8,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from puppet import IS_V5, PORT, REPLY_SECONDS_MAX, payload_of, say, say_message
+from puppet import IS_V5, IS_WEBSOCKET, PORT, REPLY_SECONDS_MAX, payload_of, say, say_message
 
 # What the properties of a message are called in puppet.md and in paho.
 NAMES = {
@@ -69,6 +69,7 @@ class Puppet:
             client_id=command["id"],
             clean_session=None if IS_V5 else command["clean"],
             protocol=mqtt.MQTTv5 if IS_V5 else mqtt.MQTTv311,
+            transport="websockets" if IS_WEBSOCKET else "tcp",
             reconnect_on_failure=False,
         )
         client.on_connect = lambda _c, _u, flags, reason, all: self.results.put(("connack", (flags, reason, all)))

@@ -11,6 +11,7 @@ INLINE_BYTES_MAX = 64 * 1024
 PORT = int(sys.argv[1])
 IS_V5 = sys.argv[2] == "5"
 DIRECTORY = pathlib.Path(sys.argv[3])
+IS_WEBSOCKET = sys.argv[4] == "websocket"
 
 numbers = itertools.count()
 

@@ -14,4 +14,5 @@ pub mod puppet;
 pub mod rumqtt;
 pub mod tap;
 pub mod tools;
+pub mod websocket;
 pub mod wire;

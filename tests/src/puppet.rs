@@ -52,6 +52,26 @@ impl Version {
     }
 }
 
+/// What carries MQTT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// TCP itself.
+    Tcp,
+    /// WebSocket over TCP, which paho-mqtt and MQTT.js can use.
+    WebSocket,
+}
+
+impl Carrier {
+    /// The carrier as the puppets take it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::WebSocket => "websocket",
+        }
+    }
+}
+
 /// How a client connects.
 #[derive(Debug, Clone)]
 pub struct Connect {
@@ -154,15 +174,26 @@ impl Client {
     /// Makes an unconnected client for the broker on 127.0.0.1:`port`; none if the library is not installed.
     #[must_use]
     pub fn new(library: Library, version: Version, port: u16) -> Option<Self> {
+        Self::carried(library, version, port, Carrier::Tcp)
+    }
+
+    /// Makes an unconnected client whose packets are carried by `carrier`; none if the library is not installed.
+    ///
+    /// # Panics
+    /// If the library does not know this carrier.
+    #[must_use]
+    pub fn carried(library: Library, version: Version, port: u16, carrier: Carrier) -> Option<Self> {
+        let knows = carrier == Carrier::Tcp || matches!(library, Library::Paho | Library::MqttJs);
+        assert!(knows, "{library:?} is driven over TCP only");
         let (sender, events) = channel();
         let backend: Box<dyn Backend> = match library {
-            Library::Paho => python("paho_puppet.py", version, port, sender)?,
-            Library::Gmqtt => python("gmqtt_puppet.py", version, port, sender)?,
+            Library::Paho => python("paho_puppet.py", version, port, carrier, sender)?,
+            Library::Gmqtt => python("gmqtt_puppet.py", version, port, carrier, sender)?,
             Library::MqttJs => {
                 let mut command = Command::new(require_tool("node")?);
                 require_installed("node/node_modules/mqtt")?;
                 command.arg(require_installed("node/mqttjs_puppet.mjs")?);
-                Box::new(Process::start(command, version, port, sender))
+                Box::new(Process::start(command, version, port, carrier, sender))
             }
             Library::Rumqttc => Box::new(Rumqtt::new(version, port, sender)),
         };
@@ -280,10 +311,16 @@ impl Client {
 }
 
 /// Starts a puppet that is written in Python; none if it is not installed.
-fn python(script: &str, version: Version, port: u16, events: Sender<Event>) -> Option<Box<dyn Backend>> {
+fn python(
+    script: &str,
+    version: Version,
+    port: u16,
+    carrier: Carrier,
+    events: Sender<Event>,
+) -> Option<Box<dyn Backend>> {
     let mut command = Command::new(require_installed(".venv/bin/python")?);
     command.arg(require_installed(script)?);
-    Some(Box::new(Process::start(command, version, port, events)))
+    Some(Box::new(Process::start(command, version, port, carrier, events)))
 }
 
 /// A puppet program.
@@ -295,9 +332,15 @@ struct Process {
 }
 
 impl Process {
-    fn start(mut command: Command, version: Version, port: u16, events: Sender<Event>) -> Self {
+    fn start(
+        mut command: Command,
+        version: Version,
+        port: u16,
+        carrier: Carrier,
+        events: Sender<Event>,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        command.arg(port.to_string()).arg(version.name()).arg(directory.path());
+        command.arg(port.to_string()).arg(version.name()).arg(directory.path()).arg(carrier.name());
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let orders = child.stdin.take().expect("standard input is piped");

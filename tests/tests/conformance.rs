@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use veilmq_tests::conformance::{Failure, Network, Scenario, Simulated, Tcp, Transport, Version, load, run};
+use veilmq_tests::conformance::{
+    Failure, Network, OverWebSocket, Scenario, Simulated, Tcp, Transport, Version, load, run,
+};
 use veilmq_tests::tools::workspace_root;
 
 /// Most of the time a scenario waits for the network or for time to pass.
@@ -63,4 +65,10 @@ fn every_scenario_holds_in_the_pure_core() {
 #[test]
 fn every_scenario_holds_over_tcp() {
     assert_all_hold(|scenario| Network::start(Tcp, &scenario.changes));
+}
+
+/// [MQTT-6.0.0-2], [MQTT311-6.0.0-2]
+#[test]
+fn every_scenario_holds_over_websocket() {
+    assert_all_hold(|scenario| Network::start(OverWebSocket, &scenario.changes));
 }

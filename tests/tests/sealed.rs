@@ -10,10 +10,13 @@ use veilmq_tests::broker::Broker;
 use veilmq_tests::ports::ReservedPort;
 use veilmq_tests::tap::Tap;
 use veilmq_tests::tools::{built_program, run};
+use veilmq_tests::websocket::bridge;
 use veilmq_tests::wire::{Published, Wire, publish_packet};
 
 const TOPIC: &str = "readings/room";
 const PLAINTEXT: &str = "the temperature of the room is 21.5";
+/// No record fits into one frame.
+const FRAME_BYTES: usize = 11;
 /// `veil sub -W` ran out.
 const TIMED_OUT: Option<i32> = Some(27);
 
@@ -26,7 +29,21 @@ struct Parties {
 impl Parties {
     fn new() -> Self {
         let broker = Broker::start();
-        let parties = Self { tap: Tap::start(broker.address()), broker };
+        let tap = Tap::start(broker.address());
+        Self::meet(broker, tap)
+    }
+
+    /// The same with a broker that speaks WebSocket; the frames are made behind the tap.
+    fn over_websocket() -> Self {
+        let broker = Broker::start_configured(|address| {
+            format!("[[listeners]]\naddress = \"{address}\"\nprotocol = \"websocket\"\n")
+        });
+        let tap = Tap::start(bridge(broker.address(), FRAME_BYTES));
+        Self::meet(broker, tap)
+    }
+
+    fn meet(broker: Broker, tap: Tap) -> Self {
+        let parties = Self { broker, tap };
         parties.make_authority("ca");
         parties.issue("ca", "device", "publisher");
         parties.issue("ca", "reader", "subscriber");
@@ -156,6 +173,17 @@ fn a_sealed_message_reaches_its_reader_and_its_plaintext_neither_wire_nor_disk()
     assert!(holds(&captured, TOPIC), "the exchange is searched");
     assert!(!holds(&captured, PLAINTEXT), "the plaintext passed the wire");
     assert!(!parties.broker.log().contains(PLAINTEXT));
+}
+
+#[test]
+fn a_sealed_message_travels_in_a_channel_over_websocket() {
+    let parties = Parties::over_websocket();
+
+    let published = parties.publish("device");
+    let read = parties.read("key", &["-C", "1", "-W", "20"]);
+
+    assert!(published.status.success(), "{}", text(&published.stderr));
+    assert_eq!(text(&read.stdout), format!("{TOPIC} {PLAINTEXT}\n"), "{}", text(&read.stderr));
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod simulated;
 mod tcp;
 mod value;
 mod vocabulary;
+mod websocket;
 
 pub use self::network::{Dial, Link, Network};
 pub use self::run::{Failure, Received, Transport, run};
@@ -24,3 +25,4 @@ pub use self::script::{Scenario, ScriptError, Version, load, parse};
 pub use self::settings::Change;
 pub use self::simulated::Simulated;
 pub use self::tcp::Tcp;
+pub use self::websocket::OverWebSocket;
