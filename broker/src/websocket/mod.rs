@@ -53,6 +53,8 @@ impl WebSocket {
     }
 
     /// Takes in what was read, and returns where in `bytes` the bytes for MQTT now lie.
+    ///
+    /// [MQTT-6.0.0-2], [MQTT311-6.0.0-2] Payloads follow each other as if there were no frames.
     pub(crate) fn receive(&mut self, bytes: &mut [u8]) -> Range<usize> {
         let mut position = self.take_request(bytes);
         let mut packets = 0..0;
