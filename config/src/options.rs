@@ -167,7 +167,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         1 << 20,
         "Largest packet taken before the client is authenticated, in bytes; at most `limits.packet_bytes_max`.",
     ),
-    integer("limits.connect_seconds_max", 1, 300, "Time from accept to CONNACK, in seconds."),
+    integer(
+        "limits.connect_seconds_max",
+        1,
+        300,
+        "Time from accept to CONNACK, and for a re-authentication, in seconds.",
+    ),
     integer(
         "limits.connections_max",
         1,

@@ -242,3 +242,23 @@ fn group_key_may_come_with_connack() {
     setup.params.group_grants = vec![vec![1, 2, 3]];
     assert!(setup.run(|_, _| {}).is_err());
 }
+
+#[test]
+fn group_keys_outlive_a_re_authentication_and_those_that_come_with_it_join_them() {
+    let (mut sealer, mut opener) = channel(Suite::Aes256Gcm, Scheme::Four);
+    let mut old = group(Suite::Aes256Gcm, true);
+    open(&mut opener, &control(&mut sealer, &old.grant(1000, SCOPE))).unwrap();
+    let secret = || Secret32::new(&seed("ap of the re-authentication"));
+    let mut next_sealer = RecordSealer::new(Suite::Aes256Gcm, Scheme::Four, secret());
+    let mut next_opener = RecordOpener::new(Side::Client, Suite::Aes256Gcm, Scheme::Four, secret());
+    let mut new = GroupSealer::new(6, 1, Suite::Aes256Gcm, true, Secret32::new(&[6; 32]));
+    open(&mut next_opener, &control(&mut next_sealer, &new.grant(1000, SCOPE))).unwrap();
+
+    sealer.switch_to(next_sealer);
+    opener.switch_to(next_opener).unwrap();
+
+    for group in [&mut old, &mut new] {
+        let record = fan(group, RecordType::FanGroup, &mut sealer);
+        assert_eq!(open(&mut opener, &record), Ok(b"payload".to_vec()));
+    }
+}

@@ -322,7 +322,7 @@ fn connack_that_refuses_or_lacks_server_finish_establishes_nothing() {
 
     assert_eq!(refused, Some(Failure::Client(HandshakeError::Refused(ReasonCode::Banned))));
     assert_eq!(bare, Some(Failure::Client(HandshakeError::FinishMissing)));
-    assert_eq!(trailing.err(), Some(Failure::Client(HandshakeError::NotConnAck)));
+    assert_eq!(trailing.err(), Some(Failure::Client(HandshakeError::NotCarrier)));
 }
 
 /// A man in the middle who answers with its own share can speak neither side's language.

@@ -66,6 +66,8 @@ pub(crate) enum PeerError {
     ConnectTimeout { seconds: u32 },
     #[error("nothing heard for one and a half times the keep alive of {seconds} s")]
     KeepAlive { seconds: u16 },
+    #[error("re-authentication not finished within {seconds} s")]
+    ReauthenticationTimeout { seconds: u32 },
     #[error("client identifier refused: {0}")]
     ClientId(&'static str),
     #[error("not authorised: {0}")]
@@ -80,6 +82,11 @@ pub(crate) enum PeerError {
     Handshake(HandshakeError),
     #[error("VEIL-1 record: {0}")]
     Record(RecordError),
+}
+
+impl PeerError {
+    /// The client's Maximum Packet Size is below what a handshake takes.
+    pub(crate) const HANDSHAKE_UNFIT: Self = Self::Protocol("the handshake does not fit into a packet");
 }
 
 /// Why the broker ends a connection.
@@ -116,6 +123,7 @@ impl CloseReason {
                 | PeerError::AuthenticationMethod
                 | PeerError::ConnAck(_)
                 | PeerError::Handshake(_)
+                | PeerError::ReauthenticationTimeout { .. }
                 | PeerError::ClientId(_),
             ) => CloseLabel::Refused,
             Self::Peer(PeerError::Record(_)) => CloseLabel::RecordAuthentication,
@@ -156,7 +164,9 @@ impl CloseReason {
                 PeerError::KeepAlive { .. } => Some(ReasonCode::KeepAliveTimeout),
                 // [MQTT-3.1.3-8]
                 PeerError::ClientId(_) => Some(ReasonCode::ClientIdentifierNotValid),
-                PeerError::UserProperties { .. } => Some(ReasonCode::QuotaExceeded),
+                PeerError::UserProperties { .. } | PeerError::ReauthenticationTimeout { .. } => {
+                    Some(ReasonCode::QuotaExceeded)
+                }
                 PeerError::NotAuthorized(_) | PeerError::SessionOfIdentity => Some(ReasonCode::NotAuthorized),
                 PeerError::AuthenticationMethod => Some(ReasonCode::BadAuthenticationMethod),
                 PeerError::ConnAck(_) => Some(ReasonCode::PacketTooLarge),
@@ -189,6 +199,7 @@ impl CloseReason {
                 | PeerError::ReceiveMaximum { .. }
                 | PeerError::ConnectTimeout { .. }
                 | PeerError::KeepAlive { .. }
+                | PeerError::ReauthenticationTimeout { .. }
                 | PeerError::ClientId(_)
                 | PeerError::NotAuthorized(_)
                 | PeerError::ConnAck(_)

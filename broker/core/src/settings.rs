@@ -23,7 +23,7 @@ pub struct Settings {
     pub packet_bytes_max: usize,
     /// The largest CONNECT or AUTH accepted before the connection is established.
     pub connect_packet_bytes_max: usize,
-    /// The time from accept to CONNACK.
+    /// The time from accept to CONNACK, and from the beginning of a re-authentication to the client's proof.
     pub connect_seconds_max: u32,
     /// The longest keep alive; 0 leaves it to the client.
     pub keep_alive_seconds_max: u16,

@@ -5,9 +5,8 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use veilmq_protocol::Publish;
-use veilmq_protocol::veil::channel::RecordOpener;
 
-use super::Wire;
+use super::{Channel, Wire};
 use crate::farewell::PeerError;
 use crate::id::{ConnectionId, SessionId, Ticket};
 use crate::time::Moment;
@@ -20,8 +19,8 @@ pub(crate) struct Established {
     /// When the connection has to end because the client's certificate has expired.
     pub(crate) certificate_over_at: Option<Moment>,
     pub(crate) wire: Wire,
-    /// Opens records; None on a connection without a VEIL-1 channel.
-    pub(crate) opener: Option<Box<RecordOpener>>,
+    /// Opens records and re-authenticates; None on a connection without a VEIL-1 channel.
+    pub(crate) channel: Option<Box<Channel>>,
     /// The bytes of a packet or record that has not arrived in full.
     pub(crate) partial: Vec<u8>,
     /// Acknowledgements that say no may explain themselves ([MQTT-3.1.2-29]).
@@ -53,7 +52,7 @@ impl Established {
             peer,
             certificate_over_at: None,
             wire,
-            opener: None,
+            channel: None,
             partial: Vec::new(),
             explains: false,
             keep_alive_seconds: 0,
@@ -74,10 +73,13 @@ impl Established {
 
     /// Returns when the connection next needs attention.
     pub(crate) fn next_deadline(&self) -> Option<Moment> {
-        match (self.silent_at(), self.certificate_over_at) {
-            (Some(silent), Some(over)) => Some(silent.min(over)),
-            (silent, over) => silent.or(over),
-        }
+        let deadlines = [self.silent_at(), self.certificate_over_at, self.exchange_over_at()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Returns when the re-authentication under way has taken too long.
+    pub(crate) fn exchange_over_at(&self) -> Option<Moment> {
+        self.channel.as_ref()?.exchange_over_at()
     }
 
     /// Returns the topic that a Topic Alias stands for, or None where the PUBLISH names its topic itself; binds the alias if

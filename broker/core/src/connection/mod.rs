@@ -1,6 +1,7 @@
 //! Network Connections: the phases from accept to established. Each phase is a struct that is consumed by the next packet.
 
 mod aliases;
+mod channel;
 mod established;
 mod opening;
 mod wire;
@@ -8,17 +9,22 @@ mod wire;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use veilmq_protocol::veil::Kid;
 use veilmq_protocol::veil::channel::ServerAccepted;
-use veilmq_protocol::{Connect, ProtocolVersion};
+use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
+use veilmq_protocol::veil::{Certificate, Kid};
+use veilmq_protocol::{Auth, Connect, ProtocolVersion, ReasonCode};
 
+pub(crate) use self::channel::{Channel, finish_params};
 pub(crate) use self::established::Established;
 pub(crate) use self::opening::{Next, Opening};
 pub(crate) use self::wire::{SendError, Wire};
 use crate::id::ConnectionId;
 use crate::record::WillRecord;
 use crate::session::NEVER_EXPIRES;
-use crate::time::Moment;
+use crate::time::{Environment, Moment};
+
+/// How long a connection may outlive the certificate it was made under (VEIL-1 section 4.8).
+const EXPIRED_SECONDS_MAX: u64 = 300;
 
 /// A connection in one of its phases.
 pub(crate) enum Connection {
@@ -78,6 +84,17 @@ impl ConnectRequest {
 fn packet_bytes_max(connect: &Connect<'_>) -> usize {
     let maximum = connect.properties.packet_bytes_max;
     maximum.map_or(usize::MAX, |maximum| usize::try_from(maximum.get()).unwrap_or(usize::MAX))
+}
+
+/// Returns when a connection under this certificate has to end.
+fn certificate_over_at(certificate: &Certificate, environment: &Environment<'_>) -> Moment {
+    let left_seconds = certificate.not_after.saturating_sub(environment.unix_ms / 1_000);
+    environment.now.plus_seconds(left_seconds.saturating_add(EXPIRED_SECONDS_MAX))
+}
+
+/// Makes the AUTH that carries a message of the handshake.
+pub(crate) fn auth_packet(reason: ReasonCode, data: &[u8]) -> Auth<'_> {
+    Auth { reason, method: Some(AUTHENTICATION_METHOD), data: Some(data), ..Auth::default() }
 }
 
 /// An authenticated connection on its way to the shard of its session.

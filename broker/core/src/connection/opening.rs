@@ -9,7 +9,7 @@ use veilmq_protocol::veil::channel::{AwaitClientFinish, ServerAccepted, ServerSt
 use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
 use veilmq_protocol::{Auth, Connect, DecodeError, Frame, Packet, PacketType, ProtocolVersion, ReasonCode};
 
-use super::{Arrival, ConnectRequest, SendError, packet_bytes_max};
+use super::{Arrival, ConnectRequest, SendError, auth_packet, certificate_over_at, packet_bytes_max};
 use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
 use crate::handshakes::HalfOpen;
 use crate::id::ConnectionId;
@@ -17,9 +17,6 @@ use crate::outbox::Outbox;
 use crate::shared::Shared;
 use crate::sys::is_reserved;
 use crate::time::{Environment, Moment};
-
-/// How long a connection may outlive the certificate it was made under (VEIL-1 section 4.8).
-const EXPIRED_SECONDS_MAX: u64 = 300;
 
 /// A connection before CONNACK.
 pub(crate) struct Opening {
@@ -175,10 +172,7 @@ impl Opening {
         channel: Option<ServerAccepted>,
         environment: &Environment<'_>,
     ) -> Next {
-        let over_at = |accepted: &ServerAccepted| {
-            let left_seconds = accepted.client.not_after.saturating_sub(environment.unix_ms / 1_000);
-            environment.now.plus_seconds(left_seconds.saturating_add(EXPIRED_SECONDS_MAX))
-        };
+        let over_at = |accepted: &ServerAccepted| certificate_over_at(&accepted.client, environment);
         Next::Arrive(Box::new(Arrival {
             connection: self.connection,
             peer: self.peer.clone(),
@@ -213,14 +207,8 @@ impl Opening {
             environment.entropy,
         )?;
         // [MQTT-4.12.0-2], [MQTT-4.12.0-5]; without Reason String and User Properties: [MQTT-3.15.2-2], [MQTT-3.15.2-3]
-        let auth = Packet::Auth(Auth {
-            reason: ReasonCode::ContinueAuthentication,
-            method: Some(AUTHENTICATION_METHOD),
-            data: Some(&reply),
-            ..Auth::default()
-        });
-        self.send(&auth, request.version)
-            .map_err(|_| PeerError::Protocol("the handshake does not fit into a packet"))?;
+        let auth = Packet::Auth(auth_packet(ReasonCode::ContinueAuthentication, &reply));
+        self.send(&auth, request.version).map_err(|_| PeerError::HANDSHAKE_UNFIT)?;
         let waiting = HalfOpenHandshake { request, handshake, _counted: counted };
         self.phase = Phase::AwaitClientFinish(Box::new(waiting));
         Ok(Next::Continue)

@@ -101,6 +101,25 @@ impl Wire {
         Ok(())
     }
 
+    /// Sends an AUTH that is complete in bytes, the last packet under the present keys, and seals what follows with others
+    /// (VEIL-1 section 4.8).
+    pub(crate) fn switch_after(
+        &mut self,
+        auth: &[u8],
+        next: RecordSealer,
+        now: Moment,
+    ) -> Result<(), SendError> {
+        self.check(auth.len())?;
+        self.open_record();
+        self.outbox.append(|tail| tail.extend_from_slice(auth));
+        self.close_record();
+        if let Some(channel) = &mut self.channel {
+            channel.sealer.switch_to(next);
+            channel.keys_since = now;
+        }
+        Ok(())
+    }
+
     /// Tells whether the client takes a packet of this size, and its version can express it.
     pub(crate) fn takes(&self, packet: &Packet<'_>) -> bool {
         packet.encoded_len(self.version).is_ok_and(|bytes| self.check(bytes).is_ok())

@@ -70,6 +70,12 @@ impl Shard {
             %reason,
             "disconnected"
         );
+        // A re-authentication that was under way, or could not even begin, has failed.
+        if established.exchange_over_at().is_some()
+            || matches!(reason, CloseReason::Peer(PeerError::Handshake(_)))
+        {
+            self.stats.handshake(false);
+        }
         self.detach(established.session, reason, environment.now);
         // CONNACK that waits for a commit may not go out, so nothing behind it may either ([MQTT-3.14.0-1]).
         if established.corked_until.is_some() {

@@ -2,18 +2,17 @@
 
 use std::num::{NonZeroU16, NonZeroU32};
 
-use veilmq_protocol::veil::channel::{RecordOpener, ServerAccepted};
-use veilmq_protocol::veil::hello::ServerFinishParams;
+use veilmq_protocol::veil::channel::ServerAccepted;
 use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
 use veilmq_protocol::{ConnAck, ConnAckProperties, Packet, ProtocolVersion, ReasonCode};
 
 use super::Shard;
-use crate::connection::{ConnectRequest, Wire};
+use crate::connection::{Channel, ConnectRequest, Wire, finish_params};
 use crate::farewell::{CloseReason, PeerError};
 use crate::time::Environment;
 
 impl Shard {
-    /// Writes CONNACK, with the ServerFinish of a channel in it, and returns what opens the client's records.
+    /// Writes CONNACK, with the ServerFinish of a channel in it, and returns the channel's receiving half.
     pub(super) fn write_connack(
         &self,
         request: &ConnectRequest,
@@ -21,15 +20,9 @@ impl Shard {
         present: bool,
         mut wire: Wire,
         environment: &mut Environment<'_>,
-    ) -> Result<(Wire, Option<Box<RecordOpener>>), CloseReason> {
-        let finish = channel
-            .map(|accepted| {
-                accepted.server_finish(ServerFinishParams {
-                    time_unix_ms: Some(environment.unix_ms),
-                    ..ServerFinishParams::default()
-                })
-            })
-            .transpose()?;
+    ) -> Result<(Wire, Option<Box<Channel>>), CloseReason> {
+        let finish =
+            channel.map(|accepted| accepted.server_finish(finish_params(environment))).transpose()?;
         let response_information = self.response_information(request);
         let properties = match request.version {
             ProtocolVersion::V5 => ConnAckProperties {
@@ -51,8 +44,10 @@ impl Shard {
         };
         let channel = sealing.seal_connack(&mut bytes)?;
         wire.send_opening(&bytes).map_err(PeerError::ConnAck)?;
-        wire.secure(channel.sealer, channel.scheme, environment.now);
-        Ok((wire, Some(Box::new(channel.opener))))
+        let scheme = channel.scheme;
+        let (sealer, opener, predecessor) = channel.into_parts();
+        wire.secure(sealer, scheme, environment.now);
+        Ok((wire, Some(Box::new(Channel::new(opener, predecessor)))))
     }
 
     /// Returns the Response Information for a client that asks for it ([MQTT-3.1.2-28]).

@@ -4,6 +4,7 @@
 //! every record of the turn is in one commit, and whatever must wait for it is in `gated` under that commit's ticket.
 
 mod acknowledge;
+mod authenticate;
 mod close;
 mod connack;
 mod deliver;

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use veilmq_protocol::veil::channel::RecordOpener;
 use veilmq_protocol::{PacketType, ProtocolVersion};
 
 use super::Shard;
-use crate::connection::{Arrival, ConnectRequest, Connection, Established, Opening, Wire};
+use crate::connection::{Arrival, Channel, ConnectRequest, Connection, Established, Opening, Wire};
 use crate::effect::Effect;
 use crate::farewell::{BrokerReason, CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
@@ -65,7 +64,8 @@ impl Shard {
         let wire = self.wire_of(&arrival.request);
         let channel = arrival.channel.take();
         // [MQTT-3.2.0-1], [MQTT-3.2.0-2] The first packet of the connection, and the only one of its kind.
-        let (wire, opener) = match self.write_connack(&arrival.request, channel, present, wire, environment) {
+        let (wire, channel) = match self.write_connack(&arrival.request, channel, present, wire, environment)
+        {
             Ok(written) => written,
             Err(reason) => return self.turn_away(&arrival, &reason, environment, effects),
         };
@@ -82,7 +82,7 @@ impl Shard {
             session_present = present,
             "connected"
         );
-        self.establish(arrival, session, wire, opener, environment.now);
+        self.establish(arrival, session, wire, channel, environment.now);
         self.pump(session, environment.now);
         if !unread.is_empty() {
             self.take_in(connection, &mut unread, environment, effects);
@@ -191,13 +191,13 @@ impl Shard {
         arrival: Arrival,
         session: SessionId,
         wire: Wire,
-        opener: Option<Box<RecordOpener>>,
+        channel: Option<Box<Channel>>,
         now: Moment,
     ) {
         let Arrival { connection, peer, request, certificate_over_at, .. } = arrival;
         let mut established = Established::new(connection, session, peer, wire, now);
         established.certificate_over_at = certificate_over_at;
-        established.opener = opener;
+        established.channel = channel;
         established.explains = self.shared.settings().reason_strings
             && request.version == ProtocolVersion::V5
             && request.problem_information;

@@ -107,13 +107,12 @@ impl Shard {
             None => Ok(Step::Gone),
             Some(Connection::Opening(_)) => self.step_opening(connection, bytes, environment, effects),
             Some(Connection::Established(established)) => {
-                let Some(opener) = &mut established.opener else {
+                let Some(channel) = &mut established.channel else {
                     let version = established.wire.version();
                     return self.step_packet(connection, version, bytes, environment, effects);
                 };
-                let Some(record) = opener.next(bytes, packet_bytes_max + RECORD_OVERHEAD_MAX)? else {
-                    return Ok(Step::More);
-                };
+                let opened = channel.opener.next(bytes, packet_bytes_max + RECORD_OVERHEAD_MAX)?;
+                let Some(record) = opened else { return Ok(Step::More) };
                 let consumed = record.consumed;
                 match record.content {
                     Content::Packets(range) => {
@@ -206,7 +205,14 @@ impl Shard {
         let Some((frame, consumed)) = next_frame(bytes, self.shared.settings().packet_bytes_max)? else {
             return Ok(Step::More);
         };
-        self.packet(connection, version, frame, environment, effects)?;
+        self.packet(
+            connection,
+            version,
+            frame,
+            bytes.get(..consumed).unwrap_or_default(),
+            environment,
+            effects,
+        )?;
         Ok(if self.connections.contains_key(&connection) { Step::Consumed(consumed) } else { Step::Gone })
     }
 
@@ -215,6 +221,7 @@ impl Shard {
         connection: ConnectionId,
         version: ProtocolVersion,
         frame: Frame<'_>,
+        packet_bytes: &[u8],
         environment: &mut Environment<'_>,
         effects: &mut Vec<Effect>,
     ) -> Result<(), CloseReason> {
@@ -245,13 +252,13 @@ impl Shard {
                 self.close(connection, &reason, environment, effects);
                 Ok(())
             }
-            // [MQTT-3.1.0-2] A second CONNECT; [MQTT-4.12.0-7], [MQTT-4.12.1-1], [MQTT-4.12.1-2] authentication is over.
+            Packet::Auth(auth) => self.auth_received(connection, &auth, packet_bytes, environment),
+            // [MQTT-3.1.0-2] A second CONNECT.
             packet @ (Packet::Connect(_)
             | Packet::ConnAck(_)
             | Packet::SubAck(_)
             | Packet::UnsubAck(_)
-            | Packet::PingResp
-            | Packet::Auth(_)) => Err(Self::unexpected(&packet)),
+            | Packet::PingResp) => Err(Self::unexpected(&packet)),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::time::{Environment, Moment};
 /// Whose deadline it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
-    /// CONNECT is late, the keep alive has passed, or the certificate has expired.
+    /// CONNECT or the end of a re-authentication is late, the keep alive has passed, or the certificate has expired.
     Connection(ConnectionId),
     /// A Will is due, or the session ends.
     Session(SessionId),
@@ -43,12 +43,15 @@ impl Shard {
         accepted_at.plus_seconds(u64::from(self.shared.settings().connect_seconds_max))
     }
 
-    /// Arms the deadline of an established connection: its keep alive, or the end of its certificate. Traffic does not touch
-    /// the timer: it re-arms itself when it fires.
+    /// Arms the deadline of an established connection, and disarms the earlier one: its keep alive, the end of its certificate
+    /// or of its re-authentication. Traffic does not touch the timer: it re-arms itself when it fires.
     pub(super) fn arm_established(&mut self, connection: ConnectionId) {
         let Some(established) = self.established(connection) else { return };
         let at = established.next_deadline();
-        established.timer_at = at;
+        let earlier = std::mem::replace(&mut established.timer_at, at);
+        if let Some(earlier) = earlier {
+            self.timers.remove(&(earlier, Timer::Connection(connection)));
+        }
         if let Some(at) = at {
             self.timers.insert((at, Timer::Connection(connection)));
         }
@@ -81,6 +84,8 @@ impl Shard {
                 let is_over = |at: Option<Moment>| at.is_some_and(|at| at <= environment.now);
                 if is_over(established.certificate_over_at) {
                     PeerError::NotAuthorized("its certificate has expired")
+                } else if is_over(established.exchange_over_at()) {
+                    PeerError::ReauthenticationTimeout { seconds: self.shared.settings().connect_seconds_max }
                 } else if is_over(established.silent_at()) {
                     PeerError::KeepAlive { seconds: established.keep_alive_seconds }
                 } else {

@@ -8,7 +8,7 @@ use crate::{
     veil::{
         hello::HelloError,
         layout::LayoutError,
-        registry::{Scheme, Suite, UnknownValue},
+        registry::{Kid, Scheme, Suite, UnknownValue},
         vmc::CertificateError,
     },
 };
@@ -43,26 +43,34 @@ pub enum HandshakeError {
     /// The peer's certificate is refused.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    /// Another party than the one at the other end of the channel that is re-authenticated.
+    #[error("the peer is {got}, and the channel was made with {expected}")]
+    OtherIdentity {
+        /// Who answers now.
+        got: Kid,
+        /// Who it was.
+        expected: Kid,
+    },
     /// The peer's signature over the transcript is wrong.
     #[error("the transcript signature is wrong")]
     Signature,
     /// The peer's MAC over its identity is wrong.
     #[error("the handshake MAC is wrong")]
     Mac,
-    /// The CONNACK is not a packet.
-    #[error("CONNACK: {0}")]
+    /// What was to bring the ServerFinish is not a packet.
+    #[error("the packet with the ServerFinish: {0}")]
     Packet(#[from] DecodeError),
-    /// Another packet came where CONNACK was due, or bytes follow it.
-    #[error("not a CONNACK packet and nothing else")]
-    NotConnAck,
+    /// Another packet came where CONNACK, or AUTH with success, was due; or bytes follow it.
+    #[error("not the one packet that brings the ServerFinish")]
+    NotCarrier,
     /// The broker refused the connection; nothing else in that CONNACK is to be believed.
     #[error("the broker refused: {0}")]
     Refused(ReasonCode),
-    /// A successful CONNACK without the ServerFinish of this method.
-    #[error("CONNACK carries no ServerFinish")]
+    /// A successful packet without the ServerFinish of this method.
+    #[error("the packet carries no ServerFinish")]
     FinishMissing,
-    /// The tag over the CONNACK is wrong.
-    #[error("the CONNACK tag is wrong")]
+    /// The tag over the packet with the ServerFinish is wrong.
+    #[error("the tag over the packet with the ServerFinish is wrong")]
     FinishTag,
     /// What we would send does not fit its length prefix.
     #[error("outgoing handshake message: {0}")]
@@ -87,12 +95,13 @@ impl HandshakeError {
             )
             | Self::SuiteNotOffered(_)
             | Self::SchemeNotOffered(_)
-            | Self::NotConnAck
+            | Self::NotCarrier
             | Self::FinishMissing => ReasonCode::ProtocolError,
             Self::SmallOrderShare
             | Self::Sealed(_)
             | Self::Contents(..)
             | Self::Certificate(_)
+            | Self::OtherIdentity { .. }
             | Self::Signature
             | Self::Mac
             | Self::FinishTag => ReasonCode::NotAuthorized,
@@ -115,6 +124,9 @@ pub enum RecordError {
     /// The key phase is not the current one.
     #[error("record is of another key phase")]
     Phase,
+    /// A KeyUpdate between a re-authentication and the first record under its keys (VEIL-1 section 4.8).
+    #[error("key update while the keys of a re-authentication are due")]
+    KeyUpdateBarred,
     /// The length is below the smallest or above the largest record.
     #[error("record length {0} is out of range")]
     Length(u32),

@@ -7,10 +7,19 @@ use crate::veil::{
     hello::ServerFinishParams,
     layout::{LayoutError, Reader},
     record::ControlOp,
-    registry::{Scheme, Suite},
+    registry::{Kid, Scheme, Suite},
     vmc::Certificate,
 };
 use zeroize::Zeroizing;
+
+/// What a handshake leaves for the re-authentication of its channel (VEIL-1 section 4.8): a secret that chains one to the
+/// other, and what must stay as it was.
+pub struct Predecessor {
+    pub(super) exporter: Secret32,
+    pub(super) peer: Kid,
+    pub(super) scheme: Scheme,
+    pub(super) suite: Suite,
+}
 
 /// An established channel: who is at the other end, and the keys of both directions.
 ///
@@ -28,7 +37,7 @@ pub struct Established {
     pub peer: Certificate,
     /// A secret for protocols above the channel, equal on both sides.
     pub exporter: Secret32,
-    /// What the broker told the client with CONNACK, apart from group keys, which a client keeps in the opener only.
+    /// What the broker told the client with ServerFinish, apart from group keys, which a client keeps in the opener only.
     pub params: ServerFinishParams,
 }
 
@@ -56,7 +65,14 @@ impl Established {
         }
     }
 
-    /// Moves the group keys that came with CONNACK into the opener (VEIL-1 section 4.4).
+    /// Takes the channel apart: both directions, and what its re-authentication takes.
+    #[must_use]
+    pub fn into_parts(self) -> (RecordSealer, RecordOpener, Predecessor) {
+        let Self { sealer, opener, scheme, suite, peer, exporter, .. } = self;
+        (sealer, opener, Predecessor { exporter, peer: peer.kid(), scheme, suite })
+    }
+
+    /// Moves the group keys that came with ServerFinish into the opener (VEIL-1 section 4.4).
     pub(super) fn install_groups(&mut self) -> Result<(), LayoutError> {
         for content in core::mem::take(&mut self.params.group_grants).into_iter().map(Zeroizing::new) {
             let mut reader = Reader::new(&content);

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::veil::{
     hello::Flight,
+    registry::Kid,
     vmc::{Certificate, Roles},
 };
 use alloc::vec::Vec;
@@ -53,6 +54,8 @@ impl Sender {
 pub(super) struct Expectation<'a> {
     pub(super) trust: &'a TrustAnchors,
     pub(super) subject: Option<&'a str>,
+    /// Who it has to be, in a re-authentication.
+    pub(super) kid: Option<Kid>,
     pub(super) now_unix_seconds: Option<u64>,
 }
 
@@ -86,12 +89,16 @@ pub(super) fn check(
         return Err(HandshakeError::Mac);
     }
     let certificate = Certificate::parse(flight.certificate)?;
-    let Expectation { trust, subject, now_unix_seconds } = *expected;
+    let Expectation { trust, subject, kid, now_unix_seconds } = *expected;
     trust.verify(&certificate, sender.roles(), subject, now_unix_seconds)?;
     let signed = hash(&[transcript, flight.certificate]);
     verify(sender.label(), &signed, &certificate.ed25519, &flight.signature)
         .map_err(|_| HandshakeError::Signature)?;
-    Ok((plaintext, certificate))
+    let got = certificate.kid();
+    match kid {
+        Some(expected) if expected != got => Err(HandshakeError::OtherIdentity { got, expected }),
+        _ => Ok((plaintext, certificate)),
+    }
 }
 
 /// An ephemeral X25519 key, used for one agreement and zeroized.

@@ -231,6 +231,11 @@ impl GroupKeys {
         }
     }
 
+    /// Adds the keys that came with a re-authentication to those it has.
+    pub(super) fn adopt(&mut self, granted: Self) -> Result<(), LayoutError> {
+        granted.memberships.into_values().try_for_each(|membership| self.grant(membership.key))
+    }
+
     fn grant(&mut self, key: GroupKey) -> Result<(), LayoutError> {
         let (gid, epoch) = (key.gid, key.epoch);
         let previous = self.memberships.range((gid, 0)..(gid, epoch)).next_back().map(|(id, _)| *id);

@@ -1,16 +1,16 @@
-//! The client's side of the SIGMA handshake (VEIL-1 sections 4.1 to 4.5).
+//! The client's side of the SIGMA handshake (VEIL-1 sections 4.1 to 4.5), also where it re-authenticates (section 4.8).
 //!
 //! Each state is named after what it waits for and is consumed by it, so no message can be handled
 //! twice. It does no MQTT: the caller carries Authentication Data in CONNECT and AUTH.
 
 use super::{
-    Established,
+    Established, Predecessor,
     error::HandshakeError,
     flight::{Ephemeral, Expectation, Sender, check, prove},
     identity::Identity,
     record::Side,
     schedule::{ApplicationSecrets, FlightKeys, HandshakeSecret, Transcript},
-    server_finish::{ReceivedFinish, finish_tag},
+    server_finish::{Carrier, ReceivedFinish, finish_tag},
     trust::TrustAnchors,
 };
 use crate::veil::{
@@ -54,7 +54,7 @@ impl Offer {
     }
 }
 
-/// A ClientHello is made; the CONNECT that carries it is still to be sent.
+/// A ClientHello is made; the CONNECT or AUTH that carries it is still to be sent.
 pub struct ClientStart {
     ephemeral: Ephemeral,
     offer: Offer,
@@ -92,19 +92,48 @@ impl ClientStart {
         Ok((Self { ephemeral, offer }, bytes))
     }
 
+    /// Makes a ClientHello for the Authentication Data of AUTH 0x19, which offers what the channel has.
+    ///
+    /// `anchor`, `now_unix_ms` and `entropy` are as in [`new`](Self::new).
+    ///
+    /// # Errors
+    /// [`HandshakeError::Encode`], which does not happen with a single suite.
+    pub fn again(
+        predecessor: &Predecessor,
+        anchor: Kid,
+        now_unix_ms: Option<u64>,
+        entropy: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<(Self, Vec<u8>), HandshakeError> {
+        let schemes = Schemes::of(&[predecessor.scheme]);
+        let config = ClientHelloConfig { schemes, suites: &[predecessor.suite], anchor, now_unix_ms };
+        Self::new(&config, entropy)
+    }
+
     /// Binds the handshake to the CONNECT packet, every byte from its fixed header on.
     #[must_use]
     pub fn sent_connect(self, connect_packet: &[u8]) -> AwaitServerHello {
-        let transcript = Transcript::start(connect_packet);
-        AwaitServerHello { ephemeral: self.ephemeral, offer: self.offer, transcript }
+        self.sent(Transcript::start(connect_packet), None)
+    }
+
+    /// Binds the handshake to the channel and to the AUTH packet, every byte from its fixed header on.
+    #[must_use]
+    pub fn sent_auth(self, predecessor: &Predecessor, auth_packet: &[u8]) -> AwaitServerHello {
+        let transcript = Transcript::restart(&predecessor.exporter, auth_packet);
+        self.sent(transcript, Some(predecessor.peer))
+    }
+
+    fn sent(self, transcript: Transcript, broker: Option<Kid>) -> AwaitServerHello {
+        AwaitServerHello { ephemeral: self.ephemeral, offer: self.offer, transcript, broker }
     }
 }
 
-/// CONNECT is sent; AUTH 0x18 with a ServerHello is due.
+/// CONNECT, or AUTH 0x19, is sent; AUTH 0x18 with a ServerHello is due.
 pub struct AwaitServerHello {
     ephemeral: Ephemeral,
     offer: Offer,
     transcript: Transcript,
+    /// Who the broker has to be, in a re-authentication.
+    broker: Option<Kid>,
 }
 
 impl AwaitServerHello {
@@ -127,7 +156,7 @@ impl AwaitServerHello {
         self.offer.check(&hello)?;
         let t1 = self.transcript.then(head);
         let secret = HandshakeSecret::new(self.ephemeral.agree(&hello.share)?.as_bytes());
-        let expected = Expectation { trust, subject: expected_broker, now_unix_seconds };
+        let expected = Expectation { trust, subject: expected_broker, kid: self.broker, now_unix_seconds };
         let (broker_flight, broker) =
             check(Sender::Broker, flight, &secret.server_flight(t1), t1, &expected)?;
         let t2 = t1.then(&broker_flight);
@@ -147,7 +176,7 @@ impl AwaitServerHello {
     }
 }
 
-/// ClientFinish is sent; CONNACK with a ServerFinish is due.
+/// ClientFinish is sent; CONNACK with a ServerFinish is due, or AUTH in a re-authentication.
 pub struct AwaitServerFinish {
     scheme: Scheme,
     suite: Suite,
@@ -169,9 +198,21 @@ impl AwaitServerFinish {
     /// [`HandshakeError`]; [`HandshakeError::Refused`] when the CONNACK carries an error code, of
     /// which nothing else may be believed.
     pub fn handle(self, connack_packet: &[u8]) -> Result<Established, HandshakeError> {
-        let received = ReceivedFinish::locate(connack_packet)?;
+        self.finish(Carrier::ConnAck, connack_packet)
+    }
+
+    /// Verifies the tag over the whole AUTH that ends a re-authentication, and opens the broker's parameters.
+    ///
+    /// # Errors
+    /// [`HandshakeError`]; [`HandshakeError::NotCarrier`] when its Reason Code is not 0x00.
+    pub fn handle_auth(self, auth_packet: &[u8]) -> Result<Established, HandshakeError> {
+        self.finish(Carrier::Auth, auth_packet)
+    }
+
+    fn finish(self, carrier: Carrier, packet: &[u8]) -> Result<Established, HandshakeError> {
+        let received = ReceivedFinish::locate(carrier, packet)?;
         let keys = FlightKeys::server_finish(&self.secrets.acknowledge);
-        let tag = finish_tag(&keys, self.transcript, connack_packet, received.tag_at);
+        let tag = finish_tag(&keys, self.transcript, packet, received.tag_at);
         if !bool::from(tag.ct_eq(&received.finish.tag)) {
             return Err(HandshakeError::FinishTag);
         }

@@ -1,16 +1,16 @@
-//! The broker's side of the SIGMA handshake (VEIL-1 sections 4.1 to 4.5).
+//! The broker's side of the SIGMA handshake (VEIL-1 sections 4.1 to 4.5), also where a client re-authenticates (section 4.8).
 //!
 //! Each state is named after what it waits for and is consumed by it. The broker keeps no session
 //! state before the client has proved who it is; deadlines are the caller's.
 
 use super::{
-    Established,
+    Established, Predecessor,
     error::HandshakeError,
     flight::{Ephemeral, Expectation, Sender, check, prove},
     identity::Identity,
     record::Side,
     schedule::{ApplicationSecrets, FlightKeys, HandshakeSecret, Transcript},
-    server_finish::{ReceivedFinish, finish_tag},
+    server_finish::{Carrier, ReceivedFinish, finish_tag},
     trust::TrustAnchors,
 };
 use crate::veil::{
@@ -18,7 +18,7 @@ use crate::veil::{
         ClientFinish, ClientHello, FINISH_TAG_LEN, HelloFlags, ServerFinish, ServerFinishParams, ServerHello,
     },
     layout::put_v16,
-    registry::{Scheme, Schemes, Suite},
+    registry::{Kid, Scheme, Schemes, Suite},
     vmc::Certificate,
 };
 use alloc::vec::Vec;
@@ -78,28 +78,66 @@ impl ServerStart {
         entropy: &mut dyn FnMut(&mut [u8]),
     ) -> Result<(Vec<u8>, AwaitClientFinish), HandshakeError> {
         let client = ClientHello::parse(client_hello)?;
-        let (scheme, suite) = policy.choose(&client)?;
-        let mut nonce = [0; 16];
-        entropy(&mut nonce);
-        let ephemeral = Ephemeral::generate(entropy);
-        let hello = ServerHello {
-            flags: if scheme.is_framed() { HelloFlags::FRAMED } else { HelloFlags::NONE },
-            scheme,
-            suite,
-            nonce,
-            time_unix_ms: now_unix_ms,
-            share: ephemeral.share(),
-        };
-        let mut message = hello.encode_head();
-        let t1 = Transcript::start(connect_packet).then(&message);
-        let secret = HandshakeSecret::new(ephemeral.agree(&client.share)?.as_bytes());
-        let keys = secret.server_flight(t1);
-        let flight = prove(Sender::Broker, identity, &keys, t1)?;
-        let t2 = t1.then(&flight);
-        put_v16(&mut message, &keys.seal(&t1, flight), "flight").map_err(HandshakeError::Encode)?;
-        let client_keys = secret.client_flight(t1);
-        Ok((message, AwaitClientFinish { scheme, suite, transcript: t2, secret, client_keys }))
+        let chosen = policy.choose(&client)?;
+        let start = Transcript::start(connect_packet);
+        answer(start, &client, chosen, identity, now_unix_ms, entropy)
     }
+
+    /// Answers the ClientHello of a re-authentication, which keeps the scheme and the suite of the channel.
+    ///
+    /// `auth_packet` is the whole packet the ClientHello came in; `entropy` is as in [`handle`](Self::handle).
+    ///
+    /// # Errors
+    /// [`HandshakeError`]; the handshake is over then.
+    pub fn handle_again(
+        self,
+        predecessor: &Predecessor,
+        auth_packet: &[u8],
+        client_hello: &[u8],
+        identity: &Identity,
+        now_unix_ms: u64,
+        entropy: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<(Vec<u8>, AwaitClientFinish), HandshakeError> {
+        let client = ClientHello::parse(client_hello)?;
+        let policy =
+            ServerPolicy { suites: [predecessor.suite].into(), schemes: Schemes::of(&[predecessor.scheme]) };
+        let chosen = policy.choose(&client)?;
+        let start = Transcript::restart(&predecessor.exporter, auth_packet);
+        let (message, next) = answer(start, &client, chosen, identity, now_unix_ms, entropy)?;
+        Ok((message, AwaitClientFinish { client: Some(predecessor.peer), ..next }))
+    }
+}
+
+/// Makes the ServerHello, with the broker's proof of who it is.
+fn answer(
+    start: Transcript,
+    client: &ClientHello<'_>,
+    (scheme, suite): (Scheme, Suite),
+    identity: &Identity,
+    now_unix_ms: u64,
+    entropy: &mut dyn FnMut(&mut [u8]),
+) -> Result<(Vec<u8>, AwaitClientFinish), HandshakeError> {
+    let mut nonce = [0; 16];
+    entropy(&mut nonce);
+    let ephemeral = Ephemeral::generate(entropy);
+    let hello = ServerHello {
+        flags: if scheme.is_framed() { HelloFlags::FRAMED } else { HelloFlags::NONE },
+        scheme,
+        suite,
+        nonce,
+        time_unix_ms: now_unix_ms,
+        share: ephemeral.share(),
+    };
+    let mut message = hello.encode_head();
+    let t1 = start.then(&message);
+    let secret = HandshakeSecret::new(ephemeral.agree(&client.share)?.as_bytes());
+    let keys = secret.server_flight(t1);
+    let flight = prove(Sender::Broker, identity, &keys, t1)?;
+    let t2 = t1.then(&flight);
+    put_v16(&mut message, &keys.seal(&t1, flight), "flight").map_err(HandshakeError::Encode)?;
+    let client_keys = secret.client_flight(t1);
+    let next = AwaitClientFinish { scheme, suite, transcript: t2, secret, client_keys, client: None };
+    Ok((message, next))
 }
 
 /// ServerHello is sent; AUTH 0x18 with a ClientFinish is due.
@@ -109,6 +147,8 @@ pub struct AwaitClientFinish {
     transcript: Transcript,
     secret: HandshakeSecret,
     client_keys: FlightKeys,
+    /// Who the client has to be, in a re-authentication.
+    client: Option<Kid>,
 }
 
 impl AwaitClientFinish {
@@ -125,8 +165,12 @@ impl AwaitClientFinish {
     ) -> Result<ServerAccepted, HandshakeError> {
         let finish = ClientFinish::parse(client_finish)?;
         let t2 = self.transcript;
-        let expected =
-            Expectation { trust, subject: Some(client_id), now_unix_seconds: Some(now_unix_seconds) };
+        let expected = Expectation {
+            trust,
+            subject: Some(client_id),
+            kid: self.client,
+            now_unix_seconds: Some(now_unix_seconds),
+        };
         let (flight, client) = check(Sender::Client, finish.flight, &self.client_keys, t2, &expected)?;
         let t3 = t2.then(&flight);
         Ok(ServerAccepted {
@@ -139,7 +183,7 @@ impl AwaitClientFinish {
     }
 }
 
-/// The client is who it says; CONNACK is to be built.
+/// The client is who it says; CONNACK is to be built, or AUTH in a re-authentication.
 pub struct ServerAccepted {
     /// The client's certificate, which is verified.
     pub client: Certificate,
@@ -152,42 +196,51 @@ pub struct ServerAccepted {
 }
 
 impl ServerAccepted {
-    /// Makes the ServerFinish for the Authentication Data of CONNACK, its tag still zero.
+    /// Makes the ServerFinish for the Authentication Data of CONNACK or AUTH, its tag still zero.
     ///
     /// The parameters are encrypted under a key that is used once, which is why this consumes.
     ///
     /// # Errors
     /// [`HandshakeError::Encode`] when the parameters do not fit.
-    pub fn server_finish(
-        self,
-        params: ServerFinishParams,
-    ) -> Result<(Vec<u8>, AwaitConnAck), HandshakeError> {
+    pub fn server_finish(self, params: ServerFinishParams) -> Result<(Vec<u8>, AwaitPacket), HandshakeError> {
         let keys = FlightKeys::server_finish(&self.secrets.acknowledge);
         let plaintext = params.encode().map_err(HandshakeError::Encode)?;
         let sealed = keys.seal(&self.transcript, plaintext);
         let finish = ServerFinish { params: &sealed, tag: [0; FINISH_TAG_LEN] };
         let bytes = finish.encode().map_err(HandshakeError::Encode)?;
-        Ok((bytes, AwaitConnAck { accepted: self, keys, params }))
+        Ok((bytes, AwaitPacket { accepted: self, keys, params }))
     }
 }
 
-/// The ServerFinish is made; the CONNACK that carries it is to be sealed.
-pub struct AwaitConnAck {
+/// The ServerFinish is made; the packet that carries it is to be sealed.
+pub struct AwaitPacket {
     accepted: ServerAccepted,
     keys: FlightKeys,
     params: ServerFinishParams,
 }
 
-impl AwaitConnAck {
+impl AwaitPacket {
     /// Fills in the tag over the whole encoded CONNACK; it is not to be changed afterwards.
     ///
     /// # Errors
     /// [`HandshakeError`] when the packet is no successful CONNACK with a ServerFinish.
     pub fn seal_connack(self, connack_packet: &mut [u8]) -> Result<Established, HandshakeError> {
-        let tag_at = ReceivedFinish::locate(connack_packet)?.tag_at;
+        self.seal(Carrier::ConnAck, connack_packet)
+    }
+
+    /// Fills in the tag over the whole encoded AUTH that ends a re-authentication.
+    ///
+    /// # Errors
+    /// [`HandshakeError`] when the packet is no AUTH with Reason Code 0x00 and a ServerFinish.
+    pub fn seal_auth(self, auth_packet: &mut [u8]) -> Result<Established, HandshakeError> {
+        self.seal(Carrier::Auth, auth_packet)
+    }
+
+    fn seal(self, carrier: Carrier, packet: &mut [u8]) -> Result<Established, HandshakeError> {
+        let tag_at = ReceivedFinish::locate(carrier, packet)?.tag_at;
         let ServerAccepted { client, scheme, suite, transcript, secrets } = self.accepted;
-        let tag = finish_tag(&self.keys, transcript, connack_packet, tag_at);
-        connack_packet[tag_at..tag_at + FINISH_TAG_LEN].copy_from_slice(&tag);
+        let tag = finish_tag(&self.keys, transcript, packet, tag_at);
+        packet[tag_at..tag_at + FINISH_TAG_LEN].copy_from_slice(&tag);
         Ok(Established::new(Side::Broker, scheme, suite, client, secrets, self.params))
     }
 }

@@ -26,11 +26,11 @@ mod suite_keys;
 mod trust;
 
 pub use error::{HandshakeError, RecordError};
-pub use established::Established;
+pub use established::{Established, Predecessor};
 pub use fanout::FanDelivery;
 pub use group::{GROUP_TAG_LEN, GroupFan, GroupSealer};
 pub use handshake_client::{AwaitServerFinish, AwaitServerHello, ClientHelloConfig, ClientStart};
-pub use handshake_server::{AwaitClientFinish, AwaitConnAck, ServerAccepted, ServerPolicy, ServerStart};
+pub use handshake_server::{AwaitClientFinish, AwaitPacket, ServerAccepted, ServerPolicy, ServerStart};
 pub use identity::{Identity, IdentityKeys};
 pub use kdf::{Secret32, derive, extract, hash, hmac};
 pub use opener::{Content, OpenedRecord, RecordOpener};

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::veil::{
     layout::LayoutError,
-    record::{ControlOp, HEADER_LEN, RecordHeader, RecordType},
+    record::{ControlOp, HEADER_LEN, Phase, RecordHeader, RecordType},
     registry::{Scheme, Suite},
 };
 use alloc::vec::Vec;
@@ -49,6 +49,8 @@ pub struct RecordOpener {
 
 struct OpenerKeys {
     direction: DirectionKeys,
+    /// The keys of a re-authentication, until the peer's first record under them.
+    next: Option<DirectionKeys>,
     groups: GroupKeys,
     scratch: Vec<u8>,
 }
@@ -59,7 +61,7 @@ impl RecordOpener {
     #[must_use]
     pub fn new(side: Side, suite: Suite, scheme: Scheme, secret: Secret32) -> Self {
         let direction = DirectionKeys::new(suite, secret);
-        let keys = OpenerKeys { direction, groups: GroupKeys::default(), scratch: Vec::new() };
+        let keys = OpenerKeys { direction, next: None, groups: GroupKeys::default(), scratch: Vec::new() };
         Self { keys: Some(keys), side, scheme }
     }
 
@@ -78,8 +80,8 @@ impl RecordOpener {
         let keys = self.keys.as_mut().ok_or(RecordError::Closed)?;
         let opened = match check_header(buffer, keys, self.side, self.scheme, record_bytes_max) {
             Ok(None) => return Ok(None),
-            Ok(Some((record_type, record))) => keys
-                .open(record_type, record, self.side)
+            Ok(Some((header, record))) => keys
+                .open(header, record, self.side)
                 .map(|content| Some(OpenedRecord { consumed: record.len(), content })),
             Err(error) => Err(error),
         };
@@ -87,6 +89,29 @@ impl RecordOpener {
             self.keys = None;
         }
         opened
+    }
+
+    /// Goes on under the keys of a re-authentication with the peer's first record of the next phase, which is its record 0;
+    /// until then records of the present phase open, KeyUpdate excepted (VEIL-1 section 4.8).
+    ///
+    /// # Errors
+    /// [`RecordError::KeyUpdateBarred`] while an earlier switch is due, [`RecordError::Contents`] when it brings too many
+    /// group keys, [`RecordError::Closed`]; the opener is over then.
+    pub fn switch_to(&mut self, next: Self) -> Result<(), RecordError> {
+        let switched = match (&mut self.keys, next.keys) {
+            (Some(keys), Some(next)) => keys.switch_to(next),
+            _ => Err(RecordError::Closed),
+        };
+        if switched.is_err() {
+            self.keys = None;
+        }
+        switched
+    }
+
+    /// Says whether the peer is yet to send its first record under the keys of a re-authentication.
+    #[must_use]
+    pub fn is_switching(&self) -> bool {
+        self.keys.as_ref().is_some_and(|keys| keys.next.is_some())
     }
 
     /// Takes a GroupGrant that came in ServerFinish (VEIL-1 section 4.4).
@@ -105,31 +130,47 @@ fn check_header<'b>(
     side: Side,
     scheme: Scheme,
     record_bytes_max: usize,
-) -> Result<Option<(RecordType, &'b mut [u8])>, RecordError> {
+) -> Result<Option<(RecordHeader, &'b mut [u8])>, RecordError> {
     let Some(header) = RecordHeader::read(buffer)? else {
         return Ok(None);
     };
     if !is_allowed(header.record_type, side, scheme) {
         return Err(RecordError::TypeNotAllowed);
     }
-    if header.phase != keys.direction.phase {
-        return Err(RecordError::Phase);
-    }
+    let direction = keys.direction_of(header.phase).ok_or(RecordError::Phase)?;
     let out_of_range = RecordError::Length(header.len);
     let len = usize::try_from(header.len).map_err(|_| out_of_range)?;
-    if len <= keys.direction.keys.tag_len() || len > record_bytes_max {
+    if len <= direction.keys.tag_len() || len > record_bytes_max {
         return Err(out_of_range);
     }
-    Ok(buffer.get_mut(..HEADER_LEN + len).map(|record| (header.record_type, record)))
+    Ok(buffer.get_mut(..HEADER_LEN + len).map(|record| (header, record)))
 }
 
 impl OpenerKeys {
+    /// The keys of a phase: the present ones, or those that are due.
+    fn direction_of(&self, phase: Phase) -> Option<&DirectionKeys> {
+        [Some(&self.direction), self.next.as_ref()].into_iter().flatten().find(|keys| keys.phase == phase)
+    }
+
+    fn switch_to(&mut self, next: Self) -> Result<(), RecordError> {
+        if self.next.is_some() {
+            return Err(RecordError::KeyUpdateBarred);
+        }
+        let mut direction = next.direction;
+        direction.succeed(&self.direction);
+        self.next = Some(direction);
+        Ok(self.groups.adopt(next.groups)?)
+    }
+
     fn open(
         &mut self,
-        record_type: RecordType,
+        RecordHeader { record_type, phase, .. }: RecordHeader,
         record: &mut [u8],
         side: Side,
     ) -> Result<Content, RecordError> {
+        if let Some(next) = self.next.take_if(|next| next.phase == phase) {
+            self.direction = next;
+        }
         let sequence = self.direction.next_sequence();
         match record_type {
             RecordType::Integrity => self.open_integrity(sequence, record),
@@ -178,6 +219,9 @@ impl OpenerKeys {
         let plain = self.decrypt(sequence, record)?;
         let op = ControlOp::parse(record.get(plain.clone()).unwrap_or_default())?;
         if matches!(op, ControlOp::KeyUpdate) {
+            if self.next.is_some() {
+                return Err(RecordError::KeyUpdateBarred);
+            }
             self.direction.update();
             return Ok(Content::KeyUpdated);
         }

@@ -47,6 +47,11 @@ impl DirectionKeys {
         self.sequence = 0;
     }
 
+    /// Takes the place of `previous`: record 0 of the phase after its own.
+    pub(super) const fn succeed(&mut self, previous: &Self) {
+        self.phase = previous.phase.next();
+    }
+
     pub(super) const fn header(&self, record_type: RecordType, len: u32) -> [u8; HEADER_LEN] {
         RecordHeader { record_type, phase: self.phase, len }.to_bytes()
     }

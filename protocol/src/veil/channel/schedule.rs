@@ -25,6 +25,11 @@ impl Transcript {
         Self(hash(&[b"veil1 transcript", connect_packet]))
     }
 
+    /// `T0 = H("veil1 reauth" || exporter || AUTH packet)`, with the exporter of the handshake before (section 4.8).
+    pub(super) fn restart(exporter: &Secret32, auth_packet: &[u8]) -> Self {
+        Self(hash(&[b"veil1 reauth", exporter.as_bytes(), auth_packet]))
+    }
+
     /// `T(n+1) = H(T(n) || message)`.
     pub(super) fn then(self, message: &[u8]) -> Self {
         Self(hash(&[&self.0, message]))

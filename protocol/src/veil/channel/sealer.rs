@@ -177,6 +177,13 @@ impl RecordSealer {
         self.control(out, &ControlOp::KeyUpdate).expect("a KeyUpdate has no contents");
     }
 
+    /// Goes on under the keys of a re-authentication, from record 0 of the next phase (VEIL-1 section 4.8); no record may be
+    /// open.
+    pub fn switch_to(&mut self, mut next: Self) {
+        next.direction.succeed(&self.direction);
+        *self = next;
+    }
+
     /// The number of records that went out under the current keys; they must change at [`REKEY_RECORDS`](super::REKEY_RECORDS).
     #[must_use]
     pub const fn records(&self) -> u64 {

@@ -1,0 +1,124 @@
+//! The receiving half of a VEIL-1 channel: what opens the client's records, and its re-authentication (VEIL-1 section 4.8).
+//!
+//! Nothing here sends: callers write the packets this file makes. Invariant: at most one re-authentication is under way, from the
+//! client's AUTH 0x19 to its first record under the new keys, and an exchange that waits for the client has a deadline.
+
+use veilmq_protocol::veil::channel::{
+    AwaitClientFinish, Predecessor, RecordOpener, RecordSealer, ServerAccepted, ServerStart,
+};
+use veilmq_protocol::veil::hello::ServerFinishParams;
+use veilmq_protocol::{Auth, Packet, ProtocolVersion, ReasonCode};
+
+use super::{auth_packet, certificate_over_at};
+use crate::farewell::{BrokerReason, CloseReason, PeerError};
+use crate::handshakes::HalfOpen;
+use crate::shared::Shared;
+use crate::time::{Environment, Moment};
+
+/// The receiving half of a channel.
+pub(crate) struct Channel {
+    pub(crate) opener: RecordOpener,
+    /// What chains the next handshake to the last.
+    predecessor: Predecessor,
+    exchange: Option<Box<Exchange>>,
+}
+
+/// A re-authentication that waits for the client's proof of who it is.
+struct Exchange {
+    handshake: AwaitClientFinish,
+    over_at: Moment,
+    /// Counts it, for as long as it is half open.
+    _counted: HalfOpen,
+}
+
+/// A re-authentication that succeeded.
+pub(crate) struct Reauthenticated {
+    /// The AUTH with Reason Code 0x00, the last packet under the previous keys.
+    pub(crate) auth: Vec<u8>,
+    /// Seals what follows it.
+    pub(crate) sealer: RecordSealer,
+    /// When the connection has to end under the certificate that was shown now.
+    pub(crate) certificate_over_at: Moment,
+}
+
+impl Channel {
+    pub(crate) fn new(opener: RecordOpener, predecessor: Predecessor) -> Self {
+        Self { opener, predecessor, exchange: None }
+    }
+
+    /// Returns when the client's proof must have arrived; None while none is due.
+    pub(crate) fn exchange_over_at(&self) -> Option<Moment> {
+        self.exchange.as_ref().map(|exchange| exchange.over_at)
+    }
+
+    /// Begins a re-authentication with an AUTH 0x19, of which `packet_bytes` is all; returns the ServerHello to answer with.
+    pub(crate) fn begin(
+        &mut self,
+        auth: &Auth<'_>,
+        packet_bytes: &[u8],
+        peer: &str,
+        shared: &Shared,
+        environment: &mut Environment<'_>,
+    ) -> Result<Vec<u8>, CloseReason> {
+        if self.exchange.is_some() || self.opener.is_switching() {
+            return Err(PeerError::Protocol("AUTH begins while a re-authentication is under way").into());
+        }
+        let Some(veil) = shared.veil() else { return Err(PeerError::AuthenticationMethod.into()) };
+        let Some(counted) = shared.begin_handshake(peer, environment.now) else {
+            return Err(CloseReason::Broker(BrokerReason::HalfOpen));
+        };
+        let (reply, handshake) = ServerStart.handle_again(
+            &self.predecessor,
+            packet_bytes,
+            auth.data.unwrap_or_default(),
+            &veil.identity,
+            environment.unix_ms,
+            environment.entropy,
+        )?;
+        let seconds = u64::from(shared.settings().connect_seconds_max);
+        let over_at = environment.now.plus_seconds(seconds);
+        self.exchange = Some(Box::new(Exchange { handshake, over_at, _counted: counted }));
+        Ok(reply)
+    }
+
+    /// Ends a re-authentication with the client's proof. From here on its records open under the previous keys and, from its
+    /// first one under them, the new.
+    pub(crate) fn finish(
+        &mut self,
+        auth: &Auth<'_>,
+        client_id: &str,
+        shared: &Shared,
+        environment: &Environment<'_>,
+    ) -> Result<Reauthenticated, CloseReason> {
+        let Some(exchange) = self.exchange.take() else {
+            return Err(PeerError::Protocol("AUTH continues what was not begun").into());
+        };
+        let finish = auth.data.unwrap_or_default();
+        let accepted = shared.with_trust(|trust| {
+            exchange.handshake.handle(finish, trust, client_id, environment.unix_ms / 1_000)
+        })?;
+        self.switch(accepted, environment)
+    }
+
+    fn switch(
+        &mut self,
+        accepted: ServerAccepted,
+        environment: &Environment<'_>,
+    ) -> Result<Reauthenticated, CloseReason> {
+        let certificate_over_at = certificate_over_at(&accepted.client, environment);
+        let (finish, sealing) = accepted.server_finish(finish_params(environment))?;
+        let mut auth = Vec::new();
+        Packet::Auth(auth_packet(ReasonCode::Success, &finish))
+            .encode(ProtocolVersion::V5, &mut auth)
+            .map_err(|_| PeerError::HANDSHAKE_UNFIT)?;
+        let (sealer, opener, predecessor) = sealing.seal_auth(&mut auth)?.into_parts();
+        self.opener.switch_to(opener)?;
+        self.predecessor = predecessor;
+        Ok(Reauthenticated { auth, sealer, certificate_over_at })
+    }
+}
+
+/// Returns what the broker tells with its ServerFinish.
+pub(crate) fn finish_params(environment: &Environment<'_>) -> ServerFinishParams {
+    ServerFinishParams { time_unix_ms: Some(environment.unix_ms), ..ServerFinishParams::default() }
+}
