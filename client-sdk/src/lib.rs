@@ -32,8 +32,8 @@ mod client;
 mod message;
 
 pub use client::{
-    Backoff, Builder, Client, ConnectError, PendingPublish, PublishBuilder, PublishError, RequestError,
-    Status, SubscribeBuilder, SubscribeError, Subscription,
+    Backoff, Builder, Client, ConnectError, PendingPublish, PublishBuilder, PublishError,
+    ReauthenticateError, RequestError, Status, SubscribeBuilder, SubscribeError, Subscription,
 };
 pub use message::{Message, Properties, Publication, Received, Sealed, Will};
 pub use veilmq_protocol::{QoS, ReasonCode, RetainHandling, TopicError, TopicFilter, TopicName};

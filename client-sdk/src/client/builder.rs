@@ -61,6 +61,7 @@ impl Builder {
                 reconnect: true,
                 backoff: Backoff::default(),
                 will: None,
+                reauthenticate_every: Duration::from_secs(24 * 3_600),
             },
             session: SessionOptions::new(""),
             identity: None,
@@ -172,6 +173,12 @@ impl Builder {
     /// which the broker prefers 4).
     pub const fn schemes(mut self, schemes: Schemes) -> Self {
         self.schemes = Some(schemes);
+        self
+    }
+
+    /// Sets how often the client proves once more who it is on a channel that lasts (default 24 hours).
+    pub const fn reauthenticate_every(mut self, interval: Duration) -> Self {
+        self.endpoint.reauthenticate_every = interval;
         self
     }
 

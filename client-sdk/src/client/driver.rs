@@ -12,13 +12,13 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use tracing::{debug, info, warn};
-use veilmq_protocol::{ReasonCode, SubscribeOptions};
+use veilmq_protocol::{ReasonCode, SubscribeOptions, veil::channel::Identity};
 
 use super::{
     Status,
     backoff::Backoff,
     clock::{Clock, entropy, random_u32},
-    error::{ConnectError, PublishError, RequestError, SubscribeError},
+    error::{ConnectError, PublishError, ReauthenticateError, RequestError, SubscribeError},
     routes::{Blocked, Delivery, Routes, STALL, Taken},
     sealing::{Form, Sealing},
 };
@@ -32,9 +32,12 @@ const OUTPUT_BYTES_MAX: usize = 1 << 20;
 const READ_BYTES: usize = 64 << 10;
 /// Publications taken in a row before the socket gets its turn.
 const PUBLISH_BATCH: usize = 64;
+/// What an interval means that the clock cannot express: a year.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3_600);
 /// How long the last bytes of a connection may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
+type ReauthenticateReply = oneshot::Sender<Result<(), ReauthenticateError>>;
 pub(super) type PublishReply = oneshot::Sender<Result<ReasonCode, PublishError>>;
 
 pub(super) struct PublishCommand {
@@ -53,6 +56,10 @@ pub(super) enum Command {
     Unsubscribe {
         filter: String,
         reply: oneshot::Sender<Result<ReasonCode, RequestError>>,
+    },
+    Reauthenticate {
+        renewed: Option<Arc<Identity>>,
+        reply: ReauthenticateReply,
     },
     Disconnect {
         reason: ReasonCode,
@@ -84,6 +91,8 @@ pub(super) struct Endpoint {
     pub(super) reconnect: bool,
     pub(super) backoff: Backoff,
     pub(super) will: Option<Will>,
+    /// How long a channel goes without a re-authentication.
+    pub(super) reauthenticate_every: Duration,
 }
 
 impl Endpoint {
@@ -105,6 +114,10 @@ pub(super) struct Driver {
     /// QoS 0 publications whose last byte is this far in the output of the connection.
     flushing: Vec<(u64, PublishReply)>,
     sent_total: u64,
+    /// When the channel is to be re-authenticated.
+    reauthenticate_at: Option<Instant>,
+    /// Who waits for the re-authentication under way.
+    reauthenticating: Option<ReauthenticateReply>,
     status: watch::Sender<Status>,
     /// Who waits for the first connection.
     first: Option<oneshot::Sender<Result<(), ConnectError>>>,
@@ -143,6 +156,8 @@ impl Driver {
             blocked: Vec::new(),
             flushing: Vec::new(),
             sent_total: 0,
+            reauthenticate_at: None,
+            reauthenticating: None,
             status,
             first: Some(first),
             clock: Clock::start(),
@@ -160,6 +175,10 @@ impl Driver {
             };
             self.session.connection_lost();
             self.flushing.clear();
+            self.reauthenticate_at = None;
+            if let Some(reply) = self.reauthenticating.take() {
+                let _ = reply.send(Err(ReauthenticateError::Failed(ended.clone())));
+            }
             let failed_first = self.first.take().map(|first| {
                 let address = self.endpoint.address();
                 first.send(Err(ConnectError::Failed { address, reason: ended.clone() }))
@@ -261,6 +280,7 @@ impl Driver {
                 () = room(&self.blocked), if !may_read => {}
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                     self.session.handle_timeout(self.clock.now());
+                    self.reauthenticate_if_due();
                 }
             }
         }
@@ -286,6 +306,7 @@ impl Driver {
                     }
                 }
                 Event::Answered { token, reasons } => self.answered(token, &reasons),
+                Event::Reauthenticated => self.reauthenticated(),
                 Event::Notice(text) => warn!(notice = %text, "the broker says"),
                 Event::Closed(reason) => return Some(reason),
             }
@@ -295,9 +316,34 @@ impl Driver {
     fn connected(&mut self, session_present: bool, channel: Option<Channel>) {
         info!(address = %self.endpoint.address(), session_present, ?channel, "connected");
         self.attempt = 0;
+        self.reauthenticate_at = channel.is_some().then(|| self.next_reauthentication());
         self.status.send_replace(Status::Connected { session_present, channel });
         if let Some(first) = self.first.take() {
             let _ = first.send(Ok(()));
+        }
+    }
+
+    fn next_reauthentication(&self) -> Instant {
+        let now = Instant::now();
+        now.checked_add(self.endpoint.reauthenticate_every).unwrap_or(now + LONGEST)
+    }
+
+    fn reauthenticate_if_due(&mut self) {
+        if self.reauthenticate_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.reauthenticate_at = None;
+        // What keeps it from beginning, an exchange under way or the end of the connection, also sets the next time.
+        if let Err(error) = self.session.reauthenticate(None, self.clock.now(), &mut entropy) {
+            debug!(%error, "no re-authentication now");
+        }
+    }
+
+    fn reauthenticated(&mut self) {
+        debug!("re-authenticated");
+        self.reauthenticate_at = Some(self.next_reauthentication());
+        if let Some(reply) = self.reauthenticating.take() {
+            let _ = reply.send(Ok(()));
         }
     }
 
@@ -377,6 +423,14 @@ impl Driver {
                 let token = self.session.unsubscribe(&filter);
                 self.waiters.insert(token, Waiter::Unsubscribe { filter, reply });
             }
+            Input::Command(Command::Reauthenticate { renewed, reply }) => {
+                match self.session.reauthenticate(renewed, self.clock.now(), &mut entropy) {
+                    Ok(()) => self.reauthenticating = Some(reply),
+                    Err(error) => {
+                        let _ = reply.send(Err(error.into()));
+                    }
+                }
+            }
             Input::Command(Command::Disconnect { reason }) => self.disconnect(reason),
             Input::Taken => self.acknowledge_taken(),
             Input::Abandoned => self.disconnect(ReasonCode::Success),
@@ -429,7 +483,7 @@ impl Driver {
         let session = self.session.next_timeout().map(|due| self.clock.instant(due));
         let stall =
             (!self.blocked.is_empty() && self.session.awaits_answers()).then(|| Instant::now() + STALL);
-        [session, stall].into_iter().flatten().min()
+        [session, stall, self.reauthenticate_at].into_iter().flatten().min()
     }
 
     /// Sends what is left, DISCONNECT at its end, and closes.

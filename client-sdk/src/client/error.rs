@@ -5,7 +5,7 @@ use veilmq_protocol::{EncodeError, ReasonCode, TopicError};
 
 use crate::{
     e2e::{ConfigError, SealError},
-    session::{CloseReason, DeliveryError},
+    session::{CloseReason, DeliveryError, ReauthenticationError},
 };
 
 /// Why no connection came about.
@@ -137,6 +137,21 @@ pub enum RequestError {
     /// The broker refused.
     #[error("the broker refused: {0}")]
     Refused(ReasonCode),
+    /// The client is closed.
+    #[error("the client is closed: {0}")]
+    Closed(CloseReason),
+}
+
+/// Why a client did not prove once more who it is.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ReauthenticateError {
+    /// It did not begin; the connection is as it was.
+    #[error("no re-authentication: {0}")]
+    NotBegun(#[from] ReauthenticationError),
+    /// The connection ended before it was finished: because one side refused the other, or for another reason.
+    #[error("the re-authentication failed: {0}")]
+    Failed(CloseReason),
     /// The client is closed.
     #[error("the client is closed: {0}")]
     Closed(CloseReason),

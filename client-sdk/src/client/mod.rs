@@ -10,14 +10,16 @@ mod routes;
 mod sealing;
 mod subscribe;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
-use veilmq_protocol::{ReasonCode, TopicFilter};
+use veilmq_protocol::{ReasonCode, TopicFilter, veil::channel::Identity};
 
 pub use self::{
     backoff::Backoff,
     builder::Builder,
-    error::{ConnectError, PublishError, RequestError, SubscribeError},
+    error::{ConnectError, PublishError, ReauthenticateError, RequestError, SubscribeError},
     publish::{PendingPublish, PublishBuilder},
     subscribe::{SubscribeBuilder, Subscription},
 };
@@ -110,6 +112,30 @@ impl Client {
         let closed = || RequestError::Closed(self.close_reason());
         self.commands.send(command).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?.map(drop)
+    }
+
+    /// Proves once more who this client is, on the connection there is, and changes its keys (VEIL-1 section 4.8). A client
+    /// does so by itself every [`reauthenticate_every`](Builder::reauthenticate_every).
+    ///
+    /// # Errors
+    /// [`ReauthenticateError`]; after [`ReauthenticateError::Failed`] the connection is gone.
+    pub async fn reauthenticate(&self) -> Result<(), ReauthenticateError> {
+        self.prove(None).await
+    }
+
+    /// Does the same with another certificate of the same key, which later connections use too.
+    ///
+    /// # Errors
+    /// As [`Self::reauthenticate`].
+    pub async fn renew(&self, identity: Arc<Identity>) -> Result<(), ReauthenticateError> {
+        self.prove(Some(identity)).await
+    }
+
+    async fn prove(&self, renewed: Option<Arc<Identity>>) -> Result<(), ReauthenticateError> {
+        let (reply, answer) = oneshot::channel();
+        let closed = || ReauthenticateError::Closed(self.close_reason());
+        self.commands.send(Command::Reauthenticate { renewed, reply }).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
     }
 
     /// Disconnects and waits until DISCONNECT is sent; the broker discards the Will.

@@ -19,6 +19,7 @@ use super::{
     options::SessionOptions,
     outbound::{Grants, Outbound, PacketIds},
     output::Output,
+    reauthentication::Reauthentication,
     requests::Requests,
 };
 use crate::message::{Message, Properties, Publication};
@@ -42,6 +43,8 @@ pub(super) struct Core {
     pub(super) requests: Requests,
     pub(super) events: VecDeque<Event>,
     pub(super) opener: Option<RecordOpener>,
+    /// There on a connection with a channel.
+    pub(super) reauthentication: Option<Reauthentication>,
     pub(super) timers: Timers,
     pub(super) next_token: u64,
 }
@@ -56,12 +59,18 @@ pub(super) struct Timers {
     /// When PINGRESP must have arrived.
     pub(super) pingresp: Option<u64>,
     pub(super) rekey: Option<u64>,
+    /// When the broker's next AUTH must have arrived.
+    pub(super) auth: Option<u64>,
     pub(super) reading_paused: bool,
 }
 
 impl Timers {
     pub(super) fn pingresp(&self) -> Option<u64> {
         self.pingresp.filter(|_| !self.reading_paused)
+    }
+
+    pub(super) fn auth(&self) -> Option<u64> {
+        self.auth.filter(|_| !self.reading_paused)
     }
 }
 
@@ -79,6 +88,7 @@ impl Core {
             requests: Requests::default(),
             events: VecDeque::new(),
             opener: None,
+            reauthentication: None,
             timers: Timers::default(),
             next_token: 0,
         }
@@ -96,6 +106,7 @@ impl Core {
     pub(super) fn handle(&mut self, incoming: Incoming<'_>, now: Now) -> Result<(), CloseReason> {
         match (incoming, &self.phase) {
             (Incoming::Packet(packet, bytes), Phase::Opening(_)) => self.handle_opening(packet, bytes, now),
+            (Incoming::Packet(Packet::Auth(auth), bytes), Phase::Open) => self.handle_auth(&auth, bytes, now),
             (Incoming::Packet(packet, _), Phase::Open) => self.handle_packet(packet),
             (Incoming::Fan(publish), Phase::Open) => self.handle_publish(&publish),
             (Incoming::Control(op), _) => {
@@ -166,8 +177,10 @@ impl Core {
             broker: established.peer.subject.clone(),
             broker_kid: established.peer.kid(),
         };
-        self.output.seal_with(established.sealer, packet_bytes_max);
-        self.opener = Some(established.opener);
+        let (sealer, opener, predecessor) = established.into_parts();
+        self.output.seal_with(sealer, packet_bytes_max);
+        self.opener = Some(opener);
+        self.reauthentication = Some(Reauthentication::new(predecessor));
         let rekey_ms = self.options.channel.as_ref().map(|channel| channel.rekey_ms);
         self.timers.rekey = rekey_ms.map(|rekey_ms| now.monotonic_ms + rekey_ms);
         Some(channel)
@@ -274,6 +287,9 @@ impl Core {
         if is_due(self.timers.pingresp()) {
             return Err(CloseReason::Timeout("PINGRESP"));
         }
+        if is_due(self.timers.auth()) {
+            return Err(CloseReason::Timeout("AUTH"));
+        }
         let Some(channel) = &self.options.channel else { return self.keep_alive(now_ms) };
         if is_due(self.timers.rekey) {
             self.output.rekey();
@@ -309,6 +325,7 @@ impl Core {
     pub(super) fn end(&mut self) {
         self.phase = Phase::Down;
         self.timers = Timers::default();
+        self.reauthentication = None;
         self.inbound.connection_lost();
         self.requests.connection_lost(&mut self.ids);
     }

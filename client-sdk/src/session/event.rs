@@ -62,6 +62,8 @@ pub enum Event {
         /// One Reason Code for each filter.
         reasons: Vec<ReasonCode>,
     },
+    /// Both sides have proved once more who they are, and go on under new keys.
+    Reauthenticated,
     /// The broker has something to say to people.
     Notice(String),
     /// The connection is over; what is left of the output may still be sent.
@@ -127,7 +129,7 @@ pub enum CloseReason {
         /// Its Reason String.
         text: Option<String>,
     },
-    /// The VEIL-1 handshake failed on this side.
+    /// The VEIL-1 handshake failed on this side, when connecting or in a re-authentication.
     #[error("the VEIL-1 handshake failed: {0}")]
     Handshake(#[from] HandshakeError),
     /// The broker accepted the connection without proving who it is.
@@ -174,12 +176,13 @@ impl CloseReason {
             Self::ReceiveMaximumExceeded => Some(ReasonCode::ReceiveMaximumExceeded),
             Self::TopicAliasInvalid => Some(ReasonCode::TopicAliasInvalid),
             Self::Unencodable(_) => Some(ReasonCode::ImplementationSpecificError),
-            // VEIL-1 section 16: a broken channel is closed without answer, and so is a failed handshake.
+            // [MQTT-4.12.1-2] A client has no code for a broker that fails to prove who it is. Before CONNACK nothing is sent.
+            Self::Handshake(_) => Some(ReasonCode::UnspecifiedError),
+            // VEIL-1 section 16: a broken channel is closed without answer.
             Self::Lost(_)
             | Self::Unreachable(_)
             | Self::Refused { .. }
             | Self::Disconnected { .. }
-            | Self::Handshake(_)
             | Self::NotAuthenticated
             | Self::ChannelBroken(_)
             | Self::Timeout(_) => None,

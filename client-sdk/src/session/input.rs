@@ -7,7 +7,7 @@ use std::ops::Range;
 use veilmq_protocol::{
     Packet, ProtocolVersion, Publish, next_frame,
     veil::{
-        channel::{Content, FanDelivery, RecordOpener},
+        channel::{Content, FanDelivery, RecordError, RecordOpener},
         record::{ControlOp, RECORD_OVERHEAD_MAX},
     },
 };
@@ -53,10 +53,14 @@ impl Input {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Takes everything from here on as channel records.
-    pub(super) fn open_with(&mut self, opener: RecordOpener) {
+    /// Takes everything from here on as channel records, or goes on under the keys of a re-authentication.
+    pub(super) fn open_with(&mut self, opener: RecordOpener) -> Result<(), RecordError> {
+        if let Some(current) = &mut self.opener {
+            return current.switch_to(opener);
+        }
         self.opener = Some(opener);
         self.opened = self.start..self.start;
+        Ok(())
     }
 
     /// The next thing that has arrived as a whole.
@@ -87,7 +91,7 @@ impl Input {
             Content::KeyUpdated => Ok(Some(Incoming::KeyUpdated)),
             Content::Control(range) => {
                 let body = self.buffer.get(base + range.start..base + range.end).unwrap_or_default();
-                let op = ControlOp::parse(body).map_err(veilmq_protocol::veil::channel::RecordError::from)?;
+                let op = ControlOp::parse(body).map_err(RecordError::from)?;
                 Ok(Some(Incoming::Control(op)))
             }
         }

@@ -28,18 +28,23 @@ mod opening;
 mod options;
 mod outbound;
 mod output;
+mod reauthentication;
 mod requests;
 
-use veilmq_protocol::{EncodeError, ReasonCode, SubscribeOptions};
+use std::sync::Arc;
+
+use veilmq_protocol::{EncodeError, ReasonCode, SubscribeOptions, veil::channel::Identity};
 
 use self::{
     core::{Core, Phase, Timers},
     input::Input,
+    reauthentication::Reauthentication,
 };
 pub use self::{
     event::{Channel, CloseReason, DeliveryError, Event, Token},
     inbound::Receipt,
     options::{ChannelOptions, SessionOptions},
+    reauthentication::ReauthenticationError,
 };
 use crate::message::{Publication, Will};
 
@@ -131,11 +136,10 @@ impl Session {
                 Ok(Some(incoming)) => self.core.handle(incoming, now),
                 Err(reason) => Err(reason),
             };
-            if let Err(reason) = handled {
+            let opener = self.core.opener.take();
+            let opens = opener.map_or(Ok(()), |opener| self.input.open_with(opener));
+            if let Err(reason) = handled.and(opens.map_err(CloseReason::from)) {
                 self.core.close(reason);
-            }
-            if let Some(opener) = self.core.opener.take() {
-                self.input.open_with(opener);
             }
         }
     }
@@ -161,8 +165,9 @@ impl Session {
 
     /// When [`Self::handle_timeout`] is due, in monotonic milliseconds.
     pub fn next_timeout(&self) -> Option<u64> {
-        let Timers { connack, ping, rekey, .. } = self.core.timers;
-        [connack, ping, self.core.timers.pingresp(), rekey].into_iter().flatten().min()
+        let timers = &self.core.timers;
+        let Timers { connack, ping, rekey, .. } = *timers;
+        [connack, ping, timers.pingresp(), timers.auth(), rekey].into_iter().flatten().min()
     }
 
     /// Does what is due: PINGREQ, new channel keys, or giving up on a silent server.
@@ -176,7 +181,9 @@ impl Session {
     pub fn set_reading(&mut self, reading: bool, now: Now) {
         let timers = &mut self.core.timers;
         if reading && timers.reading_paused {
-            timers.pingresp = timers.pingresp.map(|_| now.monotonic_ms + self.core.options.answer_ms);
+            let deadline = now.monotonic_ms + self.core.options.answer_ms;
+            timers.pingresp = timers.pingresp.map(|_| deadline);
+            timers.auth = timers.auth.map(|_| deadline);
         }
         timers.reading_paused = !reading;
     }
@@ -224,6 +231,23 @@ impl Session {
         }
     }
 
+    /// Begins to prove once more who this client is, on the connection there is; [`Event::Reauthenticated`] tells of success
+    /// and [`Event::Closed`] of failure. `renewed` is another certificate of the same key, used from now on.
+    ///
+    /// # Errors
+    /// [`ReauthenticationError`] when it does not begin; the connection is as it was.
+    pub fn reauthenticate(
+        &mut self,
+        renewed: Option<Arc<Identity>>,
+        now: Now,
+        entropy: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<(), ReauthenticationError> {
+        if let Some(identity) = renewed {
+            self.core.renew(identity)?;
+        }
+        self.core.reauthenticate(now, entropy)
+    }
+
     /// Ends the connection with DISCONNECT; [`ReasonCode::DisconnectWithWill`] has the Will published.
     pub fn disconnect(&mut self, reason: ReasonCode) {
         if matches!(self.core.phase, Phase::Open) {
@@ -238,9 +262,11 @@ impl Session {
         matches!(self.core.phase, Phase::Open)
     }
 
-    /// Says whether the server owes an answer to a publication or request.
+    /// Says whether the server owes an answer to a publication, a request or a proof of identity.
     pub fn awaits_answers(&self) -> bool {
-        !(self.core.outbound.is_idle() && self.core.requests.is_idle())
+        let core = &self.core;
+        let proving = core.reauthentication.as_ref().is_some_and(Reauthentication::is_under_way);
+        proving || !(core.outbound.is_idle() && core.requests.is_idle())
     }
 
     /// The Client Identifier, as chosen by the server if the options left it empty.

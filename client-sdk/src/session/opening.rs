@@ -10,7 +10,7 @@ use veilmq_protocol::{
     },
 };
 
-use super::{CloseReason, Now, SessionOptions};
+use super::{ChannelOptions, CloseReason, Now, SessionOptions};
 use crate::message::Will;
 
 pub(super) enum Opening {
@@ -49,6 +49,36 @@ pub(super) fn connect(
     Ok((packet, opening))
 }
 
+/// Verifies the broker by the ServerHello in its AUTH, and makes the AUTH with the ClientFinish.
+pub(super) fn prove(
+    state: AwaitServerHello,
+    auth: &Auth<'_>,
+    channel: &ChannelOptions,
+    now: Now,
+) -> Result<(Vec<u8>, AwaitServerFinish), CloseReason> {
+    let (finish, next) = state.handle(
+        auth.data.unwrap_or_default(),
+        &channel.identity,
+        &channel.trust,
+        channel.broker.as_deref(),
+        Some(now.unix_ms / 1_000),
+    )?;
+    Ok((auth_packet(ReasonCode::ContinueAuthentication, &finish)?, next))
+}
+
+/// The AUTH that carries a message of the handshake.
+pub(super) fn auth_packet(reason: ReasonCode, data: &[u8]) -> Result<Vec<u8>, EncodeError> {
+    let packet = Packet::Auth(Auth {
+        reason,
+        method: Some(AUTHENTICATION_METHOD),
+        data: Some(data),
+        ..Auth::default()
+    });
+    let mut bytes = Vec::new();
+    packet.encode(ProtocolVersion::V5, &mut bytes)?;
+    Ok(bytes)
+}
+
 impl Opening {
     /// Handles AUTH: verifies the broker and answers with the ClientFinish.
     pub(super) fn auth(
@@ -65,22 +95,8 @@ impl Opening {
         else {
             return Err(CloseReason::Unexpected(PacketType::Auth));
         };
-        let (finish, next) = state.handle(
-            auth.data.unwrap_or_default(),
-            &channel.identity,
-            &channel.trust,
-            channel.broker.as_deref(),
-            Some(now.unix_ms / 1_000),
-        )?;
-        let answer = Packet::Auth(Auth {
-            reason: ReasonCode::ContinueAuthentication,
-            method: Some(AUTHENTICATION_METHOD),
-            data: Some(&finish),
-            ..Auth::default()
-        });
-        let mut bytes = Vec::new();
-        answer.encode(ProtocolVersion::V5, &mut bytes)?;
-        Ok((bytes, Self::AwaitServerFinish(Box::new(next))))
+        let (answer, next) = prove(*state, auth, channel, now)?;
+        Ok((answer, Self::AwaitServerFinish(Box::new(next))))
     }
 
     /// Handles CONNACK; `bytes` is the whole packet.

@@ -20,6 +20,8 @@ pub(super) struct Output {
     sealer: Option<RecordSealer>,
     record_bytes_shared: usize,
     open: Option<(OpenRecord, usize)>,
+    /// A re-authentication is about to replace the keys.
+    rekey_barred: bool,
 }
 
 impl Output {
@@ -76,6 +78,20 @@ impl Output {
         }
     }
 
+    /// Leaves the sending keys as they are until [`Self::switch_to`] (VEIL-1 section 4.8).
+    pub(super) const fn bar_rekey(&mut self) {
+        self.rekey_barred = true;
+    }
+
+    /// Goes on under the keys of a re-authentication.
+    pub(super) fn switch_to(&mut self, next: RecordSealer) {
+        self.finish_record();
+        if let Some(sealer) = &mut self.sealer {
+            sealer.switch_to(next);
+        }
+        self.rekey_barred = false;
+    }
+
     /// Where the next packet of `len` bytes goes.
     fn room(&mut self, len: usize) -> &mut Vec<u8> {
         if self
@@ -95,7 +111,7 @@ impl Output {
     fn finish_record(&mut self) {
         if let (Some((record, _)), Some(sealer)) = (self.open.take(), &mut self.sealer) {
             sealer.finish(&mut self.bytes, record);
-            if sealer.records() >= REKEY_RECORDS {
+            if sealer.records() >= REKEY_RECORDS && !self.rekey_barred {
                 sealer.key_update(&mut self.bytes);
             }
         }

@@ -1,6 +1,9 @@
 //! The session on a VEIL-1 channel, against the broker's side of the handshake and of the records in memory.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+mod driver;
+mod reauthentication;
+#[path = "../sdk_support/mod.rs"]
 mod sdk_support;
 
 use std::sync::Arc;
@@ -17,8 +20,8 @@ use veilmq_protocol::{
     veil::{
         Certificate, CertificateError, CertificateFields, Roles, Scheme, Schemes, Suite,
         channel::{
-            Content, Established, HandshakeError, Identity, IdentityKeys, RecordError, ServerPolicy,
-            ServerStart, TrustAnchors, gbody_digest,
+            Content, HandshakeError, Identity, IdentityKeys, Predecessor, RecordError, RecordOpener,
+            RecordSealer, ServerPolicy, ServerStart, TrustAnchors, gbody_digest,
         },
         fanout::put_subscriber_header,
         hello::ServerFinishParams,
@@ -35,9 +38,19 @@ fn keys(seed: u8) -> IdentityKeys {
 }
 
 fn certificate(keys: &IdentityKeys, roles: Roles, subject: &str, issuer: &IdentityKeys) -> Certificate {
+    certificate_with(1, keys, roles, subject, issuer)
+}
+
+fn certificate_with(
+    serial: u64,
+    keys: &IdentityKeys,
+    roles: Roles,
+    subject: &str,
+    issuer: &IdentityKeys,
+) -> Certificate {
     let fields = CertificateFields {
         roles,
-        serial: 1,
+        serial,
         not_before: NOW - 60,
         not_after: NOW + 3_600,
         ed25519: keys.ed25519_public(),
@@ -76,6 +89,13 @@ fn options(suite: Suite, scheme: Scheme) -> SessionOptions {
     SessionOptions { channel: Some(channel), ..SessionOptions::new("press-07") }
 }
 
+/// The broker's end of a channel.
+struct Server {
+    sealer: RecordSealer,
+    opener: RecordOpener,
+    predecessor: Predecessor,
+}
+
 /// Takes the single packet in `bytes`.
 fn decode(bytes: &[u8]) -> Packet<'_> {
     let (frame, len) = next_frame(bytes, bytes.len()).unwrap().unwrap();
@@ -89,7 +109,7 @@ fn auth(data: &[u8]) -> Packet<'_> {
 }
 
 /// Runs the handshake up to the CONNACK, which the test may change before the client gets it.
-fn handshake(rig: &mut Rig, broker: &Identity, touch: impl FnOnce(&mut Vec<u8>)) -> Option<Established> {
+fn handshake(rig: &mut Rig, broker: &Identity, touch: impl FnOnce(&mut Vec<u8>)) -> Option<Server> {
     rig.connect();
     let connect_bytes = rig.sent();
     let Packet::Connect(connect) = decode(&connect_bytes) else { panic!("CONNECT") };
@@ -118,11 +138,12 @@ fn handshake(rig: &mut Rig, broker: &Identity, touch: impl FnOnce(&mut Vec<u8>))
     let established = server.seal_connack(&mut connack).unwrap();
     touch(&mut connack);
     rig.session.receive(&connack);
-    Some(established)
+    let (sealer, opener, predecessor) = established.into_parts();
+    Some(Server { sealer, opener, predecessor })
 }
 
 /// A session on a channel, and the broker's end of it.
-fn connected(suite: Suite, scheme: Scheme) -> (Rig, Established) {
+fn connected(suite: Suite, scheme: Scheme) -> (Rig, Server) {
     let mut rig = Rig::new(options(suite, scheme));
     let broker = identity(20, Roles::BROKER, "broker-a");
     let server = handshake(&mut rig, &broker, |_| {}).unwrap();
@@ -135,7 +156,7 @@ fn connected(suite: Suite, scheme: Scheme) -> (Rig, Established) {
 }
 
 /// Opens everything the client sent; gives the packets of each record.
-fn open(server: &mut Established, mut bytes: Vec<u8>) -> Vec<Vec<u8>> {
+fn open(server: &mut Server, mut bytes: Vec<u8>) -> Vec<Vec<u8>> {
     let mut records = Vec::new();
     while !bytes.is_empty() {
         let record = server.opener.next(&mut bytes, RECORD_BYTES_MAX).unwrap().unwrap();
@@ -147,7 +168,7 @@ fn open(server: &mut Established, mut bytes: Vec<u8>) -> Vec<Vec<u8>> {
     records
 }
 
-fn seal(server: &mut Established, packets: &[Packet<'_>]) -> Vec<u8> {
+fn seal(server: &mut Server, packets: &[Packet<'_>]) -> Vec<u8> {
     let mut out = Vec::new();
     let record = server.sealer.begin(&mut out);
     for packet in packets {
