@@ -402,34 +402,28 @@ macro_rules! scenarios {
     };
 }
 
-/// Adds to a library's own scenarios those of each version that it speaks.
+/// Adds to a library's own scenarios those of each version that it speaks: of both, and of MQTT 5 alone.
 macro_rules! libraries {
     ($($library:ident: $v311:ident { $($in_both:ident)* } $v5:ident)*) => {
-        $(scenarios! {
-            $v311 = $library V311 {
-                each_message_arrives_at_the_lower_qos_of_publisher_and_subscription
-                a_retained_message_reaches_later_subscribers_until_it_is_cleared
-                a_will_is_published_when_the_connection_breaks
-                a_will_is_discarded_on_normal_disconnect
-                a_persistent_session_keeps_its_subscriptions_and_what_arrives_meanwhile
-                wildcards_match_whole_levels_and_leave_dollar_topics_out
-                an_unsubscribed_filter_delivers_nothing_more
-                a_second_connection_with_the_client_identifier_takes_the_session_over
-                payloads_up_to_the_maximum_packet_size_arrive_unchanged
-                a_shared_subscription_gives_each_message_to_one_member
-                $($in_both)*
-            }
+        $(libraries! { @both $library $v311 $v5 {
+            each_message_arrives_at_the_lower_qos_of_publisher_and_subscription
+            a_retained_message_reaches_later_subscribers_until_it_is_cleared
+            a_will_is_published_when_the_connection_breaks
+            a_will_is_discarded_on_normal_disconnect
+            a_persistent_session_keeps_its_subscriptions_and_what_arrives_meanwhile
+            wildcards_match_whole_levels_and_leave_dollar_topics_out
+            an_unsubscribed_filter_delivers_nothing_more
+            a_second_connection_with_the_client_identifier_takes_the_session_over
+            payloads_up_to_the_maximum_packet_size_arrive_unchanged
+            a_shared_subscription_gives_each_message_to_one_member
+            $($in_both)*
+        } })*
+    };
+    (@both $library:ident $v311:ident $v5:ident { $($in_both:ident)* }) => {
+        scenarios! {
+            $v311 = $library V311 { $($in_both)* }
             $v5 = $library V5 {
-                each_message_arrives_at_the_lower_qos_of_publisher_and_subscription
-                a_retained_message_reaches_later_subscribers_until_it_is_cleared
-                a_will_is_published_when_the_connection_breaks
-                a_will_is_discarded_on_normal_disconnect
-                a_persistent_session_keeps_its_subscriptions_and_what_arrives_meanwhile
-                wildcards_match_whole_levels_and_leave_dollar_topics_out
-                an_unsubscribed_filter_delivers_nothing_more
-                a_second_connection_with_the_client_identifier_takes_the_session_over
-                payloads_up_to_the_maximum_packet_size_arrive_unchanged
-                a_shared_subscription_gives_each_message_to_one_member
+                $($in_both)*
                 properties_arrive_as_they_were_sent
                 a_will_keeps_its_properties
                 the_message_expiry_interval_counts_down_and_ends_a_message
@@ -437,9 +431,8 @@ macro_rules! libraries {
                 a_topic_alias_of_the_client_stands_for_its_topic
                 the_broker_gives_topics_aliases_if_the_client_takes_them
                 a_small_receive_maximum_slows_delivery_down_but_loses_nothing
-                $($in_both)*
             }
-        })*
+        }
     };
 }
 

@@ -123,6 +123,29 @@ impl Setup {
     }
 }
 
+/// Flips every bit of one message in turn, in runs of an exchange that shows its messages; it must fail each time.
+pub(crate) fn every_flipped_bit_fails<M: Copy + PartialEq + std::fmt::Debug>(
+    message: M,
+    run: impl Fn(&mut dyn FnMut(M, &mut Vec<u8>)) -> Result<(Established, Established), Failure>,
+) {
+    let mut bits = 0;
+    run(&mut |seen, bytes| {
+        if seen == message {
+            bits = bytes.len() * 8;
+        }
+    })
+    .unwrap();
+    assert!(bits > 0);
+    for bit in 0..bits {
+        let outcome = run(&mut |seen, bytes| {
+            if seen == message {
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
+        });
+        assert!(outcome.is_err(), "{message:?} bit {bit}");
+    }
+}
+
 /// Which side noticed, and what.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Failure {

@@ -87,6 +87,16 @@ struct Run {
 }
 
 impl Run {
+    /// Lets everything happen, and comes to an end.
+    fn of(shards: u16, qos: QoS, actions: &[Action]) -> Self {
+        let mut run = Self::new(shards, qos);
+        for action in actions {
+            run.act(action);
+        }
+        run.conclude();
+        run
+    }
+
     fn new(shards: u16, qos: QoS) -> Self {
         let mut world = World::new(shards);
         let publisher = publisher(&mut world);
@@ -282,11 +292,7 @@ proptest! {
 
     #[test]
     fn every_message_is_completed_by_exactly_one_member(actions in actions(false, false), shards in 1_u16..5) {
-        let mut run = Run::new(shards, QoS::AtLeastOnce);
-        for action in &actions {
-            run.act(action);
-        }
-        run.conclude();
+        let mut run = Run::of(shards, QoS::AtLeastOnce, &actions);
 
         for number in 1..=run.published {
             prop_assert_eq!(run.completed.get(&number), Some(&1), "message {}", number);
@@ -298,11 +304,7 @@ proptest! {
 
     #[test]
     fn no_message_of_qos_2_is_completed_twice(actions in actions(false, false), shards in 1_u16..5) {
-        let mut run = Run::new(shards, QoS::ExactlyOnce);
-        for action in &actions {
-            run.act(action);
-        }
-        run.conclude();
+        let mut run = Run::of(shards, QoS::ExactlyOnce, &actions);
 
         prop_assert!(run.completed.values().all(|count| *count == 1), "{:?}", run.completed);
         prop_assert_eq!(run.world.stored_bodies(), 0);
@@ -313,11 +315,7 @@ proptest! {
         actions in actions(true, false),
         shards in 1_u16..5,
     ) {
-        let mut run = Run::new(shards, QoS::ExactlyOnce);
-        for action in &actions {
-            run.act(action);
-        }
-        run.conclude();
+        let mut run = Run::of(shards, QoS::ExactlyOnce, &actions);
 
         prop_assert!(run.completed.values().all(|count| *count == 1), "{:?}", run.completed);
         prop_assert_eq!(run.world.stored_bodies(), 0);
@@ -328,11 +326,7 @@ proptest! {
         actions in actions(true, true),
         shards in 1_u16..5,
     ) {
-        let mut run = Run::new(shards, QoS::AtLeastOnce);
-        for action in &actions {
-            run.act(action);
-        }
-        run.conclude();
+        let mut run = Run::of(shards, QoS::AtLeastOnce, &actions);
 
         for number in &run.acknowledged {
             prop_assert!(run.completed.contains_key(number), "message {} is lost", number);
