@@ -169,7 +169,8 @@ impl CloseReason {
                 }
                 PeerError::NotAuthorized(_) | PeerError::SessionOfIdentity => Some(ReasonCode::NotAuthorized),
                 PeerError::AuthenticationMethod => Some(ReasonCode::BadAuthenticationMethod),
-                PeerError::ConnAck(_) => Some(ReasonCode::PacketTooLarge),
+                // Table 3-1: the CONNECT is valid but is not accepted.
+                PeerError::ConnAck(_) => Some(ReasonCode::ImplementationSpecificError),
                 PeerError::Handshake(error) => Some(error.reason()),
             },
             Self::Broker(BrokerReason::TakenOver) => Some(ReasonCode::SessionTakenOver),

@@ -399,7 +399,7 @@ fn a_reason_string_that_does_not_fit_is_left_out() {
 #[test]
 fn a_client_that_takes_no_connack_is_told_so_as_far_as_it_takes_it() {
     // [MQTT-3.1.2-24]
-    for (packet_bytes_max, expected) in [(5, b"\x20\x03\0\x95\0".to_vec()), (4, Vec::new())] {
+    for (packet_bytes_max, expected) in [(5, b"\x20\x03\0\x83\0".to_vec()), (4, Vec::new())] {
         let mut world = world(true);
         let properties = with_packet_bytes_max(packet_bytes_max);
         let connection = world.connect(&Connect { properties, ..connect_v5("x", true, 0) });

@@ -349,7 +349,7 @@ fn a_second_connect_is_a_protocol_error() {
 #[test]
 fn a_connack_that_the_client_does_not_take_is_replaced_by_a_refusal_if_that_fits() {
     // [MQTT-3.1.2-24]
-    for (packet_bytes_max, answer) in [(20, vec!["CONNACK 0x95"]), (5, vec!["CONNACK 0x95"]), (4, vec![])] {
+    for (packet_bytes_max, answer) in [(20, vec!["CONNACK 0x83"]), (5, vec!["CONNACK 0x83"]), (4, vec![])] {
         let mut world = World::new(1);
         let mut connect = connect_v5("", true, 0);
         connect.properties.packet_bytes_max = NonZeroU32::new(packet_bytes_max);
