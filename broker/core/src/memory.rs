@@ -1,5 +1,9 @@
 //! A store in memory: for brokers that need no durability, and for tests and simulations.
 
+use std::sync::Arc;
+
+use crate::id::MessageId;
+use crate::message::Message;
 use crate::record::{Record, Store, StoreError};
 use crate::recovery::Recovery;
 
@@ -27,5 +31,9 @@ impl Store for MemoryStore {
     fn replay(&mut self, visit: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
         self.state.visit(visit);
         Ok(())
+    }
+
+    fn fetch(&mut self, messages: &[MessageId]) -> Result<Vec<Arc<Message>>, StoreError> {
+        Ok(messages.iter().filter_map(|message| self.state.body(*message)).map(Arc::clone).collect())
     }
 }

@@ -195,6 +195,13 @@ pub trait Store: Send {
     /// # Errors
     /// What the medium answered.
     fn replay(&mut self, visit: &mut dyn FnMut(Record)) -> Result<(), StoreError>;
+
+    /// Reads message bodies back, in the order asked for. One that is not stored, or cannot be read because it is damaged, is
+    /// left out. How many sessions refer to a body is not part of it.
+    ///
+    /// # Errors
+    /// What the medium answered; nothing is then known of any of the bodies.
+    fn fetch(&mut self, messages: &[MessageId]) -> Result<Vec<Arc<Message>>, StoreError>;
 }
 
 /// Why a store refused.

@@ -134,6 +134,11 @@ impl Recovery {
         }
     }
 
+    /// Returns a stored body.
+    pub(crate) fn body(&self, message: MessageId) -> Option<&Arc<Message>> {
+        self.bodies.get(&message)
+    }
+
     /// Visits the state as records in their normal form.
     pub(crate) fn visit(&self, visit: &mut dyn FnMut(Record)) {
         for (session, stored) in &self.sessions {

@@ -20,9 +20,10 @@ mod values;
 mod writer;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use veilmq_config::{Durability, StorageConfig};
-use veilmq_core::{Record, Store, StoreError};
+use veilmq_core::{Message, MessageId, Record, Store, StoreError};
 
 pub use directory::DirectoryError;
 pub use replay::ReplayReport;
@@ -76,5 +77,9 @@ impl Store for Volatile {
 
     fn replay(&mut self, _: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn fetch(&mut self, _: &[MessageId]) -> Result<Vec<Arc<Message>>, StoreError> {
+        Ok(Vec::new())
     }
 }

@@ -9,14 +9,16 @@ use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use veilmq_core::{Record, Store, StoreError};
+use veilmq_core::{Message, MessageId, Record, Store, StoreError};
 
 use super::batch::Batch;
 use super::directory::{DataDirectory, DirectoryError, Watermark, sync_directory};
 use super::replay::{Outcome, Replay, ReplayReport, UnknownRowVersion};
-use super::rows::{Key, RowFormat, SESSION_TABLES, TooLarge, write_rows};
+use super::rows::{Assembled, Assembler, Key, RowFormat, SESSION_TABLES, TooLarge, write_rows};
+use super::values::decode_message;
 
 /// The time between attempts to open sled again after an error.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
@@ -271,6 +273,13 @@ impl Store for SledStore {
         let db = self.database()?;
         guarded(|| read(&db, visit)).map(drop).map_err(|error| StoreError(error.to_string()))
     }
+
+    fn fetch(&mut self, messages: &[MessageId]) -> Result<Vec<Arc<Message>>, StoreError> {
+        let db = self.database()?;
+        let read = |message: &MessageId| read_body(&db, *message).transpose();
+        let fetched = guarded(|| messages.iter().filter_map(read).collect());
+        fetched.map_err(|error| StoreError(error.to_string()))
+    }
 }
 
 impl Drop for SledStore {
@@ -349,6 +358,18 @@ fn read(db: &sled::Db, visit: &mut dyn FnMut(Record)) -> Result<Outcome, EngineE
         replay.row(&row_key, &row);
     }
     replay.finish().map_err(EngineError::UnknownRow)
+}
+
+/// Reads one message body; None if it is not there or damaged.
+fn read_body(db: &sled::Db, message: MessageId) -> Result<Option<Arc<Message>>, EngineError> {
+    let mut assembler = Assembler::default();
+    for row in db.scan_prefix(Key::body(message).as_bytes()) {
+        let (row_key, row) = row?;
+        if let Assembled::Value { bytes, .. } = assembler.push(&row_key, &row, &mut |_| {}) {
+            return Ok(decode_message(Some(message), 0, bytes));
+        }
+    }
+    Ok(None)
 }
 
 /// Names the directory in an error that is not a matter of damage.

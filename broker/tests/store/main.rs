@@ -3,6 +3,7 @@
 
 mod crash;
 mod damage;
+mod fetch;
 mod full;
 mod model;
 mod replay;
