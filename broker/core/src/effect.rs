@@ -93,6 +93,9 @@ pub enum Effect {
         ticket: Ticket,
         /// The batch; atomic.
         records: Vec<Record>,
+        /// Something waits for it. If nothing does, it may wait for batches to come: a crash then repeats deliveries, which
+        /// QoS 1 allows.
+        awaited: bool,
     },
     /// Pass a parcel to another shard.
     Post {

@@ -29,6 +29,24 @@ fn an_acknowledgement_waits_for_the_commit_of_what_a_durable_session_needs() {
 }
 
 #[test]
+fn what_a_subscriber_acknowledges_is_stored_and_nothing_waits_for_it() {
+    let mut world = World::new(1);
+    let (subscriber, _) = world.join("s", true, 3_600);
+    world.subscribe(subscriber, "t", QoS::AtLeastOnce);
+    let (publisher, _) = world.join("p", true, 0);
+    world.bytes(subscriber);
+    world.commits_at_once = false;
+
+    world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
+    assert_eq!(world.received(subscriber), ["PUBLISH t \"x\" qos1 id1"]);
+    world.ack(subscriber, Packet::PubAck, 1);
+
+    assert_eq!(world.awaited(), [true, false]);
+    world.commit();
+    assert_eq!(world.stored_bodies(), 0);
+}
+
+#[test]
 fn acknowledgements_keep_the_order_of_their_messages() {
     let mut world = World::new(1);
     offline_subscriber(&mut world, QoS::AtLeastOnce);

@@ -27,7 +27,7 @@ pub struct World {
     pub store: MemoryStore,
     /// Batches are made durable at once; otherwise they wait for [`World::commit`].
     pub commits_at_once: bool,
-    pending: VecDeque<(usize, Ticket, Vec<Record>)>,
+    pending: VecDeque<Pending>,
     /// What shards asked for and is still to be carried out, in the order in which they asked.
     effects: VecDeque<(usize, Effect)>,
     carries_out: bool,
@@ -47,6 +47,15 @@ struct Client {
 
 /// A connection's number.
 pub type Conn = ConnectionId;
+
+/// A batch that was handed to the store and is not durable yet.
+#[derive(Debug)]
+struct Pending {
+    shard: usize,
+    ticket: Ticket,
+    records: Vec<Record>,
+    awaited: bool,
+}
 
 impl World {
     /// Starts a broker with the default settings and an empty store.
@@ -142,12 +151,16 @@ impl World {
 
     /// Makes the oldest batch of one shard durable that waits, before older ones of others; false if it has none.
     pub fn commit_one_of(&mut self, shard: usize) -> bool {
-        let Some(position) = self.pending.iter().position(|(of, _, _)| *of == shard) else { return false };
+        let Some(position) = self.pending.iter().position(|pending| pending.shard == shard) else {
+            return false;
+        };
         self.commit_at(position)
     }
 
     fn commit_at(&mut self, position: usize) -> bool {
-        let Some((shard, ticket, mut records)) = self.pending.remove(position) else { return false };
+        let Some(Pending { shard, ticket, mut records, awaited: _ }) = self.pending.remove(position) else {
+            return false;
+        };
         self.shared.refresh(&mut records);
         self.store.commit(&records).unwrap();
         self.turn(shard, Input::Committed(ticket));
@@ -156,7 +169,7 @@ impl World {
 
     /// Refuses the oldest batch that waits; false if none does.
     pub fn fail_one(&mut self) -> bool {
-        let Some((shard, ticket, _)) = self.pending.pop_front() else { return false };
+        let Some(Pending { shard, ticket, .. }) = self.pending.pop_front() else { return false };
         self.turn(shard, Input::CommitFailed(ticket));
         true
     }
@@ -164,6 +177,11 @@ impl World {
     /// Tells whether a crash would lose something.
     pub fn has_uncommitted(&self) -> bool {
         !self.pending.is_empty()
+    }
+
+    /// Tells of each batch that waits, oldest first, whether something waits for it.
+    pub fn awaited(&self) -> Vec<bool> {
+        self.pending.iter().map(|pending| pending.awaited).collect()
     }
 
     /// Returns the number of message bodies in the store.
@@ -326,8 +344,8 @@ impl World {
                 self.clients.get_mut(&connection.0).unwrap().shard = usize::from(target);
                 self.turn(usize::from(target), Input::Arrived(arrival));
             }
-            Effect::Commit { ticket, records } => {
-                self.pending.push_back((shard, ticket, records));
+            Effect::Commit { ticket, records, awaited } => {
+                self.pending.push_back(Pending { shard, ticket, records, awaited });
                 if self.commits_at_once {
                     self.commit();
                 }

@@ -197,7 +197,7 @@ impl Worker {
             }
             Effect::Close { connection, outbox } => self.close(connection, outbox, now),
             Effect::Hand { shard, arrival } => self.hand(shard, arrival),
-            Effect::Commit { ticket, records } => self.commit(ticket, records),
+            Effect::Commit { ticket, records, awaited } => self.commit(ticket, records, awaited),
             Effect::Post { shard, parcel } => self.post(shard, Mail::Parcel(parcel)),
         }
     }
@@ -222,9 +222,9 @@ impl Worker {
         }
     }
 
-    fn commit(&self, ticket: Ticket, records: Vec<Record>) {
+    fn commit(&self, ticket: Ticket, records: Vec<Record>, awaited: bool) {
         self.submitted.set(ticket);
-        self.storage.submit(self.index, ticket, records);
+        self.storage.submit(self.index, ticket, records, awaited);
     }
 
     fn post(&self, shard: ShardIndex, mail: Mail) {

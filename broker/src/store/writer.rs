@@ -1,6 +1,7 @@
 //! The writer thread: collects what shards submit, commits all of it as one batch, then tells each shard.
 //!
-//! While one group is being synced the next one gathers, so the cost of a sync is shared by all that wait for it.
+//! While one group is being synced the next one gathers, so the cost of a sync is shared by all that wait for it. What
+//! nobody waits for begins no commit for a moment: with luck it goes along with something that is waited for.
 //! A failed group is reported and dropped; the thread goes on. Invariant: no ticket is reported durable before a
 //! commit with its records has returned, except under `Durability::Interval`, where arrival is enough.
 
@@ -16,6 +17,10 @@ use veilmq_core::{Record, Reference, ShardIndex, Store, StoreError, Ticket};
 
 /// The bytes of records at which a group is complete; whole submissions only, so that one may exceed it.
 const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long submissions wait for company if nobody waits for them.
+const COMPANY_TIME_MAX: Duration = Duration::from_millis(50);
+/// The bytes of such submissions that wait no longer.
+const COMPANY_BYTES_MAX: usize = 1024 * 1024;
 
 /// Told by the writer thread what became of tickets.
 ///
@@ -55,15 +60,45 @@ struct Submission {
 }
 
 struct Queue {
+    /// Submissions are answered when they arrive, so that each is waited for.
+    answers_on_arrival: bool,
     waiting: Mutex<Waiting>,
     arrived: Condvar,
     backlog_bytes: AtomicUsize,
     backlog_bytes_max: usize,
 }
 
+#[derive(Default)]
 struct Waiting {
     submissions: VecDeque<Submission>,
+    bytes: usize,
+    /// When the submissions are to be taken at the latest; None if there are none.
+    due: Option<Instant>,
     stopping: bool,
+}
+
+impl Waiting {
+    /// Adds a submission; true if the writer has to look at what waits sooner than it knew.
+    fn add(&mut self, submission: Submission, awaited: bool) -> bool {
+        let was_due = self.due;
+        self.bytes += submission.bytes;
+        self.submissions.push_back(submission);
+        let now = Instant::now();
+        let is_urgent = awaited || self.bytes >= COMPANY_BYTES_MAX;
+        let due = if is_urgent { now } else { now + COMPANY_TIME_MAX };
+        self.due = Some(was_due.map_or(due, |earlier| earlier.min(due)));
+        // The writer is on its way to what was due before now.
+        was_due.is_none_or(|earlier| is_urgent && earlier > now)
+    }
+
+    fn take(&mut self) -> Option<Submission> {
+        let submission = self.submissions.pop_front()?;
+        self.bytes -= submission.bytes;
+        if self.submissions.is_empty() {
+            self.due = None;
+        }
+        Some(submission)
+    }
 }
 
 impl StorageWriter {
@@ -78,7 +113,8 @@ impl StorageWriter {
         completion: Completion,
     ) -> io::Result<Self> {
         let queue = Arc::new(Queue {
-            waiting: Mutex::new(Waiting { submissions: VecDeque::new(), stopping: false }),
+            answers_on_arrival: matches!(options.durability, Durability::Interval { .. }),
+            waiting: Mutex::default(),
             arrived: Condvar::new(),
             backlog_bytes: AtomicUsize::new(0),
             backlog_bytes_max: options.backlog_bytes_max,
@@ -136,8 +172,9 @@ impl Drop for StorageWriter {
 
 impl StorageHandle {
     /// Passes a batch to the writer thread, without waiting. The completion says what became of it, in the order of
-    /// submission; a batch submitted after the writer stopped is never reported, so never acknowledged.
-    pub fn submit(&self, shard: ShardIndex, ticket: Ticket, records: Vec<Record>) {
+    /// submission; a batch submitted after the writer stopped is never reported, so never acknowledged. A batch that is not
+    /// `awaited` is committed within some 50 ms, together with others if there are any.
+    pub fn submit(&self, shard: ShardIndex, ticket: Ticket, records: Vec<Record>, awaited: bool) {
         let bytes = records.iter().map(record_bytes).sum();
         let before = self.0.backlog_bytes.fetch_add(bytes, Ordering::Relaxed);
         let submission = if before.saturating_add(bytes) <= self.0.backlog_bytes_max || before == 0 {
@@ -146,8 +183,10 @@ impl StorageHandle {
             self.0.backlog_bytes.fetch_sub(bytes, Ordering::Relaxed);
             Submission { shard, ticket, records: None, bytes: 0 }
         };
-        self.0.lock().submissions.push_back(submission);
-        self.0.arrived.notify_one();
+        let awaited = awaited || self.0.answers_on_arrival || submission.records.is_none();
+        if self.0.lock().add(submission, awaited) {
+            self.0.arrived.notify_one();
+        }
     }
 
     /// Returns the bytes of records that were submitted and are not stored yet.
@@ -236,8 +275,10 @@ impl Worker {
         let mut waiting = queue.lock();
         // A group that is full and cannot be stored waits for its next attempt, and so does all that follows.
         let has_room = self.group.bytes < GROUP_BYTES_MAX;
-        while !waiting.stopping && (waiting.submissions.is_empty() || !has_room) {
-            waiting = match self.group.due.map(|due| due.saturating_duration_since(Instant::now())) {
+        while !waiting.stopping {
+            let next = if has_room { waiting.due } else { None };
+            let next = next.into_iter().chain(self.group.due).min();
+            waiting = match next.map(|due| due.saturating_duration_since(Instant::now())) {
                 None => queue.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => break,
                 Some(left) => {
@@ -249,7 +290,7 @@ impl Worker {
         let mut taken = Vec::new();
         let mut bytes = self.group.bytes;
         while (stopping || bytes < GROUP_BYTES_MAX)
-            && let Some(submission) = waiting.submissions.pop_front()
+            && let Some(submission) = waiting.take()
         {
             bytes += submission.bytes;
             taken.push(submission);

@@ -82,8 +82,9 @@ fn refreshed(records: &mut [Record]) {
 }
 
 impl Bench {
+    /// Submits a batch that is waited for.
     fn submit(&self, shard: u16, ticket: u64, records: Vec<Record>) {
-        self.handle.submit(ShardIndex(shard), Ticket(ticket), records);
+        self.handle.submit(ShardIndex(shard), Ticket(ticket), records, true);
     }
 
     fn answers(&self, count: usize) -> Vec<Answer> {
@@ -129,6 +130,45 @@ fn records_are_brought_up_to_date_when_they_are_stored_not_when_they_arrive() {
         stored.iter().map(text).collect::<Vec<_>>(),
         [text(&session(1, 0)), text(&retained("t", b"newer"))]
     );
+}
+
+#[test]
+fn what_nobody_waits_for_goes_along_with_what_somebody_does() {
+    let bench = bench(Durability::Commit, usize::MAX);
+    let started = Instant::now();
+    bench.handle.submit(ShardIndex(0), Ticket(1), vec![session(1, 0)], false);
+    bench.submit(1, 1, vec![session(2, 0)]);
+
+    assert_eq!(bench.began.recv().unwrap(), 2);
+
+    bench.orders.send(Ok(())).unwrap();
+    assert_eq!(bench.answers(2), [(0, 1, true), (1, 1, true)]);
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn what_nobody_waits_for_is_stored_all_the_same() {
+    let bench = bench(Durability::Commit, usize::MAX);
+    for ticket in 1..=2 {
+        bench.handle.submit(ShardIndex(0), Ticket(ticket), vec![session(ticket, 0)], false);
+    }
+
+    assert_eq!(bench.began.recv_timeout(Duration::from_secs(10)).unwrap(), 2, "in one group");
+
+    bench.orders.send(Ok(())).unwrap();
+    assert_eq!(bench.answers(1), [(0, 2, true)]);
+}
+
+#[test]
+fn much_that_nobody_waits_for_waits_no_longer() {
+    let bench = bench(Durability::Commit, usize::MAX);
+    let started = Instant::now();
+
+    bench.handle.submit(ShardIndex(0), Ticket(1), vec![published(1, &vec![0; 1 << 20], &[])], false);
+
+    bench.began.recv().unwrap();
+    assert!(started.elapsed() < Duration::from_millis(50), "{:?}", started.elapsed());
+    bench.orders.send(Ok(())).unwrap();
 }
 
 #[test]
@@ -240,7 +280,7 @@ fn memory_answers_like_the_others_and_touches_no_directory() {
     let (store, _) = veilmq::store::open(&directory.path().join("data"), &config).unwrap();
     let (writer, answers) = start(store, config.durability, usize::MAX);
 
-    writer.handle().submit(ShardIndex(0), Ticket(1), vec![session(1, 60)]);
+    writer.handle().submit(ShardIndex(0), Ticket(1), vec![session(1, 60)], true);
     writer.stop().unwrap();
 
     assert_eq!(answers.iter().collect::<Vec<_>>(), [(0, 1, true)]);
@@ -258,7 +298,7 @@ fn records_of_many_shards_are_there_after_a_restart() {
                 let numbers = (0..50).map(|number| u64::from(shard) * 1_000 + number);
                 let records: Vec<Record> = numbers.map(|number| session(number, 60)).collect();
                 for (ticket, record) in (1..).zip(&records) {
-                    handle.submit(ShardIndex(shard), Ticket(ticket), vec![record.clone()]);
+                    handle.submit(ShardIndex(shard), Ticket(ticket), vec![record.clone()], true);
                 }
                 records
             })

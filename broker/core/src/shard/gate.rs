@@ -80,6 +80,7 @@ impl Shard {
     /// Lets something wait for a commit. What waits for the same one keeps its order.
     fn gate(&mut self, ticket: Ticket, gated: Gated) {
         // An answer may have to wait for nothing newer than an older commit, which must not wait for newer ones.
+        self.awaited |= ticket == self.ticket;
         let at = self.gated.partition_point(|(waits_for, _)| *waits_for <= ticket);
         self.gated.insert(at, (ticket, gated));
     }

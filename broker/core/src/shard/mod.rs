@@ -55,6 +55,8 @@ pub struct Shard {
     parcels: Vec<(ShardIndex, Parcel)>,
     /// The ticket that the records of this turn will go under.
     ticket: Ticket,
+    /// Whether something waits for that ticket.
+    awaited: bool,
     /// The newest ticket that is durable or has failed.
     settled: Option<Ticket>,
     /// What waits for a commit, oldest first.
@@ -80,6 +82,7 @@ impl Shard {
             records: Vec::new(),
             parcels: Vec::new(),
             ticket: Ticket(1),
+            awaited: false,
             settled: None,
             gated: VecDeque::new(),
             scratch: Vec::new(),
@@ -124,7 +127,11 @@ impl Shard {
     /// Ends the turn: seals what was written, and asks for the commit, the parcels and the writes of the turn, in this order.
     pub fn end_turn(&mut self, environment: &mut Environment<'_>, effects: &mut Vec<Effect>) {
         if !self.records.is_empty() {
-            effects.push(Effect::Commit { ticket: self.ticket, records: std::mem::take(&mut self.records) });
+            effects.push(Effect::Commit {
+                ticket: self.ticket,
+                records: std::mem::take(&mut self.records),
+                awaited: std::mem::take(&mut self.awaited),
+            });
             self.ticket = Ticket(self.ticket.0 + 1);
         }
         effects.extend(self.parcels.drain(..).map(|(shard, parcel)| Effect::Post { shard, parcel }));
