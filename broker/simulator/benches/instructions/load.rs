@@ -1,0 +1,140 @@
+//! A shard, its clients, and what they send: prepared first, carried out afterwards.
+//!
+//! A step is what one read of a socket brings, and makes one turn, as it does in the daemon. Invariant: while steps are carried
+//! out, nothing is done but what the core and a driver without sockets have to do.
+
+use veilmq_core::{
+    ConnectionId, Effect, Environment, Input, Moment, Settings, Shard, ShardIndex, Shared, Totals,
+};
+use veilmq_protocol::{
+    Connect, Packet, ProtocolVersion, QoS, Subscribe, SubscribeFiltersBuf, TopicFilter, UserProperties,
+};
+use veilmq_simulator::{id, options};
+
+/// A client's connection.
+#[derive(Clone, Copy)]
+pub(crate) struct Client {
+    connection: ConnectionId,
+    version: ProtocolVersion,
+}
+
+/// A broker of one shard and what is going to happen to it.
+pub(crate) struct Load {
+    broker: Broker,
+    steps: Vec<(ConnectionId, Vec<u8>)>,
+    /// How many deliveries the steps are to make.
+    deliveries: u64,
+}
+
+struct Broker {
+    shard: Shard,
+    effects: Vec<Effect>,
+    written_bytes: usize,
+    connections: u64,
+}
+
+const NOW: Moment = Moment::from_milliseconds(1_800_000_000_000);
+
+impl Load {
+    /// Makes a broker without clients, whose clients will have had `deliveries` messages in the end.
+    pub(crate) fn new(deliveries: u64) -> Self {
+        let shared = Shared::new(Settings::default(), [7; 16], None);
+        let shard = Shard::new(ShardIndex(0), shared);
+        let broker = Broker { shard, effects: Vec::new(), written_bytes: 0, connections: 0 };
+        Self { broker, steps: Vec::new(), deliveries }
+    }
+
+    /// Connects a client at once.
+    pub(crate) fn connect(&mut self, connect: &Connect<'_>) -> Client {
+        self.broker.connections += 1;
+        let connection = ConnectionId(self.broker.connections);
+        let client = Client { connection, version: connect.version };
+        self.broker.turn(Input::Accepted { connection, peer: "192.0.2.1:1883" });
+        self.broker.receive(connection, &mut encode(client, &[Packet::Connect(*connect)]));
+        client
+    }
+
+    /// Subscribes a client at once.
+    pub(crate) fn subscribe(&mut self, client: Client, filter: &str, qos: QoS) {
+        let mut filters = SubscribeFiltersBuf::new();
+        filters.push(TopicFilter::new(filter).unwrap(), options(qos)).unwrap();
+        let subscribe = Subscribe {
+            packet_id: id(1),
+            subscription_id: None,
+            user: UserProperties::default(),
+            filters: filters.as_filters(),
+        };
+        self.broker.receive(client.connection, &mut encode(client, &[Packet::Subscribe(subscribe)]));
+    }
+
+    /// Lets a client send packets later, all in one read.
+    pub(crate) fn send(&mut self, client: Client, packets: &[Packet<'_>]) {
+        self.steps.push((client.connection, encode(client, packets)));
+    }
+
+    /// Carries out what was prepared.
+    ///
+    /// # Panics
+    /// If it did not come to as many deliveries as it should.
+    pub(crate) fn run(mut self) {
+        carry_out(&mut self.broker, &mut self.steps);
+
+        let mut totals = Totals::default();
+        self.broker.shard.stats().add_to(&mut totals);
+        assert_eq!(totals.messages_delivered, self.deliveries);
+        assert_eq!((totals.messages_dropped, totals.queued_messages), (0, 0));
+        assert!(self.broker.written_bytes as u64 >= totals.bytes_sent, "everything is written");
+        assert_eq!(totals.inflight_messages, 0, "every message is acknowledged in the end");
+    }
+}
+
+/// What is counted: the symbol's name is known to whoever counts.
+#[inline(never)]
+fn carry_out(broker: &mut Broker, steps: &mut [(ConnectionId, Vec<u8>)]) {
+    for (connection, bytes) in steps {
+        broker.receive(*connection, bytes);
+    }
+}
+
+impl Broker {
+    fn receive(&mut self, connection: ConnectionId, bytes: &mut [u8]) {
+        self.turn(Input::Received { connection, bytes });
+    }
+
+    /// Makes a turn; sockets take everything, and batches are durable at once.
+    fn turn(&mut self, input: Input<'_>) {
+        let mut entropy = |bytes: &mut [u8]| bytes.fill(7);
+        let mut environment = Environment { now: NOW, unix_ms: NOW.milliseconds(), entropy: &mut entropy };
+        self.shard.handle(&mut environment, input, &mut self.effects);
+        self.shard.end_turn(&mut environment, &mut self.effects);
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Flush(connection) => self.write(connection),
+                Effect::Commit { ticket, .. } => self.turn(Input::Committed(ticket)),
+                Effect::Hand { arrival, .. } => self.turn(Input::Arrived(arrival)),
+                Effect::Close { .. } | Effect::Post { .. } => panic!("{effect:?} in a benchmark"),
+            }
+        }
+        self.effects = effects;
+    }
+
+    fn write(&mut self, connection: ConnectionId) {
+        let Some(outbox) = self.shard.outbox(connection) else { return };
+        while !outbox.is_empty() {
+            let mut slices = Vec::new();
+            outbox.slices(&mut slices, 64, usize::MAX);
+            let bytes = slices.iter().map(|slice| slice.len()).sum();
+            outbox.advance(bytes);
+            self.written_bytes += bytes;
+        }
+    }
+}
+
+fn encode(client: Client, packets: &[Packet<'_>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for packet in packets {
+        packet.encode(client.version, &mut bytes).unwrap();
+    }
+    bytes
+}
