@@ -154,11 +154,15 @@ pub struct AccessConfig {
 }
 
 /// Where and how durably state is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "StorageKeys", into = "StorageKeys")]
 pub struct StorageConfig {
     /// When written state is safe from a crash.
     pub durability: Durability,
+    /// Topic Filters of messages that are acknowledged before they are stored.
+    pub interval_topics: Vec<String>,
+    /// Topic Filters of messages that are never stored.
+    pub memory_topics: Vec<String>,
     /// The memory the storage engine may use as cache, in bytes.
     pub cache_bytes: u64,
 }
@@ -291,7 +295,12 @@ pub(crate) fn loopback_listeners(port: u16) -> [ListenerConfig; 2] {
 
 impl Default for StorageConfig {
     fn default() -> Self {
-        Self { durability: Durability::Commit, cache_bytes: 32 * 1024 * 1024 }
+        Self {
+            durability: Durability::Commit,
+            interval_topics: Vec::new(),
+            memory_topics: Vec::new(),
+            cache_bytes: 32 * 1024 * 1024,
+        }
     }
 }
 
@@ -317,6 +326,8 @@ struct StorageKeys {
     durability: DurabilityKey,
     #[serde(skip_serializing_if = "Option::is_none")]
     interval_milliseconds: Option<u32>,
+    interval_topics: Vec<String>,
+    memory_topics: Vec<String>,
     cache_bytes: u64,
 }
 
@@ -334,25 +345,28 @@ impl StorageKeys {
 
 impl From<StorageKeys> for StorageConfig {
     fn from(keys: StorageKeys) -> Self {
-        let durability = match keys.durability {
+        let StorageKeys { durability, interval_milliseconds, interval_topics, memory_topics, cache_bytes } =
+            keys;
+        let durability = match durability {
             DurabilityKey::Commit => Durability::Commit,
             DurabilityKey::Interval => Durability::Interval {
-                milliseconds: keys.interval_milliseconds.unwrap_or(StorageKeys::INTERVAL_MILLISECONDS),
+                milliseconds: interval_milliseconds.unwrap_or(StorageKeys::INTERVAL_MILLISECONDS),
             },
             DurabilityKey::Memory => Durability::Memory,
         };
-        Self { durability, cache_bytes: keys.cache_bytes }
+        Self { durability, interval_topics, memory_topics, cache_bytes }
     }
 }
 
 impl From<StorageConfig> for StorageKeys {
     fn from(config: StorageConfig) -> Self {
-        let (durability, interval_milliseconds) = match config.durability {
+        let StorageConfig { durability, interval_topics, memory_topics, cache_bytes } = config;
+        let (durability, interval_milliseconds) = match durability {
             Durability::Commit => (DurabilityKey::Commit, None),
             Durability::Interval { milliseconds } => (DurabilityKey::Interval, Some(milliseconds)),
             Durability::Memory => (DurabilityKey::Memory, None),
         };
-        Self { durability, interval_milliseconds, cache_bytes: config.cache_bytes }
+        Self { durability, interval_milliseconds, interval_topics, memory_topics, cache_bytes }
     }
 }
 

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use veilmq_protocol::TopicFilter;
+
 use crate::value::Given;
 
 /// The word that opens no listener.
@@ -57,6 +59,8 @@ pub enum Kind {
     Path,
     /// A list of paths.
     Paths,
+    /// A list of Topic Filters, none of a Shared Subscription.
+    TopicFilters,
     /// An IP address with a port.
     Address,
     /// An IP address with a port, or `off`.
@@ -269,6 +273,16 @@ pub const OPTIONS: &[OptionSpec] = &[
         ),
         "`1000` with durability `interval`",
     ),
+    option(
+        "storage.interval_topics",
+        Kind::TopicFilters,
+        "Topics whose messages are acknowledged before they are stored: a crash can lose what came within the last 50 ms.",
+    ),
+    option(
+        "storage.memory_topics",
+        Kind::TopicFilters,
+        "Topics whose messages are never stored, unless `storage.interval_topics` matches them too.",
+    ),
     integer(
         "storage.cache_bytes",
         1 << 20,
@@ -331,7 +345,7 @@ impl OptionSpec {
     pub(crate) fn shape_in_environment(&self) -> Shape {
         match self.kind {
             _ if self.is_in_list_of_tables() => Shape::List,
-            Kind::Choices(_) | Kind::Paths => Shape::List,
+            Kind::Choices(_) | Kind::Paths | Kind::TopicFilters => Shape::List,
             Kind::Integer { .. } => Shape::Integer,
             Kind::Boolean => Shape::Boolean,
             Kind::Choice(_) | Kind::Text { .. } | Kind::Path | Kind::Address | Kind::AddressOrOff => {
@@ -368,6 +382,7 @@ impl Kind {
             }
             (Self::Path, Given::Text(text)) => !text.is_empty() && !text.contains('\0'),
             (Self::Paths, Given::List(list)) => list.iter().all(|element| Self::Path.allows(element)),
+            (Self::TopicFilters, Given::List(list)) => list.iter().all(is_topic_filter),
             (Self::Address, Given::Text(text)) => text.parse::<SocketAddr>().is_ok(),
             (Self::AddressOrOff, Given::Text(text)) => text == OFF || Self::Address.allows(given),
             (
@@ -376,6 +391,11 @@ impl Kind {
             ) => false,
         }
     }
+}
+
+fn is_topic_filter(given: &Given) -> bool {
+    let Given::Text(text) = given else { return false };
+    TopicFilter::new(text).is_ok_and(|filter| filter.shared().is_none())
 }
 
 impl fmt::Display for Kind {
@@ -388,6 +408,7 @@ impl fmt::Display for Kind {
             Self::Text { bytes_max } => write!(f, "a text of 1 to {bytes_max} bytes without NUL"),
             Self::Path => f.write_str("a path in UTF-8"),
             Self::Paths => f.write_str("a list of paths in UTF-8"),
+            Self::TopicFilters => f.write_str("a list of Topic Filters without $share"),
             Self::Address => f.write_str("an IP address with a port, such as 127.0.0.1:1883 or [::1]:1883"),
             Self::AddressOrOff => f.write_str("an IP address with a port, such as 127.0.0.1:9464, or off"),
         }

@@ -63,6 +63,7 @@ impl Known {
     pub(crate) fn check(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
         config.limits.check(self)?;
         self.interval_belongs_to_durability(config)?;
+        self.relaxed_topics_are_relaxed(config)?;
         self.addresses_are_distinct(config)?;
         match config.mode {
             Mode::Development => self.development_stays_on_loopback(config),
@@ -88,6 +89,34 @@ impl Known {
                 ),
             },
         ))
+    }
+
+    /// A list of topics whose messages are kept less durably must not name a class that all messages have, or a better one.
+    fn relaxed_topics_are_relaxed(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
+        let storage = &config.storage;
+        let (is_commit, is_memory) =
+            (storage.durability == Durability::Commit, storage.durability == Durability::Memory);
+        let lists = [
+            ("storage.interval_topics", &storage.interval_topics, is_commit),
+            ("storage.memory_topics", &storage.memory_topics, !is_memory),
+        ];
+        for (key, topics, is_allowed) in lists {
+            if !topics.is_empty() && !is_allowed {
+                return Err(ConfigError::new(
+                    self.origin(key),
+                    Fault::Relation {
+                        key,
+                        value: format!("{topics:?}"),
+                        allowed: "no topic".to_owned(),
+                        because: format!(
+                            "storage.durability promises no more than that for any topic ({})",
+                            self.origin("storage.durability")
+                        ),
+                    },
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn addresses_are_distinct(&self, config: &BrokerConfig) -> Result<(), ConfigError> {

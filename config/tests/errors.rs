@@ -164,6 +164,18 @@ fn relations_between_options_name_both_and_where_each_is_set() {
             "FILE:2: limits.retained_bytes_max = 2048 is not allowed; allowed: at least 16777216, because limits.packet_bytes_max is 16777216 (built-in default): the largest packet may be a retained message",
         ),
         (
+            "storage.interval_topics = [\"a/#/b\"]",
+            "FILE:1: storage.interval_topics = [\"a/#/b\"] is not allowed; allowed: a list of Topic Filters without $share",
+        ),
+        (
+            "[storage]\ndurability = \"interval\"\ninterval_topics = [\"a\"]\n",
+            "FILE:3: storage.interval_topics = [\"a\"] is not allowed; allowed: no topic, because storage.durability promises no more than that for any topic (FILE:2)",
+        ),
+        (
+            "[storage]\ndurability = \"memory\"\nmemory_topics = [\"a\"]\n",
+            "FILE:3: storage.memory_topics = [\"a\"] is not allowed; allowed: no topic, because storage.durability promises no more than that for any topic (FILE:2)",
+        ),
+        (
             "[storage]\ninterval_milliseconds = 5\n",
             "FILE:2: storage.interval_milliseconds = 5 is not allowed; allowed: no value, because storage.durability is not \"interval\" (built-in default)",
         ),

@@ -8,6 +8,7 @@
 
 mod capabilities;
 mod connection;
+mod durability;
 mod effect;
 mod explanation;
 mod farewell;
@@ -33,6 +34,7 @@ mod time;
 
 pub use self::capabilities::Capabilities;
 pub use self::connection::Arrival;
+pub use self::durability::RelaxedTopics;
 pub use self::effect::{Effect, Input, Parcel};
 pub use self::id::{ConnectionId, IdHasher, IdMap, MessageId, SessionId, ShardIndex, Ticket};
 pub use self::matches::{Matches, Target};

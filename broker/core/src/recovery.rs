@@ -197,6 +197,9 @@ impl Recovery {
                 cleanup.push(Record::RetainedCleared { topic: Arc::from(message.topic()) });
             } else {
                 shared.retained.restore(message);
+                if shared.settings().relaxed_topics.is_in_memory(message.topic()) {
+                    cleanup.push(Record::RetainedCleared { topic: Arc::from(message.topic()) });
+                }
                 summary.retained += 1;
             }
         }

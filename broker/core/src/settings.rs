@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::capabilities::Capabilities;
+use crate::durability::RelaxedTopics;
 
 /// Limits and capabilities. Bytes are bytes, seconds are seconds; every limit is inclusive.
 #[derive(Clone, Debug)]
@@ -51,6 +52,8 @@ pub struct Settings {
     pub session_queue_bytes_max: usize,
     /// The bytes in an outbox above which messages wait in the session instead.
     pub outbox_bytes_max: usize,
+    /// The topics whose messages are kept less durably.
+    pub relaxed_topics: RelaxedTopics,
     /// The most bytes of retained messages.
     pub retained_bytes_max: usize,
     /// The VEIL-1 handshakes under way beyond which each address may begin four a second.
@@ -86,6 +89,7 @@ impl Default for Settings {
             session_queue_messages_max: 1_000_000,
             session_queue_bytes_max: 256 * 1024 * 1024,
             outbox_bytes_max: 256 * 1024,
+            relaxed_topics: RelaxedTopics::default(),
             retained_bytes_max: 1024 * 1024 * 1024,
             half_open_max: 1_000,
             rekey_seconds: 3_600,

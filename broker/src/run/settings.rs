@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 use veilmq_config::{BrokerConfig, Mode, MqttConfig, VeilConfig};
-use veilmq_core::{Capabilities, Sample, SampleKind, Settings, Shared};
+use veilmq_core::{Capabilities, RelaxedTopics, Sample, SampleKind, Settings, Shared};
 use veilmq_protocol::QoS;
 use veilmq_protocol::veil::channel::ServerPolicy;
 use veilmq_protocol::veil::{Scheme, Schemes, Suite};
@@ -44,11 +44,19 @@ pub(super) fn core_settings(config: &BrokerConfig) -> Settings {
         session_queue_messages_max: limits.session_queue_messages_max as usize,
         session_queue_bytes_max: bytes(limits.session_queue_bytes_max),
         outbox_bytes_max: bytes(limits.outbox_bytes_max),
+        relaxed_topics: RelaxedTopics {
+            interval: shared_texts(&config.storage.interval_topics),
+            memory: shared_texts(&config.storage.memory_topics),
+        },
         retained_bytes_max: bytes(limits.retained_bytes_max),
         half_open_max: config.veil.half_open_max as usize,
         rekey_seconds: config.veil.rekey_seconds,
         rekey_records: config.veil.rekey_records.into(),
     }
+}
+
+fn shared_texts(texts: &[String]) -> Vec<Arc<str>> {
+    texts.iter().map(|text| Arc::from(text.as_str())).collect()
 }
 
 fn capabilities(mqtt: &MqttConfig) -> Capabilities {

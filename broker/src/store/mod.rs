@@ -10,6 +10,9 @@
 //! | `Commit` | the batch was synced | nothing that was acknowledged |
 //! | `Interval` | the batch has arrived | what was acknowledged within the last interval |
 //! | `Memory` | the batch has arrived | everything; a restart begins empty |
+//!
+//! With `Commit`, the messages of some topics may be kept less durably; the core then lets nothing wait for their batch, or makes
+//! no records of them at all.
 
 mod batch;
 mod directory;

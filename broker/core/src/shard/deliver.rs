@@ -25,7 +25,7 @@ impl Shard {
                 // [MQTT-3.3.1-12], [MQTT-3.3.1-13]
                 retain: message.retain() && target.retain_as_published,
                 subscription_ids: target.subscription_ids.as_slice().into(),
-                stored: target.durable && qos != QoS::AtMostOnce,
+                stored: target.durable && qos != QoS::AtMostOnce && message.id().is_some(),
                 share: None,
             };
             self.deliver(target, delivery, now);
@@ -51,7 +51,11 @@ impl Shard {
         if state.connection.is_none() && delivery.qos == QoS::AtMostOnce {
             return;
         }
-        if state.durable && !delivery.stored && delivery.qos != QoS::AtMostOnce {
+        if state.durable
+            && !delivery.stored
+            && delivery.qos != QoS::AtMostOnce
+            && !self.shared.settings().relaxed_topics.is_in_memory(delivery.message.topic())
+        {
             delivery.message = delivery.message.with_id(self.shared.next_message(), 1);
             delivery.stored = true;
             self.records.push(Record::Published {

@@ -9,6 +9,7 @@ use veilmq_protocol::{
 use super::Shard;
 use super::gate::{Answer, Held};
 use super::share;
+use crate::durability::MessageDurability;
 use crate::effect::Parcel;
 use crate::farewell::{CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
@@ -275,13 +276,14 @@ impl Shard {
     /// Takes a message in: retains it if asked, and stores it for durable sessions.
     fn accept(&mut self, publication: &Publication<'_>, now: Moment) -> Result<Accepted, PublishRefused> {
         let records_before = self.records.len();
-        let mut addressed = self.address(publication, now);
+        let durability = self.shared.settings().relaxed_topics.durability_of(publication.topic);
+        let mut addressed = self.address(publication, durability, now);
         // [MQTT-3.3.1-8]
         if publication.retain {
             self.retain(&addressed.message)?;
             // Who subscribed on another shard since the message was addressed may have looked for it before it was retained.
             if self.matches.is_outdated(&self.shared.routes) {
-                addressed = self.address(publication, now);
+                addressed = self.address(publication, durability, now);
             }
         }
         let Addressed { message, matches, choices, mut references } = addressed;
@@ -289,17 +291,28 @@ impl Shard {
         if !references.is_empty() {
             self.records.push(Record::Published { message: Arc::clone(&message), references });
         }
-        let stored = self.records.len() > records_before;
+        let stored = durability == MessageDurability::Commit && self.records.len() > records_before;
         Ok(Accepted { distribution: Distribution { message, matches, allotments }, stored })
     }
 
     /// Finds out who gets a message, and makes it.
-    fn address(&mut self, publication: &Publication<'_>, now: Moment) -> Addressed {
+    fn address(
+        &mut self,
+        publication: &Publication<'_>,
+        durability: MessageDurability,
+        now: Moment,
+    ) -> Addressed {
         let matches = self.matches.matches(&self.shared.routes, publication.topic, publication.publisher);
-        let references = references(&matches, publication);
         let choices = share::choose(&matches, publication.qos);
-        let chosen = choices.iter().filter(|choice| choice.refers_to_publication(publication.qos)).count();
-        let needed = references.len() + chosen;
+        let (references, needed) = match durability {
+            MessageDurability::Memory => (Vec::new(), 0),
+            MessageDurability::Commit | MessageDurability::Interval => {
+                let references = references(&matches, publication);
+                let refers = |choice: &&share::Choice| choice.refers_to_publication(publication.qos);
+                let needed = references.len() + choices.iter().filter(refers).count();
+                (references, needed)
+            }
+        };
         let message = Message::new(
             &MessageParts {
                 id: (needed > 0).then(|| self.shared.next_message()),
@@ -335,7 +348,9 @@ impl Shard {
                 return Err(PublishRefused::RetainedFull);
             }
         };
-        self.records.push(record);
+        if !self.shared.settings().relaxed_topics.is_in_memory(message.topic()) {
+            self.records.push(record);
+        }
         Ok(())
     }
 

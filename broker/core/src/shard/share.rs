@@ -57,7 +57,7 @@ impl Shard {
             let mut allotment = Allotment { message: Arc::clone(message), share, member };
             if is_second {
                 self.store_copy(&mut allotment);
-            } else {
+            } else if message.id().is_some() {
                 references.extend(allotment.reference());
             }
             allotments.push(allotment);
@@ -68,6 +68,9 @@ impl Shard {
     /// Stores a copy as a message of its own, if the chosen session's deliveries are stored.
     fn store_copy(&mut self, allotment: &mut Allotment) {
         let Some(reference) = allotment.reference() else { return };
+        if self.shared.settings().relaxed_topics.is_in_memory(allotment.message.topic()) {
+            return;
+        }
         allotment.message = allotment.message.with_id(self.shared.next_message(), 1);
         let message = Arc::clone(&allotment.message);
         self.records.push(Record::Published { message, references: vec![reference] });
@@ -89,7 +92,8 @@ impl Shard {
             qos,
             retain: allotment.retain(),
             subscription_ids: allotment.member.subscriber.subscription_id.into_iter().collect(),
-            stored: allotment.member.stores(allotment.message.qos()),
+            stored: allotment.member.stores(allotment.message.qos())
+                && !self.shared.settings().relaxed_topics.is_in_memory(allotment.message.topic()),
             message: allotment.message,
             share: Some(allotment.share),
         };
