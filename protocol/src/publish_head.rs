@@ -31,8 +31,8 @@ pub struct PublishHead<'a> {
     pub retain: bool,
     /// The identifier of this delivery.
     pub packet_id: Option<PacketId>,
-    /// The Topic Name, at most 65,535 bytes.
-    pub topic: &'a str,
+    /// The Topic Name as it goes over the wire, at most 65,535 bytes.
+    pub topic: &'a [u8],
     /// The alias of the topic on this Network Connection.
     pub topic_alias: Option<NonZeroU16>,
     /// What is left of the message's lifetime, in seconds.
@@ -62,7 +62,7 @@ impl PublishHead<'_> {
         out.u8(publish_header(self.dup, self.qos, self.retain));
         out.variable_byte_integer(self.body_len(version));
         out.u16(self.topic.len() as u16);
-        out.put(self.topic.as_bytes());
+        out.put(self.topic);
         if let Some(id) = self.packet_id {
             out.packet_id(id);
         }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use veilmq_protocol::{
     DecodeError, EncodeError, PACKET_BYTES_MAX, Packet,
     ProtocolVersion::{self, V5, V31, V311},
-    PublishHead, PublishProperties, TopicName, frame_len, next_frame,
+    PublishHead, PublishProperties, frame_len, next_frame,
 };
 
 fn encode(packet: &Packet<'_>, version: ProtocolVersion) -> Vec<u8> {
@@ -122,7 +122,7 @@ proptest! {
                 qos: publish.qos,
                 retain: publish.retain,
                 packet_id: publish.packet_id,
-                topic: publish.topic.map_or("", TopicName::as_str),
+                topic: publish.topic.map_or(b"", |topic| topic.as_str().as_bytes()),
                 topic_alias: publish.properties.topic_alias,
                 message_expiry_seconds: publish.properties.message_expiry_seconds,
                 subscription_ids: &subscription_ids,

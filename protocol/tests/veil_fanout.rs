@@ -43,7 +43,7 @@ fn head(packet_id: Option<PacketId>) -> PublishHead<'static> {
         qos: if packet_id.is_some() { QoS::AtLeastOnce } else { QoS::AtMostOnce },
         retain: false,
         packet_id,
-        topic: TOPIC,
+        topic: TOPIC.as_bytes(),
         topic_alias: None,
         message_expiry_seconds: None,
         subscription_ids: &[],
@@ -119,7 +119,7 @@ fn fan_record(sealer: &mut RecordSealer, head: &PublishHead<'_>, payload: &[u8])
         &mut properties,
     );
     let mut shared = Vec::new();
-    let body = SharedBody { stamp: None, topic: head.topic.as_bytes(), properties: &properties, payload };
+    let body = SharedBody { stamp: None, topic: head.topic, properties: &properties, payload };
     body.encode_head(&mut shared).unwrap();
     let mut header = Vec::new();
     put_subscriber_header(head, &mut header).unwrap();
@@ -274,7 +274,7 @@ proptest! {
             qos: message.qos,
             retain: message.retain,
             packet_id,
-            topic: TOPIC,
+            topic: TOPIC.as_bytes(),
             topic_alias: None,
             message_expiry_seconds: message.expiry,
             subscription_ids: &message.ids,

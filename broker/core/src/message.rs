@@ -121,7 +121,12 @@ impl Message {
     /// Returns the Topic Name.
     pub fn topic(&self) -> &str {
         // The image begins with a &str's bytes, so the conversion cannot fail.
-        core::str::from_utf8(&self.image[..usize::from(self.topic_bytes)]).unwrap_or_default()
+        core::str::from_utf8(self.topic_as_bytes()).unwrap_or_default()
+    }
+
+    /// Returns the Topic Name as it goes over the wire, without looking at it again.
+    pub fn topic_as_bytes(&self) -> &[u8] {
+        &self.image[..usize::from(self.topic_bytes)]
     }
 
     /// Returns the encoded application properties (0x01, 0x03, 0x08, 0x09, 0x26).

@@ -127,7 +127,8 @@ impl SysReport {
 
 /// Tells whether a topic is one that only the broker publishes to.
 pub(crate) fn is_reserved(topic: TopicName<'_>) -> bool {
-    topic.levels().next() == Some(FIRST_LEVEL)
+    let rest = topic.as_str().strip_prefix(FIRST_LEVEL);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn stored_messages(totals: &Totals) -> u64 {

@@ -227,7 +227,7 @@ fn a_fan_out_record_becomes_the_publish_it_stands_for() {
         qos: QoS::AtLeastOnce,
         retain: true,
         packet_id: Some(sdk_support::id(8)),
-        topic: "factory/t",
+        topic: b"factory/t",
         topic_alias: None,
         message_expiry_seconds: Some(30),
         subscription_ids: &[],

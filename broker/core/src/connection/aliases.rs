@@ -14,7 +14,7 @@ const ALIAS_BYTES: usize = 3;
 #[derive(Debug)]
 pub(super) struct TopicAliases {
     maximum: u16,
-    aliases: HashMap<Box<str>, NonZeroU16>,
+    aliases: HashMap<Box<[u8]>, NonZeroU16>,
 }
 
 /// What an alias can do for a topic.
@@ -36,7 +36,7 @@ impl TopicAliases {
     }
 
     /// Returns what an alias can do for a topic.
-    pub(super) fn alias_of(&self, topic: &str) -> Alias {
+    pub(super) fn alias_of(&self, topic: &[u8]) -> Alias {
         if topic.len() <= ALIAS_BYTES {
             return Alias::None;
         }
@@ -49,7 +49,7 @@ impl TopicAliases {
     }
 
     /// Takes note that the client was told of a free alias.
-    pub(super) fn bind(&mut self, topic: &str, alias: NonZeroU16) {
+    pub(super) fn bind(&mut self, topic: &[u8], alias: NonZeroU16) {
         self.aliases.insert(Box::from(topic), alias);
     }
 }

@@ -143,14 +143,20 @@ impl Wire {
         message: &Arc<Message>,
     ) -> Result<usize, SendError> {
         let fans_out = self.channel.as_ref().is_some_and(|channel| channel.fans_out);
-        if fans_out && message.topic().len() + message.payload().len() >= FAN_BODY_BYTES_MIN {
+        if fans_out && message.topic_as_bytes().len() + message.payload().len() >= FAN_BODY_BYTES_MIN {
             let bytes = head.encoded_len(self.version);
             self.check(bytes)?;
             self.fan_out(head, message)?;
             return Ok(bytes);
         }
-        let (head, bytes) = self.with_alias(*head)?;
-        self.append_publish(&head, bytes, message);
+        if self.aliases.is_some() {
+            let (head, bytes) = self.with_alias(*head)?;
+            self.append_publish(&head, bytes, message);
+            return Ok(bytes);
+        }
+        let bytes = head.encoded_len(self.version);
+        self.check(bytes)?;
+        self.append_publish(head, bytes, message);
         Ok(bytes)
     }
 
@@ -160,7 +166,7 @@ impl Wire {
         let topic = head.topic;
         let head = match alias {
             // [MQTT-3.3.2-11] The alias has its topic on this connection.
-            Alias::Bound(alias) => PublishHead { topic: "", topic_alias: Some(alias), ..head },
+            Alias::Bound(alias) => PublishHead { topic: &[], topic_alias: Some(alias), ..head },
             Alias::Free(alias) => {
                 let named = PublishHead { topic_alias: Some(alias), ..head };
                 match self.check(named.encoded_len(self.version)) {
@@ -268,7 +274,7 @@ fn shared_body_head(message: &Message) -> Result<Vec<u8>, LayoutError> {
     let expiry = message.expiry().map(|expiry| expiry.interval_seconds);
     put_shared_properties(message.application_properties(), expiry, &mut properties);
     let body =
-        SharedBody { stamp: None, topic: message.topic().as_bytes(), properties: &properties, payload: &[] };
+        SharedBody { stamp: None, topic: message.topic_as_bytes(), properties: &properties, payload: &[] };
     let mut head = Vec::new();
     body.encode_head(&mut head)?;
     Ok(head)

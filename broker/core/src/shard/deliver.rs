@@ -217,7 +217,7 @@ impl Shard {
             qos: delivery.qos,
             retain: delivery.retain,
             packet_id,
-            topic: message.topic(),
+            topic: message.topic_as_bytes(),
             topic_alias: None,
             message_expiry_seconds: message.remaining_seconds(now),
             subscription_ids: &delivery.subscription_ids,
