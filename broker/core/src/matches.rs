@@ -5,11 +5,12 @@
 //! matches, so that a topic seen before costs one lookup and one atomic load.
 
 use std::collections::HashMap;
+use std::hash::Hasher;
 use std::sync::Arc;
 
 use veilmq_protocol::{QoS, TopicName};
 
-use crate::id::{IdMap, SessionId, ShardIndex};
+use crate::id::{IdHasher, IdMap, SessionId, ShardIndex};
 use crate::routes::{Routes, Subscriber};
 use crate::share::Share;
 
@@ -35,6 +36,8 @@ pub struct Target {
 pub struct Matches {
     groups: Vec<(ShardIndex, Vec<Target>)>,
     shares: Vec<Share>,
+    /// A target asked for No Local.
+    any_no_local: bool,
 }
 
 impl Matches {
@@ -76,7 +79,7 @@ impl Matches {
 
     /// Tells whether `publisher` would be treated differently from others because of No Local.
     fn concerns_no_local(&self, publisher: SessionId) -> bool {
-        self.targets().any(|target| target.session == publisher && target.any_no_local)
+        self.any_no_local && self.targets().any(|target| target.session == publisher && target.any_no_local)
     }
 
     /// Merges what each session asked for.
@@ -112,20 +115,45 @@ impl Matches {
                 _ => groups.push((shard, vec![target])),
             }
         }
-        Self { groups, shares }
+        let any_no_local = subscribers.iter().any(|subscriber| subscriber.no_local);
+        Self { groups, shares, any_no_local }
     }
 }
 
 /// One shard's memory of recent matches, valid as long as no subscription changes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct MatchCache {
     generation: u64,
-    topics: HashMap<Box<str>, Arc<Matches>>,
+    topics: HashMap<Arc<str>, Arc<Matches>>,
     bytes: usize,
+    /// The last topic of each slot.
+    recent: Box<[Option<Recent>]>,
 }
+
+/// A topic that is found without the hash that no publisher can foresee: that takes longer than all else here. Who makes topics
+/// meet in a slot gains nothing, for they are then looked up as others are.
+#[derive(Clone, Debug)]
+struct Recent {
+    topic: Arc<str>,
+    matches: Arc<Matches>,
+}
+
+/// How many topics a shard finds at once.
+const RECENT_TOPICS: usize = 512;
 
 /// What a shard remembers, in bytes; beyond it the cache starts afresh. Publishers choose the topics, so they count too.
 const CACHED_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+impl Default for MatchCache {
+    fn default() -> Self {
+        Self {
+            generation: 0,
+            topics: HashMap::new(),
+            bytes: 0,
+            recent: vec![None; RECENT_TOPICS].into_boxed_slice(),
+        }
+    }
+}
 
 impl MatchCache {
     /// Returns who gets a message that `publisher` published to `topic`.
@@ -139,14 +167,7 @@ impl MatchCache {
             self.clear();
             self.generation = routes.generation();
         }
-        let matches = match self.topics.get(topic.as_str()) {
-            Some(matches) => Arc::clone(matches),
-            None => {
-                let matches = Arc::new(routes.find(topic, None));
-                self.remember(topic, &matches);
-                matches
-            }
-        };
+        let matches = self.all_matches(routes, topic);
         // [MQTT-3.8.3-3] A client's own messages do not come back to it. Rare, so not cached.
         if let Some(publisher) = publisher
             && matches.concerns_no_local(publisher)
@@ -156,26 +177,74 @@ impl MatchCache {
         matches
     }
 
+    fn all_matches(&mut self, routes: &Routes, topic: TopicName<'_>) -> Arc<Matches> {
+        let slot = slot_of(topic.as_str().as_bytes());
+        if let Some(Some(recent)) = self.recent.get(slot)
+            && *recent.topic == *topic.as_str()
+        {
+            return Arc::clone(&recent.matches);
+        }
+        if let Some((topic, matches)) = self.topics.get_key_value(topic.as_str()) {
+            let recent = Recent { topic: Arc::clone(topic), matches: Arc::clone(matches) };
+            return self.keep_at_hand(slot, recent);
+        }
+        let matches = Arc::new(routes.find(topic, None));
+        match self.remember(topic, &matches) {
+            Some(topic) => self.keep_at_hand(slot, Recent { topic, matches }),
+            None => matches,
+        }
+    }
+
+    fn keep_at_hand(&mut self, slot: usize, recent: Recent) -> Arc<Matches> {
+        let matches = Arc::clone(&recent.matches);
+        if let Some(place) = self.recent.get_mut(slot) {
+            *place = Some(recent);
+        }
+        matches
+    }
+
     /// Tells whether a subscription has changed since [`MatchCache::matches`].
     pub(crate) fn is_outdated(&self, routes: &Routes) -> bool {
         routes.generation() != self.generation
     }
 
-    fn remember(&mut self, topic: TopicName<'_>, matches: &Arc<Matches>) {
-        let entry_bytes = size_of::<(Box<str>, Matches)>() + topic.as_str().len() + matches.size_bytes();
+    /// Returns the topic as it is remembered; None if it is too large for that.
+    fn remember(&mut self, topic: TopicName<'_>, matches: &Arc<Matches>) -> Option<Arc<str>> {
+        let entry_bytes = size_of::<(Arc<str>, Matches)>() + topic.as_str().len() + matches.size_bytes();
         if self.bytes + entry_bytes > CACHED_BYTES_MAX {
             self.clear();
         }
-        if entry_bytes <= CACHED_BYTES_MAX {
-            self.bytes += entry_bytes;
-            self.topics.insert(Box::from(topic.as_str()), Arc::clone(matches));
+        if entry_bytes > CACHED_BYTES_MAX {
+            return None;
         }
+        self.bytes += entry_bytes;
+        let topic: Arc<str> = Arc::from(topic.as_str());
+        self.topics.insert(Arc::clone(&topic), Arc::clone(matches));
+        Some(topic)
     }
 
     fn clear(&mut self) {
+        if !self.topics.is_empty() {
+            self.recent.fill(None);
+        }
         self.topics.clear();
         self.bytes = 0;
     }
+}
+
+/// Returns the slot of a topic: every byte counts, some of those of the last word twice.
+fn slot_of(topic: &[u8]) -> usize {
+    let mut hasher = IdHasher::default();
+    let (words, rest) = topic.as_chunks::<8>();
+    for word in words {
+        hasher.write_u64(u64::from_le_bytes(*word));
+    }
+    match topic.last_chunk::<8>() {
+        Some(last) => hasher.write_u64(u64::from_le_bytes(*last)),
+        None => hasher.write(rest),
+    }
+    // The remainder is below RECENT_TOPICS.
+    (hasher.finish() % RECENT_TOPICS as u64) as usize
 }
 
 #[cfg(test)]
