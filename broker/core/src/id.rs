@@ -3,7 +3,7 @@
 use core::fmt;
 use core::hash::{BuildHasherDefault, Hasher};
 use core::sync::atomic::{AtomicU64, Ordering};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 macro_rules! identity {
     ($(#[$doc:meta])* $name:ident) => {
@@ -45,6 +45,9 @@ pub struct ShardIndex(pub u16);
 /// The broker hands the numbers out itself, so no client can choose them to collide and a multiplication is hash enough.
 pub type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
 
+/// A set of these identities, or of Packet Identifiers, which are too few to collide much.
+pub(crate) type IdSet<K> = HashSet<K, BuildHasherDefault<IdHasher>>;
+
 /// Hashes one of these identities.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IdHasher(u64);
@@ -58,6 +61,10 @@ impl Hasher for IdHasher {
         for byte in bytes {
             self.write_u64(u64::from(*byte));
         }
+    }
+
+    fn write_u16(&mut self, number: u16) {
+        self.write_u64(u64::from(number));
     }
 
     fn write_u64(&mut self, number: u64) {

@@ -3,12 +3,12 @@
 //! Pure bookkeeping: it says what to send next, callers write it. Invariant: a Packet Identifier is in `in_flight` at most
 //! once, and deliveries of one QoS leave in the order in which they came ([MQTT-4.6.0-5], [MQTT-4.6.0-6]).
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use veilmq_protocol::{PacketId, QoS};
 
-use crate::id::SessionId;
+use crate::id::{IdSet, SessionId};
 use crate::message::Message;
 use crate::record::{Reference, Stage};
 
@@ -107,7 +107,7 @@ pub(crate) enum Progress {
 #[derive(Debug)]
 pub(crate) struct Outbound {
     in_flight: VecDeque<InFlight>,
-    identifiers: HashSet<PacketId>,
+    identifiers: IdSet<PacketId>,
     last_identifier: u16,
     /// QoS 1 and 2 messages that wait for quota, space or a connection.
     queue: VecDeque<Delivery>,
@@ -127,7 +127,7 @@ impl Default for Outbound {
     fn default() -> Self {
         Self {
             in_flight: VecDeque::new(),
-            identifiers: HashSet::new(),
+            identifiers: IdSet::default(),
             last_identifier: 0,
             queue: VecDeque::new(),
             unassured: VecDeque::new(),
@@ -266,19 +266,32 @@ impl Outbound {
 
     /// Returns the exchange of a Packet Identifier.
     pub(crate) fn exchange(&mut self, packet_id: PacketId) -> Option<&mut InFlight> {
+        let position = self.position(packet_id)?;
+        self.in_flight.get_mut(position)
+    }
+
+    /// Returns where in `in_flight` an identifier is.
+    fn position(&self, packet_id: PacketId) -> Option<usize> {
+        let first = self.in_flight.front()?.packet_id;
+        // Clients acknowledge in the order in which they were sent to ([MQTT-4.6.0-2], [MQTT-4.6.0-3]).
+        if packet_id == first {
+            return Some(0);
+        }
         if !self.identifiers.contains(&packet_id) {
             return None;
         }
-        self.in_flight.iter_mut().find(|entry| entry.packet_id == packet_id)
+        // Identifiers are handed out in turn, so there are at most as many before this one as it is ahead of the first. Not all
+        // that were recovered are in turn.
+        let ahead = usize::from(packet_id.value().wrapping_sub(first.value()));
+        let guess = ahead.min(self.in_flight.len() - 1);
+        let is_it = |position: &usize| self.in_flight[*position].packet_id == packet_id;
+        (0..=guess).rev().find(is_it).or_else(|| (guess + 1..self.in_flight.len()).find(is_it))
     }
 
     /// Ends an exchange and frees its Packet Identifier.
     pub(crate) fn finish(&mut self, packet_id: PacketId) -> Option<Delivery> {
-        if !self.identifiers.remove(&packet_id) {
-            return None;
-        }
-        let position = self.in_flight.iter().position(|entry| entry.packet_id == packet_id)?;
-        let entry = self.in_flight.remove(position)?;
+        let entry = self.in_flight.remove(self.position(packet_id)?)?;
+        self.identifiers.remove(&packet_id);
         self.unsent -= usize::from(!entry.sent_now);
         self.unsent_publishes -= usize::from(entry.awaits_publish());
         self.charged -= usize::from(entry.is_charged);
