@@ -14,11 +14,16 @@ pub(crate) const SHARED_PAYLOAD_BYTES_MIN: usize = 2_048;
 /// Written bytes at the front of a buffer that are worth moving the rest for.
 const WRITTEN_BYTES_MAX: usize = 64 * 1024;
 
+/// What a buffer begins with: room for some packets, and no more than allocators hand out at once.
+const BUFFER_BYTES_MIN: usize = 512;
+
 /// Bytes waiting for one socket.
 #[derive(Default)]
 pub struct Outbox {
+    /// What waits before `tail`; nothing unless a payload is shared.
     segments: VecDeque<Segment>,
-    /// Bytes of the first segment that have been written.
+    tail: Vec<u8>,
+    /// Bytes at the front that have been written.
     written: usize,
     bytes: usize,
 }
@@ -53,8 +58,9 @@ impl Outbox {
     pub fn slices<'a>(&'a self, into: &mut Vec<IoSlice<'a>>, slices_max: usize, bytes_max: usize) {
         let mut skip = self.written;
         let mut left = bytes_max;
-        for segment in self.segments.iter().take(slices_max) {
-            let bytes = &segment.as_bytes()[skip..];
+        let shared = self.segments.iter().map(Segment::as_bytes);
+        for bytes in shared.chain([self.tail.as_slice()]).take(slices_max) {
+            let bytes = &bytes[skip..];
             let bytes = &bytes[..bytes.len().min(left)];
             skip = 0;
             left -= bytes.len();
@@ -66,13 +72,16 @@ impl Outbox {
 
     /// Takes note that `bytes` bytes from the front have been written.
     pub fn advance(&mut self, bytes: usize) {
-        let bytes = bytes.min(self.bytes);
+        if bytes >= self.bytes {
+            *self = Self::default();
+            return;
+        }
         self.bytes -= bytes;
         self.written += bytes;
         while let Some(first) = self.segments.front() {
             let length = first.as_bytes().len();
             if self.written < length {
-                break;
+                return;
             }
             self.written -= length;
             self.segments.pop_front();
@@ -83,32 +92,31 @@ impl Outbox {
     /// Frees what has been written of a buffer that never runs empty, or a client that is always a little behind would make it
     /// grow for ever. At most as many bytes are moved as have been written.
     fn give_back_written(&mut self) {
-        let Some(Segment::Bytes(first)) = self.segments.front_mut() else { return };
-        if self.written >= WRITTEN_BYTES_MAX && self.written >= first.len() / 2 {
-            first.drain(..self.written);
-            first.shrink_to(2 * first.len());
+        if self.written >= WRITTEN_BYTES_MAX && self.written >= self.tail.len() / 2 {
+            self.tail.drain(..self.written);
+            self.tail.shrink_to(2 * self.tail.len());
             self.written = 0;
         }
     }
 
     /// Appends what `write` puts at the end of a buffer, and returns what it returns.
     pub(crate) fn append<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-        if !matches!(self.segments.back(), Some(Segment::Bytes(_))) {
-            self.segments.push_back(Segment::Bytes(Vec::new()));
+        if self.tail.capacity() == 0 {
+            self.tail.reserve(BUFFER_BYTES_MIN);
         }
-        let Some(Segment::Bytes(tail)) = self.segments.back_mut() else {
-            unreachable!("the last segment was just made a byte buffer")
-        };
-        let before = tail.len();
-        let result = write(tail);
+        let before = self.tail.len();
+        let result = write(&mut self.tail);
         // Closing an empty record takes its header back, so the tail may also have become shorter.
-        self.bytes = self.bytes + tail.len() - before;
+        self.bytes = self.bytes + self.tail.len() - before;
         result
     }
 
     /// Appends the payload of a message without copying it.
     pub(crate) fn append_payload(&mut self, message: &Arc<Message>) {
         self.bytes += message.payload().len();
+        if !self.tail.is_empty() {
+            self.segments.push_back(Segment::Bytes(std::mem::take(&mut self.tail)));
+        }
         self.segments.push_back(Segment::Payload(Arc::clone(message)));
     }
 }
@@ -144,8 +152,8 @@ mod tests {
             expected = (round % 251) as u8;
         }
 
-        let Some(Segment::Bytes(first)) = outbox.segments.front() else { panic!("nothing waits") };
-        assert!(first.capacity() < 4 * WRITTEN_BYTES_MAX, "{} bytes are held", first.capacity());
+        let held = outbox.tail.capacity();
+        assert!(held < 4 * WRITTEN_BYTES_MAX, "{held} bytes are held");
         assert_eq!(outbox.len_bytes(), 250);
     }
 
@@ -179,7 +187,7 @@ mod tests {
             }
 
             assert_eq!(all, b"abcdefpayloadxyz");
-            assert!(outbox.segments.is_empty());
+            assert_eq!((outbox.segments.capacity(), outbox.tail.capacity()), (0, 0));
         }
     }
 }
