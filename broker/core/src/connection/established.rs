@@ -28,6 +28,8 @@ pub(crate) struct Established {
     pub(crate) keep_alive_seconds: u16,
     pub(crate) last_received: Moment,
     pub(crate) timer_at: Option<Moment>,
+    /// It is in the shard's list of connections whose outbox grew in this turn.
+    pub(crate) is_dirty: bool,
     /// Nothing may be written before this batch is durable: CONNACK is at the head of the outbox.
     pub(crate) corked_until: Option<Ticket>,
     /// The newest batch that an acknowledgement on this connection waits for; later ones queue behind it.
@@ -58,11 +60,17 @@ impl Established {
             keep_alive_seconds: 0,
             last_received: now,
             timer_at: None,
+            is_dirty: false,
             corked_until: None,
             acknowledged_with: None,
             unacknowledged: 0,
             aliases: HashMap::new(),
         }
+    }
+
+    /// Takes note that the outbox grew; true if that is the first time in this turn.
+    pub(crate) fn becomes_dirty(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_dirty, true)
     }
 
     /// Returns when silence has lasted one and a half times the keep alive ([MQTT-3.1.2-22]).

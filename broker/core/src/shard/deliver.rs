@@ -229,8 +229,11 @@ impl Shard {
         let Some(established) = self.established(connection) else { return true };
         match established.wire.publish(&head, message) {
             Ok(bytes) => {
+                if established.becomes_dirty() {
+                    self.dirty.push(connection);
+                }
                 self.stats.message_delivered(delivery.qos, message.payload().len());
-                self.count_sent(connection, PacketType::Publish, bytes);
+                self.count_sent(PacketType::Publish, bytes);
                 true
             }
             Err(error) => {

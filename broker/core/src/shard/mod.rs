@@ -198,6 +198,7 @@ impl Shard {
             None => false,
             Some(Connection::Opening(opening)) => !opening.outbox.is_empty(),
             Some(Connection::Established(established)) => {
+                established.is_dirty = false;
                 established.wire.seal(now, rekey_milliseconds, rekey_records);
                 established.corked_until.is_none() && !established.wire.outbox().is_empty()
             }
@@ -217,7 +218,12 @@ impl Shard {
             return;
         };
         match established.wire.send(packet) {
-            Ok(bytes) => self.count_sent(connection, packet.packet_type(), bytes),
+            Ok(bytes) => {
+                if established.becomes_dirty() {
+                    self.dirty.push(connection);
+                }
+                self.count_sent(packet.packet_type(), bytes);
+            }
             // A packet other than PUBLISH is only ever too large because of the client's own limit.
             Err(error) => tracing::debug!(connection = connection.0, %error, "packet not sent"),
         }
@@ -235,10 +241,9 @@ impl Shard {
         }
     }
 
-    fn count_sent(&mut self, connection: ConnectionId, packet: PacketType, bytes: usize) {
+    fn count_sent(&self, packet: PacketType, bytes: usize) {
         self.stats.packet_sent(packet);
         self.stats.bytes_sent(bytes);
-        self.dirty.push(connection);
     }
 
     fn gauges(&self) -> Gauges {
