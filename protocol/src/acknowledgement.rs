@@ -1,7 +1,8 @@
 //! PUBACK, PUBREC, PUBREL and PUBCOMP (sections 3.4 to 3.7), which differ only in their Reason Codes.
 
 use crate::{
-    DecodeError, EncodeError, PacketId, PacketType, ProtocolVersion, ReasonCode, UserProperties,
+    DecodeError, EncodeError, Frame, PacketId, PacketType, ProtocolVersion, ReasonCode, UserProperties,
+    packet::check_flags,
     property::{Property, PropertyReader, not_allowed},
     reader::Reader,
     sink::{Body, Properties, Sink},
@@ -43,12 +44,16 @@ impl<'a> Acknowledgement<'a> {
         Self { packet_id, reason, reason_string: None, user: UserProperties::in_block(&[], 0, 0) }
     }
 
-    pub(crate) fn decode(
-        packet_type: PacketType,
-        body: &'a [u8],
-        version: ProtocolVersion,
-    ) -> Result<Self, DecodeError> {
-        let mut body = Reader::new(body);
+    /// Reads a framed PUBACK, PUBREC, PUBREL or PUBCOMP; the caller has looked at its type.
+    ///
+    /// # Errors
+    /// As [`Packet::decode`](crate::Packet::decode).
+    pub fn decode(frame: Frame<'a>, version: ProtocolVersion) -> Result<Self, DecodeError> {
+        let packet_type = frame.packet_type();
+        if packet_type == PacketType::PubRel {
+            check_flags(frame, version)?;
+        }
+        let mut body = Reader::new(frame.body);
         let mut packet = Self::new(body.packet_id()?, ReasonCode::Success);
         // Reason Code and Property Length may be left out from the end (MQTT 5.0 section 3.4.2.1, 3.4.2.2.1).
         if version.has_properties() && !body.is_empty() {

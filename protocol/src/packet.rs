@@ -50,15 +50,15 @@ impl<'a> Packet<'a> {
     /// The first fault found; [`DecodeError::reason`] says how to answer it.
     pub fn decode(frame: Frame<'a>, version: ProtocolVersion) -> Result<Self, DecodeError> {
         let (packet_type, body) = (frame.packet_type(), frame.body);
-        let acknowledgement = || Acknowledgement::decode(packet_type, body, version);
+        let acknowledgement = || Acknowledgement::decode(frame, version);
         let flagged = || check_flags(frame, version);
         Ok(match packet_type {
             PacketType::Connect => Self::Connect(Connect::decode(body)?),
             PacketType::ConnAck => Self::ConnAck(ConnAck::decode(body, version)?),
-            PacketType::Publish => Self::Publish(Publish::decode(frame.header, body, version)?),
+            PacketType::Publish => Self::Publish(Publish::decode(frame, version)?),
             PacketType::PubAck => Self::PubAck(acknowledgement()?),
             PacketType::PubRec => Self::PubRec(acknowledgement()?),
-            PacketType::PubRel => Self::PubRel(flagged().and_then(|()| acknowledgement())?),
+            PacketType::PubRel => Self::PubRel(acknowledgement()?),
             PacketType::PubComp => Self::PubComp(acknowledgement()?),
             PacketType::Subscribe => {
                 Self::Subscribe(flagged().and_then(|()| Subscribe::decode(body, version))?)
@@ -136,11 +136,24 @@ impl<'a> Packet<'a> {
     /// A field too long or missing, a string with U+0000, a packet beyond 268,435,455 bytes or unknown to the
     /// version, or an output buffer of fixed size that is too small.
     pub fn encode<B: BufMut>(&self, version: ProtocolVersion, out: &mut B) -> Result<(), EncodeError> {
+        self.encode_within(version, usize::MAX, out).map(drop)
+    }
+
+    /// As [`Self::encode`], but writes nothing if the packet takes more than `bytes_max` bytes; returns how many it takes.
+    ///
+    /// # Errors
+    /// As [`Self::encode`]; [`EncodeError::PacketTooLarge`] beyond `bytes_max`.
+    pub fn encode_within<B: BufMut>(
+        &self,
+        version: ProtocolVersion,
+        bytes_max: usize,
+        out: &mut B,
+    ) -> Result<usize, EncodeError> {
         let header = match self {
             Self::Publish(publish) => publish.header(),
             other => other.packet_type().header(),
         };
-        sink::encode(header, self, version, out)
+        sink::encode(header, self, version, bytes_max, out)
     }
 }
 
@@ -165,7 +178,7 @@ impl Body for Packet<'_> {
 }
 
 /// MQTT 3.1 lets a repeated PUBREL, SUBSCRIBE or UNSUBSCRIBE carry DUP; later versions do not.
-fn check_flags(frame: Frame<'_>, version: ProtocolVersion) -> Result<(), DecodeError> {
+pub(crate) fn check_flags(frame: Frame<'_>, version: ProtocolVersion) -> Result<(), DecodeError> {
     // [MQTT-3.6.1-1], [MQTT-3.8.1-1], [MQTT-3.10.1-1]
     if frame.header == frame.packet_type().header() || version == ProtocolVersion::V31 {
         Ok(())

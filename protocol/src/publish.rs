@@ -3,7 +3,7 @@
 use core::fmt;
 
 use crate::{
-    DecodeError, EncodeError, PacketId, ProtocolVersion, PublishProperties, QoS, TopicName,
+    DecodeError, EncodeError, Frame, PacketId, ProtocolVersion, PublishProperties, QoS, TopicName,
     reader::Reader,
     sink::{Body, Sink},
     types::{DUP, PacketType},
@@ -41,9 +41,14 @@ pub(crate) const fn publish_header(dup: bool, qos: QoS, retain: bool) -> u8 {
 }
 
 impl<'a> Publish<'a> {
-    pub(crate) fn decode(header: u8, body: &'a [u8], version: ProtocolVersion) -> Result<Self, DecodeError> {
+    /// Reads a framed PUBLISH; the caller has looked at its type.
+    ///
+    /// # Errors
+    /// As [`Packet::decode`](crate::Packet::decode).
+    pub fn decode(frame: Frame<'a>, version: ProtocolVersion) -> Result<Self, DecodeError> {
+        let header = frame.header;
         let qos = QoS::try_from(header >> 1 & 0b11)?;
-        let mut body = Reader::new(body);
+        let mut body = Reader::new(frame.body);
         let topic = read_topic(&mut body)?;
         let packet_id = if qos == QoS::AtMostOnce { None } else { Some(body.packet_id()?) };
         let properties = if version.has_properties() {

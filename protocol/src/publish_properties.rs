@@ -49,10 +49,22 @@ impl<'a> PublishProperties<'a> {
     /// # Errors
     /// A string or Correlation Data longer than 65,535 bytes, or a string with U+0000; nothing is written then.
     pub fn encode_application<B: BufMut>(&self, out: &mut B) -> Result<(), EncodeError> {
+        if !self.has_application() {
+            return Ok(());
+        }
         if out.remaining_mut() < self.application_len()? {
             return Err(EncodeError::NoRoom("application properties"));
         }
         self.write_application(&mut Writer(out))
+    }
+
+    /// Most messages have no application property.
+    const fn has_application(&self) -> bool {
+        self.payload_is_utf8.is_some()
+            || self.content_type.is_some()
+            || self.response_topic.is_some()
+            || self.correlation_data.is_some()
+            || !self.user.is_empty()
     }
 
     /// The number of bytes [`Self::encode_application`] writes.

@@ -139,21 +139,27 @@ pub(crate) fn encoded_len(body: &impl Body, version: ProtocolVersion) -> Result<
     body_len(body, version).map(packet_len)
 }
 
-/// Writes a whole packet, or nothing.
+/// Writes a whole packet of up to `bytes_max` bytes, or nothing; returns how many it takes.
 pub(crate) fn encode<B: BufMut>(
     header: u8,
     body: &impl Body,
     version: ProtocolVersion,
+    bytes_max: usize,
     out: &mut B,
-) -> Result<(), EncodeError> {
+) -> Result<usize, EncodeError> {
     let body_len = body_len(body, version)?;
-    if out.remaining_mut() < packet_len(body_len) {
+    let packet_len = packet_len(body_len);
+    if packet_len > bytes_max {
+        return Err(EncodeError::PacketTooLarge("packet"));
+    }
+    if out.remaining_mut() < packet_len {
         return Err(EncodeError::NoRoom("packet"));
     }
     let mut writer = Writer(out);
     writer.u8(header);
     writer.variable_byte_integer(body_len);
-    body.write(version, &mut writer)
+    body.write(version, &mut writer)?;
+    Ok(packet_len)
 }
 
 fn body_len(body: &impl Body, version: ProtocolVersion) -> Result<usize, EncodeError> {

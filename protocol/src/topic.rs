@@ -170,13 +170,16 @@ fn holds_nul_or_wildcard(name: &[u8]) -> bool {
     /// `+` and `#` differ in this bit alone.
     const DIFFERENCE: u8 = b'+' ^ b'#';
     let has_zero_byte = |word: u64| word.wrapping_sub(ONES) & !word & HIGH_BITS != 0;
-    let (words, rest) = name.as_chunks::<8>();
-    let in_words = words.iter().any(|&word| {
-        let word = u64::from_ne_bytes(word);
+    let holds = |word: &[u8; 8]| {
+        let word = u64::from_ne_bytes(*word);
         let wildcards_as_zero = (word & !(ONES * u64::from(DIFFERENCE))) ^ (ONES * u64::from(b'#'));
         has_zero_byte(word) || has_zero_byte(wildcards_as_zero)
-    });
-    in_words || rest.iter().any(|&byte| byte == 0 || byte & !DIFFERENCE == b'#')
+    };
+    match name.last_chunk() {
+        // The last word may overlap the one before it.
+        Some(last) => name.as_chunks().0.iter().any(holds) || holds(last),
+        None => name.iter().any(|&byte| byte == 0 || byte & !DIFFERENCE == b'#'),
+    }
 }
 
 const SHARE: &str = "$share";

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use siphasher::sip::SipHasher13;
+use veilmq_protocol::TopicName;
 use veilmq_protocol::veil::channel::{Identity, ServerPolicy, TrustAnchors};
-use veilmq_protocol::{Packet, TopicName};
 
 use crate::farewell::PeerError;
 use crate::handshakes::{HalfOpen, Handshakes};
@@ -137,8 +137,7 @@ impl Shared {
     }
 
     /// Refuses a packet with more User Properties than the limit.
-    pub(crate) fn check_user_properties(&self, packet: &Packet<'_>) -> Result<(), PeerError> {
-        let count = packet.user_property_count();
+    pub(crate) fn check_user_properties(&self, count: usize) -> Result<(), PeerError> {
         let maximum = self.settings.user_properties_max;
         if count > maximum { Err(PeerError::UserProperties { count, maximum }) } else { Ok(()) }
     }

@@ -111,7 +111,7 @@ impl Opening {
         }
         // [MQTT-3.1.4-1]
         let packet = Packet::decode(frame, self.version.unwrap_or(ProtocolVersion::V5))?;
-        shared.check_user_properties(&packet)?;
+        shared.check_user_properties(packet.user_property_count())?;
         let phase = std::mem::replace(&mut self.phase, Phase::Over);
         match (phase, packet) {
             (Phase::AwaitConnect, Packet::Connect(connect)) => {

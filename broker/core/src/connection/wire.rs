@@ -127,11 +127,13 @@ impl Wire {
 
     /// Sends a packet other than PUBLISH; returns its length in bytes.
     pub(crate) fn send(&mut self, packet: &Packet<'_>) -> Result<usize, SendError> {
-        let bytes = packet.encoded_len(self.version)?;
-        self.check(bytes)?;
-        let version = self.version;
+        let (version, bytes_max) = (self.version, self.packet_bytes_max);
         self.open_record();
-        self.outbox.append(|tail| packet.encode(version, tail))?;
+        let sent = self.outbox.append(|tail| packet.encode_within(version, bytes_max, tail));
+        let bytes = sent.map_err(|error| match error {
+            EncodeError::PacketTooLarge(_) => SendError::TooLarge,
+            error => SendError::Encode(error),
+        })?;
         self.limit_record();
         Ok(bytes)
     }

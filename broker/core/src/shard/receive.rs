@@ -2,7 +2,9 @@
 
 use veilmq_protocol::veil::channel::Content;
 use veilmq_protocol::veil::record::RECORD_OVERHEAD_MAX;
-use veilmq_protocol::{Disconnect, Frame, Packet, PacketType, ProtocolVersion, ReasonCode, next_frame};
+use veilmq_protocol::{
+    Acknowledgement, Disconnect, Frame, Packet, PacketType, ProtocolVersion, Publish, ReasonCode, next_frame,
+};
 
 use super::Shard;
 use crate::connection::{Connection, Next};
@@ -232,14 +234,62 @@ impl Shard {
         if got == PacketType::Connect {
             return Err(PeerError::Unexpected { got }.into());
         }
+        // What comes with each message is not put into the sum of all packets first, which is large.
+        match got {
+            PacketType::Publish => {
+                let publish = Publish::decode(frame, version)?;
+                self.shared.check_user_properties(publish.properties.user.len())?;
+                self.publish_received(connection, &publish, now)
+            }
+            PacketType::PubAck => {
+                self.puback_received(connection, &self.acknowledgement(frame, version)?, now)
+            }
+            PacketType::PubRec => {
+                self.pubrec_received(connection, &self.acknowledgement(frame, version)?, now)
+            }
+            PacketType::PubRel => self.pubrel_received(connection, &self.acknowledgement(frame, version)?),
+            PacketType::PubComp => {
+                self.pubcomp_received(connection, &self.acknowledgement(frame, version)?, now)
+            }
+            PacketType::Connect
+            | PacketType::ConnAck
+            | PacketType::Subscribe
+            | PacketType::SubAck
+            | PacketType::Unsubscribe
+            | PacketType::UnsubAck
+            | PacketType::PingReq
+            | PacketType::PingResp
+            | PacketType::Disconnect
+            | PacketType::Auth => {
+                self.other_packet(connection, version, frame, packet_bytes, environment, effects)
+            }
+        }
+    }
+
+    fn acknowledgement<'a>(
+        &self,
+        frame: Frame<'a>,
+        version: ProtocolVersion,
+    ) -> Result<Acknowledgement<'a>, CloseReason> {
+        let acknowledgement = Acknowledgement::decode(frame, version)?;
+        self.shared.check_user_properties(acknowledgement.user.len())?;
+        Ok(acknowledgement)
+    }
+
+    /// Handles a packet that does not come with each message.
+    fn other_packet(
+        &mut self,
+        connection: ConnectionId,
+        version: ProtocolVersion,
+        frame: Frame<'_>,
+        packet_bytes: &[u8],
+        environment: &mut Environment<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), CloseReason> {
+        let now = environment.now;
         let packet = Packet::decode(frame, version)?;
-        self.shared.check_user_properties(&packet)?;
+        self.shared.check_user_properties(packet.user_property_count())?;
         match packet {
-            Packet::Publish(publish) => self.publish_received(connection, &publish, now),
-            Packet::PubAck(ack) => self.puback_received(connection, &ack, now),
-            Packet::PubRec(ack) => self.pubrec_received(connection, &ack, now),
-            Packet::PubRel(ack) => self.pubrel_received(connection, &ack),
-            Packet::PubComp(ack) => self.pubcomp_received(connection, &ack, now),
             Packet::Subscribe(subscribe) => self.subscribe_received(connection, &subscribe, now),
             Packet::Unsubscribe(unsubscribe) => self.unsubscribe_received(connection, &unsubscribe),
             Packet::PingReq => {
@@ -253,9 +303,13 @@ impl Shard {
                 Ok(())
             }
             Packet::Auth(auth) => self.auth_received(connection, &auth, packet_bytes, environment),
-            // [MQTT-3.1.0-2] A second CONNECT.
             packet @ (Packet::Connect(_)
             | Packet::ConnAck(_)
+            | Packet::Publish(_)
+            | Packet::PubAck(_)
+            | Packet::PubRec(_)
+            | Packet::PubRel(_)
+            | Packet::PubComp(_)
             | Packet::SubAck(_)
             | Packet::UnsubAck(_)
             | Packet::PingResp) => Err(Self::unexpected(&packet)),
