@@ -5,9 +5,9 @@
 use veilmq_protocol::{Acknowledgement, Packet, PacketType, ReasonCode, SubAck, UnsubAck};
 
 /// Puts the sentence into an acknowledgement that says no; None for every other packet.
-pub(crate) fn explained(packet: Packet<'_>) -> Option<Packet<'_>> {
+pub(crate) fn explained<'a>(packet: &Packet<'a>) -> Option<Packet<'a>> {
     let packet_type = packet.packet_type();
-    match packet {
+    match *packet {
         Packet::PubAck(ack) => with(packet_type, ack).map(Packet::PubAck),
         Packet::PubRec(ack) => with(packet_type, ack).map(Packet::PubRec),
         Packet::PubRel(ack) => with(packet_type, ack).map(Packet::PubRel),

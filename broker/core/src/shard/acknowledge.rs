@@ -47,7 +47,7 @@ impl Shard {
                 return Ok(());
             }
             let unknown = Acknowledgement::new(packet_id, ReasonCode::PacketIdentifierNotFound);
-            self.send_explained(connection, Packet::PubRel(unknown));
+            self.send_explained(connection, &Packet::PubRel(unknown));
             return Ok(());
         };
         if entry.delivery.qos != QoS::ExactlyOnce {

@@ -13,23 +13,61 @@ use crate::record::{Record, Stage};
 use crate::stats::DropReason;
 use crate::time::Moment;
 
+/// A PUBLISH to one subscriber.
+struct Sending<'a> {
+    message: &'a Arc<Message>,
+    qos: QoS,
+    retain: bool,
+    subscription_ids: &'a [u32],
+    packet_id: Option<PacketId>,
+    dup: bool,
+}
+
 impl Shard {
     /// Delivers a message to every target on this shard.
     pub(super) fn deliver_all(&mut self, message: &Arc<Message>, matches: &Arc<Matches>, now: Moment) {
         for target in matches.on(self.index) {
             // [MQTT-3.8.4-8]
             let qos = target.qos.min(message.qos());
+            // [MQTT-3.3.1-12], [MQTT-3.3.1-13]
+            let retain = message.retain() && target.retain_as_published;
+            if qos == QoS::AtMostOnce && self.pass_through(target, message, retain, now) {
+                continue;
+            }
             let delivery = Delivery {
                 message: Arc::clone(message),
                 qos,
-                // [MQTT-3.3.1-12], [MQTT-3.3.1-13]
-                retain: message.retain() && target.retain_as_published,
+                retain,
                 subscription_ids: target.subscription_ids.as_slice().into(),
                 stored: target.durable && qos != QoS::AtMostOnce && message.id().is_some(),
                 share: None,
             };
             self.deliver(target, delivery, now);
         }
+    }
+
+    /// Sends a QoS 0 message without a delivery, as nearly all are sent: nothing is before it and the connection has space. False
+    /// if it has to go the long way.
+    fn pass_through(&mut self, target: &Target, message: &Arc<Message>, retain: bool, now: Moment) -> bool {
+        let Some(state) = self.sessions.get(&target.session) else { return false };
+        let Some(connection) = state.connection else { return false };
+        if !state.outbound.may_send_now(QoS::AtMostOnce)
+            || message.is_expired(now)
+            || !self.has_space(connection)
+        {
+            return false;
+        }
+        let sending = Sending {
+            message,
+            qos: QoS::AtMostOnce,
+            retain,
+            subscription_ids: &target.subscription_ids,
+            packet_id: None,
+            dup: false,
+        };
+        self.write_publish(connection, &sending, now);
+        self.show_availability(target.session);
+        true
     }
 
     fn deliver(&mut self, target: &Target, delivery: Delivery, now: Moment) {
@@ -211,16 +249,28 @@ impl Shard {
         dup: bool,
         now: Moment,
     ) -> bool {
-        let message = &delivery.message;
-        let head = PublishHead {
-            dup,
+        let sending = Sending {
+            message: &delivery.message,
             qos: delivery.qos,
             retain: delivery.retain,
+            subscription_ids: &delivery.subscription_ids,
             packet_id,
+            dup,
+        };
+        self.write_publish(connection, &sending, now)
+    }
+
+    fn write_publish(&mut self, connection: ConnectionId, sending: &Sending<'_>, now: Moment) -> bool {
+        let message = sending.message;
+        let head = PublishHead {
+            dup: sending.dup,
+            qos: sending.qos,
+            retain: sending.retain,
+            packet_id: sending.packet_id,
             topic: message.topic_as_bytes(),
             topic_alias: None,
             message_expiry_seconds: message.remaining_seconds(now),
-            subscription_ids: &delivery.subscription_ids,
+            subscription_ids: sending.subscription_ids,
             // As they came and in their order: [MQTT-3.3.2-4], [MQTT-3.3.2-15], [MQTT-3.3.2-16], [MQTT-3.3.2-17],
             // [MQTT-3.3.2-18], [MQTT-3.3.2-20].
             application_properties: message.application_properties(),
@@ -232,7 +282,7 @@ impl Shard {
                 if established.becomes_dirty() {
                     self.dirty.push(connection);
                 }
-                self.stats.message_delivered(delivery.qos, message.payload().len());
+                self.stats.message_delivered(sending.qos, message.payload().len());
                 self.count_sent(PacketType::Publish, bytes);
                 true
             }

@@ -237,6 +237,6 @@ impl Shard {
                 reasons,
             }),
         };
-        self.send_explained(connection, packet);
+        self.send_explained(connection, &packet);
     }
 }

@@ -232,12 +232,12 @@ impl Shard {
     /// Sends an acknowledgement, with a Reason String if it says no, the client takes it and it fits ([MQTT-3.4.2-2],
     /// [MQTT-3.5.2-2], [MQTT-3.6.2-2], [MQTT-3.7.2-2], [MQTT-3.9.2-1], [MQTT-3.11.2-1]). It carries no User Properties, so these
     /// are never too much ([MQTT-3.4.2-3], [MQTT-3.5.2-3], [MQTT-3.6.2-3], [MQTT-3.7.2-3], [MQTT-3.9.2-2], [MQTT-3.11.2-2]).
-    fn send_explained(&mut self, connection: ConnectionId, packet: Packet<'_>) {
+    fn send_explained(&mut self, connection: ConnectionId, packet: &Packet<'_>) {
         let Some(established) = self.established(connection) else { return };
         let explained = if established.explains { explanation::explained(packet) } else { None };
         match explained.filter(|packet| established.wire.takes(packet)) {
             Some(explained) => self.send(connection, &explained),
-            None => self.send(connection, &packet),
+            None => self.send(connection, packet),
         }
     }
 
