@@ -189,7 +189,7 @@ impl Recovery {
             let Some(session) = self.session(id, stored, now, &mut cleanup, &mut summary) else { continue };
             let home = usize::from(shared.home(&session.client_id).0);
             if let Some(shard) = shards.get_mut(home) {
-                shard.adopt_recovered(session);
+                shard.adopt_recovered(session, now);
             }
         }
         for message in self.retained.values() {
@@ -323,7 +323,7 @@ fn restore(session: &mut Session, message: Arc<Message>, reference: Reference) {
 
 impl Shard {
     /// Takes in a session that was recovered, with its routes and timers.
-    fn adopt_recovered(&mut self, mut session: Session) {
+    fn adopt_recovered(&mut self, mut session: Session, now: Moment) {
         let subscriptions = std::mem::take(&mut session.subscriptions);
         for (filter, subscription) in &subscriptions {
             if let Ok(filter) = TopicFilter::new(filter) {
@@ -331,6 +331,6 @@ impl Shard {
             }
         }
         session.subscriptions = subscriptions;
-        self.insert_session(session);
+        self.insert_session(session, now);
     }
 }

@@ -88,6 +88,11 @@ impl Session {
         (self.expiry_seconds != NEVER_EXPIRES).then(|| since.plus_seconds(u64::from(self.expiry_seconds)))
     }
 
+    /// Tells whether the session is to end now.
+    pub(crate) fn is_over(&self, now: Moment) -> bool {
+        self.ends_at().is_some_and(|at| at <= now)
+    }
+
     /// Returns when the Will is due: after its delay or with the end of the session, whichever is first ([MQTT-3.1.2-8]).
     pub(crate) fn will_at(&self) -> Option<Moment> {
         let due = self.disconnected_at?.plus_seconds(u64::from(self.will.as_ref()?.delay_seconds));

@@ -104,7 +104,7 @@ impl Shard {
         self.gauges.queued_messages -= waiting - state.outbound.waiting();
         self.gauges.queued_bytes -= bytes - state.outbound.waiting_bytes();
         self.stats.messages_dropped(DropReason::Unassured, dropped);
-        self.show_availability(session);
+        self.show_availability(session, now);
         let Some(state) = self.sessions.get_mut(&session) else { return };
         if !reason.publishes_will() {
             // [MQTT-3.14.4-3]

@@ -66,7 +66,7 @@ impl Shard {
             dup: false,
         };
         self.write_publish(connection, &sending, now);
-        self.show_availability(target.session);
+        self.show_availability(target.session, now);
         true
     }
 
@@ -109,7 +109,7 @@ impl Shard {
             }
             _ => self.enqueue(session, delivery),
         }
-        self.show_availability(session);
+        self.show_availability(session, now);
     }
 
     fn enqueue(&mut self, session: SessionId, delivery: Delivery) {
@@ -191,7 +191,7 @@ impl Shard {
     /// Sends what waits for a session, as far as space and quota allow: first what was sent before, then what is new.
     pub(super) fn pump(&mut self, session: SessionId, now: Moment) {
         self.send_waiting(session, now);
-        self.show_availability(session);
+        self.show_availability(session, now);
     }
 
     fn send_waiting(&mut self, session: SessionId, now: Moment) {

@@ -176,7 +176,7 @@ impl Shard {
     }
 
     /// Takes in a disconnected session whose routes are known.
-    pub(crate) fn insert_session(&mut self, session: Session) {
+    pub(crate) fn insert_session(&mut self, session: Session, now: Moment) {
         let id = session.id;
         self.gauges.subscriptions += session.subscriptions.len();
         self.gauges.shared_subscriptions += session.shared_subscriptions();
@@ -185,7 +185,7 @@ impl Shard {
         self.gauges.inflight_messages += session.outbound.in_flight();
         self.by_client_id.insert(Arc::clone(&session.client_id), id);
         self.sessions.insert(id, session);
-        self.show_availability(id);
+        self.show_availability(id, now);
         self.arm_session(id);
     }
 

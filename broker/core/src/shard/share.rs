@@ -141,7 +141,7 @@ impl Shard {
     }
 
     /// Shows every shard how well a session can take messages, if it is a member of a group.
-    pub(super) fn show_availability(&self, session: SessionId) {
+    pub(super) fn show_availability(&self, session: SessionId, now: Moment) {
         if self.gauges.shared_subscriptions == 0 {
             return;
         }
@@ -154,7 +154,8 @@ impl Shard {
             Some(connection) if state.outbound.may_send_now(qos) && self.has_space(connection) => {
                 Preference::Ready
             }
-            None if qos == QoS::AtMostOnce => Preference::Unreachable,
+            // Sessions that are found over after a crash would pass messages to one another before anybody else gets them.
+            None if qos == QoS::AtMostOnce || state.is_over(now) => Preference::Unreachable,
             Some(_) | None if is_full => Preference::Full,
             Some(_) => Preference::Busy,
             None => Preference::Away,

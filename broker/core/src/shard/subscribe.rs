@@ -43,7 +43,7 @@ impl Shard {
                 options,
                 subscription_id: subscribe.subscription_id.map(NonZeroU32::get),
             };
-            let reason = match self.add_subscription(session, filter, subscription, durable) {
+            let reason = match self.add_subscription(session, filter, subscription, durable, now) {
                 Ok(new) => {
                     granted.push((filter, subscription, new));
                     granted_code(options)
@@ -80,6 +80,7 @@ impl Shard {
         filter: TopicFilter<'_>,
         subscription: SubscriptionRecord,
         durable: bool,
+        now: Moment,
     ) -> Result<bool, ReasonCode> {
         self.shared.settings().capabilities.check_filter(filter).map_err(Unavailable::reason)?;
         if filter.inner().levels().count() > self.shared.settings().topic_levels_max {
@@ -101,7 +102,7 @@ impl Shard {
         if durable {
             self.records.push(Record::Subscribed { session, filter: name, subscription });
         }
-        self.show_availability(session);
+        self.show_availability(session, now);
         Ok(new)
     }
 

@@ -99,7 +99,7 @@ impl Shard {
 
     pub(super) fn session_deadline(&mut self, session: SessionId, environment: &mut Environment<'_>) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
-        if state.ends_at().is_some_and(|at| at <= environment.now) {
+        if state.is_over(environment.now) {
             self.stats.session_expired();
             self.end_session(session, environment.now);
             return;

@@ -287,6 +287,35 @@ fn groups_and_what_they_wait_for_survive_a_crash() {
 }
 
 #[test]
+fn sessions_that_do_not_outlive_a_crash_pass_nothing_to_one_another() {
+    for shards in [1, 4] {
+        for is_connected in [true, false] {
+            let mut world = World::new(shards);
+            let a = limited_member(&mut world, "a", 60, 2);
+            let publisher = publisher(&mut world);
+            publish_all(&mut world, publisher, &["1", "2", "3"], QoS::AtLeastOnce);
+            let b = member(&mut world, "b", 60, QoS::AtLeastOnce);
+            member(&mut world, "c", 3_600, QoS::AtLeastOnce);
+            for (name, connection) in [("a", a), ("b", b)] {
+                world.cut(connection);
+                if is_connected {
+                    world.connect(&connect_v5(name, false, 0));
+                }
+            }
+
+            let until = world.now().plus_seconds(60);
+            let (mut world, summary) = world.crash_until(until, shards);
+            assert_eq!((summary.sessions, summary.deliveries), (3, 3));
+            world.pass(0);
+
+            let (c, _) = world.join("c", false, 3_600);
+            assert_eq!(payloads(&mut world, c), ["1", "2", "3"], "{shards} shards");
+            assert_eq!(world.stored_bodies(), 3);
+        }
+    }
+}
+
+#[test]
 fn a_qos_2_delivery_that_may_have_begun_before_a_crash_goes_to_nobody_else() {
     // [MQTT-4.8.2-5]
     let mut world = World::new(1);
