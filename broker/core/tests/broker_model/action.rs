@@ -208,7 +208,7 @@ fn connect() -> impl Strategy<Value = Connect> {
         )
 }
 
-/// No two deadlines fall on the same moment, where a broker could choose which to act on first.
+/// No two deadlines fall on the same moment, where a broker could choose which to act on first, but for those of a restart.
 fn expiries(client: usize) -> [u32; 4] {
     let client = u32::try_from(client).unwrap();
     [0, 30 + client, 300 + client, u32::MAX]

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 pub(crate) mod action;
+mod moment;
 mod packet;
 mod run;
 mod session;
@@ -16,6 +17,7 @@ mod wire;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use self::action::{Alias, Connect, Options, Publication, Will};
+use self::moment::Moment;
 use self::packet::{Connection, Packet, Properties};
 pub(crate) use self::run::Run;
 use self::session::{Delivery, Link, Message, Session, Subscription};
@@ -33,8 +35,8 @@ pub(crate) struct Broker {
     sessions: BTreeMap<String, Session>,
     retained: BTreeMap<String, Message>,
     wire: Wire,
-    /// Counts the moments at which something happens.
-    moment: u64,
+    /// Now, among the moments at which something happens.
+    moment: Moment,
     /// The client whose session is about to end.
     ending: Option<String>,
 }
@@ -65,14 +67,14 @@ impl Broker {
             sessions: BTreeMap::new(),
             retained: BTreeMap::new(),
             wire: Wire::default(),
-            moment: 0,
+            moment: Moment::nth(0),
             ending: None,
         }
     }
 
     /// Handles CONNECT.
     pub(crate) fn connect(&mut self, client: &str, connection: Connection, connect: &Connect) {
-        self.moment += 1;
+        self.moment = self.moment.next();
         // [MQTT-3.1.4-3]
         self.close(client, 0x8e);
         if connect.clean_start {
@@ -116,7 +118,7 @@ impl Broker {
 
     /// The connection broke.
     pub(crate) fn cut(&mut self, client: &str) {
-        self.moment += 1;
+        self.moment = self.moment.next();
         let connection = self.sessions[client].link.as_ref().unwrap().connection;
         self.wire.send(connection, Packet::Closed);
         self.detach(client);
@@ -177,10 +179,10 @@ impl Broker {
                 // [MQTT-3.3.1-8]
                 retain: true,
                 subscription_ids: subscription.id.into_iter().collect(),
-                moment: self.moment,
+                moment: self.moment.clone(),
                 place: None,
             };
-            session.deliver(delivery, self.now, &mut self.wire);
+            session.deliver(delivery, self.now);
         }
     }
 
@@ -277,15 +279,15 @@ impl Broker {
                 // [MQTT-3.3.1-12], [MQTT-3.3.1-13]
                 retain: message.retain && matching.iter().any(|held| held.retain_as_published),
                 subscription_ids,
-                moment: self.moment,
+                moment: self.moment.clone(),
                 place: None,
             };
-            session.deliver(delivery, self.now, &mut self.wire);
+            session.deliver(delivery, self.now);
             is_wanted = true;
         }
         for (group, members) in chosen {
             let places = self.wire.copies.add(group, members.len());
-            self.deliver_copy(message, &members, places);
+            self.deliver_copy(message, &members, places, &self.moment.clone());
         }
         self.send_due();
         is_wanted
@@ -299,11 +301,14 @@ impl Broker {
         wanting.map(|held| held.filter.clone()).collect()
     }
 
-    /// Returns the members of a group that may get its copy of a message: the best that the one who chooses may see.
+    /// Returns the members of a group that may get its copy of a message: the best that the one who chooses may see, without
+    /// those whose sessions are about to end.
     fn may_be_chosen(&self, group: &str, published_qos: u8) -> Vec<String> {
         let mut ranks: Vec<(&String, (Rank, Rank))> = Vec::new();
-        for (client, session) in
-            self.sessions.iter().filter(|(client, _)| self.ending.as_ref() != Some(client))
+        let is_ending = |client: &String, session: &Session| {
+            self.ending.as_ref() == Some(client) || session.ends_at().is_some_and(|at| at <= self.now)
+        };
+        for (client, session) in self.sessions.iter().filter(|(client, session)| !is_ending(client, session))
         {
             let part = session.subscriptions.iter().find(|held| held.filter == group);
             ranks.extend(part.map(|held| (client, session.rank(held.qos.min(published_qos)))));
@@ -314,7 +319,7 @@ impl Broker {
     }
 
     /// Gives a group's copy to the member that was chosen, whichever that is.
-    fn deliver_copy(&mut self, message: &Message, members: &[String], places: Vec<Place>) {
+    fn deliver_copy(&mut self, message: &Message, members: &[String], places: Vec<Place>, moment: &Moment) {
         for (client, place) in members.iter().zip(places) {
             let session = self.sessions.get_mut(client).unwrap();
             let held = session.subscriptions.iter().find(|held| held.filter == place.group).unwrap();
@@ -324,10 +329,10 @@ impl Broker {
                 qos: held.qos.min(message.qos),
                 retain: message.retain && held.retain_as_published,
                 subscription_ids: held.id.into_iter().collect(),
-                moment: self.moment,
+                moment: moment.clone(),
                 place: Some(place),
             };
-            session.deliver(delivery, self.now, &mut self.wire);
+            session.deliver(delivery, self.now);
         }
     }
 
@@ -371,9 +376,10 @@ impl Broker {
         while let Some((at, client, deadline)) = self.next_deadline().filter(|(at, ..)| *at <= until) {
             if at > self.now {
                 self.now = at;
-                self.moment += 1;
+                self.moment = self.moment.next();
                 self.begin_turn();
             }
+            self.moment = self.moment.with_next_cause();
             match deadline {
                 Deadline::Silence => self.close(&client, 0x8d),
                 Deadline::SessionEnd => self.end_session(&client),
@@ -400,7 +406,7 @@ impl Broker {
 
     /// Kills the broker and starts it again: all connections are gone, and the sessions that end with theirs.
     pub(crate) fn restart(&mut self) {
-        self.moment += 1;
+        self.moment = self.moment.next();
         for session in self.sessions.values().filter(|session| !session.is_stored) {
             session.queue.iter().for_each(|delivery| self.wire.copies.lose(delivery));
         }
@@ -435,7 +441,7 @@ impl Broker {
 
     /// Notes that a client has sent something.
     fn heard(&mut self, client: &str) -> &mut Session {
-        self.moment += 1;
+        self.moment = self.moment.next();
         let session = self.sessions.get_mut(client).unwrap();
         session.link.as_mut().unwrap().heard_at = self.now;
         session
@@ -480,8 +486,8 @@ impl Broker {
         }
     }
 
-    /// Ends a session, and publishes its Will if that has not been done ([MQTT-3.1.2-8]). What it has as a member of groups goes
-    /// to others, in order.
+    /// Ends a session, and publishes its Will if that has not been done ([MQTT-3.1.2-8]). What it has as a member of groups then
+    /// goes to others, in order.
     fn end_session(&mut self, client: &str) {
         if !self.sessions.contains_key(client) {
             return;
@@ -490,16 +496,24 @@ impl Broker {
         self.publish_will(client);
         self.ending = None;
         let session = self.sessions.remove(client).unwrap();
-        for delivery in session.into_transferable() {
-            let is_here = self.wire.copies.is_possible(&delivery);
-            let Delivery { message, place, .. } = delivery;
-            let Some(place) = place.filter(|_| is_here) else { continue };
-            let members = self.may_be_chosen(&place.group, message.qos);
-            let places = self.wire.copies.pass_on(&place, members.len());
-            self.moment += 1;
-            self.deliver_copy(&message, &members, places);
+        let mut copies = session.into_transferable();
+        copies.retain(|copy| copy.place.is_some() && self.wire.copies.is_possible(copy));
+        while !copies.is_empty() {
+            // What has no order is given out before anything is sent.
+            let count = leading(&copies);
+            copies.drain(..count).for_each(|copy| self.pass_on(copy));
             self.send_due();
         }
+    }
+
+    /// Gives a copy that a session had when it ended to another member of its group.
+    fn pass_on(&mut self, copy: Delivery) {
+        let is_here = self.wire.copies.is_possible(&copy);
+        let Delivery { message, place, moment, .. } = copy;
+        let Some(place) = place.filter(|_| is_here) else { return };
+        let members = self.may_be_chosen(&place.group, message.qos);
+        let places = self.wire.copies.pass_on(&place, members.len());
+        self.deliver_copy(&message, &members, places, &moment.within(&self.moment));
     }
 
     fn publish_will(&mut self, client: &str) {
@@ -507,6 +521,15 @@ impl Broker {
         let message = will_message(&will, self.now);
         self.distribute(client, &message);
     }
+}
+
+/// Returns how many deliveries at least have to go before all others.
+fn leading(deliveries: &[Delivery]) -> usize {
+    let is_ahead = |at: &usize| {
+        let (earlier, later) = deliveries.split_at(*at);
+        earlier.iter().all(|first| later.iter().all(|second| first.moment.precedes(&second.moment)))
+    };
+    (1..deliveries.len()).find(is_ahead).unwrap_or(deliveries.len())
 }
 
 fn will_message(will: &Will, now: u64) -> Message {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::action::Will;
+use super::moment::Moment;
 use super::packet::{self, Packet, Properties, Publish};
 use super::share::{Place, Rank};
 use super::wire::Wire;
@@ -40,8 +41,7 @@ pub(crate) struct Delivery {
     pub(super) qos: u8,
     pub(super) retain: bool,
     pub(super) subscription_ids: Vec<u32>,
-    /// Deliveries that came up at the same moment have no order among themselves.
-    pub(super) moment: u64,
+    pub(super) moment: Moment,
     /// It is the copy of a group, if it is here.
     pub(super) place: Option<Place>,
 }
@@ -93,6 +93,8 @@ pub(crate) struct Session {
     pub(super) received: Vec<u16>,
     pub(super) in_flight: Vec<Exchange>,
     pub(super) queue: Vec<Delivery>,
+    /// Messages of QoS 0, until they are sent at once.
+    unassured: Vec<Delivery>,
     /// Another message would have been sent at once when this moment began.
     pub(super) was_ready: bool,
 }
@@ -109,6 +111,7 @@ impl Session {
             received: Vec::new(),
             in_flight: Vec::new(),
             queue: Vec::new(),
+            unassured: Vec::new(),
             was_ready: false,
         }
     }
@@ -152,12 +155,14 @@ impl Session {
     }
 
     /// Returns how good a choice this member of a group is: the best and the worst that the one who chooses may see, because
-    /// word of what else happens at this moment may not have reached it.
+    /// word of what else happens at this moment may not have reached it, and what waits may not be here.
     pub(super) fn rank(&self, qos: u8) -> (Rank, Rank) {
+        let is_ready_at_worst =
+            |link: &Link| self.is_ready() && self.in_flight.len() + self.queue.len() < link.receive_maximum;
         match (&self.link, qos) {
             (Some(_), 0) => (Rank::Ready, Rank::Ready),
-            (Some(_), _) if self.is_ready() => (Rank::Ready, Rank::Ready),
-            (Some(_), _) if self.was_ready => (Rank::Ready, Rank::Busy),
+            (Some(link), _) if is_ready_at_worst(link) => (Rank::Ready, Rank::Ready),
+            (Some(_), _) if self.was_ready || self.is_ready() => (Rank::Ready, Rank::Busy),
             (Some(_), _) => (Rank::Busy, Rank::Busy),
             (None, 0) => (Rank::Unreachable, Rank::Unreachable),
             (None, _) => (Rank::Away, Rank::Away),
@@ -165,35 +170,35 @@ impl Session {
     }
 
     /// Returns what other members of its groups may have of a session that has ended: all but QoS 2 messages that the client
-    /// has seen ([MQTT-4.8.2-5]).
+    /// has seen ([MQTT-4.8.2-5]). Their moments say in which order the session had them: those that were sent first.
     pub(super) fn into_transferable(self) -> Vec<Delivery> {
+        let moved = |delivery: Delivery, moment| Delivery { moment, ..delivery };
         let unanswered = self.in_flight.into_iter().filter(|exchange| exchange.delivery.qos == 1);
-        unanswered.map(|exchange| exchange.delivery).chain(self.queue).collect()
+        let sent = (0..).zip(unanswered).map(|(nth, exchange)| moved(exchange.delivery, Moment::nth(nth)));
+        let mut deliveries: Vec<Delivery> = sent.collect();
+        let after = Moment::nth(deliveries.len() as u64);
+        deliveries.extend(self.queue.into_iter().map(|delivery| {
+            let moment = delivery.moment.within(&after);
+            moved(delivery, moment)
+        }));
+        deliveries
     }
 
-    /// Takes a message in: one of QoS 0 goes out at once or never, others wait for [`Session::send_due`].
-    pub(super) fn deliver(&mut self, delivery: Delivery, now: u64, wire: &mut Wire) {
+    /// Takes a message in for [`Session::send_due`]: one of QoS 0 goes out at once or never, others wait.
+    pub(super) fn deliver(&mut self, delivery: Delivery, now: u64) {
         if delivery.message.is_expired(now) {
             return;
         }
-        if delivery.qos > 0 {
-            return self.queue.push(delivery);
-        }
-        let Some(link) = &self.link else { return };
-        let publish = link.publish(&delivery, false, now);
-        let is_seen = wire.first_seen(link.connection, &[Packet::Publish(publish.clone())]).is_some();
-        let is_here = is_seen || wire.copies.is_certain(&delivery);
-        if let Some(place) = &delivery.place {
-            wire.settle(place, is_here);
-        }
-        if is_here {
-            wire.publish_unassured(link.connection, publish, delivery.moment);
+        match (delivery.qos, &self.link) {
+            (0, None) => {}
+            (0, Some(_)) => self.unassured.push(delivery),
+            (_, _) => self.queue.push(delivery),
         }
     }
 
     /// Sends everything that may be sent now.
     pub(super) fn send_due(&mut self, now: u64, wire: &mut Wire) {
-        while self.send_again(now, wire) || self.send_new(now, wire) {}
+        while self.send_unassured(now, wire) || self.send_again(now, wire) || self.send_new(now, wire) {}
     }
 
     /// Sends one packet of an exchange that was begun before; false if there is none.
@@ -223,28 +228,18 @@ impl Session {
         true
     }
 
-    /// Sends the next message that waits, or finds out that one is not here; false if none may go.
-    fn send_new(&mut self, now: u64, wire: &mut Wire) -> bool {
-        self.queue.retain(|delivery| !delivery.message.is_expired(now) && wire.copies.is_possible(delivery));
-        let Some(first) = self.queue.first().filter(|_| self.is_ready()) else { return false };
+    /// Sends the next message of QoS 0; false if none is here.
+    fn send_unassured(&mut self, now: u64, wire: &mut Wire) -> bool {
         let Some(link) = &self.link else { return false };
-        let equal = self.queue.iter().take_while(|delivery| delivery.moment == first.moment);
-        let (equal, packets): (Vec<&Delivery>, Vec<Packet>) =
-            equal.map(|delivery| (delivery, Packet::Publish(link.publish(delivery, false, now)))).unzip();
-        let is_certain = |delivery: &&Delivery| wire.copies.is_certain(delivery);
-        let next = wire.next_seen(link.connection, &packets).or_else(|| equal.iter().position(is_certain));
-        let Some(next) = next else {
-            // They could have been sent.
-            equal
-                .iter()
-                .filter_map(|delivery| delivery.place.as_ref())
-                .for_each(|place| wire.settle(place, false));
-            return true;
-        };
-        let delivery = self.queue.remove(next);
-        if let Some(place) = &delivery.place {
-            wire.settle(place, true);
-        }
+        let Some(delivery) = take_next(&mut self.unassured, link, now, wire) else { return false };
+        wire.publish(link.connection, link.publish(&delivery, false, now));
+        true
+    }
+
+    /// Sends the next message that waits; false if none may go or none is here.
+    fn send_new(&mut self, now: u64, wire: &mut Wire) -> bool {
+        let Some(link) = self.link.as_ref().filter(|_| self.is_ready()) else { return false };
+        let Some(delivery) = take_next(&mut self.queue, link, now, wire) else { return false };
         let id = wire.publish(link.connection, link.publish(&delivery, false, now));
         // [MQTT-2.2.1-4]
         let is_in_use = id != 0 && self.exchange(id).is_some();
@@ -263,6 +258,44 @@ impl Session {
         self.in_flight[index].is_released = true;
         self.in_flight[index].is_sent = false;
     }
+}
+
+/// Takes the delivery that goes next, of those that may go now; None if none is here.
+///
+/// It is one that was seen to go next, and behind no other that must be here. Which of the others are not here shows thereby:
+/// those that would have gone before it. A copy that was seen may be here for several reasons, as when the session has it from
+/// one that ended or has had it from the beginning; what goes before it then has to do so whatever the reason.
+fn take_next(waiting: &mut Vec<Delivery>, link: &Link, now: u64, wire: &mut Wire) -> Option<Delivery> {
+    waiting.retain(|delivery| !delivery.message.is_expired(now) && wire.copies.is_possible(delivery));
+    let packet = |delivery: &Delivery| Packet::Publish(link.publish(delivery, false, now));
+    let may_go = |delivery: &Delivery| {
+        let mut ahead = waiting.iter().filter(|other| other.moment.precedes(&delivery.moment));
+        !ahead.any(|other| wire.copies.is_certain(other))
+    };
+    let first: Vec<usize> = (0..waiting.len()).filter(|index| may_go(&waiting[*index])).collect();
+    let packets: Vec<Packet> = first.iter().map(|index| packet(&waiting[*index])).collect();
+    let is_certain = |index: &usize| wire.copies.is_certain(&waiting[*index]);
+    let next = wire.next_seen(link.connection, &packets).or_else(|| first.iter().position(is_certain));
+    let Some(next) = next else {
+        waiting.drain(..).for_each(|delivery| wire.settle(&delivery, false));
+        return None;
+    };
+    let moments: Vec<Moment> = waiting
+        .iter()
+        .filter(|delivery| packet(delivery) == packets[next])
+        .map(|delivery| delivery.moment.clone())
+        .collect();
+    let delivery = waiting.remove(first[next]);
+    wire.settle(&delivery, true);
+    for other in waiting.iter() {
+        let is_ahead = moments.iter().all(|moment| other.moment.precedes(moment));
+        let is_late =
+            other.qos == delivery.qos || wire.first_seen(link.connection, &[packet(other)]).is_none();
+        if is_ahead && is_late {
+            wire.settle(other, false);
+        }
+    }
+    Some(delivery)
 }
 
 impl Exchange {

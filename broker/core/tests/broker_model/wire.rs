@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 
 use super::packet::{Connection, Packet, Publish};
-use super::share::{Copies, Place};
+use super::session::Delivery;
+use super::share::Copies;
 
 /// Packets by the connection they go to.
 pub(crate) type Traffic = BTreeMap<Connection, Vec<Packet>>;
@@ -15,11 +16,9 @@ pub(crate) type Traffic = BTreeMap<Connection, Vec<Packet>>;
 /// Everything on its way to clients within one step.
 #[derive(Default)]
 pub(crate) struct Wire {
-    /// What the broker sent and the model has not, yet, with its position.
-    seen: BTreeMap<Connection, Vec<(usize, Packet)>>,
+    /// What the broker sent and the model has not, yet.
+    seen: Traffic,
     sent: Traffic,
-    /// QoS 0 messages by their moment and, within a moment, by the position that they have with the broker.
-    sent_unassured: BTreeMap<Connection, Vec<(u64, usize, Packet)>>,
     /// What is known of the choices among the members of groups.
     pub(super) copies: Copies,
 }
@@ -27,23 +26,17 @@ pub(crate) struct Wire {
 impl Wire {
     /// Begins a step in which the broker sent `seen`.
     pub(super) fn begin(&mut self, seen: Traffic) {
-        let numbered = |packets: Vec<Packet>| packets.into_iter().enumerate().collect();
-        self.seen = seen.into_iter().map(|(connection, packets)| (connection, numbered(packets))).collect();
+        self.seen = seen;
     }
 
     /// Ends a step: returns what the model sent, each stream in order.
     pub(super) fn end(&mut self) -> Traffic {
-        let mut traffic = std::mem::take(&mut self.sent);
-        for (connection, mut packets) in std::mem::take(&mut self.sent_unassured) {
-            packets.sort_by_key(|(moment, position, _)| (*moment, *position));
-            traffic.entry(connection).or_default().extend(packets.into_iter().map(|(.., packet)| packet));
-        }
-        traffic
+        std::mem::take(&mut self.sent)
     }
 
     /// Sends a packet.
     pub(super) fn send(&mut self, connection: Connection, packet: Packet) {
-        let (_, packet) = self.claim(connection, packet);
+        let packet = self.claim(connection, packet);
         self.sent.entry(connection).or_default().push(packet);
     }
 
@@ -56,24 +49,19 @@ impl Wire {
         }
     }
 
-    /// Sends a PUBLISH of QoS 0, which has no order among those of the same moment.
-    pub(super) fn publish_unassured(&mut self, connection: Connection, publish: Publish, moment: u64) {
-        let (position, packet) = self.claim(connection, Packet::Publish(publish));
-        self.sent_unassured.entry(connection).or_default().push((moment, position, packet));
-    }
-
-    /// Takes a packet from what was seen, with its position. Where it has no identifier yet, it gets the broker's.
-    fn claim(&mut self, connection: Connection, packet: Packet) -> (usize, Packet) {
+    /// Takes a packet from what was seen. Where it has no identifier yet, it gets the broker's.
+    fn claim(&mut self, connection: Connection, packet: Packet) -> Packet {
         let seen = self.seen.entry(connection).or_default();
-        let at = seen.iter().position(|(_, other)| other.is_like(&packet));
-        at.map_or((usize::MAX, packet), |at| seen.remove(at))
+        let at = seen.iter().position(|other| other.is_like(&packet));
+        at.map_or(packet, |at| seen.remove(at))
     }
 
-    /// Notes that a group's copy is at a place, or that it is not.
-    pub(super) fn settle(&mut self, place: &Place, is_here: bool) {
-        match is_here {
-            true => self.copies.is_at(place),
-            false => self.copies.is_not_at(place),
+    /// Notes that a delivery is here, or that it is not.
+    pub(super) fn settle(&mut self, delivery: &Delivery, is_here: bool) {
+        match (&delivery.place, is_here) {
+            (None, _) => {}
+            (Some(place), true) => self.copies.is_at(place),
+            (Some(place), false) => self.copies.is_not_at(place),
         }
     }
 
@@ -81,18 +69,18 @@ impl Wire {
     pub(super) fn next_seen(&self, connection: Connection, candidates: &[Packet]) -> Option<usize> {
         let seen = self.seen.get(&connection).map_or(&[][..], Vec::as_slice);
         let is_next = |index: usize| {
-            let packet = &seen[index].1;
-            seen[..index].iter().all(|(_, earlier)| earlier.stream() != packet.stream())
+            let packet = &seen[index];
+            seen[..index].iter().all(|earlier| earlier.stream() != packet.stream())
         };
         let next = (0..seen.len()).filter(|index| is_next(*index));
-        next.filter_map(|index| candidates.iter().position(|other| seen[index].1.is_like(other))).next()
+        next.filter_map(|index| candidates.iter().position(|other| seen[index].is_like(other))).next()
     }
 
     /// Returns which of the packets that may go next did so.
     pub(super) fn first_seen(&self, connection: Connection, candidates: &[Packet]) -> Option<usize> {
         let seen = self.seen.get(&connection).map_or(&[][..], Vec::as_slice);
         let candidate = |packet: &Packet| candidates.iter().position(|other| packet.is_like(other));
-        seen.iter().find_map(|(_, packet)| candidate(packet))
+        seen.iter().find_map(candidate)
     }
 }
 
