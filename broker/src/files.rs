@@ -26,16 +26,33 @@ impl FileError {
     }
 }
 
-/// Creates a folder, and those above it, for the broker only (mode 0700). One that exists is left as it is.
+/// Creates a folder, and those above it, for the broker only (mode 0700), so that a power cut leaves what it then holds
+/// reachable. One that exists is left as it is.
 ///
 /// # Errors
 /// Names the folder.
 pub fn create_private_folder(path: &Path) -> Result<(), FileError> {
+    let is_absent = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+    let absent: Vec<&Path> = path.ancestors().take_while(is_absent).collect();
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(|source| FileError::new("create folder", path, source))
+        .map_err(|source| FileError::new("create folder", path, source))?;
+    for folder in &absent {
+        sync_name(folder).map_err(|source| FileError::new("sync the folder above", folder, source))?;
+    }
+    if absent.is_empty() {
+        // An earlier start may have been killed before it did this; a folder above that may not be read was not made by us.
+        let _ = sync_name(path);
+    }
+    Ok(())
+}
+
+/// Makes the name of a file or folder durable.
+fn sync_name(path: &Path) -> io::Result<()> {
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    File::open(above.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Reads a file of at most `bytes_max` bytes.
@@ -72,7 +89,7 @@ fn write_and_rename(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written?;
-    File::open(folder)?.sync_all()
+    sync_name(path)
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
@@ -103,6 +120,20 @@ mod tests {
         assert_eq!(read(&path, 6).unwrap(), b"second");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_folder_is_made_with_those_above_it_and_an_existing_one_is_left_as_it_is() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path().join("above").join("folder");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+
+        create_private_folder(&folder).unwrap();
+        assert_eq!((mode(&folder), mode(folder.parent().unwrap())), (0o700, 0o700));
+
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o750)).unwrap();
+        create_private_folder(&folder).unwrap();
+        assert_eq!(mode(&folder), 0o750);
     }
 
     #[test]
