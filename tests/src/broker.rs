@@ -26,6 +26,8 @@ const READY_SECONDS_MAX: u64 = 60;
 pub struct Broker {
     child: Option<Child>,
     arguments: Vec<String>,
+    /// The program and its arguments that the broker is run by, if any.
+    wrapper: Vec<String>,
     /// Whether the listener is in a configuration file; otherwise it is an argument.
     is_configured: bool,
     mqtt: ReservedPort,
@@ -71,10 +73,17 @@ impl Broker {
         broker
     }
 
+    /// Prepares a broker without a configuration file; [`Broker::restart`] starts it. Its data directory does not exist yet.
+    #[must_use]
+    pub fn not_started() -> Self {
+        Self::stopped(Vec::new())
+    }
+
     fn stopped(arguments: Vec<String>) -> Self {
         Self {
             child: None,
             arguments,
+            wrapper: Vec::new(),
             is_configured: false,
             mqtt: ReservedPort::new(),
             admin: ReservedPort::new(),
@@ -82,40 +91,67 @@ impl Broker {
         }
     }
 
+    /// Has the following starts done by `wrapper`: a program with its arguments that gets the broker's command behind them and
+    /// turns into it.
+    pub fn run_under(&mut self, wrapper: Vec<String>) {
+        self.wrapper = wrapper;
+    }
+
     /// Starts the stopped broker again on its ports and data directory and waits until it is ready.
     ///
     /// # Panics
     /// If it is running, or does not become ready.
     pub fn restart(&mut self) {
+        self.try_restart().unwrap_or_else(|reason| panic!("{reason}:\n{}", self.log()));
+    }
+
+    /// Does what [`Broker::restart`] does, for a broker that may have a reason not to become ready.
+    ///
+    /// # Errors
+    /// How it ended instead, or that it took too long.
+    ///
+    /// # Panics
+    /// If it is running, or cannot be started at all.
+    pub fn try_restart(&mut self) -> Result<(), String> {
+        self.spawn();
+        let deadline = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
+        while Instant::now() < deadline {
+            if http::get(self.admin.address(), "/readyz").is_ok_and(|answer| answer.status == 200) {
+                return Ok(());
+            }
+            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
+                return Err(format!("the broker ended with {status} instead of becoming ready"));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Err(format!("the broker was not ready after {READY_SECONDS_MAX} s"))
+    }
+
+    /// Starts the stopped broker and does not wait for it.
+    ///
+    /// # Panics
+    /// If it is running, or cannot be started.
+    pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "the broker is running");
         let log = self.log_file();
         let copy = log.try_clone().expect("a file handle can be copied");
-        let mut command = if self.is_configured {
+        let mut broker = if self.is_configured {
             command_without_port(&self.data_dir(), self.admin())
         } else {
             command(self.port(), &self.data_dir(), self.admin())
         };
-        command.args(&self.arguments).stdin(Stdio::null()).stdout(log).stderr(copy);
+        broker.args(&self.arguments);
+        let mut command = match self.wrapper.split_first() {
+            None => broker,
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(broker.get_program()).args(broker.get_args());
+                command
+            }
+        };
+        command.stdin(Stdio::null()).stdout(log).stderr(copy);
         self.child =
             Some(command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}")));
-        self.wait_until_ready();
-    }
-
-    fn wait_until_ready(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
-        while Instant::now() < deadline {
-            if http::get(self.admin.address(), "/readyz").is_ok_and(|answer| answer.status == 200) {
-                return;
-            }
-            let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
-            assert!(
-                ended.is_none(),
-                "the broker ended with {ended:?} instead of becoming ready:\n{}",
-                self.log()
-            );
-            thread::sleep(Duration::from_millis(10));
-        }
-        panic!("the broker was not ready after {READY_SECONDS_MAX} s:\n{}", self.log());
     }
 
     /// Kills the broker at once, as `kill -9` does, and reaps it.
@@ -144,6 +180,12 @@ impl Broker {
             thread::sleep(Duration::from_millis(5));
         }
         panic!("the broker still runs {seconds_max} s after SIGTERM:\n{}", self.log());
+    }
+
+    /// The process identifier of the running broker.
+    #[must_use]
+    pub fn process_id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Whether the broker was started and neither killed nor terminated since.

@@ -6,6 +6,7 @@
 
 pub mod broker;
 pub mod conformance;
+pub mod crash;
 pub mod http;
 pub mod message;
 pub mod mosquitto;

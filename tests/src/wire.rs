@@ -64,6 +64,8 @@ impl Published {
 #[derive(Debug)]
 pub struct Wire {
     stream: TcpStream,
+    /// The bytes that packets read through this handle had.
+    received_bytes: u64,
 }
 
 impl Wire {
@@ -73,11 +75,40 @@ impl Wire {
     /// If the connection cannot be made.
     #[must_use]
     pub fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address)
-            .unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
-        stream.set_nodelay(true).expect("TCP_NODELAY can be set");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a read timeout can be set");
-        Self { stream }
+        Self::try_open(address).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"))
+    }
+
+    /// Connects as [`Wire::open`] does, to a broker that may be dead.
+    ///
+    /// # Errors
+    /// If the connection cannot be made.
+    pub fn try_open(address: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        Ok(Self { stream, received_bytes: 0 })
+    }
+
+    /// The port of this end of the connection.
+    ///
+    /// # Errors
+    /// If the operating system does not know it.
+    pub fn local_port(&self) -> Result<u16> {
+        Ok(self.stream.local_addr()?.port())
+    }
+
+    /// Changes how long a read waits for silence to end.
+    ///
+    /// # Errors
+    /// If the operating system refuses.
+    pub fn set_patience(&self, patience: Duration) -> Result<()> {
+        self.stream.set_read_timeout(Some(patience))
+    }
+
+    /// The bytes of all packets that were read through this handle.
+    #[must_use]
+    pub fn received_bytes(&self) -> u64 {
+        self.received_bytes
     }
 
     /// Connects with MQTT 3.1.1 and returns the connection with the Session Present flag.
@@ -131,6 +162,7 @@ impl Wire {
             if byte & 0x80 == 0 {
                 let mut body = vec![0; length];
                 self.stream.read_exact(&mut body)?;
+                self.received_bytes += body.len() as u64;
                 return Ok(RawPacket { first, body });
             }
         }
@@ -140,6 +172,7 @@ impl Wire {
     fn byte(&mut self) -> Result<u8> {
         let mut byte = [0];
         self.stream.read_exact(&mut byte)?;
+        self.received_bytes += 1;
         Ok(byte[0])
     }
 
@@ -164,7 +197,8 @@ impl Wire {
     /// If the operating system refuses to copy the handle.
     #[must_use]
     pub fn share(&self) -> Self {
-        Self { stream: self.stream.try_clone().expect("a socket handle can be copied") }
+        let stream = self.stream.try_clone().expect("a socket handle can be copied");
+        Self { stream, received_bytes: 0 }
     }
 }
 
@@ -214,7 +248,11 @@ pub fn packet(first: u8, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn push_string(out: &mut Vec<u8>, text: &str) {
+/// Appends a string field: two bytes of length, then the text.
+///
+/// # Panics
+/// If the text is longer than 65,535 bytes.
+pub fn push_string(out: &mut Vec<u8>, text: &str) {
     let length = u16::try_from(text.len()).expect("a string field has at most 65,535 bytes");
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(text.as_bytes());
