@@ -184,7 +184,8 @@ pub trait Store: Send {
     /// Commits a batch: all of it or nothing, durable when this returns.
     ///
     /// # Errors
-    /// What the medium answered; nothing of the batch may then be assumed to be stored.
+    /// What the medium answered; nothing of the batch may then be assumed to be stored. If the medium has it all the same, a
+    /// replay may still visit it until another batch was committed, and not after that.
     fn commit(&mut self, batch: &[Record]) -> Result<(), StoreError>;
 
     /// Visits everything that is stored, in an order in which each record refers only to earlier ones: sessions,

@@ -266,6 +266,29 @@ fn a_qos_2_message_that_was_not_stored_reaches_nobody_and_is_no_repetition_later
 }
 
 #[test]
+fn a_qos_2_message_that_was_written_and_refused_arrives_once_when_it_is_sent_again() {
+    for crashes_at_once in [true, false] {
+        let mut world = World::new(1);
+        offline_subscriber(&mut world, QoS::ExactlyOnce);
+        let (publisher, _) = world.join("p", true, 3_600);
+        world.commits_at_once = false;
+        world.publish(publisher, "t", "x", QoS::ExactlyOnce, 1);
+        assert!(world.fail_one_after_writing());
+
+        if crashes_at_once {
+            world = world.crash(1).0;
+        }
+        world.commits_at_once = true;
+        let publisher = world.connect(&connect_v5("p", false, 3_600));
+        let again = Publish { dup: true, ..publish("t", "x", QoS::ExactlyOnce, 1) };
+        world.send(publisher, &Packet::Publish(again));
+        assert_eq!(world.received(publisher), ["CONNACK 0x00 present", "PUBREC id1"]);
+
+        assert_eq!(world.crash(1).1.deliveries, 1, "{crashes_at_once}");
+    }
+}
+
+#[test]
 fn a_repetition_whose_answer_is_lost_stays_a_repetition() {
     // [MQTT-4.3.3-10]
     let mut world = World::new(1);

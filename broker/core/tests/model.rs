@@ -1,8 +1,8 @@
 //! Random runs of a whole broker against a model that is obviously right.
 //!
 //! The clients obey MQTT, and remember what they were promised. Whatever happens on the way (lost connections, takeovers,
-//! commits that are late or fail, crashes), an acknowledged message reaches every session that wanted it and is still there,
-//! in order, QoS 2 exactly once, and in the end nothing is left over.
+//! commits that are late or fail, crashes between any two effects), an acknowledged message reaches every session that wanted it and is still there,
+//! in order, QoS 2 exactly once, and in the end nothing is left over. `VEILMQ_SEQUENCES` sets the number of runs.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,18 +16,55 @@ use veilmq_protocol::QoS;
 /// Something that a client, the network, the store or time does.
 #[derive(Clone, Debug)]
 enum Action {
-    Connect { client: usize, clean_start: bool, expiry_seconds: u32, receive_maximum: u16 },
-    Disconnect { client: usize },
-    Cut { client: usize },
-    Subscribe { client: usize, filter: usize, qos: QoS },
-    Unsubscribe { client: usize, filter: usize },
-    Publish { client: usize, topic: usize, qos: QoS },
-    Acknowledge { client: usize, count: usize },
-    Pass { seconds: u64 },
+    Connect {
+        client: usize,
+        clean_start: bool,
+        expiry_seconds: u32,
+        receive_maximum: u16,
+    },
+    Disconnect {
+        client: usize,
+    },
+    Cut {
+        client: usize,
+    },
+    Subscribe {
+        client: usize,
+        filter: usize,
+        qos: QoS,
+    },
+    Unsubscribe {
+        client: usize,
+        filter: usize,
+    },
+    Publish {
+        client: usize,
+        topic: usize,
+        qos: QoS,
+    },
+    Acknowledge {
+        client: usize,
+        count: usize,
+    },
+    Pass {
+        seconds: u64,
+    },
     HoldCommits,
-    Commit { batches: usize },
-    FailCommit { batches: usize },
-    Crash { shards: u16 },
+    Commit {
+        batches: usize,
+    },
+    FailCommit {
+        batches: usize,
+        is_written: bool,
+    },
+    Crash {
+        shards: u16,
+    },
+    /// The next action is the last of this broker: it dies after so many effects of it.
+    DieWithin {
+        effects: usize,
+        shards: u16,
+    },
 }
 
 const CLIENTS: usize = 3;
@@ -59,16 +96,19 @@ fn action(failures: bool) -> impl Strategy<Value = Action> {
         2 => (1..100_u64).prop_map(|seconds| Action::Pass { seconds }),
         4 => Just(Action::HoldCommits),
         8 => (1..9_usize).prop_map(|batches| Action::Commit { batches }),
-        4 => (1..5_usize).prop_map(move |batches| {
-            if failures { Action::FailCommit { batches } } else { Action::Commit { batches } }
+        4 => (1..5_usize, any::<bool>()).prop_map(move |(batches, is_written)| {
+            if failures { Action::FailCommit { batches, is_written } } else { Action::Commit { batches } }
         }),
-        3 => (1..4_u16).prop_map(|shards| Action::Crash { shards }),
+        2 => (1..4_u16).prop_map(|shards| Action::Crash { shards }),
+        3 => (0..9_usize, 1..4_u16).prop_map(|(effects, shards)| Action::DieWithin { effects, shards }),
     ]
 }
 
 fn run(shards: u16, actions: &[Action]) {
     let mut model = Model::new(shards, CLIENTS);
+    let mut dies = None;
     for action in actions {
+        let crash = dies.take();
         match *action {
             Action::Connect { client, clean_start, expiry_seconds, receive_maximum } => {
                 model.connect(client, clean_start, expiry_seconds, receive_maximum);
@@ -82,21 +122,33 @@ fn run(shards: u16, actions: &[Action]) {
             Action::Pass { seconds } => model.pass(seconds),
             Action::HoldCommits => model.hold_commits(),
             Action::Commit { batches } => model.commit(batches),
-            Action::FailCommit { batches } => model.fail_commits(batches),
+            Action::FailCommit { batches, is_written } => model.fail_commits(batches, is_written),
             Action::Crash { shards } => model.crash(shards),
+            Action::DieWithin { effects, shards } => {
+                model.die_after(effects);
+                dies = Some(shards);
+            }
         }
         model.read_everything();
+        if let Some(shards) = crash {
+            model.crash(shards);
+        }
+    }
+    if let Some(shards) = dies {
+        model.crash(shards);
     }
     model.conclude();
 }
 
-fn config(cases: u32) -> ProptestConfig {
+fn config() -> ProptestConfig {
+    let asked = std::env::var("VEILMQ_SEQUENCES").ok();
+    let cases = asked.map_or(256, |number| number.parse().expect("VEILMQ_SEQUENCES is a number"));
     let failure_persistence = Some(Box::new(FileFailurePersistence::WithSource("seeds")) as _);
     ProptestConfig { cases, failure_persistence, ..ProptestConfig::default() }
 }
 
 proptest! {
-    #![proptest_config(config(256))]
+    #![proptest_config(config())]
 
     #[test]
     fn every_acknowledged_message_arrives_whatever_breaks(

@@ -28,6 +28,10 @@ pub struct World {
     /// Batches are made durable at once; otherwise they wait for [`World::commit`].
     pub commits_at_once: bool,
     pending: VecDeque<Pending>,
+    /// What the store has of a batch that it refused; the next batch takes it back.
+    half_stored: Vec<Record>,
+    /// The effects that the broker still lives to see, if it is to die among them.
+    life: Option<usize>,
     /// What shards asked for and is still to be carried out, in the order in which they asked.
     effects: VecDeque<(usize, Effect)>,
     carries_out: bool,
@@ -90,6 +94,8 @@ impl World {
             store,
             commits_at_once: true,
             pending: VecDeque::new(),
+            half_stored: Vec::new(),
+            life: None,
             effects: VecDeque::new(),
             carries_out: false,
             now,
@@ -109,12 +115,28 @@ impl World {
     /// As [`World::crash`]; the clock then shows `now`, which may be earlier.
     pub fn crash_until(self, now: Moment, shards: u16) -> (Self, RecoverySummary) {
         let settings = Settings { shards, ..self.shared.settings().clone() };
-        Self::start(settings, None, self.store, now)
+        Self::start(settings, None, self.into_store(), now)
     }
 
     /// Kills the broker and starts one with another configuration on the same store.
     pub fn restart(self, settings: Settings) -> (Self, RecoverySummary) {
-        Self::start(settings, None, self.store, self.now)
+        let now = self.now;
+        Self::start(settings, None, self.into_store(), now)
+    }
+
+    /// Lets the broker die after it has carried out that many more effects: from then on it does nothing, and a crash is due.
+    pub fn die_after(&mut self, effects: usize) {
+        self.life = Some(effects);
+    }
+
+    /// Leaves what a crash leaves.
+    fn into_store(mut self) -> MemoryStore {
+        self.store.commit(&self.half_stored).unwrap();
+        self.store
+    }
+
+    fn is_dead(&self) -> bool {
+        self.life == Some(0)
     }
 
     /// Returns what the clock shows.
@@ -130,7 +152,9 @@ impl World {
     /// Lets time pass, acting on each deadline on the way.
     pub fn pass(&mut self, milliseconds: u64) {
         let until = self.now + milliseconds;
-        while let Some(next) = self.next_deadline().filter(|at| *at <= until) {
+        while !self.is_dead()
+            && let Some(next) = self.next_deadline().filter(|at| *at <= until)
+        {
             self.now = self.now.max(next);
             for index in 0..self.shards.len() {
                 self.turn(index, Input::Tick);
@@ -158,10 +182,14 @@ impl World {
     }
 
     fn commit_at(&mut self, position: usize) -> bool {
+        if self.is_dead() {
+            return false;
+        }
         let Some(Pending { shard, ticket, mut records, awaited: _ }) = self.pending.remove(position) else {
             return false;
         };
         self.shared.refresh(&mut records);
+        self.half_stored.clear();
         self.store.commit(&records).unwrap();
         self.turn(shard, Input::Committed(ticket));
         true
@@ -169,9 +197,25 @@ impl World {
 
     /// Refuses the oldest batch that waits; false if none does.
     pub fn fail_one(&mut self) -> bool {
-        let Some(Pending { shard, ticket, .. }) = self.pending.pop_front() else { return false };
-        self.turn(shard, Input::CommitFailed(ticket));
+        self.refuse_one().is_some()
+    }
+
+    /// Refuses the oldest batch that waits, although the disk has it, as after a failed sync: a crash finds it there unless
+    /// another batch was committed since. False if none waits.
+    pub fn fail_one_after_writing(&mut self) -> bool {
+        let Some(mut records) = self.refuse_one() else { return false };
+        self.shared.refresh(&mut records);
+        self.half_stored = records;
         true
+    }
+
+    fn refuse_one(&mut self) -> Option<Vec<Record>> {
+        if self.is_dead() {
+            return None;
+        }
+        let Pending { shard, ticket, records, awaited: _ } = self.pending.pop_front()?;
+        self.turn(shard, Input::CommitFailed(ticket));
+        Some(records)
     }
 
     /// Tells whether a crash would lose something.
@@ -294,6 +338,9 @@ impl World {
 
     /// Lets one shard handle an input, and carries out what it asks for.
     pub fn turn(&mut self, shard: usize, input: Input<'_>) {
+        if self.is_dead() {
+            return;
+        }
         let mut effects = Vec::new();
         let mut random = self.random;
         {
@@ -314,7 +361,10 @@ impl World {
         self.effects.extend(effects.into_iter().map(|effect| (shard, effect)));
         // A turn within a turn leaves its effects to the outermost, so that they stay in order.
         if !std::mem::replace(&mut self.carries_out, true) {
-            while let Some((shard, effect)) = self.effects.pop_front() {
+            while !self.is_dead()
+                && let Some((shard, effect)) = self.effects.pop_front()
+            {
+                self.life = self.life.map(|effects| effects - 1);
                 self.carry_out(shard, effect);
             }
             self.carries_out = false;

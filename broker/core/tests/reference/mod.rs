@@ -35,7 +35,7 @@ pub(crate) struct Model {
     clients: Vec<Client>,
     incarnations: Incarnation,
     messages: BTreeMap<u64, Promise>,
-    /// A commit failed since the store was last read, so it may be behind.
+    /// A commit failed since the store was last read, or the broker dies in the middle of things: the store may be behind.
     store_is_behind: bool,
     /// A commit failed: what its publisher sends again may come after what was stored later.
     order_is_lost: bool,
@@ -229,9 +229,16 @@ impl Model {
         }
     }
 
-    pub(crate) fn fail_commits(&mut self, batches: usize) {
+    pub(crate) fn die_after(&mut self, effects: usize) {
+        self.world().die_after(effects);
+        self.store_is_behind = true;
+    }
+
+    pub(crate) fn fail_commits(&mut self, batches: usize, is_written: bool) {
         for _ in 0..batches {
-            self.store_is_behind |= self.world().fail_one();
+            let world = self.world();
+            let has_failed = if is_written { world.fail_one_after_writing() } else { world.fail_one() };
+            self.store_is_behind |= has_failed;
             self.order_is_lost |= self.store_is_behind;
             for client in 0..self.clients.len() {
                 self.read(client);
