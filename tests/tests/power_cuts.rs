@@ -75,6 +75,7 @@ impl Session {
             copy(&broker.data_dir(), &before.path().join("data")).expect("the data directory can be copied");
         }
         let earlier_connections = fleet.ports().len();
+        let earlier_messages = fleet.acknowledged();
 
         let folder = tempfile::tempdir().expect("the temporary directory is writable");
         let file = folder.path().join("trace");
@@ -97,7 +98,11 @@ impl Session {
             same.map(|(connection, _)| connection).nth(earlier)
         });
         let connections = connections.collect();
-        println!("recorded: {} calls, {} messages acknowledged", recording.calls.len(), fleet.acknowledged());
+        println!(
+            "recorded: {} calls, {} messages acknowledged after {earlier_messages} that were not recorded",
+            recording.calls.len(),
+            fleet.acknowledged() - earlier_messages
+        );
         Self { before, recording, fleet, earlier_connections, connections }
     }
 

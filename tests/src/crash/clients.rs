@@ -7,7 +7,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::dice::Dice;
 use super::ledger::Fact;
@@ -63,12 +63,20 @@ impl Phase {
         self.is_over.load(Ordering::SeqCst)
     }
 
+    /// Waits, but not beyond the end of the phase.
+    fn pause(&self, time: Duration) {
+        let end = Instant::now() + time;
+        while !self.is_over() && Instant::now() < end {
+            thread::sleep(RETRY.min(end.saturating_duration_since(Instant::now())));
+        }
+    }
+
     /// Runs `session` until it says that the client is done, or the phase is over.
     pub(super) fn repeat(&self, log: &Log, client: usize, mut session: impl FnMut() -> Result<Next>) {
         while !self.is_over() {
             match session() {
                 Ok(Next::Done) => return,
-                Ok(Next::Reconnect(pause)) => thread::sleep(pause),
+                Ok(Next::Reconnect(pause)) => self.pause(pause),
                 Err(_) if self.is_over() => return,
                 Err(error) => {
                     log.ledger(|ledger| {
@@ -133,6 +141,10 @@ impl Subscriber {
 
     /// Receives until the phase is over.
     pub fn run(&mut self, address: SocketAddr, log: &Log, phase: &Phase) {
+        // Whoever naps lets its queue outlive a kill now and then.
+        if self.naps && !phase.is_draining && self.dice.chance(50) {
+            phase.pause(Duration::from_millis(self.dice.below(1_000)));
+        }
         phase.repeat(log, self.client, || self.session(address, log, phase));
     }
 

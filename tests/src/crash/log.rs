@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 use super::ledger::{Fact, Ledger};
 use crate::wire::{RawPacket, Wire};
 
+/// How long an answer may take: a sync on a busy machine takes its time.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A moment in the life of a client.
 #[derive(Clone, Copy, Debug)]
 pub struct Position {
@@ -100,6 +103,7 @@ impl<'a> Link<'a> {
     /// If the broker is gone or does not accept the connection.
     pub fn open(log: &'a Log, address: SocketAddr, client: usize, connect: &[u8]) -> Result<Self> {
         let wire = Wire::try_open(address)?;
+        wire.set_patience(PATIENCE)?;
         let port = wire.local_port()?;
         let connection = {
             let mut state = log.lock();
