@@ -1,7 +1,7 @@
 //! Records: everything the broker keeps across a restart, and the storage trait that keeps it.
 //!
 //! A batch of records is atomic and durable when [`Store::commit`] returns; acknowledgements wait for that.
-//! Replaying a store gives the same records in a normal form, ordered so that each refers only to earlier ones.
+//! Replaying a store gives records that make up the same state, ordered so that each refers only to earlier ones.
 
 use std::fmt;
 use std::sync::Arc;
@@ -188,10 +188,10 @@ pub trait Store: Send {
     /// replay may still visit it until another batch was committed, and not after that.
     fn commit(&mut self, batch: &[Record]) -> Result<(), StoreError>;
 
-    /// Visits everything that is stored, in an order in which each record refers only to earlier ones: sessions,
-    /// subscriptions, bodies (in the order of their identities) with their references, received identifiers, retained messages.
-    /// A body without references is visited too, so that the caller can forget it. A reference that names a group is visited
-    /// even if its session is gone, so that another member gets the message.
+    /// Visits everything that is stored, in an order in which each record refers only to earlier ones: sessions first; bodies, in no
+    /// particular order, before the references to them. A body comes as `Published` with the references that are at hand, the others
+    /// follow as `Advanced`. A body without references is visited too, so that the caller can forget it. A reference that names a group
+    /// is visited even if its session is gone, so that another member gets the message.
     ///
     /// # Errors
     /// What the medium answered.

@@ -1,135 +1,124 @@
 //! A batch under construction: the last value of each key, and nothing that a later record of the batch undoes.
 //!
 //! Most messages are stored, sent and acknowledged within moments. If all of that falls into one batch, nothing
-//! of it reaches the disk.
+//! of it reaches the disk: what is left says that keys are removed which the log does not have.
 
-use core::ops::Bound;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use veilmq_core::{Record, SessionId};
+use veilmq_core::{MessageId, Record, SessionId};
+use veilmq_protocol::PacketId;
 
-use super::rows::{Key, RowFormat, SESSION_TABLES, Table};
+use super::entry::{Key, Name};
 use super::values::Value;
 
-/// The changes that a sequence of records amounts to.
-pub(crate) struct Batch<'a> {
-    changes: BTreeMap<Key, Change<'a>>,
-    ended: Vec<SessionId>,
-    /// Whether a value that was first put in this batch is known to be in no earlier one.
-    may_cancel: bool,
-}
+const PACKET_ID_MIN: PacketId = PacketId::new(1).expect("it is not 0");
+const PACKET_ID_MAX: PacketId = PacketId::new(u16::MAX).expect("it is not 0");
 
-/// What happens to one key.
-struct Change<'a> {
-    /// The value to store; None removes it.
-    value: Option<Value<'a>>,
-    /// Whether nothing can be stored under the key yet, so that removing the value leaves nothing to do.
-    fresh: bool,
+/// The changes that a sequence of records amounts to.
+#[derive(Default)]
+pub(crate) struct Batch<'a> {
+    /// The value that each key gets; None removes it.
+    changes: BTreeMap<Key, Option<Value<'a>>>,
+    ended: BTreeSet<SessionId>,
 }
 
 impl<'a> Batch<'a> {
-    /// Collects records in their order. `may_cancel` is false after a failed commit, which may have stored some
-    /// of the same records: then whatever is removed is removed on disk too.
-    pub(crate) fn collect(records: &'a [Record], may_cancel: bool) -> Self {
-        let mut batch = Self { changes: BTreeMap::new(), ended: Vec::new(), may_cancel };
+    /// Collects records in their order.
+    pub(crate) fn collect(records: &'a [Record]) -> Self {
+        let mut batch = Self::default();
         for record in records {
             batch.add(record);
         }
         batch
     }
 
-    /// Tells whether there is nothing to do.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.ended.is_empty()
-    }
-
-    /// Returns the sessions whose stored rows go, before any change is made.
-    pub(crate) fn ended(&self) -> &[SessionId] {
-        &self.ended
+    /// Returns the sessions whose stored entries go, before any change is made.
+    pub(crate) fn ended(&self) -> impl Iterator<Item = SessionId> {
+        self.ended.iter().copied()
     }
 
     /// Visits each key with its new value, or None if it is to be removed.
-    pub(crate) fn changes(&self) -> impl Iterator<Item = (&Key, Option<Value<'a>>)> {
-        self.changes.iter().map(|(key, change)| (key, change.value))
+    pub(crate) fn changes(&self) -> impl Iterator<Item = (Key, Option<Value<'a>>)> {
+        self.changes.iter().map(|(key, value)| (*key, *value))
+    }
+
+    /// Tells whether the batch changes the key itself.
+    pub(crate) fn changes_key(&self, key: Key) -> bool {
+        self.changes.contains_key(&key)
+    }
+
+    /// Tells whether what is stored under the key before the batch is of no use after it; `shared` as in its entry.
+    pub(crate) fn supersedes(&self, key: Key, shared: bool) -> bool {
+        self.changes_key(key) || !shared && key.session().is_some_and(|session| self.ended.contains(&session))
     }
 
     fn add(&mut self, record: &'a Record) {
         match record {
-            Record::Session(head) => self.put(Key::session(head.session), Value::Session(head), false),
+            Record::Session(head) => self.put(Key::Session(head.session), Value::Session(head)),
             Record::SessionEnded { session } => self.end_session(*session),
             Record::Subscribed { session, filter, subscription } => {
-                self.put(
-                    Key::subscription(*session, filter),
-                    Value::Subscription(filter, subscription),
-                    false,
-                );
+                let key = Key::Subscription(*session, Name::of(filter));
+                self.put(key, Value::Subscription(filter, subscription));
             }
-            Record::Unsubscribed { session, filter } => self.remove(Key::subscription(*session, filter)),
+            Record::Unsubscribed { session, filter } => {
+                self.remove(Key::Subscription(*session, Name::of(filter)));
+            }
             Record::Published { message, references } => {
-                // Identities are never used again, so what they name is new. A message without one is not stored.
+                // A message without an identity is not stored.
                 let Some(id) = message.id() else { return };
-                self.put(Key::body(id), Value::Message(message), true);
+                self.put(Key::Body(id), Value::Message(message));
                 for reference in references {
-                    self.put(Key::reference(reference.session, id), Value::Reference(reference), true);
+                    self.put(Key::Reference(reference.session, id), Value::Reference(reference));
                 }
             }
-            Record::Forgotten { message } => self.remove(Key::body(*message)),
+            Record::Forgotten { message } => self.remove(Key::Body(*message)),
             Record::Advanced { reference, message } => {
-                self.put(Key::reference(reference.session, *message), Value::Reference(reference), false);
+                self.put(Key::Reference(reference.session, *message), Value::Reference(reference));
             }
-            Record::Settled { session, message } => self.remove(Key::reference(*session, *message)),
+            Record::Settled { session, message } => self.remove(Key::Reference(*session, *message)),
             Record::Received { session, packet_id } => {
-                self.put(Key::received(*session, *packet_id), Value::Received, false);
+                self.put(Key::Received(*session, *packet_id), Value::Received);
             }
-            Record::Released { session, packet_id } => self.remove(Key::received(*session, *packet_id)),
+            Record::Released { session, packet_id } => self.remove(Key::Received(*session, *packet_id)),
             Record::Retained { message } => {
-                self.put(Key::retained(message.topic()), Value::Message(message), false);
+                self.put(Key::Retained(Name::of(message.topic())), Value::Message(message));
             }
-            Record::RetainedCleared { topic } => self.remove(Key::retained(topic)),
+            Record::RetainedCleared { topic } => self.remove(Key::Retained(Name::of(topic))),
         }
     }
 
-    fn put(&mut self, key: Key, value: Value<'a>, fresh: bool) {
-        let fresh = fresh && self.may_cancel;
-        self.changes
-            .entry(key)
-            .and_modify(|change| change.value = Some(value))
-            .or_insert(Change { value: Some(value), fresh });
+    fn put(&mut self, key: Key, value: Value<'a>) {
+        self.changes.insert(key, Some(value));
     }
 
     fn remove(&mut self, key: Key) {
-        if self.changes.get(&key).is_some_and(|change| change.fresh) {
-            self.changes.remove(&key);
-        } else {
-            self.changes.insert(key, Change { value: None, fresh: false });
-        }
+        self.changes.insert(key, None);
     }
 
-    /// Forgets what this batch was going to store for the session; what is stored already is the store's to find. References of
+    /// Forgets what this batch was going to store for the session; what is stored already is the log's to find. References of
     /// groups outlive the session, and so does the removal of what may be one.
     fn end_session(&mut self, session: SessionId) {
-        for table in SESSION_TABLES {
-            let prefix = Key::session_prefix(table, session);
-            let from = (Bound::Included(prefix.as_bytes()), Bound::Unbounded);
-            let keys: Vec<Key> = self
-                .changes
-                .range::<[u8], _>(from)
-                .take_while(|(key, _)| key.as_bytes().starts_with(prefix.as_bytes()))
-                .filter(|(_, change)| !may_outlive_session(table, change.value))
-                .map(|(key, _)| *key)
-                .collect();
+        let of_session = [
+            Key::Session(session)..=Key::Session(session),
+            Key::Subscription(session, Name::MIN)..=Key::Subscription(session, Name::MAX),
+            Key::Received(session, PACKET_ID_MIN)..=Key::Received(session, PACKET_ID_MAX),
+            Key::Reference(session, MessageId(0))..=Key::Reference(session, MessageId(u64::MAX)),
+        ];
+        for range in of_session {
+            let keys = self.changes.range(range).filter(|(key, value)| !may_outlive_session(**key, **value));
+            let keys: Vec<Key> = keys.map(|(key, _)| *key).collect();
             for key in keys {
                 self.changes.remove(&key);
             }
         }
-        self.ended.push(session);
+        self.ended.insert(session);
     }
 }
 
-fn may_outlive_session(table: Table, value: Option<Value<'_>>) -> bool {
+fn may_outlive_session(key: Key, value: Option<Value<'_>>) -> bool {
     match value {
-        Some(value) => value.format() == RowFormat::Shared,
-        None => table == Table::Reference,
+        Some(value) => value.is_shared(),
+        None => matches!(key, Key::Reference(..)),
     }
 }
 
@@ -180,34 +169,24 @@ mod tests {
     }
 
     /// One letter per change in the order of the keys: `+` puts, `-` removes.
-    fn outline(records: &[Record], may_cancel: bool) -> String {
-        let batch = Batch::collect(records, may_cancel);
+    fn outline(records: &[Record]) -> String {
+        let batch = Batch::collect(records);
         batch.changes().map(|(_, value)| if value.is_some() { '+' } else { '-' }).collect()
     }
 
     #[test]
-    fn a_message_settled_in_the_batch_that_stores_it_leaves_no_change() {
+    fn a_message_settled_in_the_batch_that_stores_it_is_not_stored() {
         let [settled, forgotten] = settled();
 
-        let batch = [published(), advanced(), settled, forgotten];
-
-        assert!(Batch::collect(&batch, true).is_empty());
-        assert_eq!(outline(&batch, false), "--", "after a failed commit the removals stay");
-    }
-
-    #[test]
-    fn a_message_settled_in_a_later_batch_is_removed() {
-        let [settled, forgotten] = settled();
-
-        assert_eq!(outline(&[published()], true), "++");
-        assert_eq!(outline(&[advanced(), settled, forgotten], true), "--");
+        assert_eq!(outline(&[published()]), "++");
+        assert_eq!(outline(&[published(), advanced(), settled, forgotten]), "--");
     }
 
     #[test]
     fn the_last_value_of_a_key_wins() {
         let batch = [published(), advanced()];
 
-        let collected = Batch::collect(&batch, true);
+        let collected = Batch::collect(&batch);
 
         let stages: Vec<Stage> = collected
             .changes()
@@ -229,11 +208,13 @@ mod tests {
             Record::SessionEnded { session: SESSION },
         ];
 
-        let collected = Batch::collect(&batch, true);
+        let collected = Batch::collect(&batch);
 
-        assert_eq!(collected.ended(), [SESSION]);
-        let keys: Vec<Key> = collected.changes().map(|(key, _)| *key).collect();
-        assert_eq!(keys, [Key::body(MESSAGE), Key::received(other, PacketId::new(1).unwrap())]);
+        assert_eq!(collected.ended().collect::<Vec<_>>(), [SESSION]);
+        let keys: Vec<Key> = collected.changes().map(|(key, _)| key).collect();
+        assert_eq!(keys, [Key::Received(other, PacketId::new(1).unwrap()), Key::Body(MESSAGE)]);
+        let reference = Key::Reference(SESSION, MessageId(77));
+        assert_eq!([false, true].map(|shared| collected.supersedes(reference, shared)), [true, false]);
     }
 
     #[test]
@@ -241,6 +222,6 @@ mod tests {
         let subscribed = Record::Received { session: SESSION, packet_id: PacketId::new(1).unwrap() };
         let batch = [Record::SessionEnded { session: SESSION }, subscribed];
 
-        assert_eq!(outline(&batch, true), "+");
+        assert_eq!(outline(&batch), "+");
     }
 }

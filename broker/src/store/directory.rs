@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/lock           held by the one broker that uses the directory
-//! DIR/format         "veilmq-store 1"
+//! DIR/format         "veilmq-store 2"
 //! DIR/watermark      the number of the last durable batch, so that a lost tail is noticed
 //! DIR/store/         the engine's files
 //! DIR/quarantine-*/  contents that could not be read, set aside and never deleted
@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 
 use crate::clock;
 
-/// The format of a data directory, the number in its `format` file.
-const FORMAT: u32 = 1;
+/// The format of a data directory, the number in its `format` file. Format 1, a row for each value, was never released.
+const FORMAT: u32 = 2;
 const FORMAT_MAGIC: &str = "veilmq-store ";
 
 /// A data directory that this process holds the lock of.

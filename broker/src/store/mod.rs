@@ -15,7 +15,14 @@
 //! no records of them at all.
 
 mod batch;
+mod compaction;
 mod directory;
+mod entry;
+mod index;
+mod log;
+#[cfg(test)]
+mod medium;
+mod opening;
 mod replay;
 mod rows;
 mod sled_store;
@@ -29,8 +36,8 @@ use veilmq_config::{Durability, StorageConfig};
 use veilmq_core::{Message, MessageId, Record, Store, StoreError};
 
 pub use directory::DirectoryError;
-pub use replay::ReplayReport;
-pub use sled_store::{OpenReport, SledStore};
+pub use opening::ReplayReport;
+pub use sled_store::{OpenReport, SledLimits, SledStore};
 pub use writer::{Completion, Refresh, StorageHandle, StorageWriter, WriterOptions};
 
 /// Opens the store that the configuration asks for; with [`Durability::Memory`] the directory is not touched.
@@ -46,28 +53,33 @@ pub fn open(
     match config.durability {
         Durability::Memory => Ok((Box::new(Volatile), OpenReport::default())),
         Durability::Commit | Durability::Interval { .. } => {
-            let (store, report) = SledStore::open(directory, config.cache_bytes)?;
-            log(&report);
+            let limits = SledLimits { cache_bytes: config.cache_bytes, spare_bytes: SledLimits::SPARE_BYTES };
+            let (store, report) = SledStore::open(directory, limits)?;
+            tell(&report);
             Ok((Box::new(store), report))
         }
     }
 }
 
-fn log(report: &OpenReport) {
+fn tell(report: &OpenReport) {
     let OpenReport { quarantined, set_aside, blob_files, replay } = report;
     if let Some(place) = quarantined {
         tracing::error!(place = %place.display(), "storage could not be read and is empty now; its contents were set aside");
     } else if let Some(place) = set_aside {
         tracing::error!(place = %place.display(), "storage was read from its log alone; damaged files were set aside");
     }
-    let ReplayReport { rows, damaged_rows, orphans, lost_batches } = replay;
-    if damaged_rows + orphans + lost_batches > 0 {
-        tracing::error!(damaged_rows, orphans, lost_batches, "storage is damaged; what is intact was kept");
-    }
+    tell_damage(replay);
     if *blob_files > 0 {
         tracing::error!(blob_files, "storage has values in files that are not synced");
     }
-    tracing::info!(rows, "storage is open");
+    tracing::info!(rows = replay.rows, "storage is open");
+}
+
+fn tell_damage(report: &ReplayReport) {
+    let ReplayReport { rows: _, damaged_rows, orphans, lost_batches } = report;
+    if damaged_rows + orphans + lost_batches > 0 {
+        tracing::error!(damaged_rows, orphans, lost_batches, "storage is damaged; what is intact was kept");
+    }
 }
 
 /// A store that keeps nothing: live sessions have all that they need in memory.

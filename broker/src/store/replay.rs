@@ -1,197 +1,206 @@
-//! Replay: from rows in the order of their keys to records in the order of the storage trait.
+//! Reading a log: everything that is live in the order of the storage trait, or the bodies of some messages.
 //!
-//! Damaged rows, and rows that refer to something that is not there, are skipped, counted, and listed for removal.
+//! A replay is two passes over the rows, since what a record refers to may be younger in the log than the record itself.
 //! Invariant: every record that is visited refers only to records visited before it; only a reference that names a group may
 //! be left over from a session.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use veilmq_core::{MessageId, Record, Reference, SessionId};
-use veilmq_protocol::PacketId;
+use veilmq_core::{Message, MessageId, Record, Reference};
 
-use super::rows::{Assembled, Assembler, Damage, Key, RowFault, Table};
+use super::entry::{Effect, Entries, Entry, Key};
+use super::index::Index;
+use super::log::{Log, RowSource, UnknownRowVersion};
+use super::opening::Progress;
+use super::rows::{Assembler, Contents, Row, RowFault, RowKey};
 use super::values::{decode_message, decode_reference, decode_session, decode_subscription};
 
-/// What a pass over the stored rows found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReplayReport {
-    /// The rows that were read, usable or not.
-    pub rows: u64,
-    /// The rows that were not what had been written; they were skipped.
-    pub damaged_rows: u64,
-    /// The values that referred to a session or message that is not there; they were skipped.
-    pub orphans: u64,
-    /// The batches that were durable once and are missing at the end; 0 unless the medium lost or damaged them.
-    pub lost_batches: u64,
-}
-
-/// What a pass leaves for the store to work with.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    pub(crate) report: ReplayReport,
-    /// The highest sequence number of any intact row.
-    pub(crate) sequence_max: u64,
-    /// The values of more than one row, with the number of their rows.
-    pub(crate) row_counts: BTreeMap<Key, u16>,
-    /// The keys of rows that are of no use.
-    pub(crate) useless: Vec<Vec<u8>>,
-}
-
-/// An intact row has a version that this broker does not know.
-#[derive(Debug)]
-pub(crate) struct UnknownRowVersion(pub(crate) u8);
-
-/// A pass over all rows.
-pub(crate) struct Replay<'v> {
-    assembler: Assembler,
-    state: State<'v>,
-}
-
-struct State<'v> {
-    visit: &'v mut dyn FnMut(Record),
-    outcome: Outcome,
-    unknown_version: Option<u8>,
-    /// The number of the last batch as its own row gives it.
-    last_batch: Option<u64>,
-    sessions: HashSet<SessionId>,
-    /// References whose body has not come yet.
-    references: HashMap<MessageId, Vec<Reference>>,
-}
-
-impl<'v> Replay<'v> {
-    /// Starts a pass that gives each record to `visit`.
-    pub(crate) fn new(visit: &'v mut dyn FnMut(Record)) -> Self {
-        let state = State {
-            visit,
-            outcome: Outcome::default(),
-            unknown_version: None,
-            last_batch: None,
-            sessions: HashSet::new(),
-            references: HashMap::new(),
-        };
-        Self { assembler: Assembler::default(), state }
-    }
-
-    /// Takes the next row.
-    pub(crate) fn row(&mut self, row_key: &[u8], row: &[u8]) {
-        let state = &mut self.state;
-        state.outcome.report.rows += 1;
-        match self.assembler.push(row_key, row, &mut |damage| state.damaged(damage)) {
-            Assembled::Incomplete => {}
-            Assembled::Value { key, sequence, chunks, bytes } => {
-                self.state.value(&key, sequence, chunks, bytes);
-            }
-        }
-    }
-
-    /// Ends the pass.
+impl Log {
+    /// Visits everything that is live: sessions, then what belongs to them and retained messages, then bodies and references.
     ///
     /// # Errors
-    /// [`UnknownRowVersion`]: the store must be left alone.
-    pub(crate) fn finish(mut self) -> Result<Outcome, UnknownRowVersion> {
-        let state = &mut self.state;
-        self.assembler.finish(&mut |damage| state.damaged(damage));
-        if let Some(version) = state.unknown_version {
-            return Err(UnknownRowVersion(version));
+    /// What the source answered.
+    pub(crate) fn replay<S: RowSource>(
+        &self,
+        source: &S,
+        visit: &mut dyn FnMut(Record),
+    ) -> Result<(), S::Error> {
+        let mut sessions = Sessions { index: &self.index, visit: &mut *visit, waiting: Vec::new() };
+        let mut not_understood =
+            self.pass(source, "replaying sessions", &mut |key, entry| sessions.entry(key, entry))?;
+        sessions.finish();
+        let mut messages =
+            Messages { index: &self.index, visit, bodies: HashSet::new(), waiting: HashMap::new() };
+        not_understood +=
+            self.pass(source, "replaying messages", &mut |key, entry| messages.entry(key, entry))?;
+        if not_understood > 0 {
+            tracing::error!(
+                values = not_understood,
+                "stored values are not what they should be; they were skipped"
+            );
         }
-        for (message, references) in core::mem::take(&mut state.references) {
-            for reference in references {
-                state.orphan(&Key::reference(reference.session, message));
+        Ok(())
+    }
+
+    /// Passes each live entry to `take`; returns how many of them it did not understand.
+    fn pass<S: RowSource>(
+        &self,
+        source: &S,
+        what: &'static str,
+        take: &mut dyn FnMut(Key, &Entry<'_>) -> Option<()>,
+    ) -> Result<u64, S::Error> {
+        let mut progress = Progress::new(what);
+        let (mut assembler, mut not_understood) = (Assembler::default(), 0);
+        for row in source.rows(&self.oldest.bytes()) {
+            let (key, row) = row?;
+            progress.row();
+            let Some(Contents { place, entries }) = read(key.as_ref(), row.as_ref(), &mut assembler)? else {
+                continue;
+            };
+            for entry in Entries::new(entries).map_while(Result::ok) {
+                if let Effect::Put { key, .. } = entry.effect
+                    && self.index.sequence_of(key) == Some(place.sequence)
+                    && take(key, &entry).is_none()
+                {
+                    not_understood += 1;
+                }
             }
         }
-        state.outcome.sequence_max = self.assembler.sequence_max();
-        // Batches are atomic, so no row can be newer than the row that every batch writes.
-        let missing = state.last_batch.map_or(0, |last| state.outcome.sequence_max.saturating_sub(last));
-        state.outcome.report.lost_batches = missing;
-        Ok(self.state.outcome)
+        Ok(not_understood)
+    }
+
+    /// Reads the bodies of messages, in the order asked. What is not stored is left out, and so is, loudly, what cannot be read any more.
+    ///
+    /// # Errors
+    /// What the source answered.
+    pub(crate) fn fetch<S: RowSource>(
+        &self,
+        source: &S,
+        messages: &[MessageId],
+    ) -> Result<Vec<Arc<Message>>, S::Error> {
+        let mut found = Vec::with_capacity(messages.len());
+        for message in messages {
+            let Some(place) = self.index.row_of(*message) else { continue };
+            match body(source, place, *message)? {
+                Some(body) => found.push(body),
+                None => tracing::error!(%message, "a stored message cannot be read"),
+            }
+        }
+        Ok(found)
     }
 }
 
-impl State<'_> {
-    fn value(&mut self, key: &Key, sequence: u64, chunks: u16, bytes: &[u8]) {
-        if chunks > 1 {
-            self.outcome.row_counts.insert(*key, chunks);
+/// Reads the body of a message from the rows that hold it; None if they are damaged.
+fn body<S: RowSource>(
+    source: &S,
+    place: RowKey,
+    message: MessageId,
+) -> Result<Option<Arc<Message>>, S::Error> {
+    let mut assembler = Assembler::default();
+    for row in source.rows(&place.bytes()) {
+        let (key, row) = row?;
+        if let Some(contents) = read(key.as_ref(), row.as_ref(), &mut assembler)? {
+            let is_body = |entry: &Entry<'_>| matches!(entry.effect, Effect::Put { key: Key::Body(id), .. } if id == message);
+            let mut entries = Entries::new(contents.entries).map_while(Result::ok);
+            return Ok(entries.find(is_body).and_then(|entry| decode_message(Some(message), 0, entry.value)));
         }
-        if self.record(key, sequence, bytes).is_none() {
-            self.outcome.report.damaged_rows += u64::from(chunks);
-            self.discard(key);
+        if !assembler.is_incomplete() {
+            break;
         }
     }
+    Ok(None)
+}
 
-    /// Turns a value into a record; None if its bytes are not one.
-    fn record(&mut self, key: &Key, sequence: u64, bytes: &[u8]) -> Option<()> {
-        match key.table()? {
-            Table::Sequence => self.last_batch = Some(sequence),
-            Table::Session => {
-                let session = decode_session(SessionId(key.number()?), bytes)?;
-                self.sessions.insert(session.session);
-                (self.visit)(Record::Session(session));
+/// Takes a row; returns the entries that it completes. Damage was reported when the log was opened.
+pub(super) fn read<'a>(
+    key: &[u8],
+    row: &'a [u8],
+    assembler: &'a mut Assembler,
+) -> Result<Option<Contents<'a>>, UnknownRowVersion> {
+    let mut stray = 0;
+    match Row::open(key, row) {
+        Ok(row) => Ok(assembler.push(&row, &mut stray)),
+        Err(RowFault::Damaged) => {
+            assembler.give_up(&mut stray);
+            Ok(None)
+        }
+        Err(RowFault::UnknownVersion(version)) => Err(UnknownRowVersion(version)),
+    }
+}
+
+/// The pass for everything but messages to sessions.
+struct Sessions<'a> {
+    index: &'a Index,
+    visit: &'a mut dyn FnMut(Record),
+    /// What belongs to sessions, until all of these are known.
+    waiting: Vec<Record>,
+}
+
+impl Sessions<'_> {
+    /// None if the value is not what it should be.
+    fn entry(&mut self, key: Key, entry: &Entry<'_>) -> Option<()> {
+        match key {
+            Key::Session(session) => (self.visit)(Record::Session(decode_session(session, entry.value)?)),
+            Key::Retained(_) => {
+                (self.visit)(Record::Retained { message: decode_message(None, 0, entry.value)? });
             }
-            Table::Subscription => {
-                let (filter, subscription) = decode_subscription(bytes)?;
-                let filter = Arc::from(filter);
-                self.of_session(key, |session| Record::Subscribed { session, filter, subscription })?;
+            Key::Subscription(session, _) => {
+                let (filter, subscription) = decode_subscription(entry.value)?;
+                if self.index.has_head(session) {
+                    let filter = Arc::from(filter);
+                    self.waiting.push(Record::Subscribed { session, filter, subscription });
+                }
             }
-            Table::Reference => self.reference(key, bytes)?,
-            Table::Body => self.body(MessageId(key.number()?), bytes)?,
-            Table::Received => {
-                let packet_id = PacketId::new(u16::from_be_bytes(key.second()?))?;
-                self.of_session(key, |session| Record::Received { session, packet_id })?;
+            Key::Received(session, packet_id) => {
+                if self.index.has_head(session) {
+                    self.waiting.push(Record::Received { session, packet_id });
+                }
             }
-            Table::Retained => (self.visit)(Record::Retained { message: decode_message(None, 0, bytes)? }),
+            Key::Reference(..) | Key::Body(_) => {}
         }
         Some(())
     }
 
-    fn of_session(&mut self, key: &Key, record: impl FnOnce(SessionId) -> Record) -> Option<()> {
-        let session = SessionId(key.number()?);
-        if self.sessions.contains(&session) {
-            (self.visit)(record(session));
-        } else {
-            self.orphan(key);
-        }
-        Some(())
+    fn finish(self) {
+        self.waiting.into_iter().for_each(self.visit);
     }
+}
 
-    fn reference(&mut self, key: &Key, bytes: &[u8]) -> Option<()> {
-        let session = SessionId(key.number()?);
-        let message = MessageId(u64::from_be_bytes(key.second()?));
-        let reference = decode_reference(session, bytes)?;
-        // What a session had as a member of a group is for another member when the session is gone.
-        if self.sessions.contains(&session) || reference.share.is_some() {
-            self.references.entry(message).or_default().push(reference);
-        } else {
-            self.orphan(key);
-        }
-        Some(())
-    }
+/// The pass for messages to sessions.
+struct Messages<'a> {
+    index: &'a Index,
+    visit: &'a mut dyn FnMut(Record),
+    /// The bodies that were visited.
+    bodies: HashSet<MessageId>,
+    /// References whose body has not come yet: usually those of the same batch.
+    waiting: HashMap<MessageId, Vec<Reference>>,
+}
 
-    fn body(&mut self, id: MessageId, bytes: &[u8]) -> Option<()> {
-        let count = self.references.get(&id).map_or(0, Vec::len);
-        let message = decode_message(Some(id), u32::try_from(count).unwrap_or(u32::MAX), bytes)?;
-        let references = self.references.remove(&id).unwrap_or_default();
-        (self.visit)(Record::Published { message, references });
-        Some(())
-    }
-
-    fn damaged(&mut self, damage: Damage) {
-        match damage.fault {
-            RowFault::Damaged => {
-                self.outcome.report.damaged_rows += 1;
-                self.outcome.useless.push(damage.row_key);
+impl Messages<'_> {
+    /// None if the value is not what it should be.
+    fn entry(&mut self, key: Key, entry: &Entry<'_>) -> Option<()> {
+        match key {
+            Key::Reference(session, message) => {
+                let reference = decode_reference(session, entry.value)?;
+                if !self.index.has_head(session) && reference.share.is_none() {
+                    return Some(());
+                }
+                if self.bodies.contains(&message) {
+                    (self.visit)(Record::Advanced { reference, message });
+                } else {
+                    self.waiting.entry(message).or_default().push(reference);
+                }
             }
-            RowFault::UnknownVersion(version) => self.unknown_version = Some(version),
+            Key::Body(message) => {
+                let references = self.waiting.remove(&message).unwrap_or_default();
+                let count = u32::try_from(references.len()).unwrap_or(u32::MAX);
+                let body = decode_message(Some(message), count, entry.value)?;
+                self.bodies.insert(message);
+                (self.visit)(Record::Published { message: body, references });
+            }
+            Key::Session(_) | Key::Subscription(..) | Key::Received(..) | Key::Retained(_) => {}
         }
-    }
-
-    fn orphan(&mut self, key: &Key) {
-        self.outcome.report.orphans += 1;
-        self.discard(key);
-    }
-
-    fn discard(&mut self, key: &Key) {
-        let chunks = self.outcome.row_counts.remove(key).unwrap_or(1);
-        self.outcome.useless.extend((0..chunks).map(|chunk| key.row(chunk)));
+        Some(())
     }
 }

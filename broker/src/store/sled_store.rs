@@ -3,7 +3,7 @@
 //! A commit is one atomic batch on one tree, `flush`, and `sync_data` on sled's log file, since sled's own flush does not
 //! reach the disk. Opening survives what sled leaves behind when it is killed: unfinished snapshots are removed, damaged
 //! ones set aside, and what cannot be read at all is quarantined. Panics of sled end in errors.
-//! Invariant: after a failed commit nothing is written until the log was read again; after a failed sync nothing is ever.
+//! Invariant: after a failed commit nothing is written until everything was read again; after a failed sync nothing is ever.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,9 +16,10 @@ use veilmq_core::{Message, MessageId, Record, Store, StoreError};
 
 use super::batch::Batch;
 use super::directory::{DataDirectory, DirectoryError, Watermark, sync_directory};
-use super::replay::{Outcome, Replay, ReplayReport, UnknownRowVersion};
-use super::rows::{Assembled, Assembler, Key, RowFormat, SESSION_TABLES, TooLarge, write_rows};
-use super::values::decode_message;
+use super::log::{Log, RowSource, UnknownRowVersion};
+use super::opening::{ReplayReport, open_log};
+use super::rows::ROW_VERSION;
+use super::tell_damage;
 
 /// The time between attempts to open sled again after an error.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
@@ -38,17 +39,29 @@ pub struct OpenReport {
     pub replay: ReplayReport,
 }
 
+/// What a store may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SledLimits {
+    /// Memory for the cache of sled, in bytes.
+    pub cache_bytes: u64,
+    /// How many bytes of dead entries the log may have above the size of the live ones before it is compacted.
+    pub spare_bytes: u64,
+}
+
+impl SledLimits {
+    /// The spare bytes of a broker: so few that no disk is too small for them, so many that most messages die before anything
+    /// is written for the second time.
+    pub const SPARE_BYTES: u64 = 32 * 1024 * 1024;
+}
+
 /// Durable storage in a data directory that no other process uses.
 pub struct SledStore {
     engine: Engine,
-    /// Stays open when sled is opened anew: only a handle that was open at the time learns of every write error.
-    log: File,
+    /// Sled's log file. Stays open when sled is opened anew: only a handle that was open at the time learns of every write error.
+    file: File,
     watermark: Watermark,
-    sequence: u64,
-    contents: Outcome,
-    /// Whether a batch failed, so that some of its rows may be stored although nobody was told so.
-    uncertain: bool,
-    cache_bytes: u64,
+    log: Log,
+    limits: SledLimits,
     /// Last, because the lock must outlive the engine.
     directory: DataDirectory,
 }
@@ -73,8 +86,27 @@ enum EngineError {
     Sync(io::Error),
     #[error("has a row of format {}, which this broker does not know", .0.0)]
     UnknownRow(UnknownRowVersion),
-    #[error(transparent)]
-    TooLarge(#[from] TooLarge),
+}
+
+impl From<UnknownRowVersion> for EngineError {
+    fn from(version: UnknownRowVersion) -> Self {
+        Self::UnknownRow(version)
+    }
+}
+
+/// The rows of a database.
+struct Tree<'a>(&'a sled::Db);
+
+impl RowSource for Tree<'_> {
+    type Bytes = sled::IVec;
+    type Error = EngineError;
+
+    fn rows(
+        &self,
+        from: &[u8],
+    ) -> impl DoubleEndedIterator<Item = Result<(sled::IVec, sled::IVec), EngineError>> {
+        self.0.range(from.to_vec()..).map(|row| row.map_err(EngineError::from))
+    }
 }
 
 impl From<sled::Error> for EngineError {
@@ -111,32 +143,21 @@ impl SledStore {
     ///
     /// # Errors
     /// Another broker uses the directory, it has an unknown format, or the file system refused.
-    pub fn open(directory: &Path, cache_bytes: u64) -> Result<(Self, OpenReport), DirectoryError> {
+    pub fn open(directory: &Path, limits: SledLimits) -> Result<(Self, OpenReport), DirectoryError> {
         let directory = DataDirectory::lock(directory)?;
         let mut report = OpenReport { quarantined: directory.check_format()?, ..OpenReport::default() };
-        let (db, mut contents) = open_or_quarantine(&directory, cache_bytes, &mut report)?;
+        let (db, log) = open_or_quarantine(&directory, limits, &mut report)?;
         let (watermark, durable) = Watermark::open(&directory)?;
-        contents.report.lost_batches += durable.saturating_sub(contents.sequence_max);
-        report.replay = contents.report;
+        report.replay.lost_batches += durable.saturating_sub(log.newest());
         report.blob_files = count_blobs(&directory);
 
         let prepare = || {
             sync_directory(&directory.store())?;
             File::options().write(true).open(directory.store().join("db"))
         };
-        let log = prepare().map_err(|error| directory.failed(error))?;
+        let file = prepare().map_err(|error| directory.failed(error))?;
         directory.sync()?;
-        let store = Self {
-            engine: Engine::Open(db),
-            log,
-            watermark,
-            sequence: contents.sequence_max.max(durable),
-            contents,
-            uncertain: false,
-            cache_bytes,
-            directory,
-        };
-        Ok((store, report))
+        Ok((Self { engine: Engine::Open(db), file, watermark, log, limits, directory }, report))
     }
 
     /// Returns the open database, opening it again after an error.
@@ -151,134 +172,76 @@ impl SledStore {
             }
             Engine::Closed(_) => self.engine = Engine::Closed(Instant::now() + REOPEN_INTERVAL),
         }
-        let (db, contents) = open_and_read(&self.directory, self.cache_bytes)
-            .map_err(|error| StoreError(error.to_string()))?;
-        self.sequence = self.sequence.max(contents.sequence_max);
-        self.contents = contents;
+        let (db, log, mut report) =
+            open_and_read(&self.directory, self.limits).map_err(|error| StoreError(error.to_string()))?;
+        report.lost_batches += self.log.newest().saturating_sub(log.newest());
+        tell_damage(&report);
+        self.log = log;
         self.engine = Engine::Open(db.clone());
         tracing::info!("storage is open again");
         Ok(db)
     }
 
     fn write(&mut self, db: &sled::Db, records: &[Record]) -> Result<(), EngineError> {
-        let batch = Batch::collect(records, !self.uncertain);
-        if batch.is_empty() {
-            return Ok(());
+        let Some(commit) = self.log.prepare(&Tree(db), &Batch::collect(records))? else { return Ok(()) };
+        let mut rows = sled::Batch::default();
+        for key in &commit.removed {
+            rows.remove(key.as_slice());
         }
-        let sequence = self.sequence + 1;
-        let (rows, row_counts) = self.rows_of(db, &batch, sequence)?;
+        for (key, row) in &commit.rows {
+            rows.insert(&key.bytes(), row.as_slice());
+        }
         db.apply_batch(rows)?;
         db.flush()?;
-        self.log.sync_data().map_err(EngineError::Sync)?;
+        self.file.sync_data().map_err(EngineError::Sync)?;
 
-        self.sequence = sequence;
-        self.contents.useless.clear();
-        for (key, rows) in row_counts {
-            match rows {
-                0 | 1 => self.contents.row_counts.remove(&key),
-                _ => self.contents.row_counts.insert(key, rows),
-            };
-        }
-        if let Err(error) = self.watermark.set(sequence) {
+        self.log.applied(commit);
+        if let Err(error) = self.watermark.set(self.log.newest()) {
             tracing::warn!(%error, "the watermark could not be written; a lost tail might go unnoticed");
         }
         Ok(())
     }
 
-    /// Makes rows of a batch; also returns how many rows the values have whose number of rows is or was not 1.
-    fn rows_of(
-        &self,
-        db: &sled::Db,
-        batch: &Batch<'_>,
-        sequence: u64,
-    ) -> Result<(sled::Batch, Vec<(Key, u16)>), EngineError> {
-        let mut rows = sled::Batch::default();
-        let mut row_counts = Vec::new();
-        for row_key in &self.contents.useless {
-            rows.remove(row_key.as_slice());
-        }
-        for session in batch.ended() {
-            for prefix in SESSION_TABLES.map(|table| Key::session_prefix(table, *session)) {
-                for row in db.scan_prefix(prefix.as_bytes()) {
-                    let (row_key, row) = row?;
-                    // References of groups are settled one by one.
-                    if RowFormat::of(&row) == Some(RowFormat::Shared) {
-                        continue;
-                    }
-                    row_counts.extend(
-                        Key::parse_row(&row_key).filter(|(_, chunk)| *chunk == 1).map(|(key, _)| (key, 0)),
-                    );
-                    rows.remove(row_key);
-                }
-            }
-        }
-        let mut bytes = Vec::new();
-        for (key, value) in batch.changes() {
-            let before = self.contents.row_counts.get(key).copied().unwrap_or(1);
-            let mut after = 0;
-            if let Some(value) = value {
-                bytes.clear();
-                value.encode(&mut bytes);
-                after = write_rows(key, value.format(), sequence, &bytes, |row_key, row| {
-                    rows.insert(row_key, row);
-                })?;
-            }
-            for chunk in after..before {
-                rows.remove(key.row(chunk));
-            }
-            if before > 1 || after > 1 {
-                row_counts.push((*key, after));
-            }
-        }
-        write_rows(&Key::sequence(), RowFormat::First, sequence, &[], |row_key, row| {
-            rows.insert(row_key, row);
-        })?;
-        Ok((rows, row_counts))
+    /// Runs something on the open database, and lets go of it after an error.
+    fn with_database<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self, &sled::Db) -> Result<T, EngineError>,
+    ) -> Result<T, StoreError> {
+        let db = self.database()?;
+        let result = guarded(|| work(self, &db));
+        drop_guarded(db);
+        result.map_err(|error| {
+            self.close(&error);
+            StoreError(error.to_string())
+        })
     }
 
-    /// Lets go of sled after an error.
+    /// Lets go of sled after an error. Whether a failed batch is stored is then found out by reading the log again.
     fn close(&mut self, error: &EngineError) {
         let next = match error {
             EngineError::Sync(_) => Engine::Unsafe,
-            EngineError::TooLarge(_) => return,
             EngineError::Corrupt(_) | EngineError::Io(_) | EngineError::UnknownRow(_) => {
                 Engine::Closed(Instant::now())
             }
         };
-        self.uncertain = true;
         drop_guarded(core::mem::replace(&mut self.engine, next));
     }
 }
 
 impl Store for SledStore {
     fn commit(&mut self, records: &[Record]) -> Result<(), StoreError> {
-        let db = self.database()?;
-        let written = guarded(|| self.write(&db, records));
-        drop_guarded(db);
-        match written {
-            Ok(()) => {
-                self.uncertain = false;
-                metrics::gauge!("veilmq_storage_bytes")
-                    .set(self.log.metadata().map_or(0.0, |data| data.len() as f64));
-                Ok(())
-            }
-            Err(error) => {
-                self.close(&error);
-                Err(StoreError(error.to_string()))
-            }
-        }
+        self.with_database(|store, db| store.write(db, records))?;
+        metrics::gauge!("veilmq_storage_bytes")
+            .set(self.file.metadata().map_or(0.0, |data| data.len() as f64));
+        Ok(())
     }
 
     fn replay(&mut self, visit: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
-        let db = self.database()?;
-        guarded(|| read(&db, visit)).map(drop).map_err(|error| StoreError(error.to_string()))
+        self.with_database(|store, db| store.log.replay(&Tree(db), visit))
     }
 
     fn fetch(&mut self, messages: &[MessageId]) -> Result<Vec<Arc<Message>>, StoreError> {
-        let db = self.database()?;
-        let read = |message: &MessageId| read_body(&db, *message).transpose();
-        let fetched = guarded(|| messages.iter().filter_map(read).collect());
-        fetched.map_err(|error| StoreError(error.to_string()))
+        self.with_database(|store, db| store.log.fetch(&Tree(db), messages))
     }
 }
 
@@ -301,33 +264,37 @@ fn drop_guarded<T>(engine: T) {
 /// Opens sled and reads everything in it; first as it is, then from its log alone, then in a new directory.
 fn open_or_quarantine(
     directory: &DataDirectory,
-    cache_bytes: u64,
+    limits: SledLimits,
     report: &mut OpenReport,
-) -> Result<(sled::Db, Outcome), DirectoryError> {
+) -> Result<(sled::Db, Log), DirectoryError> {
     remove_unfinished_snapshots(directory).map_err(|error| directory.failed(error))?;
-    let error = match open_and_read(directory, cache_bytes) {
-        Err(EngineError::Corrupt(error)) => error,
-        result => return result.map_err(|error| refusal(directory, error)),
-    };
-    tracing::error!(%error, "storage cannot be read; trying with its log alone");
-    report.set_aside = set_derived_files_aside(directory)?;
-    if report.set_aside.is_some() {
-        match open_and_read(directory, cache_bytes) {
-            Err(EngineError::Corrupt(_)) => {}
-            result => return result.map_err(|error| refusal(directory, error)),
+    let mut result = open_and_read(directory, limits);
+    if let Err(EngineError::Corrupt(error)) = &result {
+        tracing::error!(%error, "storage cannot be read; trying with its log alone");
+        report.set_aside = set_derived_files_aside(directory)?;
+        if report.set_aside.is_some() {
+            result = open_and_read(directory, limits);
         }
     }
-    report.quarantined = directory.quarantine()?;
-    open_and_read(directory, cache_bytes).map_err(|error| refusal(directory, error))
+    if let Err(EngineError::Corrupt(_)) = &result {
+        report.quarantined = directory.quarantine()?;
+        result = open_and_read(directory, limits);
+    }
+    let (db, log, replay) = result.map_err(|error| refusal(directory, error))?;
+    report.replay = replay;
+    Ok((db, log))
 }
 
 /// Opens sled and checks every row.
-fn open_and_read(directory: &DataDirectory, cache_bytes: u64) -> Result<(sled::Db, Outcome), EngineError> {
+fn open_and_read(
+    directory: &DataDirectory,
+    limits: SledLimits,
+) -> Result<(sled::Db, Log, ReplayReport), EngineError> {
     let started = Instant::now();
     let db = loop {
         // The background flusher stays off: the writer flushes, and nothing else may.
-        let config =
-            sled::Config::new().path(directory.store()).cache_capacity(cache_bytes).flush_every_ms(None);
+        let config = sled::Config::new().path(directory.store());
+        let config = config.cache_capacity(limits.cache_bytes).flush_every_ms(None);
         match guarded(|| Ok(config.open()?)) {
             // The lock of the directory is ours, so only a sled of our own that is still going away can hold sled's.
             Err(EngineError::Io(error)) if is_held(&error) && started.elapsed() < RELEASE_SECONDS_MAX => {
@@ -336,8 +303,8 @@ fn open_and_read(directory: &DataDirectory, cache_bytes: u64) -> Result<(sled::D
             result => break result?,
         }
     };
-    match guarded(|| read(&db, &mut |_| {})) {
-        Ok(outcome) => Ok((db, outcome)),
+    match guarded(|| open_log(&Tree(&db), limits.spare_bytes)) {
+        Ok((log, report)) => Ok((db, log, report)),
         Err(error) => {
             drop_guarded(db);
             Err(error)
@@ -350,38 +317,14 @@ fn is_held(error: &io::Error) -> bool {
     error.to_string().contains("could not acquire lock")
 }
 
-/// Reads all rows.
-fn read(db: &sled::Db, visit: &mut dyn FnMut(Record)) -> Result<Outcome, EngineError> {
-    let mut replay = Replay::new(visit);
-    for row in db.iter() {
-        let (row_key, row) = row?;
-        replay.row(&row_key, &row);
-    }
-    replay.finish().map_err(EngineError::UnknownRow)
-}
-
-/// Reads one message body; None if it is not there or damaged.
-fn read_body(db: &sled::Db, message: MessageId) -> Result<Option<Arc<Message>>, EngineError> {
-    let mut assembler = Assembler::default();
-    for row in db.scan_prefix(Key::body(message).as_bytes()) {
-        let (row_key, row) = row?;
-        if let Assembled::Value { bytes, .. } = assembler.push(&row_key, &row, &mut |_| {}) {
-            return Ok(decode_message(Some(message), 0, bytes));
-        }
-    }
-    Ok(None)
-}
-
 /// Names the directory in an error that is not a matter of damage.
 fn refusal(directory: &DataDirectory, error: EngineError) -> DirectoryError {
     match error {
         EngineError::UnknownRow(UnknownRowVersion(version)) => {
-            directory.unknown_format(version.into(), RowFormat::NEWEST as u32)
+            directory.unknown_format(version.into(), ROW_VERSION.into())
         }
         EngineError::Io(error) | EngineError::Sync(error) => directory.failed(error),
-        error @ (EngineError::Corrupt(_) | EngineError::TooLarge(_)) => {
-            directory.failed(io::Error::other(error.to_string()))
-        }
+        error @ EngineError::Corrupt(_) => directory.failed(io::Error::other(error.to_string())),
     }
 }
 

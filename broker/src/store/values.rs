@@ -13,8 +13,6 @@ use veilmq_protocol::{
     PacketId, PublishProperties, QoS, RetainHandling, SubscribeOptions, TopicFilter, TopicName,
 };
 
-use super::rows::RowFormat;
-
 /// What is stored under a key, borrowed from the record that says it.
 #[derive(Clone, Copy)]
 pub(crate) enum Value<'a> {
@@ -31,16 +29,9 @@ pub(crate) enum Value<'a> {
 }
 
 impl Value<'_> {
-    /// Returns the oldest format that has such a value, so that an older broker refuses what it would misread.
-    pub(crate) fn format(&self) -> RowFormat {
-        match self {
-            Self::Reference(reference) if reference.share.is_some() => RowFormat::Shared,
-            Self::Session(_)
-            | Self::Subscription(..)
-            | Self::Message(_)
-            | Self::Reference(_)
-            | Self::Received => RowFormat::First,
-        }
+    /// Tells whether it is a reference that a session has as a member of a group, which outlives the session.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self, Self::Reference(Reference { share: Some(_), .. }))
     }
 
     /// Appends the bytes of the value.
@@ -63,6 +54,10 @@ const NO_LOCAL: u8 = 1 << 4;
 const RETAIN_AS_PUBLISHED: u8 = 1 << 5;
 const AUTHENTICATED: u8 = 1 << 6;
 const SHARED: u8 = 1 << 7;
+/// In the flags of a reference: where its stage is, and where its Quality of Service is.
+const STAGE_SHIFT: u8 = 4;
+const STAGE: u8 = 0b11 << STAGE_SHIFT;
+const QOS: u8 = 0b11;
 
 fn flag(set: bool, bit: u8) -> u8 {
     if set { bit } else { 0 }
@@ -139,14 +134,15 @@ fn encode_message(message: &Message, out: &mut Vec<u8>) {
 fn encode_reference(reference: &Reference, out: &mut Vec<u8>) {
     let Reference { session: _, qos, retain, subscription_ids, share, stage } = reference;
     let (stage, packet_id) = match stage {
-        Stage::Queued => (0, 0),
-        Stage::Published(packet_id) => (1, packet_id.value()),
-        Stage::Released(packet_id) => (2, packet_id.value()),
+        Stage::Queued => (0, None),
+        Stage::Published(packet_id) => (1, Some(packet_id)),
+        Stage::Released(packet_id) => (2, Some(packet_id)),
     };
-    out.push(flag(*retain, RETAIN) | flag(share.is_some(), SHARED));
-    out.push(qos.value());
-    out.push(stage);
-    out.extend_from_slice(&packet_id.to_le_bytes());
+    // There may be millions of references, so that most of what can be said takes one byte.
+    out.push(flag(*retain, RETAIN) | flag(share.is_some(), SHARED) | stage << STAGE_SHIFT | qos.value());
+    if let Some(packet_id) = packet_id {
+        out.extend_from_slice(&packet_id.value().to_le_bytes());
+    }
     if let Some(share) = share {
         put_bytes(share.as_bytes(), out);
     }
@@ -232,15 +228,13 @@ pub(crate) fn decode_message(id: Option<MessageId>, references: u32, bytes: &[u8
 /// Reads a reference; None if the bytes are not one.
 pub(crate) fn decode_reference(session: SessionId, bytes: &[u8]) -> Option<Reference> {
     let mut fields = Fields(bytes);
-    let flags = fields.flags(RETAIN | SHARED)?;
+    let flags = fields.flags(RETAIN | SHARED | STAGE | QOS)?;
     let retain = flags & RETAIN != 0;
-    let qos = fields.qos()?;
-    let stage = fields.u8()?;
-    let packet_id = PacketId::new(fields.u16()?);
-    let stage = match (stage, packet_id) {
-        (0, None) => Stage::Queued,
-        (1, Some(packet_id)) => Stage::Published(packet_id),
-        (2, Some(packet_id)) => Stage::Released(packet_id),
+    let qos = QoS::try_from(flags & QOS).ok()?;
+    let stage = match (flags & STAGE) >> STAGE_SHIFT {
+        0 => Stage::Queued,
+        1 => Stage::Published(PacketId::new(fields.u16()?)?),
+        2 => Stage::Released(PacketId::new(fields.u16()?)?),
         _ => return None,
     };
     let share = fields.when(flags & SHARED, |fields| fields.shared_filter().map(Arc::from))?;
@@ -413,16 +407,17 @@ mod tests {
     }
 
     #[test]
-    fn references_from_before_shared_subscriptions_are_read_and_written_as_they_were() {
-        let earlier = [8, 2, 1, 3, 0, 4, 0, 0, 0, 5, 0, 0, 0];
+    fn a_queued_reference_is_one_byte_and_four_for_each_identifier() {
+        let reference = decode_reference(SessionId(1), &[1]).unwrap();
+        let subscription_ids = vec![4, 5];
 
-        let reference = decode_reference(SessionId(1), &earlier).unwrap();
-
-        assert_eq!((reference.share.as_deref(), &reference.subscription_ids[..]), (None, &[4, 5][..]));
-        assert_eq!(encoded(Value::Reference(&reference)), earlier);
-        assert_eq!(Value::Reference(&reference).format(), RowFormat::First);
+        assert_eq!((reference.qos, reference.stage), (QoS::AtLeastOnce, Stage::Queued));
+        assert_eq!(encoded(Value::Reference(&reference)), [1]);
+        let reference = Reference { subscription_ids, ..reference };
+        assert_eq!(encoded(Value::Reference(&reference)).len(), 9);
+        assert!(!Value::Reference(&reference).is_shared());
         let shared = Reference { share: Some("$share/g/a".into()), ..reference };
-        assert_eq!(Value::Reference(&shared).format(), RowFormat::Shared);
+        assert!(Value::Reference(&shared).is_shared());
     }
 
     #[test]

@@ -160,13 +160,15 @@ fn a_directory_of_an_unknown_format_is_refused_and_left_alone() {
     let (original, texts) = filled();
     let format = original.path().join("format");
     let known = fs::read(&format).unwrap();
-    assert_eq!(known, b"veilmq-store 1\n");
-    fs::write(&format, "veilmq-store 2\n").unwrap();
+    assert_eq!(known, b"veilmq-store 2\n");
+    for other in [1, 3] {
+        fs::write(&format, format!("veilmq-store {other}\n")).unwrap();
 
-    let error = open_error(original.path());
+        let error = open_error(original.path());
+
+        assert!(error.contains(&format!("format {other}")) && error.contains("format 2"), "{error}");
+    }
     fs::write(&format, known).unwrap();
-
-    assert!(error.contains("format 2") && error.contains("format 1"), "{error}");
     assert_eq!(sorted_texts(&replayed(&mut open(original.path()).0)), texts);
 }
 

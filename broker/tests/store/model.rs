@@ -1,29 +1,48 @@
 //! What a store should hold, kept in plain maps, and records to fill it with.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use veilmq::store::{OpenReport, SledStore};
+use veilmq::store::{OpenReport, SledLimits, SledStore};
 use veilmq_core::{
     Expiry, Message, MessageId, MessageParts, Moment, Record, Reference, SessionId, SessionRecord, Stage,
     Store, SubscriptionRecord,
 };
 use veilmq_protocol::{PacketId, QoS, RetainHandling, SubscribeOptions};
 
-const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+const LIMITS: SledLimits = SledLimits { cache_bytes: 16 * 1024 * 1024, spare_bytes: SledLimits::SPARE_BYTES };
 
 pub(crate) fn open(directory: &Path) -> (SledStore, OpenReport) {
-    SledStore::open(directory, CACHE_BYTES).unwrap()
+    SledStore::open(directory, LIMITS).unwrap()
+}
+
+/// Opens a store that is compacted as soon as it has more than `spare_bytes` of no use.
+pub(crate) fn open_with_spare(directory: &Path, spare_bytes: u64) -> (SledStore, OpenReport) {
+    SledStore::open(directory, SledLimits { spare_bytes, ..LIMITS }).unwrap()
 }
 
 pub(crate) fn open_error(directory: &Path) -> String {
-    SledStore::open(directory, CACHE_BYTES).err().unwrap().to_string()
+    SledStore::open(directory, LIMITS).err().unwrap().to_string()
 }
 
+/// What a replay gives, each reference with its body; every reference comes with its body or after it.
 pub(crate) fn replayed(store: &mut SledStore) -> Vec<Record> {
     let mut records = Vec::new();
-    store.replay(&mut |record| records.push(record)).unwrap();
+    let mut bodies = HashMap::new();
+    store
+        .replay(&mut |record| {
+            if let Record::Advanced { reference, message } = record {
+                let Record::Published { references, .. } = &mut records[bodies[&message]] else { panic!() };
+                references.push(reference);
+                return;
+            }
+            if let Record::Published { message, .. } = &record {
+                assert_eq!(bodies.insert(message.id().unwrap(), records.len()), None, "a body came twice");
+            }
+            records.push(record);
+        })
+        .unwrap();
     records
 }
 
