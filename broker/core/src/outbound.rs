@@ -173,6 +173,11 @@ impl Outbound {
         self.waiting_bytes
     }
 
+    /// Tells whether there is nothing that could be sent, whatever the quota.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.unsent == 0 && self.waiting() == 0
+    }
+
     /// Tells whether another `bytes` bytes would exceed the limits of what waits.
     pub(crate) fn is_full(&self, bytes: usize, messages_max: usize, bytes_max: usize) -> bool {
         self.waiting() >= messages_max || self.waiting_bytes + bytes > bytes_max

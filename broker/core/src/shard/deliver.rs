@@ -198,7 +198,7 @@ impl Shard {
         loop {
             let Some(state) = self.sessions.get_mut(&session) else { return };
             let Some(connection) = state.connection else { return };
-            if !self.has_space(connection) {
+            if state.outbound.is_at_rest() || !self.has_space(connection) {
                 return;
             }
             if self.send_unsent(session, connection, now) {

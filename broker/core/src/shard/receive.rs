@@ -215,7 +215,8 @@ impl Shard {
             environment,
             effects,
         )?;
-        Ok(if self.connections.contains_key(&connection) { Step::Consumed(consumed) } else { Step::Gone })
+        // No other packet closes the connection, unless it is refused.
+        Ok(if frame.packet_type() == PacketType::Disconnect { Step::Gone } else { Step::Consumed(consumed) })
     }
 
     fn packet(
