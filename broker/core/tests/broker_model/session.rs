@@ -264,7 +264,8 @@ impl Session {
 ///
 /// It is one that was seen to go next, and behind no other that must be here. Which of the others are not here shows thereby:
 /// those that would have gone before it. A copy that was seen may be here for several reasons, as when the session has it from
-/// one that ended or has had it from the beginning; what goes before it then has to do so whatever the reason.
+/// one that ended or has had it from the beginning; what goes before it then has to do so whatever the reason. It may also look
+/// like the retained message that a subscription brought later: then it is here if there are packets enough for both.
 fn take_next(waiting: &mut Vec<Delivery>, link: &Link, now: u64, wire: &mut Wire) -> Option<Delivery> {
     waiting.retain(|delivery| !delivery.message.is_expired(now) && wire.copies.is_possible(delivery));
     let packet = |delivery: &Delivery| Packet::Publish(link.publish(delivery, false, now));
@@ -272,7 +273,13 @@ fn take_next(waiting: &mut Vec<Delivery>, link: &Link, now: u64, wire: &mut Wire
         let mut ahead = waiting.iter().filter(|other| other.moment.precedes(&delivery.moment));
         !ahead.any(|other| wire.copies.is_certain(other))
     };
-    let first: Vec<usize> = (0..waiting.len()).filter(|index| may_go(&waiting[*index])).collect();
+    let may_be_seen = |delivery: &Delivery| {
+        let certain = waiting.iter().filter(|other| wire.copies.is_certain(other));
+        let taken = certain.filter(|other| packet(other) == packet(delivery)).count();
+        wire.copies.is_certain(delivery) || wire.seen_like(link.connection, &packet(delivery)) > taken
+    };
+    let may_be_next = |index: &usize| may_go(&waiting[*index]) && may_be_seen(&waiting[*index]);
+    let first: Vec<usize> = (0..waiting.len()).filter(may_be_next).collect();
     let packets: Vec<Packet> = first.iter().map(|index| packet(&waiting[*index])).collect();
     let is_certain = |index: &usize| wire.copies.is_certain(&waiting[*index]);
     let next = wire.next_seen(link.connection, &packets).or_else(|| first.iter().position(is_certain));
@@ -289,8 +296,7 @@ fn take_next(waiting: &mut Vec<Delivery>, link: &Link, now: u64, wire: &mut Wire
     wire.settle(&delivery, true);
     for other in waiting.iter() {
         let is_ahead = moments.iter().all(|moment| other.moment.precedes(moment));
-        let is_late =
-            other.qos == delivery.qos || wire.first_seen(link.connection, &[packet(other)]).is_none();
+        let is_late = other.qos == delivery.qos || wire.seen_like(link.connection, &packet(other)) == 0;
         if is_ahead && is_late {
             wire.settle(other, false);
         }

@@ -76,6 +76,12 @@ impl Wire {
         next.filter_map(|index| candidates.iter().position(|other| seen[index].is_like(other))).next()
     }
 
+    /// Counts the packets like this one that were seen.
+    pub(super) fn seen_like(&self, connection: Connection, packet: &Packet) -> usize {
+        let seen = self.seen.get(&connection).map_or(&[][..], Vec::as_slice);
+        seen.iter().filter(|other| other.is_like(packet)).count()
+    }
+
     /// Returns which of the packets that may go next did so.
     pub(super) fn first_seen(&self, connection: Connection, candidates: &[Packet]) -> Option<usize> {
         let seen = self.seen.get(&connection).map_or(&[][..], Vec::as_slice);
