@@ -136,6 +136,7 @@ impl ShapeArguments {
         Plan {
             address,
             version: self.protocol.version(),
+            is_durable: false,
             scenario: Scenario::FanOut(1),
             qos: QoS::AtMostOnce,
             payload_bytes: self.payload as usize,
@@ -198,6 +199,13 @@ pub(crate) struct CompareArguments {
     /// Connections of the memory row; 0 leaves it out.
     #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub(crate) connections: u32,
+    /// Numbers of durable sessions to store messages for while they are away, on a broker that keeps its state on disk.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub(crate) away: Vec<u16>,
+    /// Messages that are stored for each of these sessions.
+    #[arg(long, value_name = "N", default_value_t = 20_000,
+          value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    pub(crate) away_messages: u64,
     #[command(flatten)]
     shape: ShapeArguments,
     /// Print the table as Markdown.

@@ -7,6 +7,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::str::FromStr;
@@ -51,13 +52,24 @@ impl BrokerKind {
     /// How the broker is made comparable, in words for the report.
     pub(crate) fn settings(self) -> &'static str {
         match self {
-            Self::VeilMq => "as it starts without configuration, data in a temporary directory",
+            Self::VeilMq => {
+                "as it starts without configuration, so that what is acknowledged is synced, data in a temporary directory"
+            }
             Self::Mosquitto => {
                 "persistence false, max_inflight_messages 0, max_queued_messages 0, set_tcp_nodelay true, \
-                 sys_interval 0, logs errors only"
+                 sys_interval 0, logs errors only; rows of durable sessions: persistence true, autosave_interval 1"
             }
         }
     }
+}
+
+/// Where a broker keeps its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Persistence {
+    /// As [`BrokerKind::settings`] says.
+    Off,
+    /// On disk; mosquitto saves every second, which is as often as it can be told to.
+    Disk,
 }
 
 /// One broker of a comparison: `veilmq=PATH`, or `veilmq-before=PATH` for a second build of the same.
@@ -138,7 +150,8 @@ pub(crate) struct RunningBroker {
     process: Process,
     pub(crate) address: SocketAddr,
     /// Holds its configuration, data and log.
-    _directory: TempDir,
+    directory: TempDir,
+    persistence: Persistence,
 }
 
 impl fmt::Debug for RunningBroker {
@@ -152,22 +165,46 @@ impl RunningBroker {
     ///
     /// # Errors
     /// The program cannot be run, ends, or does not answer in time; the error repeats its last words.
-    pub(crate) async fn start(spec: &BrokerSpec) -> Result<Self, BrokerError> {
+    pub(crate) async fn start(spec: &BrokerSpec, persistence: Persistence) -> Result<Self, BrokerError> {
         let mut attempt = 1;
         loop {
-            match Self::start_once(spec).await {
+            let directory = tempfile::Builder::new().prefix("veilmq-bench-").tempdir();
+            let directory =
+                directory.map_err(|source| BrokerError::Prepare { label: spec.label.clone(), source })?;
+            match Self::start_once(spec, persistence, directory).await {
                 Err(BrokerError::Ended { .. }) if attempt < START_ATTEMPTS => attempt += 1,
                 result => return result,
             }
         }
     }
 
-    async fn start_once(spec: &BrokerSpec) -> Result<Self, BrokerError> {
+    /// Kills the broker and starts it again on what it left.
+    ///
+    /// # Errors
+    /// As those of [`RunningBroker::start`].
+    pub(crate) async fn kill_and_restart(self, spec: &BrokerSpec) -> Result<Self, BrokerError> {
+        let Self { process, directory, persistence, address: _ } = self;
+        drop(process);
+        Self::start_once(spec, persistence, directory).await
+    }
+
+    /// Returns the bytes that its directory takes up on disk.
+    ///
+    /// # Errors
+    /// A file went away meanwhile, or cannot be looked at.
+    pub(crate) fn stored_bytes(&self) -> io::Result<u64> {
+        disk_bytes(self.directory.path())
+    }
+
+    async fn start_once(
+        spec: &BrokerSpec,
+        persistence: Persistence,
+        directory: TempDir,
+    ) -> Result<Self, BrokerError> {
         let prepared = |source| BrokerError::Prepare { label: spec.label.clone(), source };
-        let directory = tempfile::Builder::new().prefix("veilmq-bench-").tempdir().map_err(prepared)?;
         let [port, admin_port] = free_ports().map_err(prepared)?;
         let mut log = tempfile::tempfile().map_err(prepared)?;
-        let mut command = command(spec, directory.path(), port, admin_port).map_err(prepared)?;
+        let mut command = command(spec, persistence, directory.path(), port, admin_port).map_err(prepared)?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.try_clone().map_err(prepared)?);
         let child =
             command.spawn().map_err(|source| BrokerError::Spawn { path: spec.path.clone(), source })?;
@@ -192,7 +229,7 @@ impl RunningBroker {
         if let Some(status) = process.ended().map_err(prepared)? {
             return Err(BrokerError::Ended { label: spec.label.clone(), status, last_words: tail(&mut log) });
         }
-        Ok(Self { process, address, _directory: directory })
+        Ok(Self { process, address, directory, persistence })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -243,7 +280,13 @@ impl Drop for Process {
     }
 }
 
-fn command(spec: &BrokerSpec, directory: &Path, port: u16, admin_port: u16) -> io::Result<Command> {
+fn command(
+    spec: &BrokerSpec,
+    persistence: Persistence,
+    directory: &Path,
+    port: u16,
+    admin_port: u16,
+) -> io::Result<Command> {
     let mut command = Command::new(&spec.path);
     match spec.kind {
         BrokerKind::VeilMq => {
@@ -253,7 +296,18 @@ fn command(spec: &BrokerSpec, directory: &Path, port: u16, admin_port: u16) -> i
         }
         BrokerKind::Mosquitto => {
             let file = directory.join("mosquitto.conf");
-            std::fs::write(&file, mosquitto_configuration(port))?;
+            let configuration = match persistence {
+                Persistence::Off => mosquitto_configuration(port) + "persistence false\n",
+                Persistence::Disk => {
+                    // Started by root it would otherwise become a user who cannot write there.
+                    let location = directory.display();
+                    mosquitto_configuration(port)
+                        + &format!(
+                            "persistence true\npersistence_location {location}/\nautosave_interval 1\nuser root\n"
+                        )
+                }
+            };
+            std::fs::write(&file, configuration)?;
             command.arg("-c").arg(file);
         }
     }
@@ -264,7 +318,6 @@ fn mosquitto_configuration(port: u16) -> String {
     format!(
         "listener {port} 127.0.0.1\n\
          allow_anonymous true\n\
-         persistence false\n\
          max_inflight_messages 0\n\
          max_queued_messages 0\n\
          set_tcp_nodelay true\n\
@@ -273,6 +326,21 @@ fn mosquitto_configuration(port: u16) -> String {
          log_dest stderr\n\
          log_type error\n"
     )
+}
+
+/// The bytes that all files below `directory` take up on disk.
+fn disk_bytes(directory: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        bytes += match metadata.is_dir() {
+            true => disk_bytes(&entry.path())?,
+            // Blocks of 512 bytes, whatever the file system's are: stat(2).
+            false => metadata.blocks() * 512,
+        };
+    }
+    Ok(bytes)
 }
 
 /// Two different ports that nobody listens on.
@@ -287,6 +355,7 @@ async fn answers(address: SocketAddr) -> bool {
         address,
         version: ProtocolVersion::V311,
         client_id: "veilmq-bench-probe",
+        is_durable: false,
         packet_bytes_max: 4096,
         inbox_bytes: 64,
     };
@@ -342,7 +411,7 @@ mod tests {
         // A program that does not know the options it is started with.
         let spec: BrokerSpec = "veilmq=/bin/ls".parse().unwrap();
 
-        let error = RunningBroker::start(&spec).await.unwrap_err().to_string();
+        let error = RunningBroker::start(&spec, Persistence::Off).await.unwrap_err().to_string();
 
         assert!(error.contains("veilmq ended at once") && error.contains("--data-dir"), "{error}");
     }
@@ -351,7 +420,7 @@ mod tests {
     async fn a_program_that_does_not_exist_is_named() {
         let spec: BrokerSpec = "mosquitto=/nonexistent/mosquitto".parse().unwrap();
 
-        let error = RunningBroker::start(&spec).await.unwrap_err().to_string();
+        let error = RunningBroker::start(&spec, Persistence::Off).await.unwrap_err().to_string();
 
         assert!(error.contains("/nonexistent/mosquitto"), "{error}");
         assert_eq!(version(&spec).await, "");

@@ -7,13 +7,17 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::broker::{self, BrokerError, BrokerSpec, RunningBroker};
+use crate::broker::{self, BrokerError, BrokerSpec, Persistence, RunningBroker};
+use crate::durable;
 use crate::idle::{self, IdlePlan};
 use crate::load::{self, Amount, Plan};
 use crate::report::RunReport;
 use crate::scenario::Scenario;
 use crate::stats::{median, ratio};
 use veilmq_protocol::QoS;
+
+/// Pairs of the row that shows what commits cost when many clients share them.
+const STORED_PAIRS: u16 = 10;
 
 /// What is compared.
 #[derive(Clone, Debug)]
@@ -31,6 +35,10 @@ pub(crate) struct Comparison {
     pub(crate) latency_time: Duration,
     /// Connections of the memory row; `None` leaves it out.
     pub(crate) idle_connections: Option<u32>,
+    /// Durable sessions that are away, of each row.
+    pub(crate) away: Vec<u16>,
+    /// Messages stored for each of them.
+    pub(crate) away_messages: u64,
     /// All that the runs have in common; address, process, scenario, QoS, amount and rate are filled in.
     pub(crate) common: Plan,
 }
@@ -89,6 +97,9 @@ enum Row {
     Flood(Scenario, QoS),
     Latency(QoS, u32),
     Idle(u32),
+    /// Pairs with durable subscribers.
+    Stored(u16),
+    Away(u16),
 }
 
 /// Figures of one row, in the order in which they are shown.
@@ -104,7 +115,7 @@ pub(crate) async fn compare(
 ) -> Result<ComparisonReport, BrokerError> {
     let mut running = Vec::with_capacity(comparison.brokers.len());
     for spec in &comparison.brokers {
-        running.push(RunningBroker::start(spec).await?);
+        running.push(RunningBroker::start(spec, Persistence::Off).await?);
     }
     let rows = rows(comparison);
     let mut tally = Tally::new(rows.len(), running.len());
@@ -143,7 +154,13 @@ fn rows(comparison: &Comparison) -> Vec<Row> {
         .latency_per_second
         .into_iter()
         .flat_map(|per_second| comparison.qos.iter().map(move |qos| Row::Latency(*qos, per_second)));
-    floods.chain(latencies).chain(comparison.idle_connections.map(Row::Idle)).collect()
+    let mut rows: Vec<Row> =
+        floods.chain(latencies).chain(comparison.idle_connections.map(Row::Idle)).collect();
+    if !comparison.away.is_empty() {
+        rows.extend([1, STORED_PAIRS].map(Row::Stored));
+    }
+    rows.extend(comparison.away.iter().copied().map(Row::Away));
+    rows
 }
 
 struct Tally {
@@ -164,6 +181,8 @@ impl Row {
             Self::Flood(scenario, qos) => format!("{scenario} QoS {}", qos as u8),
             Self::Latency(qos, per_second) => format!("1-1 QoS {} at {per_second}/s", qos as u8),
             Self::Idle(connections) => format!("{connections} idle connections"),
+            Self::Stored(pairs) => format!("durable pairs-{pairs} QoS 1"),
+            Self::Away(sessions) => format!("1-{sessions} away"),
         }
     }
 
@@ -173,6 +192,8 @@ impl Row {
             Self::Flood(..) => &[("CPU per delivery", "us"), ("deliveries", "1/s")],
             Self::Latency(..) => &[("p50", "us"), ("p99", "us"), ("CPU per delivery", "us")],
             Self::Idle(_) => &[("PSS per connection", "B")],
+            Self::Stored(_) => &[("CPU per delivery", "us"), ("deliveries", "1/s")],
+            Self::Away(_) => durable::FIGURES,
         }
     }
 }
@@ -201,6 +222,22 @@ async fn measure(
             Ok(vec![latency.p50_micros, latency.p99_micros, cpu_micros(&report)?])
         }
         Row::Idle(connections) => Ok(vec![idle_bytes(&plan, spec, connections).await?]),
+        Row::Stored(pairs) => {
+            let fresh =
+                RunningBroker::start(spec, Persistence::Disk).await.map_err(|error| error.to_string())?;
+            let plan = Plan {
+                address: fresh.address,
+                broker_pid: Some(fresh.pid()),
+                is_durable: true,
+                scenario: Scenario::Pairs(pairs),
+                qos: QoS::AtLeastOnce,
+                amount: Amount::Messages(comparison.away_messages),
+                ..plan
+            };
+            let report = run(&plan, fault).await?;
+            Ok(vec![cpu_micros(&report)?, report.deliveries_per_second])
+        }
+        Row::Away(sessions) => durable::measure(spec, &plan, sessions, comparison.away_messages).await,
     }
 }
 
@@ -222,7 +259,7 @@ fn cpu_micros(report: &RunReport) -> Result<f64, String> {
 /// Weighs a fresh process: one that has worked before keeps memory that new connections would reuse.
 async fn idle_bytes(plan: &Plan, spec: &BrokerSpec, connections: u32) -> Result<f64, String> {
     idle::allow_open_files(connections).map_err(|error| error.to_string())?;
-    let fresh = RunningBroker::start(spec).await.map_err(|error| error.to_string())?;
+    let fresh = RunningBroker::start(spec, Persistence::Off).await.map_err(|error| error.to_string())?;
     let idle_plan = IdlePlan {
         address: fresh.address,
         version: plan.version,

@@ -80,6 +80,7 @@ async fn open(plan: &IdlePlan, number: u32) -> Result<Link, IdleError> {
         address: plan.address,
         version: plan.version,
         client_id: &client_id,
+        is_durable: false,
         packet_bytes_max: 4096,
         inbox_bytes: 64,
     };

@@ -51,6 +51,8 @@ pub(crate) struct LinkOptions<'a> {
     pub(crate) address: SocketAddr,
     pub(crate) version: ProtocolVersion,
     pub(crate) client_id: &'a str,
+    /// The session outlives the connection, and is resumed if there is one.
+    pub(crate) is_durable: bool,
     /// Larger packets from the broker end the connection.
     pub(crate) packet_bytes_max: usize,
     /// First size of the receive buffer; it grows to the largest packet that arrives.
@@ -66,7 +68,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Opens a connection and a clean session without keep alive.
+    /// Opens a connection without keep alive.
     ///
     /// # Errors
     /// The broker cannot be reached, refuses, or takes longer than [`ANSWER_SECONDS_MAX`].
@@ -94,13 +96,16 @@ impl Link {
         self.outbox.push(&Packet::Connect(Connect {
             version: options.version,
             bridge: false,
-            clean_start: true,
+            clean_start: !options.is_durable,
             keep_alive_seconds: 0,
             client_id: options.client_id,
             username: None,
             password: None,
             will: None,
-            properties: ConnectProperties::default(),
+            properties: ConnectProperties {
+                session_expiry_seconds: options.is_durable.then_some(u32::MAX),
+                ..ConnectProperties::default()
+            },
         }))?;
         loop {
             self.turn().await?;

@@ -27,6 +27,8 @@ use crate::{publisher, subscriber};
 pub(crate) struct Plan {
     pub(crate) address: SocketAddr,
     pub(crate) version: ProtocolVersion,
+    /// Subscribers have sessions that outlive their connections.
+    pub(crate) is_durable: bool,
     pub(crate) scenario: Scenario,
     pub(crate) qos: QoS,
     pub(crate) payload_bytes: usize,
@@ -342,6 +344,7 @@ async fn open(shared: &Shared, role: char, index: u16, inbox_bytes: usize) -> Re
         address: shared.plan.address,
         version: shared.plan.version,
         client_id: &client_id,
+        is_durable: shared.plan.is_durable && role == 's',
         packet_bytes_max: shared.plan.payload_bytes + 4096,
         inbox_bytes,
     };

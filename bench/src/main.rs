@@ -6,6 +6,7 @@ mod args;
 mod board;
 mod broker;
 mod compare;
+mod durable;
 mod idle;
 mod ledger;
 mod link;
@@ -125,7 +126,8 @@ fn comparison(arguments: &CompareArguments) -> Result<Comparison, Failure> {
     let clients =
         arguments.scenarios.iter().map(|scenario| scenario.publishers() + scenario.subscribers()).max();
     // Brokers inherit the limit, so it is raised before the first one starts.
-    idle::allow_open_files(arguments.connections.max(clients.unwrap_or(0).into()))?;
+    let away = arguments.away.iter().max().copied().unwrap_or(0);
+    idle::allow_open_files(arguments.connections.max(clients.unwrap_or(0).into()).max(away.into()))?;
     Ok(Comparison {
         baseline: baseline(&brokers, arguments.baseline.as_deref())?,
         brokers,
@@ -136,6 +138,8 @@ fn comparison(arguments: &CompareArguments) -> Result<Comparison, Failure> {
         latency_per_second: (arguments.latency_rate > 0).then_some(arguments.latency_rate),
         latency_time: Duration::from_secs(arguments.latency_seconds),
         idle_connections: (arguments.connections > 0).then_some(arguments.connections),
+        away: arguments.away.clone(),
+        away_messages: arguments.away_messages,
         common: arguments.common_plan(),
     })
 }
@@ -164,6 +168,7 @@ fn test_plan(scenario: &str) -> load::Plan {
     load::Plan {
         address: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
         version: veilmq_protocol::ProtocolVersion::V311,
+        is_durable: false,
         scenario: scenario.parse().unwrap(),
         qos: veilmq_protocol::QoS::AtMostOnce,
         payload_bytes: 100,

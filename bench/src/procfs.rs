@@ -84,6 +84,15 @@ impl Memory {
     }
 }
 
+/// Returns the bytes that process `pid` has caused to be written to storage, from `/proc/PID/io`.
+///
+/// # Errors
+/// The process is gone, belongs to another user, or the file is not as proc(5) says.
+pub(crate) fn written_bytes(pid: u32) -> Result<u64, ProcError> {
+    let path = PathBuf::from(format!("/proc/{pid}/io"));
+    parse_io(&read(&path)?).map_err(|field| ProcError::Malformed { path, field })
+}
+
 fn read(path: &Path) -> Result<String, ProcError> {
     std::fs::read_to_string(path).map_err(|source| ProcError::Unreadable { path: path.to_owned(), source })
 }
@@ -104,6 +113,11 @@ fn parse_smaps_rollup(rollup: &str) -> Result<Memory, &'static str> {
         kibibytes.and_then(|kibibytes| kibibytes.checked_mul(1024)).ok_or(name)
     };
     Ok(Memory { pss_bytes: bytes("Pss")?, rss_bytes: bytes("Rss")? })
+}
+
+fn parse_io(io: &str) -> Result<u64, &'static str> {
+    let value = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    value.and_then(|value| value.parse().ok()).ok_or("write_bytes")
 }
 
 #[cfg(test)]
@@ -139,6 +153,17 @@ mod tests {
         let rollup = "55-7f ---p 0 00:00 0  [rollup]\nRss:   1692 kB\nPss:    364 kB\nPss_Dirty:  116 kB\n";
 
         assert_eq!(parse_smaps_rollup(rollup), Ok(Memory { pss_bytes: 364 * 1024, rss_bytes: 1692 * 1024 }));
+    }
+
+    #[test]
+    fn bytes_written_are_those_that_reach_storage() {
+        assert_eq!(
+            parse_io("wchar: 7\nread_bytes: 1\nwrite_bytes: 4096\ncancelled_write_bytes: 2\n"),
+            Ok(4096)
+        );
+        for io in ["", "write_bytes: many\n", "cancelled_write_bytes: 2\n"] {
+            assert_eq!(parse_io(io), Err("write_bytes"), "{io:?}");
+        }
     }
 
     #[test]

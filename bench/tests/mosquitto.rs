@@ -26,6 +26,8 @@ fn compare_measures_every_row_without_losses_and_leaves_no_broker_behind() {
         "--latency-rate=1000",
         "--latency-seconds=1",
         "--connections=50",
+        "--away=2",
+        "--away-messages=1000",
         "--markdown",
         "--json-file",
         file.to_str().unwrap(),
@@ -37,12 +39,13 @@ fn compare_measures_every_row_without_losses_and_leaves_no_broker_behind() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let table = text(&output.stdout);
     assert!(table.contains("| mosquitto-again / mosquitto |"), "{table}");
-    assert_eq!(table.matches(": CPU per delivery ").count(), 12 + 3, "{table}");
+    assert_eq!(table.matches(": CPU per delivery ").count(), 12 + 3 + 2 + 1, "{table}");
     let report: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     assert_eq!(report["faults"], Value::Array(vec![]));
-    // Two figures for each of 12 floods, three for each of 3 latencies, one for memory.
+    // Two figures for each of 12 floods, three for each of 3 latencies, one for memory, two for each of 2 rows of durable
+    // pairs, and ten for sessions that are away.
     let figures = report["figures"].as_array().unwrap();
-    assert_eq!(figures.len(), 2 * 12 + 3 * 3 + 1);
+    assert_eq!(figures.len(), 2 * 12 + 3 * 3 + 1 + 2 * 2 + 10);
     for figure in figures {
         for cell in figure["cells"].as_array().unwrap() {
             assert_eq!(cell["samples"].as_array().unwrap().len(), 2, "{figure}");
