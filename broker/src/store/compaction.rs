@@ -19,9 +19,9 @@ const BYTES_MIN: u64 = 64 * 1024;
 const ROW_BYTES_MIN: u64 = 512;
 
 /// What compaction takes out of a log.
-pub(super) struct Taken {
-    /// The keys of the rows that go.
-    pub(super) rows: Vec<Vec<u8>>,
+pub(super) struct Taken<B> {
+    /// The rows that go, with their keys.
+    pub(super) rows: Vec<(B, B)>,
     /// Their bytes, keys included.
     pub(super) bytes: u64,
     /// The first row that stays, which may be of the batch that is being written.
@@ -37,7 +37,7 @@ pub(super) fn compact<S: RowSource>(
     source: &S,
     batch: &Batch<'_>,
     writing: &mut Writing,
-) -> Result<Taken, S::Error> {
+) -> Result<Taken<S::Bytes>, S::Error> {
     let mut taken = Taken { rows: Vec::new(), bytes: 0, oldest: log.oldest };
     if log.newest == 0 {
         taken.oldest = RowKey::first_of(writing.sequence());
@@ -49,8 +49,8 @@ pub(super) fn compact<S: RowSource>(
     let mut budget = BYTES_MIN.max(BYTES_PER_BYTE * writing.bytes());
     let mut assembler = Assembler::default();
     for row in source.rows(&log.oldest.bytes()) {
-        let (row_key, row) = row?;
-        let (row_key, row) = (row_key.as_ref(), row.as_ref());
+        let whole = row?;
+        let (row_key, row) = (whole.0.as_ref(), whole.1.as_ref());
         // What is outside the log goes as junk.
         let Some(key) = RowKey::parse(row_key).filter(|key| key.sequence <= log.newest) else { continue };
         taken.oldest = key;
@@ -61,13 +61,13 @@ pub(super) fn compact<S: RowSource>(
         let bytes = (row_key.len() + row.len()) as u64;
         budget = budget.saturating_sub(bytes.max(ROW_BYTES_MIN));
         taken.bytes += bytes;
-        taken.rows.push(row_key.to_vec());
+        taken.rows.push(whole);
     }
     taken.oldest = RowKey::first_of(writing.sequence());
     Ok(taken)
 }
 
-fn is_due(log: &Log, taken: &Taken, writing: &Writing) -> bool {
+fn is_due<B>(log: &Log, taken: &Taken<B>, writing: &Writing) -> bool {
     let bytes = log.bytes + writing.bytes() - taken.bytes;
     taken.oldest.sequence <= log.damaged_until || bytes > 2 * log.index.live_bytes() + log.spare_bytes
 }

@@ -13,7 +13,7 @@ use super::rows::{Packer, RowKey};
 /// Where rows are read from.
 pub(crate) trait RowSource {
     /// The bytes of a key or a row.
-    type Bytes: AsRef<[u8]>;
+    type Bytes: AsRef<[u8]> + Clone;
     /// Why rows cannot be read.
     type Error: From<UnknownRowVersion>;
 
@@ -50,14 +50,38 @@ pub(crate) struct Log {
 }
 
 /// A commit that has not happened yet.
-pub(crate) struct Commit {
+pub(crate) struct Commit<B> {
     /// The rows to write.
     pub(crate) rows: Vec<(RowKey, Vec<u8>)>,
-    /// The keys of the rows to remove first.
-    pub(crate) removed: Vec<Vec<u8>>,
+    /// The keys of rows to remove first, besides those that compaction takes out.
+    pub(crate) junk: Vec<Vec<u8>>,
     placed: Vec<Placed>,
     bytes: u64,
-    taken: Taken,
+    taken: Taken<B>,
+}
+
+/// What takes a commit back that failed, should it be on disk all the same: nobody was told that it is, so nothing may be built on it.
+pub(crate) struct Undo<B> {
+    /// The number of the batch.
+    pub(crate) sequence: u64,
+    /// The keys of the rows to remove.
+    pub(crate) written: Vec<RowKey>,
+    /// The rows to write again.
+    pub(crate) taken: Vec<(B, B)>,
+}
+
+impl<B: Clone> Commit<B> {
+    /// Returns the keys of the rows that compaction takes out.
+    pub(crate) fn taken(&self) -> impl Iterator<Item = &B> {
+        self.taken.rows.iter().map(|(key, _)| key)
+    }
+
+    /// Returns what takes the commit back.
+    pub(crate) fn undo(&self) -> Undo<B> {
+        let written: Vec<RowKey> = self.rows.iter().map(|(key, _)| *key).collect();
+        let sequence = written.first().map_or(0, |key| key.sequence);
+        Undo { sequence, written, taken: self.taken.rows.clone() }
+    }
 }
 
 /// An entry in its row.
@@ -105,7 +129,7 @@ impl Log {
         &self,
         source: &S,
         batch: &Batch<'_>,
-    ) -> Result<Option<Commit>, S::Error> {
+    ) -> Result<Option<Commit<S::Bytes>>, S::Error> {
         let mut writing = Writing { packer: Packer::new(self.newest + 1), placed: Vec::new() };
         self.append_changes(batch, &mut writing);
         if writing.placed.is_empty() {
@@ -118,8 +142,8 @@ impl Log {
         let taken = compaction::compact(self, source, batch, &mut writing)?;
         let Writing { packer, placed } = writing;
         let bytes = packer.bytes();
-        let removed = taken.rows.iter().chain(&self.junk).cloned().collect();
-        Ok(Some(Commit { rows: packer.seal(taken.oldest), removed, placed, bytes, taken }))
+        let rows = packer.seal(taken.oldest);
+        Ok(Some(Commit { rows, junk: self.junk.clone(), placed, bytes, taken }))
     }
 
     /// Adds what changes something. The end of a session comes before what it has anew.
@@ -147,8 +171,8 @@ impl Log {
     }
 
     /// Takes note that a commit has happened.
-    pub(crate) fn applied(&mut self, commit: Commit) {
-        let Commit { rows: _, removed: _, placed, bytes, taken } = commit;
+    pub(crate) fn applied<B>(&mut self, commit: Commit<B>) {
+        let Commit { rows: _, junk: _, placed, bytes, taken } = commit;
         for Placed { effect, place, bytes } in placed {
             self.index.apply(effect, place, bytes);
         }

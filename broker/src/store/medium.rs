@@ -7,7 +7,7 @@ use veilmq_core::{Message, MessageId, MessageParts, Record, Reference, SessionId
 use veilmq_protocol::QoS;
 
 use super::batch::Batch;
-use super::log::{Commit, Log, RowSource, UnknownRowVersion};
+use super::log::{Commit, Log, RowSource, Undo, UnknownRowVersion};
 use super::opening::{ReplayReport, open_log};
 
 /// The rows of a log.
@@ -32,9 +32,15 @@ impl Medium {
     }
 
     /// Writes the rows of a commit without telling the log.
-    pub(super) fn write(&mut self, commit: &Commit) {
-        commit.removed.iter().for_each(|key| drop(self.0.remove(key)));
+    pub(super) fn write(&mut self, commit: &Commit<Vec<u8>>) {
+        commit.junk.iter().chain(commit.taken()).for_each(|key| drop(self.0.remove(key)));
         self.0.extend(commit.rows.iter().map(|(key, row)| (key.bytes().to_vec(), row.clone())));
+    }
+
+    /// Takes a commit back.
+    pub(super) fn undo(&mut self, undo: Undo<Vec<u8>>) {
+        undo.written.iter().for_each(|key| drop(self.0.remove(key.bytes().as_slice())));
+        self.0.extend(undo.taken);
     }
 
     pub(super) fn commit(&mut self, log: &mut Log, records: &[Record]) {

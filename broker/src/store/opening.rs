@@ -230,6 +230,7 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
+    use super::super::batch::Batch;
     use super::super::medium::{Medium, published, session, settled};
     use super::super::rows::ROW_VERSION;
     use super::*;
@@ -367,18 +368,23 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_commit_that_was_stored_all_the_same_is_undone_by_what_follows() {
+    fn a_failed_commit_that_was_stored_all_the_same_can_be_taken_back() {
         let mut medium = filled();
-        let (log, _) = medium.open(SPARE);
-        let records = [published(6, b"x", [1])];
-        let commit = log.prepare(&medium, &super::super::batch::Batch::collect(&records)).unwrap().unwrap();
-        medium.write(&commit);
+        let (mut log, _) = medium.open(0);
+        let mut moved = 0;
+        for id in 6..40 {
+            let before = medium.clone();
+            let records = [session(1), published(id, &vec![1; 1_000 * id as usize], [1])];
+            let commit = log.prepare(&medium, &Batch::collect(&records)).unwrap().unwrap();
+            moved += commit.taken().count();
 
-        let (mut log, _) = medium.open(SPARE);
-        let [settled, forgotten] = settled(1, 6);
-        medium.commit(&mut log, &[published(6, b"x", [1]), settled, forgotten]);
+            medium.write(&commit);
+            medium.undo(commit.undo());
 
-        assert_eq!(bodies(&medium, &log), [2, 3, 4, 5]);
-        assert_eq!(bodies(&medium, &medium.open(SPARE).0), [2, 3, 4, 5]);
+            assert!(medium.0 == before.0, "message {id}");
+            medium.commit(&mut log, &records);
+            medium.commit(&mut log, &settled(1, id));
+        }
+        assert!(moved > 100, "compaction had a part in {moved} rows");
     }
 }

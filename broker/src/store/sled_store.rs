@@ -16,7 +16,7 @@ use veilmq_core::{Message, MessageId, Record, Store, StoreError};
 
 use super::batch::Batch;
 use super::directory::{DataDirectory, DirectoryError, Watermark, sync_directory};
-use super::log::{Log, RowSource, UnknownRowVersion};
+use super::log::{Log, RowSource, Undo, UnknownRowVersion};
 use super::opening::{ReplayReport, open_log};
 use super::rows::ROW_VERSION;
 use super::tell_damage;
@@ -61,6 +61,8 @@ pub struct SledStore {
     file: File,
     watermark: Watermark,
     log: Log,
+    /// What takes the last commit back, unless that is known to have succeeded.
+    refused: Option<Undo<sled::IVec>>,
     limits: SledLimits,
     /// Last, because the lock must outlive the engine.
     directory: DataDirectory,
@@ -157,7 +159,10 @@ impl SledStore {
         };
         let file = prepare().map_err(|error| directory.failed(error))?;
         directory.sync()?;
-        Ok((Self { engine: Engine::Open(db), file, watermark, log, limits, directory }, report))
+        Ok((
+            Self { engine: Engine::Open(db), file, watermark, log, refused: None, limits, directory },
+            report,
+        ))
     }
 
     /// Returns the open database, opening it again after an error.
@@ -172,34 +177,75 @@ impl SledStore {
             }
             Engine::Closed(_) => self.engine = Engine::Closed(Instant::now() + REOPEN_INTERVAL),
         }
-        let (db, log, mut report) =
+        let (db, log, report) =
             open_and_read(&self.directory, self.limits).map_err(|error| StoreError(error.to_string()))?;
+        let (log, mut report) = match guarded(|| self.take_back(&db, log, report)) {
+            Ok(result) => result,
+            Err(error) => {
+                drop_guarded(db);
+                if let EngineError::Sync(_) = error {
+                    self.engine = Engine::Unsafe;
+                }
+                return Err(StoreError(error.to_string()));
+            }
+        };
         report.lost_batches += self.log.newest().saturating_sub(log.newest());
         tell_damage(&report);
         self.log = log;
+        self.refused = None;
         self.engine = Engine::Open(db.clone());
         tracing::info!("storage is open again");
         Ok(db)
     }
 
+    /// Takes the commit back that failed, if the log has it; returns the log as it then is.
+    fn take_back(
+        &self,
+        db: &sled::Db,
+        log: Log,
+        report: ReplayReport,
+    ) -> Result<(Log, ReplayReport), EngineError> {
+        let Some(undo) = self.refused.as_ref().filter(|undo| log.newest() >= undo.sequence) else {
+            return Ok((log, report));
+        };
+        let mut rows = sled::Batch::default();
+        for key in &undo.written {
+            rows.remove(&key.bytes());
+        }
+        for (key, row) in &undo.taken {
+            rows.insert(key, row);
+        }
+        self.make_durable(db, rows)?;
+        open_log(&Tree(db), self.limits.spare_bytes)
+    }
+
     fn write(&mut self, db: &sled::Db, records: &[Record]) -> Result<(), EngineError> {
         let Some(commit) = self.log.prepare(&Tree(db), &Batch::collect(records))? else { return Ok(()) };
         let mut rows = sled::Batch::default();
-        for key in &commit.removed {
+        for key in &commit.junk {
             rows.remove(key.as_slice());
+        }
+        for key in commit.taken() {
+            rows.remove(key);
         }
         for (key, row) in &commit.rows {
             rows.insert(&key.bytes(), row.as_slice());
         }
-        db.apply_batch(rows)?;
-        db.flush()?;
-        self.file.sync_data().map_err(EngineError::Sync)?;
+        self.refused = Some(commit.undo());
+        self.make_durable(db, rows)?;
+        self.refused = None;
 
         self.log.applied(commit);
         if let Err(error) = self.watermark.set(self.log.newest()) {
             tracing::warn!(%error, "the watermark could not be written; a lost tail might go unnoticed");
         }
         Ok(())
+    }
+
+    fn make_durable(&self, db: &sled::Db, rows: sled::Batch) -> Result<(), EngineError> {
+        db.apply_batch(rows)?;
+        db.flush()?;
+        self.file.sync_data().map_err(EngineError::Sync)
     }
 
     /// Runs something on the open database, and lets go of it after an error.
@@ -216,7 +262,7 @@ impl SledStore {
         })
     }
 
-    /// Lets go of sled after an error. Whether a failed batch is stored is then found out by reading the log again.
+    /// Lets go of sled after an error. Whether a failed batch is stored is found out by reading the log again.
     fn close(&mut self, error: &EngineError) {
         let next = match error {
             EngineError::Sync(_) => Engine::Unsafe,

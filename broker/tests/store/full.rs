@@ -34,23 +34,28 @@ fn fill_and_recover(directory: &Path) {
     let (mut store, _) = open(directory);
     store.commit(&[session(1, 60)]).unwrap();
     limit_files(std::fs::metadata(directory.join("store/db")).unwrap().len() + 300_000);
-    let mut acknowledged = Vec::new();
+    let (mut acknowledged, mut refused) = (Vec::new(), Vec::new());
     let mut ids = 1..10_000;
-    let mut commit = |store: &mut dyn Store| -> Result<u64, StoreError> {
+    let mut commit = |store: &mut dyn Store| -> Result<u64, (u64, StoreError)> {
         let id = ids.next().unwrap();
-        store.commit(&[published(id, &[id as u8; 5_000], &[1])]).map(|()| id)
+        store.commit(&[published(id, &[id as u8; 5_000], &[1])]).map(|()| id).map_err(|error| (id, error))
     };
-    while let Ok(id) = commit(&mut store) {
-        acknowledged.push(id);
+    while refused.len() < 2 {
+        match commit(&mut store) {
+            Ok(id) => acknowledged.push(id),
+            Err((id, _)) => refused.push(id),
+        }
     }
-    assert!(commit(&mut store).is_err(), "it is still full");
 
     lift_limit();
     let started = Instant::now();
     let after = loop {
         match commit(&mut store) {
             Ok(id) => break id,
-            Err(error) => assert!(started.elapsed() < Duration::from_secs(30), "{error}"),
+            Err((id, error)) => {
+                assert!(started.elapsed() < Duration::from_secs(30), "{error}");
+                refused.push(id);
+            }
         }
         std::thread::sleep(Duration::from_millis(50));
     };
@@ -60,6 +65,7 @@ fn fill_and_recover(directory: &Path) {
     let (mut store, report) = open(directory);
     let stored: Vec<u64> = replayed(&mut store).iter().filter_map(message_id).collect();
     assert!(acknowledged.len() > 2 && acknowledged.iter().all(|id| stored.contains(id)), "{stored:?}");
+    assert!(!refused.iter().any(|id| stored.contains(id)), "{refused:?} were refused, {stored:?} are there");
     assert_eq!((report.quarantined, report.replay.damaged_rows, report.replay.lost_batches), (None, 0, 0));
 }
 
