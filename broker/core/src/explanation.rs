@@ -42,7 +42,7 @@ fn with(packet: PacketType, ack: Acknowledgement<'_>) -> Option<Acknowledgement<
 fn sentence(packet: PacketType, reason: ReasonCode) -> Option<&'static str> {
     Some(match (packet, reason) {
         (PacketType::PubAck | PacketType::PubRec, ReasonCode::QuotaExceeded) => {
-            "the broker cannot keep another retained message"
+            "the broker has no room to keep the message"
         }
         (PacketType::PubAck | PacketType::PubRec, ReasonCode::NotAuthorized) => {
             "not authorised to publish to this topic"
@@ -52,7 +52,7 @@ fn sentence(packet: PacketType, reason: ReasonCode) -> Option<&'static str> {
             "no QoS 2 exchange has this Packet Identifier"
         }
         (PacketType::SubAck, ReasonCode::QuotaExceeded) => {
-            "the session has as many subscriptions as this broker allows"
+            "there is no room for another subscription of this session"
         }
         (PacketType::SubAck, ReasonCode::TopicFilterInvalid) => {
             "a Topic Filter has more levels than this broker allows"

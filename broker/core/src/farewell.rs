@@ -98,6 +98,8 @@ pub(crate) enum BrokerReason {
     Shutdown,
     #[error("what was acknowledged could not be stored")]
     StorageFailed,
+    #[error("there is no room to store anything")]
+    StorageFull,
     #[error("too many handshakes are under way")]
     HalfOpen,
 }
@@ -141,7 +143,9 @@ impl CloseReason {
             ) => CloseLabel::ProtocolError,
             Self::Broker(BrokerReason::TakenOver) => CloseLabel::TakenOver,
             Self::Broker(BrokerReason::Shutdown) => CloseLabel::Shutdown,
-            Self::Broker(BrokerReason::StorageFailed) => CloseLabel::StorageFailed,
+            Self::Broker(BrokerReason::StorageFailed | BrokerReason::StorageFull) => {
+                CloseLabel::StorageFailed
+            }
             Self::Broker(BrokerReason::HalfOpen) => CloseLabel::Refused,
         }
     }
@@ -175,9 +179,9 @@ impl CloseReason {
             },
             Self::Broker(BrokerReason::TakenOver) => Some(ReasonCode::SessionTakenOver),
             Self::Broker(BrokerReason::Shutdown) => Some(ReasonCode::ServerShuttingDown),
-            Self::Broker(BrokerReason::StorageFailed | BrokerReason::HalfOpen) => {
-                Some(ReasonCode::QuotaExceeded)
-            }
+            Self::Broker(
+                BrokerReason::StorageFailed | BrokerReason::StorageFull | BrokerReason::HalfOpen,
+            ) => Some(ReasonCode::QuotaExceeded),
         }
     }
 

@@ -29,6 +29,7 @@ mod shard;
 mod share;
 mod shared;
 mod stats;
+mod storage;
 mod sys;
 mod time;
 
@@ -50,5 +51,6 @@ pub use self::shard::Shard;
 pub use self::share::Allotment;
 pub use self::shared::{Shared, VeilServer};
 pub use self::stats::{Sample, SampleKind, Stats, Totals};
+pub use self::storage::StorageState;
 pub use self::sys::SysReport;
 pub use self::time::{Environment, Moment};

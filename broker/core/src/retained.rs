@@ -81,6 +81,11 @@ impl RetainedIndex {
         inner.own.insert(Arc::from(message.topic()), Arc::clone(message));
     }
 
+    /// Removes a topic's retained message; true if there was one.
+    pub(crate) fn clear(&self, topic: &str) -> bool {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner).remove(topic)
+    }
+
     /// Removes a topic's retained message if it has expired; true if it did.
     pub(crate) fn remove_expired(&self, topic: &str, now: Moment) -> bool {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);

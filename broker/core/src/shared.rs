@@ -15,6 +15,7 @@ use crate::record::Record;
 use crate::retained::RetainedIndex;
 use crate::routes::Routes;
 use crate::settings::Settings;
+use crate::storage::{StorageSign, StorageState};
 use crate::time::Moment;
 
 /// What the broker needs to serve the VEIL-1 channel.
@@ -33,6 +34,7 @@ pub struct Shared {
     trust: RwLock<TrustAnchors>,
     handshakes: Arc<Handshakes>,
     draining: AtomicBool,
+    storage: StorageSign,
     pub(crate) routes: Routes,
     pub(crate) retained: RetainedIndex,
     pub(crate) sessions: Sequence,
@@ -50,6 +52,7 @@ impl Shared {
             trust: RwLock::default(),
             handshakes: Arc::default(),
             draining: AtomicBool::new(false),
+            storage: StorageSign::default(),
             routes: Routes::default(),
             retained,
             sessions: Sequence::starting_at(1),
@@ -91,6 +94,16 @@ impl Shared {
                 None => Record::RetainedCleared { topic },
             };
         }
+    }
+
+    /// Tells every shard what durable storage is able to do; whoever commits batches calls this when it changes.
+    pub fn show_storage(&self, state: StorageState) {
+        self.storage.show(state);
+    }
+
+    /// Returns what durable storage is able to do.
+    pub fn storage(&self) -> StorageState {
+        self.storage.state()
     }
 
     /// Returns how many messages of clients are retained, and their bytes.

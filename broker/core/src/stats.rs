@@ -42,10 +42,19 @@ pub(crate) enum DropReason {
     RetainedFull,
     /// Its publisher may not publish to its topic.
     NotAuthorized,
+    /// It had to be stored, and storage takes nothing new: it reached nobody, or was not retained.
+    StorageFull,
 }
 
-const DROPS: [&str; 6] =
-    ["queue_full", "qos0_no_space", "too_large", "expired", "retained_full", "not_authorized"];
+const DROPS: [&str; 7] = [
+    "queue_full",
+    "qos0_no_space",
+    "too_large",
+    "expired",
+    "retained_full",
+    "not_authorized",
+    "storage_full",
+];
 
 /// Counters and gauges of one shard.
 #[derive(Debug, Default)]

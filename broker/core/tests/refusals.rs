@@ -428,7 +428,7 @@ const ACKNOWLEDGEMENTS: &[AckRow] = &[
         |world, connection| retain(world, connection, QoS::AtLeastOnce),
         0x40,
         b"\0\x01\x97",
-        "the broker cannot keep another retained message",
+        "the broker has no room to keep the message",
         b"",
     ),
     (
@@ -436,7 +436,7 @@ const ACKNOWLEDGEMENTS: &[AckRow] = &[
         |world, connection| retain(world, connection, QoS::ExactlyOnce),
         0x50,
         b"\0\x01\x97",
-        "the broker cannot keep another retained message",
+        "the broker has no room to keep the message",
         b"",
     ),
     (
@@ -468,7 +468,7 @@ const ACKNOWLEDGEMENTS: &[AckRow] = &[
         |world, connection| world.subscribe(connection, "another", QoS::AtMostOnce),
         0x90,
         b"\0\x09",
-        "the session has as many subscriptions as this broker allows",
+        "there is no room for another subscription of this session",
         b"\x97",
     ),
     (

@@ -144,6 +144,7 @@ impl Shard {
             application_properties: &will.application_properties,
             payload: &will.payload,
             message_expiry_seconds: will.message_expiry_seconds,
+            refusable: false,
         };
         if let Err(reason) = self.publish(&publication, now) {
             tracing::warn!(topic = topic.as_str(), %reason, "will message refused");

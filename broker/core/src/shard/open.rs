@@ -10,6 +10,7 @@ use crate::effect::Effect;
 use crate::farewell::{BrokerReason, CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
 use crate::session::Session;
+use crate::storage::StorageState;
 use crate::time::{Environment, Moment};
 
 impl Shard {
@@ -94,13 +95,25 @@ impl Shard {
         Wire::new(request.version, request.packet_bytes_max, aliases)
     }
 
-    /// Refuses everybody while the broker goes away, and a client without an identity the session of one that has proved its own.
+    /// Refuses everybody while the broker goes away, a client without an identity the session of one that has proved its own, and
+    /// whose session there is no room to store.
     fn refusal_of(&self, arrival: &Arrival) -> Option<CloseReason> {
         if self.shared.is_draining() {
             return Some(CloseReason::Broker(BrokerReason::Shutdown));
         }
-        let session = self.session_with_id(&arrival.request.client_id)?;
-        (session.authenticated && arrival.identity.is_none()).then(|| PeerError::SessionOfIdentity.into())
+        let session = self.session_with_id(&arrival.request.client_id);
+        if session.is_some_and(|session| session.authenticated && arrival.identity.is_none()) {
+            return Some(PeerError::SessionOfIdentity.into());
+        }
+        let was_stored = session.is_some_and(|session| session.durable);
+        let is_stored = self.session_expiry_seconds(&arrival.request) > 0;
+        let has_room = match self.shared.storage() {
+            StorageState::Ready => true,
+            // Who comes back for what is stored frees it.
+            StorageState::Full => was_stored || !is_stored,
+            StorageState::Failing => !was_stored && !is_stored,
+        };
+        (!has_room).then_some(CloseReason::Broker(BrokerReason::StorageFull))
     }
 
     /// Tells whether the session was made by somebody who only claimed the name that this client has proved. What such a

@@ -11,7 +11,7 @@ use super::gate::{Answer, Held};
 use super::share;
 use crate::durability::MessageDurability;
 use crate::effect::Parcel;
-use crate::farewell::{CloseReason, PeerError};
+use crate::farewell::{BrokerReason, CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
 use crate::matches::Matches;
 use crate::message::{Expiry, Message, MessageParts};
@@ -20,6 +20,7 @@ use crate::retained::Stored;
 use crate::session::Session;
 use crate::share::Allotment;
 use crate::stats::DropReason;
+use crate::storage::StorageState;
 use crate::sys::is_reserved;
 use crate::time::Moment;
 
@@ -33,6 +34,8 @@ pub(super) struct Publication<'a> {
     pub(super) application_properties: &'a [u8],
     pub(super) payload: &'a [u8],
     pub(super) message_expiry_seconds: Option<u32>,
+    /// Whether it is refused where there is no room to store it: a client is told so and has it still, a Will is not.
+    pub(super) refusable: bool,
 }
 
 /// A message and who gets it.
@@ -61,11 +64,21 @@ struct Addressed {
     references: Vec<Reference>,
 }
 
+impl Addressed {
+    /// Tells whether a record has to keep the message for some session.
+    fn is_stored(&self) -> bool {
+        let qos = self.message.qos();
+        !self.references.is_empty() || self.choices.iter().any(|choice| choice.stores(qos))
+    }
+}
+
 /// Why a publication was refused.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 pub(super) enum PublishRefused {
     #[error("retained messages are at their limit")]
     RetainedFull,
+    #[error("it has to be stored, and storage takes nothing new")]
+    StorageFull,
     #[error("$SYS belongs to the broker")]
     Reserved,
     #[error("{0}")]
@@ -75,8 +88,18 @@ pub(super) enum PublishRefused {
 impl PublishRefused {
     fn reason_code(self) -> ReasonCode {
         match self {
-            Self::RetainedFull | Self::Properties(_) => ReasonCode::QuotaExceeded,
+            Self::RetainedFull | Self::StorageFull | Self::Properties(_) => ReasonCode::QuotaExceeded,
             Self::Reserved => ReasonCode::NotAuthorized,
+        }
+    }
+
+    fn log(self, topic: TopicName<'_>) {
+        match self {
+            // Storage has its own line when it becomes full; one for each message would make the disk no emptier.
+            Self::StorageFull => tracing::debug!(topic = topic.as_str(), refused = %self, "publish refused"),
+            Self::RetainedFull | Self::Reserved | Self::Properties(_) => {
+                tracing::warn!(topic = topic.as_str(), refused = %self, "publish refused");
+            }
         }
     }
 }
@@ -109,13 +132,11 @@ impl Shard {
             None => {
                 match self.accept_publish(session, publish, topic, now) {
                     Ok(accepted) => self.distribute(accepted.distribution, now),
-                    Err(refused) => tracing::warn!(topic = topic.as_str(), %refused, "publish refused"),
+                    Err(refused) => refused.log(topic),
                 }
                 Ok(())
             }
-            Some(packet_id) => self
-                .publish_assured(connection, session, packet_id, publish, topic, now)
-                .map_err(CloseReason::from),
+            Some(packet_id) => self.publish_assured(connection, session, packet_id, publish, topic, now),
         }
     }
 
@@ -128,7 +149,7 @@ impl Shard {
         publish: &Publish<'_>,
         topic: TopicName<'_>,
         now: Moment,
-    ) -> Result<(), PeerError> {
+    ) -> Result<(), CloseReason> {
         let exactly_once = publish.qos == QoS::ExactlyOnce;
         let Some(state) = self.sessions.get_mut(&session) else { return Ok(()) };
         // [MQTT-4.3.2-5] At QoS 1 nothing is remembered of an identifier.
@@ -139,10 +160,15 @@ impl Shard {
         }
         let durable = state.durable;
         self.count_unacknowledged(connection)?;
-        let Accepted { distribution, mut stored } = match self.accept_publish(session, publish, topic, now) {
+        // [MQTT-4.3.3-8] The identifier of a durable session's QoS 2 message is stored, whoever gets the message.
+        let accepted = match self.shared.storage() {
+            StorageState::Full | StorageState::Failing if exactly_once && durable => Err(self.no_room()),
+            _ => self.accept_publish(session, publish, topic, now),
+        };
+        let Accepted { distribution, mut stored } = match accepted {
             Ok(accepted) => accepted,
             Err(refused) => {
-                tracing::warn!(topic = topic.as_str(), %refused, "publish refused");
+                refused.log(topic);
                 return self.refuse_publish(connection, packet_id, exactly_once, refused);
             }
         };
@@ -199,13 +225,18 @@ impl Shard {
         packet_id: PacketId,
         exactly_once: bool,
         refused: PublishRefused,
-    ) -> Result<(), PeerError> {
+    ) -> Result<(), CloseReason> {
         let Some(established) = self.established(connection) else { return Ok(()) };
         let reason = match (established.wire.version(), refused) {
             (ProtocolVersion::V5, _) => refused.reason_code(),
             (ProtocolVersion::V31 | ProtocolVersion::V311, PublishRefused::Reserved) => ReasonCode::Success,
+            (ProtocolVersion::V31 | ProtocolVersion::V311, PublishRefused::StorageFull) => {
+                return Err(CloseReason::Broker(BrokerReason::StorageFull));
+            }
             (ProtocolVersion::V31 | ProtocolVersion::V311, _) => {
-                return Err(PeerError::NotAuthorized("the broker cannot keep another retained message"));
+                return Err(
+                    PeerError::NotAuthorized("the broker cannot keep another retained message").into()
+                );
             }
         };
         let answer = match exactly_once {
@@ -240,6 +271,7 @@ impl Shard {
             application_properties: &application_properties,
             payload: publish.payload,
             message_expiry_seconds: publish.properties.message_expiry_seconds,
+            refusable: true,
         };
         let accepted = self.accept(&publication, now);
         self.scratch = application_properties;
@@ -257,16 +289,21 @@ impl Shard {
         Ok(())
     }
 
-    /// Publishes what the broker says of itself, as Mosquitto does: retained, at QoS 2.
+    /// Publishes what the broker says of itself, as Mosquitto does: retained, at QoS 2. While storage takes nothing new it is
+    /// said at QoS 0, which is not stored for anybody.
     pub(super) fn announce(&mut self, topic: TopicName<'_>, payload: &[u8], now: Moment) {
         let publication = Publication {
             publisher: None,
-            qos: QoS::ExactlyOnce,
+            qos: match self.shared.storage() {
+                StorageState::Ready => QoS::ExactlyOnce,
+                StorageState::Full | StorageState::Failing => QoS::AtMostOnce,
+            },
             retain: true,
             topic,
             application_properties: &[],
             payload,
             message_expiry_seconds: None,
+            refusable: false,
         };
         if let Err(refused) = self.publish(&publication, now) {
             tracing::warn!(topic = topic.as_str(), %refused, "announcement refused");
@@ -278,9 +315,19 @@ impl Shard {
         let records_before = self.records.len();
         let durability = self.shared.settings().relaxed_topics.durability_of(publication.topic);
         let mut addressed = self.address(publication, durability, now);
+        // What is kept in memory alone needs no room on the disk.
+        let has_room = !publication.refusable
+            || durability == MessageDurability::Memory
+            || self.shared.storage() == StorageState::Ready;
+        if !has_room && addressed.is_stored() {
+            return Err(self.no_room());
+        }
         // [MQTT-3.3.1-8]
         if publication.retain {
-            self.retain(&addressed.message)?;
+            match has_room {
+                true => self.retain(&addressed.message)?,
+                false => self.retain_without_room(&addressed.message)?,
+            }
             // Who subscribed on another shard since the message was addressed may have looked for it before it was retained.
             if self.matches.is_outdated(&self.shared.routes) {
                 addressed = self.address(publication, durability, now);
@@ -352,6 +399,27 @@ impl Shard {
             self.records.push(record);
         }
         Ok(())
+    }
+
+    /// Does what a retained message asks for while storage takes nothing new. One that clears its topic frees something. One of
+    /// QoS 0 is discarded, which leaves its topic without any (section 3.3.1.3); at a higher QoS its publisher keeps it.
+    fn retain_without_room(&mut self, message: &Arc<Message>) -> Result<(), PublishRefused> {
+        if message.qos() != QoS::AtMostOnce && !message.payload().is_empty() {
+            return Err(self.no_room());
+        }
+        if self.shared.retained.clear(message.topic()) {
+            self.records.push(Record::RetainedCleared { topic: Arc::from(message.topic()) });
+        }
+        if !message.payload().is_empty() {
+            self.stats.messages_dropped(DropReason::StorageFull, 1);
+        }
+        Ok(())
+    }
+
+    /// Counts a message that there is no room for.
+    fn no_room(&self) -> PublishRefused {
+        self.stats.messages_dropped(DropReason::StorageFull, 1);
+        PublishRefused::StorageFull
     }
 
     /// Gives a message to the targets on this shard, and passes it on to the other shards that have some ([MQTT-4.5.0-1]).

@@ -25,9 +25,14 @@ pub(super) struct Choice {
 }
 
 impl Choice {
+    /// Tells whether the member's copy is stored.
+    pub(super) fn stores(&self, published: QoS) -> bool {
+        self.member.stores(published)
+    }
+
     /// Tells whether the stored body of the publication has to wait for this member.
     pub(super) fn refers_to_publication(&self, published: QoS) -> bool {
-        !self.is_second && self.member.stores(published)
+        !self.is_second && self.stores(published)
     }
 }
 

@@ -10,13 +10,14 @@ use veilmq_protocol::{
 use super::Shard;
 use super::gate::Answer;
 use crate::capabilities::Unavailable;
-use crate::farewell::{CloseReason, PeerError};
+use crate::farewell::{BrokerReason, CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId, ShardIndex};
 use crate::outbound::Delivery;
 use crate::record::{Record, SubscriptionRecord};
 use crate::routes::Subscriber;
 use crate::session::Session;
 use crate::shared::Shared;
+use crate::storage::StorageState;
 use crate::time::Moment;
 
 impl Shard {
@@ -34,6 +35,10 @@ impl Shard {
         }
         let Some(state) = self.session_on(connection) else { return Ok(()) };
         let (session, durable) = (state.id, state.durable);
+        // MQTT 3.1 has no word for a refusal, and a subscription that is not stored may not be acknowledged.
+        if version == ProtocolVersion::V31 && durable && self.shared.storage() != StorageState::Ready {
+            return Err(CloseReason::Broker(BrokerReason::StorageFull));
+        }
         let records_before = self.records.len();
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         let mut granted = Vec::with_capacity(subscribe.filters.len());
@@ -85,6 +90,10 @@ impl Shard {
         self.shared.settings().capabilities.check_filter(filter).map_err(Unavailable::reason)?;
         if filter.inner().levels().count() > self.shared.settings().topic_levels_max {
             return Err(ReasonCode::TopicFilterInvalid);
+        }
+        // A subscription that is there already stays in force. Granted anew it could bring retained messages, which are stored.
+        if durable && self.shared.storage() != StorageState::Ready {
+            return Err(ReasonCode::QuotaExceeded);
         }
         let subscriptions_max = self.shared.settings().subscriptions_per_session_max;
         let Some(state) = self.sessions.get_mut(&session) else { return Err(ReasonCode::UnspecifiedError) };
