@@ -12,7 +12,7 @@ use daemon_support::{authority, certificate};
 use tempfile::TempDir;
 use veilmq::admin::health::{self, HealthError};
 use veilmq::admin::metrics::MetricSource;
-use veilmq::admin::{AdminServer, AdminState, Pulse, Status};
+use veilmq::admin::{AdminServer, AdminState, Pulse, Readiness, Status};
 use veilmq::trust::{TrustFolder, TrustKeeper};
 use veilmq_config::Mode;
 use veilmq_core::{Sample, SampleKind, Settings, Shared};
@@ -200,6 +200,24 @@ fn a_quarantined_store_is_part_of_the_readiness() {
     let (_, body) = admin.get("/readyz");
 
     assert!(body.contains("\"storage_quarantined\":\"/data/quarantine-1\""), "{body}");
+}
+
+#[test]
+fn a_broker_whose_storage_takes_nothing_new_is_not_ready_and_says_why() {
+    let admin = Admin::start(Mode::Configured);
+    let full = "storage is full: 5 bytes free of a reserve of 9";
+    admin.state.update(|readiness| readiness.storage(Some(full.into())));
+    assert!(admin.get("/readyz").1.contains("\"status\":\"starting\""), "it is not ready before it serves");
+
+    admin.state.update(Readiness::serve);
+    let (status, body) = admin.get("/readyz");
+    assert_eq!(status, 503);
+    assert!(body.contains("\"status\":\"impaired\"") && body.contains(full), "{body}");
+
+    admin.state.update(|readiness| readiness.storage(None));
+    let (status, body) = admin.get("/readyz");
+    assert_eq!(status, 200);
+    assert!(body.contains("\"status\":\"ready\"") && body.contains("\"storage\":null"), "{body}");
 }
 
 #[test]

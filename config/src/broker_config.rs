@@ -165,6 +165,8 @@ pub struct StorageConfig {
     pub memory_topics: Vec<String>,
     /// The memory the storage engine may use as cache, in bytes.
     pub cache_bytes: u64,
+    /// The free space of the file system below which nothing new is stored, in bytes; 0 keeps none.
+    pub reserve_bytes: u64,
 }
 
 /// When written state is safe from a crash, which is what an acknowledgement promises.
@@ -300,6 +302,7 @@ impl Default for StorageConfig {
             interval_topics: Vec::new(),
             memory_topics: Vec::new(),
             cache_bytes: 32 * 1024 * 1024,
+            reserve_bytes: 64 * 1024 * 1024,
         }
     }
 }
@@ -329,6 +332,7 @@ struct StorageKeys {
     interval_topics: Vec<String>,
     memory_topics: Vec<String>,
     cache_bytes: u64,
+    reserve_bytes: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -345,8 +349,14 @@ impl StorageKeys {
 
 impl From<StorageKeys> for StorageConfig {
     fn from(keys: StorageKeys) -> Self {
-        let StorageKeys { durability, interval_milliseconds, interval_topics, memory_topics, cache_bytes } =
-            keys;
+        let StorageKeys {
+            durability,
+            interval_milliseconds,
+            interval_topics,
+            memory_topics,
+            cache_bytes,
+            reserve_bytes,
+        } = keys;
         let durability = match durability {
             DurabilityKey::Commit => Durability::Commit,
             DurabilityKey::Interval => Durability::Interval {
@@ -354,19 +364,19 @@ impl From<StorageKeys> for StorageConfig {
             },
             DurabilityKey::Memory => Durability::Memory,
         };
-        Self { durability, interval_topics, memory_topics, cache_bytes }
+        Self { durability, interval_topics, memory_topics, cache_bytes, reserve_bytes }
     }
 }
 
 impl From<StorageConfig> for StorageKeys {
     fn from(config: StorageConfig) -> Self {
-        let StorageConfig { durability, interval_topics, memory_topics, cache_bytes } = config;
+        let StorageConfig { durability, interval_topics, memory_topics, cache_bytes, reserve_bytes } = config;
         let (durability, interval_milliseconds) = match durability {
             Durability::Commit => (DurabilityKey::Commit, None),
             Durability::Interval { milliseconds } => (DurabilityKey::Interval, Some(milliseconds)),
             Durability::Memory => (DurabilityKey::Memory, None),
         };
-        Self { durability, interval_milliseconds, interval_topics, memory_topics, cache_bytes }
+        Self { durability, interval_milliseconds, interval_topics, memory_topics, cache_bytes, reserve_bytes }
     }
 }
 

@@ -289,6 +289,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         MEMORY_BYTES_MAX,
         "Memory the storage engine may use as cache, in bytes.",
     ),
+    integer(
+        "storage.reserve_bytes",
+        0,
+        MEMORY_BYTES_MAX,
+        "Free space of the file system of `data_dir` below which nothing new is stored, in bytes; 0 keeps none.",
+    ),
     option("veil.enabled", Kind::Boolean, "Whether a client may ask for Authentication Method `VEIL-1`."),
     option("veil.suites", Kind::Choices(SUITES), "Suites offered to clients."),
     option("veil.schemes", Kind::Choices(SCHEMES), "Schemes offered to clients."),

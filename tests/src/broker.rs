@@ -63,13 +63,23 @@ impl Broker {
     /// If it does not become ready.
     #[must_use]
     pub fn start_configured(configuration: impl FnOnce(SocketAddr) -> String) -> Self {
+        let mut broker = Self::configured(configuration);
+        broker.restart();
+        broker
+    }
+
+    /// Makes a broker with the configuration file that `configuration` writes for its MQTT address, and does not start it.
+    ///
+    /// # Panics
+    /// If the file cannot be written.
+    #[must_use]
+    pub fn configured(configuration: impl FnOnce(SocketAddr) -> String) -> Self {
         let mut broker = Self::stopped(Vec::new());
         let path = broker.directory().join("veilmq.toml");
         std::fs::write(&path, configuration(broker.address()))
             .unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
         broker.arguments = vec!["-c".to_owned(), path.display().to_string()];
         broker.is_configured = true;
-        broker.restart();
         broker
     }
 
@@ -113,10 +123,24 @@ impl Broker {
     /// # Panics
     /// If it is running, or cannot be started at all.
     pub fn try_restart(&mut self) -> Result<(), String> {
+        self.restart_until(|readyz| readyz.status == 200)
+    }
+
+    /// Does what [`Broker::restart`] does, and is content with a broker that serves clients but cannot store anything.
+    ///
+    /// # Panics
+    /// If it is running, or does not come to serve clients.
+    pub fn restart_impaired(&mut self) {
+        let serves =
+            |readyz: &Response| readyz.status == 200 || readyz.body.contains("\"status\":\"impaired\"");
+        self.restart_until(serves).unwrap_or_else(|reason| panic!("{reason}:\n{}", self.log()));
+    }
+
+    fn restart_until(&mut self, is_started: fn(&Response) -> bool) -> Result<(), String> {
         self.spawn();
         let deadline = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
         while Instant::now() < deadline {
-            if http::get(self.admin.address(), "/readyz").is_ok_and(|answer| answer.status == 200) {
+            if http::get(self.admin.address(), "/readyz").is_ok_and(|readyz| is_started(&readyz)) {
                 return Ok(());
             }
             if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {

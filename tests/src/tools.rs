@@ -26,7 +26,7 @@ pub fn require_tool(name: &str) -> Option<PathBuf> {
         .chain([PathBuf::from("/usr/sbin")])
         .map(|directory| directory.join(name))
         .find(|candidate| candidate.is_file())
-        .or_else(|| absent(name, "install the Debian package that contains it"))
+        .or_else(|| skip(&format!("using {name}"), "install the Debian package that contains it"))
 }
 
 /// Finds a file that `tests/interop/install` makes, given relative to `tests/interop`.
@@ -36,12 +36,16 @@ pub fn require_tool(name: &str) -> Option<PathBuf> {
 #[must_use]
 pub fn require_installed(relative: &str) -> Option<PathBuf> {
     let path = workspace_root().join("tests/interop").join(relative);
-    if path.exists() { Some(path) } else { absent(relative, "run tests/interop/install") }
+    if path.exists() { Some(path) } else { skip(&format!("using {relative}"), "run tests/interop/install") }
 }
 
-fn absent(name: &str, remedy: &str) -> Option<PathBuf> {
-    assert!(std::env::var_os("CI").is_none(), "{name} is absent, and CI is set: {remedy}");
-    eprintln!("skipped: {name} is absent; {remedy}");
+/// Prints that a test is skipped for want of something, and returns nothing of it.
+///
+/// # Panics
+/// If the environment variable `CI` is set.
+pub fn skip<T>(missing: &str, remedy: &str) -> Option<T> {
+    assert!(std::env::var_os("CI").is_none(), "{missing} is not possible here, and CI is set: {remedy}");
+    eprintln!("skipped: {missing} is not possible here; {remedy}");
     None
 }
 

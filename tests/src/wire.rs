@@ -210,6 +210,26 @@ pub fn connect_packet(client_id: &str, clean_session: bool) -> Vec<u8> {
     packet(0x10, &body)
 }
 
+/// Builds a CONNECT of MQTT 5 with a Keep Alive of 60 seconds; the session ends with the connection if it expires after 0.
+#[must_use]
+pub fn connect_packet_v5(client_id: &str, session_expiry_seconds: u32) -> Vec<u8> {
+    let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 60, 5, 0x11];
+    body.extend_from_slice(&session_expiry_seconds.to_be_bytes());
+    push_string(&mut body, client_id);
+    packet(0x10, &body)
+}
+
+/// Builds a PUBLISH of MQTT 5 at QoS 1 or 2 without properties.
+#[must_use]
+pub fn publish_packet_v5(topic: &str, packet_id: u16, qos: u8, payload: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    push_string(&mut body, topic);
+    body.extend_from_slice(&packet_id.to_be_bytes());
+    body.push(0);
+    body.extend_from_slice(payload);
+    packet(0x30 | qos << 1, &body)
+}
+
 /// Builds a PUBLISH of MQTT 3.1.1 at QoS 1 or 2.
 #[must_use]
 pub fn publish_packet(topic: &str, packet_id: u16, qos: u8, dup: bool, payload: &[u8]) -> Vec<u8> {

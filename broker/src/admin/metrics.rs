@@ -119,6 +119,15 @@ fn describe_program(recorder: &PrometheusRecorder) {
     record(recorder, &gauge("veilmq_start_time_seconds", help, started), &[]);
     let help = "How long a group of batches took to become durable, in seconds.";
     recorder.describe_histogram(KeyName::from_const_str(COMMIT_SECONDS), None, help.into());
+    for (name, help) in [
+        ("veilmq_storage_bytes", "Bytes of the store on disk."),
+        (
+            "veilmq_storage_free_bytes",
+            "Free bytes of the file system that has the store, when last looked at.",
+        ),
+    ] {
+        recorder.describe_gauge(KeyName::from_const_str(name), None, help.into());
+    }
 }
 
 fn record(recorder: &PrometheusRecorder, sample: &Sample, labels: &[(&'static str, &'static str)]) {

@@ -18,7 +18,7 @@ use tokio::net::TcpListener as TokioListener;
 use tokio::sync::oneshot;
 
 pub use process::process_memory;
-pub use state::{AdminState, Pulse, Readiness, Status, mode_name};
+pub use state::{AdminState, Pulse, Readiness, Status, StorageDamage, mode_name};
 
 /// Why the admin listener did not start.
 #[derive(Debug, thiserror::Error)]

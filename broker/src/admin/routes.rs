@@ -56,7 +56,7 @@ async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
     let readiness = state.readiness();
     let status = match readiness.status {
         Status::Ready => StatusCode::OK,
-        Status::Starting | Status::Draining => StatusCode::SERVICE_UNAVAILABLE,
+        Status::Starting | Status::Impaired | Status::Draining => StatusCode::SERVICE_UNAVAILABLE,
     };
     answer(status, &json!(readiness))
 }

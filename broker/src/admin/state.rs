@@ -41,6 +41,38 @@ pub struct Readiness {
     pub recovered_sessions: usize,
     /// Where a store that could not be opened was put aside; its content is missing from this broker.
     pub storage_quarantined: Option<PathBuf>,
+    /// What was found damaged when the store was opened; none if all was whole.
+    pub storage_damage: Option<StorageDamage>,
+    /// Why storage does not take everything at the moment; none while it does.
+    pub storage: Option<String>,
+}
+
+/// What was found damaged when the store was opened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StorageDamage {
+    /// Where damaged files were put that the store could be read without.
+    pub set_aside: Option<PathBuf>,
+    /// Rows that are damaged, or lack one that belongs to them.
+    pub damaged_rows: u64,
+    /// Rows that nothing leads to any more.
+    pub orphans: u64,
+    /// Batches that were durable and are gone.
+    pub lost_batches: u64,
+}
+
+impl Readiness {
+    /// Serves clients from now on, as far as storage lets it.
+    pub fn serve(&mut self) {
+        self.status = if self.storage.is_none() { Status::Ready } else { Status::Impaired };
+    }
+
+    /// Takes note of why storage does not take everything, or that it does.
+    pub fn storage(&mut self, trouble: Option<String>) {
+        self.storage = trouble;
+        if matches!(self.status, Status::Ready | Status::Impaired) {
+            self.serve();
+        }
+    }
 }
 
 /// Where a broker is between its start and its end.
@@ -51,6 +83,8 @@ pub enum Status {
     Starting,
     /// It serves clients.
     Ready,
+    /// It serves clients, but refuses what would have to be stored.
+    Impaired,
     /// It says farewell to its clients.
     Draining,
 }
@@ -76,6 +110,8 @@ impl AdminState {
             listeners: Vec::new(),
             recovered_sessions: 0,
             storage_quarantined: None,
+            storage_damage: None,
+            storage: None,
         };
         Self {
             mode,

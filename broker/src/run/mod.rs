@@ -15,20 +15,23 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
-use veilmq_config::{BrokerConfig, ListenerProtocol, Mode};
+use veilmq_config::{BrokerConfig, Durability, ListenerProtocol, Mode};
 use veilmq_core::{Record, Shard, Shared, Stats, StoreError, VeilServer};
 use veilmq_protocol::veil::channel::Identity;
 
 use self::recovery::Recovered;
 use self::signals::Signals;
-use crate::admin::{AdminError, AdminServer, AdminState, Status, mode_name};
+use crate::admin::{AdminError, AdminServer, AdminState, Status, StorageDamage, mode_name};
 use crate::clock;
 use crate::files::{self, FileError};
 use crate::identity::{IdentityError, IdentityFolder};
 use crate::listener::{self, Bound, ListenError};
 use crate::logging;
 use crate::shard::{self, Announcer, Completion, ConnectionLimit, Counters, Exchange, Mail, WorkerParts};
-use crate::store::{self, DirectoryError, OpenReport, StorageHandle, StorageWriter, WriterOptions};
+use crate::store::{
+    self, Condition, DirectoryError, OpenReport, Room, StorageHandle, StorageWriter, WriterOptions,
+    WriterParts,
+};
 use crate::trust::{TrustError, TrustFolder, TrustKeeper};
 
 /// The most bytes of records that may wait for the storage writer; shards stop reading at a quarter of it.
@@ -121,14 +124,15 @@ impl Broker {
         state.record_globally();
         let admin = start_admin(config, &state)?;
         let recovered = recovery::recover(store.as_mut(), &shared)?;
-        tell_recovered(&state, report, &recovered);
+        tell_recovered(&state, &report, &recovered);
         let bound = bind(config, shards)?;
 
         let exchange = Arc::new(Exchange::new(shards, settings::bytes(config.limits.mailbox_bytes_max)));
-        let writer = start_writer(config, store, &shared, &exchange)?;
+        let writer = start_writer(config, store, recovered.owed, &shared, &exchange, &state)?;
         state.watch(Arc::clone(&exchange) as _);
         let storage = writer.handle();
-        let metrics = settings::DaemonMetrics { shared: Arc::clone(&shared), storage: storage.clone() };
+        let metrics =
+            settings::DaemonMetrics { shared: Arc::clone(&shared), storage: storage.clone(), report };
         state.add_metrics(Arc::new(metrics));
         let addresses = bound.iter().map(|bound| (bound.address, bound.protocol)).collect();
         let threads = start_shards(config, &shared, recovered.shards, bound, &exchange, &storage, &state)?;
@@ -166,7 +170,7 @@ fn start_admin(config: &BrokerConfig, state: &Arc<AdminState>) -> Result<Option<
     Ok(Some(server))
 }
 
-fn tell_recovered(state: &AdminState, report: OpenReport, recovered: &Recovered) {
+fn tell_recovered(state: &AdminState, report: &OpenReport, recovered: &Recovered) {
     let summary = &recovered.summary;
     info!(
         sessions = summary.sessions,
@@ -177,7 +181,13 @@ fn tell_recovered(state: &AdminState, report: OpenReport, recovered: &Recovered)
     );
     state.update(|readiness| {
         readiness.recovered_sessions = summary.sessions;
-        readiness.storage_quarantined = report.quarantined;
+        readiness.storage_quarantined.clone_from(&report.quarantined);
+        readiness.storage_damage = report.is_damaged().then(|| StorageDamage {
+            set_aside: report.set_aside.clone(),
+            damaged_rows: report.replay.damaged_rows,
+            orphans: report.replay.orphans,
+            lost_batches: report.replay.lost_batches,
+        });
     });
 }
 
@@ -199,8 +209,10 @@ fn bind(config: &BrokerConfig, shards: u16) -> Result<Vec<Bound>, RunError> {
 fn start_writer(
     config: &BrokerConfig,
     store: Box<dyn veilmq_core::Store>,
+    owed: Vec<Record>,
     shared: &Arc<Shared>,
     exchange: &Arc<Exchange<Mail>>,
+    state: &Arc<AdminState>,
 ) -> Result<StorageWriter, RunError> {
     let options =
         WriterOptions { durability: config.storage.durability, backlog_bytes_max: STORAGE_BACKLOG_BYTES_MAX };
@@ -209,10 +221,28 @@ fn start_writer(
         let completion = if result.is_ok() { Completion::Committed } else { Completion::Failed };
         exchange.complete(shard, completion(ticket));
     };
+    let (refreshing, state) = (Arc::clone(shared), Arc::clone(state));
+    let refresh = move |records: &mut [Record]| refreshing.refresh(records);
     let shared = Arc::clone(shared);
-    let refresh = move |records: &mut [Record]| shared.refresh(records);
-    StorageWriter::start(store, options, Box::new(refresh), Box::new(tell))
-        .map_err(RunError::system("start the storage thread"))
+    let watch = move |condition: &Condition| {
+        shared.show_storage(condition.state());
+        let trouble = (*condition != Condition::Ready).then(|| condition.to_string());
+        state.update(|readiness| readiness.storage(trouble));
+    };
+    let reserve_bytes = match config.storage.durability {
+        Durability::Commit | Durability::Interval { .. } => config.storage.reserve_bytes,
+        Durability::Memory => 0,
+    };
+    StorageWriter::start(WriterParts {
+        store,
+        options,
+        room: Room::on_file_system_of(&config.data_dir, reserve_bytes),
+        owed,
+        refresh: Box::new(refresh),
+        completion: Box::new(tell),
+        watch: Box::new(watch),
+    })
+    .map_err(RunError::system("start the storage thread"))
 }
 
 fn start_shards(
@@ -277,8 +307,8 @@ fn tell_ready(config: &BrokerConfig, state: &AdminState, addresses: Vec<(SocketA
         }
     }
     state.update(|readiness| {
-        readiness.status = Status::Ready;
         readiness.listeners = addresses.into_iter().map(|(address, _)| address).collect();
+        readiness.serve();
     });
     info!(shards = state.readiness().shards, data_dir = %config.data_dir.display(), "ready");
 }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 use veilmq_config::{BrokerConfig, Mode, MqttConfig, VeilConfig};
-use veilmq_core::{Capabilities, RelaxedTopics, Sample, SampleKind, Settings, Shared};
+use veilmq_core::{Capabilities, RelaxedTopics, Sample, SampleKind, Settings, Shared, StorageState};
 use veilmq_protocol::QoS;
 use veilmq_protocol::veil::channel::ServerPolicy;
 use veilmq_protocol::veil::{Scheme, Schemes, Suite};
 
 use crate::admin::metrics::MetricSource;
-use crate::store::StorageHandle;
+use crate::store::{OpenReport, StorageHandle};
 
 const SHARDS_MAX: usize = 64;
 /// File descriptors that are not connections: storage, logs, admin, event queues, listeners.
@@ -131,6 +131,7 @@ pub(super) fn forbid_core_dumps() {
 pub(super) struct DaemonMetrics {
     pub(super) shared: Arc<Shared>,
     pub(super) storage: StorageHandle,
+    pub(super) report: OpenReport,
 }
 
 impl MetricSource for DaemonMetrics {
@@ -146,6 +147,24 @@ impl MetricSource for DaemonMetrics {
             ),
         ] {
             visit(Sample { name, help, kind: SampleKind::Gauge, label: None, value: value as u64 });
+        }
+        let mut labelled = |name, help, label, value| {
+            visit(Sample { name, help, kind: SampleKind::Gauge, label: Some(label), value });
+        };
+        for (state, label) in
+            [(StorageState::Ready, "ready"), (StorageState::Full, "full"), (StorageState::Failing, "failing")]
+        {
+            let value = u64::from(self.shared.storage() == state);
+            labelled(
+                "veilmq_storage_state",
+                "1 for what storage can do at the moment.",
+                ("state", label),
+                value,
+            );
+        }
+        for (kind, value) in self.report.damage() {
+            let help = "What was found damaged when the store was opened.";
+            labelled("veilmq_storage_damage", help, ("kind", kind), value);
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/lock           held by the one broker that uses the directory
-//! DIR/format         "veilmq-store 2"
+//! DIR/format         "veilmq-store 2", and a line with the checksum of that, so that damage is not taken for a newer format
 //! DIR/watermark      the number of the last durable batch, so that a lost tail is noticed
 //! DIR/store/         the engine's files
 //! DIR/quarantine-*/  contents that could not be read, set aside and never deleted
@@ -165,11 +165,7 @@ impl DataDirectory {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Format::Absent),
             Err(error) => return Err(self.failed(error)),
         };
-        let number = core::str::from_utf8(&bytes)
-            .ok()
-            .and_then(|text| text.strip_prefix(FORMAT_MAGIC))
-            .and_then(|number| number.trim_end().parse::<u32>().ok());
-        Ok(match number {
+        Ok(match core::str::from_utf8(&bytes).ok().and_then(parse_format) {
             Some(FORMAT) => Format::Known,
             Some(found) => Format::Unknown(found),
             None => Format::Unreadable,
@@ -181,13 +177,25 @@ impl DataDirectory {
         let temporary = self.path.join("format.new");
         let write = || {
             let mut file = File::create(&temporary)?;
-            writeln!(file, "{FORMAT_MAGIC}{FORMAT}")?;
+            let line = format!("{FORMAT_MAGIC}{FORMAT}");
+            writeln!(file, "{line}\n{}", format_checksum(&line))?;
             file.sync_all()?;
             fs::rename(&temporary, self.path.join("format"))
         };
         write().map_err(|error| self.failed(error))?;
         self.sync()
     }
+}
+
+/// Reads the text of a `format` file; None if it is not whole. The checksum may be missing, but not wrong.
+fn parse_format(text: &str) -> Option<u32> {
+    let (line, checksum) = text.split_once('\n').unwrap_or((text, ""));
+    let is_intact = checksum.is_empty() || checksum.trim_end() == format_checksum(line);
+    line.strip_prefix(FORMAT_MAGIC).filter(|_| is_intact)?.parse().ok()
+}
+
+fn format_checksum(line: &str) -> String {
+    format!("{:08x}", crc32fast::hash(line.as_bytes()))
 }
 
 impl Drop for DataDirectory {
@@ -261,6 +269,26 @@ mod tests {
         assert!(error.contains(temporary.path().to_str().unwrap()), "{error}");
         drop(first);
         assert!(DataDirectory::lock(temporary.path()).is_ok());
+    }
+
+    #[test]
+    fn no_damage_makes_the_format_of_a_directory_another_one() {
+        let line = format!("{FORMAT_MAGIC}{FORMAT}");
+        let whole = format!("{line}\n{}\n", format_checksum(&line)).into_bytes();
+        let number = |bytes: &[u8]| core::str::from_utf8(bytes).ok().and_then(parse_format);
+        assert_eq!(number(&whole), Some(FORMAT));
+
+        for (at, bit) in (0..whole.len()).flat_map(|at| (0..8).map(move |bit| (at, 1_u8 << bit))) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= bit;
+            assert!(number(&damaged).is_none_or(|number| number == FORMAT), "{damaged:?}");
+            assert!(number(&whole[..at]).is_none_or(|number| number == FORMAT), "cut at {at}");
+        }
+        assert_eq!(
+            parse_format("veilmq-store 4294967295\n"),
+            Some(u32::MAX),
+            "a directory of a newer broker"
+        );
     }
 
     #[test]

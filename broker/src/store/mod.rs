@@ -18,12 +18,14 @@ mod batch;
 mod compaction;
 mod directory;
 mod entry;
+mod group;
 mod index;
 mod log;
 #[cfg(test)]
 mod medium;
 mod opening;
 mod replay;
+mod room;
 mod rows;
 mod sled_store;
 mod values;
@@ -37,8 +39,9 @@ use veilmq_core::{Message, MessageId, Record, Store, StoreError};
 
 pub use directory::DirectoryError;
 pub use opening::ReplayReport;
+pub use room::{Condition, FreeBytes, Room};
 pub use sled_store::{OpenReport, SledLimits, SledStore};
-pub use writer::{Completion, Refresh, StorageHandle, StorageWriter, WriterOptions};
+pub use writer::{Completion, Refresh, StorageHandle, StorageWriter, Watch, WriterOptions, WriterParts};
 
 /// Opens the store that the configuration asks for; with [`Durability::Memory`] the directory is not touched.
 ///

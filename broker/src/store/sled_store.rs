@@ -39,6 +39,24 @@ pub struct OpenReport {
     pub replay: ReplayReport,
 }
 
+impl OpenReport {
+    /// Tells whether anything was found that is not as it was written.
+    pub fn is_damaged(&self) -> bool {
+        self.damage().iter().any(|(_, value)| *value > 0)
+    }
+
+    /// Returns what was found damaged: kinds and numbers.
+    pub fn damage(&self) -> [(&'static str, u64); 5] {
+        [
+            ("quarantined", u64::from(self.quarantined.is_some())),
+            ("set_aside", u64::from(self.set_aside.is_some())),
+            ("damaged_rows", self.replay.damaged_rows),
+            ("orphans", self.replay.orphans),
+            ("lost_batches", self.replay.lost_batches),
+        ]
+    }
+}
+
 /// What a store may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SledLimits {
@@ -72,7 +90,7 @@ pub struct SledStore {
 enum Engine {
     Open(sled::Db),
     /// Closed after an error, to be opened again at the first commit after the given time.
-    Closed(Instant),
+    Closed(Instant, String),
     /// A sync failed: what the log holds on disk is unknown, so nothing after it can be called durable.
     Unsafe,
 }
@@ -167,26 +185,23 @@ impl SledStore {
 
     /// Returns the open database, opening it again after an error.
     fn database(&mut self) -> Result<sled::Db, StoreError> {
-        match &self.engine {
+        match &mut self.engine {
             Engine::Open(db) => return Ok(db.clone()),
             Engine::Unsafe => {
                 return Err(StoreError("an earlier sync failed; the broker must be restarted".into()));
             }
-            Engine::Closed(retry_at) if Instant::now() < *retry_at => {
-                return Err(StoreError("closed after an error; it will be opened again in a moment".into()));
+            Engine::Closed(retry_at, error) if Instant::now() < *retry_at => {
+                return Err(StoreError(error.clone()));
             }
-            Engine::Closed(_) => self.engine = Engine::Closed(Instant::now() + REOPEN_INTERVAL),
+            Engine::Closed(retry_at, _) => *retry_at = Instant::now() + REOPEN_INTERVAL,
         }
         let (db, log, report) =
-            open_and_read(&self.directory, self.limits).map_err(|error| StoreError(error.to_string()))?;
+            open_and_read(&self.directory, self.limits).map_err(|error| self.stay_closed(&error))?;
         let (log, mut report) = match guarded(|| self.take_back(&db, log, report)) {
             Ok(result) => result,
             Err(error) => {
                 drop_guarded(db);
-                if let EngineError::Sync(_) = error {
-                    self.engine = Engine::Unsafe;
-                }
-                return Err(StoreError(error.to_string()));
+                return Err(self.stay_closed(&error));
             }
         };
         report.lost_batches += self.log.newest().saturating_sub(log.newest());
@@ -196,6 +211,17 @@ impl SledStore {
         self.engine = Engine::Open(db.clone());
         tracing::info!("storage is open again");
         Ok(db)
+    }
+
+    /// Takes note of why sled could not be opened again.
+    fn stay_closed(&mut self, error: &EngineError) -> StoreError {
+        self.engine = match error {
+            EngineError::Sync(_) => Engine::Unsafe,
+            EngineError::Corrupt(_) | EngineError::Io(_) | EngineError::UnknownRow(_) => {
+                Engine::Closed(Instant::now() + REOPEN_INTERVAL, error.to_string())
+            }
+        };
+        StoreError(error.to_string())
     }
 
     /// Takes the commit back that failed, if the log has it; returns the log as it then is.
@@ -267,7 +293,7 @@ impl SledStore {
         let next = match error {
             EngineError::Sync(_) => Engine::Unsafe,
             EngineError::Corrupt(_) | EngineError::Io(_) | EngineError::UnknownRow(_) => {
-                Engine::Closed(Instant::now())
+                Engine::Closed(Instant::now(), error.to_string())
             }
         };
         drop_guarded(core::mem::replace(&mut self.engine, next));

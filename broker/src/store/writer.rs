@@ -2,8 +2,9 @@
 //!
 //! While one group is being synced the next one gathers, so the cost of a sync is shared by all that wait for it. What
 //! nobody waits for begins no commit for a moment: with luck it goes along with something that is waited for.
-//! A failed group is reported and dropped; the thread goes on. Invariant: no ticket is reported durable before a
-//! commit with its records has returned, except under `Durability::Interval`, where arrival is enough.
+//! A failed group is reported and dropped, but for what is owed; the thread goes on, and tries every second whether the
+//! store does too. Invariant: no ticket is reported durable before a commit with its records has returned, except under
+//! `Durability::Interval`, where arrival is enough.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,7 +14,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use veilmq_config::Durability;
-use veilmq_core::{Record, Reference, ShardIndex, Store, StoreError, Ticket};
+use veilmq_core::{MessageId, Record, ShardIndex, Store, StoreError, Ticket};
+
+use super::group::{Group, record_bytes};
+use super::room::{Condition, Room};
 
 /// The bytes of records at which a group is complete; whole submissions only, so that one may exceed it.
 const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -21,6 +25,8 @@ const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
 const COMPANY_TIME_MAX: Duration = Duration::from_millis(50);
 /// The bytes of such submissions that wait no longer.
 const COMPANY_BYTES_MAX: usize = 1024 * 1024;
+/// The time between looks whether there is room again, or the store works again.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Told by the writer thread what became of tickets.
 ///
@@ -30,6 +36,27 @@ pub type Completion = Box<dyn Fn(ShardIndex, Ticket, Result<(), &StoreError>) + 
 
 /// Called by the writer thread with all that the next commit stores, to bring it up to date.
 pub type Refresh = Box<dyn Fn(&mut [Record]) + Send>;
+
+/// Told by the writer thread what storage can do, which is assumed to be ready at the start. It must not block.
+pub type Watch = Box<dyn Fn(&Condition) + Send>;
+
+/// What the writer works with.
+pub struct WriterParts {
+    /// Where records go.
+    pub store: Box<dyn Store>,
+    /// How they are committed.
+    pub options: WriterOptions,
+    /// The space that there is for them.
+    pub room: Room,
+    /// Records that could not be stored so far and must not be dropped.
+    pub owed: Vec<Record>,
+    /// Called before each commit.
+    pub refresh: Refresh,
+    /// Told what became of tickets.
+    pub completion: Completion,
+    /// Told what storage can do.
+    pub watch: Watch,
+}
 
 /// How the writer commits.
 #[derive(Clone, Copy, Debug)]
@@ -51,12 +78,13 @@ pub struct StorageWriter {
 pub struct StorageHandle(Arc<Queue>);
 
 /// What one shard submitted in one go.
-struct Submission {
-    shard: ShardIndex,
-    ticket: Ticket,
+pub(super) struct Submission {
+    pub(super) shard: ShardIndex,
+    pub(super) ticket: Ticket,
     /// None if there was no room for them.
     records: Option<Vec<Record>>,
-    bytes: usize,
+    pub(super) bytes: usize,
+    pub(super) awaited: bool,
 }
 
 struct Queue {
@@ -106,12 +134,8 @@ impl StorageWriter {
     ///
     /// # Errors
     /// The system gave no thread.
-    pub fn start(
-        store: Box<dyn Store>,
-        options: WriterOptions,
-        refresh: Refresh,
-        completion: Completion,
-    ) -> io::Result<Self> {
+    pub fn start(parts: WriterParts) -> io::Result<Self> {
+        let WriterParts { store, options, room, owed, refresh, completion, watch } = parts;
         let queue = Arc::new(Queue {
             answers_on_arrival: matches!(options.durability, Durability::Interval { .. }),
             waiting: Mutex::default(),
@@ -123,15 +147,19 @@ impl StorageWriter {
             Durability::Interval { milliseconds } => Some(Duration::from_millis(milliseconds.into())),
             Durability::Commit | Durability::Memory => None,
         };
-        let worker = Worker {
+        let mut worker = Worker {
             queue: Arc::clone(&queue),
             store,
             interval,
+            room,
             refresh,
             completion,
+            watch,
+            condition: Condition::Ready,
+            look_at: None,
             group: Group::default(),
-            failing: false,
         };
+        worker.group.owe(owed);
         let thread = thread::Builder::new().name("storage".into()).spawn(move || worker.run())?;
         Ok(Self { queue, thread: Some(thread) })
     }
@@ -178,10 +206,10 @@ impl StorageHandle {
         let bytes = records.iter().map(record_bytes).sum();
         let before = self.0.backlog_bytes.fetch_add(bytes, Ordering::Relaxed);
         let submission = if before.saturating_add(bytes) <= self.0.backlog_bytes_max || before == 0 {
-            Submission { shard, ticket, records: Some(records), bytes }
+            Submission { shard, ticket, records: Some(records), bytes, awaited }
         } else {
             self.0.backlog_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            Submission { shard, ticket, records: None, bytes: 0 }
+            Submission { shard, ticket, records: None, bytes: 0, awaited }
         };
         let awaited = awaited || self.0.answers_on_arrival || submission.records.is_none();
         if self.0.lock().add(submission, awaited) {
@@ -202,61 +230,28 @@ impl Queue {
     }
 }
 
-/// The bytes that a record keeps in memory while it waits.
-fn record_bytes(record: &Record) -> usize {
-    let reference_bytes =
-        |reference: &Reference| size_of::<Reference>() + 4 * reference.subscription_ids.len();
-    size_of::<Record>()
-        + match record {
-            Record::Session(head) => {
-                let will = head.will.as_ref();
-                head.client_id.len()
-                    + will.map_or(0, |will| {
-                        will.topic.len() + will.payload.len() + will.application_properties.len()
-                    })
-            }
-            Record::Subscribed { filter: name, .. }
-            | Record::Unsubscribed { filter: name, .. }
-            | Record::RetainedCleared { topic: name } => name.len(),
-            Record::Published { message, references } => {
-                message.size_bytes() + references.iter().map(reference_bytes).sum::<usize>()
-            }
-            Record::Advanced { reference, .. } => reference_bytes(reference),
-            Record::Retained { message } => message.size_bytes(),
-            Record::SessionEnded { .. }
-            | Record::Forgotten { .. }
-            | Record::Settled { .. }
-            | Record::Received { .. }
-            | Record::Released { .. } => 0,
-        }
-}
-
-/// What the next commit will store.
-#[derive(Default)]
-struct Group {
-    records: Vec<Record>,
-    bytes: usize,
-    /// The tickets that wait for the commit, in the order of arrival.
-    tickets: Vec<(ShardIndex, Ticket)>,
-    /// How much of the group was acknowledged on arrival and must not be dropped: records, bytes.
-    promised: (usize, usize),
-    /// When it must be committed, unless tickets wait for it.
-    due: Option<Instant>,
-}
-
 struct Worker {
     queue: Arc<Queue>,
     store: Box<dyn Store>,
     interval: Option<Duration>,
+    room: Room,
     refresh: Refresh,
     completion: Completion,
+    watch: Watch,
+    condition: Condition,
+    /// When to look again, unless storage is ready.
+    look_at: Option<Instant>,
     group: Group,
-    /// Whether the last commit failed.
-    failing: bool,
 }
 
 impl Worker {
     fn run(mut self) -> Result<(), StoreError> {
+        let condition = self.room.before(0, Instant::now());
+        self.show(condition);
+        if !self.group.records.is_empty() {
+            // What is owed is not reported to anybody: the condition says what became of it.
+            let _ = self.commit();
+        }
         loop {
             let stopping = self.gather();
             if stopping || self.is_due() {
@@ -265,11 +260,14 @@ impl Worker {
                     return result;
                 }
             }
+            if self.look_at.is_some_and(|at| at <= Instant::now()) {
+                self.look();
+            }
         }
     }
 
-    /// Waits for submissions, or for the time to commit, and takes what fits into the group. True once the writer
-    /// is to stop and everything was taken.
+    /// Waits for submissions, or for the time to commit or to look, and takes what fits into the group. True once the
+    /// writer is to stop and everything was taken.
     fn gather(&mut self) -> bool {
         let queue = Arc::clone(&self.queue);
         let mut waiting = queue.lock();
@@ -277,7 +275,7 @@ impl Worker {
         let has_room = self.group.bytes < GROUP_BYTES_MAX;
         while !waiting.stopping {
             let next = if has_room { waiting.due } else { None };
-            let next = next.into_iter().chain(self.group.due).min();
+            let next = next.into_iter().chain(self.group.due).chain(self.look_at).min();
             waiting = match next.map(|due| due.saturating_duration_since(Instant::now())) {
                 None => queue.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => break,
@@ -302,26 +300,23 @@ impl Worker {
 
     /// Adds submissions to the group; those that need no commit are answered here.
     fn take(&mut self, submissions: Vec<Submission>) {
-        for Submission { shard, ticket, records, bytes } in submissions {
-            let Some(records) = records else {
-                (self.completion)(
-                    shard,
-                    ticket,
+        for mut submission in submissions {
+            match submission.records.take() {
+                Some(records) => self.group.add(&submission, records),
+                None => (self.completion)(
+                    submission.shard,
+                    submission.ticket,
                     Err(&StoreError("too many bytes are waiting to be stored".into())),
-                );
-                continue;
-            };
-            self.group.records.extend(records);
-            self.group.bytes += bytes;
-            self.group.tickets.push((shard, ticket));
+                ),
+            }
         }
         if let Some(interval) = self.interval
             && !self.group.records.is_empty()
         {
             self.group.due.get_or_insert_with(|| Instant::now() + interval);
             // Promising more while the store refuses what was promised before would be a lie.
-            if !self.failing {
-                self.group.promised = (self.group.records.len(), self.group.bytes);
+            if !self.is_failing() {
+                self.group.promise_all();
                 self.report_stored();
             }
         }
@@ -329,9 +324,13 @@ impl Worker {
 
     fn is_due(&self) -> bool {
         match self.group.due {
-            None => !self.group.tickets.is_empty(),
-            Some(due) => Instant::now() >= due || self.group.bytes >= GROUP_BYTES_MAX && !self.failing,
+            None => self.group.is_awaited(),
+            Some(due) => Instant::now() >= due || self.group.bytes >= GROUP_BYTES_MAX && !self.is_failing(),
         }
+    }
+
+    fn is_failing(&self) -> bool {
+        matches!(self.condition, Condition::Failing(_))
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
@@ -339,51 +338,98 @@ impl Worker {
             self.report_stored();
             return Ok(());
         }
+        if self.condition == Condition::Ready {
+            let condition = self.room.before(self.group.bytes, Instant::now());
+            self.show(condition);
+        }
         (self.refresh)(&mut self.group.records);
         let started = Instant::now();
         let result = self.store.commit(&self.group.records);
         metrics::histogram!("veilmq_storage_commit_seconds").record(started.elapsed());
         match &result {
             Ok(()) => {
+                if self.is_failing() {
+                    let condition = self.room.after();
+                    self.show(condition);
+                }
                 // First the room, then the answer: a shard that was waiting for both finds both.
                 self.queue.backlog_bytes.fetch_sub(self.group.bytes, Ordering::Relaxed);
                 self.report_stored();
-                self.group = Group::default();
+                self.group.stored();
             }
-            Err(error) => self.report_failed(error),
+            Err(error) => {
+                // Whoever is told that its batch failed asks again, and is to be refused by then.
+                self.show(Condition::Failing(error.0.clone()));
+                self.report_failed(error);
+            }
         }
-        if let (Err(error), false) = (&result, self.failing) {
-            tracing::error!(%error, "records are not stored, and nothing that needs them is acknowledged");
-        } else if result.is_ok() && self.failing {
-            tracing::info!("records are stored again");
-        }
-        self.failing = result.is_err();
         result
+    }
+
+    /// Looks whether storage takes something new again.
+    fn look(&mut self) {
+        let started = Instant::now();
+        let condition = self.room.after();
+        match (&self.condition, condition) {
+            (Condition::Ready, _) => {}
+            (Condition::Full { .. }, condition) => self.show(condition),
+            // It cannot succeed yet. Batches that only free something are tried all the same, as they come.
+            (Condition::Failing(_), Condition::Full { .. }) => {}
+            (Condition::Failing(_), _) => self.try_to_commit(),
+        }
+        // An attempt that takes long, because much has to be read again, is made less often.
+        self.look_at = (self.condition != Condition::Ready)
+            .then(|| Instant::now() + LOOK_INTERVAL.max(4 * started.elapsed()));
+    }
+
+    /// Commits what is owed, or something that changes nothing, so that the store is opened again at least.
+    fn try_to_commit(&mut self) {
+        if self.group.records.is_empty() {
+            // No message has this number.
+            self.group.owe(vec![Record::Forgotten { message: MessageId(0) }]);
+        }
+        // The condition says what became of it.
+        let _ = self.commit();
+    }
+
+    fn show(&mut self, condition: Condition) {
+        if condition == self.condition {
+            return;
+        }
+        let changes = condition.state() != self.condition.state();
+        match &condition {
+            Condition::Ready if changes => tracing::info!("storage takes everything again"),
+            Condition::Full { .. } if changes => {
+                tracing::error!("{condition}; nothing new is stored until there is room");
+            }
+            Condition::Failing(_) if changes => {
+                tracing::error!("{condition}; nothing that needs it is acknowledged");
+            }
+            Condition::Ready | Condition::Full { .. } | Condition::Failing(_) => {}
+        }
+        if changes {
+            self.look_at = (condition != Condition::Ready).then(|| Instant::now() + LOOK_INTERVAL);
+        }
+        (self.watch)(&condition);
+        self.condition = condition;
     }
 
     /// Tells each shard about its last ticket.
     fn report_stored(&mut self) {
-        let mut last: Vec<(ShardIndex, Ticket)> = Vec::new();
-        for (shard, ticket) in self.group.tickets.drain(..) {
-            match last.iter_mut().find(|(known, _)| *known == shard) {
-                Some((_, known)) => *known = ticket,
-                None => last.push((shard, ticket)),
-            }
-        }
-        for (shard, ticket) in last {
+        for (shard, ticket) in self.group.take_last_tickets() {
             (self.completion)(shard, ticket, Ok(()));
         }
     }
 
-    /// Tells each ticket, and keeps of the group only what was promised.
+    /// Tells each ticket, and keeps of the group what must not be dropped.
     fn report_failed(&mut self, error: &StoreError) {
-        let (records, bytes) = self.group.promised;
-        self.group.records.truncate(records);
-        self.queue.backlog_bytes.fetch_sub(self.group.bytes - bytes, Ordering::Relaxed);
-        self.group.bytes = bytes;
-        for (shard, ticket) in self.group.tickets.drain(..) {
+        let bytes = self.group.bytes;
+        let tickets = self.group.failed();
+        self.queue.backlog_bytes.fetch_sub(bytes - self.group.bytes, Ordering::Relaxed);
+        for (shard, ticket) in tickets {
             (self.completion)(shard, ticket, Err(error));
         }
-        self.group.due = self.interval.filter(|_| records > 0).map(|interval| Instant::now() + interval);
+        let is_owing = !self.group.records.is_empty();
+        self.group.due = self.interval.filter(|_| is_owing).map(|interval| Instant::now() + interval);
     }
 }

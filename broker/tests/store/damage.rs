@@ -160,7 +160,7 @@ fn a_directory_of_an_unknown_format_is_refused_and_left_alone() {
     let (original, texts) = filled();
     let format = original.path().join("format");
     let known = fs::read(&format).unwrap();
-    assert_eq!(known, b"veilmq-store 2\n");
+    assert!(known.starts_with(b"veilmq-store 2\n"));
     for other in [1, 3] {
         fs::write(&format, format!("veilmq-store {other}\n")).unwrap();
 

@@ -8,4 +8,5 @@ mod fetch;
 mod full;
 mod model;
 mod replay;
+mod room;
 mod writer;

@@ -1,10 +1,11 @@
 //! The writer thread: groups, the order of its answers, failures, limits and the end.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use veilmq::store::{StorageHandle, StorageWriter, WriterOptions};
+use veilmq::store::{Condition, Room, StorageHandle, StorageWriter, WriterOptions, WriterParts};
 use veilmq_config::{Durability, StorageConfig};
 use veilmq_core::{Message, MessageId, Record, ShardIndex, Store, StoreError, Ticket};
 
@@ -13,7 +14,7 @@ use crate::model::{cleared, open, published, replayed, retained, session, sorted
 const HOUR: Durability = Durability::Interval { milliseconds: 3_600_000 };
 
 /// What the completion said: shard, ticket, whether it is stored.
-type Answer = (u16, u64, bool);
+pub(crate) type Answer = (u16, u64, bool);
 
 /// A store that does what the test says, commit by commit; without an order it waits for one.
 struct Obedient {
@@ -39,23 +40,32 @@ impl Store for Obedient {
     }
 }
 
-struct Bench {
+pub(crate) struct Bench {
     writer: StorageWriter,
     handle: StorageHandle,
-    orders: Sender<Result<(), &'static str>>,
+    pub(crate) orders: Sender<Result<(), &'static str>>,
     /// The number of records of each commit that began.
-    began: Receiver<usize>,
-    answers: Receiver<Answer>,
-    stored: Arc<Mutex<Vec<Record>>>,
+    pub(crate) began: Receiver<usize>,
+    pub(crate) answers: Receiver<Answer>,
+    pub(crate) stored: Arc<Mutex<Vec<Record>>>,
+    pub(crate) conditions: Receiver<Condition>,
+    pub(crate) free_bytes: Arc<AtomicU64>,
 }
 
-fn bench(durability: Durability, backlog_bytes_max: usize) -> Bench {
+/// What the disk of [`bench`] keeps in reserve, in bytes; much more is free.
+pub(crate) const RESERVE: u64 = 64 << 20;
+
+pub(crate) fn bench(durability: Durability, backlog_bytes_max: usize) -> Bench {
     let (orders, orders_of_store) = mpsc::channel();
     let (began_of_store, began) = mpsc::channel();
     let stored = Arc::new(Mutex::new(Vec::new()));
     let store = Obedient { orders: orders_of_store, began: began_of_store, stored: Arc::clone(&stored) };
-    let (writer, answers) = start(Box::new(store), durability, backlog_bytes_max);
-    Bench { handle: writer.handle(), writer, orders, began, answers, stored }
+    let free_bytes = Arc::new(AtomicU64::new(u64::MAX));
+    let of_room = Arc::clone(&free_bytes);
+    let room = Room::new(RESERVE, Box::new(move || of_room.load(Ordering::Relaxed)));
+    let options = WriterOptions { durability, backlog_bytes_max };
+    let (writer, answers, conditions) = start_in(room, Box::new(store), options);
+    Bench { handle: writer.handle(), writer, orders, began, answers, stored, conditions, free_bytes }
 }
 
 fn start(
@@ -63,13 +73,32 @@ fn start(
     durability: Durability,
     backlog_bytes_max: usize,
 ) -> (StorageWriter, Receiver<Answer>) {
+    let room = Room::new(0, Box::new(|| u64::MAX));
+    let (writer, answers, _) = start_in(room, store, WriterOptions { durability, backlog_bytes_max });
+    (writer, answers)
+}
+
+fn start_in(
+    room: Room,
+    store: Box<dyn Store>,
+    options: WriterOptions,
+) -> (StorageWriter, Receiver<Answer>, Receiver<Condition>) {
     let (answer, answers) = mpsc::channel();
+    let (condition, conditions) = mpsc::channel();
     let completion = Box::new(move |shard: ShardIndex, ticket: Ticket, result: Result<(), &StoreError>| {
         // A test that is over hears no more.
         let _ = answer.send((shard.0, ticket.0, result.is_ok()));
     });
-    let options = WriterOptions { durability, backlog_bytes_max };
-    (StorageWriter::start(store, options, Box::new(refreshed), completion).unwrap(), answers)
+    let parts = WriterParts {
+        store,
+        options,
+        room,
+        owed: Vec::new(),
+        refresh: Box::new(refreshed),
+        completion,
+        watch: Box::new(move |now: &Condition| drop(condition.send(now.clone()))),
+    };
+    (StorageWriter::start(parts).unwrap(), answers, conditions)
 }
 
 /// Every topic that is said to be cleared retains a message again by the time it is stored.
@@ -83,11 +112,16 @@ fn refreshed(records: &mut [Record]) {
 
 impl Bench {
     /// Submits a batch that is waited for.
-    fn submit(&self, shard: u16, ticket: u64, records: Vec<Record>) {
+    pub(crate) fn submit(&self, shard: u16, ticket: u64, records: Vec<Record>) {
         self.handle.submit(ShardIndex(shard), Ticket(ticket), records, true);
     }
 
-    fn answers(&self, count: usize) -> Vec<Answer> {
+    /// Submits a batch that nobody waits for.
+    pub(crate) fn submit_unawaited(&self, shard: u16, ticket: u64, records: Vec<Record>) {
+        self.handle.submit(ShardIndex(shard), Ticket(ticket), records, false);
+    }
+
+    pub(crate) fn answers(&self, count: usize) -> Vec<Answer> {
         (0..count).map(|_| self.answers.recv_timeout(Duration::from_secs(10)).unwrap()).collect()
     }
 

@@ -1,0 +1,265 @@
+//! A file system that fills up under the real broker: nothing that was acknowledged is lost, what cannot be stored is refused, and
+//! the broker recovers by itself.
+//!
+//! The data directory is a small file system in memory, with ballast that is thrown out when room is wanted. Mounting takes
+//! root.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use veilmq_tests::broker::Broker;
+use veilmq_tests::tools;
+use veilmq_tests::wire::{
+    Published, Wire, acknowledgement, connect_packet, connect_packet_v5, publish_packet, publish_packet_v5,
+};
+
+const CONNACK: u8 = 0x20;
+const PUBACK: u8 = 0x40;
+const PUBREC: u8 = 0x50;
+const PUBREL: u8 = 0x62;
+const PUBCOMP: u8 = 0x70;
+const DISCONNECT: [u8; 2] = [0xe0, 0];
+const QUOTA_EXCEEDED: u8 = 0x97;
+
+const DISK_BYTES: usize = 20 * 1024 * 1024;
+const BALLAST_BYTES: usize = 8 * 1024 * 1024;
+const RESERVE_BYTES: usize = 4 * 1024 * 1024;
+const PAYLOAD_BYTES: usize = 4_000;
+/// How many publications a publisher keeps unacknowledged.
+const WINDOW: u16 = 8;
+
+/// A small file system in memory; unmounted when dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    /// Mounts it; prints that the test is skipped where nothing may be mounted.
+    fn mount(place: &Path) -> Option<Self> {
+        std::fs::create_dir(place).unwrap();
+        let options = format!("size={DISK_BYTES},mode=700");
+        let mounted = mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()));
+        match mounted {
+            Ok(()) => Some(Self(place.to_owned())),
+            Err(error) => tools::skip("mounting a file system", &format!("run as root ({error})")),
+        }
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.0.join("ballast")
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        umount2(&self.0, MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+/// A broker whose data directory is such a file system, with ballast in it.
+fn broker_on_small_disk(reserve_bytes: usize) -> Option<(Broker, Disk)> {
+    let mut broker = Broker::configured(|address| {
+        format!(
+            "[access]\nanonymous = true\n[[listeners]]\naddress = \"{address}\"\n[storage]\nreserve_bytes = {reserve_bytes}\n"
+        )
+    });
+    let disk = Disk::mount(&broker.data_dir())?;
+    std::fs::write(disk.ballast(), vec![1; BALLAST_BYTES]).unwrap();
+    broker.restart();
+    Some((broker, disk))
+}
+
+/// What became of numbered messages, odd numbers at QoS 1 and even ones at QoS 2.
+#[derive(Default)]
+struct Ledger {
+    next: u16,
+    acknowledged: BTreeSet<u16>,
+    refused: BTreeSet<u16>,
+}
+
+impl Ledger {
+    fn take_number(&mut self) -> u16 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Publishes `count` messages with MQTT 5, or until one is refused or the connection ends.
+    fn publish(&mut self, broker: &Broker, count: u16) {
+        let mut wire = connect_v5(broker, "publisher", 0);
+        let (mut left, mut in_flight) = (count, BTreeSet::new());
+        let refused_before = self.refused.len();
+        while left > 0 || !in_flight.is_empty() {
+            while left > 0 && in_flight.len() < usize::from(WINDOW) && self.refused.len() == refused_before {
+                let number = self.take_number();
+                left -= 1;
+                in_flight.insert(number);
+                let payload = payload(number);
+                if wire.send(&publish_packet_v5("numbers", number, qos(number), &payload)).is_err() {
+                    return;
+                }
+            }
+            if in_flight.is_empty() {
+                return;
+            }
+            let Ok(answer) = wire.packet() else { return };
+            let number = match answer.first {
+                PUBACK | PUBREC | PUBCOMP => answer.acknowledged(),
+                // DISCONNECT tells why the connection ends.
+                first => return assert_eq!((first, answer.body.first()), (0xe0, Some(&QUOTA_EXCEEDED))),
+            };
+            match (answer.first, answer.body.get(2).copied().unwrap_or(0)) {
+                (PUBREC, 0) => {
+                    // A client counts on the broker from here on.
+                    self.acknowledged.insert(number);
+                    let _ = wire.send(&acknowledgement(PUBREL, number));
+                }
+                (PUBACK | PUBCOMP, 0) => {
+                    in_flight.remove(&number);
+                    self.acknowledged.insert(number);
+                }
+                (PUBACK | PUBREC, QUOTA_EXCEEDED) => {
+                    in_flight.remove(&number);
+                    self.refused.insert(number);
+                    left = 0;
+                }
+                _ => panic!("{answer:?}"),
+            }
+        }
+    }
+
+    /// Collects what waits for the subscriber and compares.
+    fn check(&self, broker: &Broker) {
+        let (mut wire, session_present) = Wire::connect(broker.address(), "sleeper", false);
+        assert!(session_present);
+        let mut arrived = BTreeMap::<u16, u32>::new();
+        while !self.acknowledged.iter().all(|number| arrived.contains_key(number)) {
+            let packet = wire.packet().unwrap_or_else(|error| {
+                let lost: Vec<&u16> =
+                    self.acknowledged.iter().filter(|number| !arrived.contains_key(number)).collect();
+                panic!("{error}; acknowledged and lost: {lost:?}")
+            });
+            if let Some(published) = Published::read(&packet) {
+                let number = u16::from_be_bytes([published.payload[0], published.payload[1]]);
+                assert_eq!((published.payload, published.qos), (payload(number), qos(number)));
+                *arrived.entry(number).or_default() += 1;
+                let first = if published.qos == 1 { PUBACK } else { PUBREC };
+                wire.send(&acknowledgement(first, published.packet_id)).unwrap();
+            } else {
+                assert_eq!(packet.first, PUBREL);
+                wire.send(&acknowledgement(PUBCOMP, packet.acknowledged())).unwrap();
+            }
+        }
+        assert!(arrived.values().all(|times| *times == 1), "a message came twice: {arrived:?}");
+        assert!(self.refused.iter().all(|number| !arrived.contains_key(number)), "a refused message came");
+    }
+}
+
+fn qos(number: u16) -> u8 {
+    if number % 2 == 1 { 1 } else { 2 }
+}
+
+fn payload(number: u16) -> Vec<u8> {
+    let mut payload = number.to_be_bytes().to_vec();
+    payload.resize(PAYLOAD_BYTES, number as u8);
+    payload
+}
+
+/// Connects with MQTT 5 and returns the connection and the Reason Code of CONNACK.
+fn try_connect_v5(broker: &Broker, client_id: &str, session_expiry_seconds: u32) -> (Wire, u8) {
+    let mut wire = Wire::open(broker.address());
+    wire.send(&connect_packet_v5(client_id, session_expiry_seconds)).unwrap();
+    let connack = wire.packet().unwrap();
+    assert_eq!(connack.first, CONNACK);
+    (wire, connack.body[1])
+}
+
+fn connect_v5(broker: &Broker, client_id: &str, session_expiry_seconds: u32) -> Wire {
+    let (wire, reason) = try_connect_v5(broker, client_id, session_expiry_seconds);
+    assert_eq!(reason, 0);
+    wire
+}
+
+fn subscribe_and_leave(broker: &Broker) {
+    let (mut wire, _) = Wire::connect(broker.address(), "sleeper", false);
+    wire.subscribe("numbers", 2);
+    wire.send(&DISCONNECT).unwrap();
+    assert_eq!(wire.until_closed(), [0_u8; 0]);
+}
+
+/// What holds while nothing can be stored, whatever the reason.
+fn refuses_what_has_to_be_stored(broker: &Broker, ledger: &mut Ledger, words: &str) {
+    let readyz = broker.get("/readyz");
+    assert_eq!(readyz.status, 503, "{}", readyz.body);
+    assert!(readyz.body.contains(words), "{}", readyz.body);
+    assert_eq!(broker.metric("veilmq_storage_state{state=\"ready\"}"), Some(0.0));
+
+    let before = ledger.refused.len();
+    ledger.publish(broker, 1);
+    ledger.publish(broker, 1);
+    assert_eq!(ledger.refused.len(), before + 2, "QoS 1 and QoS 2 are refused with their Reason Code");
+    assert_eq!(try_connect_v5(broker, "new", 60).1, QUOTA_EXCEEDED);
+
+    let (mut old, _) = Wire::connect(broker.address(), "old-publisher", true);
+    old.send(&publish_packet("numbers", 1, 1, false, b"")).unwrap();
+    assert_eq!(old.until_closed(), [0_u8; 0], "MQTT 3.1.1 has no word for it");
+    let mut refused = Wire::open(broker.address());
+    refused.send(&connect_packet("old-new", false)).unwrap();
+    assert_eq!(refused.packet().unwrap().body, [0, 3]);
+
+    let (mut live, _) = Wire::connect(broker.address(), "live", true);
+    live.subscribe("elsewhere", 1);
+    let mut publisher = connect_v5(broker, "publisher", 0);
+    publisher.send(&publish_packet_v5("elsewhere", 1, 1, b"flows")).unwrap();
+    assert_eq!(publisher.packet().unwrap().first, PUBACK);
+    assert_eq!(Published::read(&live.packet().unwrap()).unwrap().payload, b"flows");
+}
+
+fn wait_until_ready(broker: &Broker) {
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while broker.get("/readyz").status != 200 {
+        assert!(Instant::now() < deadline, "still not ready: {}", broker.get("/readyz").body);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn fills_up_and_recovers(reserve_bytes: usize, words: &str) {
+    let Some((mut broker, disk)) = broker_on_small_disk(reserve_bytes) else { return };
+    subscribe_and_leave(&broker);
+    let mut ledger = Ledger::default();
+    while broker.get("/readyz").status == 200 {
+        ledger.publish(&broker, 1_000);
+        assert!(ledger.next < 20_000, "the disk does not fill up");
+    }
+    assert!(ledger.acknowledged.len() > 100, "{}", ledger.acknowledged.len());
+    refuses_what_has_to_be_stored(&broker, &mut ledger, words);
+    if reserve_bytes > 0 {
+        // A broker that is started on a full disk serves all the same; opening the store takes some of the reserve.
+        broker.kill();
+        broker.restart_impaired();
+    }
+
+    std::fs::remove_file(disk.ballast()).unwrap();
+    wait_until_ready(&broker);
+    let before = ledger.acknowledged.len();
+    ledger.publish(&broker, 200);
+    assert_eq!(ledger.acknowledged.len(), before + 200, "it takes everything again, without a restart");
+
+    broker.kill();
+    broker.restart();
+    ledger.check(&broker);
+    let readyz = broker.get("/readyz").body;
+    assert!(readyz.contains("\"storage_damage\":null"), "a full disk is no damage: {readyz}");
+    assert!(readyz.contains("\"storage_quarantined\":null"), "{readyz}");
+}
+
+#[test]
+fn a_disk_that_reaches_its_reserve_loses_nothing_acknowledged_and_recovers() {
+    fills_up_and_recovers(RESERVE_BYTES, "storage is full: ");
+}
+
+#[test]
+fn a_disk_without_a_free_byte_loses_nothing_acknowledged_and_recovers() {
+    fills_up_and_recovers(0, "\"storage\":\"storage ");
+}
