@@ -1,6 +1,8 @@
-//! The command line of `veilmq`: run the broker, look at its configuration, its health, its identity, and whom it trusts.
+//! The command line of `veilmq`: run the broker, look at its configuration, its health, its identity, whom it trusts, and
+//! what it has stored.
 //!
-//! Every failure is one line on standard error that names what is at fault. Exit status: 0 done, 1 failed, 2 wrong command line.
+//! Every failure is one line on standard error that names what is at fault. Exit status: 0 done, 1 failed, 2 wrong command line
+//! (or, of `store check`, no check was possible).
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -17,6 +19,7 @@ use crate::clock;
 use crate::identity::{IdentityError, IdentityFolder};
 use crate::run::{self, RunError};
 use crate::trust::{self, TrustError, TrustFolder};
+use crate::upkeep::{self, StoreCommand, StoreCommandError};
 
 /// MQTT broker for end-to-end encrypted messages.
 #[derive(Debug, Parser)]
@@ -60,6 +63,9 @@ enum Command {
     Trust(TrustCommand),
     /// Print who this broker is, for clients that pin its certificate
     Identity,
+    /// Check, export, import or compact what is stored, while the broker does not run
+    #[command(subcommand)]
+    Store(StoreCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -97,6 +103,8 @@ enum CommandError {
     Trust(#[from] TrustError),
     #[error("{} comes from the configuration (veil.trust): remove it there", .0.display())]
     Configured(PathBuf),
+    #[error(transparent)]
+    Store(#[from] StoreCommandError),
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
 }
@@ -112,15 +120,22 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     match execute(command_line, &mut io::stdout().lock()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("veilmq: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(error.status())
         }
     }
 }
 
-fn execute(command_line: CommandLine, out: &mut impl Write) -> Result<(), CommandError> {
+impl CommandError {
+    fn status(&self) -> u8 {
+        if let Self::Store(error) = self { error.status() } else { 1 }
+    }
+}
+
+/// Returns the exit status of a command that could do what it was asked for.
+fn execute(command_line: CommandLine, out: &mut impl Write) -> Result<u8, CommandError> {
     let file = command_line.options.config.clone();
     if matches!(command_line.command, Some(Command::CheckConfig)) && file.is_none() {
         return Err(CommandError::NoFile);
@@ -136,8 +151,9 @@ fn execute(command_line: CommandLine, out: &mut impl Write) -> Result<(), Comman
         Some(Command::Health) => writeln!(out, "{}", health::ask(config.admin.address)?)?,
         Some(Command::Trust(command)) => execute_trust(command, &config, out)?,
         Some(Command::Identity) => print_identity(&config, out)?,
+        Some(Command::Store(command)) => return Ok(upkeep::execute(&command, &config.data_dir, out)?),
     }
-    Ok(())
+    Ok(0)
 }
 
 fn load(options: Options) -> Result<BrokerConfig, ConfigError> {

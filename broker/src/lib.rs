@@ -13,4 +13,5 @@ pub mod run;
 pub mod shard;
 pub mod store;
 pub mod trust;
+mod upkeep;
 mod websocket;

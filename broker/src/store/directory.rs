@@ -6,6 +6,8 @@
 //! DIR/watermark      the number of the last durable batch, so that a lost tail is noticed
 //! DIR/store/         the engine's files
 //! DIR/quarantine-*/  contents that could not be read, set aside and never deleted
+//! DIR/rebuild/       a store that a command is making, itself laid out like DIR; and the one it replaces, as `replaced`
+//! DIR/inspection/    what the engine writes when a command only reads
 //! ```
 //!
 //! Invariant: nothing below `store/` is touched before the lock is held and the format is known.
@@ -30,6 +32,12 @@ pub(crate) struct DataDirectory {
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
+    /// There is no store in it.
+    #[error("data directory {}: there is no store in it", .0.display())]
+    NoStore(PathBuf),
+    /// There is a store in it, where none was expected.
+    #[error("data directory {}: there is a store in it already", .0.display())]
+    NotEmpty(PathBuf),
     /// Another broker uses it.
     #[error("data directory {}: another broker is using it", .0.display())]
     Locked(PathBuf),
@@ -63,13 +71,32 @@ enum Format {
 }
 
 impl DataDirectory {
-    /// Creates the directory if need be and takes its lock.
+    /// Creates the directory if need be, takes its lock, and ends what a command that was interrupted has begun.
     ///
     /// # Errors
     /// [`DirectoryError::Locked`] if another process holds the lock.
     pub(crate) fn lock(path: &Path) -> Result<Self, DirectoryError> {
+        fs::create_dir_all(path).map_err(|error| DirectoryError::Io { path: path.to_owned(), error })?;
+        let directory = Self::lock_existing(path)?;
+        directory.settle()?;
+        Ok(directory)
+    }
+
+    /// Takes the lock of a directory that has a store.
+    ///
+    /// # Errors
+    /// [`DirectoryError::NoStore`], or [`DirectoryError::Locked`] if another process holds the lock.
+    pub(crate) fn lock_with_store(path: &Path) -> Result<Self, DirectoryError> {
+        let has_store = |path: &Path| path.join("store").exists() || path.join("rebuild/replaced").exists();
+        if has_store(path) {
+            Self::lock_existing(path)
+        } else {
+            Err(DirectoryError::NoStore(path.to_owned()))
+        }
+    }
+
+    fn lock_existing(path: &Path) -> Result<Self, DirectoryError> {
         let failed = |error| DirectoryError::Io { path: path.to_owned(), error };
-        fs::create_dir_all(path).map_err(failed)?;
         let lock = File::options()
             .create(true)
             .truncate(false)
@@ -83,9 +110,104 @@ impl DataDirectory {
         }
     }
 
+    /// Returns the data directory itself.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Returns the directory of the engine.
     pub(crate) fn store(&self) -> PathBuf {
         self.path.join("store")
+    }
+
+    /// Returns where a command makes a new store.
+    pub(crate) fn rebuild(&self) -> PathBuf {
+        self.path.join("rebuild")
+    }
+
+    /// Returns where the store goes that a new one replaces.
+    fn replaced(&self) -> PathBuf {
+        self.rebuild().join("replaced")
+    }
+
+    /// Returns where the store is, even if a command was killed while it put a new one in its place.
+    pub(crate) fn store_in_effect(&self) -> PathBuf {
+        if self.store().exists() { self.store() } else { self.replaced() }
+    }
+
+    /// Puts the store under `rebuild` in the place of the present one, if there is one, and removes that.
+    ///
+    /// At any moment the directory has the earlier store or the new one, or [`Self::settle`] finds the earlier one.
+    ///
+    /// # Errors
+    /// What the file system answered.
+    pub(crate) fn adopt_rebuilt(&self) -> Result<(), DirectoryError> {
+        let rebuild = self.rebuild();
+        let adopt = || {
+            // The mark is a lower bound, so that none is right for both stores.
+            remove_file(&self.path.join("watermark"))?;
+            fs::rename(rebuild.join("format"), self.path.join("format"))?;
+            sync_directory(&self.path)?;
+            if self.store().exists() {
+                fs::rename(self.store(), self.replaced())?;
+                sync_directory(&rebuild)?;
+                sync_directory(&self.path)?;
+            }
+            fs::rename(rebuild.join("store"), self.store())?;
+            sync_directory(&self.path)?;
+            fs::rename(rebuild.join("watermark"), self.path.join("watermark"))?;
+            fs::remove_dir_all(&rebuild)
+        };
+        adopt().map_err(|error| self.failed(error))?;
+        self.sync()
+    }
+
+    /// Removes a new store that is not going to be used.
+    ///
+    /// # Errors
+    /// What the file system answered.
+    pub(crate) fn remove_rebuilt(&self) -> io::Result<()> {
+        // Only while the store is in its own place is the folder of no use.
+        if self.replaced().exists() && !self.store().exists() {
+            return Ok(());
+        }
+        remove_directory(&self.rebuild())
+    }
+
+    /// Removes what commands leave behind when they are killed. A store that was about to be replaced is the store again.
+    fn settle(&self) -> Result<(), DirectoryError> {
+        let settle = || {
+            if !self.store().exists() && self.replaced().exists() {
+                fs::rename(self.replaced(), self.store())?;
+                sync_directory(&self.path)?;
+            }
+            self.remove_rebuilt()?;
+            remove_directory(&self.path.join("inspection"))
+        };
+        settle().map_err(|error| self.failed(error))
+    }
+
+    /// Makes an empty directory for what the engine writes while it only reads.
+    ///
+    /// # Errors
+    /// What the file system answered.
+    pub(crate) fn make_inspection(&self) -> Result<PathBuf, DirectoryError> {
+        let place = self.path.join("inspection");
+        let make = || remove_directory(&place).and_then(|()| fs::create_dir(&place));
+        make().map_err(|error| self.failed(error))?;
+        Ok(place)
+    }
+
+    /// Lets only the known format pass, and changes nothing. False if it cannot be told: a broker would set the contents aside.
+    ///
+    /// # Errors
+    /// [`DirectoryError::UnknownFormat`].
+    pub(crate) fn has_known_format(&self) -> Result<bool, DirectoryError> {
+        match self.read_format()? {
+            Format::Known => Ok(true),
+            Format::Unknown(found) => Err(self.unknown_format(found, FORMAT)),
+            Format::Absent | Format::Unreadable => Ok(false),
+        }
     }
 
     /// Lets only the known format pass, and writes it into a new directory. Contents whose format cannot be read
@@ -207,6 +329,22 @@ impl Drop for DataDirectory {
     }
 }
 
+/// Removes a directory with all that is in it, if there is one.
+pub(crate) fn remove_directory(path: &Path) -> io::Result<()> {
+    absent_is_fine(fs::remove_dir_all(path))
+}
+
+fn remove_file(path: &Path) -> io::Result<()> {
+    absent_is_fine(fs::remove_file(path))
+}
+
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
 /// Makes the names in a directory durable.
 pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
@@ -248,6 +386,19 @@ impl Watermark {
         self.0.write_all(&bytes)
     }
 
+    /// Reads the number without leaving a file where there is none; 0 then, and if it is not intact.
+    ///
+    /// # Errors
+    /// What the file system answered.
+    pub(crate) fn read(directory: &DataDirectory) -> Result<u64, DirectoryError> {
+        let path = directory.path.join("watermark");
+        match fs::read(&path) {
+            Ok(bytes) => Ok(bytes.get(..12).and_then(Self::parse).unwrap_or(0)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(DirectoryError::Io { path, error }),
+        }
+    }
+
     fn parse(bytes: &[u8]) -> Option<u64> {
         let (sequence, sum) = bytes.split_first_chunk::<8>()?;
         let intact = crc32fast::hash(sequence).to_le_bytes() == sum;
@@ -269,6 +420,37 @@ mod tests {
         assert!(error.contains(temporary.path().to_str().unwrap()), "{error}");
         drop(first);
         assert!(DataDirectory::lock(temporary.path()).is_ok());
+    }
+
+    /// The calls of `adopt_rebuilt` in their order, of which a crash may leave any number.
+    #[test]
+    fn a_crash_at_any_step_of_a_replacement_leaves_the_earlier_store_or_the_new_one() {
+        type Step = fn(&Path);
+        let steps: [Step; 6] = [
+            |dir| fs::remove_file(dir.join("watermark")).unwrap(),
+            |dir| fs::rename(dir.join("rebuild/format"), dir.join("format")).unwrap(),
+            |dir| fs::rename(dir.join("store"), dir.join("rebuild/replaced")).unwrap(),
+            |dir| fs::rename(dir.join("rebuild/store"), dir.join("store")).unwrap(),
+            |dir| fs::rename(dir.join("rebuild/watermark"), dir.join("watermark")).unwrap(),
+            |dir| fs::remove_dir_all(dir.join("rebuild")).unwrap(),
+        ];
+        for done in 0..=steps.len() {
+            let temporary = tempfile::tempdir().unwrap();
+            let path = temporary.path();
+            for (place, contents) in [("", "earlier"), ("rebuild/", "new")] {
+                fs::create_dir_all(path.join(place).join("store")).unwrap();
+                for name in ["format", "watermark", "store/db"] {
+                    fs::write(path.join(place).join(name), contents).unwrap();
+                }
+            }
+            steps.iter().take(done).for_each(|step| step(path));
+
+            let directory = DataDirectory::lock(path).unwrap();
+
+            let expected = if done < 4 { "earlier" } else { "new" };
+            assert_eq!(fs::read_to_string(directory.store().join("db")).unwrap(), expected, "{done} steps");
+            assert!(!directory.rebuild().exists(), "{done} steps");
+        }
     }
 
     #[test]

@@ -143,7 +143,7 @@ fn body(record: &Record) -> Option<MessageId> {
 }
 
 /// The bytes that a record keeps in memory while it waits.
-pub(super) fn record_bytes(record: &Record) -> usize {
+pub(crate) fn record_bytes(record: &Record) -> usize {
     let reference_bytes =
         |reference: &Reference| size_of::<Reference>() + 4 * reference.subscription_ids.len();
     size_of::<Record>()

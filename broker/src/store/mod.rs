@@ -20,6 +20,7 @@ mod directory;
 mod entry;
 mod group;
 mod index;
+mod inspect;
 mod log;
 #[cfg(test)]
 mod medium;
@@ -37,7 +38,10 @@ use std::sync::Arc;
 use veilmq_config::{Durability, StorageConfig};
 use veilmq_core::{Message, MessageId, Record, Store, StoreError};
 
+pub(crate) use directory::DataDirectory;
 pub use directory::DirectoryError;
+pub(crate) use group::record_bytes;
+pub(crate) use inspect::{Inspection, LIMITS, disk_bytes, inspect};
 pub use opening::ReplayReport;
 pub use room::{Condition, FreeBytes, Room};
 pub use sled_store::{OpenReport, SledLimits, SledStore};

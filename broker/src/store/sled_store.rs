@@ -18,11 +18,13 @@ use super::batch::Batch;
 use super::directory::{DataDirectory, DirectoryError, Watermark, sync_directory};
 use super::log::{Log, RowSource, Undo, UnknownRowVersion};
 use super::opening::{ReplayReport, open_log};
-use super::rows::ROW_VERSION;
+use super::rows::{ROW_VERSION, RowKey};
 use super::tell_damage;
 
 /// The time between attempts to open sled again after an error.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
+/// The bytes of a row for each access that makes room for others.
+const LET_GO_BYTES: usize = 512;
 /// The time that a sled that has just been dropped gets to let go of its log file.
 const RELEASE_SECONDS_MAX: Duration = Duration::from_secs(5);
 
@@ -147,6 +149,35 @@ impl From<sled::Error> for EngineError {
     }
 }
 
+/// The rows of the open database, read so that little of them stays in memory.
+struct Frugal<'a>(&'a sled::Db);
+
+impl RowSource for Frugal<'_> {
+    type Bytes = sled::IVec;
+    type Error = EngineError;
+
+    fn rows(
+        &self,
+        from: &[u8],
+    ) -> impl DoubleEndedIterator<Item = Result<(sled::IVec, sled::IVec), EngineError>> {
+        let rows = self.0.range(from.to_vec()..).map(|row| row.map_err(EngineError::from));
+        rows.inspect(|row| {
+            if let Ok((key, row)) = row {
+                let_go(self.0, key, row.len());
+            }
+        })
+    }
+}
+
+/// Sled notes accesses to pages in 256 queues, and frees nothing before 64 are in one: until then everything stays in memory,
+/// whatever its cache may have. Some more accesses to a large row fill the queue of its page.
+fn let_go(db: &sled::Db, key: &[u8], row_bytes: usize) {
+    for _ in 0..row_bytes / LET_GO_BYTES {
+        // What matters is that it was accessed.
+        let _ = db.get(key);
+    }
+}
+
 /// Runs sled code, whose panics count as corruption.
 fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
@@ -183,6 +214,17 @@ impl SledStore {
         ))
     }
 
+    /// Makes room in memory for what comes next, after a commit in the course of which nobody waits for an answer.
+    ///
+    /// # Errors
+    /// What the medium answered.
+    pub(crate) fn let_go_of_last_batch(&mut self) -> Result<(), StoreError> {
+        self.with_database(|store, db| {
+            let rows = Frugal(db);
+            rows.rows(&RowKey::first_of(store.log.newest()).bytes()).try_for_each(|row| row.map(drop))
+        })
+    }
+
     /// Returns the open database, opening it again after an error.
     fn database(&mut self) -> Result<sled::Db, StoreError> {
         match &mut self.engine {
@@ -196,7 +238,7 @@ impl SledStore {
             Engine::Closed(retry_at, _) => *retry_at = Instant::now() + REOPEN_INTERVAL,
         }
         let (db, log, report) =
-            open_and_read(&self.directory, self.limits).map_err(|error| self.stay_closed(&error))?;
+            open_and_read(&self.directory.store(), self.limits).map_err(|error| self.stay_closed(&error))?;
         let (log, mut report) = match guarded(|| self.take_back(&db, log, report)) {
             Ok(result) => result,
             Err(error) => {
@@ -340,46 +382,75 @@ fn open_or_quarantine(
     report: &mut OpenReport,
 ) -> Result<(sled::Db, Log), DirectoryError> {
     remove_unfinished_snapshots(directory).map_err(|error| directory.failed(error))?;
-    let mut result = open_and_read(directory, limits);
+    let mut result = open_and_read(&directory.store(), limits);
     if let Err(EngineError::Corrupt(error)) = &result {
         tracing::error!(%error, "storage cannot be read; trying with its log alone");
         report.set_aside = set_derived_files_aside(directory)?;
         if report.set_aside.is_some() {
-            result = open_and_read(directory, limits);
+            result = open_and_read(&directory.store(), limits);
         }
     }
     if let Err(EngineError::Corrupt(_)) = &result {
         report.quarantined = directory.quarantine()?;
-        result = open_and_read(directory, limits);
+        result = open_and_read(&directory.store(), limits);
     }
     let (db, log, replay) = result.map_err(|error| refusal(directory, error))?;
     report.replay = replay;
     Ok((db, log))
 }
 
-/// Opens sled and checks every row.
-fn open_and_read(
+/// Reads the engine's files in `store`, which need not be those of the directory, and gives each record to `visit`; changes
+/// nothing that is stored. Returns what was found and the number of the last batch, or in words why it cannot be read.
+///
+/// # Errors
+/// Rows of an unknown version, or what the file system answered.
+pub(crate) fn read_only(
     directory: &DataDirectory,
+    store: &Path,
     limits: SledLimits,
-) -> Result<(sled::Db, Log, ReplayReport), EngineError> {
+    visit: &mut dyn FnMut(Record),
+) -> Result<Result<(ReplayReport, u64), String>, DirectoryError> {
+    let read = open_sled(store, limits).and_then(|db| {
+        let read = guarded(|| {
+            let (log, report) = open_log(&Frugal(&db), limits.spare_bytes)?;
+            log.replay(&Frugal(&db), visit)?;
+            Ok((report, log.newest()))
+        });
+        drop_guarded(db);
+        read
+    });
+    match read {
+        Ok(found) => Ok(Ok(found)),
+        Err(EngineError::Corrupt(error)) => Ok(Err(error)),
+        Err(error) => Err(refusal(directory, error)),
+    }
+}
+
+/// Opens sled and checks every row.
+fn open_and_read(store: &Path, limits: SledLimits) -> Result<(sled::Db, Log, ReplayReport), EngineError> {
+    let db = open_sled(store, limits)?;
+    match guarded(|| open_log(&Tree(&db), limits.spare_bytes)) {
+        Ok((log, report)) => Ok((db, log, report)),
+        Err(error) => {
+            drop_guarded(db);
+            Err(error)
+        }
+    }
+}
+
+/// Opens sled.
+fn open_sled(store: &Path, limits: SledLimits) -> Result<sled::Db, EngineError> {
     let started = Instant::now();
-    let db = loop {
+    loop {
         // The background flusher stays off: the writer flushes, and nothing else may.
-        let config = sled::Config::new().path(directory.store());
+        let config = sled::Config::new().path(store);
         let config = config.cache_capacity(limits.cache_bytes).flush_every_ms(None);
         match guarded(|| Ok(config.open()?)) {
             // The lock of the directory is ours, so only a sled of our own that is still going away can hold sled's.
             Err(EngineError::Io(error)) if is_held(&error) && started.elapsed() < RELEASE_SECONDS_MAX => {
                 std::thread::sleep(Duration::from_millis(20));
             }
-            result => break result?,
-        }
-    };
-    match guarded(|| open_log(&Tree(&db), limits.spare_bytes)) {
-        Ok((log, report)) => Ok((db, log, report)),
-        Err(error) => {
-            drop_guarded(db);
-            Err(error)
+            result => return result,
         }
     }
 }

@@ -1,5 +1,5 @@
 //! A broker process of its own for a test, and clients that speak bytes.
-#![allow(clippy::unwrap_used, reason = "test code")]
+#![allow(clippy::unwrap_used, dead_code, reason = "test code, of which each test program uses a part")]
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -27,13 +27,18 @@ pub(crate) struct Broker {
 impl Broker {
     /// Starts a broker with these lines in its configuration, beside listener and data directory.
     pub(crate) fn start(configuration: &str) -> Self {
-        Self::start_through(&[], configuration)
+        Self::start_on(tempfile::tempdir().unwrap(), configuration)
+    }
+
+    /// Starts a broker on a data directory that may have a store.
+    pub(crate) fn start_on(data: TempDir, configuration: &str) -> Self {
+        Self::start_through(&[], data, configuration)
     }
 
     /// Starts a broker that may have `files` files open.
     pub(crate) fn start_with_open_files(files: u32, configuration: &str) -> Self {
         let script = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
-        Self::start_through(&["sh", "-c", &script], configuration)
+        Self::start_through(&["sh", "-c", &script], tempfile::tempdir().unwrap(), configuration)
     }
 
     /// Returns what the system allows the process, a line for each resource.
@@ -41,8 +46,7 @@ impl Broker {
         fs::read_to_string(format!("/proc/{}/limits", self.child.id())).unwrap()
     }
 
-    fn start_through(wrapper: &[&str], configuration: &str) -> Self {
-        let data = tempfile::tempdir().unwrap();
+    fn start_through(wrapper: &[&str], data: TempDir, configuration: &str) -> Self {
         let file = data.path().join("veilmq.toml");
         let listener = "[[listeners]]\naddress = \"127.0.0.1:0\"\n";
         let shards = "[shards]\ncount = 2\n[access]\nanonymous = true\n[admin]\naddress = \"127.0.0.1:0\"\n";
