@@ -46,6 +46,12 @@ pub struct LimitsConfig {
     pub session_queue_messages_max: u32,
     /// The bytes of messages waiting in one session.
     pub session_queue_bytes_max: u64,
+    /// The bytes of messages waiting in one session that stay in memory.
+    pub session_queue_memory_bytes: u64,
+    /// The bytes of messages waiting in all sessions that may stay in memory.
+    pub queue_memory_bytes: u64,
+    /// The bytes of messages waiting in all sessions.
+    pub queue_bytes_max: u64,
     /// The encoded bytes that may wait for one socket; a single larger packet may exceed it when it waits alone.
     pub outbox_bytes_max: u64,
     /// How long bytes may wait for a socket that takes none, in seconds, before the connection is closed.
@@ -75,6 +81,9 @@ impl Default for LimitsConfig {
             subscriptions_per_session_max: 10_000,
             session_queue_messages_max: 100_000,
             session_queue_bytes_max: 64 * 1024 * 1024,
+            session_queue_memory_bytes: 1024 * 1024,
+            queue_memory_bytes: 256 * 1024 * 1024,
+            queue_bytes_max: 4 * 1024 * 1024 * 1024,
             outbox_bytes_max: 1024 * 1024,
             write_seconds_max: 60,
             mailbox_bytes_max: 32 * 1024 * 1024,
@@ -96,6 +105,7 @@ impl LimitsConfig {
         let queue_messages =
             Setting::new("limits.session_queue_messages_max", self.session_queue_messages_max);
         let queue_bytes = Setting::new("limits.session_queue_bytes_max", self.session_queue_bytes_max);
+        let all_queues = Setting::new("limits.queue_bytes_max", self.queue_bytes_max);
         let mailbox = Setting::new("limits.mailbox_bytes_max", self.mailbox_bytes_max);
         let retained = Setting::new("limits.retained_bytes_max", self.retained_bytes_max);
 
@@ -108,6 +118,7 @@ impl LimitsConfig {
         )?;
         known.at_least(queue_messages, inflight, 0, "messages in flight wait in the session")?;
         known.at_least(queue_bytes, packet, 0, "the largest packet must fit into an empty queue")?;
+        known.at_least(all_queues, queue_bytes, 0, "one session may use all of it")?;
         known.at_least(mailbox, packet, 0, "the largest packet must fit into an empty mailbox")?;
         known.at_least(retained, packet, 0, "the largest packet may be a retained message")
     }

@@ -236,6 +236,24 @@ pub const OPTIONS: &[OptionSpec] = &[
         "Bytes of messages waiting in one session; at least `limits.packet_bytes_max`.",
     ),
     integer(
+        "limits.session_queue_memory_bytes",
+        1_024,
+        MEMORY_BYTES_MAX,
+        "Bytes of messages waiting in one session that stay in memory; the newer ones are in the store alone.",
+    ),
+    integer(
+        "limits.queue_memory_bytes",
+        1_024,
+        MEMORY_BYTES_MAX,
+        "Bytes of messages waiting in all sessions beyond which newer ones are in the store alone.",
+    ),
+    integer(
+        "limits.queue_bytes_max",
+        1_024,
+        MEMORY_BYTES_MAX,
+        "Bytes of messages waiting in all sessions, in memory or in the store; at least `limits.session_queue_bytes_max`.",
+    ),
+    integer(
         "limits.outbox_bytes_max",
         4_096,
         1 << 30,

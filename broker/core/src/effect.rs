@@ -5,11 +5,11 @@ use std::sync::Arc;
 use veilmq_protocol::TopicName;
 
 use crate::connection::Arrival;
-use crate::id::{ConnectionId, ShardIndex, Ticket};
+use crate::id::{ConnectionId, MessageId, SessionId, ShardIndex, Ticket};
 use crate::matches::Matches;
 use crate::message::Message;
 use crate::outbox::Outbox;
-use crate::record::Record;
+use crate::record::{Record, StoreError};
 use crate::share::Allotment;
 
 /// Something that happened.
@@ -54,6 +54,15 @@ pub enum Input<'a> {
     Committed(Ticket),
     /// The batch with this ticket could not be stored; nothing that waits for it may be acknowledged.
     CommitFailed(Ticket),
+    /// What became of [`Effect::Fetch`].
+    Fetched {
+        /// Who asked.
+        reader: Reader,
+        /// What was asked for.
+        asked: Vec<MessageId>,
+        /// What [`crate::Store::fetch`] answered.
+        messages: Result<Vec<Arc<Message>>, StoreError>,
+    },
     /// The broker says something of itself, for subscribers of this topic and, until it says otherwise, for those to come. It is
     /// kept in memory only and counts for no limit of retained messages.
     Announced {
@@ -97,6 +106,14 @@ pub enum Effect {
         /// QoS 1 allows.
         awaited: bool,
     },
+    /// Read these messages back from the store, with [`crate::Store::fetch`], and say [`Input::Fetched`]. All of them are
+    /// durable.
+    Fetch {
+        /// Who asks.
+        reader: Reader,
+        /// The messages, in the order in which they are needed.
+        messages: Vec<MessageId>,
+    },
     /// Pass a parcel to another shard.
     Post {
         /// The receiving shard.
@@ -104,6 +121,15 @@ pub enum Effect {
         /// What goes into [`Input::Parcel`] over there.
         parcel: Parcel,
     },
+}
+
+/// Whom messages are read back for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// A session whose client is being sent what waits.
+    Session(SessionId),
+    /// The members of groups that are to get the messages of sessions that have ended.
+    Heirs,
 }
 
 /// What shards tell each other.

@@ -8,9 +8,15 @@ use crate::record::{Record, Store, StoreError};
 use crate::recovery::Recovery;
 
 /// Keeps records as long as it lives.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MemoryStore {
     state: Recovery,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self { state: Recovery::holding_bodies() }
+    }
 }
 
 impl MemoryStore {

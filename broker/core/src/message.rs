@@ -3,7 +3,7 @@
 //! The core moves payloads and never looks into them: [`Payload`] offers its length and its bytes for the wire, nothing else.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use veilmq_protocol::{PublishProperties, QoS};
@@ -22,9 +22,24 @@ pub struct Message {
     expiry: Option<Expiry>,
     /// Topic Name, application properties, payload: one buffer, written once.
     image: Box<[u8]>,
-    /// Durable sessions that still need the stored body; the last one to settle forgets it.
+    /// Durable sessions that still need the stored body and hold this image; the last one to settle forgets it.
     references: AtomicU32,
+    /// The count of those that need the stored body without holding this image; all holders together count as one more.
+    absent: OnceLock<Arc<AtomicU32>>,
+    storing: AtomicU8,
     digest: OnceLock<[u8; 32]>,
+}
+
+/// What is known of the batch that stores a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Storing {
+    /// It is not durable yet, or there is none.
+    Pending,
+    /// It is durable.
+    Done,
+    /// It was refused.
+    Failed,
 }
 
 /// When a message stops being deliverable, and the interval its publisher gave.
@@ -60,12 +75,16 @@ pub struct MessageParts<'a> {
 impl Message {
     /// Copies the parts into one image; `references` is the number of durable sessions that will settle it.
     pub fn new(parts: &MessageParts<'_>, references: u32) -> Arc<Self> {
+        Arc::new(Self::build(parts, references))
+    }
+
+    fn build(parts: &MessageParts<'_>, references: u32) -> Self {
         let mut image =
             Vec::with_capacity(parts.topic.len() + parts.application_properties.len() + parts.payload.len());
         image.extend_from_slice(parts.topic.as_bytes());
         image.extend_from_slice(parts.application_properties);
         image.extend_from_slice(parts.payload);
-        Arc::new(Self {
+        Self {
             id: parts.id,
             publisher: parts.publisher,
             qos: parts.qos,
@@ -75,7 +94,22 @@ impl Message {
             expiry: parts.expiry,
             image: image.into_boxed_slice(),
             references: AtomicU32::new(references),
+            absent: OnceLock::new(),
+            storing: AtomicU8::new(Storing::Pending as u8),
             digest: OnceLock::new(),
+        }
+    }
+
+    /// Makes the image of a message that one session has read back from the store; `absent` counts this session and the others
+    /// that need it.
+    pub(crate) fn read_back(message: Arc<Self>, absent: Option<Arc<AtomicU32>>) -> Arc<Self> {
+        // A store in memory gives its own image away.
+        let image = Arc::try_unwrap(message).unwrap_or_else(|shared| Self::build(&shared.parts(), 0));
+        Arc::new(Self {
+            references: AtomicU32::new(1),
+            absent: absent.map_or_else(OnceLock::new, OnceLock::from),
+            storing: AtomicU8::new(Storing::Done as u8),
+            ..image
         })
     }
 
@@ -168,20 +202,56 @@ impl Message {
         self.image.len() + size_of::<Self>()
     }
 
-    /// Says how many durable sessions will settle the message, when it is recovered.
-    pub(crate) fn set_references(&self, references: u32) {
-        self.references.store(references, Ordering::Release);
+    /// Returns when the message stops being deliverable.
+    pub(crate) fn expires_at(&self) -> Option<Moment> {
+        self.expiry.map(|expiry| expiry.at)
+    }
+
+    /// Takes note of what became of the batch that stores the message.
+    pub(crate) fn set_storing(&self, storing: Storing) {
+        self.storing.store(storing as u8, Ordering::Release);
+    }
+
+    /// Returns what is known of the batch that stores the message.
+    pub(crate) fn storing(&self) -> Storing {
+        match self.storing.load(Ordering::Acquire) {
+            0 => Storing::Pending,
+            1 => Storing::Done,
+            _ => Storing::Failed,
+        }
     }
 
     /// Gives up one durable reference; true if it was the last and the stored body can be forgotten.
-    pub fn release_reference(&self) -> bool {
+    pub(crate) fn release_reference(&self) -> bool {
         self.references.fetch_sub(1, Ordering::AcqRel) == 1
+            && self.absent.get().is_none_or(|absent| release_absent(absent))
+    }
+
+    /// Lets one who holds a durable reference do without this image, and returns where it counts from now on; None if nobody
+    /// else needs the message.
+    pub(crate) fn leave(&self) -> Option<Arc<AtomicU32>> {
+        // The last of the holders takes the one that they all counted as.
+        if self.references.load(Ordering::Acquire) == 1 {
+            return self.absent.get().map(Arc::clone);
+        }
+        let absent = self.absent.get_or_init(|| Arc::new(AtomicU32::new(1)));
+        absent.fetch_add(1, Ordering::Relaxed);
+        if self.references.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // The others have gone meanwhile, and could not take the one along while this one was here.
+            absent.fetch_sub(1, Ordering::AcqRel);
+        }
+        Some(Arc::clone(absent))
     }
 
     /// Returns the FAN-D digest of the shared body, computed at most once (VEIL-1 section 6.3).
     pub fn digest(&self, compute: impl FnOnce() -> [u8; 32]) -> &[u8; 32] {
         self.digest.get_or_init(compute)
     }
+}
+
+/// Gives up a reference that was counted apart from the image; true if it was the last of all.
+pub(crate) fn release_absent(absent: &AtomicU32) -> bool {
+    absent.fetch_sub(1, Ordering::AcqRel) == 1
 }
 
 impl fmt::Debug for Message {

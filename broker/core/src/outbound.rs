@@ -4,104 +4,16 @@
 //! once, and deliveries of one QoS leave in the order in which they came ([MQTT-4.6.0-5], [MQTT-4.6.0-6]).
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use veilmq_protocol::{PacketId, QoS};
 
-use crate::id::{IdSet, SessionId};
-use crate::message::Message;
-use crate::record::{Reference, Stage};
-
-/// One message on its way to one session.
-#[derive(Clone, Debug)]
-pub(crate) struct Delivery {
-    pub(crate) message: Arc<Message>,
-    pub(crate) qos: QoS,
-    pub(crate) retain: bool,
-    pub(crate) subscription_ids: Box<[u32]>,
-    /// The store holds a reference that must be settled.
-    pub(crate) stored: bool,
-    /// The filter as subscribed, if this is the copy of a group whose member the session is.
-    pub(crate) share: Option<Arc<str>>,
-}
-
-impl Delivery {
-    /// Returns the durable form of this delivery at `stage`.
-    pub(crate) fn reference(&self, session: SessionId, stage: Stage) -> Reference {
-        Reference {
-            session,
-            qos: self.qos,
-            retain: self.retain,
-            subscription_ids: self.subscription_ids.to_vec(),
-            share: self.share.clone(),
-            stage,
-        }
-    }
-
-    fn size_bytes(&self) -> usize {
-        self.message.size_bytes()
-    }
-}
-
-/// A QoS 1 or 2 delivery that has a Packet Identifier.
-#[derive(Debug)]
-pub(crate) struct InFlight {
-    pub(crate) delivery: Delivery,
-    packet_id: PacketId,
-    pub(crate) progress: Progress,
-    /// PUBLISH has been sent before, on whatever connection: the next one carries DUP ([MQTT-3.3.1-1]).
-    sent_before: bool,
-    /// The current packet of this exchange has been sent on the current connection.
-    sent_now: bool,
-    /// It takes one of the client's Receive Maximum: a packet of it was sent on the current connection.
-    is_charged: bool,
-}
-
-impl InFlight {
-    /// Returns how durable storage sees this exchange.
-    pub(crate) fn stage(&self) -> Stage {
-        match self.progress {
-            Progress::Storing | Progress::Published => Stage::Published(self.packet_id),
-            Progress::Releasing | Progress::Released => Stage::Released(self.packet_id),
-        }
-    }
-
-    /// Moves on from waiting for a commit; does nothing if the exchange has moved on otherwise.
-    fn after_commit(&self) -> Option<Progress> {
-        match self.progress {
-            Progress::Storing => Some(Progress::Published),
-            Progress::Releasing => Some(Progress::Released),
-            Progress::Published | Progress::Released => None,
-        }
-    }
-
-    fn awaits_publish(&self) -> bool {
-        self.progress == Progress::Published && !self.sent_now
-    }
-}
-
-/// An exchange whose next packet is due.
-#[derive(Debug)]
-pub(crate) struct Resend<'a> {
-    pub(crate) delivery: &'a Delivery,
-    pub(crate) packet_id: PacketId,
-    pub(crate) progress: Progress,
-    /// The PUBLISH went out before.
-    pub(crate) dup: bool,
-}
-
-/// How far an exchange has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
-    /// QoS 2: PUBLISH waits until its identifier is durable.
-    Storing,
-    /// PUBLISH may be sent; awaiting PUBACK or PUBREC ([MQTT-4.3.2-3], [MQTT-4.3.3-3]).
-    Published,
-    /// PUBREC arrived; PUBREL waits until that is durable. The PUBLISH is not sent again ([MQTT-4.3.3-6]).
-    Releasing,
-    /// PUBREL may be sent; awaiting PUBCOMP ([MQTT-4.3.3-5]).
-    Released,
-}
+use crate::id::{IdSet, MessageId};
+use crate::in_flight::{InFlight, Progress, Resend};
+use crate::message::Storing;
+use crate::queue::{Answers, First, Queue};
+use crate::record::Stage;
+use crate::time::Moment;
+use crate::waiting::{Delivery, Waiting};
 
 /// Everything on its way to one session.
 #[derive(Debug)]
@@ -110,10 +22,12 @@ pub(crate) struct Outbound {
     identifiers: IdSet<PacketId>,
     last_identifier: u16,
     /// QoS 1 and 2 messages that wait for quota, space or a connection.
-    queue: VecDeque<Delivery>,
+    queue: Queue,
     /// QoS 0 messages that wait for space.
     unassured: VecDeque<Delivery>,
-    waiting_bytes: usize,
+    unassured_bytes: usize,
+    /// Messages are being read back.
+    is_reading: bool,
     /// Entries of `in_flight` whose current packet has not been sent on this connection.
     unsent: usize,
     /// Those of them whose current packet is a PUBLISH that may be sent; new messages must not overtake it.
@@ -129,9 +43,10 @@ impl Default for Outbound {
             in_flight: VecDeque::new(),
             identifiers: IdSet::default(),
             last_identifier: 0,
-            queue: VecDeque::new(),
+            queue: Queue::default(),
             unassured: VecDeque::new(),
-            waiting_bytes: 0,
+            unassured_bytes: 0,
+            is_reading: false,
             unsent: 0,
             unsent_publishes: 0,
             charged: 0,
@@ -155,11 +70,24 @@ impl Outbound {
         }
     }
 
-    /// Ends a connection: QoS 0 messages do not wait for the next one.
-    pub(crate) fn disconnected(&mut self) -> usize {
+    /// Ends a connection: QoS 0 messages do not wait for the next one, and of the others `memory_bytes_max` bytes stay in memory.
+    pub(crate) fn disconnected(&mut self, memory_bytes_max: usize) -> usize {
         let dropped = self.unassured.len();
-        self.waiting_bytes -= self.unassured.iter().map(Delivery::size_bytes).sum::<usize>();
         self.unassured = VecDeque::new();
+        self.unassured_bytes = 0;
+        let mut left = memory_bytes_max;
+        for entry in &mut self.in_flight {
+            let bytes = entry.delivery.memory_bytes();
+            if bytes <= left {
+                left -= bytes;
+            } else if let Waiting::Whole(delivery) = &entry.delivery
+                && delivery.stored_id().is_some()
+                && delivery.message.storing() == Storing::Done
+            {
+                entry.delivery.let_go();
+            }
+        }
+        self.queue.let_go_of_head(left);
         dropped
     }
 
@@ -170,7 +98,12 @@ impl Outbound {
 
     /// Returns the bytes of the deliveries that wait.
     pub(crate) fn waiting_bytes(&self) -> usize {
-        self.waiting_bytes
+        self.queue.bytes() + self.unassured_bytes
+    }
+
+    /// Returns the bytes of those that wait in memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.queue.memory_bytes() + self.unassured_bytes
     }
 
     /// Tells whether there is nothing that could be sent, whatever the quota.
@@ -180,7 +113,7 @@ impl Outbound {
 
     /// Tells whether another `bytes` bytes would exceed the limits of what waits.
     pub(crate) fn is_full(&self, bytes: usize, messages_max: usize, bytes_max: usize) -> bool {
-        self.waiting() >= messages_max || self.waiting_bytes + bytes > bytes_max
+        self.waiting() >= messages_max || self.waiting_bytes() + bytes > bytes_max
     }
 
     /// Returns how many exchanges are under way.
@@ -188,30 +121,107 @@ impl Outbound {
         self.in_flight.len()
     }
 
-    /// Appends a delivery to those that wait.
-    pub(crate) fn enqueue(&mut self, delivery: Delivery) {
-        self.waiting_bytes += delivery.size_bytes();
+    /// Appends a delivery to those that wait. At QoS 1 and 2 it stays in memory if it `stays` and all before it are there too.
+    pub(crate) fn enqueue(&mut self, delivery: Delivery, stays: bool) {
         match delivery.qos {
-            QoS::AtMostOnce => self.unassured.push_back(delivery),
-            QoS::AtLeastOnce | QoS::ExactlyOnce => self.queue.push_back(delivery),
+            QoS::AtMostOnce => {
+                self.unassured_bytes += delivery.message.size_bytes();
+                self.unassured.push_back(delivery);
+            }
+            QoS::AtLeastOnce | QoS::ExactlyOnce => {
+                let stays = stays && self.queue.is_all_head();
+                self.queue.push(delivery.into(), stays);
+            }
         }
+    }
+
+    /// Appends what was recovered to the QoS 1 and 2 messages that wait.
+    pub(crate) fn enqueue_recovered(&mut self, waiting: Waiting) {
+        self.queue.push(waiting, true);
     }
 
     /// Takes the next waiting QoS 0 delivery.
     pub(crate) fn next_unassured(&mut self) -> Option<Delivery> {
         let delivery = self.unassured.pop_front()?;
-        self.waiting_bytes -= delivery.size_bytes();
+        self.unassured_bytes -= delivery.message.size_bytes();
         Some(delivery)
     }
 
     /// Takes the next waiting QoS 1 or 2 delivery if the send quota allows another ([MQTT-4.9.0-2]).
-    pub(crate) fn next_assured(&mut self) -> Option<Delivery> {
+    pub(crate) fn next_assured(&mut self, now: Moment) -> First {
         if !self.has_quota() || self.unsent_publishes > 0 {
-            return None;
+            return First::Nothing;
         }
-        let delivery = self.queue.pop_front()?;
-        self.waiting_bytes -= delivery.size_bytes();
-        Some(delivery)
+        self.queue.take_first(now)
+    }
+
+    /// Takes messages out that have expired while they waited, at most `count_max`.
+    pub(crate) fn take_expired(&mut self, now: Moment, count_max: usize, into: &mut Vec<Waiting>) {
+        self.queue.take_expired(now, count_max, into);
+    }
+
+    /// Tells whether messages wait in memory that could go once they are durable.
+    pub(crate) fn is_undecided(&self) -> bool {
+        self.queue.is_undecided()
+    }
+
+    /// Lets go of messages that wait in memory and can be read back; true if there may soon be more of them.
+    pub(crate) fn let_go(&mut self) -> bool {
+        self.queue.decide();
+        self.queue.is_undecided()
+    }
+
+    /// Returns the messages to read back for the client: what was in flight before, then what waits, some `bytes_max` bytes
+    /// together. None if `memory_bytes_min` bytes wait in memory.
+    pub(crate) fn ask(&mut self, now: Moment, memory_bytes_min: usize, bytes_max: usize) -> Vec<MessageId> {
+        let mut asked = Vec::new();
+        let mut bytes = 0;
+        if self.unsent_publishes > 0 {
+            for entry in &self.in_flight {
+                if let Some(id) = entry.missing()
+                    && (bytes == 0 || bytes < bytes_max)
+                {
+                    bytes += entry.delivery.size_bytes();
+                    asked.push(id);
+                }
+            }
+        }
+        if bytes < bytes_max && self.queue.wants_messages(memory_bytes_min) {
+            self.queue.ask(now, bytes_max - bytes, &mut asked);
+        }
+        self.is_reading = !asked.is_empty();
+        asked
+    }
+
+    /// Tells whether messages may have to be read back before they can be sent.
+    pub(crate) fn may_miss_messages(&self) -> bool {
+        !self.is_reading && (self.unsent_publishes > 0 || !self.queue.is_all_here())
+    }
+
+    /// Returns when the next of the messages that wait expires, or earlier.
+    pub(crate) fn next_expiry(&self) -> Option<Moment> {
+        self.queue.next_expiry()
+    }
+
+    /// Takes note that what was being read has come, or will not.
+    pub(crate) fn reading_ended(&mut self) {
+        self.is_reading = false;
+    }
+
+    /// Puts messages where they were asked for. Those that cannot be read are taken out of the queue into `lost`; the Packet
+    /// Identifiers of those in flight are returned.
+    pub(crate) fn fill(&mut self, mut answers: Answers, lost: &mut Vec<Waiting>) -> Vec<PacketId> {
+        let mut unreadable = Vec::new();
+        for entry in &mut self.in_flight {
+            if let Some(answer) = entry.missing().and_then(|id| answers.remove(&id)) {
+                match answer {
+                    Some(message) => entry.delivery.fill(message),
+                    None => unreadable.push(entry.packet_id),
+                }
+            }
+        }
+        self.queue.fill(&mut answers, lost);
+        unreadable
     }
 
     /// Tells whether a delivery of this QoS may be sent at once, ahead of nothing.
@@ -236,7 +246,7 @@ impl Outbound {
         self.charged += usize::from(sent);
         self.identifiers.insert(packet_id);
         self.in_flight.push_back(InFlight {
-            delivery,
+            delivery: delivery.into(),
             packet_id,
             progress,
             sent_before: sent,
@@ -247,7 +257,7 @@ impl Outbound {
     }
 
     /// Puts a recovered exchange back in flight.
-    pub(crate) fn restore(&mut self, delivery: Delivery, packet_id: PacketId, progress: Progress) {
+    pub(crate) fn restore(&mut self, delivery: Waiting, packet_id: PacketId, progress: Progress) {
         self.identifiers.insert(packet_id);
         self.last_identifier = packet_id.value();
         self.unsent += 1;
@@ -294,7 +304,7 @@ impl Outbound {
     }
 
     /// Ends an exchange and frees its Packet Identifier.
-    pub(crate) fn finish(&mut self, packet_id: PacketId) -> Option<Delivery> {
+    pub(crate) fn finish(&mut self, packet_id: PacketId) -> Option<Waiting> {
         let entry = self.in_flight.remove(self.position(packet_id)?)?;
         self.identifiers.remove(&packet_id);
         self.unsent -= usize::from(!entry.sent_now);
@@ -323,7 +333,7 @@ impl Outbound {
     }
 
     /// Visits the exchanges that wait for a commit, oldest first.
-    pub(crate) fn awaiting_commit(&self) -> impl Iterator<Item = (&Delivery, PacketId, Stage)> {
+    pub(crate) fn awaiting_commit(&self) -> impl Iterator<Item = (&Waiting, PacketId, Stage)> {
         let waiting = self.in_flight.iter().filter(|entry| entry.after_commit().is_some());
         waiting.map(|entry| (&entry.delivery, entry.packet_id, entry.stage()))
     }
@@ -346,39 +356,43 @@ impl Outbound {
                     Progress::Storing | Progress::Releasing => false,
                 }
         })?;
+        if entry.missing().is_some() {
+            return Some(Resend::Missing);
+        }
         self.unsent_publishes -= usize::from(entry.awaits_publish());
         self.unsent -= 1;
         entry.sent_now = true;
         self.charged += usize::from(!std::mem::replace(&mut entry.is_charged, true));
         let again = std::mem::replace(&mut entry.sent_before, true);
-        Some(Resend {
-            delivery: &entry.delivery,
-            packet_id: entry.packet_id,
-            progress: entry.progress,
-            dup: again,
+        let packet_id = entry.packet_id;
+        Some(match &entry.delivery {
+            Waiting::Whole(delivery) if entry.progress == Progress::Published => {
+                Resend::Publish { delivery, packet_id, dup: again }
+            }
+            Waiting::Whole(_) | Waiting::Stub(_) => Resend::Release(packet_id),
         })
     }
 
-    /// Visits every QoS 1 and 2 delivery, oldest first.
-    pub(crate) fn assured(&self) -> impl Iterator<Item = &Delivery> {
-        self.in_flight.iter().map(|entry| &entry.delivery).chain(&self.queue)
-    }
-
-    /// Takes what other members of its group may have instead, oldest first: all but QoS 2 messages that the client may have
-    /// seen ([MQTT-4.8.2-5]).
-    pub(crate) fn into_transferable(self) -> Vec<Delivery> {
-        let in_flight = self.in_flight.into_iter();
-        let unseen = in_flight
-            .filter(|entry| entry.delivery.qos != QoS::ExactlyOnce || !entry.sent_before)
-            .map(|entry| entry.delivery);
-        unseen.chain(self.queue).filter(|delivery| delivery.share.is_some()).collect()
+    /// Gives out every QoS 1 and 2 delivery, oldest first, and says of each whether other members of its group may have it
+    /// instead: all but QoS 2 messages that the client may have seen ([MQTT-4.8.2-5]).
+    pub(crate) fn into_assured(self) -> impl Iterator<Item = (Waiting, bool)> {
+        let in_flight = self.in_flight.into_iter().map(|entry| {
+            let is_unseen = entry.delivery.qos() != QoS::ExactlyOnce || !entry.sent_before;
+            let is_transferable = is_unseen && entry.delivery.share().is_some();
+            (entry.delivery, is_transferable)
+        });
+        let queued = self.queue.into_waiting().map(|waiting| {
+            let is_transferable = waiting.share().is_some();
+            (waiting, is_transferable)
+        });
+        in_flight.chain(queued)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::MessageParts;
+    use crate::message::{Message, MessageParts};
 
     fn delivery(qos: QoS, payload: u8) -> Delivery {
         let parts = MessageParts {
@@ -405,20 +419,34 @@ mod tests {
         delivery.message.payload().as_wire_bytes()[0]
     }
 
+    fn resent(outbound: &mut Outbound) -> Option<(u8, bool)> {
+        match outbound.next_unsent()? {
+            Resend::Publish { delivery, dup, .. } => Some((payload(delivery), dup)),
+            Resend::Release(_) | Resend::Missing => None,
+        }
+    }
+
+    fn next(outbound: &mut Outbound) -> Option<u8> {
+        match outbound.next_assured(Moment::from_milliseconds(0)) {
+            First::Delivery(delivery) => Some(payload(&delivery)),
+            First::Expired(_) | First::Stub | First::Nothing => None,
+        }
+    }
+
     #[test]
     fn quota_holds_back_and_an_acknowledgement_lets_the_next_through() {
         let mut outbound = Outbound::default();
         outbound.connected(1);
         for number in 0..2 {
-            outbound.enqueue(delivery(QoS::AtLeastOnce, number));
+            outbound.enqueue(delivery(QoS::AtLeastOnce, number), true);
         }
 
-        let first = outbound.next_assured().unwrap();
-        let packet_id = outbound.begin(first, Progress::Published);
-        assert!(outbound.next_assured().is_none());
+        assert_eq!(next(&mut outbound), Some(0));
+        let packet_id = outbound.begin(delivery(QoS::AtLeastOnce, 0), Progress::Published);
+        assert_eq!(next(&mut outbound), None);
 
-        assert_eq!(payload(&outbound.finish(packet_id).unwrap()), 0);
-        assert_eq!(payload(&outbound.next_assured().unwrap()), 1);
+        assert!(outbound.finish(packet_id).is_some());
+        assert_eq!(next(&mut outbound), Some(1));
         assert_eq!(outbound.waiting_bytes(), 0);
     }
 
@@ -444,13 +472,11 @@ mod tests {
 
         outbound.connected(2);
 
-        assert_eq!(payload(outbound.next_unsent().unwrap().delivery), 0);
-        assert_eq!(payload(outbound.next_unsent().unwrap().delivery), 1);
+        assert_eq!(resent(&mut outbound), Some((0, true)));
+        assert_eq!(resent(&mut outbound), Some((1, true)));
         assert!(outbound.next_unsent().is_none());
         outbound.finish(PacketId::new(1).unwrap());
-        let third = outbound.next_unsent().unwrap();
-        assert_eq!(payload(third.delivery), 2);
-        assert!(third.dup);
+        assert_eq!(resent(&mut outbound), Some((2, true)));
     }
 
     #[test]
@@ -463,7 +489,7 @@ mod tests {
 
         outbound.connected(1);
 
-        assert_eq!(outbound.next_unsent().unwrap().progress, Progress::Released);
+        assert!(matches!(outbound.next_unsent(), Some(Resend::Release(_))));
         assert!(outbound.next_unsent().is_none());
     }
 
@@ -475,16 +501,16 @@ mod tests {
         let first = outbound.begin(delivery(QoS::ExactlyOnce, 0), Progress::Published);
         outbound.begin(delivery(QoS::ExactlyOnce, 1), Progress::Published);
         outbound.connected(1);
-        assert_eq!(payload(outbound.next_unsent().unwrap().delivery), 0);
+        assert_eq!(resent(&mut outbound), Some((0, true)));
 
         outbound.advance(first, Progress::Releasing);
         assert!(outbound.next_unsent().is_none());
         outbound.stored(first);
-        assert_eq!(outbound.next_unsent().unwrap().progress, Progress::Released);
+        assert!(matches!(outbound.next_unsent(), Some(Resend::Release(_))));
         assert!(outbound.next_unsent().is_none());
 
         outbound.finish(first);
-        assert_eq!(payload(outbound.next_unsent().unwrap().delivery), 1);
+        assert_eq!(resent(&mut outbound), Some((1, true)));
     }
 
     #[test]
@@ -493,7 +519,7 @@ mod tests {
         outbound.connected(10);
         let packet_id = outbound.begin(delivery(QoS::ExactlyOnce, 0), Progress::Storing);
         outbound.stored(packet_id);
-        assert_eq!(outbound.next_unsent().unwrap().progress, Progress::Published);
+        assert_eq!(resent(&mut outbound), Some((0, false)));
 
         outbound.stored(packet_id);
 
@@ -510,6 +536,6 @@ mod tests {
 
         outbound.advance(packet_id, Progress::Published);
 
-        assert!(!outbound.next_unsent().unwrap().dup);
+        assert_eq!(resent(&mut outbound), Some((0, false)));
     }
 }

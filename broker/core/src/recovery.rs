@@ -3,26 +3,37 @@
 //! Invariant: applying the records of a run in order gives the state that the run had, and visiting a state gives records
 //! that rebuild it.
 
+use core::sync::atomic::AtomicU32;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use veilmq_protocol::{PacketId, QoS, TopicFilter};
 
 use crate::id::{MessageId, SessionId, ShardIndex};
+use crate::in_flight::Progress;
 use crate::message::Message;
-use crate::outbound::{Delivery, Progress};
 use crate::record::{Record, Reference, SessionRecord, Stage, SubscriptionRecord};
 use crate::session::Session;
 use crate::shard::Shard;
 use crate::shared::Shared;
 use crate::time::Moment;
+use crate::waiting::{StoredHead, Stub, Waiting};
 
 /// The durable state of a broker, whatever the number of shards.
 #[derive(Debug, Default)]
 pub struct Recovery {
     sessions: BTreeMap<SessionId, Stored>,
-    bodies: BTreeMap<MessageId, Arc<Message>>,
+    bodies: BTreeMap<MessageId, Body>,
+    /// Bodies are held, not just known of.
+    holds_bodies: bool,
     retained: BTreeMap<Arc<str>, Arc<Message>>,
+}
+
+/// What is known of a stored message.
+#[derive(Debug)]
+struct Body {
+    head: StoredHead,
+    message: Option<Arc<Message>>,
 }
 
 /// What is stored of one session; its head may be missing if rows were damaged.
@@ -56,9 +67,15 @@ pub struct RecoverySummary {
 }
 
 impl Recovery {
-    /// Makes an empty state.
+    /// Makes an empty state. Of the bodies of messages that sessions wait for it keeps only what is needed until they are read
+    /// back.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Makes an empty state that holds bodies too.
+    pub(crate) fn holding_bodies() -> Self {
+        Self { holds_bodies: true, ..Self::default() }
     }
 
     /// Applies one record.
@@ -78,11 +95,12 @@ impl Recovery {
                 }
             }
             Record::Published { message, references } => {
-                let Some(id) = message.id() else { return };
+                let Some(head) = StoredHead::of(&message) else { return };
                 for reference in references {
-                    self.refer(id, reference);
+                    self.refer(head.id, reference);
                 }
-                self.bodies.insert(id, message);
+                let message = Some(message).filter(|_| self.holds_bodies);
+                self.bodies.insert(head.id, Body { head, message });
             }
             Record::Forgotten { message } => {
                 self.bodies.remove(&message);
@@ -136,10 +154,10 @@ impl Recovery {
 
     /// Returns a stored body.
     pub(crate) fn body(&self, message: MessageId) -> Option<&Arc<Message>> {
-        self.bodies.get(&message)
+        self.bodies.get(&message)?.message.as_ref()
     }
 
-    /// Visits the state as records in their normal form.
+    /// Visits the state as records in their normal form, as far as it is held.
     pub(crate) fn visit(&self, visit: &mut dyn FnMut(Record)) {
         for (session, stored) in &self.sessions {
             let session = *session;
@@ -151,7 +169,8 @@ impl Recovery {
                 visit(Record::Subscribed { session, filter, subscription });
             }
         }
-        for (id, message) in &self.bodies {
+        for (id, body) in &self.bodies {
+            let Some(message) = &body.message else { continue };
             let references = self.sessions.values().filter_map(|stored| stored.references.get(id).cloned());
             visit(Record::Published { message: Arc::clone(message), references: references.collect() });
         }
@@ -184,9 +203,11 @@ impl Recovery {
             shared.messages.skip_past(last.0);
         }
         let ownerless = self.end_sessions(&mut cleanup);
-        self.count_references(&mut cleanup);
+        let absent = self.count_references(&ownerless, &mut cleanup);
         for (id, stored) in std::mem::take(&mut self.sessions) {
-            let Some(session) = self.session(id, stored, now, &mut cleanup, &mut summary) else { continue };
+            let Some(session) = self.session(id, stored, &absent, now, &mut cleanup, &mut summary) else {
+                continue;
+            };
             let home = usize::from(shared.home(&session.client_id).0);
             if let Some(shard) = shards.get_mut(home) {
                 shard.adopt_recovered(session, now);
@@ -203,15 +224,22 @@ impl Recovery {
                 summary.retained += 1;
             }
         }
-        cleanup.extend(Shard::pass_on_recovered(&mut shards, &ownerless, now));
-        summary.deliveries = shards.iter().map(Shard::deliveries).sum();
-        shards.iter().for_each(Shard::show_gauges);
+        summary.deliveries = ownerless.len() + shards.iter().map(Shard::deliveries).sum::<usize>();
+        if let Some(first) = shards.first_mut() {
+            let stub =
+                |((message, session), reference)| Some((session, self.stub(message, &absent, reference)?));
+            first.adopt_estate(ownerless.into_iter().filter_map(stub).collect(), now);
+        }
+        for shard in &mut shards {
+            shard.report_queues();
+            shard.show_gauges();
+        }
         (shards, cleanup, summary)
     }
 
     /// Ends sessions without a head, and all but the newest of each client: the end of an earlier one may not have been
     /// stored. Returns what they had as members of groups and others may have instead, in the order of publication.
-    fn end_sessions(&mut self, cleanup: &mut Vec<Record>) -> Vec<Delivery> {
+    fn end_sessions(&mut self, cleanup: &mut Vec<Record>) -> BTreeMap<(MessageId, SessionId), Reference> {
         let mut newest: HashMap<Arc<str>, SessionId> = HashMap::new();
         let mut ended = Vec::new();
         for (session, stored) in &self.sessions {
@@ -225,44 +253,55 @@ impl Recovery {
             cleanup.push(Record::SessionEnded { session });
             let references =
                 self.sessions.remove(&session).map(|stored| stored.references).unwrap_or_default();
-            for (id, reference) in references {
-                if reference.share.is_some() {
+            for (id, reference) in references.into_iter().filter(|(_, reference)| reference.share.is_some()) {
+                if is_transferable(&reference) && self.bodies.contains_key(&id) {
+                    ownerless.insert((id, session), reference);
+                } else {
                     cleanup.push(Record::Settled { session, message: id });
                 }
-                if let Some(message) = self.bodies.get(&id)
-                    && is_transferable(&reference)
-                {
-                    ownerless.insert((id, session), delivery(Arc::clone(message), reference));
-                }
             }
         }
-        ownerless.into_values().collect()
+        ownerless
     }
 
-    /// Tells every body how many sessions will settle it, and forgets those that none will.
-    fn count_references(&mut self, cleanup: &mut Vec<Record>) {
-        let mut counts: BTreeMap<MessageId, u32> = BTreeMap::new();
-        for stored in self.sessions.values().filter(|stored| stored.head.is_some()) {
-            for id in stored.references.keys() {
-                *counts.entry(*id).or_default() += 1;
-            }
+    /// Counts those who will settle each body, if they are several, and forgets the bodies that nobody will.
+    fn count_references(
+        &mut self,
+        ownerless: &BTreeMap<(MessageId, SessionId), Reference>,
+        cleanup: &mut Vec<Record>,
+    ) -> HashMap<MessageId, Arc<AtomicU32>> {
+        let mut counts: HashMap<MessageId, u32> = HashMap::new();
+        let of_sessions = self.sessions.values().flat_map(|stored| stored.references.keys());
+        for id in of_sessions.chain(ownerless.keys().map(|(id, _)| id)) {
+            *counts.entry(*id).or_default() += 1;
         }
-        self.bodies.retain(|id, message| match counts.get(id) {
-            Some(count) => {
-                message.set_references(*count);
-                true
-            }
-            None => {
+        self.bodies.retain(|id, _| {
+            let is_needed = counts.contains_key(id);
+            if !is_needed {
                 cleanup.push(Record::Forgotten { message: *id });
-                false
             }
+            is_needed
         });
+        let shared = counts.into_iter().filter(|(_, count)| *count > 1);
+        shared.map(|(id, count)| (id, Arc::new(AtomicU32::new(count)))).collect()
+    }
+
+    /// Makes a delivery whose message has to be read back; None if the message is not there.
+    fn stub(
+        &self,
+        message: MessageId,
+        absent: &HashMap<MessageId, Arc<AtomicU32>>,
+        reference: Reference,
+    ) -> Option<Waiting> {
+        let body = self.bodies.get(&message)?;
+        Some(Stub::recovered(&body.head, absent.get(&message).map(Arc::clone), reference).into())
     }
 
     fn session(
         &self,
         id: SessionId,
         stored: Stored,
+        absent: &HashMap<MessageId, Arc<AtomicU32>>,
         now: Moment,
         cleanup: &mut Vec<Record>,
         summary: &mut RecoverySummary,
@@ -284,24 +323,13 @@ impl Recovery {
         session.received = stored.received;
         // Identities increase in the order of publication, which is the order of what is in flight and of what is queued.
         for (message, reference) in stored.references {
-            let Some(body) = self.bodies.get(&message) else {
-                cleanup.push(Record::Settled { session: id, message });
-                continue;
-            };
-            restore(&mut session, Arc::clone(body), reference);
+            let stage = reference.stage;
+            match self.stub(message, absent, reference) {
+                Some(waiting) => restore(&mut session, waiting, stage),
+                None => cleanup.push(Record::Settled { session: id, message }),
+            }
         }
         Some(session)
-    }
-}
-
-fn delivery(message: Arc<Message>, reference: Reference) -> Delivery {
-    Delivery {
-        message,
-        qos: reference.qos,
-        retain: reference.retain,
-        subscription_ids: reference.subscription_ids.into(),
-        stored: true,
-        share: reference.share,
     }
 }
 
@@ -311,13 +339,11 @@ fn is_transferable(reference: &Reference) -> bool {
     reference.share.is_some() && (reference.stage == Stage::Queued || reference.qos != QoS::ExactlyOnce)
 }
 
-fn restore(session: &mut Session, message: Arc<Message>, reference: Reference) {
-    let stage = reference.stage;
-    let delivery = delivery(message, reference);
+fn restore(session: &mut Session, waiting: Waiting, stage: Stage) {
     match stage {
-        Stage::Queued => session.outbound.enqueue(delivery),
-        Stage::Published(packet_id) => session.outbound.restore(delivery, packet_id, Progress::Published),
-        Stage::Released(packet_id) => session.outbound.restore(delivery, packet_id, Progress::Released),
+        Stage::Queued => session.outbound.enqueue_recovered(waiting),
+        Stage::Published(packet_id) => session.outbound.restore(waiting, packet_id, Progress::Published),
+        Stage::Released(packet_id) => session.outbound.restore(waiting, packet_id, Progress::Released),
     }
 }
 

@@ -37,6 +37,8 @@ pub(crate) struct Session {
     pub(crate) availability: Option<Arc<Availability>>,
     /// The timer that is armed for the end of the session or its Will.
     pub(crate) timer_at: Option<Moment>,
+    /// The timer that is armed for the next message that waits to expire.
+    pub(crate) queue_timer_at: Option<Moment>,
 }
 
 impl Session {
@@ -55,6 +57,7 @@ impl Session {
             received: BTreeSet::new(),
             availability: None,
             timer_at: None,
+            queue_timer_at: None,
         }
     }
 

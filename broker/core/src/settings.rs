@@ -50,6 +50,14 @@ pub struct Settings {
     pub session_queue_messages_max: usize,
     /// The most bytes of messages waiting for one session.
     pub session_queue_bytes_max: usize,
+    /// The bytes of messages waiting for one session that stay in memory, besides those that are being stored.
+    pub session_queue_memory_bytes: usize,
+    /// The bytes of messages waiting for all sessions above which no more of them stay in memory than have to.
+    pub queue_memory_bytes: usize,
+    /// The most bytes of messages waiting for all sessions.
+    pub queue_bytes_max: usize,
+    /// Whether the store keeps messages, so that those that wait need not stay in memory.
+    pub queues_spill: bool,
     /// The bytes in an outbox above which messages wait in the session instead.
     pub outbox_bytes_max: usize,
     /// The topics whose messages are kept less durably.
@@ -88,6 +96,10 @@ impl Default for Settings {
             subscriptions_per_session_max: 100_000,
             session_queue_messages_max: 1_000_000,
             session_queue_bytes_max: 256 * 1024 * 1024,
+            session_queue_memory_bytes: 1024 * 1024,
+            queue_memory_bytes: 256 * 1024 * 1024,
+            queue_bytes_max: 4 * 1024 * 1024 * 1024,
+            queues_spill: true,
             outbox_bytes_max: 256 * 1024,
             relaxed_topics: RelaxedTopics::default(),
             retained_bytes_max: 1024 * 1024 * 1024,

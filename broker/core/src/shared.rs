@@ -1,7 +1,7 @@
 //! What all shards share: routes, retained messages, trust and the numbers that never repeat. Read-mostly.
 
 use std::hash::Hasher;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use siphasher::sip::SipHasher13;
@@ -11,6 +11,8 @@ use veilmq_protocol::veil::channel::{Identity, ServerPolicy, TrustAnchors};
 use crate::farewell::PeerError;
 use crate::handshakes::{HalfOpen, Handshakes};
 use crate::id::{MessageId, Sequence, SessionId, ShardIndex};
+use crate::message::Storing;
+use crate::queue::QueueTotals;
 use crate::record::Record;
 use crate::retained::RetainedIndex;
 use crate::routes::Routes;
@@ -35,6 +37,9 @@ pub struct Shared {
     handshakes: Arc<Handshakes>,
     draining: AtomicBool,
     storage: StorageSign,
+    batches: AtomicU64,
+    /// The messages that wait on all shards.
+    pub(crate) queues: QueueTotals,
     pub(crate) routes: Routes,
     pub(crate) retained: RetainedIndex,
     pub(crate) sessions: Sequence,
@@ -53,6 +58,8 @@ impl Shared {
             handshakes: Arc::default(),
             draining: AtomicBool::new(false),
             storage: StorageSign::default(),
+            batches: AtomicU64::new(0),
+            queues: QueueTotals::default(),
             routes: Routes::default(),
             retained,
             sessions: Sequence::starting_at(1),
@@ -104,6 +111,23 @@ impl Shared {
     /// Returns what durable storage is able to do.
     pub fn storage(&self) -> StorageState {
         self.storage.state()
+    }
+
+    /// Takes note that a batch is durable, or was refused: its messages can be read back from now on, or never. Whoever commits
+    /// batches calls this right after, unless the store keeps nothing.
+    pub fn committed(&self, batch: &[Record], is_durable: bool) {
+        let storing = if is_durable { Storing::Done } else { Storing::Failed };
+        for record in batch {
+            if let Record::Published { message, .. } = record {
+                message.set_storing(storing);
+            }
+        }
+        self.batches.fetch_add(1, Ordering::Release);
+    }
+
+    /// Returns how many batches [`Shared::committed`] was told of.
+    pub(crate) fn batches(&self) -> u64 {
+        self.batches.load(Ordering::Acquire)
     }
 
     /// Returns how many messages of clients are retained, and their bytes.

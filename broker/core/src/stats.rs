@@ -44,9 +44,13 @@ pub(crate) enum DropReason {
     NotAuthorized,
     /// It had to be stored, and storage takes nothing new: it reached nobody, or was not retained.
     StorageFull,
+    /// The queues of all sessions together are at their limit.
+    QueuesFull,
+    /// It waited in the store and cannot be read back.
+    Unreadable,
 }
 
-const DROPS: [&str; 7] = [
+const DROPS: [&str; 9] = [
     "queue_full",
     "qos0_no_space",
     "too_large",
@@ -54,6 +58,8 @@ const DROPS: [&str; 7] = [
     "retained_full",
     "not_authorized",
     "storage_full",
+    "queues_full",
+    "unreadable",
 ];
 
 /// Counters and gauges of one shard.
@@ -81,6 +87,7 @@ pub struct Stats {
     shared_subscriptions: AtomicU64,
     queued_messages: AtomicU64,
     queued_bytes: AtomicU64,
+    queued_memory_bytes: AtomicU64,
     inflight_messages: AtomicU64,
 }
 
@@ -167,6 +174,7 @@ impl Stats {
             (&self.shared_subscriptions, gauges.shared_subscriptions),
             (&self.queued_messages, gauges.queued_messages),
             (&self.queued_bytes, gauges.queued_bytes),
+            (&self.queued_memory_bytes, gauges.queued_memory_bytes),
             (&self.inflight_messages, gauges.inflight_messages),
         ] {
             cell.store(value as u64, Ordering::Relaxed);
@@ -348,6 +356,13 @@ impl Stats {
         );
         single("veilmq_queued_bytes", "Bytes of the deliveries that wait.", Gauge, None, &self.queued_bytes);
         single(
+            "veilmq_queued_memory_bytes",
+            "Bytes of the deliveries that wait in memory; the others wait in the store.",
+            Gauge,
+            None,
+            &self.queued_memory_bytes,
+        );
+        single(
             "veilmq_inflight_messages",
             "QoS 1 and 2 deliveries that await the client.",
             Gauge,
@@ -418,6 +433,7 @@ pub(crate) struct Gauges {
     pub(crate) shared_subscriptions: usize,
     pub(crate) queued_messages: usize,
     pub(crate) queued_bytes: usize,
+    pub(crate) queued_memory_bytes: usize,
     pub(crate) inflight_messages: usize,
 }
 

@@ -105,7 +105,9 @@ fn action(failures: bool) -> impl Strategy<Value = Action> {
 }
 
 fn run(shards: u16, actions: &[Action]) {
-    let mut model = Model::new(shards, CLIENTS);
+    // Two runs of three let queues spill.
+    let memory_bytes = [0, 600, 1 << 20][actions.len() % 3];
+    let mut model = Model::new(shards, CLIENTS, memory_bytes);
     let mut dies = None;
     for action in actions {
         let crash = dies.take();

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use veilmq_core::{
-    ConnectionId, Effect, Environment, Input, MemoryStore, Moment, Outbox, Record, Recovery, RecoverySummary,
-    Settings, Shard, ShardIndex, Shared, Store, Ticket, Totals, VeilServer,
+    ConnectionId, Effect, Environment, Input, MemoryStore, MessageId, Moment, Outbox, Reader, Record,
+    Recovery, RecoverySummary, Settings, Shard, ShardIndex, Shared, Store, StoreError, Ticket, Totals,
+    VeilServer,
 };
 use veilmq_protocol::{
     Acknowledgement, Connect, Packet, ProtocolVersion, Publish, QoS, ReasonCode, Subscribe,
@@ -32,6 +33,9 @@ pub struct World {
     half_stored: Vec<Record>,
     /// The effects that the broker still lives to see, if it is to die among them.
     life: Option<usize>,
+    /// Messages are read back at once; otherwise that waits for [`World::fetch_one`].
+    pub fetches_at_once: bool,
+    fetches: VecDeque<(usize, Reader, Vec<MessageId>)>,
     /// What shards asked for and is still to be carried out, in the order in which they asked.
     effects: VecDeque<(usize, Effect)>,
     carries_out: bool,
@@ -88,7 +92,7 @@ impl World {
         store.replay(&mut |record| recovery.apply(record)).unwrap();
         let (shards, cleanup, summary) = recovery.into_shards(&shared, now);
         store.commit(&cleanup).unwrap();
-        let world = Self {
+        let mut world = Self {
             shared,
             shards,
             store,
@@ -96,6 +100,8 @@ impl World {
             pending: VecDeque::new(),
             half_stored: Vec::new(),
             life: None,
+            fetches_at_once: true,
+            fetches: VecDeque::new(),
             effects: VecDeque::new(),
             carries_out: false,
             now,
@@ -103,6 +109,8 @@ impl World {
             next_connection: 1,
             clients: BTreeMap::new(),
         };
+        // What is due at once happens before anybody connects.
+        world.pass(0);
         (world, summary)
     }
 
@@ -191,8 +199,36 @@ impl World {
         self.shared.refresh(&mut records);
         self.half_stored.clear();
         self.store.commit(&records).unwrap();
+        self.shared.committed(&records, true);
         self.turn(shard, Input::Committed(ticket));
         true
+    }
+
+    /// Answers the oldest request for stored messages; false if none waits.
+    pub fn fetch_one(&mut self) -> bool {
+        if self.is_dead() {
+            return false;
+        }
+        let Some((shard, reader, asked)) = self.fetches.pop_front() else { return false };
+        let messages = self.store.fetch(&asked);
+        self.turn(shard, Input::Fetched { reader, asked, messages });
+        true
+    }
+
+    /// Refuses the oldest request for stored messages; false if none waits.
+    pub fn fail_fetch(&mut self) -> bool {
+        if self.is_dead() {
+            return false;
+        }
+        let Some((shard, reader, asked)) = self.fetches.pop_front() else { return false };
+        let messages = Err(StoreError("refused by the test".into()));
+        self.turn(shard, Input::Fetched { reader, asked, messages });
+        true
+    }
+
+    /// Returns what the oldest request for stored messages asks for.
+    pub fn fetching(&self) -> Option<&[MessageId]> {
+        self.fetches.front().map(|(_, _, asked)| asked.as_slice())
     }
 
     /// Refuses the oldest batch that waits; false if none does.
@@ -214,6 +250,7 @@ impl World {
             return None;
         }
         let Pending { shard, ticket, records, awaited: _ } = self.pending.pop_front()?;
+        self.shared.committed(&records, false);
         self.turn(shard, Input::CommitFailed(ticket));
         Some(records)
     }
@@ -399,6 +436,10 @@ impl World {
                 if self.commits_at_once {
                     self.commit();
                 }
+            }
+            Effect::Fetch { reader, messages } => {
+                self.fetches.push_back((shard, reader, messages));
+                while self.fetches_at_once && self.fetch_one() {}
             }
             Effect::Post { shard: ShardIndex(target), parcel } => {
                 self.turn(usize::from(target), Input::Parcel(parcel));

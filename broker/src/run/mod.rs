@@ -217,12 +217,22 @@ fn start_writer(
     let options =
         WriterOptions { durability: config.storage.durability, backlog_bytes_max: STORAGE_BACKLOG_BYTES_MAX };
     let exchange = Arc::clone(exchange);
+    let completing = Arc::clone(&exchange);
     let tell = move |shard, ticket, result: Result<(), &StoreError>| {
         let completion = if result.is_ok() { Completion::Committed } else { Completion::Failed };
-        exchange.complete(shard, completion(ticket));
+        completing.complete(shard, completion(ticket));
     };
+    let reply = move |shard, fetched| exchange.fetched(shard, fetched);
     let (refreshing, state) = (Arc::clone(shared), Arc::clone(state));
     let refresh = move |records: &mut [Record]| refreshing.refresh(records);
+    let committing = Arc::clone(shared);
+    // What is kept nowhere cannot be read back.
+    let keeps = config.storage.durability != Durability::Memory;
+    let committed = move |records: &[Record], is_durable| {
+        if keeps {
+            committing.committed(records, is_durable);
+        }
+    };
     let shared = Arc::clone(shared);
     let watch = move |condition: &Condition| {
         shared.show_storage(condition.state());
@@ -239,7 +249,9 @@ fn start_writer(
         room: Room::on_file_system_of(&config.data_dir, reserve_bytes),
         owed,
         refresh: Box::new(refresh),
+        committed: Box::new(committed),
         completion: Box::new(tell),
+        reply: Box::new(reply),
         watch: Box::new(watch),
     })
     .map_err(RunError::system("start the storage thread"))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
-use veilmq_config::{BrokerConfig, Mode, MqttConfig, VeilConfig};
+use veilmq_config::{BrokerConfig, Durability, Mode, MqttConfig, VeilConfig};
 use veilmq_core::{Capabilities, RelaxedTopics, Sample, SampleKind, Settings, Shared, StorageState};
 use veilmq_protocol::QoS;
 use veilmq_protocol::veil::channel::ServerPolicy;
@@ -43,6 +43,10 @@ pub(super) fn core_settings(config: &BrokerConfig) -> Settings {
         subscriptions_per_session_max: limits.subscriptions_per_session_max as usize,
         session_queue_messages_max: limits.session_queue_messages_max as usize,
         session_queue_bytes_max: bytes(limits.session_queue_bytes_max),
+        session_queue_memory_bytes: bytes(limits.session_queue_memory_bytes),
+        queue_memory_bytes: bytes(limits.queue_memory_bytes),
+        queue_bytes_max: bytes(limits.queue_bytes_max),
+        queues_spill: config.storage.durability != Durability::Memory,
         outbox_bytes_max: bytes(limits.outbox_bytes_max),
         relaxed_topics: RelaxedTopics {
             interval: shared_texts(&config.storage.interval_topics),

@@ -1,4 +1,4 @@
-//! What other threads can tell a shard: parcels and sockets from other shards, finished commits, and orders.
+//! What other threads can tell a shard: parcels and sockets from other shards, finished commits and reads, and orders.
 //!
 //! Between each pair of shards lies one lane with a byte limit. A lane over its limit drops what may be dropped and counts it;
 //! everything else is accepted, and the posting shard stops reading from its sockets until the lane is emptied. A receiver is
@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 use veilmq_core::{ShardIndex, Ticket};
+
+use crate::store::Fetched;
 
 /// Something that can lie in a lane.
 pub trait Freight {
@@ -62,6 +64,7 @@ struct Inbox {
     /// Bit s: the lane to shard s, which had made this shard stop, was emptied.
     relieved: AtomicU64,
     completions: Mutex<Vec<Completion>>,
+    fetched: Mutex<Vec<Fetched>>,
     shutdown: AtomicBool,
     turns: AtomicU64,
     wake: Notify,
@@ -151,6 +154,18 @@ impl<T: Freight> Exchange<T> {
     /// Moves what became of a shard's batches into `into`, in order.
     pub fn completions(&self, shard: ShardIndex, into: &mut Vec<Completion>) {
         into.append(&mut lock(&self.inbox(shard).completions));
+    }
+
+    /// Gives a shard what it wanted to read from the store.
+    pub fn fetched(&self, shard: ShardIndex, fetched: Fetched) {
+        let inbox = self.inbox(shard);
+        lock(&inbox.fetched).push(fetched);
+        inbox.wake.notify_one();
+    }
+
+    /// Takes what a shard wanted to read, in the order in which it asked.
+    pub fn take_fetched(&self, shard: ShardIndex) -> Vec<Fetched> {
+        std::mem::take(&mut lock(&self.inbox(shard).fetched))
     }
 
     /// Tells every shard to say farewell to its clients and end.

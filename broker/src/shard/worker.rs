@@ -26,7 +26,7 @@ use super::limit::{ConnectionLimit, Permit};
 use super::mailbox::{Completion, Exchange, Posted};
 use super::socket::Socket;
 use crate::clock;
-use crate::store::StorageHandle;
+use crate::store::{Fetched, StorageHandle};
 use crate::websocket::{CloseCode, End};
 
 /// One buffer for all sockets of a shard.
@@ -198,6 +198,7 @@ impl Worker {
             Effect::Close { connection, outbox } => self.close(connection, outbox, now),
             Effect::Hand { shard, arrival } => self.hand(shard, arrival),
             Effect::Commit { ticket, records, awaited } => self.commit(ticket, records, awaited),
+            Effect::Fetch { reader, messages } => self.storage.fetch(self.index, reader, messages),
             Effect::Post { shard, parcel } => self.post(shard, Mail::Parcel(parcel)),
         }
     }
@@ -262,6 +263,9 @@ impl Worker {
             };
             self.settled.set(ticket);
             self.turn(input);
+        }
+        for Fetched { reader, asked, messages } in self.exchange.take_fetched(self.index) {
+            self.turn(Input::Fetched { reader, asked, messages });
         }
         self.exchange.collect(self.index, mail);
         if !mail.is_empty() {

@@ -95,12 +95,13 @@ impl Group {
         last
     }
 
-    /// Keeps, of a group that could not be stored, what was promised and what is owed; returns the tickets in vain.
-    pub(super) fn failed(&mut self) -> Vec<(ShardIndex, Ticket)> {
+    /// Keeps, of a group that could not be stored, what was promised and what is owed; returns the tickets in vain, and the
+    /// batches that store bodies and were dropped.
+    pub(super) fn failed(&mut self) -> (Vec<(ShardIndex, Ticket)>, Vec<Record>) {
         let (promised, mut bytes) = self.promised;
         let failed = self.records.split_off(promised.min(self.records.len()));
         let mut failed = failed.into_iter();
-        let mut tickets = Vec::new();
+        let (mut tickets, mut dropped) = (Vec::new(), Vec::new());
         for Waiting { shard, ticket, records, awaited } in self.tickets.drain(..) {
             let batch: Vec<Record> = failed.by_ref().take(records).collect();
             // A batch that passes something on stores it anew and frees the old: it is kept as a whole or not at all.
@@ -110,12 +111,13 @@ impl Group {
                 self.records.extend(owed.inspect(|record| bytes += record_bytes(record)));
             } else {
                 self.bodiless.extend(batch.iter().filter_map(body));
+                dropped.extend(batch);
             }
             tickets.push((shard, ticket));
         }
         self.bytes = bytes;
         self.promise_all();
-        tickets
+        (tickets, dropped)
     }
 }
 

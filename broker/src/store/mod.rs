@@ -45,7 +45,10 @@ pub(crate) use inspect::{Inspection, LIMITS, disk_bytes, inspect};
 pub use opening::ReplayReport;
 pub use room::{Condition, FreeBytes, Room};
 pub use sled_store::{OpenReport, SledLimits, SledStore};
-pub use writer::{Completion, Refresh, StorageHandle, StorageWriter, Watch, WriterOptions, WriterParts};
+pub use writer::{
+    Committed, Completion, Fetched, Refresh, Reply, StorageHandle, StorageWriter, Watch, WriterOptions,
+    WriterParts,
+};
 
 /// Opens the store that the configuration asks for; with [`Durability::Memory`] the directory is not touched.
 ///

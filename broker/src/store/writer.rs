@@ -5,6 +5,7 @@
 //! A failed group is reported and dropped, but for what is owed; the thread goes on, and tries every second whether the
 //! store does too. Invariant: no ticket is reported durable before a commit with its records has returned, except under
 //! `Durability::Interval`, where arrival is enough.
+//! Between commits it reads back what shards ask for.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,7 +15,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use veilmq_config::Durability;
-use veilmq_core::{MessageId, Record, ShardIndex, Store, StoreError, Ticket};
+use veilmq_core::{Message, MessageId, Reader, Record, ShardIndex, Store, StoreError, Ticket};
 
 use super::group::{Group, record_bytes};
 use super::room::{Condition, Room};
@@ -28,6 +29,9 @@ const COMPANY_BYTES_MAX: usize = 1024 * 1024;
 /// The time between looks whether there is room again, or the store works again.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The requests to read that are answered between two commits.
+const FETCHES_MAX: usize = 16;
+
 /// Told by the writer thread what became of tickets.
 ///
 /// On success every ticket of the shard up to and including the one given is stored, except those reported as
@@ -39,6 +43,23 @@ pub type Refresh = Box<dyn Fn(&mut [Record]) + Send>;
 
 /// Told by the writer thread what storage can do, which is assumed to be ready at the start. It must not block.
 pub type Watch = Box<dyn Fn(&Condition) + Send>;
+
+/// Told by the writer thread what became of records: they are durable, or dropped. Only those that were promised before they
+/// were stored may be neither for a while. It must not block.
+pub type Committed = Box<dyn Fn(&[Record], bool) + Send>;
+
+/// Given by the writer thread what a shard wanted to read. It must not block.
+pub type Reply = Box<dyn Fn(ShardIndex, Fetched) + Send>;
+
+/// The answer to [`StorageHandle::fetch`].
+pub struct Fetched {
+    /// Who asked.
+    pub reader: Reader,
+    /// What was asked for.
+    pub asked: Vec<MessageId>,
+    /// The messages that the store has of it.
+    pub messages: Result<Vec<Arc<Message>>, StoreError>,
+}
 
 /// What the writer works with.
 pub struct WriterParts {
@@ -52,8 +73,12 @@ pub struct WriterParts {
     pub owed: Vec<Record>,
     /// Called before each commit.
     pub refresh: Refresh,
+    /// Told what became of records.
+    pub committed: Committed,
     /// Told what became of tickets.
     pub completion: Completion,
+    /// Given what was read.
+    pub reply: Reply,
     /// Told what storage can do.
     pub watch: Watch,
 }
@@ -81,10 +106,17 @@ pub struct StorageHandle(Arc<Queue>);
 pub(super) struct Submission {
     pub(super) shard: ShardIndex,
     pub(super) ticket: Ticket,
-    /// None if there was no room for them.
-    records: Option<Vec<Record>>,
+    /// An error if there was no room for them.
+    records: Result<Vec<Record>, Vec<Record>>,
     pub(super) bytes: usize,
     pub(super) awaited: bool,
+}
+
+/// What a shard wants to read.
+struct Fetch {
+    shard: ShardIndex,
+    reader: Reader,
+    messages: Vec<MessageId>,
 }
 
 struct Queue {
@@ -99,6 +131,7 @@ struct Queue {
 #[derive(Default)]
 struct Waiting {
     submissions: VecDeque<Submission>,
+    fetches: VecDeque<Fetch>,
     bytes: usize,
     /// When the submissions are to be taken at the latest; None if there are none.
     due: Option<Instant>,
@@ -135,7 +168,7 @@ impl StorageWriter {
     /// # Errors
     /// The system gave no thread.
     pub fn start(parts: WriterParts) -> io::Result<Self> {
-        let WriterParts { store, options, room, owed, refresh, completion, watch } = parts;
+        let WriterParts { store, options, room, owed, refresh, committed, completion, reply, watch } = parts;
         let queue = Arc::new(Queue {
             answers_on_arrival: matches!(options.durability, Durability::Interval { .. }),
             waiting: Mutex::default(),
@@ -153,10 +186,13 @@ impl StorageWriter {
             interval,
             room,
             refresh,
+            committed,
             completion,
             watch,
             condition: Condition::Ready,
             look_at: None,
+            reply,
+            fetches: VecDeque::new(),
             group: Group::default(),
         };
         worker.group.owe(owed);
@@ -206,15 +242,21 @@ impl StorageHandle {
         let bytes = records.iter().map(record_bytes).sum();
         let before = self.0.backlog_bytes.fetch_add(bytes, Ordering::Relaxed);
         let submission = if before.saturating_add(bytes) <= self.0.backlog_bytes_max || before == 0 {
-            Submission { shard, ticket, records: Some(records), bytes, awaited }
+            Submission { shard, ticket, records: Ok(records), bytes, awaited }
         } else {
             self.0.backlog_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            Submission { shard, ticket, records: None, bytes: 0, awaited }
+            Submission { shard, ticket, records: Err(records), bytes: 0, awaited }
         };
-        let awaited = awaited || self.0.answers_on_arrival || submission.records.is_none();
+        let awaited = awaited || self.0.answers_on_arrival || submission.records.is_err();
         if self.0.lock().add(submission, awaited) {
             self.0.arrived.notify_one();
         }
+    }
+
+    /// Asks the writer thread for messages that are durable, without waiting. The reply comes between two commits.
+    pub fn fetch(&self, shard: ShardIndex, reader: Reader, messages: Vec<MessageId>) {
+        self.0.lock().fetches.push_back(Fetch { shard, reader, messages });
+        self.0.arrived.notify_one();
     }
 
     /// Returns the bytes of records that were submitted and are not stored yet.
@@ -236,11 +278,15 @@ struct Worker {
     interval: Option<Duration>,
     room: Room,
     refresh: Refresh,
+    committed: Committed,
     completion: Completion,
     watch: Watch,
     condition: Condition,
     /// When to look again, unless storage is ready.
     look_at: Option<Instant>,
+    reply: Reply,
+    /// What is to be read next.
+    fetches: VecDeque<Fetch>,
     group: Group,
 }
 
@@ -260,6 +306,7 @@ impl Worker {
                     return result;
                 }
             }
+            self.read();
             if self.look_at.is_some_and(|at| at <= Instant::now()) {
                 self.look();
             }
@@ -273,7 +320,7 @@ impl Worker {
         let mut waiting = queue.lock();
         // A group that is full and cannot be stored waits for its next attempt, and so does all that follows.
         let has_room = self.group.bytes < GROUP_BYTES_MAX;
-        while !waiting.stopping {
+        while !waiting.stopping && waiting.fetches.is_empty() {
             let next = if has_room { waiting.due } else { None };
             let next = next.into_iter().chain(self.group.due).chain(self.look_at).min();
             waiting = match next.map(|due| due.saturating_duration_since(Instant::now())) {
@@ -285,9 +332,13 @@ impl Worker {
             };
         }
         let stopping = waiting.stopping;
+        let fetches = waiting.fetches.len().min(FETCHES_MAX);
+        self.fetches.extend(waiting.fetches.drain(..fetches));
+        // Being woken to read is no reason to begin a commit.
+        let is_due = stopping || waiting.due.is_some_and(|due| due <= Instant::now());
         let mut taken = Vec::new();
         let mut bytes = self.group.bytes;
-        while (stopping || bytes < GROUP_BYTES_MAX)
+        while (stopping || is_due && bytes < GROUP_BYTES_MAX)
             && let Some(submission) = waiting.take()
         {
             bytes += submission.bytes;
@@ -301,13 +352,16 @@ impl Worker {
     /// Adds submissions to the group; those that need no commit are answered here.
     fn take(&mut self, submissions: Vec<Submission>) {
         for mut submission in submissions {
-            match submission.records.take() {
-                Some(records) => self.group.add(&submission, records),
-                None => (self.completion)(
-                    submission.shard,
-                    submission.ticket,
-                    Err(&StoreError("too many bytes are waiting to be stored".into())),
-                ),
+            match std::mem::replace(&mut submission.records, Ok(Vec::new())) {
+                Ok(records) => self.group.add(&submission, records),
+                Err(records) => {
+                    (self.committed)(&records, false);
+                    (self.completion)(
+                        submission.shard,
+                        submission.ticket,
+                        Err(&StoreError("too many bytes are waiting to be stored".into())),
+                    );
+                }
             }
         }
         if let Some(interval) = self.interval
@@ -354,6 +408,7 @@ impl Worker {
                 }
                 // First the room, then the answer: a shard that was waiting for both finds both.
                 self.queue.backlog_bytes.fetch_sub(self.group.bytes, Ordering::Relaxed);
+                (self.committed)(&self.group.records, true);
                 self.report_stored();
                 self.group.stored();
             }
@@ -414,6 +469,14 @@ impl Worker {
         self.condition = condition;
     }
 
+    /// Reads what shards have asked for.
+    fn read(&mut self) {
+        for Fetch { shard, reader, messages: asked } in self.fetches.drain(..) {
+            let messages = self.store.fetch(&asked);
+            (self.reply)(shard, Fetched { reader, asked, messages });
+        }
+    }
+
     /// Tells each shard about its last ticket.
     fn report_stored(&mut self) {
         for (shard, ticket) in self.group.take_last_tickets() {
@@ -424,7 +487,8 @@ impl Worker {
     /// Tells each ticket, and keeps of the group what must not be dropped.
     fn report_failed(&mut self, error: &StoreError) {
         let bytes = self.group.bytes;
-        let tickets = self.group.failed();
+        let (tickets, dropped) = self.group.failed();
+        (self.committed)(&dropped, false);
         self.queue.backlog_bytes.fetch_sub(bytes - self.group.bytes, Ordering::Relaxed);
         for (shard, ticket) in tickets {
             (self.completion)(shard, ticket, Err(error));

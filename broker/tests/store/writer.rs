@@ -95,7 +95,9 @@ fn start_in(
         room,
         owed: Vec::new(),
         refresh: Box::new(refreshed),
+        committed: Box::new(|_, _| {}),
         completion,
+        reply: Box::new(|_, _| {}),
         watch: Box::new(move |now: &Condition| drop(condition.send(now.clone()))),
     };
     (StorageWriter::start(parts).unwrap(), answers, conditions)

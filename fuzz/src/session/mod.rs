@@ -59,6 +59,7 @@ fn tight(shards: u16) -> Settings {
         subscriptions_per_session_max: 3,
         session_queue_messages_max: 5,
         session_queue_bytes_max: 2_000,
+        session_queue_memory_bytes: 500,
         outbox_bytes_max: 256,
         retained_bytes_max: 1_000,
         ..roomy(shards)

@@ -55,7 +55,7 @@ macro_rules! text {
     };
 }
 
-const SETTINGS: [Setting; 26] = [
+const SETTINGS: [Setting; 29] = [
     same!("access", anonymous),
     Setting {
         name: "maximum_qos",
@@ -87,6 +87,9 @@ const SETTINGS: [Setting; 26] = [
     same!("limits", subscriptions_per_session_max),
     same!("limits", session_queue_messages_max),
     same!("limits", session_queue_bytes_max),
+    same!("limits", session_queue_memory_bytes),
+    same!("limits", queue_memory_bytes),
+    same!("limits", queue_bytes_max),
     same!("limits", outbox_bytes_max),
     same!("limits", retained_bytes_max),
 ];

@@ -5,7 +5,7 @@ use veilmq_protocol::{Acknowledgement, Packet, QoS, ReasonCode};
 use super::Shard;
 use crate::farewell::{CloseReason, PeerError};
 use crate::id::ConnectionId;
-use crate::outbound::Progress;
+use crate::in_flight::Progress;
 use crate::record::{Record, Stage};
 use crate::time::Moment;
 
@@ -19,7 +19,7 @@ impl Shard {
     ) -> Result<(), CloseReason> {
         let Some(state) = self.session_on(connection) else { return Ok(()) };
         let session = state.id;
-        match state.outbound.exchange(ack.packet_id).map(|entry| entry.delivery.qos) {
+        match state.outbound.exchange(ack.packet_id).map(|entry| entry.delivery.qos()) {
             // An identifier we do not know is left over from an earlier connection.
             None => return Ok(()),
             Some(QoS::ExactlyOnce) => {
@@ -50,7 +50,7 @@ impl Shard {
             self.send_explained(connection, &Packet::PubRel(unknown));
             return Ok(());
         };
-        if entry.delivery.qos != QoS::ExactlyOnce {
+        if entry.delivery.qos() != QoS::ExactlyOnce {
             return Err(PeerError::Protocol("PUBREC answers a QoS 1 PUBLISH").into());
         }
         // [MQTT-4.8.2-6] What one member of a Shared Subscription refuses goes to no other.
@@ -60,7 +60,7 @@ impl Shard {
             // The client repeats itself, so PUBREL may be lost: it is sent again.
             state.outbound.advance(packet_id, Progress::Released);
         } else if entry.progress == Progress::Published {
-            let stored = entry.delivery.stored.then(|| entry.delivery.message.id()).flatten();
+            let stored = entry.delivery.stored_id();
             let reference = entry.delivery.reference(session, Stage::Released(packet_id));
             match stored {
                 // PUBREL makes the client forget the identifier: a crash must not bring the PUBLISH back.

@@ -10,11 +10,11 @@ use crate::connection::{Connection, Established, Opening};
 use crate::effect::Effect;
 use crate::farewell::{CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
-use crate::outbound::Delivery;
 use crate::outbox::Outbox;
 use crate::record::Record;
 use crate::stats::DropReason;
 use crate::time::{Environment, Moment};
+use crate::waiting::Waiting;
 
 impl Shard {
     /// Ends a connection for a reason: says farewell, lets go of the session, forgets the connection.
@@ -99,10 +99,8 @@ impl Shard {
         state.connection = None;
         state.disconnected_at = Some(now);
         self.gauges.sessions_connected -= 1;
-        let (waiting, bytes) = (state.outbound.waiting(), state.outbound.waiting_bytes());
-        let dropped = state.outbound.disconnected();
-        self.gauges.queued_messages -= waiting - state.outbound.waiting();
-        self.gauges.queued_bytes -= bytes - state.outbound.waiting_bytes();
+        let memory_bytes_max = self.memory_of_disconnected();
+        let dropped = self.change_queue(session, |outbound| outbound.disconnected(memory_bytes_max));
         self.stats.messages_dropped(DropReason::Unassured, dropped);
         self.show_availability(session, now);
         let Some(state) = self.sessions.get_mut(&session) else { return };
@@ -161,6 +159,9 @@ impl Shard {
         if let Some(at) = state.timer_at {
             self.timers.remove(&(at, super::timer::Timer::Session(session)));
         }
+        if let Some(at) = state.queue_timer_at {
+            self.timers.remove(&(at, super::timer::Timer::Queue(session)));
+        }
         self.by_client_id.remove(&state.client_id);
         self.gauges.subscriptions -= state.subscriptions.len();
         self.gauges.shared_subscriptions -= state.shared_subscriptions();
@@ -171,33 +172,36 @@ impl Shard {
         }
         self.gauges.queued_messages -= state.outbound.waiting();
         self.gauges.queued_bytes -= state.outbound.waiting_bytes();
+        self.gauges.queued_memory_bytes -= state.outbound.memory_bytes();
         self.gauges.inflight_messages -= state.outbound.in_flight();
         if state.durable {
             // It removes the references themselves, but for those of groups.
             self.records.push(Record::SessionEnded { session });
         }
-        for delivery in state.outbound.assured() {
-            match delivery.share {
-                Some(_) => self.settle(session, delivery),
-                None => self.release_body(delivery),
+        let mut left_behind = Vec::new();
+        for (waiting, is_transferable) in state.outbound.into_assured() {
+            match waiting.share() {
+                None => self.release_body(&waiting),
+                Some(_) if is_transferable => left_behind.push(waiting),
+                Some(_) => self.settle(session, &waiting),
             }
         }
-        self.pass_on(&state.outbound.into_transferable(), now);
+        self.bequeath(session, left_behind, now);
         tracing::debug!(client = &*state.client_id, session = session.0, "session ended");
     }
 
     /// Records that a session has no more need of a message.
-    pub(super) fn settle(&mut self, session: SessionId, delivery: &Delivery) {
-        if let (true, Some(message)) = (delivery.stored, delivery.message.id()) {
+    pub(super) fn settle(&mut self, session: SessionId, waiting: &Waiting) {
+        if let Some(message) = waiting.stored_id() {
             self.records.push(Record::Settled { session, message });
-            self.release_body(delivery);
+            self.release_body(waiting);
         }
     }
 
     /// Gives up a reference to a stored body; the last one forgets it.
-    fn release_body(&mut self, delivery: &Delivery) {
-        if let (true, Some(message)) = (delivery.stored, delivery.message.id())
-            && delivery.message.release_reference()
+    fn release_body(&mut self, waiting: &Waiting) {
+        if let Some(message) = waiting.stored_id()
+            && waiting.release_reference()
         {
             self.records.push(Record::Forgotten { message });
         }

@@ -6,12 +6,14 @@ use veilmq_protocol::{Acknowledgement, Packet, PacketId, PacketType, PublishHead
 
 use super::Shard;
 use crate::id::{ConnectionId, SessionId};
+use crate::in_flight::{Progress, Resend};
 use crate::matches::{Matches, Target};
 use crate::message::Message;
-use crate::outbound::{Delivery, Progress};
+use crate::queue::First;
 use crate::record::{Record, Stage};
 use crate::stats::DropReason;
 use crate::time::Moment;
+use crate::waiting::{Delivery, Waiting};
 
 /// A PUBLISH to one subscriber.
 struct Sending<'a> {
@@ -75,7 +77,7 @@ impl Shard {
             self.deliver_to(target.session, delivery, now);
         } else {
             // The session ended while the message was on its way; its reference must still be given up.
-            self.settle(target.session, &delivery);
+            self.settle(target.session, &delivery.into());
         }
     }
 
@@ -83,7 +85,7 @@ impl Shard {
     pub(super) fn deliver_to(&mut self, session: SessionId, mut delivery: Delivery, now: Moment) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         if delivery.message.is_expired(now) {
-            self.drop_delivery(session, &delivery, DropReason::Expired);
+            self.drop_delivery(session, delivery, DropReason::Expired);
             return;
         }
         if state.connection.is_none() && delivery.qos == QoS::AtMostOnce {
@@ -107,42 +109,51 @@ impl Shard {
             Some(connection) if may_send && self.has_space(connection) => {
                 self.begin(session, connection, &delivery, now);
             }
-            _ => self.enqueue(session, delivery),
+            _ => self.enqueue(session, delivery, now),
         }
         self.show_availability(session, now);
     }
 
-    fn enqueue(&mut self, session: SessionId, delivery: Delivery) {
-        let settings = self.shared.settings();
-        let (messages_max, bytes_max) =
-            (settings.session_queue_messages_max, settings.session_queue_bytes_max);
-        let Some(state) = self.sessions.get_mut(&session) else { return };
+    fn enqueue(&mut self, session: SessionId, delivery: Delivery, now: Moment) {
         let bytes = delivery.message.size_bytes();
-        let mut full = state.outbound.is_full(bytes, messages_max, bytes_max);
+        let mut full = self.has_no_room(session, bytes);
+        if full.is_some() {
+            self.drop_expired(session, now);
+            full = self.has_no_room(session, bytes);
+        }
         // What may be dropped makes room for what may not.
-        while full
-            && delivery.qos != QoS::AtMostOnce
-            && let Some(dropped) = state.outbound.next_unassured()
-        {
-            self.gauges.queued_messages -= 1;
-            self.gauges.queued_bytes -= dropped.message.size_bytes();
-            self.stats.messages_dropped(DropReason::Unassured, 1);
-            full = state.outbound.is_full(bytes, messages_max, bytes_max);
+        while full.is_some() && delivery.qos != QoS::AtMostOnce && self.drop_unassured(session) {
+            full = self.has_no_room(session, bytes);
         }
-        if full {
-            let reason =
-                if delivery.qos == QoS::AtMostOnce { DropReason::Unassured } else { DropReason::QueueFull };
-            self.drop_delivery(session, &delivery, reason);
-            return;
+        match full {
+            Some(_) if delivery.qos == QoS::AtMostOnce => {
+                self.drop_delivery(session, delivery, DropReason::Unassured);
+            }
+            Some(reason) => self.drop_delivery(session, delivery, reason),
+            None => self.let_wait(session, delivery, now),
         }
-        self.gauges.queued_messages += 1;
-        self.gauges.queued_bytes += bytes;
-        state.outbound.enqueue(delivery);
     }
 
-    fn drop_delivery(&mut self, session: SessionId, delivery: &Delivery, reason: DropReason) {
+    /// Drops the oldest QoS 0 message that waits for a session; false if there is none.
+    fn drop_unassured(&mut self, session: SessionId) -> bool {
+        let Some(dropped) = self.sessions.get_mut(&session).and_then(|state| state.outbound.next_unassured())
+        else {
+            return false;
+        };
+        let bytes = dropped.message.size_bytes();
+        self.left_queue(bytes, bytes);
+        self.stats.messages_dropped(DropReason::Unassured, 1);
+        true
+    }
+
+    pub(super) fn drop_delivery(
+        &mut self,
+        session: SessionId,
+        delivery: impl Into<Waiting>,
+        reason: DropReason,
+    ) {
         self.stats.messages_dropped(reason, 1);
-        self.settle(session, delivery);
+        self.settle(session, &delivery.into());
     }
 
     /// Tells whether more may be put into the outbox of a connection.
@@ -172,7 +183,7 @@ impl Shard {
                 };
                 let packet_id = state.outbound.begin(delivery.clone(), progress);
                 self.gauges.inflight_messages += 1;
-                if let (true, Some(message)) = (delivery.stored, delivery.message.id()) {
+                if let Some(message) = delivery.stored_id() {
                     let reference = delivery.reference(session, Stage::Published(packet_id));
                     self.records.push(Record::Advanced { reference, message });
                 }
@@ -191,6 +202,7 @@ impl Shard {
     /// Sends what waits for a session, as far as space and quota allow: first what was sent before, then what is new.
     pub(super) fn pump(&mut self, session: SessionId, now: Moment) {
         self.send_waiting(session, now);
+        self.read_ahead(session, now);
         self.show_availability(session, now);
     }
 
@@ -205,17 +217,23 @@ impl Shard {
                 continue;
             }
             let Some(state) = self.sessions.get_mut(&session) else { return };
-            let Some(delivery) = state.outbound.next_unassured().or_else(|| state.outbound.next_assured())
-            else {
-                return;
+            let first = match state.outbound.next_unassured() {
+                Some(delivery) if delivery.message.is_expired(now) => First::Expired(delivery.into()),
+                Some(delivery) => First::Delivery(delivery),
+                None => state.outbound.next_assured(now),
             };
-            self.gauges.queued_messages -= 1;
-            self.gauges.queued_bytes -= delivery.message.size_bytes();
-            if delivery.message.is_expired(now) {
-                self.drop_delivery(session, &delivery, DropReason::Expired);
-                continue;
+            match first {
+                First::Delivery(delivery) => {
+                    let bytes = delivery.message.size_bytes();
+                    self.left_queue(bytes, bytes);
+                    self.begin(session, connection, &delivery, now);
+                }
+                First::Expired(waiting) => {
+                    self.left_queue(waiting.size_bytes(), waiting.memory_bytes());
+                    self.drop_delivery(session, waiting, DropReason::Expired);
+                }
+                First::Stub | First::Nothing => return,
             }
-            self.begin(session, connection, &delivery, now);
         }
     }
 
@@ -223,19 +241,18 @@ impl Shard {
     /// finished even if its message has expired ([MQTT-4.3.3-7], [MQTT-4.3.3-13]).
     fn send_unsent(&mut self, session: SessionId, connection: ConnectionId, now: Moment) -> bool {
         let Some(state) = self.sessions.get_mut(&session) else { return false };
-        let Some(due) = state.outbound.next_unsent() else { return false };
-        let packet_id = due.packet_id;
-        match due.progress {
-            Progress::Released => {
+        match state.outbound.next_unsent() {
+            Some(Resend::Release(packet_id)) => {
                 let release = Packet::PubRel(Acknowledgement::new(packet_id, ReasonCode::Success));
                 self.send(connection, &release);
             }
-            Progress::Published | Progress::Storing | Progress::Releasing => {
-                let (delivery, dup) = (due.delivery.clone(), due.dup);
+            Some(Resend::Publish { delivery, packet_id, dup }) => {
+                let delivery = delivery.clone();
                 if !self.send_publish(connection, &delivery, Some(packet_id), dup, now) {
                     self.finish(session, packet_id);
                 }
             }
+            Some(Resend::Missing) | None => return false,
         }
         true
     }

@@ -107,7 +107,7 @@ impl Shard {
         let Some(state) = self.sessions.get(&session) else { return };
         let mut waiting = Vec::new();
         for (delivery, packet_id, stage) in state.outbound.awaiting_commit() {
-            if let (true, Some(message)) = (delivery.stored, delivery.message.id()) {
+            if let Some(message) = delivery.stored_id() {
                 self.records
                     .push(Record::Advanced { reference: delivery.reference(session, stage), message });
             }

@@ -9,10 +9,12 @@ mod close;
 mod connack;
 mod deliver;
 mod gate;
+mod inherit;
 mod open;
 mod publish;
 mod receive;
 mod share;
+mod spill;
 mod subscribe;
 mod timer;
 
@@ -22,12 +24,14 @@ use std::sync::Arc;
 use veilmq_protocol::{Packet, PacketType};
 
 use self::gate::Gated;
+use self::inherit::Estate;
+use self::spill::Spill;
 use self::timer::Timer;
 use crate::connection::{Connection, Established};
-use crate::effect::{Effect, Input, Parcel};
+use crate::effect::{Effect, Input, Parcel, Reader};
 use crate::explanation;
 use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
-use crate::id::{ConnectionId, IdMap, SessionId, ShardIndex, Ticket};
+use crate::id::{ConnectionId, IdMap, MessageId, SessionId, ShardIndex, Ticket};
 use crate::matches::MatchCache;
 use crate::outbox::Outbox;
 use crate::record::Record;
@@ -53,6 +57,10 @@ pub struct Shard {
     records: Vec<Record>,
     /// Parcels of this turn.
     parcels: Vec<(ShardIndex, Parcel)>,
+    /// The messages to be read back that this turn asks for.
+    fetches: Vec<(Reader, Vec<MessageId>)>,
+    spill: Spill,
+    estate: Estate,
     /// The ticket that the records of this turn will go under.
     ticket: Ticket,
     /// Whether something waits for that ticket.
@@ -81,6 +89,9 @@ impl Shard {
             dirty: Vec::new(),
             records: Vec::new(),
             parcels: Vec::new(),
+            fetches: Vec::new(),
+            spill: Spill::default(),
+            estate: Estate::default(),
             ticket: Ticket(1),
             awaited: false,
             settled: None,
@@ -118,14 +129,23 @@ impl Shard {
             Input::Parcel(Parcel::Allot(allotment)) => self.deliver_allotment(allotment, environment.now),
             Input::Committed(ticket) => self.open_gates(ticket, environment),
             Input::CommitFailed(ticket) => self.fail_gates(ticket, environment, effects),
+            Input::Fetched { reader: Reader::Session(session), asked, messages } => {
+                self.fetched(session, &asked, messages, environment, effects);
+            }
+            Input::Fetched { reader: Reader::Heirs, asked, messages } => {
+                self.fetched_for_heirs(&asked, messages, environment.now);
+            }
             Input::Announced { topic, payload } => self.announce(topic, payload, environment.now),
             Input::Tick => self.tick(environment, effects),
             Input::Shutdown => self.shut_down(environment, effects),
         }
     }
 
-    /// Ends the turn: seals what was written, and asks for the commit, the parcels and the writes of the turn, in this order.
+    /// Ends the turn: seals what was written, and asks for the commit, the fetches, the parcels and the writes of the turn, in
+    /// this order.
     pub fn end_turn(&mut self, environment: &mut Environment<'_>, effects: &mut Vec<Effect>) {
+        self.let_go_of_stored(environment.now);
+        self.report_queues();
         if !self.records.is_empty() {
             effects.push(Effect::Commit {
                 ticket: self.ticket,
@@ -134,6 +154,7 @@ impl Shard {
             });
             self.ticket = Ticket(self.ticket.0 + 1);
         }
+        effects.extend(self.fetches.drain(..).map(|(reader, messages)| Effect::Fetch { reader, messages }));
         effects.extend(self.parcels.drain(..).map(|(shard, parcel)| Effect::Post { shard, parcel }));
         let mut dirty = std::mem::take(&mut self.dirty);
         dirty.sort_unstable();
@@ -182,11 +203,13 @@ impl Shard {
         self.gauges.shared_subscriptions += session.shared_subscriptions();
         self.gauges.queued_messages += session.outbound.waiting();
         self.gauges.queued_bytes += session.outbound.waiting_bytes();
+        self.gauges.queued_memory_bytes += session.outbound.memory_bytes();
         self.gauges.inflight_messages += session.outbound.in_flight();
         self.by_client_id.insert(Arc::clone(&session.client_id), id);
         self.sessions.insert(id, session);
         self.show_availability(id, now);
         self.arm_session(id);
+        self.arm_queue(id, now);
     }
 
     /// Closes the record that this turn wrote into; true if there is something to flush.

@@ -10,10 +10,10 @@ use crate::effect::Parcel;
 use crate::id::SessionId;
 use crate::matches::Matches;
 use crate::message::Message;
-use crate::outbound::Delivery;
 use crate::record::{Record, Reference};
 use crate::share::{Allotment, Member, Preference, Share};
 use crate::time::Moment;
+use crate::waiting::Delivery;
 
 /// The member of a group that gets a message.
 pub(super) struct Choice {
@@ -105,8 +105,7 @@ impl Shard {
         if self.sessions.contains_key(&session) {
             self.deliver_to(session, delivery, now);
         } else {
-            self.settle(session, &delivery);
-            self.pass_on(&[delivery], now);
+            self.bequeath(session, vec![delivery.into()], now);
         }
     }
 
@@ -131,18 +130,6 @@ impl Shard {
             self.store_copy(&mut allotment);
             self.hand_out(allotment, now);
         }
-    }
-
-    /// Gives recovered copies whose sessions have ended to other members, on whatever shard; returns the records that this makes.
-    pub(crate) fn pass_on_recovered(shards: &mut [Self], ownerless: &[Delivery], now: Moment) -> Vec<Record> {
-        let Some(first) = shards.first_mut() else { return Vec::new() };
-        first.pass_on(ownerless, now);
-        for (home, parcel) in std::mem::take(&mut first.parcels) {
-            if let (Parcel::Allot(allotment), Some(shard)) = (parcel, shards.get_mut(usize::from(home.0))) {
-                shard.deliver_allotment(allotment, now);
-            }
-        }
-        shards.iter_mut().flat_map(|shard| std::mem::take(&mut shard.records)).collect()
     }
 
     /// Shows every shard how well a session can take messages, if it is a member of a group.

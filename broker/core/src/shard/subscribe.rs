@@ -12,13 +12,13 @@ use super::gate::Answer;
 use crate::capabilities::Unavailable;
 use crate::farewell::{BrokerReason, CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId, ShardIndex};
-use crate::outbound::Delivery;
 use crate::record::{Record, SubscriptionRecord};
 use crate::routes::Subscriber;
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::storage::StorageState;
 use crate::time::Moment;
+use crate::waiting::Delivery;
 
 impl Shard {
     /// Handles SUBSCRIBE: one SUBACK with a Reason Code for each filter, then retained messages ([MQTT-3.8.4-5]).

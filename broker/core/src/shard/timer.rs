@@ -1,4 +1,4 @@
-//! Deadlines of connections and sessions. Each holds at most one, and re-arms it when it fires too early.
+//! Deadlines of connections, sessions and queues. Each holds at most one, and re-arms it when it fires too early.
 
 use super::Shard;
 use crate::connection::Connection;
@@ -14,6 +14,12 @@ pub(super) enum Timer {
     Connection(ConnectionId),
     /// A Will is due, or the session ends.
     Session(SessionId),
+    /// Messages that wait for a session expire.
+    Queue(SessionId),
+    /// Messages may have become durable with the batches of other shards.
+    Spill,
+    /// What ended sessions have left is to be passed on.
+    Estate,
 }
 
 impl Shard {
@@ -26,6 +32,9 @@ impl Shard {
             match timer {
                 Timer::Connection(connection) => self.connection_deadline(connection, environment, effects),
                 Timer::Session(session) => self.session_deadline(session, environment),
+                Timer::Queue(session) => self.queue_deadline(session, environment.now),
+                Timer::Spill => self.spill_deadline(),
+                Timer::Estate => self.estate_deadline(environment.now),
             }
         }
     }

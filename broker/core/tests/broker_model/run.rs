@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::{NonZeroU16, NonZeroU32};
 
-use veilmq_core::ConnectionId;
+use veilmq_core::{ConnectionId, Settings};
 use veilmq_protocol::{
     Acknowledgement, Connect, Disconnect, Packet, ProtocolVersion, PublishProperties, QoS, ReasonCode,
     RetainHandling, Subscribe, SubscribeFiltersBuf, SubscribeOptions, TopicFilter, TopicName, Unsubscribe,
@@ -34,8 +34,9 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(crate) fn new(shards: u16) -> Self {
-        let world = World::new(shards);
+    /// Starts both; so many bytes of what waits for a session stay in memory.
+    pub(crate) fn new(shards: u16, session_queue_memory_bytes: usize) -> Self {
+        let world = World::with(Settings { shards, session_queue_memory_bytes, ..Settings::default() });
         Self {
             model: Broker::new(world.now().milliseconds()),
             world: Some(world),

@@ -9,6 +9,7 @@ mod client;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU16;
 
+use veilmq_core::Settings;
 use veilmq_protocol::{
     Acknowledgement, Connect, Disconnect, Packet, ProtocolVersion, Publish, QoS, ReasonCode, TopicFilter,
     Unsubscribe, UnsubscribeFiltersBuf, UserProperties, next_frame,
@@ -52,10 +53,12 @@ struct Promise {
 }
 
 impl Model {
-    pub(crate) fn new(shards: u16, clients: usize) -> Self {
+    /// Starts a broker; so many bytes of what waits for a session stay in memory.
+    pub(crate) fn new(shards: u16, clients: usize, session_queue_memory_bytes: usize) -> Self {
+        let settings = Settings { shards, session_queue_memory_bytes, ..Settings::default() };
         let clients = NAMES[..clients].iter().map(|name| Client { name, ..Client::default() }).collect();
         Self {
-            world: Some(World::new(shards)),
+            world: Some(World::with(settings)),
             clients,
             incarnations: 0,
             messages: BTreeMap::new(),
@@ -220,11 +223,13 @@ impl Model {
 
     pub(crate) fn hold_commits(&mut self) {
         self.world().commits_at_once = false;
+        self.world().fetches_at_once = false;
     }
 
     pub(crate) fn commit(&mut self, batches: usize) {
         for _ in 0..batches {
             self.world().commit_one();
+            self.world().fetch_one();
             self.read_everything();
         }
     }
@@ -240,6 +245,7 @@ impl Model {
             let has_failed = if is_written { world.fail_one_after_writing() } else { world.fail_one() };
             self.store_is_behind |= has_failed;
             self.order_is_lost |= self.store_is_behind;
+            self.world().fail_fetch();
             for client in 0..self.clients.len() {
                 self.read(client);
                 let closed = self.clients[client]
@@ -279,7 +285,9 @@ impl Model {
     /// Connects everyone, answers everything, and checks that all promises were kept and that nothing is left over.
     pub(crate) fn conclude(mut self) {
         self.world().commits_at_once = true;
+        self.world().fetches_at_once = true;
         self.world().commit();
+        while self.world().fetch_one() {}
         self.read_everything();
         if self.store_is_behind {
             self.crash(2);

@@ -1,8 +1,8 @@
 //! What becomes of a group's copy when the delivery, the connection, the session or the broker ends.
 
 use veilmq_core::{
-    Input, Message, MessageId, MessageParts, Moment, Record, Recovery, Reference, SessionId, SessionRecord,
-    Settings, Shared, Stage, SubscriptionRecord,
+    Input, Message, MessageId, MessageParts, Record, Reference, SessionId, SessionRecord, Stage, Store,
+    SubscriptionRecord,
 };
 use veilmq_protocol::{
     Acknowledgement, Connect, Disconnect, Packet, Publish, PublishProperties, QoS, ReasonCode, TopicName,
@@ -450,8 +450,8 @@ fn what_was_stored_for_a_session_after_its_end_is_found_by_another_member() {
         };
         Message::new(&parts, 1)
     };
-    let mut recovery = Recovery::new();
-    for record in [
+    let mut world = World::new(1);
+    let records = [
         head(1, "a"),
         head(2, "b"),
         subscribed(1),
@@ -459,24 +459,19 @@ fn what_was_stored_for_a_session_after_its_end_is_found_by_another_member() {
         Record::SessionEnded { session: SessionId(1) },
         Record::Published { message: message(5), references: vec![reference(Some(GROUP))] },
         Record::Published { message: message(6), references: vec![reference(None)] },
-    ] {
-        recovery.apply(record);
-    }
-    let shared = Shared::new(Settings::default(), [7; 16], None);
+    ];
+    world.store.commit(&records).unwrap();
 
-    let (_, cleanup, summary) = recovery.into_shards(&shared, Moment::from_milliseconds(1_000));
+    let (mut world, summary) = world.crash(1);
 
     assert_eq!((summary.sessions, summary.deliveries), (1, 1));
     let mut stored = Vec::new();
-    for record in cleanup {
-        match record {
-            Record::Published { message, references } => {
-                stored.push((message.id().unwrap().0, references[0].session.0));
-            }
-            Record::Forgotten { message } => assert!([5, 6].contains(&message.0)),
-            _ => {}
+    let mut visit = |record| {
+        if let Record::Published { message, references } = record {
+            stored.push((message.id().unwrap().0, references[0].session.0));
         }
-    }
+    };
+    world.store.replay(&mut visit).unwrap();
     assert_eq!(stored, [(7, 2)], "under an identity that was never used");
 }
 

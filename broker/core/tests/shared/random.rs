@@ -7,6 +7,7 @@ use std::num::NonZeroU16;
 
 use proptest::prelude::{Just, Strategy, any, prop};
 use proptest::{prop_assert, prop_assert_eq, prop_oneof, proptest};
+use veilmq_core::Settings;
 use veilmq_protocol::{Connect, Disconnect, Packet, ProtocolVersion, QoS, next_frame};
 use veilmq_simulator::{Conn, World, connect_v5};
 
@@ -89,7 +90,9 @@ struct Run {
 impl Run {
     /// Lets everything happen, and comes to an end.
     fn of(shards: u16, qos: QoS, actions: &[Action]) -> Self {
-        let mut run = Self::new(shards, qos);
+        // Two runs of three let queues spill.
+        let memory_bytes = [0, 600, 1 << 20][actions.len() % 3];
+        let mut run = Self::new(shards, qos, memory_bytes);
         for action in actions {
             run.act(action);
         }
@@ -97,8 +100,9 @@ impl Run {
         run
     }
 
-    fn new(shards: u16, qos: QoS) -> Self {
-        let mut world = World::new(shards);
+    fn new(shards: u16, qos: QoS, session_queue_memory_bytes: usize) -> Self {
+        let settings = Settings { shards, session_queue_memory_bytes, ..Settings::default() };
+        let mut world = World::with(settings);
         let publisher = publisher(&mut world);
         let mut run = Self {
             world,

@@ -113,7 +113,9 @@ impl Broker {
                 Effect::Flush(connection) => self.write(connection),
                 Effect::Commit { ticket, .. } => self.turn(Input::Committed(ticket)),
                 Effect::Hand { arrival, .. } => self.turn(Input::Arrived(arrival)),
-                Effect::Close { .. } | Effect::Post { .. } => panic!("{effect:?} in a benchmark"),
+                Effect::Close { .. } | Effect::Fetch { .. } | Effect::Post { .. } => {
+                    panic!("{effect:?} in a benchmark")
+                }
             }
         }
         self.effects = effects;
