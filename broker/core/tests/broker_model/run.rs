@@ -368,7 +368,9 @@ fn qos(value: u8) -> QoS {
 /// Returns a SUBSCRIBE as a client may send it: what its protocol version has, and at most one Shared Subscription.
 ///
 /// A client that gets copies from two groups has to be able to tell them apart: by Subscription Identifier, which only the
-/// clients that always speak MQTT 5 can rely on.
+/// clients that always speak MQTT 5 can rely on. It has to tell them from retained messages too, which copies look like when they
+/// come as published: with MQTT 5 a Shared Subscription goes alone, so that its identifier is its own. A client that came back
+/// with MQTT 3.1.1 gets all at once, so there it shows in their number.
 fn subscription(
     client: usize,
     is_v5: bool,
@@ -386,6 +388,9 @@ fn subscription(
                 Some(100 + u32::try_from(FILTERS.iter().position(|held| held == filter).unwrap()).unwrap());
         }
         allowed.push((*filter, options.of(is_v5)));
+    }
+    if is_v5 && share.is_some() {
+        allowed.retain(|(filter, _)| filter.starts_with("$share/"));
     }
     if allowed.is_empty() {
         allowed.push((FILTERS[0], filters[0].1.of(is_v5)));
