@@ -60,15 +60,20 @@ fn nothing_acknowledged_is_lost_and_nothing_at_qos_2_comes_twice_over_kills_at_r
 
 #[test]
 fn a_store_in_memory_is_found_to_lose_messages_sessions_and_retained_messages() {
-    let broker = Broker::start_configured(|address| {
-        format!(
-            "access.anonymous = true\nstorage.durability = \"memory\"\n[[listeners]]\naddress = \"{address}\"\n"
-        )
-    });
-
-    let faults = kill_under_load(broker, 1, Duration::from_secs(1)).join("\n");
-
-    for expected in ["acknowledged and lost", "the session of live is lost", "was acknowledged", "Will"] {
-        assert!(faults.contains(expected), "{expected}:\n{faults}");
+    // A kill may come before a client has anything to lose, so that one kill may not show all of it.
+    let mut expected =
+        vec!["acknowledged and lost", "the session of live is lost", "was acknowledged", "Will"];
+    for _ in 0..10 {
+        let broker = Broker::start_configured(|address| {
+            format!(
+                "access.anonymous = true\nstorage.durability = \"memory\"\n[[listeners]]\naddress = \"{address}\"\n"
+            )
+        });
+        let faults = kill_under_load(broker, 1, Duration::from_secs(1)).join("\n");
+        expected.retain(|loss| !faults.contains(loss));
+        if expected.is_empty() {
+            return;
+        }
     }
+    panic!("never found: {expected:?}");
 }
