@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use veilmq_tests::broker::Broker;
 use veilmq_tests::wire::{Published, Wire, acknowledgement, publish_packet};
@@ -29,6 +31,12 @@ const SLEEPERS: u16 = 4;
 /// Messages that wait for every sleeper, and as many that all have had.
 const MESSAGES: u16 = 120;
 const RETAINED: u16 = 40;
+
+/// The payload of the message that a sleeper gets last.
+const LAST: &[u8] = b"late";
+/// A client that gets nothing so many times in a row has everything.
+const SILENCES_MAX: u32 = 5;
+const SILENCE: Duration = Duration::from_millis(100);
 
 /// A repeatable sequence of numbers (splitmix64).
 struct Random(u64);
@@ -104,13 +112,16 @@ fn fill(broker: &Broker) {
     }
 }
 
-/// Takes what waits for a session, up to the answer to a PINGREQ; None if there is no session.
+/// Takes what waits for a session, until the message that comes last has arrived, or nothing comes any more; None if there is
+/// no session.
 fn queued(broker: &Broker, client_id: &str) -> Option<Vec<(String, Vec<u8>)>> {
     let (mut wire, session_present) = Wire::connect(broker.address(), client_id, false);
     let mut taken = Vec::new();
-    // A ping is answered after what was there before it; every message that is acknowledged can bring another.
-    let mut came = true;
-    while std::mem::take(&mut came) {
+    // A ping is answered after what was sent before it; every message that is acknowledged can bring another, and what is read
+    // back from the store comes when it has been read.
+    let (mut is_last_there, mut silences) = (false, 0);
+    while silences < if is_last_there { 1 } else { SILENCES_MAX } {
+        let mut came = false;
         wire.send(&PINGREQ).unwrap();
         loop {
             let packet = wire.packet().unwrap();
@@ -122,10 +133,15 @@ fn queued(broker: &Broker, client_id: &str) -> Option<Vec<(String, Vec<u8>)>> {
                 Some(published) => {
                     let first = if published.qos == 1 { PUBACK } else { PUBREC };
                     wire.send(&acknowledgement(first, published.packet_id)).unwrap();
+                    is_last_there |= published.payload == LAST;
                     taken.push((published.topic, published.payload));
                 }
                 None => wire.send(&acknowledgement(PUBCOMP, packet.acknowledged())).unwrap(),
             }
+        }
+        silences = if came { 0 } else { silences + 1 };
+        if !came && !is_last_there {
+            thread::sleep(SILENCE);
         }
     }
     leave(wire);
@@ -137,7 +153,7 @@ fn contents(broker: &Broker) -> Contents {
     // Those who are subscribed to it get this one message; before anything is taken, which could change what is seen.
     let (mut publisher, _) = Wire::connect(broker.address(), "publisher", true);
     for number in 0..SLEEPERS {
-        publish(&mut publisher, &format!("own/{number}"), 1, false, b"late");
+        publish(&mut publisher, &format!("own/{number}"), 1, false, LAST);
     }
     for number in 0..SLEEPERS {
         let client_id = sleeper(number);
