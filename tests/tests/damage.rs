@@ -94,7 +94,7 @@ fn fill(broker: &Broker) {
     for number in 0..SLEEPERS {
         let (mut wire, _) = Wire::connect(broker.address(), &sleeper(number), false);
         wire.subscribe("queue/+", 2);
-        wire.subscribe(&format!("own/{number}"), 1);
+        wire.subscribe(&format!("own/{number}"), 2);
         leave(wire);
     }
     let (mut publisher, _) = Wire::connect(broker.address(), "publisher", true);
@@ -153,7 +153,8 @@ fn contents(broker: &Broker) -> Contents {
     // Those who are subscribed to it get this one message; before anything is taken, which could change what is seen.
     let (mut publisher, _) = Wire::connect(broker.address(), "publisher", true);
     for number in 0..SLEEPERS {
-        publish(&mut publisher, &format!("own/{number}"), 1, false, LAST);
+        // At QoS 2, so that no other message takes longer on its way.
+        publish(&mut publisher, &format!("own/{number}"), 2, false, LAST);
     }
     for number in 0..SLEEPERS {
         let client_id = sleeper(number);

@@ -48,11 +48,14 @@ pub(super) fn compact<S: RowSource>(
     }
     let mut budget = BYTES_MIN.max(BYTES_PER_BYTE * writing.bytes());
     let mut assembler = Assembler::default();
+    let mut last = None;
     for row in source.rows(&log.oldest.bytes()) {
         let whole = row?;
         let (row_key, row) = (whole.0.as_ref(), whole.1.as_ref());
-        // What is outside the log goes as junk.
-        let Some(key) = RowKey::parse(row_key).filter(|key| key.sequence <= log.newest) else { continue };
+        // What is outside the log goes as junk. A damaged engine may give a row twice.
+        let is_next = |key: &RowKey| key.sequence <= log.newest && last.is_none_or(|last| *key > last);
+        let Some(key) = RowKey::parse(row_key).filter(is_next) else { continue };
+        last = Some(key);
         taken.oldest = key;
         if !assembler.is_incomplete() && (budget == 0 || !is_due(log, &taken, writing)) {
             return Ok(taken);
@@ -68,7 +71,7 @@ pub(super) fn compact<S: RowSource>(
 }
 
 fn is_due<B>(log: &Log, taken: &Taken<B>, writing: &Writing) -> bool {
-    let bytes = log.bytes + writing.bytes() - taken.bytes;
+    let bytes = log.bytes_after(writing.bytes(), taken.bytes);
     taken.oldest.sequence <= log.damaged_until || bytes > 2 * log.index.live_bytes() + log.spare_bytes
 }
 
@@ -102,6 +105,7 @@ mod tests {
     use veilmq_core::{MessageId, Record, SessionId};
 
     use super::super::medium::{Medium, message, published, session, settled};
+    use super::super::rows::RowKey;
 
     const SPARE: u64 = 1024 * 1024;
 
@@ -172,6 +176,28 @@ mod tests {
 
         assert!(stored < 9_000, "{stored} bytes");
         assert!(log.bytes - before - stored < 7_000, "{} bytes", log.bytes - before - stored);
+    }
+
+    #[test]
+    fn rows_that_were_not_there_when_the_log_was_opened_do_no_harm() {
+        let mut medium = Medium::default();
+        let (mut log, _) = medium.open(SPARE);
+        medium.commit(&mut log, &[session(1)]);
+        medium.commit(&mut log, &[published(1, &[1; 6_000], [])]);
+        medium.commit(&mut log, &[Record::Forgotten { message: MessageId(1) }]);
+        let missing = RowKey::first_of(2).bytes().to_vec();
+        let row = medium.0.remove(&missing).unwrap();
+        let (mut log, report) = medium.open(0);
+        assert_eq!(report.lost_batches, 1);
+        medium.0.insert(missing, row);
+
+        for id in 2..5 {
+            medium.commit(&mut log, &[session(id)]);
+        }
+
+        let (reopened, report) = medium.open(0);
+        assert_eq!((report.damaged_rows, report.lost_batches), (0, 0));
+        assert_eq!(medium.contents(&reopened), ["session 1", "session 2", "session 3", "session 4"]);
     }
 
     #[test]

@@ -121,6 +121,12 @@ impl Log {
         self.newest
     }
 
+    /// Returns the bytes of the log once so many were added and taken. A damaged engine may give rows that it did not give when
+    /// they were counted.
+    pub(super) fn bytes_after(&self, added: u64, taken: u64) -> u64 {
+        (self.bytes + added).saturating_sub(taken)
+    }
+
     /// Makes the rows of a batch, and of what compaction moves with it; None if nothing would change.
     ///
     /// # Errors
@@ -176,7 +182,7 @@ impl Log {
         for Placed { effect, place, bytes } in placed {
             self.index.apply(effect, place, bytes);
         }
-        self.bytes = self.bytes + bytes - taken.bytes;
+        self.bytes = self.bytes_after(bytes, taken.bytes);
         self.oldest = taken.oldest;
         self.newest += 1;
         self.junk.clear();
