@@ -1,11 +1,12 @@
 //! VEIL-1: what VeilMQ adds to MQTT (see `docs/veil1-protocol.md`).
 //!
-//! This module owns the byte layouts: registries, certificates, handshake messages, records and
-//! the clear header of an envelope. It never opens an envelope and holds no key. Feature `channel`
+//! This module owns the byte layouts: registries, certificates, handshake messages, records, what
+//! distributes keys, and the clear header of an envelope. It never opens an envelope and holds no key. Feature `channel`
 //! adds the cryptography of the client-broker channel in [`channel`]; it changes no layout.
 
 #[cfg(feature = "channel")]
 pub mod channel;
+pub mod distribution;
 pub mod envelope;
 pub mod fanout;
 pub mod hello;

@@ -340,6 +340,28 @@ fn is_scope(scope: &str) -> bool {
     TopicFilter::new(scope).is_ok_and(|filter| filter.shared().is_none())
 }
 
+/// Whether every topic that `inner` matches is matched by `outer`; what is no Topic Filter covers nothing.
+#[must_use]
+pub fn scope_covers(outer: &str, inner: &str) -> bool {
+    if !is_scope(outer) || !is_scope(inner) {
+        return false;
+    }
+    // [MQTT-4.7.2-1] A wildcard at the first level does not match names that begin with `$`.
+    if inner.starts_with('$') && outer.starts_with(['#', '+']) {
+        return false;
+    }
+    let (mut outer, mut inner) = (outer.split('/'), inner.split('/'));
+    loop {
+        match (outer.next(), inner.next()) {
+            (Some("#"), _) | (None, None) => return true,
+            (_, Some("#")) | (None, Some(_)) | (Some(_), None) => return false,
+            (Some("+"), Some(_)) => {}
+            (Some(outer), Some(inner)) if outer == inner => {}
+            (Some(_), Some(_)) => return false,
+        }
+    }
+}
+
 fn read_scopes(value: &[u8]) -> Option<Vec<String>> {
     let mut reader = Reader::new(value);
     let mut scopes = Vec::new();
