@@ -75,7 +75,7 @@ impl CrlFields {
     ///
     /// # Errors
     /// Whatever [`Crl::parse`] would find wrong.
-    pub(super) fn to_be_signed(&self) -> Result<Vec<u8>, DistributionError> {
+    pub fn to_be_signed(&self) -> Result<Vec<u8>, DistributionError> {
         self.check()?;
         let mut out = Vec::with_capacity(320 + ENTRY_LEN * self.revoked.len());
         out.extend_from_slice(&MAGIC);

@@ -112,7 +112,7 @@ impl KeyHeadFields {
     ///
     /// # Errors
     /// Whatever [`KeyHead::parse`] would find wrong.
-    pub(super) fn to_be_signed(&self) -> Result<Vec<u8>, DistributionError> {
+    pub fn to_be_signed(&self) -> Result<Vec<u8>, DistributionError> {
         self.check()?;
         let mut out = Vec::with_capacity(512);
         out.extend_from_slice(&MAGIC);

@@ -44,7 +44,7 @@ impl JoinRequestFields {
     ///
     /// # Errors
     /// Whatever [`JoinRequest::parse`] would find wrong.
-    pub(super) fn to_be_signed(&self) -> Result<Vec<u8>, DistributionError> {
+    pub fn to_be_signed(&self) -> Result<Vec<u8>, DistributionError> {
         self.check()?;
         let mut out = Vec::with_capacity(384);
         out.extend_from_slice(&MAGIC);

@@ -33,7 +33,7 @@ impl PrekeyFields {
     ///
     /// # Errors
     /// [`DistributionError::Layout`].
-    pub(super) fn to_be_signed(&self) -> Result<Vec<u8>, DistributionError> {
+    pub fn to_be_signed(&self) -> Result<Vec<u8>, DistributionError> {
         let mut out = Vec::with_capacity(320);
         out.extend_from_slice(&MAGIC);
         out.push(PREKEY);
