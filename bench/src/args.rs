@@ -7,10 +7,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use veilmq_protocol::{ProtocolVersion, QoS};
 
 use crate::broker::BrokerSpec;
+use crate::idle::IdlePlan;
 use crate::load::{Amount, Plan};
 use crate::scenario::Scenario;
 use crate::stamp::STAMP_BYTES;
 use crate::target::{TargetError, resolve};
+use crate::workload::{PAYLOAD_BYTES, Preset, Workload};
 
 /// Load generator for MQTT brokers.
 #[derive(Debug, Parser)]
@@ -24,8 +26,13 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Send numbered messages through a broker and account for every delivery.
     Run(RunArguments),
+    /// List the named scenarios.
+    Scenarios,
     /// Weigh the memory of a broker per idle connection.
     Idle(IdleArguments),
+    /// Hold idle connections until standard input ends; what `idle` spreads over processes.
+    #[command(hide = true)]
+    Hold(HoldArguments),
     /// Start several brokers, measure all of them alike in interleaved rounds and print medians and ratios.
     Compare(CompareArguments),
 }
@@ -39,7 +46,7 @@ pub(crate) struct TargetArguments {
     #[arg(long)]
     allow_remote: bool,
     /// Process of the broker, to read its CPU time or memory.
-    #[arg(long, value_name = "PID")]
+    #[arg(long, visible_alias = "pid", value_name = "PID")]
     pub(crate) broker_pid: Option<u32>,
     /// Print JSON instead of text.
     #[arg(long)]
@@ -60,44 +67,77 @@ impl TargetArguments {
 pub(crate) struct RunArguments {
     #[command(flatten)]
     pub(crate) target: TargetArguments,
-    /// Who publishes to whom: 1-1, 1-N, N-1 or pairs-N.
+    /// A name that `scenarios` lists, or 1-N, N-1, pairs-N, shared-N-M, wildcards-N, subscriptions-N, retained-N, connects-N,
+    /// idle-N, away-N.
     #[arg(long, default_value = "1-1")]
-    scenario: Scenario,
-    /// Quality of service of publishers and subscriptions.
-    #[arg(long, default_value = "0", value_parser = parse_qos)]
-    qos: QoS,
-    /// Messages to publish, by all publishers together.
-    #[arg(long, value_name = "N", default_value_t = 100_000, conflicts_with = "seconds",
+    scenario: Preset,
+    /// Quality of service of publishers and subscriptions; without it, that of the scenario.
+    #[arg(long, value_parser = parse_qos)]
+    qos: Option<QoS>,
+    /// Messages to publish, by all publishers together; without it, as many as the scenario has.
+    #[arg(long, value_name = "N", conflicts_with = "seconds",
           value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
-    messages: u64,
+    messages: Option<u64>,
     /// Publish for so long instead.
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: Option<u64>,
-    /// Messages per second of all publishers together, to measure latency; full speed without it.
+    /// Messages per second of all publishers together, to measure latency; without it, that of the scenario.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: Option<u32>,
+    /// Processes that idle connections are spread over; without it, as many as the limit of open files asks for.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    processes: Option<u32>,
     #[command(flatten)]
     shape: ShapeArguments,
 }
 
 impl RunArguments {
-    /// The run that was asked for.
+    /// What the run does.
+    pub(crate) fn workload(&self) -> Workload {
+        self.scenario.workload
+    }
+
+    /// The run that was asked for; its scenario is that of the workload, where it has one.
     ///
     /// # Errors
     /// The target is not acceptable.
     pub(crate) fn plan(&self) -> Result<Plan, TargetError> {
-        let amount = match self.seconds {
-            Some(seconds) => Amount::Time(Duration::from_secs(seconds)),
-            None => Amount::Messages(self.messages),
-        };
+        let preset = &self.scenario;
         let shape = self.shape.plan(self.target.address()?);
         Ok(Plan {
-            scenario: self.scenario,
-            qos: self.qos,
-            amount,
-            per_second: self.rate,
+            scenario: match preset.workload {
+                Workload::Traffic(scenario) => scenario,
+                _ => shape.scenario,
+            },
+            qos: self.qos.unwrap_or(preset.qos),
+            payload_bytes: self.shape.payload.unwrap_or(preset.payload_bytes) as usize,
+            amount: match self.seconds {
+                Some(seconds) => Amount::Time(Duration::from_secs(seconds)),
+                None => Amount::Messages(self.messages()),
+            },
+            per_second: self.rate.or(preset.per_second),
             broker_pid: self.target.broker_pid,
             ..shape
+        })
+    }
+
+    /// How many messages are published where that is what ends the run.
+    pub(crate) fn messages(&self) -> u64 {
+        self.messages.unwrap_or(self.scenario.messages).max(1)
+    }
+
+    /// The same for idle connections.
+    ///
+    /// # Errors
+    /// The target is not acceptable.
+    pub(crate) fn idle_plan(&self, connections: u32) -> Result<IdlePlan, TargetError> {
+        Ok(IdlePlan {
+            address: self.target.address()?,
+            version: self.shape.protocol.version(),
+            connections,
+            processes: self.processes,
+            broker_pid: self.target.broker_pid,
+            limit: Duration::from_secs(self.shape.limit_seconds),
         })
     }
 }
@@ -105,10 +145,10 @@ impl RunArguments {
 /// What runs of all kinds have in common.
 #[derive(Debug, Args)]
 pub(crate) struct ShapeArguments {
-    /// Bytes of each payload; the first 16 number the message.
-    #[arg(long, value_name = "BYTES", default_value_t = 100,
+    /// Bytes of each payload, of which the first 16 number the message; without it, 100.
+    #[arg(long, value_name = "BYTES",
           value_parser = clap::value_parser!(u32).range(STAMP_BYTES as i64..=16 * 1024 * 1024))]
-    payload: u32,
+    payload: Option<u32>,
     /// Protocol version of all clients.
     #[arg(long, value_enum, default_value = "3.1.1")]
     protocol: Protocol,
@@ -137,9 +177,9 @@ impl ShapeArguments {
             address,
             version: self.protocol.version(),
             is_durable: false,
-            scenario: Scenario::FanOut(1),
+            scenario: Scenario::fan_out(1),
             qos: QoS::AtMostOnce,
-            payload_bytes: self.payload as usize,
+            payload_bytes: self.payload.unwrap_or(PAYLOAD_BYTES) as usize,
             amount: Amount::Messages(1),
             per_second: None,
             window: self.window,
@@ -155,17 +195,57 @@ impl ShapeArguments {
 #[derive(Debug, Args)]
 pub(crate) struct IdleArguments {
     #[command(flatten)]
-    pub(crate) target: TargetArguments,
+    target: TargetArguments,
     /// Connections to open.
     #[arg(long, value_name = "N", default_value_t = 1_000,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    connections: u32,
+    /// Processes to spread them over; without it, as many as the limit of open files asks for.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    processes: Option<u32>,
+    #[command(flatten)]
+    shape: ShapeArguments,
+}
+
+impl IdleArguments {
+    /// This command is a name for one scenario of `run`.
+    pub(crate) fn into_run(self) -> RunArguments {
+        RunArguments {
+            target: self.target,
+            scenario: Preset::idle(self.connections),
+            qos: None,
+            messages: None,
+            seconds: None,
+            rate: None,
+            processes: self.processes,
+            shape: self.shape,
+        }
+    }
+}
+
+/// What one of several processes holds.
+#[derive(Debug, Args)]
+pub(crate) struct HoldArguments {
+    #[arg(long)]
+    pub(crate) target: std::net::SocketAddr,
+    #[arg(long)]
     pub(crate) connections: u32,
-    /// Protocol version of all clients.
-    #[arg(long, value_enum, default_value = "3.1.1")]
-    pub(crate) protocol: Protocol,
-    /// Fail if opening them takes longer.
-    #[arg(long, value_name = "S", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub(crate) limit_seconds: u64,
+    #[arg(long, value_enum)]
+    protocol: Protocol,
+}
+
+impl HoldArguments {
+    /// The connections to hold in this process.
+    pub(crate) fn plan(&self) -> IdlePlan {
+        IdlePlan {
+            address: self.target,
+            version: self.protocol.version(),
+            connections: self.connections,
+            processes: Some(1),
+            broker_pid: None,
+            limit: Duration::MAX,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -282,7 +362,7 @@ mod tests {
         assert_eq!(plan.address, "127.0.0.1:1".parse().unwrap());
         assert_eq!(
             (plan.scenario, plan.qos, plan.version),
-            (Scenario::FanIn(100), QoS::ExactlyOnce, ProtocolVersion::V5)
+            (Scenario::fan_in(100), QoS::ExactlyOnce, ProtocolVersion::V5)
         );
         assert!(matches!(plan.amount, Amount::Time(time) if time == Duration::from_secs(7)));
         assert_eq!((plan.payload_bytes, plan.per_second, plan.broker_pid), (16, Some(50), Some(4)));
@@ -296,7 +376,7 @@ mod tests {
 
         assert_eq!(
             (plan.scenario, plan.qos, plan.version),
-            (Scenario::FanOut(1), QoS::AtMostOnce, ProtocolVersion::V311)
+            (Scenario::fan_out(1), QoS::AtMostOnce, ProtocolVersion::V311)
         );
         assert!(matches!(plan.amount, Amount::Messages(100_000)));
         assert_eq!((plan.payload_bytes, plan.per_second, plan.broker_pid), (100, None, None));
@@ -339,7 +419,7 @@ mod tests {
 
         let labels: Vec<_> = arguments.brokers.iter().map(|spec| spec.label.as_str()).collect();
         assert_eq!(labels, ["veilmq", "mosquitto"]);
-        assert_eq!(arguments.scenarios, [Scenario::FanOut(1), Scenario::Pairs(10)]);
+        assert_eq!(arguments.scenarios, [Scenario::fan_out(1), Scenario::pairs(10)]);
         assert_eq!(arguments.qos, [QoS::AtMostOnce, QoS::ExactlyOnce]);
     }
 

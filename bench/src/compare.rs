@@ -217,7 +217,7 @@ async fn measure(
             let amount = Amount::Time(comparison.latency_time);
             let per_second = Some(per_second);
             let report =
-                run(&Plan { scenario: Scenario::FanOut(1), qos, amount, per_second, ..plan }, fault).await?;
+                run(&Plan { scenario: Scenario::fan_out(1), qos, amount, per_second, ..plan }, fault).await?;
             let latency = report.latency.as_ref().ok_or("nothing was delivered")?;
             Ok(vec![latency.p50_micros, latency.p99_micros, cpu_micros(&report)?])
         }
@@ -229,7 +229,7 @@ async fn measure(
                 address: fresh.address,
                 broker_pid: Some(fresh.pid()),
                 is_durable: true,
-                scenario: Scenario::Pairs(pairs),
+                scenario: Scenario::pairs(pairs),
                 qos: QoS::AtLeastOnce,
                 amount: Amount::Messages(comparison.away_messages),
                 ..plan
@@ -245,8 +245,7 @@ async fn run(plan: &Plan, fault: &mut impl FnMut(String)) -> Result<RunReport, S
     let outcome = load::run(plan).await.map_err(|error| error.to_string())?;
     let report = RunReport::new(plan, &outcome);
     if !report.is_faultless() {
-        let RunReport { due, lost, duplicates, late, foreign, .. } = report;
-        fault(format!("{due} due: {lost} lost, {duplicates} duplicate, {late} late, {foreign} foreign"));
+        fault(report.counts.to_string());
     }
     Ok(report)
 }
@@ -264,11 +263,12 @@ async fn idle_bytes(plan: &Plan, spec: &BrokerSpec, connections: u32) -> Result<
         address: fresh.address,
         version: plan.version,
         connections,
+        processes: None,
         broker_pid: Some(fresh.pid()),
         limit: plan.limit,
     };
-    let report = idle::measure(&idle_plan).await.map_err(|error| error.to_string())?;
-    report.memory.map(|memory| memory.pss_bytes_per_connection).ok_or_else(|| "no memory was read".to_owned())
+    let opened = idle::measure(&idle_plan).await.map_err(|error| error.to_string())?;
+    opened.memory.map(|memory| memory.pss_bytes_per_connection).ok_or_else(|| "no memory was read".to_owned())
 }
 
 async fn report(
@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn medians_and_ratios_are_taken_by_figure_and_broker() {
-        let rows = [Row::Flood(Scenario::FanOut(100), QoS::AtLeastOnce), Row::Idle(10)];
+        let rows = [Row::Flood(Scenario::fan_out(100), QoS::AtLeastOnce), Row::Idle(10)];
         let mut tally = Tally::new(2, 2);
         tally.samples[0][0] = vec![vec![4.0, 100.0], vec![2.0, 300.0], vec![9.0, 200.0]];
         tally.samples[0][1] = vec![vec![1.0, 400.0]];

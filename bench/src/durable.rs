@@ -14,11 +14,13 @@ use veilmq_protocol::{
 use crate::broker::{BrokerSpec, Persistence, RunningBroker};
 use crate::ledger::Ledger;
 use crate::link::{Link, LinkError, LinkOptions, unexpected};
-use crate::load::{LoadError, Plan};
+use crate::load::{CpuReading, LoadError, Plan};
 use crate::procfs::{CpuTime, written_bytes};
+use crate::report::{Counts, RunReport, Stored};
 use crate::stamp::Stamp;
-use crate::stats::Histogram;
-use crate::subscriber::subscribe;
+use crate::stats::{Histogram, LatencySummary};
+use crate::subscribe::subscribe;
+use crate::workload::Workload;
 
 const TOPIC: &str = "bench/away";
 /// Messages that are sent one at a time, to see how long an acknowledgement takes.
@@ -51,24 +53,8 @@ pub(crate) async fn measure(
     messages: u64,
 ) -> Result<Vec<f64>, String> {
     let broker = RunningBroker::start(spec, Persistence::Disk).await.map_err(text)?;
-    let mut plan = Plan { address: broker.address, ..plan.clone() };
-    for number in 0..sessions {
-        let mut link = open(&plan, number).await?;
-        subscribe(&mut link, TOPIC, QoS::AtLeastOnce).await.map_err(text)?;
-        link.close().await.map_err(text)?;
-    }
-
-    let mut publisher = Publisher { link: open(&plan, u16::MAX).await?, sent: 0, acknowledged: 0 };
-    let latency = publisher.publish_singly(&plan).await.map_err(text)?;
-    let (cpu, written) =
-        (CpuTime::of(broker.pid()).map_err(text)?, written_bytes(broker.pid()).map_err(text)?);
-    let started = Instant::now();
-    let first = publisher.sent;
-    publisher.publish(&plan, messages).await.map_err(text)?;
-    let stored_in = started.elapsed();
-    let count = (messages - first) as f64;
-    let cpu = CpuTime::of(broker.pid()).map_err(text)?.since(cpu);
-    let written = written_bytes(broker.pid()).map_err(text)? - written;
+    let mut plan = Plan { address: broker.address, broker_pid: Some(broker.pid()), ..plan.clone() };
+    let stored = store(&plan, sessions, messages).await?;
     let kept = broker.stored_bytes().map_err(text)?;
 
     let started = Instant::now();
@@ -79,20 +65,86 @@ pub(crate) async fn measure(
     let before = CpuTime::of(broker.pid()).map_err(text)?;
     let drained = drain(&plan, sessions, messages).await?;
     let drain_cpu = CpuTime::of(broker.pid()).map_err(text)?.since(before);
-    let delivered = drained.delivered.max(1) as f64;
-    let latency = latency.summary().ok_or("nothing was acknowledged")?;
+    let delivered = drained.counts.delivered.max(1) as f64;
+    let cpu = stored.cpu.ok_or("the CPU time was not read")?;
     Ok(vec![
-        count / stored_in.as_secs_f64(),
-        cpu.total_seconds() / count * 1e6,
-        written as f64 / count,
+        stored.per_second,
+        cpu.total_seconds() / stored.batch * 1e6,
+        stored.written.ok_or("the bytes written were not read")? / stored.batch,
         kept as f64 / messages as f64,
-        latency.p50_micros,
-        latency.p99_micros,
+        stored.puback.p50_micros,
+        stored.puback.p99_micros,
         restarted_in.as_secs_f64() * 1e3,
-        (u64::from(sessions) * messages - drained.delivered) as f64,
+        drained.counts.lost as f64,
         delivered / drained.elapsed.as_secs_f64(),
         drain_cpu.total_seconds() / delivered * 1e6,
     ])
+}
+
+/// Stores and drains as [`measure`] does, on a broker that goes on running; the sessions end afterwards.
+///
+/// # Errors
+/// A connection fails, or a process cannot be read.
+pub(crate) async fn run(plan: &Plan, sessions: u16, messages: u64) -> Result<RunReport, String> {
+    let stored = store(plan, sessions, messages).await?;
+    let cpu = CpuReading::take(plan.broker_pid).map_err(text)?;
+    let drained = drain(plan, sessions, messages).await?;
+    let (broker_cpu, generator_cpu) = cpu.since(plan.broker_pid).map_err(text)?;
+    for number in 0..sessions {
+        let client_id = client_id(number);
+        let options = plan.link_options(&client_id, 64);
+        Link::open(&options).await.map_err(text)?.close().await.map_err(text)?;
+    }
+    let report = RunReport::empty(plan, Workload::Away(sessions).to_string());
+    let counts = Counts { published: messages, ..drained.counts };
+    Ok(RunReport {
+        stored: Some(Stored {
+            sessions,
+            acknowledged_per_second: stored.per_second,
+            puback: Some(stored.puback),
+            broker_cpu_micros_per_message: stored.cpu.map(|cpu| cpu.total_seconds() / stored.batch * 1e6),
+        }),
+        ..report.measured(counts, drained.elapsed, broker_cpu, generator_cpu)
+    })
+}
+
+/// How the messages were stored.
+struct Storing {
+    /// Of messages that were sent one at a time.
+    puback: LatencySummary,
+    /// Messages that were sent as fast as they are acknowledged; the rest is about them.
+    batch: f64,
+    per_second: f64,
+    cpu: Option<CpuTime>,
+    written: Option<f64>,
+}
+
+/// Makes the sessions, and has the broker acknowledge `messages` messages for each.
+async fn store(plan: &Plan, sessions: u16, messages: u64) -> Result<Storing, String> {
+    for number in 0..sessions {
+        let mut link = open(plan, number).await?;
+        subscribe(&mut link, &[TOPIC.to_owned()], QoS::AtLeastOnce).await.map_err(text)?;
+        link.close().await.map_err(text)?;
+    }
+    let mut publisher = Publisher { link: open(plan, u16::MAX).await?, sent: 0, acknowledged: 0 };
+    let puback = publisher.publish_singly(plan, messages).await.map_err(text)?;
+    let before = CpuReading::take(plan.broker_pid).map_err(text)?;
+    // What another user's process has written may not be read.
+    let written = || plan.broker_pid.and_then(|pid| written_bytes(pid).ok());
+    let written_before = written();
+    let (started, first) = (Instant::now(), publisher.sent);
+    publisher.publish(plan, messages).await.map_err(text)?;
+    let batch = (messages - first) as f64;
+    let per_second = batch / started.elapsed().as_secs_f64();
+    let (cpu, _) = before.since(plan.broker_pid).map_err(text)?;
+    publisher.link.close().await.map_err(text)?;
+    Ok(Storing {
+        puback: puback.summary().ok_or("nothing was acknowledged")?,
+        batch,
+        per_second,
+        cpu,
+        written: written().zip(written_before).map(|(now, before)| (now - before) as f64),
+    })
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -101,16 +153,13 @@ fn text(error: impl std::fmt::Display) -> String {
 
 /// Opens a connection on the session with this number, which stays when the connection ends.
 async fn open(plan: &Plan, number: u16) -> Result<Link, String> {
-    let client_id = format!("bench-away-{number}");
-    let options = LinkOptions {
-        address: plan.address,
-        version: plan.version,
-        client_id: &client_id,
-        is_durable: true,
-        packet_bytes_max: plan.payload_bytes + 4096,
-        inbox_bytes: 64 * 1024,
-    };
+    let client_id = client_id(number);
+    let options = LinkOptions { is_durable: true, ..plan.link_options(&client_id, 64 * 1024) };
     Link::open(&options).await.map_err(text)
+}
+
+fn client_id(number: u16) -> String {
+    format!("bench-away-{number}")
 }
 
 /// Publishes numbered messages; acknowledgements come in the order of the messages.
@@ -122,9 +171,9 @@ struct Publisher {
 
 impl Publisher {
     /// Sends each message when the one before it is acknowledged; returns how long the acknowledgements took.
-    async fn publish_singly(&mut self, plan: &Plan) -> Result<Histogram, LoadError> {
+    async fn publish_singly(&mut self, plan: &Plan, messages: u64) -> Result<Histogram, LoadError> {
         let mut latency = Histogram::new();
-        for number in 1..=SINGLE_MESSAGES {
+        for number in 1..=SINGLE_MESSAGES.min(messages / 2) {
             let started = Instant::now();
             self.publish(plan, number).await?;
             latency.record(started.elapsed().as_nanos() as u64);
@@ -180,8 +229,8 @@ impl Publisher {
 
 /// What came back after the restart.
 struct Drained {
-    /// Distinct messages of all sessions.
-    delivered: u64,
+    /// Of all sessions; nothing is said of what was published.
+    counts: Counts,
     /// From the first CONNECT to the last message.
     elapsed: Duration,
 }
@@ -196,10 +245,10 @@ async fn drain(plan: &Plan, sessions: u16, messages: u64) -> Result<Drained, Str
                 let plan = plan.clone();
                 clients.spawn_local(async move { receive(&plan, number, messages).await });
             }
-            let mut drained = Drained { delivered: 0, elapsed: Duration::ZERO };
+            let mut drained = Drained { counts: Counts::default(), elapsed: Duration::ZERO };
             while let Some(client) = clients.join_next().await {
-                let (delivered, last) = client.map_err(text)??;
-                drained.delivered += delivered;
+                let (ledger, last) = client.map_err(text)??;
+                drained.counts.add(&ledger, messages);
                 drained.elapsed = drained.elapsed.max(last.saturating_duration_since(started));
             }
             Ok(drained)
@@ -207,8 +256,8 @@ async fn drain(plan: &Plan, sessions: u16, messages: u64) -> Result<Drained, Str
         .await
 }
 
-/// Receives until everything is there or nothing more comes; returns the distinct messages and when the last came.
-async fn receive(plan: &Plan, number: u16, messages: u64) -> Result<(u64, Instant), String> {
+/// Receives until everything is there or nothing more comes; returns the account and when the last came.
+async fn receive(plan: &Plan, number: u16, messages: u64) -> Result<(Ledger, Instant), String> {
     let mut link = open(plan, number).await?;
     let mut ledger = Ledger::default();
     let mut last = Instant::now();
@@ -232,5 +281,5 @@ async fn receive(plan: &Plan, number: u16, messages: u64) -> Result<(u64, Instan
         }
     }
     link.close().await.map_err(text)?;
-    Ok((ledger.delivered(), last))
+    Ok((ledger, last))
 }

@@ -75,6 +75,26 @@ impl Ledger {
     }
 }
 
+/// The order in which one member of a group sees the messages of one publisher; the others see the rest.
+#[derive(Default)]
+pub(crate) struct Order {
+    next: u64,
+    late: u64,
+}
+
+impl Order {
+    /// Enters the delivery of message `sequence`.
+    pub(crate) fn record(&mut self, sequence: u64) {
+        self.late += u64::from(sequence < self.next);
+        self.next = self.next.max(sequence + 1);
+    }
+
+    /// Messages that arrived after one with a higher number.
+    pub(crate) fn late(&self) -> u64 {
+        self.late
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,5 +139,15 @@ mod tests {
         ledger.record(2);
 
         assert_eq!(ledger.next(), 8);
+    }
+
+    #[test]
+    fn a_member_of_a_group_may_miss_numbers_but_not_see_them_backwards() {
+        for (arrivals, late) in [(&[0, 3, 9][..], 0), (&[3, 0, 9, 5], 2), (&[], 0)] {
+            let mut order = Order::default();
+            arrivals.iter().for_each(|sequence| order.record(*sequence));
+
+            assert_eq!(order.late(), late, "{arrivals:?}");
+        }
     }
 }

@@ -10,16 +10,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 use veilmq_protocol::{ProtocolVersion, QoS, ReasonCode};
 
 use crate::board::Board;
+use crate::ledger::Ledger;
 use crate::link::{Link, LinkError, LinkOptions};
 use crate::pacer::Schedule;
-use crate::procfs::{CpuTime, ProcError};
+use crate::procfs::{CpuTime, Memory, ProcError};
 use crate::scenario::Scenario;
+use crate::subscribe::subscribe;
 use crate::{publisher, subscriber};
 
 /// Everything that defines a run.
@@ -48,6 +50,18 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// How a client of this plan connects, with a session that ends with the connection.
+    pub(crate) fn link_options<'a>(&self, client_id: &'a str, inbox_bytes: usize) -> LinkOptions<'a> {
+        LinkOptions {
+            address: self.address,
+            version: self.version,
+            client_id,
+            is_durable: false,
+            packet_bytes_max: self.payload_bytes + 4096,
+            inbox_bytes,
+        }
+    }
+
     /// The time that amount and rate ask for; zero where the broker sets the pace.
     fn scheduled(&self) -> Duration {
         match (self.amount, self.per_second) {
@@ -93,10 +107,15 @@ pub(crate) enum LoadError {
 /// What a run measured.
 pub(crate) struct Outcome {
     pub(crate) publishers: Vec<publisher::Outcome>,
+    /// Subscribers, and behind them the bystanders.
     pub(crate) subscribers: Vec<subscriber::Outcome>,
+    /// The common accounts of a group, one for each publisher; empty ones where there is no group.
+    pub(crate) groups: Vec<Ledger>,
     /// From the start of publishing to the last delivery.
     pub(crate) elapsed: Duration,
     pub(crate) broker_cpu: Option<CpuTime>,
+    /// At the end, with all connections open.
+    pub(crate) broker_memory: Option<Memory>,
     pub(crate) generator_cpu: CpuTime,
 }
 
@@ -108,6 +127,8 @@ pub(crate) enum Phase {
     Finish,
 }
 
+/// Connections that are opened at a time.
+const OPENING_MAX: usize = 64;
 /// How long a client may take to say good-bye.
 const FAREWELL_SECONDS_MAX: Duration = Duration::from_secs(1);
 
@@ -140,12 +161,13 @@ pub(crate) async fn run(plan: &Plan) -> Result<Outcome, LoadError> {
 }
 
 async fn drive(plan: &Plan) -> Result<Outcome, LoadError> {
-    let (publishers, subscribers) = (plan.scenario.publishers(), plan.scenario.subscribers());
-    let clients = usize::from(publishers) + usize::from(subscribers);
+    let (publishers, listeners) = (plan.scenario.publishers, plan.scenario.listeners());
+    let clients = usize::from(publishers) + usize::from(listeners);
+    let board = Arc::new(Board::new(plan.scenario));
     // Dropping the sender ends every client.
     let (phase, phase_seen) = watch::channel(Phase::Connect);
     let (events_in, mut events) = mpsc::channel(clients);
-    start_clients(plan, &phase_seen, &events_in)?;
+    start_clients(plan, &board, &phase_seen, &events_in)?;
     drop(events_in);
 
     gather(&mut events, clients, |event| matches!(event, Event::Ready).then_some(())).await?;
@@ -154,8 +176,10 @@ async fn drive(plan: &Plan) -> Result<Outcome, LoadError> {
     phase.send_replace(Phase::Publish(start));
     let publishers = gather(&mut events, publishers.into(), Event::into_published).await?;
     phase.send_replace(Phase::Finish);
-    let subscribers = gather(&mut events, subscribers.into(), Event::into_received).await?;
+    let subscribers = gather(&mut events, listeners.into(), Event::into_received).await?;
     let (broker_cpu, generator_cpu) = cpu.since(plan.broker_pid)?;
+    // The memory of another user's process may not be read, its CPU time may.
+    let broker_memory = plan.broker_pid.and_then(|pid| Memory::of(pid).ok());
 
     drop(phase);
     while events.recv().await.is_some() {}
@@ -164,7 +188,9 @@ async fn drive(plan: &Plan) -> Result<Outcome, LoadError> {
         publishers: in_order(publishers),
         subscribers: in_order(subscribers),
         elapsed: last.saturating_duration_since(start),
+        groups: board.take_group_ledgers(),
         broker_cpu,
+        broker_memory,
         generator_cpu,
     })
 }
@@ -190,18 +216,19 @@ fn in_order<T>(mut numbered: Vec<(u16, T)>) -> Vec<T> {
     numbered.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-struct CpuReading {
+/// CPU time of the broker and of this process.
+pub(crate) struct CpuReading {
     broker: Option<CpuTime>,
     generator: CpuTime,
 }
 
 impl CpuReading {
-    fn take(broker_pid: Option<u32>) -> Result<Self, ProcError> {
+    pub(crate) fn take(broker_pid: Option<u32>) -> Result<Self, ProcError> {
         let broker = broker_pid.map(CpuTime::of).transpose()?;
         Ok(Self { broker, generator: CpuTime::of(std::process::id())? })
     }
 
-    fn since(self, broker_pid: Option<u32>) -> Result<(Option<CpuTime>, CpuTime), ProcError> {
+    pub(crate) fn since(self, broker_pid: Option<u32>) -> Result<(Option<CpuTime>, CpuTime), ProcError> {
         let now = Self::take(broker_pid)?;
         let broker = now.broker.zip(self.broker).map(|(now, before)| now.since(before));
         Ok((broker, now.generator.since(self.generator)))
@@ -215,21 +242,23 @@ struct Shared {
     board: Arc<Board>,
     /// Keeps topics and Client Identifiers of different runs apart.
     run: Arc<str>,
+    /// Limits how many connections are on their way at a time: a listener's backlog is short.
+    opening: Arc<Semaphore>,
     phase: watch::Receiver<Phase>,
     events: mpsc::Sender<Event>,
 }
 
 fn start_clients(
     plan: &Plan,
+    board: &Arc<Board>,
     phase: &watch::Receiver<Phase>,
     events: &mpsc::Sender<Event>,
 ) -> Result<(), LoadError> {
-    static RUNS: AtomicU32 = AtomicU32::new(0);
-    let run = format!("{:x}.{:x}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
     let shared = Shared {
         plan: Arc::new(plan.clone()),
-        board: Arc::new(Board::new(plan.scenario)),
-        run: run.into(),
+        board: Arc::clone(board),
+        run: run_name().into(),
+        opening: Arc::new(Semaphore::new(OPENING_MAX)),
         phase: phase.clone(),
         events: events.clone(),
     };
@@ -250,13 +279,13 @@ async fn run_clients(shared: Shared, thread: u16) {
     let local = LocalSet::new();
     let threads = shared.plan.threads;
     let mine = |count: u16| (0..count).filter(move |index| index % threads == thread);
-    for index in mine(shared.plan.scenario.subscribers()) {
+    for index in mine(shared.plan.scenario.listeners()) {
         local.spawn_local(client(
             shared.clone(),
             move |shared| async move { subscriber(shared, index).await },
         ));
     }
-    for index in mine(shared.plan.scenario.publishers()) {
+    for index in mine(shared.plan.scenario.publishers) {
         local
             .spawn_local(client(shared.clone(), move |shared| async move { publisher(shared, index).await }));
     }
@@ -289,17 +318,25 @@ where
     }
 }
 
+/// A name that no other run of this or another generator on this machine has.
+pub(crate) fn run_name() -> String {
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+    format!("{:x}.{:x}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed))
+}
+
 /// Returns when the run is over for everybody.
 async fn run_over(phase: &mut watch::Receiver<Phase>) {
     while phase.changed().await.is_ok() {}
 }
 
 async fn subscriber(shared: Shared, index: u16) -> Result<(Event, Link), LoadError> {
-    let mut link = open(&shared, 's', index, 64 * 1024).await?;
-    let topic = topic(&shared, shared.plan.scenario.subscriber_topic(index));
-    subscriber::subscribe(&mut link, &topic, shared.plan.qos).await?;
+    // A bystander gets nothing to read.
+    let inbox_bytes = if index < shared.plan.scenario.subscribers { 64 * 1024 } else { 4 * 1024 };
+    let mut link = open(&shared, 's', index, inbox_bytes).await?;
+    let filters = shared.plan.scenario.filters(&root(&shared), index);
+    subscribe(&mut link, &filters, shared.plan.qos).await?;
     shared.events.send(Event::Ready).await.map_err(|_| LoadError::ClientLost)?;
-    let outcome = subscriber::receive(&mut link, shared.board, index, shared.phase).await?;
+    let outcome = subscriber::receive(&mut link, shared.board, index, None, shared.phase).await?;
     Ok((Event::Received(index, outcome), link))
 }
 
@@ -316,7 +353,7 @@ async fn publisher(mut shared: Shared, index: u16) -> Result<(Event, Link), Load
 
 fn task(shared: &Shared, index: u16, start: Instant) -> publisher::Task {
     let plan = &shared.plan;
-    let publishers = plan.scenario.publishers();
+    let publishers = plan.scenario.publishers;
     let schedule = plan.per_second.map(|per_second| Schedule::new(start, per_second, publishers, index));
     let (messages, until) = match (plan.amount, &schedule) {
         (Amount::Messages(total), _) => (Some(share(total, publishers, index)), None),
@@ -326,8 +363,9 @@ fn task(shared: &Shared, index: u16, start: Instant) -> publisher::Task {
     };
     publisher::Task {
         index,
-        topic: topic(shared, plan.scenario.publisher_topic(index)),
+        topics: plan.scenario.publisher_topics(&root(shared), index),
         qos: plan.qos,
+        retain: false,
         payload_bytes: plan.payload_bytes,
         messages,
         until,
@@ -340,19 +378,15 @@ fn task(shared: &Shared, index: u16, start: Instant) -> publisher::Task {
 
 async fn open(shared: &Shared, role: char, index: u16, inbox_bytes: usize) -> Result<Link, LinkError> {
     let client_id = format!("{}{role}{index}", shared.run);
-    let options = LinkOptions {
-        address: shared.plan.address,
-        version: shared.plan.version,
-        client_id: &client_id,
-        is_durable: shared.plan.is_durable && role == 's',
-        packet_bytes_max: shared.plan.payload_bytes + 4096,
-        inbox_bytes,
-    };
+    let is_durable = shared.plan.is_durable && role == 's';
+    let options = LinkOptions { is_durable, ..shared.plan.link_options(&client_id, inbox_bytes) };
+    let _turn = shared.opening.acquire().await;
     Link::open(&options).await
 }
 
-fn topic(shared: &Shared, number: u16) -> String {
-    format!("bench/{}/{number}", shared.run)
+/// What all topics of a run begin with.
+fn root(shared: &Shared) -> String {
+    format!("bench/{}", shared.run)
 }
 
 /// The part of `total` that falls to one of `count`, as equal as whole numbers allow.

@@ -6,6 +6,7 @@ mod args;
 mod board;
 mod broker;
 mod compare;
+mod connects;
 mod durable;
 mod idle;
 mod ledger;
@@ -15,12 +16,15 @@ mod pacer;
 mod procfs;
 mod publisher;
 mod report;
+mod retained;
 mod scenario;
 mod stamp;
 mod stats;
+mod subscribe;
 mod subscriber;
 mod table;
 mod target;
+mod workload;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -30,12 +34,13 @@ use clap::Parser;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::{Arguments, Command, CompareArguments, IdleArguments, RunArguments};
+use crate::args::{Arguments, Command, CompareArguments, RunArguments};
 use crate::broker::{BrokerKind, BrokerSpec};
 use crate::compare::Comparison;
-use crate::idle::IdlePlan;
+use crate::load::Plan;
 use crate::report::RunReport;
 use crate::table::Style;
+use crate::workload::Workload;
 
 type Failure = Box<dyn Error>;
 
@@ -69,16 +74,22 @@ async fn until_signal(command: Command) -> Result<bool, Failure> {
 async fn execute(command: Command) -> Result<bool, Failure> {
     match command {
         Command::Run(arguments) => run(&arguments).await,
-        Command::Idle(arguments) => idle(&arguments).await,
+        Command::Idle(arguments) => run(&arguments.into_run()).await,
+        Command::Hold(arguments) => {
+            idle::hold_for_another(&arguments.plan()).await?;
+            Ok(true)
+        }
+        Command::Scenarios => {
+            print!("{}", table::scenarios());
+            Ok(true)
+        }
         Command::Compare(arguments) => compare(arguments).await,
     }
 }
 
 async fn run(arguments: &RunArguments) -> Result<bool, Failure> {
     let plan = arguments.plan()?;
-    let clients = plan.scenario.publishers() + plan.scenario.subscribers();
-    idle::allow_open_files(clients.into())?;
-    let report = RunReport::new(&plan, &load::run(&plan).await?);
+    let report = measure(arguments, &plan).await?;
     if arguments.target.json {
         print_json(&report)?;
     } else {
@@ -87,21 +98,24 @@ async fn run(arguments: &RunArguments) -> Result<bool, Failure> {
     Ok(report.is_faultless())
 }
 
-async fn idle(arguments: &IdleArguments) -> Result<bool, Failure> {
-    let report = idle::measure(&IdlePlan {
-        address: arguments.target.address()?,
-        version: arguments.protocol.version(),
-        connections: arguments.connections,
-        broker_pid: arguments.target.broker_pid,
-        limit: Duration::from_secs(arguments.limit_seconds),
-    })
-    .await?;
-    if arguments.target.json {
-        print_json(&report)?;
-    } else {
-        print!("{report}");
+async fn measure(arguments: &RunArguments, plan: &Plan) -> Result<RunReport, Failure> {
+    match arguments.workload() {
+        Workload::Traffic(scenario) => {
+            idle::allow_open_files(scenario.clients())?;
+            Ok(RunReport::new(plan, &load::run(plan).await?))
+        }
+        Workload::Retained(count) => Ok(retained::run(plan, count).await?),
+        Workload::Connects(count) => Ok(connects::run(plan, count).await?),
+        Workload::Idle(count) => {
+            let opened = idle::measure(&arguments.idle_plan(count)?).await?;
+            let name = Workload::Idle(count).to_string();
+            Ok(RunReport { connections: Some(opened), ..RunReport::empty(plan, name) })
+        }
+        Workload::Away(sessions) => {
+            idle::allow_open_files(sessions.into())?;
+            Ok(durable::run(plan, sessions, arguments.messages()).await?)
+        }
     }
-    Ok(true)
 }
 
 async fn compare(arguments: CompareArguments) -> Result<bool, Failure> {
@@ -123,11 +137,10 @@ async fn compare(arguments: CompareArguments) -> Result<bool, Failure> {
 
 fn comparison(arguments: &CompareArguments) -> Result<Comparison, Failure> {
     let brokers = if arguments.brokers.is_empty() { broker::installed() } else { arguments.brokers.clone() };
-    let clients =
-        arguments.scenarios.iter().map(|scenario| scenario.publishers() + scenario.subscribers()).max();
+    let clients = arguments.scenarios.iter().map(|scenario| scenario.clients()).max();
     // Brokers inherit the limit, so it is raised before the first one starts.
     let away = arguments.away.iter().max().copied().unwrap_or(0);
-    idle::allow_open_files(arguments.connections.max(clients.unwrap_or(0).into()).max(away.into()))?;
+    idle::allow_open_files(arguments.connections.max(clients.unwrap_or(0)).max(away.into()))?;
     Ok(Comparison {
         baseline: baseline(&brokers, arguments.baseline.as_deref())?,
         brokers,
@@ -164,8 +177,8 @@ fn print_json(report: &impl Serialize) -> Result<(), Failure> {
 }
 
 #[cfg(test)]
-fn test_plan(scenario: &str) -> load::Plan {
-    load::Plan {
+fn test_plan(scenario: &str) -> Plan {
+    Plan {
         address: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
         version: veilmq_protocol::ProtocolVersion::V311,
         is_durable: false,

@@ -26,8 +26,11 @@ const TICK: Duration = Duration::from_millis(100);
 /// What one publisher has to do.
 pub(crate) struct Task {
     pub(crate) index: u16,
-    pub(crate) topic: String,
+    /// Taken in turn; at least one.
+    pub(crate) topics: Vec<String>,
     pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    /// Below the length of a stamp, the payload carries none.
     pub(crate) payload_bytes: usize,
     /// Messages to publish; `None` for as many as fit before `until`.
     pub(crate) messages: Option<u64>,
@@ -106,7 +109,9 @@ struct Publisher<'a> {
 
 impl<'a> Publisher<'a> {
     fn new(link: &'a mut Link, board: Arc<Board>, task: Task) -> Result<Self, LoadError> {
-        TopicName::new(&task.topic).map_err(|_| LoadError::Topic(task.topic.clone()))?;
+        for topic in &task.topics {
+            TopicName::new(topic).map_err(|_| LoadError::Topic(topic.clone()))?;
+        }
         let flights = Flights::new(task.inflight_max.min(link.receive_maximum()));
         let payload = vec![b'.'; task.payload_bytes];
         Ok(Self { link, board, task, payload, sent: 0, seen: 0, flights, held_until: None })
@@ -176,11 +181,12 @@ impl<'a> Publisher<'a> {
             QoS::AtLeastOnce => self.flights.begin(Awaits::PubAck),
             QoS::ExactlyOnce => self.flights.begin(Awaits::PubRec),
         };
+        let topic = self.task.topics.get(self.sent as usize % self.task.topics.len().max(1));
         self.link.outbox.push(&Packet::Publish(Publish {
             dup: false,
             qos: self.task.qos,
-            retain: false,
-            topic: TopicName::new(&self.task.topic).ok(),
+            retain: self.task.retain,
+            topic: topic.and_then(|topic| TopicName::new(topic).ok()),
             packet_id,
             properties: PublishProperties::default(),
             payload: &self.payload,

@@ -2,6 +2,8 @@
 //!
 //! The histogram has a fixed size: a value is kept to within 1/64 of itself, however many are recorded.
 
+use std::fmt;
+
 use serde::Serialize;
 
 /// The median; the mean of the middle two for an even count; `None` for no values.
@@ -89,6 +91,17 @@ pub(crate) struct LatencySummary {
     pub(crate) p99_micros: f64,
     pub(crate) p999_micros: f64,
     pub(crate) max_micros: f64,
+}
+
+impl fmt::Display for LatencySummary {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { p50_micros, p90_micros, p99_micros, p999_micros, max_micros } = self;
+        write!(
+            out,
+            "p50 {p50_micros:.0} us, p90 {p90_micros:.0} us, p99 {p99_micros:.0} us, p99.9 {p999_micros:.0} us, \
+             max {max_micros:.0} us"
+        )
+    }
 }
 
 fn bucket(value: u64) -> usize {

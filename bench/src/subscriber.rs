@@ -8,22 +8,20 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
-use veilmq_protocol::{
-    Acknowledgement, Packet, PacketId, Publish, QoS, ReasonCode, RetainHandling, Subscribe,
-    SubscribeFiltersBuf, SubscribeOptions, TopicFilter, UserProperties,
-};
+use veilmq_protocol::{Acknowledgement, Packet, Publish, QoS, ReasonCode};
 
 use crate::board::Board;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Order};
 use crate::link::{ANSWER_SECONDS_MAX, Link, LinkError, unexpected};
 use crate::load::{LoadError, Phase};
+use crate::scenario::{Reach, Scenario};
 use crate::stamp::Stamp;
 use crate::stats::Histogram;
+use crate::subscribe::check_granted;
 
 /// What one subscriber received.
 pub(crate) struct Outcome {
-    /// The ledger of every publisher by its number.
-    pub(crate) ledgers: Vec<Ledger>,
+    pub(crate) accounts: Accounts,
     /// Messages that no publisher of this run has sent to this subscriber.
     pub(crate) foreign: u64,
     pub(crate) latency: Histogram,
@@ -31,43 +29,26 @@ pub(crate) struct Outcome {
     pub(crate) last: Option<Instant>,
 }
 
-/// Subscribes to `topic` and waits for the broker to grant exactly `qos`.
-///
-/// # Errors
-/// The broker refuses the subscription, grants less, or does not answer in time.
-pub(crate) async fn subscribe(link: &mut Link, topic: &str, qos: QoS) -> Result<(), LoadError> {
-    let filter = TopicFilter::new(topic).map_err(|_| LoadError::Topic(topic.to_owned()))?;
-    let packet_id = PacketId::new(1).ok_or(LoadError::NotInFlight(1))?;
-    let mut filters = SubscribeFiltersBuf::default();
-    let options = SubscribeOptions {
-        qos,
-        no_local: false,
-        retain_as_published: false,
-        retain_handling: RetainHandling::DoNotSend,
-    };
-    filters.push(filter, options).map_err(LinkError::from)?;
-    link.outbox.push(&Packet::Subscribe(Subscribe {
-        packet_id,
-        subscription_id: None,
-        user: UserProperties::default(),
-        filters: filters.as_filters(),
-    }))?;
-    let answered = timeout(ANSWER_SECONDS_MAX, async {
-        loop {
-            link.turn().await?;
-            match link.inbox.next()? {
-                None => {}
-                Some(Packet::SubAck(answer)) => return Ok(answer.reasons.first().copied()),
-                Some(other) => return Err(unexpected(&other, "SUBACK")),
-            }
+/// The accounts of the publishers that one client hears, in their order.
+pub(crate) enum Accounts {
+    /// It is due every message of theirs.
+    Each(Vec<Ledger>),
+    /// It is a member of a group, whose other members are due the rest.
+    Member(Vec<Order>),
+}
+
+impl Accounts {
+    fn new(scenario: Scenario, index: u16) -> Self {
+        let sources = scenario.sources(index);
+        match scenario.reach {
+            Reach::AnyOne => Self::Member(sources.map(|_| Order::default()).collect()),
+            Reach::All | Reach::Own => Self::Each(sources.map(|_| Ledger::default()).collect()),
         }
-    });
-    let granted = answered.await.unwrap_or(Err(LinkError::Late("SUBACK", ANSWER_SECONDS_MAX)))?;
-    if granted == Some(qos as u8) { Ok(()) } else { Err(LoadError::NotGranted { asked: qos as u8, granted }) }
+    }
 }
 
 /// Receives until the run is in its last phase, then until the broker has answered a PINGREQ: what it had to
-/// deliver has arrived by then, and so has any duplicate.
+/// deliver has arrived by then, and so has any duplicate. `due_grant` is the QoS of a SUBSCRIBE that is not answered yet.
 ///
 /// # Errors
 /// The connection breaks, or the broker sends a packet that is not due.
@@ -75,9 +56,10 @@ pub(crate) async fn receive(
     link: &mut Link,
     board: Arc<Board>,
     index: u16,
+    due_grant: Option<QoS>,
     mut phase: watch::Receiver<Phase>,
 ) -> Result<Outcome, LoadError> {
-    let mut subscriber = Subscriber::new(link, board, index);
+    let mut subscriber = Subscriber::new(link, board, index, due_grant);
     loop {
         tokio::select! {
             turned = subscriber.link.turn() => turned?,
@@ -103,13 +85,14 @@ struct Subscriber<'a> {
     outcome: Outcome,
     /// Publishers heard in the current batch.
     heard: BTreeSet<u16>,
+    due_grant: Option<QoS>,
 }
 
 impl<'a> Subscriber<'a> {
-    fn new(link: &'a mut Link, board: Arc<Board>, index: u16) -> Self {
-        let ledgers = (0..board.publishers()).map(|_| Ledger::default()).collect();
-        let outcome = Outcome { ledgers, foreign: 0, latency: Histogram::new(), last: None };
-        Self { link, board, index, outcome, heard: BTreeSet::new() }
+    fn new(link: &'a mut Link, board: Arc<Board>, index: u16, due_grant: Option<QoS>) -> Self {
+        let accounts = Accounts::new(board.scenario, index);
+        let outcome = Outcome { accounts, foreign: 0, latency: Histogram::new(), last: None };
+        Self { link, board, index, outcome, heard: BTreeSet::new(), due_grant }
     }
 
     /// Handles everything that has arrived; tells whether a PINGRESP was among it.
@@ -135,6 +118,9 @@ impl<'a> Subscriber<'a> {
                     let complete = Acknowledgement::new(release.packet_id, ReasonCode::Success);
                     self.link.outbox.push(&Packet::PubComp(complete))?;
                 }
+                Packet::SubAck(answer) if self.due_grant.is_some() => {
+                    self.due_grant.take().map_or(Ok(()), |qos| check_granted(answer.reasons, qos))?;
+                }
                 Packet::PingResp => answered = true,
                 other => return Err(unexpected(&other, "PUBLISH").into()),
             }
@@ -149,9 +135,12 @@ impl<'a> Subscriber<'a> {
             self.outcome.last = Some(now);
         }
         while let Some(publisher) = self.heard.pop_first() {
-            if let Some(ledger) = self.outcome.ledgers.get(usize::from(publisher)) {
-                self.board.report(publisher, self.index, ledger.next());
-            }
+            let place = publisher - self.board.scenario.sources(self.index).start;
+            let next = match &self.outcome.accounts {
+                Accounts::Each(ledgers) => ledgers.get(usize::from(place)).map_or(0, Ledger::next),
+                Accounts::Member(_) => self.board.delivered_to_group(publisher),
+            };
+            self.board.report(publisher, self.index, next);
         }
     }
 }
@@ -166,10 +155,18 @@ fn enter(
     now_nanos: u64,
 ) -> Option<u16> {
     let stamp = Stamp::decode(payload).filter(|stamp| stamp.sequence < board.published(stamp.publisher))?;
-    if !board.audience(stamp.publisher).contains(&subscriber) {
+    let sources = board.scenario.sources(subscriber);
+    if !sources.contains(&stamp.publisher) {
         return None;
     }
-    outcome.ledgers.get_mut(usize::from(stamp.publisher))?.record(stamp.sequence);
+    let place = usize::from(stamp.publisher - sources.start);
+    match &mut outcome.accounts {
+        Accounts::Each(ledgers) => ledgers.get_mut(place)?.record(stamp.sequence),
+        Accounts::Member(orders) => {
+            orders.get_mut(place)?.record(stamp.sequence);
+            board.enter_for_group(stamp.publisher, stamp.sequence);
+        }
+    }
     outcome.latency.record(now_nanos.saturating_sub(stamp.due_nanos));
     Some(stamp.publisher)
 }
@@ -186,19 +183,18 @@ fn acknowledgement(publish: &Publish<'_>) -> Option<Packet<'static>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::Scenario;
 
-    fn outcome(publishers: usize) -> Outcome {
-        let ledgers = (0..publishers).map(|_| Ledger::default()).collect();
-        Outcome { ledgers, foreign: 0, latency: Histogram::new(), last: None }
+    fn outcome(scenario: Scenario, index: u16) -> Outcome {
+        let accounts = Accounts::new(scenario, index);
+        Outcome { accounts, foreign: 0, latency: Histogram::new(), last: None }
     }
 
     #[test]
     fn only_messages_that_a_publisher_has_announced_to_this_subscriber_are_entered() {
-        let board = Board::new(Scenario::Pairs(2));
+        let board = Board::new(Scenario::pairs(2));
         board.announce(0, 5);
         board.announce(1, 5);
-        let mut outcome = outcome(2);
+        let mut outcome = outcome(Scenario::pairs(2), 1);
 
         let stamp = |publisher, sequence| Stamp { publisher, sequence, due_nanos: 1_000 }.encode();
         assert_eq!(enter(&mut outcome, &board, 1, &stamp(1, 4), 1_090), Some(1));
@@ -207,7 +203,21 @@ mod tests {
         }
         assert_eq!(enter(&mut outcome, &board, 1, b"too short", 1_090), None);
 
-        assert_eq!((outcome.ledgers[0].delivered(), outcome.ledgers[1].delivered()), (0, 1));
+        let Accounts::Each(ledgers) = &outcome.accounts else { panic!("a pair is no group") };
+        assert_eq!(ledgers.iter().map(Ledger::delivered).collect::<Vec<_>>(), [1]);
         assert_eq!(outcome.latency.percentile(100.0), Some(90));
+    }
+
+    #[test]
+    fn what_a_bystander_gets_is_foreign() {
+        let scenario = Scenario::subscriptions(1);
+        let board = Board::new(scenario);
+        board.announce(0, 1);
+        let bystander = scenario.subscribers;
+
+        let stamp = Stamp { publisher: 0, sequence: 0, due_nanos: 0 }.encode();
+
+        assert_eq!(enter(&mut outcome(scenario, bystander), &board, bystander, &stamp, 0), None);
+        assert_eq!(enter(&mut outcome(scenario, 0), &board, 0, &stamp, 0), Some(0));
     }
 }

@@ -1,6 +1,7 @@
 //! A comparison as a table: aligned text, or Markdown with the same columns.
 
 use crate::compare::{ComparisonReport, Figure};
+use crate::workload::{HEAD, Preset};
 
 /// How a table is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,7 +12,7 @@ pub(crate) enum Style {
 
 /// The table, the settings and the faults of a comparison.
 pub(crate) fn render(report: &ComparisonReport, style: Style) -> String {
-    let mut text = table(&cells(report), style);
+    let mut text = table(&cells(report), style, 2);
     text.push('\n');
     text.push_str(&paragraph(&settings(report), style));
     for broker in &report.brokers {
@@ -22,6 +23,13 @@ pub(crate) fn render(report: &ComparisonReport, style: Style) -> String {
         text.push_str(&paragraph(&format!("FAULT {fault}"), style));
     }
     text
+}
+
+/// The named scenarios.
+pub(crate) fn scenarios() -> String {
+    let head = HEAD.map(str::to_owned).to_vec();
+    let lines: Vec<_> = std::iter::once(head).chain(Preset::all().iter().map(Preset::cells)).collect();
+    table(&lines, Style::Text, 1)
 }
 
 fn settings(report: &ComparisonReport) -> String {
@@ -66,22 +74,23 @@ fn rounded(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
-fn table(lines: &[Vec<String>], style: Style) -> String {
+/// The first `names` columns stand at the left, the others are numbers.
+fn table(lines: &[Vec<String>], style: Style, names: usize) -> String {
     let columns = lines.first().map_or(0, Vec::len);
     let width =
         |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0).max(3);
     let widths: Vec<usize> = (0..columns).map(width).collect();
-    let written = lines.iter().map(|line| row(line, &widths, style));
+    let written = lines.iter().map(|line| row(line, &widths, style, names));
     let mut text: Vec<String> = written.collect();
     if style == Style::Markdown {
-        text.insert(1, rule(&widths));
+        text.insert(1, rule(&widths, names));
     }
     text.concat()
 }
 
-fn row(line: &[String], widths: &[usize], style: Style) -> String {
+fn row(line: &[String], widths: &[usize], style: Style, names: usize) -> String {
     let padded = line.iter().zip(widths).enumerate().map(|(column, (cell, &width))| {
-        if column < 2 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+        if column < names { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
     });
     let padded: Vec<String> = padded.collect();
     match style {
@@ -90,9 +99,9 @@ fn row(line: &[String], widths: &[usize], style: Style) -> String {
     }
 }
 
-fn rule(widths: &[usize]) -> String {
+fn rule(widths: &[usize], names: usize) -> String {
     let dashes = widths.iter().enumerate().map(|(column, &width)| {
-        if column < 2 { "-".repeat(width) } else { format!("{}:", "-".repeat(width - 1)) }
+        if column < names { "-".repeat(width) } else { format!("{}:", "-".repeat(width - 1)) }
     });
     let dashes: Vec<String> = dashes.collect();
     format!("| {} |\n", dashes.join(" | "))

@@ -4,10 +4,12 @@
 
 #![expect(clippy::unwrap_used, reason = "every failure here is a failed test")]
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod support;
+
+use std::path::Path;
 
 use serde_json::Value;
+use support::{Broker, bench, bench_command, free_port, mosquitto, text};
 
 #[test]
 fn compare_measures_every_row_without_losses_and_leaves_no_broker_behind() {
@@ -136,8 +138,8 @@ fn idle_connections_are_opened_and_weighed() {
 
     assert!(output.status.success(), "{}", text(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(report["connections"], 300);
-    let bytes = report["memory"]["pss_bytes_per_connection"].as_f64().unwrap();
+    assert_eq!(report["connections"]["count"], 300);
+    let bytes = report["connections"]["memory"]["pss_bytes_per_connection"].as_f64().unwrap();
     assert!((100.0..100_000.0).contains(&bytes), "{report}");
 }
 
@@ -181,85 +183,6 @@ fn a_remote_target_is_refused() {
 
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("--allow-remote"), "{}", text(&output.stderr));
-}
-
-struct Broker {
-    child: std::process::Child,
-    port: u16,
-    _directory: tempfile::TempDir,
-}
-
-impl Broker {
-    fn start(mosquitto: &Path) -> Self {
-        Self::start_with(mosquitto, "")
-    }
-
-    fn start_with(mosquitto: &Path, options: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("mosquitto.conf");
-        let port = free_port();
-        let listener = format!("listener {port} 127.0.0.1\nallow_anonymous true\nlog_type error\n");
-        let queues = "max_inflight_messages 0\nmax_queued_messages 0\n";
-        std::fs::write(&file, format!("{listener}{queues}{options}")).unwrap();
-        let child = Command::new(mosquitto).arg("-c").arg(&file).spawn().unwrap();
-        let broker = Self { child, port, _directory: directory };
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            std::thread::yield_now();
-        }
-        broker
-    }
-
-    fn target(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-
-    fn run(&self, arguments: &[&str]) -> Value {
-        let output = self.output(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    fn output(&self, arguments: &[&str]) -> Output {
-        let (target, pid) = (self.target(), self.child.id().to_string());
-        bench(&[&["run", "--json", "--target", &target, "--broker-pid", &pid], arguments].concat())
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn bench(arguments: &[&str]) -> Output {
-    bench_command(arguments).output().unwrap()
-}
-
-fn bench_command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_veilmq-bench"));
-    command.args(arguments);
-    command
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn mosquitto() -> Option<PathBuf> {
-    let found = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"]
-        .map(PathBuf::from)
-        .into_iter()
-        .find(|path| path.is_file());
-    assert!(found.is_some() || std::env::var_os("CI").is_none(), "CI needs mosquitto");
-    if found.is_none() {
-        eprintln!("skipped: mosquitto is not installed");
-    }
-    found
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Command lines of running processes that name `path`, as a broker started by `compare` names its directory.

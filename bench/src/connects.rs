@@ -1,0 +1,67 @@
+//! Connection rate: connections that are opened, accepted and closed, some at a time.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Instant;
+
+use tokio::task::{JoinSet, LocalSet};
+
+use crate::link::{Link, LinkError};
+use crate::load::{CpuReading, LoadError, Plan, run_name};
+use crate::report::{Connections, Counts, RunReport};
+use crate::stats::{Histogram, ratio};
+use crate::workload::Workload;
+
+/// Connections that are on their way at a time.
+const AT_A_TIME: usize = 32;
+
+/// Opens and closes `count` connections; the report's latency is that of opening one, CONNACK included.
+///
+/// # Errors
+/// A connection fails, or a process cannot be read.
+pub(crate) async fn run(plan: &Plan, count: u32) -> Result<RunReport, LoadError> {
+    let cpu = CpuReading::take(plan.broker_pid)?;
+    let started = Instant::now();
+    let latency = LocalSet::new().run_until(open_all(plan, count)).await?;
+    let elapsed = started.elapsed();
+    let (broker_cpu, generator_cpu) = cpu.since(plan.broker_pid)?;
+
+    let report = RunReport::empty(plan, Workload::Connects(count).to_string());
+    Ok(RunReport {
+        latency: latency.summary(),
+        connections: Some(Connections {
+            broker_cpu_micros: broker_cpu.and_then(|cpu| ratio(cpu.total_seconds() * 1e6, count.into())),
+            ..Connections::new(count, elapsed)
+        }),
+        ..report.measured(Counts::default(), elapsed, broker_cpu, generator_cpu)
+    })
+}
+
+async fn open_all(plan: &Plan, count: u32) -> Result<Histogram, LoadError> {
+    let next = Rc::new(Cell::new(0));
+    let run = run_name();
+    let mut clients = JoinSet::new();
+    for _ in 0..AT_A_TIME {
+        let (plan, next, run) = (plan.clone(), Rc::clone(&next), run.clone());
+        clients.spawn_local(async move {
+            let mut latency = Histogram::new();
+            while next.get() < count {
+                let number = next.replace(next.get() + 1);
+                open_one(&plan, &format!("bench{run}c{number}"), &mut latency).await?;
+            }
+            Ok::<_, LinkError>(latency)
+        });
+    }
+    let mut all = Histogram::new();
+    while let Some(client) = clients.join_next().await {
+        all.merge(&client.map_err(|_| LoadError::ClientLost)??);
+    }
+    Ok(all)
+}
+
+async fn open_one(plan: &Plan, client_id: &str, latency: &mut Histogram) -> Result<(), LinkError> {
+    let started = Instant::now();
+    let link = Link::open(&plan.link_options(client_id, 1024)).await?;
+    latency.record(started.elapsed().as_nanos() as u64);
+    link.close().await
+}

@@ -1,0 +1,128 @@
+//! What the tests of the load generator share: brokers on free loopback ports and the program itself.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// A broker of a test, killed and reaped when it is dropped.
+pub struct Broker {
+    pub child: Child,
+    port: u16,
+    _directory: tempfile::TempDir,
+}
+
+impl Broker {
+    /// Starts Debian's mosquitto.
+    pub fn start(mosquitto: &Path) -> Self {
+        Self::start_with(mosquitto, "")
+    }
+
+    /// Starts Debian's mosquitto with further lines of configuration.
+    pub fn start_with(mosquitto: &Path, options: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("mosquitto.conf");
+        let port = free_port();
+        let listener = format!("listener {port} 127.0.0.1\nallow_anonymous true\nlog_type error\n");
+        let queues = "max_inflight_messages 0\nmax_queued_messages 0\n";
+        std::fs::write(&file, format!("{listener}{queues}{options}")).unwrap();
+        let child = Command::new(mosquitto).arg("-c").arg(&file).spawn().unwrap();
+        Self::wait_for(child, port, directory)
+    }
+
+    /// Starts our own broker.
+    pub fn start_veilmq(veilmq: &Path) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let child = Command::new(veilmq)
+            .args(["-p", &port.to_string(), "--admin", &format!("127.0.0.1:{}", free_port())])
+            .arg("--data-dir")
+            .arg(directory.path().join("data"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self::wait_for(child.unwrap(), port, directory)
+    }
+
+    fn wait_for(mut child: Child, port: u16, directory: tempfile::TempDir) -> Self {
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(child.try_wait().unwrap().is_none(), "the broker ended at once");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        Self { child, port, _directory: directory }
+    }
+
+    /// Where it listens.
+    pub fn target(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The report of a `run` that succeeds.
+    pub fn run(&self, arguments: &[&str]) -> Value {
+        let output = self.output(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// What a `run` prints, and how it ends.
+    pub fn output(&self, arguments: &[&str]) -> Output {
+        let (target, pid) = (self.target(), self.child.id().to_string());
+        bench(&[&["run", "--json", "--target", &target, "--broker-pid", &pid], arguments].concat())
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs the load generator.
+pub fn bench(arguments: &[&str]) -> Output {
+    bench_command(arguments).output().unwrap()
+}
+
+/// A command of the load generator.
+pub fn bench_command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_veilmq-bench"));
+    command.args(arguments);
+    command
+}
+
+/// What a program has printed.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Debian's mosquitto; `None` where it is not installed.
+pub fn mosquitto() -> Option<PathBuf> {
+    let found = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"]
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|path| path.is_file());
+    assert!(found.is_some() || std::env::var_os("CI").is_none(), "CI needs mosquitto");
+    if found.is_none() {
+        eprintln!("skipped: mosquitto is not installed");
+    }
+    found
+}
+
+/// Our own broker, which the workspace builds beside the load generator; `None` where it was not built.
+pub fn veilmq() -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_BIN_EXE_veilmq-bench")).with_file_name("veilmq");
+    let found = path.is_file().then_some(path);
+    assert!(found.is_some() || std::env::var_os("CI").is_none(), "CI needs veilmq: cargo build --workspace");
+    if found.is_none() {
+        eprintln!("skipped: veilmq is not built");
+    }
+    found
+}
+
+/// A port that nobody listens on.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
