@@ -1,13 +1,16 @@
 //! The command line: what the user typed, checked as far as it can be without looking at the machine.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use thiserror::Error;
 use veilmq_protocol::{ProtocolVersion, QoS};
 
 use crate::broker::BrokerSpec;
 use crate::idle::IdlePlan;
+use crate::link::{TlsError, TlsTransport, Transport, VeilError, VeilTransport};
 use crate::load::{Amount, Plan};
 use crate::scenario::Scenario;
 use crate::stamp::STAMP_BYTES;
@@ -63,6 +66,71 @@ impl TargetArguments {
     }
 }
 
+/// How clients reach the broker.
+#[derive(Debug, Args)]
+pub(crate) struct TransportArguments {
+    /// What MQTT is carried by.
+    #[arg(long, value_enum, default_value = "tcp")]
+    transport: TransportKind,
+    /// PEM file of the certificates that TLS trusts.
+    #[arg(long, value_name = "FILE", required_if_eq("transport", "tls"))]
+    ca: Option<PathBuf>,
+    /// Name that the broker's TLS certificate must have.
+    #[arg(long, value_name = "NAME", default_value = "localhost")]
+    tls_name: String,
+    /// Let TLS connections resume the sessions of earlier ones.
+    #[arg(long)]
+    tls_resume: bool,
+    /// Authority that the broker trusts and that certifies the clients of VEIL-1 channels: NAME.vmc and NAME.key, as `veil ca
+    /// init` makes them.
+    #[arg(long, value_name = "NAME", required_if_eq("transport", "veil"))]
+    veil_authority: Option<PathBuf>,
+    /// Certificate of the broker for VEIL-1 channels, or of the authority that certified it.
+    #[arg(long, value_name = "FILE", required_if_eq("transport", "veil"))]
+    veil_broker: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum TransportKind {
+    Tcp,
+    Tls,
+    Veil,
+}
+
+impl TransportArguments {
+    fn transport(&self) -> Result<Transport, ArgumentError> {
+        match (self.transport, &self.ca, &self.veil_authority, &self.veil_broker) {
+            (TransportKind::Tls, Some(ca), ..) => {
+                Ok(Transport::Tls(Arc::new(TlsTransport::load(ca, &self.tls_name, self.tls_resume)?)))
+            }
+            (TransportKind::Veil, _, Some(authority), Some(broker)) => {
+                Ok(Transport::Veil(Arc::new(VeilTransport::load(authority, broker)?)))
+            }
+            // Without its files, which clap asks for, only TCP is left.
+            _ => Ok(Transport::Tcp),
+        }
+    }
+
+    /// VEIL-1 needs the AUTH packet, which MQTT 3 lacks.
+    fn version(&self, asked: Option<Protocol>) -> ProtocolVersion {
+        match (self.transport, asked) {
+            (TransportKind::Veil, _) => ProtocolVersion::V5,
+            (_, asked) => asked.unwrap_or(Protocol::V311).version(),
+        }
+    }
+}
+
+/// What was typed and cannot be run.
+#[derive(Debug, Error)]
+pub(crate) enum ArgumentError {
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Veil(#[from] VeilError),
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct RunArguments {
     #[command(flatten)]
@@ -88,6 +156,8 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     processes: Option<u32>,
     #[command(flatten)]
+    transport: TransportArguments,
+    #[command(flatten)]
     shape: ShapeArguments,
 }
 
@@ -100,11 +170,13 @@ impl RunArguments {
     /// The run that was asked for; its scenario is that of the workload, where it has one.
     ///
     /// # Errors
-    /// The target is not acceptable.
-    pub(crate) fn plan(&self) -> Result<Plan, TargetError> {
+    /// The target is not acceptable, or a file of the transport is not.
+    pub(crate) fn plan(&self) -> Result<Plan, ArgumentError> {
         let preset = &self.scenario;
         let shape = self.shape.plan(self.target.address()?);
         Ok(Plan {
+            transport: self.transport.transport()?,
+            version: self.transport.version(self.shape.protocol),
             scenario: match preset.workload {
                 Workload::Traffic(scenario) => scenario,
                 _ => shape.scenario,
@@ -129,11 +201,12 @@ impl RunArguments {
     /// The same for idle connections.
     ///
     /// # Errors
-    /// The target is not acceptable.
-    pub(crate) fn idle_plan(&self, connections: u32) -> Result<IdlePlan, TargetError> {
+    /// The target is not acceptable, or a file of the transport is not.
+    pub(crate) fn idle_plan(&self, connections: u32) -> Result<IdlePlan, ArgumentError> {
         Ok(IdlePlan {
             address: self.target.address()?,
-            version: self.shape.protocol.version(),
+            transport: self.transport.transport()?,
+            version: self.transport.version(self.shape.protocol),
             connections,
             processes: self.processes,
             broker_pid: self.target.broker_pid,
@@ -149,9 +222,9 @@ pub(crate) struct ShapeArguments {
     #[arg(long, value_name = "BYTES",
           value_parser = clap::value_parser!(u32).range(STAMP_BYTES as i64..=16 * 1024 * 1024))]
     payload: Option<u32>,
-    /// Protocol version of all clients.
-    #[arg(long, value_enum, default_value = "3.1.1")]
-    protocol: Protocol,
+    /// Protocol version of all clients; without it, 3.1.1, and 5 for VEIL-1 channels, which need it.
+    #[arg(long, value_enum)]
+    protocol: Option<Protocol>,
     /// Messages of all publishers together that the slowest subscriber may lag behind.
     #[arg(long, value_name = "N", default_value_t = 1_000,
           value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
@@ -175,7 +248,8 @@ impl ShapeArguments {
     fn plan(&self, address: std::net::SocketAddr) -> Plan {
         Plan {
             address,
-            version: self.protocol.version(),
+            transport: Transport::Tcp,
+            version: self.protocol.unwrap_or(Protocol::V311).version(),
             is_durable: false,
             scenario: Scenario::fan_out(1),
             qos: QoS::AtMostOnce,
@@ -204,6 +278,8 @@ pub(crate) struct IdleArguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     processes: Option<u32>,
     #[command(flatten)]
+    transport: TransportArguments,
+    #[command(flatten)]
     shape: ShapeArguments,
 }
 
@@ -218,6 +294,7 @@ impl IdleArguments {
             seconds: None,
             rate: None,
             processes: self.processes,
+            transport: self.transport,
             shape: self.shape,
         }
     }
@@ -232,19 +309,25 @@ pub(crate) struct HoldArguments {
     pub(crate) connections: u32,
     #[arg(long, value_enum)]
     protocol: Protocol,
+    #[command(flatten)]
+    transport: TransportArguments,
 }
 
 impl HoldArguments {
     /// The connections to hold in this process.
-    pub(crate) fn plan(&self) -> IdlePlan {
-        IdlePlan {
+    ///
+    /// # Errors
+    /// A file of the transport cannot be used.
+    pub(crate) fn plan(&self) -> Result<IdlePlan, ArgumentError> {
+        Ok(IdlePlan {
             address: self.target,
+            transport: self.transport.transport()?,
             version: self.protocol.version(),
             connections: self.connections,
             processes: Some(1),
             broker_pid: None,
             limit: Duration::MAX,
-        }
+        })
     }
 }
 
@@ -392,6 +475,10 @@ mod tests {
             ("run --target h:1 --messages 0", "--messages"),
             ("run --target h:1 --messages 5 --seconds 5", "--seconds"),
             ("run --target h:1 --rate 0", "--rate"),
+            ("run --target h:1 --transport quic", "--transport"),
+            ("run --target h:1 --transport tls", "--ca"),
+            ("run --target h:1 --transport veil --veil-broker b", "--veil-authority"),
+            ("run --target h:1 --transport veil --veil-authority a", "--veil-broker"),
             ("run --target h:1 --protocol 4", "--protocol"),
             ("run --target h:1 --inflight 65536", "--inflight"),
             ("run --target h:1 --window 0", "--window"),
@@ -430,7 +517,7 @@ mod tests {
             panic!()
         };
 
-        assert!(matches!(refused.plan(), Err(TargetError::Remote { .. })));
+        assert!(matches!(refused.plan(), Err(ArgumentError::Target(TargetError::Remote { .. }))));
         assert!(allowed.plan().is_ok());
     }
 }

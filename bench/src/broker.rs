@@ -18,7 +18,7 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout};
 use veilmq_protocol::ProtocolVersion;
 
-use crate::link::{Link, LinkOptions};
+use crate::link::{Link, LinkOptions, Transport};
 
 /// How long a broker may take until it answers CONNECT.
 const START_SECONDS_MAX: Duration = Duration::from_secs(20);
@@ -353,6 +353,7 @@ fn free_ports() -> io::Result<[u16; 2]> {
 async fn answers(address: SocketAddr) -> bool {
     let options = LinkOptions {
         address,
+        transport: &Transport::Tcp,
         version: ProtocolVersion::V311,
         client_id: "veilmq-bench-probe",
         is_durable: false,

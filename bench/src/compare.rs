@@ -261,6 +261,7 @@ async fn idle_bytes(plan: &Plan, spec: &BrokerSpec, connections: u32) -> Result<
     let fresh = RunningBroker::start(spec, Persistence::Off).await.map_err(|error| error.to_string())?;
     let idle_plan = IdlePlan {
         address: fresh.address,
+        transport: plan.transport.clone(),
         version: plan.version,
         connections,
         processes: None,

@@ -22,46 +22,57 @@ const AT_A_TIME: usize = 32;
 pub(crate) async fn run(plan: &Plan, count: u32) -> Result<RunReport, LoadError> {
     let cpu = CpuReading::take(plan.broker_pid)?;
     let started = Instant::now();
-    let latency = LocalSet::new().run_until(open_all(plan, count)).await?;
+    let opened = LocalSet::new().run_until(open_all(plan, count)).await?;
     let elapsed = started.elapsed();
     let (broker_cpu, generator_cpu) = cpu.since(plan.broker_pid)?;
 
     let report = RunReport::empty(plan, Workload::Connects(count).to_string());
     Ok(RunReport {
-        latency: latency.summary(),
+        latency: opened.latency.summary(),
         connections: Some(Connections {
             broker_cpu_micros: broker_cpu.and_then(|cpu| ratio(cpu.total_seconds() * 1e6, count.into())),
+            resumed: opened.resumed,
             ..Connections::new(count, elapsed)
         }),
         ..report.measured(Counts::default(), elapsed, broker_cpu, generator_cpu)
     })
 }
 
-async fn open_all(plan: &Plan, count: u32) -> Result<Histogram, LoadError> {
+#[derive(Default)]
+struct Opened {
+    latency: Histogram,
+    /// Connections whose handshake took over the keys of an earlier one.
+    resumed: u32,
+}
+
+async fn open_all(plan: &Plan, count: u32) -> Result<Opened, LoadError> {
     let next = Rc::new(Cell::new(0));
     let run = run_name();
     let mut clients = JoinSet::new();
     for _ in 0..AT_A_TIME {
         let (plan, next, run) = (plan.clone(), Rc::clone(&next), run.clone());
         clients.spawn_local(async move {
-            let mut latency = Histogram::new();
+            let mut opened = Opened::default();
             while next.get() < count {
                 let number = next.replace(next.get() + 1);
-                open_one(&plan, &format!("bench{run}c{number}"), &mut latency).await?;
+                open_one(&plan, &format!("bench{run}c{number}"), &mut opened).await?;
             }
-            Ok::<_, LinkError>(latency)
+            Ok::<_, LinkError>(opened)
         });
     }
-    let mut all = Histogram::new();
+    let mut all = Opened::default();
     while let Some(client) = clients.join_next().await {
-        all.merge(&client.map_err(|_| LoadError::ClientLost)??);
+        let opened = client.map_err(|_| LoadError::ClientLost)??;
+        all.latency.merge(&opened.latency);
+        all.resumed += opened.resumed;
     }
     Ok(all)
 }
 
-async fn open_one(plan: &Plan, client_id: &str, latency: &mut Histogram) -> Result<(), LinkError> {
+async fn open_one(plan: &Plan, client_id: &str, opened: &mut Opened) -> Result<(), LinkError> {
     let started = Instant::now();
     let link = Link::open(&plan.link_options(client_id, 1024)).await?;
-    latency.record(started.elapsed().as_nanos() as u64);
+    opened.latency.record(started.elapsed().as_nanos() as u64);
+    opened.resumed += u32::from(link.is_resumed());
     link.close().await
 }

@@ -188,7 +188,7 @@ impl Publisher {
         while self.acknowledged < total {
             while self.sent < total
                 && self.sent - self.acknowledged < in_flight_max
-                && self.link.outbox.pending().len() < BATCH_BYTES
+                && self.link.backlog_bytes() < BATCH_BYTES
             {
                 self.push(&mut payload)?;
             }
@@ -261,11 +261,8 @@ async fn receive(plan: &Plan, number: u16, messages: u64) -> Result<(Ledger, Ins
     let mut link = open(plan, number).await?;
     let mut ledger = Ledger::default();
     let mut last = Instant::now();
-    while ledger.delivered() < messages {
-        match timeout(plan.stall, link.turn()).await {
-            Err(_) => break,
-            Ok(turned) => turned.map_err(text)?,
-        }
+    loop {
+        // The first of what waits may have come along with CONNACK.
         while let Some(packet) = link.inbox.next().map_err(text)? {
             let Packet::Publish(publish) = packet else {
                 return Err(unexpected(&packet, "PUBLISH").to_string());
@@ -278,6 +275,13 @@ async fn receive(plan: &Plan, number: u16, messages: u64) -> Result<(Ledger, Ins
                 let answer = Acknowledgement::new(packet_id, ReasonCode::Success);
                 link.outbox.push(&Packet::PubAck(answer)).map_err(text)?;
             }
+        }
+        if ledger.delivered() >= messages {
+            break;
+        }
+        match timeout(plan.stall, link.turn()).await {
+            Err(_) => break,
+            Ok(turned) => turned.map_err(text)?,
         }
     }
     link.close().await.map_err(text)?;

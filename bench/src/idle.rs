@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use veilmq_protocol::ProtocolVersion;
 
-use crate::link::{Link, LinkError, LinkOptions};
+use crate::link::{Link, LinkError, LinkOptions, Transport};
 use crate::procfs::{Memory, ProcError};
 use crate::report::{Connections, IdleMemory, protocol_name};
 
@@ -21,9 +21,10 @@ use crate::report::{Connections, IdleMemory, protocol_name};
 const OTHER_FILES: u64 = 64;
 
 /// What to open where.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct IdlePlan {
     pub(crate) address: SocketAddr,
+    pub(crate) transport: Transport,
     pub(crate) version: ProtocolVersion,
     /// At least 1.
     pub(crate) connections: u32,
@@ -126,6 +127,7 @@ async fn hold_elsewhere(plan: &IdlePlan, processes: u32) -> Result<Vec<Holder>, 
             .args(["hold", "--target", &plan.address.to_string()])
             .args(["--connections", &connections.to_string()])
             .args(["--protocol", protocol_name(plan.version)])
+            .args(plan.transport.words())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn();
@@ -170,6 +172,7 @@ async fn open(plan: &IdlePlan, number: u32) -> Result<Link, IdleError> {
     let client_id = format!("idle{:x}.{number}", std::process::id());
     let options = LinkOptions {
         address: plan.address,
+        transport: &plan.transport,
         version: plan.version,
         client_id: &client_id,
         is_durable: false,

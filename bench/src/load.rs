@@ -17,7 +17,7 @@ use veilmq_protocol::{ProtocolVersion, QoS, ReasonCode};
 
 use crate::board::Board;
 use crate::ledger::Ledger;
-use crate::link::{Link, LinkError, LinkOptions};
+use crate::link::{Link, LinkError, LinkOptions, Transport};
 use crate::pacer::Schedule;
 use crate::procfs::{CpuTime, Memory, ProcError};
 use crate::scenario::Scenario;
@@ -28,6 +28,7 @@ use crate::{publisher, subscriber};
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) address: SocketAddr,
+    pub(crate) transport: Transport,
     pub(crate) version: ProtocolVersion,
     /// Subscribers have sessions that outlive their connections.
     pub(crate) is_durable: bool,
@@ -51,9 +52,10 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// How a client of this plan connects, with a session that ends with the connection.
-    pub(crate) fn link_options<'a>(&self, client_id: &'a str, inbox_bytes: usize) -> LinkOptions<'a> {
+    pub(crate) fn link_options<'a>(&'a self, client_id: &'a str, inbox_bytes: usize) -> LinkOptions<'a> {
         LinkOptions {
             address: self.address,
+            transport: &self.transport,
             version: self.version,
             client_id,
             is_durable: false,

@@ -76,7 +76,7 @@ async fn execute(command: Command) -> Result<bool, Failure> {
         Command::Run(arguments) => run(&arguments).await,
         Command::Idle(arguments) => run(&arguments.into_run()).await,
         Command::Hold(arguments) => {
-            idle::hold_for_another(&arguments.plan()).await?;
+            idle::hold_for_another(&arguments.plan()?).await?;
             Ok(true)
         }
         Command::Scenarios => {
@@ -180,6 +180,7 @@ fn print_json(report: &impl Serialize) -> Result<(), Failure> {
 fn test_plan(scenario: &str) -> Plan {
     Plan {
         address: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
+        transport: link::Transport::Tcp,
         version: veilmq_protocol::ProtocolVersion::V311,
         is_durable: false,
         scenario: scenario.parse().unwrap(),

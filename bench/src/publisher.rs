@@ -66,7 +66,7 @@ pub(crate) async fn publish(link: &mut Link, board: Arc<Board>, task: Task) -> R
         if publisher.is_done() {
             break;
         }
-        if publisher.may_send(Instant::now()) && publisher.link.outbox.is_empty() {
+        if publisher.may_send(Instant::now()) && publisher.link.backlog_bytes() == 0 {
             tokio::task::yield_now().await;
             continue;
         }
@@ -122,7 +122,7 @@ impl<'a> Publisher<'a> {
         let first = self.sent;
         let now = Instant::now();
         self.hold_or_release();
-        while self.link.outbox.pending().len() < BATCH_BYTES && self.may_send(now) {
+        while self.link.backlog_bytes() < BATCH_BYTES && self.may_send(now) {
             self.push(now)?;
             self.hold_or_release();
         }
@@ -220,7 +220,7 @@ impl<'a> Publisher<'a> {
     }
 
     fn waits_for_broker(&mut self) -> bool {
-        !(self.link.outbox.is_empty() && self.flights.is_empty() && self.is_seen(self.sent))
+        !(self.link.backlog_bytes() == 0 && self.flights.is_empty() && self.is_seen(self.sent))
     }
 
     /// Numbers that change whenever anything moves.

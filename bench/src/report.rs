@@ -20,6 +20,7 @@ use crate::subscriber::Accounts;
 pub(crate) struct RunReport {
     pub(crate) scenario: String,
     pub(crate) protocol: &'static str,
+    pub(crate) transport: &'static str,
     pub(crate) qos: u8,
     pub(crate) payload_bytes: usize,
     pub(crate) rate_per_second: Option<u32>,
@@ -88,6 +89,8 @@ pub(crate) struct Connections {
     pub(crate) seconds: f64,
     pub(crate) per_second: f64,
     pub(crate) broker_cpu_micros: Option<f64>,
+    /// Connections whose TLS handshake took over the keys of an earlier one.
+    pub(crate) resumed: u32,
     /// Memory around the opening of connections that then idle.
     pub(crate) memory: Option<IdleMemory>,
 }
@@ -97,7 +100,7 @@ impl Connections {
     pub(crate) fn new(count: u32, elapsed: Duration) -> Self {
         let seconds = elapsed.as_secs_f64();
         let per_second = crate::stats::ratio(count.into(), seconds).unwrap_or(0.0);
-        Self { count, seconds, per_second, broker_cpu_micros: None, memory: None }
+        Self { count, seconds, per_second, broker_cpu_micros: None, resumed: 0, memory: None }
     }
 }
 
@@ -134,6 +137,7 @@ impl RunReport {
         Self {
             scenario,
             protocol: protocol_name(plan.version),
+            transport: plan.transport.name(),
             qos: plan.qos as u8,
             payload_bytes: plan.payload_bytes,
             rate_per_second: plan.per_second,
@@ -225,8 +229,11 @@ impl RunReport {
 
 impl fmt::Display for RunReport {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { scenario, protocol, qos, payload_bytes, .. } = self;
-        writeln!(out, "scenario     {scenario}, MQTT {protocol}, QoS {qos}, {payload_bytes} B")?;
+        let Self { scenario, protocol, transport, qos, payload_bytes, .. } = self;
+        writeln!(
+            out,
+            "scenario     {scenario}, MQTT {protocol} over {transport}, QoS {qos}, {payload_bytes} B"
+        )?;
         if self.counts.due > 0 {
             self.write_deliveries(out)?;
         }
@@ -280,8 +287,11 @@ impl RunReport {
 
 impl Connections {
     fn write(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { count, seconds, per_second, broker_cpu_micros, memory } = self;
-        writeln!(out, "connections  {count} in {seconds:.3} s, {per_second:.0} per second")?;
+        let Self { count, seconds, per_second, broker_cpu_micros, resumed, memory } = self;
+        writeln!(
+            out,
+            "connections  {count} in {seconds:.3} s, {per_second:.0} per second, {resumed} resumed"
+        )?;
         if let Some(micros) = broker_cpu_micros {
             writeln!(out, "             {micros:.1} us of broker CPU for each")?;
         }

@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
+use veilmq_client::identity;
+use veilmq_protocol::veil::channel::IdentityKeys;
+use veilmq_protocol::veil::{CertificateFields, Roles};
 
 /// A broker of a test, killed and reaped when it is dropped.
 pub struct Broker {
     pub child: Child,
     port: u16,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Broker {
@@ -35,9 +38,32 @@ impl Broker {
 
     /// Starts our own broker.
     pub fn start_veilmq(veilmq: &Path) -> Self {
+        Self::start_veilmq_in(veilmq, tempfile::tempdir().unwrap())
+    }
+
+    /// Starts our own broker, which trusts the authority of the channel.
+    pub fn start_veilmq_with_channel(veilmq: &Path) -> (Self, Channel) {
+        let authority = tempfile::tempdir().unwrap();
+        let name = authority.path().join("ca");
+        make_authority(&name);
         let directory = tempfile::tempdir().unwrap();
+        let configuration = directory.path().join("trust");
+        std::fs::write(&configuration, name.with_extension("vmc").to_str().unwrap()).unwrap();
+        let broker = Self::start_veilmq_in(veilmq, directory);
+        let certificate = broker.directory.path().join("data/identity/broker.vmc");
+        let words = vec![
+            "--transport=veil".to_owned(),
+            format!("--veil-authority={}", name.display()),
+            format!("--veil-broker={}", certificate.display()),
+        ];
+        (broker, Channel { words, _authority: authority })
+    }
+
+    fn start_veilmq_in(veilmq: &Path, directory: tempfile::TempDir) -> Self {
         let port = free_port();
+        let trust = std::fs::read_to_string(directory.path().join("trust")).ok();
         let child = Command::new(veilmq)
+            .envs(trust.map(|file| ("VEILMQ__VEIL__TRUST", file)))
             .args(["-p", &port.to_string(), "--admin", &format!("127.0.0.1:{}", free_port())])
             .arg("--data-dir")
             .arg(directory.path().join("data"))
@@ -52,7 +78,7 @@ impl Broker {
             assert!(child.try_wait().unwrap().is_none(), "the broker ended at once");
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
-        Self { child, port, _directory: directory }
+        Self { child, port, directory }
     }
 
     /// Where it listens.
@@ -78,6 +104,76 @@ impl Drop for Broker {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// How a VEIL-1 channel to a broker is asked for.
+pub struct Channel {
+    pub words: Vec<String>,
+    _authority: tempfile::TempDir,
+}
+
+/// Makes an authority that certifies the clients of a test: `NAME.vmc` and `NAME.key`.
+fn make_authority(name: &Path) {
+    let mut seeds = [0; IdentityKeys::LEN];
+    getrandom::fill(&mut seeds).unwrap();
+    let keys = IdentityKeys::from_bytes(&seeds);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let fields = CertificateFields {
+        roles: Roles::CA,
+        serial: now,
+        not_before: now - 60,
+        not_after: now + 3_600,
+        ed25519: keys.ed25519_public(),
+        x25519: keys.x25519_public(),
+        subject: "authority".to_owned(),
+        publish_scopes: Vec::new(),
+        subscribe_scopes: Vec::new(),
+        path_length: Some(0),
+        revocation_topic: None,
+    };
+    identity::save_keys(&name.with_extension("key"), &keys).unwrap();
+    identity::save_certificate(&name.with_extension("vmc"), &fields.sign(&keys).unwrap()).unwrap();
+}
+
+/// A certificate of a TLS server that vouches for itself, as PEM files.
+pub struct Certificate {
+    pub chain: PathBuf,
+    pub key: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Certificate {
+    /// Makes one with the `openssl` of Debian.
+    pub fn make(name: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (chain, key) = (directory.path().join("chain.pem"), directory.path().join("key.pem"));
+        let made = Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-days",
+                "2",
+            ])
+            .args(["-subj", &format!("/CN={name}"), "-addext", &format!("subjectAltName=DNS:{name}")])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+            .arg(&key)
+            .arg("-out")
+            .arg(&chain)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        Self { chain, key, _directory: directory }
+    }
+
+    /// The option that trusts it.
+    pub fn ca(&self) -> String {
+        format!("--ca={}", self.chain.display())
     }
 }
 
