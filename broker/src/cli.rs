@@ -2,7 +2,8 @@
 //! what it has stored.
 //!
 //! Every failure is one line on standard error that names what is at fault. Exit status: 0 done, 1 failed, 2 wrong command line
-//! (or, of `store check`, no check was possible).
+//! (or, of `store check`, no check was possible). As in Mosquitto it is 3 for a `mosquitto.conf` that cannot be used, and for
+//! a wrong command line of the program under the name `mosquitto`.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use veilmq_config::{BrokerConfig, ConfigError, Overrides, Sources};
+use veilmq_config::{BrokerConfig, ConfigError, Overrides, Sources, Strictness};
 use veilmq_protocol::veil::{Certificate, Kid};
 
 use crate::admin::health::{self, HealthError};
@@ -20,6 +21,9 @@ use crate::identity::{IdentityError, IdentityFolder};
 use crate::run::{self, RunError};
 use crate::trust::{self, TrustError, TrustFolder};
 use crate::upkeep::{self, StoreCommand, StoreCommandError};
+
+/// The exit status of Mosquitto for a configuration or command line that is wrong.
+const MOSQUITTO_STATUS: u8 = 3;
 
 /// MQTT broker for end-to-end encrypted messages.
 #[derive(Debug, Parser)]
@@ -33,12 +37,12 @@ struct CommandLine {
 
 #[derive(Debug, Args)]
 struct Options {
-    /// Configuration file (TOML); without one the broker listens on loopback only
-    #[arg(short, long, value_name = "FILE", global = true)]
+    /// Configuration file (TOML, or mosquitto.conf); without one the broker listens on loopback only
+    #[arg(short, long, visible_alias = "config-file", value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// MQTT port
-    #[arg(short, long, value_name = "PORT")]
-    port: Option<u16>,
+    /// MQTT port; may be given several times
+    #[arg(short, long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Vec<u16>,
     /// Directory for the identity and everything that is stored
     #[arg(long, value_name = "DIR", global = true)]
     data_dir: Option<PathBuf>,
@@ -48,6 +52,15 @@ struct Options {
     /// Log decisions too (level debug)
     #[arg(short, long)]
     verbose: bool,
+    /// Log nothing
+    #[arg(short, long)]
+    quiet: bool,
+    /// Go into the background
+    #[arg(short, long)]
+    daemon: bool,
+    /// Check the configuration (-c FILE) and end, as `check-config` does
+    #[arg(long)]
+    test_config: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -56,6 +69,15 @@ enum Command {
     CheckConfig,
     /// Print the configuration as it takes effect
     ShowConfig,
+    /// Convert a mosquitto.conf into a configuration file of VeilMQ, on standard output
+    Import {
+        /// The mosquitto.conf
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Leave out what is not supported, with a comment, instead of failing
+        #[arg(long)]
+        lenient: bool,
+    },
     /// Ask the running broker whether it is ready
     Health,
     /// Add, list or remove the authorities that certify devices
@@ -91,6 +113,10 @@ enum TrustCommand {
 enum CommandError {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    MosquittoConfig(ConfigError),
+    #[error("cannot go into the background: {0}")]
+    Daemon(io::Error),
     #[error("check-config needs a file: veilmq check-config -c FILE")]
     NoFile,
     #[error(transparent)]
@@ -111,12 +137,19 @@ enum CommandError {
 
 /// Runs one command line and returns its exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let is_mosquitto = arguments.first().is_some_and(|program| names_mosquitto(Path::new(program)));
     let command_line = match CommandLine::try_parse_from(arguments) {
         Ok(command_line) => command_line,
         Err(error) => {
             // Help and version go to standard output with status 0; nothing is left to do if that fails.
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            let status = if is_mosquitto && error.exit_code() != 0 {
+                MOSQUITTO_STATUS.into()
+            } else {
+                error.exit_code()
+            };
+            return ExitCode::from(u8::try_from(status).unwrap_or(2));
         }
     };
     match execute(command_line, &mut io::stdout().lock()) {
@@ -128,21 +161,54 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Tells whether the program was called by the name of the one that it replaces.
+fn names_mosquitto(program: &Path) -> bool {
+    program.file_name().is_some_and(|name| name == "mosquitto")
+}
+
 impl CommandError {
     fn status(&self) -> u8 {
-        if let Self::Store(error) = self { error.status() } else { 1 }
+        match self {
+            Self::Store(error) => error.status(),
+            Self::MosquittoConfig(_) => MOSQUITTO_STATUS,
+            Self::Config(_)
+            | Self::Daemon(_)
+            | Self::NoFile
+            | Self::Run(_)
+            | Self::Health(_)
+            | Self::Identity(_)
+            | Self::Trust(_)
+            | Self::Configured(_)
+            | Self::Output(_) => 1,
+        }
     }
 }
 
 /// Returns the exit status of a command that could do what it was asked for.
 fn execute(command_line: CommandLine, out: &mut impl Write) -> Result<u8, CommandError> {
-    let file = command_line.options.config.clone();
-    if matches!(command_line.command, Some(Command::CheckConfig)) && file.is_none() {
-        return Err(CommandError::NoFile);
+    let CommandLine { options, mut command } = command_line;
+    let file = options.config.clone();
+    if options.test_config {
+        command = Some(Command::CheckConfig);
     }
-    let config = load(command_line.options)?;
-    match command_line.command {
-        None => run::run(&config, file.as_deref())?,
+    match command {
+        Some(Command::CheckConfig) if file.is_none() => return Err(CommandError::NoFile),
+        Some(Command::Import { file, lenient }) => {
+            let strictness = if lenient { Strictness::Lenient } else { Strictness::Strict };
+            let text = veilmq_config::import_mosquitto(&file, strictness);
+            out.write_all(text.map_err(CommandError::MosquittoConfig)?.as_bytes())?;
+            return Ok(0);
+        }
+        _ => {}
+    }
+    let to_background = options.daemon && command.is_none();
+    let config = load(options)?;
+    if to_background {
+        // The parent ends here; no thread has been started yet.
+        nix::unistd::daemon(true, false).map_err(|error| CommandError::Daemon(error.into()))?;
+    }
+    match command {
+        None | Some(Command::Import { .. }) => run::run(&config, file.as_deref())?,
         Some(Command::CheckConfig) => {
             let path = file.unwrap_or_default();
             writeln!(out, "{}: the configuration is valid", path.display())?;
@@ -156,16 +222,22 @@ fn execute(command_line: CommandLine, out: &mut impl Write) -> Result<u8, Comman
     Ok(0)
 }
 
-fn load(options: Options) -> Result<BrokerConfig, ConfigError> {
-    BrokerConfig::load(Sources {
+fn load(options: Options) -> Result<BrokerConfig, CommandError> {
+    let loaded = BrokerConfig::load(Sources {
         file: options.config.as_deref(),
         overrides: Overrides {
-            port: options.port,
+            ports: options.port,
             data_dir: options.data_dir,
             admin: options.admin,
             verbose: options.verbose,
+            quiet: options.quiet,
         },
         environment: veilmq_config::process_environment(),
+    });
+    let is_mosquitto = |file: &Path| veilmq_config::is_mosquitto_file(file).unwrap_or(true);
+    loaded.map_err(|error| match options.config.as_deref() {
+        Some(file) if is_mosquitto(file) => CommandError::MosquittoConfig(error),
+        _ => error.into(),
     })
 }
 

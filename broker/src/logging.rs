@@ -53,6 +53,7 @@ fn text<'a>(panic: &'a PanicHookInfo<'_>) -> &'a str {
 
 fn level(level: LogLevel) -> LevelFilter {
     match level {
+        LogLevel::Off => LevelFilter::OFF,
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,

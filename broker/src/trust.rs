@@ -175,7 +175,6 @@ impl TrustKeeper {
     /// # Errors
     /// [`TrustError`] for a configured file or an unreadable folder; files in the folder that cannot be used are logged.
     pub fn new(folder: TrustFolder, configured: &[PathBuf], shared: Arc<Shared>) -> Result<Self, TrustError> {
-        folder.create()?;
         let keeper = Self { folder, shared, state: Mutex::default() };
         keeper.reload(configured)?;
         Ok(keeper)

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{LimitsConfig, MqttConfig};
+use crate::{LimitsConfig, MqttConfig, Note};
 
 /// The MQTT port of a broker that was given none.
 pub(crate) const DEFAULT_PORT: u16 = 1883;
@@ -20,6 +20,9 @@ pub struct BrokerConfig {
     /// Whether a configuration file was given; not an option itself.
     #[serde(skip)]
     pub mode: Mode,
+    /// What came from Mosquitto's configuration and is no option of ours.
+    #[serde(skip)]
+    pub mosquitto: MosquittoConfig,
     /// The directory of identity and stored state; created when absent.
     pub data_dir: PathBuf,
     /// The MQTT listeners, at least one, no two alike.
@@ -53,6 +56,17 @@ pub enum Mode {
     /// A configuration file was given; nothing is open that it does not open.
     #[default]
     Configured,
+    /// Mosquitto's configuration file was given; what it does not say is as in Mosquitto.
+    Mosquitto,
+}
+
+/// What came from Mosquitto's configuration and is no option of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MosquittoConfig {
+    /// Mosquitto's persistent database, if it is to keep one.
+    pub database: Option<PathBuf>,
+    /// What should be said about lines that did not do all they say.
+    pub notes: Vec<Note>,
 }
 
 /// One MQTT listener.
@@ -117,6 +131,8 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
+    /// Nothing is written.
+    Off,
     /// Someone must act tonight.
     Error,
     /// Someone should act this week.
@@ -260,6 +276,7 @@ impl Default for BrokerConfig {
     fn default() -> Self {
         Self {
             mode: Mode::Configured,
+            mosquitto: MosquittoConfig::default(),
             data_dir: PathBuf::from("/var/lib/veilmq"),
             listeners: Vec::new(),
             admin: AdminConfig { address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT))) },
@@ -276,6 +293,12 @@ impl Default for BrokerConfig {
 }
 
 impl BrokerConfig {
+    /// Tells whether anything is kept in the data directory: state, or the broker's identity.
+    #[must_use]
+    pub fn needs_data_dir(&self) -> bool {
+        self.veil.enabled || self.storage.durability != Durability::Memory
+    }
+
     /// The built-in defaults without a configuration file: loopback only, open to whoever is on this machine.
     pub(crate) fn development(data_dir: PathBuf) -> Self {
         Self {

@@ -86,6 +86,42 @@ pub enum Fault {
         /// The first place.
         other: Origin,
     },
+    /// No option of Mosquitto has this name.
+    #[error("unknown option {option}; docs/mosquitto.md lists every option of Mosquitto")]
+    UnknownMosquittoOption {
+        /// The name as it was written.
+        option: String,
+    },
+    /// An option of Mosquitto stands in the wrong place, lacks its value or is not supported.
+    #[error("{option} {reason}")]
+    Mosquitto {
+        /// The option.
+        option: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A directory of further configuration files cannot be read.
+    #[error("include_dir {}: {reason}", .path.display())]
+    Include {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        reason: std::io::Error,
+    },
+    /// A host name to listen on has no address.
+    #[error("listener: {host} cannot be resolved: {reason}")]
+    Host {
+        /// The name.
+        host: String,
+        /// What the system said.
+        reason: std::io::Error,
+    },
+    /// A listener has no address of the wanted kind.
+    #[error("listener: {host} has no address of its socket_domain")]
+    NoAddress {
+        /// The name.
+        host: String,
+    },
     /// The checked layers could not be put together, which is a fault of this crate.
     #[error("cannot be merged: {0}")]
     Merge(config::ConfigError),

@@ -12,7 +12,7 @@
 //!
 //! let config = BrokerConfig::load(Sources {
 //!     file: None,
-//!     overrides: Overrides { port: Some(2883), ..Overrides::default() },
+//!     overrides: Overrides { ports: vec![2883], ..Overrides::default() },
 //!     environment: [("HOME".to_owned(), "/home/you".to_owned())],
 //! })?;
 //! assert_eq!(config.mode, Mode::Development);
@@ -26,6 +26,7 @@ mod environment;
 mod error;
 mod limits;
 mod load;
+mod mosquitto;
 mod mqtt;
 mod options;
 mod relations;
@@ -34,11 +35,15 @@ mod value;
 
 pub use broker_config::{
     AccessConfig, AdminConfig, BrokerConfig, Durability, ListenerConfig, ListenerProtocol, LogConfig,
-    LogFormat, LogLevel, Mode, Scheme, ShardsConfig, StorageConfig, Suite, SysConfig, VeilConfig,
+    LogFormat, LogLevel, Mode, MosquittoConfig, Scheme, ShardsConfig, StorageConfig, Suite, SysConfig,
+    VeilConfig,
 };
 pub use environment::process_environment;
 pub use error::{ConfigError, Fault, Origin};
 pub use limits::LimitsConfig;
 pub use load::{Overrides, Sources};
+pub use mosquitto::{
+    Fate, MosquittoOption, Note, Scope, Strictness, import_mosquitto, is_mosquitto_file, mosquitto_options,
+};
 pub use mqtt::MqttConfig;
 pub use options::{Kind, OPTIONS, OptionSpec};

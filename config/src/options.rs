@@ -105,7 +105,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("log.format", Kind::Choice(&["text", "json"]), "How a log line is written."),
     option(
         "log.level",
-        Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
+        Kind::Choice(&["off", "error", "warn", "info", "debug", "trace"]),
         "Least severe level that is written.",
     ),
     integer(
@@ -161,7 +161,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     integer(
         "limits.packet_bytes_max",
-        1_024,
+        20,
         268_435_460,
         "Maximum Packet Size announced: a whole packet with its fixed header, in bytes.",
     ),
@@ -169,7 +169,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         "limits.connect_packet_bytes_max",
         1_024,
         1 << 20,
-        "Largest packet taken before the client is authenticated, in bytes; at most `limits.packet_bytes_max`.",
+        "Largest packet taken before the client is authenticated, in bytes, if `limits.packet_bytes_max` is no less.",
     ),
     integer(
         "limits.connect_seconds_max",

@@ -68,6 +68,8 @@ impl Known {
         match config.mode {
             Mode::Development => self.development_stays_on_loopback(config),
             Mode::Configured => self.somebody_may_connect(config),
+            // Mosquitto starts all the same, and refuses everybody.
+            Mode::Mosquitto => Ok(()),
         }
     }
 

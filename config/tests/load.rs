@@ -146,7 +146,7 @@ fn file_variable_takes_its_value_from_the_file() {
 
 #[test]
 fn port_flag_without_a_file_moves_the_loopback_listeners() {
-    let overrides = Overrides { port: Some(2_883), ..Overrides::default() };
+    let overrides = Overrides { ports: vec![2_883], ..Overrides::default() };
 
     let config = load(None, overrides, &[]).unwrap();
 
@@ -155,7 +155,7 @@ fn port_flag_without_a_file_moves_the_loopback_listeners() {
 
 #[test]
 fn port_flag_with_a_file_adds_a_listener_on_all_interfaces() {
-    let overrides = Overrides { port: Some(2_883), ..Overrides::default() };
+    let overrides = Overrides { ports: vec![2_883], ..Overrides::default() };
 
     let added = configured(LISTENER, overrides.clone(), &[]);
     let without_listener = configured("", overrides.clone(), &[]);

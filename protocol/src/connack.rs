@@ -184,18 +184,19 @@ impl Properties for ConnAckProperties<'_> {
     fn write<S: Sink>(&self, out: &mut S) -> Result<(), EncodeError> {
         // MQTT 5.0 section 3.2.2.3.4: the value 2 is expressed by absence.
         let maximum_qos = self.maximum_qos.filter(|&qos| qos != QoS::ExactlyOnce);
+        // The order has no meaning, so it is Mosquitto's: whoever compares bytes finds the same.
+        out.u16_property(Property::TopicAliasMaximum, self.topic_alias_maximum);
         out.u32_property(Property::SessionExpiryInterval, self.session_expiry_seconds);
-        out.u16_property(Property::ReceiveMaximum, self.receive_maximum.map(NonZeroU16::get));
-        out.u8_property(Property::MaximumQos, maximum_qos.map(QoS::value));
+        out.u16_property(Property::ServerKeepAlive, self.server_keep_alive_seconds);
+        out.string_property(Property::AssignedClientIdentifier, self.assigned_client_id)?;
         out.flag_property(Property::RetainAvailable, self.retain_available);
         out.u32_property(Property::MaximumPacketSize, self.packet_bytes_max.map(NonZeroU32::get));
-        out.string_property(Property::AssignedClientIdentifier, self.assigned_client_id)?;
-        out.u16_property(Property::TopicAliasMaximum, self.topic_alias_maximum);
+        out.u16_property(Property::ReceiveMaximum, self.receive_maximum.map(NonZeroU16::get));
+        out.u8_property(Property::MaximumQos, maximum_qos.map(QoS::value));
         out.string_property(Property::ReasonString, self.reason_string)?;
         out.flag_property(Property::WildcardSubscriptionAvailable, self.wildcard_subscription_available);
         out.flag_property(Property::SubscriptionIdentifierAvailable, self.subscription_ids_available);
         out.flag_property(Property::SharedSubscriptionAvailable, self.shared_subscription_available);
-        out.u16_property(Property::ServerKeepAlive, self.server_keep_alive_seconds);
         out.string_property(Property::ResponseInformation, self.response_information)?;
         out.string_property(Property::ServerReference, self.server_reference)?;
         out.string_property(Property::AuthenticationMethod, self.authentication_method)?;

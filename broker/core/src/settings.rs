@@ -22,7 +22,7 @@ pub struct Settings {
     pub response_information: Option<Arc<str>>,
     /// The largest packet accepted from a client.
     pub packet_bytes_max: usize,
-    /// The largest CONNECT or AUTH accepted before the connection is established.
+    /// The largest CONNECT or AUTH accepted before the connection is established, if `packet_bytes_max` is no less.
     pub connect_packet_bytes_max: usize,
     /// The time from accept to CONNACK, and from the beginning of a re-authentication to the client's proof.
     pub connect_seconds_max: u32,

@@ -230,7 +230,7 @@ fn a_finished_exchange_frees_the_brokers_receive_maximum() {
         let refused = Publish { retain: true, ..publish("t", "x", QoS::ExactlyOnce, 3) };
         world.send(client, &Packet::Publish(refused));
 
-        let answers = ["PUBACK id1 0x10", "PUBREC id2 0x10", "PUBCOMP id2", "PUBREC id3 0x97"];
+        let answers = ["PUBACK id1 0x10", "PUBREC id2", "PUBCOMP id2", "PUBREC id3 0x97"];
         assert_eq!(world.received(client), answers, "round {round}");
     }
 }

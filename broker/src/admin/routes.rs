@@ -62,7 +62,11 @@ async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
 }
 
 async fn identity(State(state): State<Arc<AdminState>>) -> Response {
-    ([(CONTENT_TYPE, CERTIFICATE_TYPE)], state.certificate().to_vec()).into_response()
+    match state.certificate() {
+        // A broker that offers no channel has none.
+        [] => StatusCode::NOT_FOUND.into_response(),
+        certificate => ([(CONTENT_TYPE, CERTIFICATE_TYPE)], certificate.to_vec()).into_response(),
+    }
 }
 
 /// Development mode only: takes the public certificate of an authority from a program on this machine.
@@ -72,7 +76,7 @@ async fn add_trust(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    if state.mode() == Mode::Configured {
+    if state.mode() != Mode::Development {
         return refuse(StatusCode::FORBIDDEN, TRUST_REFUSED);
     }
     if let Err((status, error)) = check_local_program(peer, &headers) {

@@ -100,7 +100,7 @@ pub struct AdminState {
 }
 
 impl AdminState {
-    /// Makes the state of a broker that is starting. `certificate` is the broker's public certificate.
+    /// Makes the state of a broker that is starting. `certificate` is the broker's public certificate, or nothing.
     pub fn new(mode: Mode, shards: u16, certificate: Vec<u8>, trust: Arc<TrustKeeper>) -> Self {
         let readiness = Readiness {
             status: Status::Starting,
@@ -200,5 +200,6 @@ pub fn mode_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Development => "development",
         Mode::Configured => "configured",
+        Mode::Mosquitto => "mosquitto",
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: listeners open only after recovery, and what was acknowledged is durable before the process ends.
 
+mod mosquitto;
 mod recovery;
 mod settings;
 mod signals;
@@ -111,13 +112,22 @@ impl Broker {
         );
         settings::forbid_core_dumps();
         settings::raise_open_files_limit(config);
-        files::create_private_folder(&config.data_dir)?;
-        let (mut store, report) = store::open(&config.data_dir, &config.storage)?;
-        let identity = IdentityFolder::in_data_dir(&config.data_dir, config.veil.certificate.clone())
-            .load_or_create(clock::unix_seconds())?;
-        let certificate = identity.certificate().as_bytes().to_vec();
-        let shared = share(config, identity)?;
         let folder = TrustFolder::in_data_dir(&config.data_dir);
+        if config.needs_data_dir() {
+            files::create_private_folder(&config.data_dir)?;
+        }
+        let database = config.mosquitto.database.as_deref();
+        if let Some(database) = database {
+            mosquitto::follow_removal(database, &config.data_dir)?;
+        }
+        let (mut store, report) = store::open(&config.data_dir, &config.storage)?;
+        if let Some(database) = database {
+            mosquitto::leave_sign(database, &config.data_dir)?;
+        }
+        let identity = identity(config, &folder)?;
+        let certificate = identity.as_ref().map(|own| own.certificate().as_bytes().to_vec());
+        let certificate = certificate.unwrap_or_default();
+        let shared = share(config, identity)?;
         let trust = Arc::new(TrustKeeper::new(folder, &config.veil.trust, Arc::clone(&shared))?);
         let shards = shared.settings().shards;
         let state = Arc::new(AdminState::new(config.mode, shards, certificate, Arc::clone(&trust)));
@@ -155,11 +165,21 @@ impl Broker {
     }
 }
 
-fn share(config: &BrokerConfig, identity: Identity) -> Result<Arc<Shared>, RunError> {
+/// Returns who the broker is, if it offers the channel that clients want to know it for.
+fn identity(config: &BrokerConfig, trust: &TrustFolder) -> Result<Option<Identity>, RunError> {
+    if !config.veil.enabled {
+        return Ok(None);
+    }
+    trust.create()?;
+    let folder = IdentityFolder::in_data_dir(&config.data_dir, config.veil.certificate.clone());
+    Ok(Some(folder.load_or_create(clock::unix_seconds())?))
+}
+
+fn share(config: &BrokerConfig, identity: Option<Identity>) -> Result<Arc<Shared>, RunError> {
     let mut hash_key = [0; 16];
     getrandom::fill(&mut hash_key).map_err(|error| RunError::system("get random bytes")(error.into()))?;
     let veil =
-        config.veil.enabled.then(|| VeilServer { identity, policy: settings::server_policy(&config.veil) });
+        identity.map(|identity| VeilServer { identity, policy: settings::server_policy(&config.veil) });
     Ok(Shared::new(settings::core_settings(config), hash_key, veil))
 }
 
@@ -191,13 +211,13 @@ fn tell_recovered(state: &AdminState, report: &OpenReport, recovered: &Recovered
     });
 }
 
-/// Binds every listener. Without a configuration file a machine that has no IPv6 is served over IPv4.
+/// Binds every listener. Without a configuration file of our own a machine that has no IPv6 is served over IPv4.
 fn bind(config: &BrokerConfig, shards: u16) -> Result<Vec<Bound>, RunError> {
     let mut bound = Vec::new();
     for listener in &config.listeners {
         match listener::bind(*listener, usize::from(shards)) {
             Ok(sockets) => bound.push(sockets),
-            Err(error) if config.mode == Mode::Development && error.is_absent_ipv6() => {
+            Err(error) if config.mode != Mode::Configured && error.is_absent_ipv6() => {
                 warn!("{error}; going on without it");
             }
             Err(error) => return Err(error.into()),
@@ -311,6 +331,9 @@ fn tell_ready(config: &BrokerConfig, state: &AdminState, addresses: Vec<(SocketA
             "development mode, because there is no configuration file: listening on loopback only, and whoever is on this \
              machine may connect; to serve other machines give a configuration with -c FILE"
         );
+    }
+    for note in &config.mosquitto.notes {
+        info!("{}: {}: {}", note.origin, note.option, note.text);
     }
     for (address, protocol) in &addresses {
         match protocol {

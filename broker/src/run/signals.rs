@@ -22,6 +22,8 @@ pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    save: Signal,
+    print: Signal,
 }
 
 impl Signals {
@@ -40,8 +42,10 @@ impl Signals {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
         let hang_up = signal(SignalKind::hangup())?;
+        let save = signal(SignalKind::user_defined1())?;
+        let print = signal(SignalKind::user_defined2())?;
         drop(entered);
-        Ok(Self { runtime, terminate, interrupt, hang_up })
+        Ok(Self { runtime, terminate, interrupt, hang_up, save, print })
     }
 
     /// Serves until SIGTERM or SIGINT.
@@ -52,7 +56,7 @@ impl Signals {
         trust: &TrustKeeper,
         state: &AdminState,
     ) {
-        let Self { runtime, mut terminate, mut interrupt, mut hang_up } = self;
+        let Self { runtime, mut terminate, mut interrupt, mut hang_up, mut save, mut print } = self;
         runtime.block_on(async {
             let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
             housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -61,6 +65,9 @@ impl Signals {
                 tokio::select! {
                     _ = terminate.recv() => return info!("SIGTERM: ending"),
                     _ = interrupt.recv() => return info!("SIGINT: ending"),
+                    // Who comes from Mosquitto may send them, and must not end the broker.
+                    _ = save.recv() => info!("SIGUSR1: everything is stored already"),
+                    _ = print.recv() => info!("SIGUSR2: there is nothing to print"),
                     _ = hang_up.recv() => reload_trust(config, file, trust),
                     _ = housekeeping.tick() => {
                         look_after_trust(trust, &mut trouble);

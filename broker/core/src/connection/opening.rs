@@ -258,9 +258,19 @@ fn client_id(
             let mut random = [0; 16];
             // [MQTT-3.2.2-16] So many random bits are no other session's.
             (environment.entropy)(&mut random);
-            Ok(Arc::from(format!("auto-{:032x}", u128::from_be_bytes(random))))
+            Ok(assigned(u128::from_be_bytes(random)))
         }
     }
+}
+
+/// Writes a Client Identifier as Mosquitto does: `auto-`, and the number in the groups of a UUID.
+fn assigned(random: u128) -> Arc<str> {
+    let digits = format!("{random:032X}");
+    let (groups, node) = digits.split_at(20);
+    let (time, groups) = groups.split_at(8);
+    let (middle, groups) = groups.split_at(4);
+    let (version, variant) = groups.split_at(4);
+    Arc::from(format!("auto-{time}-{middle}-{version}-{variant}-{node}"))
 }
 
 /// Returns the version to refuse in, even if what follows it is malformed.

@@ -179,22 +179,23 @@ impl Shard {
                 stored = true;
             }
         }
-        let reason = match distribution.matches.is_empty() {
-            true => ReasonCode::NoMatchingSubscribers,
-            false => ReasonCode::Success,
-        };
         let ticket = self.answers_wait_for(connection, stored.then(|| self.current_ticket()));
         let answer = match exactly_once {
             true => {
+                // It may find subscribers later than now, so PUBREC never says that there are none.
                 // If the commit fails the client sends it again, and that is no repetition for anyone.
                 match ticket {
                     Some(ticket) => self
                         .distribute_when_stored(ticket, Held { publisher: session, packet_id, distribution }),
                     None => self.distribute(distribution, now),
                 }
-                Answer::PubRec(packet_id, reason)
+                Answer::PubRec(packet_id, ReasonCode::Success)
             }
             false => {
+                let reason = match distribution.matches.is_empty() {
+                    true => ReasonCode::NoMatchingSubscribers,
+                    false => ReasonCode::Success,
+                };
                 self.distribute(distribution, now);
                 Answer::PubAck(packet_id, reason)
             }

@@ -163,7 +163,8 @@ impl Shard {
         environment: &mut Environment<'_>,
         effects: &mut Vec<Effect>,
     ) -> Result<Step, CloseReason> {
-        let bytes_max = self.shared.settings().connect_packet_bytes_max;
+        let settings = self.shared.settings();
+        let bytes_max = settings.connect_packet_bytes_max.min(settings.packet_bytes_max);
         let Some(Connection::Opening(opening)) = self.connections.get_mut(&connection) else {
             return Ok(Step::Gone);
         };

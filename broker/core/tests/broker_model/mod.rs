@@ -245,7 +245,9 @@ impl Broker {
             expiry_seconds: publication.expiry_seconds,
             properties: properties(publication.has_properties, &publication.payload),
         };
-        if self.distribute(client, &message) { 0x00 } else { 0x10 }
+        let is_wanted = self.distribute(client, &message);
+        // PUBREC does not say whether anybody wants it.
+        if is_wanted || publication.qos == 2 { 0x00 } else { 0x10 }
     }
 
     /// Gives a message to everybody who wants it; false if nobody does.

@@ -1,0 +1,272 @@
+//! A configuration while it is read from `mosquitto.conf`: Mosquitto's defaults, and what the lines so far have said.
+//!
+//! Options attach to the listener above them as in Mosquitto. Invariant: `listeners` begins with the default listener, and
+//! `current` is one of them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+
+use super::Note;
+use crate::broker_config::{
+    AccessConfig, AdminConfig, BrokerConfig, DEFAULT_PORT, Durability, ListenerConfig, ListenerProtocol,
+    LogLevel, Mode,
+};
+use crate::error::{ConfigError, Fault, Origin};
+use crate::limits::LimitsConfig;
+use crate::mqtt::MqttConfig;
+
+/// What stands behind the name of Mosquitto's database in the name of our directory beside it.
+const DIRECTORY_SUFFIX: &str = ".veilmq";
+/// Mosquitto's own bound on packets, since 2.1.
+const PACKET_BYTES_MAX: u32 = 2_000_000;
+/// Where a broker that stores nothing would look for what it does not need.
+const UNUSED_DIRECTORY: &str = "mosquitto.veilmq";
+/// More than anybody has; what Mosquitto does not bound is bounded by this.
+const MESSAGES_UNBOUNDED: u32 = 100_000_000;
+
+/// A configuration while it is read.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) config: BrokerConfig,
+    pub(super) listeners: Vec<ListenerDraft>,
+    pub(super) current: usize,
+    /// Whether security options belong to the listener above them.
+    pub(super) is_per_listener: bool,
+    /// `allow_anonymous` for all listeners.
+    pub(super) anonymous: Option<bool>,
+    /// The most talkative `log_type` so far.
+    pub(super) log_level: Option<LogLevel>,
+    /// How many messages may wait above those in flight; 0 for no bound.
+    pub(super) queued_messages_max: u32,
+    /// How many bytes of messages may wait; 0 for no bound.
+    pub(super) queued_bytes_max: u64,
+    pub(super) is_persistent: bool,
+    pub(super) persistence_location: PathBuf,
+    pub(super) persistence_file: String,
+    pub(super) notes: Vec<Note>,
+}
+
+/// A listener while it is read.
+#[derive(Debug)]
+pub(super) struct ListenerDraft {
+    /// Where it begins; the default listener begins nowhere.
+    pub(super) origin: Origin,
+    pub(super) port: Option<u16>,
+    /// An address or a host name.
+    pub(super) host: Option<String>,
+    pub(super) family: Family,
+    pub(super) protocol: ListenerProtocol,
+    pub(super) anonymous: Option<bool>,
+    pub(super) maximum_qos: u8,
+    pub(super) topic_alias_maximum: u16,
+    pub(super) topic_alias_to_client_max: u16,
+}
+
+/// The versions of IP that a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    Both,
+    Ipv4,
+    Ipv6,
+}
+
+impl ListenerDraft {
+    pub(super) fn new(origin: Origin) -> Self {
+        Self {
+            origin,
+            port: None,
+            host: None,
+            family: Family::Both,
+            protocol: ListenerProtocol::Mqtt,
+            anonymous: None,
+            maximum_qos: 2,
+            topic_alias_maximum: 10,
+            topic_alias_to_client_max: 10,
+        }
+    }
+
+    /// Names the addresses to listen on.
+    fn addresses(&self) -> Result<Vec<SocketAddr>, ConfigError> {
+        let port = self.port.unwrap_or(DEFAULT_PORT);
+        let found: Vec<SocketAddr> = match &self.host {
+            None => [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()]
+                .map(|ip| SocketAddr::new(ip, port))
+                .into(),
+            Some(host) => (host.as_str(), port)
+                .to_socket_addrs()
+                .map_err(|reason| {
+                    ConfigError::new(self.origin.clone(), Fault::Host { host: host.clone(), reason })
+                })?
+                .collect(),
+        };
+        let mut addresses: Vec<SocketAddr> = Vec::new();
+        for address in found.into_iter().filter(|address| self.family.includes(*address)) {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        if addresses.is_empty() {
+            let fault = Fault::NoAddress { host: self.host.clone().unwrap_or_default() };
+            return Err(ConfigError::new(self.origin.clone(), fault));
+        }
+        Ok(addresses)
+    }
+}
+
+impl Family {
+    fn includes(self, address: SocketAddr) -> bool {
+        match self {
+            Self::Both => true,
+            Self::Ipv4 => address.is_ipv4(),
+            Self::Ipv6 => address.is_ipv6(),
+        }
+    }
+}
+
+impl Draft {
+    /// Begins with what Mosquitto does when it is told nothing.
+    pub(super) fn new() -> Self {
+        Self {
+            config: BrokerConfig {
+                mode: Mode::Mosquitto,
+                // Several brokers on one machine is usual, and their port of metrics would be one.
+                admin: AdminConfig { address: None },
+                mqtt: MqttConfig { reason_strings: false, ..MqttConfig::default() },
+                limits: LimitsConfig {
+                    packet_bytes_max: PACKET_BYTES_MAX,
+                    receive_maximum: 20,
+                    inflight_max: 20,
+                    client_id_bytes_max: u16::MAX,
+                    connect_packet_bytes_max: 256 * 1024,
+                    ..LimitsConfig::default()
+                },
+                ..BrokerConfig::default()
+            },
+            listeners: vec![ListenerDraft::new(Origin::Default)],
+            current: 0,
+            is_per_listener: false,
+            anonymous: None,
+            log_level: None,
+            queued_messages_max: 1_000,
+            queued_bytes_max: 0,
+            is_persistent: false,
+            persistence_location: PathBuf::new(),
+            persistence_file: "mosquitto.db".to_owned(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// The listener that options attach to.
+    pub(super) fn listener(&mut self) -> &mut ListenerDraft {
+        &mut self.listeners[self.current]
+    }
+
+    /// Makes the configuration of what was read. `ports` are those of the command line, which count only where no listener is
+    /// configured.
+    ///
+    /// # Errors
+    /// A host name without address, or listeners that would have to differ in what all listeners share.
+    pub(super) fn finish(mut self, ports: &[u16]) -> Result<BrokerConfig, ConfigError> {
+        let is_local_only = self.listeners.len() == 1 && !self.default_listener_is_used();
+        if is_local_only {
+            self.listen_locally(ports)?;
+        } else {
+            if !self.default_listener_is_used() {
+                self.listeners.remove(0);
+            }
+            for listener in &self.listeners {
+                let protocol = listener.protocol;
+                let addresses = listener.addresses()?.into_iter();
+                let listeners =
+                    addresses.map(|address| ListenerConfig { protocol, ..ListenerConfig::mqtt(address) });
+                self.config.listeners.extend(listeners);
+            }
+        }
+        self.share_what_listeners_agree_on(is_local_only)?;
+        self.config.log.level = self.log_level.unwrap_or(LogLevel::Info);
+        self.bound_queues();
+        self.choose_directory();
+        self.config.mosquitto.notes = self.notes;
+        Ok(self.config)
+    }
+
+    fn default_listener_is_used(&self) -> bool {
+        self.listeners.first().is_some_and(|listener| listener.port.is_some() || listener.host.is_some())
+    }
+
+    /// Without any listener Mosquitto serves this machine only.
+    fn listen_locally(&mut self, ports: &[u16]) -> Result<(), ConfigError> {
+        let ports = if ports.is_empty() { &[DEFAULT_PORT] } else { ports };
+        for port in ports {
+            let default = self.listener();
+            let (family, protocol) = (default.family, default.protocol);
+            let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+            let addresses = loopback.map(|ip| SocketAddr::new(ip, *port)).into_iter();
+            let listeners = addresses
+                .filter(|address| family.includes(*address))
+                .map(|address| ListenerConfig { protocol, ..ListenerConfig::mqtt(address) });
+            self.config.listeners.extend(listeners);
+        }
+        Ok(())
+    }
+
+    /// Sets what the broker has one of, as far as all listeners want the same.
+    fn share_what_listeners_agree_on(&mut self, is_local_only: bool) -> Result<(), ConfigError> {
+        let anonymous = self.anonymous;
+        let anonymous_of =
+            |listener: &ListenerDraft| listener.anonymous.or(anonymous).unwrap_or(is_local_only);
+        self.config.access = AccessConfig { anonymous: self.agreed("allow_anonymous", anonymous_of)? };
+        self.config.mqtt.maximum_qos = self.agreed("max_qos", |listener| listener.maximum_qos)?;
+        self.config.limits.topic_alias_maximum =
+            self.agreed("max_topic_alias", |listener| listener.topic_alias_maximum)?;
+        self.config.limits.topic_alias_to_client_max =
+            self.agreed("max_topic_alias_broker", |listener| listener.topic_alias_to_client_max)?;
+        Ok(())
+    }
+
+    fn agreed<T: PartialEq>(
+        &self,
+        option: &'static str,
+        value: impl Fn(&ListenerDraft) -> T,
+    ) -> Result<T, ConfigError> {
+        let first = value(&self.listeners[0]);
+        match self.listeners.iter().find(|listener| value(listener) != first) {
+            None => Ok(first),
+            Some(other) => Err(ConfigError::new(
+                other.origin.clone(),
+                Fault::Mosquitto {
+                    option: option.to_owned(),
+                    reason: "all listeners must have the same, for the broker has one".to_owned(),
+                },
+            )),
+        }
+    }
+
+    /// Mosquitto counts what waits above the messages in flight, and we count both.
+    fn bound_queues(&mut self) {
+        let limits = &mut self.config.limits;
+        limits.session_queue_messages_max = match self.queued_messages_max {
+            0 => MESSAGES_UNBOUNDED,
+            waiting => waiting.saturating_add(limits.inflight_max.into()).min(MESSAGES_UNBOUNDED),
+        };
+        limits.session_queue_bytes_max = match self.queued_bytes_max {
+            0 => limits.queue_bytes_max,
+            bytes => bytes.clamp(limits.packet_bytes_max.into(), limits.queue_bytes_max),
+        };
+    }
+
+    /// State is kept beside Mosquitto's database; without persistence nothing is.
+    fn choose_directory(&mut self) {
+        let database = self.persistence_location.join(&self.persistence_file);
+        if self.is_persistent {
+            let name = format!("{}{DIRECTORY_SUFFIX}", self.persistence_file);
+            self.config.data_dir = self.persistence_location.join(name);
+            self.config.mosquitto.database = Some(database);
+        } else {
+            self.config.storage.durability = Durability::Memory;
+            self.config.data_dir = PathBuf::from(UNUSED_DIRECTORY);
+            // The keys of the channel would have to be kept.
+            self.config.veil.enabled = false;
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Mosquitto's configuration file: read with its meaning and its defaults, and turned into ours.
+//!
+//! Every line is checked against one table of all options Mosquitto has ([`mosquitto_options`]), which says what becomes of each:
+//! it is honoured, has no effect for a stated reason, or is refused for a stated reason. `docs/mosquitto.md` is tested against
+//! that table. Invariant: no line is passed over silently; what is skipped is noted.
+
+mod bridge;
+mod draft;
+mod general;
+mod grammar;
+mod import;
+mod listener;
+mod option;
+mod security;
+
+use std::path::Path;
+
+use self::draft::{Draft, ListenerDraft};
+use self::grammar::Line;
+pub use self::import::import_mosquitto;
+use self::option::{Allowed, Takes};
+pub use self::option::{Fate, MosquittoOption, Scope};
+use crate::BrokerConfig;
+use crate::error::{ConfigError, Fault, Origin};
+use crate::load::read_text;
+
+/// What a reader should know of a line that did not do all it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The line.
+    pub origin: Origin,
+    /// The option.
+    pub option: String,
+    /// What became of it, and why.
+    pub text: String,
+}
+
+/// What to do about an option that cannot be honoured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strictness {
+    /// It is an error.
+    Strict,
+    /// It is skipped and noted.
+    Lenient,
+}
+
+/// Lists every option of Mosquitto 2.0 and 2.1 with what becomes of it.
+pub fn mosquitto_options() -> impl Iterator<Item = &'static MosquittoOption> {
+    [general::OPTIONS, security::OPTIONS, listener::OPTIONS, bridge::OPTIONS].into_iter().flatten()
+}
+
+/// Tells whether a configuration file is Mosquitto's: not if its name ends in `.toml`, otherwise by the first line that says
+/// something.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn is_mosquitto_file(path: &Path) -> Result<bool, ConfigError> {
+    if path.extension().is_some_and(|extension| extension == "toml") {
+        return Ok(false);
+    }
+    let text = read_text(path, &Origin::File { path: path.to_owned(), line: None })?;
+    Ok(grammar::is_mosquitto(&text))
+}
+
+/// Reads a `mosquitto.conf` and the files it includes. `ports` are those of the command line.
+///
+/// # Errors
+/// The first fault, with file, line and option.
+pub(crate) fn read(path: &Path, ports: &[u16], strictness: Strictness) -> Result<BrokerConfig, ConfigError> {
+    let mut reader = Reader { draft: Draft::new(), strictness, block: Block::Listener, any_security: false };
+    reader.file(path, Depth::Main)?;
+    reader.draft.finish(ports)
+}
+
+struct Reader {
+    draft: Draft,
+    strictness: Strictness,
+    block: Block,
+    /// Whether an option was met that `per_listener_settings` would have told where it belongs.
+    any_security: bool,
+}
+
+/// What options attach to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Block {
+    Listener,
+    /// A bridge that is being skipped.
+    Bridge,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    Main,
+    Included,
+}
+
+impl Reader {
+    /// Reads one file. What an included file begins is over at its end.
+    fn file(&mut self, path: &Path, depth: Depth) -> Result<(), ConfigError> {
+        let before = (self.draft.current, self.block);
+        (self.draft.current, self.block) = (0, Block::Listener);
+        for line in grammar::lines(path)? {
+            match (line.name.as_str(), depth) {
+                ("include_dir", Depth::Main) => self.include(&line)?,
+                ("include_dir", Depth::Included) => {
+                    self.note(&line, "only the main configuration file includes others");
+                }
+                _ => self.line(&line)?,
+            }
+        }
+        (self.draft.current, self.block) = before;
+        Ok(())
+    }
+
+    fn include(&mut self, line: &Line) -> Result<(), ConfigError> {
+        if line.value.is_empty() {
+            return Err(fault(line, "needs a value"));
+        }
+        for path in grammar::included(&line.value, &line.origin)? {
+            self.file(&path, Depth::Included)?;
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, line: &Line) -> Result<(), ConfigError> {
+        let Some(option) = mosquitto_options().find(|option| option.is_named(&line.name)) else {
+            return self.unless_lenient(line, unknown(line));
+        };
+        if let Err(error) = self.option(option, line) {
+            return self.unless_lenient(line, error);
+        }
+        Ok(())
+    }
+
+    fn option(&mut self, option: &'static MosquittoOption, line: &Line) -> Result<(), ConfigError> {
+        if option.name == "connection" {
+            self.block = Block::Bridge;
+        }
+        if option.scope == Scope::Bridge && self.block != Block::Bridge {
+            return Err(fault(line, "belongs to a bridge, so `connection NAME` must stand above it"));
+        }
+        if option.fate == Fate::Refused {
+            return Err(fault(line, &format!("is not supported: {}", option.note)));
+        }
+        match option.name {
+            "listener" => self.begin_listener(line)?,
+            "per_listener_settings" if self.any_security => {
+                return Err(fault(line, "must stand above every security option"));
+            }
+            _ => {}
+        }
+        self.any_security |= option.scope == Scope::Security;
+        self.apply(option, line)?;
+        if option.fate == Fate::WithoutEffect {
+            self.note(line, option.note);
+        }
+        Ok(())
+    }
+
+    fn begin_listener(&mut self, line: &Line) -> Result<(), ConfigError> {
+        if line.value.is_empty() {
+            return Err(fault(line, "needs a value"));
+        }
+        self.block = Block::Listener;
+        self.draft.listeners.push(ListenerDraft::new(line.origin.clone()));
+        self.draft.current = self.draft.listeners.len() - 1;
+        Ok(())
+    }
+
+    fn apply(&mut self, option: &'static MosquittoOption, line: &Line) -> Result<(), ConfigError> {
+        if line.value.is_empty() {
+            return Err(fault(line, "needs a value"));
+        }
+        match option.takes {
+            Takes::Boolean(apply) => match first_word(&line.value) {
+                Some("true" | "1") => apply(&mut self.draft, true),
+                Some("false" | "0") => apply(&mut self.draft, false),
+                _ => return Err(wrong(line, "true or false")),
+            },
+            Takes::Integer { min, max, apply } => {
+                let number = first_word(&line.value).and_then(|word| word.parse::<i64>().ok());
+                match number.filter(|number| (min..=max).contains(number)) {
+                    Some(number) => apply(&mut self.draft, number),
+                    None => return Err(wrong(line, &format!("a whole number from {min} to {max}"))),
+                }
+            }
+            Takes::Text(apply) => {
+                apply(&mut self.draft, &line.value).map_err(|allowed: Allowed| wrong(line, allowed))?;
+            }
+            Takes::Nothing => {}
+        }
+        Ok(())
+    }
+
+    /// Passes the error on, or notes it where options may be skipped.
+    fn unless_lenient(&mut self, line: &Line, error: ConfigError) -> Result<(), ConfigError> {
+        match self.strictness {
+            Strictness::Strict => Err(error),
+            Strictness::Lenient => {
+                self.draft.notes.push(Note {
+                    origin: line.origin.clone(),
+                    option: line.name.clone(),
+                    text: format!("skipped: {}", error.fault),
+                });
+                Ok(())
+            }
+        }
+    }
+
+    fn note(&mut self, line: &Line, text: &str) {
+        let (origin, option, text) = (line.origin.clone(), line.name.clone(), text.to_owned());
+        self.draft.notes.push(Note { origin, option, text });
+    }
+}
+
+/// Returns the word that a value consists of. A comment may follow it, as Mosquitto reads no further.
+fn first_word(value: &str) -> Option<&str> {
+    let mut words = value.split_ascii_whitespace();
+    let first = words.next()?;
+    words.next().is_none_or(|second| second.starts_with('#')).then_some(first)
+}
+
+fn fault(line: &Line, reason: &str) -> ConfigError {
+    let (option, reason) = (line.name.clone(), reason.to_owned());
+    ConfigError::new(line.origin.clone(), Fault::Mosquitto { option, reason })
+}
+
+fn wrong(line: &Line, allowed: &str) -> ConfigError {
+    let fault =
+        Fault::WrongValue { key: line.name.clone(), value: line.value.clone(), allowed: allowed.to_owned() };
+    ConfigError::new(line.origin.clone(), fault)
+}
+
+fn unknown(line: &Line) -> ConfigError {
+    ConfigError::new(line.origin.clone(), Fault::UnknownMosquittoOption { option: line.name.clone() })
+}

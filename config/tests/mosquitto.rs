@@ -1,0 +1,374 @@
+//! `mosquitto.conf`: what its lines come to, what is wrong with it, and that `docs/mosquitto.md` says the same.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use veilmq_config::{
+    BrokerConfig, ConfigError, Durability, Fate, ListenerProtocol, LogLevel, Mode, Overrides, Scope, Sources,
+    Strictness, import_mosquitto, is_mosquitto_file, mosquitto_options,
+};
+
+/// A `mosquitto.conf` in a directory of its own.
+struct Conf {
+    directory: TempDir,
+}
+
+impl Conf {
+    fn new(text: &str) -> Self {
+        let conf = Self { directory: tempfile::tempdir().unwrap() };
+        fs::write(conf.path(), text).unwrap();
+        conf
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("mosquitto.conf")
+    }
+
+    fn load_with(
+        &self,
+        overrides: Overrides,
+        environment: &[(&str, &str)],
+    ) -> Result<BrokerConfig, ConfigError> {
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        BrokerConfig::load(Sources { file: Some(&self.path()), overrides, environment })
+    }
+}
+
+fn load(text: &str) -> BrokerConfig {
+    Conf::new(text).load_with(Overrides::default(), &[]).unwrap_or_else(|error| panic!("{text:?}: {error}"))
+}
+
+/// The error of a file, with `FILE` for its path and `DIR` for its directory.
+fn error(text: &str) -> String {
+    let conf = Conf::new(text);
+    let error = conf.load_with(Overrides::default(), &[]).expect_err(text).to_string();
+    let error = error.replace(conf.path().to_str().unwrap(), "FILE");
+    error.replace(conf.directory.path().to_str().unwrap(), "DIR")
+}
+
+fn addresses(config: &BrokerConfig) -> Vec<String> {
+    config.listeners.iter().map(|listener| listener.address.to_string()).collect()
+}
+
+#[test]
+fn an_empty_file_serves_this_machine_only_and_keeps_nothing() {
+    let config = load("# nothing is set\n");
+
+    assert_eq!(config.mode, Mode::Mosquitto);
+    assert_eq!(addresses(&config), ["127.0.0.1:1883", "[::1]:1883"]);
+    assert!(config.access.anonymous);
+    assert_eq!(config.storage.durability, Durability::Memory);
+    assert_eq!(config.admin.address, None);
+    assert!(!config.needs_data_dir());
+    assert!(!config.mqtt.reason_strings);
+    assert_eq!((config.limits.receive_maximum, config.limits.inflight_max), (20, 20));
+    assert_eq!(config.limits.topic_alias_maximum, 10);
+    assert_eq!(config.limits.packet_bytes_max, 2_000_000);
+    assert_eq!(config.limits.session_queue_messages_max, 1_020, "1000 above those in flight");
+}
+
+#[test]
+fn with_a_listener_nobody_is_anonymous_unless_it_is_said() {
+    for (text, expected) in [
+        ("listener 1883\n", false),
+        ("listener 1883\nallow_anonymous true\n", true),
+        ("allow_anonymous true\nlistener 1883\n", true),
+        ("allow_anonymous true\nallow_anonymous false\nlistener 1883\n", false),
+        ("port 1883\n", false),
+        ("per_listener_settings true\nlistener 1883\nallow_anonymous true\n", true),
+        // It belongs to the default listener, which is not used.
+        ("per_listener_settings true\nallow_anonymous true\nlistener 1883\n", false),
+        ("listener 1883\nlistener_allow_anonymous true\n", true),
+        ("allow_anonymous true\nlistener 1883\nlistener_allow_anonymous false\n", false),
+        ("allow_anonymous false\n", false),
+    ] {
+        assert_eq!(load(text).access.anonymous, expected, "{text:?}");
+    }
+}
+
+#[test]
+fn listeners_are_where_mosquitto_has_them() {
+    for (text, expected) in [
+        ("listener 1884\n", vec!["0.0.0.0:1884", "[::]:1884"]),
+        ("listener 1884 127.0.0.1\n", vec!["127.0.0.1:1884"]),
+        ("listener 1884 ::1 # here\n", vec!["[::1]:1884"]),
+        ("listener 1884\nsocket_domain ipv4\n", vec!["0.0.0.0:1884"]),
+        ("listener 1884\nsocket_domain ipv6\n", vec!["[::]:1884"]),
+        ("socket_domain ipv4\n", vec!["127.0.0.1:1883"]),
+        ("port 1884\nsocket_domain ipv4\n", vec!["0.0.0.0:1884"]),
+        ("bind_address 127.0.0.1\n", vec!["127.0.0.1:1883"]),
+        (
+            "port 1885\nbind_address 127.0.0.1\nlistener 1884 127.0.0.2\n",
+            vec!["127.0.0.1:1885", "127.0.0.2:1884"],
+        ),
+        (
+            "listener 1884 127.0.0.1\nlistener 9001 127.0.0.1\nprotocol websockets\n",
+            vec!["127.0.0.1:1884", "127.0.0.1:9001"],
+        ),
+    ] {
+        assert_eq!(addresses(&load(text)), expected, "{text:?}");
+    }
+    let protocols = |text| load(text).listeners.iter().map(|listener| listener.protocol).collect::<Vec<_>>();
+    assert_eq!(
+        protocols("listener 1884 127.0.0.1\nprotocol mqtt\nlistener 9001 127.0.0.1\nprotocol websockets\n"),
+        [ListenerProtocol::Mqtt, ListenerProtocol::WebSocket]
+    );
+}
+
+#[test]
+fn ports_of_the_command_line_count_only_where_the_file_has_no_listener() {
+    let overrides = Overrides { ports: vec![2_883, 2_884], ..Overrides::default() };
+    let with_ports = |text| Conf::new(text).load_with(overrides.clone(), &[]).unwrap();
+
+    let without = with_ports("allow_anonymous true\nsocket_domain ipv4\n");
+    let with = with_ports("listener 1884 127.0.0.1\n");
+
+    assert_eq!(addresses(&without), ["127.0.0.1:2883", "127.0.0.1:2884"]);
+    assert_eq!(addresses(&with), ["127.0.0.1:1884"]);
+}
+
+#[test]
+fn limits_are_those_of_the_file() {
+    let config = load(
+        "max_inflight_messages 7\nmax_queued_messages 100\nmax_keepalive 120\nmax_packet_size 200\nmaximum_qos 1\n\
+         retain_available false\nmax_topic_alias 4\nmax_topic_alias_broker 3\nsys_interval 0\n\
+         persistent_client_expiration 2h\nmax_queued_bytes 4096\nglobal_max_connections 50\n",
+    );
+
+    assert_eq!((config.limits.inflight_max, config.limits.receive_maximum), (7, 7));
+    assert_eq!(config.limits.session_queue_messages_max, 107);
+    assert_eq!(config.limits.session_queue_bytes_max, 4_096);
+    assert_eq!(config.limits.keep_alive_seconds_max, 120);
+    assert_eq!(config.limits.packet_bytes_max, 200);
+    assert_eq!((config.mqtt.maximum_qos, config.mqtt.retain_available), (1, false));
+    assert_eq!((config.limits.topic_alias_maximum, config.limits.topic_alias_to_client_max), (4, 3));
+    assert_eq!(config.sys.interval_seconds, 0);
+    assert_eq!(config.limits.session_expiry_seconds_max, 7_200);
+    assert_eq!(config.limits.connections_max, 50);
+}
+
+#[test]
+fn what_mosquitto_does_not_bound_is_bounded_by_what_nobody_reaches() {
+    let config = load(
+        "max_inflight_messages 0\nmax_queued_messages 0\nmax_queued_bytes 0\nglobal_max_connections -1\n",
+    );
+
+    assert_eq!((config.limits.inflight_max, config.limits.receive_maximum), (65_535, 65_535));
+    assert_eq!(config.limits.session_queue_messages_max, 100_000_000);
+    assert_eq!(config.limits.session_queue_bytes_max, config.limits.queue_bytes_max);
+    assert_eq!(config.limits.connections_max, 10_000_000);
+}
+
+#[test]
+fn state_is_kept_beside_the_database() {
+    let named = load("persistence true\npersistence_location /mosquitto/data/\n");
+    let here = load("persistence true\npersistence_file m-1.db\n");
+
+    assert_eq!(named.data_dir, Path::new("/mosquitto/data/mosquitto.db.veilmq"));
+    assert_eq!(named.mosquitto.database.as_deref(), Some(Path::new("/mosquitto/data/mosquitto.db")));
+    assert_eq!((named.storage.durability, named.veil.enabled), (Durability::Commit, true));
+    assert_eq!(here.data_dir, Path::new("m-1.db.veilmq"));
+}
+
+#[test]
+fn the_log_is_as_talkative_as_its_most_talkative_type() {
+    for (text, expected) in [
+        ("", LogLevel::Info),
+        ("log_type error\n", LogLevel::Error),
+        ("log_type error\nlog_type warning\n", LogLevel::Warn),
+        ("log_type notice\nlog_type error\n", LogLevel::Info),
+        ("log_type all\n", LogLevel::Debug),
+        ("log_type none\n", LogLevel::Off),
+    ] {
+        assert_eq!(load(text).log.level, expected, "{text:?}");
+    }
+    let quiet = Overrides { verbose: true, quiet: true, ..Overrides::default() };
+    assert_eq!(Conf::new("").load_with(quiet, &[]).unwrap().log.level, LogLevel::Off);
+    let verbose = Overrides { verbose: true, ..Overrides::default() };
+    assert_eq!(Conf::new("log_type none\n").load_with(verbose, &[]).unwrap().log.level, LogLevel::Debug);
+}
+
+#[test]
+fn the_environment_stands_above_the_file() {
+    let conf = Conf::new("max_keepalive 60\n");
+
+    let config = conf
+        .load_with(
+            Overrides::default(),
+            &[("VEILMQ__LIMITS__KEEP_ALIVE_SECONDS_MAX", "90"), ("VEILMQ__ADMIN__ADDRESS", "127.0.0.1:9464")],
+        )
+        .unwrap();
+
+    assert_eq!(config.limits.keep_alive_seconds_max, 90);
+    assert_eq!(config.admin.address, Some("127.0.0.1:9464".parse().unwrap()));
+    assert_eq!(config.mode, Mode::Mosquitto);
+}
+
+#[test]
+fn included_files_are_read_in_their_place_and_begin_at_the_default_listener() {
+    let conf = Conf::new("");
+    let included = conf.directory.path().join("conf.d");
+    fs::create_dir(&included).unwrap();
+    fs::write(included.join("b.conf"), "max_keepalive 20\nmax_topic_alias 3\n").unwrap();
+    fs::write(included.join("a.conf"), "max_keepalive 10\nlistener 1885 127.0.0.1\n").unwrap();
+    fs::write(included.join("c.txt"), "no option\n").unwrap();
+    let main = format!("listener 1884 127.0.0.1\ninclude_dir {}\nprotocol websockets\n", included.display());
+    fs::write(conf.path(), main).unwrap();
+
+    let config = conf.load_with(Overrides::default(), &[]).unwrap();
+
+    assert_eq!(addresses(&config), ["127.0.0.1:1884", "127.0.0.1:1885"]);
+    assert_eq!(
+        config.listeners[0].protocol,
+        ListenerProtocol::WebSocket,
+        "the main file goes on where it was"
+    );
+    assert_eq!(config.listeners[1].protocol, ListenerProtocol::Mqtt);
+    assert_eq!(config.limits.keep_alive_seconds_max, 20, "the later file wins");
+    assert_eq!(config.limits.topic_alias_maximum, 10, "it belongs to the default listener");
+}
+
+#[test]
+fn every_error_names_file_line_and_option() {
+    for (text, expected) in [
+        (
+            "listener 1883\nfoo bar\n",
+            "FILE:2: unknown option foo; docs/mosquitto.md lists every option of Mosquitto",
+        ),
+        ("\n\nlistener\n", "FILE:3: listener needs a value"),
+        ("allow_anonymous\n", "FILE:1: allow_anonymous needs a value"),
+        ("allow_anonymous maybe\n", "FILE:1: allow_anonymous = maybe is not allowed; allowed: true or false"),
+        (
+            "max_keepalive 70000\n",
+            "FILE:1: max_keepalive = 70000 is not allowed; allowed: a whole number from 0 to 65535",
+        ),
+        (
+            "max_keepalive 60x\n",
+            "FILE:1: max_keepalive = 60x is not allowed; allowed: a whole number from 0 to 65535",
+        ),
+        (
+            "max_packet_size 19\n",
+            "FILE:1: max_packet_size = 19 is not allowed; allowed: a whole number from 20 to 268435460",
+        ),
+        ("maximum_qos 3\n", "FILE:1: maximum_qos = 3 is not allowed; allowed: a whole number from 0 to 2"),
+        (
+            "listener 99999\n",
+            "FILE:1: listener = 99999 is not allowed; allowed: a port from 1 to 65535, and an address or host name behind it if it is not for all interfaces",
+        ),
+        (
+            "log_type foo\n",
+            "FILE:1: log_type = foo is not allowed; allowed: debug, error, warning, notice, information, subscribe, unsubscribe, websockets, none or all",
+        ),
+        (
+            "persistent_client_expiration 3x\n",
+            "FILE:1: persistent_client_expiration = 3x is not allowed; allowed: a whole number and one of s, h, d, w, m, y, such as 14d",
+        ),
+        (
+            "allow_anonymous true\nper_listener_settings true\n",
+            "FILE:2: per_listener_settings must stand above every security option",
+        ),
+        ("topic a\n", "FILE:1: topic belongs to a bridge, so `connection NAME` must stand above it"),
+        ("plugin /none\n", "FILE:1: plugin is not supported: plugins written in C cannot be loaded"),
+        ("plugin_opt_x y\n", "FILE:1: plugin_opt_x is not supported: plugins written in C cannot be loaded"),
+        (
+            "include_dir DIR/absent\n",
+            "FILE:1: include_dir DIR/absent: No such file or directory (os error 2)",
+        ),
+    ] {
+        assert_eq!(error(text), expected);
+    }
+}
+
+#[test]
+fn import_comments_on_what_changes_nothing_and_loads_as_the_same() {
+    let conf =
+        Conf::new("listener 1884 127.0.0.1\nallow_anonymous true\nautosave_interval 60\nmax_keepalive 60\n");
+
+    let text = import_mosquitto(&conf.path(), Strictness::Strict).unwrap();
+
+    assert!(
+        text.contains(&format!("# {}:3: autosave_interval: no effect: ", conf.path().display())),
+        "{text}"
+    );
+    let path = conf.directory.path().join("veilmq.toml");
+    fs::write(&path, &text).unwrap();
+    let sources = Sources { file: Some(&path), overrides: Overrides::default(), environment: [] };
+    let imported = BrokerConfig::load(sources).unwrap();
+    let direct = conf.load_with(Overrides::default(), &[]).unwrap();
+    assert_eq!(imported.limits, direct.limits);
+    assert_eq!((imported.listeners, imported.access), (direct.listeners, direct.access));
+}
+
+#[test]
+fn lenient_import_lists_what_it_skipped() {
+    let conf = Conf::new(
+        "listener 1884 127.0.0.1\nfoo bar\nplugin /x.so\nconnection b\naddress 127.0.0.1:1\nlistener 1885 127.0.0.1\n",
+    );
+    let strict = import_mosquitto(&conf.path(), Strictness::Strict).unwrap_err().to_string();
+
+    let text = import_mosquitto(&conf.path(), Strictness::Lenient).unwrap();
+
+    assert!(strict.contains("mosquitto.conf:2: unknown option foo"), "{strict}");
+    for line in
+        [":2: foo: skipped: ", ":3: plugin: skipped: ", ":4: connection: skipped: ", ":5: address: skipped: "]
+    {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+    assert!(text.contains("127.0.0.1:1885"), "{text}");
+}
+
+#[test]
+fn a_name_or_the_first_line_tells_the_format() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, text, expected) in [
+        ("a.conf", "listener 1883\n", true),
+        ("a.toml", "listener 1883\n", false),
+        ("b.conf", "[limits]\n", false),
+        ("c", "# x\nport 1883\n", true),
+    ] {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+
+        assert_eq!(is_mosquitto_file(&path).unwrap(), expected, "{name}");
+    }
+}
+
+#[test]
+fn every_option_of_mosquitto_is_listed_once() {
+    let names: BTreeSet<&str> = mosquitto_options().map(|option| option.name).collect();
+
+    assert_eq!(names.len(), mosquitto_options().count());
+    assert_eq!(names.len(), 139);
+}
+
+fn documented_row(option: &veilmq_config::MosquittoOption) -> String {
+    let scope = match option.scope {
+        Scope::Global => "broker",
+        Scope::Security => "broker or listener",
+        Scope::Listener => "listener",
+        Scope::Bridge => "bridge",
+        Scope::Plugin => "plugin",
+    };
+    let fate = match option.fate {
+        Fate::Honoured => "honoured",
+        Fate::WithoutEffect => "no effect",
+        Fate::Refused => "refused",
+    };
+    let note = option.note.strip_prefix("no effect: ").unwrap_or(option.note);
+    format!("| `{}` | {scope} | {fate} | {note} |", option.name)
+}
+
+#[test]
+fn the_document_has_one_true_row_for_each_option_of_mosquitto() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/mosquitto.md");
+    let document = fs::read_to_string(path).unwrap();
+
+    let mut expected: Vec<String> = mosquitto_options().map(documented_row).collect();
+    expected.sort();
+
+    let rows: Vec<&str> = document.lines().filter(|line| line.starts_with("| `")).collect();
+    assert_eq!(rows, expected, "the table should be\n{}\n", expected.join("\n"));
+}

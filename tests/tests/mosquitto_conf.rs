@@ -1,0 +1,318 @@
+//! The broker in Mosquitto's place: started from a `mosquitto.conf`, it answers with the same bytes, keeps state where that one
+//! keeps it, and ends with the same status.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use veilmq_tests::ports::ReservedPort;
+use veilmq_tests::tools::{built_program, require_tool, run};
+use veilmq_tests::wire::packet;
+
+const START_SECONDS_MAX: u64 = 60;
+/// How long a broker may think about an answer; one that does not come by then does not come.
+const SILENCE: Duration = Duration::from_millis(1_500);
+
+/// A broker that runs from a `mosquitto.conf`: Mosquitto itself, or ours in its place.
+struct Running {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Running {
+    /// Starts `program` and waits until it listens.
+    fn start(program: &Path, conf: &Path, port: u16) -> Self {
+        let log = fs::File::create(conf.with_extension("log")).unwrap();
+        let mut command = Command::new(program);
+        command.arg("-v").arg("-c").arg(conf).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let mut child = command.spawn().unwrap();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let deadline = Instant::now() + Duration::from_secs(START_SECONDS_MAX);
+        while TcpStream::connect(address).is_err() {
+            let ended = child.try_wait().unwrap();
+            let log = || fs::read_to_string(conf.with_extension("log")).unwrap_or_default();
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "{} does not start: {}",
+                program.display(),
+                log()
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
+        Self { child, address }
+    }
+
+    /// Sends each packet on one connection and returns what came back after each, in hexadecimal digits.
+    fn answers(&self, packets: &[Vec<u8>]) -> Vec<String> {
+        let mut socket = TcpStream::connect(self.address).unwrap();
+        socket.set_read_timeout(Some(SILENCE)).unwrap();
+        packets
+            .iter()
+            .map(|packet| socket.write_all(packet).map_or_else(|_| "closed".into(), |()| heard(&mut socket)))
+            .collect()
+    }
+
+    fn terminate(mut self) -> ExitStatus {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn heard(socket: &mut TcpStream) -> String {
+    let mut bytes = [0; 4_096];
+    match socket.read(&mut bytes) {
+        Ok(0) => "closed".into(),
+        Ok(length) => bytes[..length].iter().map(|byte| format!("{byte:02x}")).collect(),
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => "closed".into(),
+        Err(_) => "silence".into(),
+    }
+}
+
+/// A `mosquitto.conf` in a directory of its own, and a port.
+struct Place {
+    directory: TempDir,
+    port: ReservedPort,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap(), port: ReservedPort::new() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Writes the file; Mosquitto must not become somebody who cannot read it.
+    fn write(&self, text: &str) -> PathBuf {
+        let conf = self.path("mosquitto.conf");
+        fs::write(&conf, format!("user root\nlistener {} 127.0.0.1\n{text}", self.port.number())).unwrap();
+        conf
+    }
+
+    fn start(&self, program: &Path, text: &str) -> Running {
+        Running::start(program, &self.write(text), self.port.number())
+    }
+
+    fn persistence(&self) -> String {
+        format!(
+            "allow_anonymous true\npersistence true\npersistence_location {}\n",
+            self.directory.path().display()
+        )
+    }
+}
+
+/// A CONNECT of MQTT 3.1.1, or of 5 with these properties.
+fn connect(version: u8, client_id: &str, clean: bool, keep_alive: u16, properties: &[u8]) -> Vec<u8> {
+    let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', version, if clean { 2 } else { 0 }];
+    body.extend(keep_alive.to_be_bytes());
+    if version == 5 {
+        body.push(u8::try_from(properties.len()).unwrap());
+        body.extend(properties);
+    }
+    body.extend(u16::try_from(client_id.len()).unwrap().to_be_bytes());
+    body.extend(client_id.as_bytes());
+    packet(0x10, &body)
+}
+
+fn v3(client_id: &str, clean: bool) -> Vec<u8> {
+    connect(4, client_id, clean, 60, &[])
+}
+
+fn v5(client_id: &str) -> Vec<u8> {
+    connect(5, client_id, true, 60, &[])
+}
+
+/// Two brokers with the same file give the same answers to the same packets.
+#[test]
+fn the_same_file_gives_the_same_answers_as_mosquitto() {
+    let Some(mosquitto) = require_tool("mosquitto") else { return };
+    let anonymous = "allow_anonymous true\n";
+    // What 2.0 does not bound unless it is told to, 2.1 does.
+    let bounded = "allow_anonymous true\nmax_packet_size 2000000\n";
+    let too_large = packet(0x30, &[0; 300]);
+    let cases: Vec<(String, Vec<Vec<Vec<u8>>>)> = vec![
+        (
+            bounded.into(),
+            vec![
+                vec![v5("a")],
+                vec![v3("a", true), packet(0xc0, &[])],
+                vec![v3("", true)],
+                vec![v3("", false)],
+                vec![connect(6, "a", true, 60, &[])],
+                vec![v5("a"), packet(0x82, b"\0\x01\0\0\x01a\x02\0\x01b\0")],
+                vec![
+                    v5("a"),
+                    packet(0x32, b"\0\x01t\0\x07\0x"),
+                    packet(0x82, b"\0\x02\0\0\x01#\x01"),
+                    packet(0x30, b"\0\x01t\0x"),
+                ],
+                vec![v5("a"), packet(0x34, b"\0\x01t\0\x07\0x"), packet(0x62, b"\0\x07")],
+                vec![v5("a"), packet(0x82, b"\0\x01\0\0\x04a/#b\0")],
+            ],
+        ),
+        (
+            format!("{bounded}max_keepalive 100\n"),
+            vec![vec![connect(5, "a", true, 0, &[])], vec![connect(5, "a", true, 101, &[])], vec![v5("a")]],
+        ),
+        (
+            format!(
+                "{anonymous}max_keepalive 50\nmax_inflight_messages 7\nmax_packet_size 200\nmaximum_qos 1\n\
+                 retain_available false\nmax_topic_alias 4\n"
+            ),
+            vec![
+                vec![v5("a")],
+                vec![v5("a"), packet(0x31, b"\0\x01t\0x")],
+                vec![v3("a", true), packet(0x31, b"\0\x01tx")],
+                vec![v5("a"), packet(0x34, b"\0\x01t\0\x01\0x")],
+                vec![v3("a", true), packet(0x34, b"\0\x01t\0\x01x")],
+                vec![v5("a"), too_large.clone()],
+                vec![v3("a", true), too_large],
+            ],
+        ),
+        (format!("{bounded}max_inflight_messages 0\nmax_topic_alias 0\n"), vec![vec![v5("a")]]),
+        ("max_packet_size 2000000\n".into(), vec![vec![v5("a")], vec![v3("a", true)]]),
+        (
+            "per_listener_settings true\nmax_packet_size 2000000\nallow_anonymous true\n".into(),
+            vec![vec![v5("a")]],
+        ),
+    ];
+    for (text, conversations) in cases {
+        let answers: Vec<Vec<Vec<String>>> = [mosquitto.clone(), built_program("veilmq")]
+            .iter()
+            .map(|program| {
+                let place = Place::new();
+                let running = place.start(program, &text);
+                let answers = conversations.iter().map(|packets| running.answers(packets)).collect();
+                assert_eq!(running.terminate().code(), Some(0), "{}", program.display());
+                answers
+            })
+            .collect();
+
+        assert_eq!(answers[0], answers[1], "Mosquitto's answers and ours, with\n{text}");
+        assert!(answers[0].iter().flatten().any(|answer| answer.starts_with("20")), "somebody was answered");
+    }
+}
+
+#[test]
+fn an_assigned_client_identifier_looks_like_mosquittos() {
+    let place = Place::new();
+    let running = place.start(&built_program("veilmq"), "allow_anonymous true\n");
+
+    let answer = running.answers(&[v5("")]).remove(0);
+
+    let bytes: Vec<u8> =
+        (0..answer.len()).step_by(2).map(|at| u8::from_str_radix(&answer[at..at + 2], 16).unwrap()).collect();
+    // Behind the Topic Alias Maximum: the property, the length of 41, and `auto-` with a UUID.
+    assert_eq!(bytes[5..15], *b"\x22\0\x0a\x12\0\x29auto");
+    let shape: String = bytes[11..52]
+        .iter()
+        .map(
+            |byte| {
+                if byte.is_ascii_digit() || (b'A'..=b'F').contains(byte) { 'X' } else { char::from(*byte) }
+            },
+        )
+        .collect();
+    assert_eq!(shape, "auto-XXXXXXXX-XXXX-XXXX-XXXX-XXXXXXXXXXXX");
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_named_with_status_3() {
+    let place = Place::new();
+    let conf = place.path("bad.conf");
+    fs::write(&conf, "listener 1\nfoo bar\n").unwrap();
+    let renamed = place.path("mosquitto");
+    std::os::unix::fs::symlink(built_program("veilmq"), &renamed).unwrap();
+
+    let absent = place.path("absent.conf");
+    for (program, arguments, expected) in [
+        (built_program("veilmq"), vec!["-c", conf.to_str().unwrap()], "bad.conf:2: unknown option foo"),
+        (renamed.clone(), vec!["-v", "-c", conf.to_str().unwrap()], "bad.conf:2: unknown option foo"),
+        (built_program("veilmq"), vec!["check-config", "-c", conf.to_str().unwrap()], "unknown option foo"),
+        (built_program("veilmq"), vec!["--test-config", "-c", conf.to_str().unwrap()], "unknown option foo"),
+        (built_program("veilmq"), vec!["import", conf.to_str().unwrap()], "unknown option foo"),
+        (renamed.clone(), vec!["-c", absent.to_str().unwrap()], "absent.conf"),
+        (renamed, vec!["-x"], "-x"),
+    ] {
+        let output = run(Command::new(&program).args(&arguments), 30);
+
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}: {text}");
+        assert!(text.contains(expected), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn a_session_is_there_after_a_restart_until_the_database_is_removed() {
+    let place = Place::new();
+    let start = || place.start(&built_program("veilmq"), &place.persistence());
+    let comes_back = |running: &Running| running.answers(&[v3("durable", false)]).remove(0) == "20020100";
+
+    let first = start();
+    let was_there = comes_back(&first);
+    first.terminate();
+    let second = start();
+    let is_there = comes_back(&second);
+    second.terminate();
+    fs::remove_file(place.path("mosquitto.db")).unwrap();
+    let third = start();
+    let is_there_still = comes_back(&third);
+
+    assert_eq!((was_there, is_there, is_there_still), (false, true, false));
+    let state = fs::read_dir(place.path("mosquitto.db.veilmq")).unwrap();
+    let names = state.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.filter(|name| name.starts_with("removed-")).count(), 1, "what was stored is set aside");
+    assert!(place.path("mosquitto.db").exists());
+}
+
+#[test]
+fn a_database_that_mosquitto_wrote_is_left_alone() {
+    let Some(mosquitto) = require_tool("mosquitto") else { return };
+    let place = Place::new();
+    let theirs = place.start(&mosquitto, &place.persistence());
+    theirs.answers(&[v3("durable", false)]);
+    theirs.terminate();
+    let before = fs::read(place.path("mosquitto.db")).unwrap();
+
+    let ours = place.start(&built_program("veilmq"), &place.persistence());
+    ours.answers(&[v3("durable", false)]);
+    ours.terminate();
+
+    assert_eq!(fs::read(place.path("mosquitto.db")).unwrap(), before);
+    let back = place.start(&mosquitto, &place.persistence());
+    assert_eq!(back.answers(&[v3("durable", false)]), ["20020100"], "one may go back to Mosquitto");
+}
+
+#[test]
+fn without_persistence_nothing_is_written() {
+    let place = Place::new();
+    let running = place.start(&built_program("veilmq"), "allow_anonymous true\n");
+    running.answers(&[v3("durable", false)]);
+    for signal in [Signal::SIGUSR1, Signal::SIGUSR2] {
+        kill(Pid::from_raw(i32::try_from(running.child.id()).unwrap()), signal).unwrap();
+    }
+    running.answers(&[v3("durable", false)]);
+
+    assert_eq!(running.terminate().code(), Some(0), "the signals of Mosquitto do not end it");
+    let mut names: Vec<_> =
+        fs::read_dir(place.directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["mosquitto.conf", "mosquitto.log"]);
+}
