@@ -217,6 +217,16 @@ pub struct VeilConfig {
     /// Handshakes in progress at one time beyond which each address may begin 4 a second; further ones get 0x97, Quota
     /// exceeded.
     pub half_open_max: u32,
+    /// Whether a client may use the mode COMPACT, which needs no AUTH packet (VEIL-1 section 4.6).
+    pub compact: bool,
+    /// How far the clock of a client that uses COMPACT may be from the broker's, in seconds.
+    pub clock_skew_seconds: u32,
+    /// The most CONNECTs of COMPACT that are remembered, so that none is taken twice, and the most used tickets.
+    pub replays_max: u32,
+    /// The time that a client has for its first record after COMPACT or RESUME, in milliseconds.
+    pub proof_milliseconds: u32,
+    /// How long a ticket for RESUME is good for, in seconds; 0 gives none (VEIL-1 section 4.7).
+    pub ticket_seconds: u32,
     /// The age at which the keys of a channel are renewed, in seconds (VEIL-1 section 4.8).
     pub rekey_seconds: u32,
     /// The records after which the keys of a channel are renewed, whichever comes first.
@@ -339,6 +349,11 @@ impl Default for VeilConfig {
             trust: Vec::new(),
             certificate: None,
             half_open_max: 1_000,
+            compact: true,
+            clock_skew_seconds: 120,
+            replays_max: 1 << 20,
+            proof_milliseconds: 5_000,
+            ticket_seconds: 86_400,
             rekey_seconds: 3_600,
             rekey_records: 1 << 24,
         }

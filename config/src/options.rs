@@ -327,6 +327,35 @@ pub const OPTIONS: &[OptionSpec] = &[
         1_000_000,
         "Handshakes in progress at one time beyond which each address may begin 4 a second.",
     ),
+    option(
+        "veil.compact",
+        Kind::Boolean,
+        "Whether a client may use the mode COMPACT, which needs no AUTH packet but a clock.",
+    ),
+    integer(
+        "veil.clock_skew_seconds",
+        1,
+        3_600,
+        "How far the clock of a client that uses COMPACT may be from the broker's, in seconds.",
+    ),
+    integer(
+        "veil.replays_max",
+        1_024,
+        1 << 26,
+        "CONNECTs of COMPACT remembered, so that none is taken twice, and used tickets; beyond it COMPACT is refused, not forgotten.",
+    ),
+    integer(
+        "veil.proof_milliseconds",
+        100,
+        60_000,
+        "Time that a client has for its first record after COMPACT or RESUME; until then it takes nobody's session.",
+    ),
+    integer(
+        "veil.ticket_seconds",
+        0,
+        604_800,
+        "How long a ticket to resume a channel is good for, in seconds; 0 gives none. A restart makes all tickets useless.",
+    ),
     integer("veil.rekey_seconds", 60, 604_800, "Age at which the keys of a channel are renewed, in seconds."),
     integer(
         "veil.rekey_records",

@@ -18,8 +18,8 @@ use veilmq_protocol::{
             ClientHelloConfig, ClientStart, HandshakeError, Identity, ServerPolicy, ServerStart, TrustAnchors,
         },
         hello::{
-            ClientFinish, ClientHello, Flight, HelloError, JoinStatus, ServerFinish, ServerFinishParams,
-            ServerHello,
+            ClientFinish, ClientHello, Flight, HelloError, JoinStatus, Opening, ServerAnswer, ServerFinish,
+            ServerFinishParams, ServerHello,
         },
     },
 };
@@ -221,7 +221,7 @@ fn malformed_hellos_have_the_reason_code_of_section_16() {
     let rows: [(usize, u8, HelloError, ReasonCode); 4] = [
         (0, 2, HelloError::MessageType { got: 2, expected: 1 }, ReasonCode::ProtocolError),
         (1, 2, HelloError::Version(2), ReasonCode::BadAuthenticationMethod),
-        (2, 3, HelloError::Mode(3), ReasonCode::BadAuthenticationMethod),
+        (2, 9, HelloError::Mode(9), ReasonCode::BadAuthenticationMethod),
         (3, 0x21, HelloError::Flags(0x21), ReasonCode::ProtocolError),
     ];
     for (at, value, error, reason) in rows {
@@ -373,6 +373,8 @@ proptest! {
         let _ = ServerHello::parse(&bytes);
         let _ = ClientFinish::parse(&bytes);
         let _ = ServerFinish::parse(&bytes);
+        let _ = ServerAnswer::parse_compact(&bytes);
+        let _ = ServerAnswer::parse_resume(&bytes);
         let _ = Flight::parse(&bytes);
         let _ = ServerFinishParams::parse(&bytes);
     }
@@ -383,6 +385,7 @@ proptest! {
         nonce in any::<[u8; 16]>(), time_unix_ms in any::<u64>(), share in any::<[u8; 32]>(),
         hybrid in prop::option::of(prop::collection::vec(any::<u8>(), 0..1200)),
         join in prop::option::of(prop::collection::vec(any::<u8>(), 0..300)),
+        mode in 0..3_usize,
     ) {
         let sent = ClientHello {
             flags: Default::default(),
@@ -394,6 +397,11 @@ proptest! {
             share,
             hybrid_share: hybrid.as_deref(),
             join_request: join.as_deref(),
+            opening: [
+                Opening::Sigma,
+                Opening::Compact { certificate: &suites, signature: [7; 64] },
+                Opening::Resume { ticket: &suites, binder: [8; 32] },
+            ][mode],
         };
         let bytes = sent.encode().unwrap();
         let mut received = ClientHello::parse(&bytes).unwrap();

@@ -66,6 +66,8 @@ pub(crate) enum PeerError {
     ConnectTimeout { seconds: u32 },
     #[error("nothing heard for one and a half times the keep alive of {seconds} s")]
     KeepAlive { seconds: u16 },
+    #[error("no record within {milliseconds} ms of CONNACK")]
+    ProofTimeout { milliseconds: u64 },
     #[error("re-authentication not finished within {seconds} s")]
     ReauthenticationTimeout { seconds: u32 },
     #[error("client identifier refused: {0}")]
@@ -102,6 +104,10 @@ pub(crate) enum BrokerReason {
     StorageFull,
     #[error("too many handshakes are under way")]
     HalfOpen,
+    #[error("too many handshakes are remembered")]
+    ReplaysFull,
+    #[error("the session has changed since CONNACK")]
+    SessionChanged,
 }
 
 impl CloseReason {
@@ -117,7 +123,9 @@ impl CloseReason {
                 CloseLabel::Disconnected
             }
             Self::Departure(Departure::Closed) => CloseLabel::Closed,
-            Self::Peer(PeerError::ConnectTimeout { .. }) => CloseLabel::ConnectTimeout,
+            Self::Peer(PeerError::ConnectTimeout { .. } | PeerError::ProofTimeout { .. }) => {
+                CloseLabel::ConnectTimeout
+            }
             Self::Peer(PeerError::KeepAlive { .. }) => CloseLabel::KeepAlive,
             Self::Peer(
                 PeerError::NotAuthorized(_)
@@ -146,7 +154,9 @@ impl CloseReason {
             Self::Broker(BrokerReason::StorageFailed | BrokerReason::StorageFull) => {
                 CloseLabel::StorageFailed
             }
-            Self::Broker(BrokerReason::HalfOpen) => CloseLabel::Refused,
+            Self::Broker(
+                BrokerReason::HalfOpen | BrokerReason::ReplaysFull | BrokerReason::SessionChanged,
+            ) => CloseLabel::Refused,
         }
     }
 
@@ -159,6 +169,7 @@ impl CloseReason {
                 PeerError::Transport(_)
                 | PeerError::NotConnect { .. }
                 | PeerError::ConnectTimeout { .. }
+                | PeerError::ProofTimeout { .. }
                 | PeerError::Record(_) => None,
                 PeerError::Unexpected { .. } | PeerError::Protocol(_) => Some(ReasonCode::ProtocolError),
                 PeerError::Unavailable(unavailable) => Some(unavailable.reason()),
@@ -180,8 +191,12 @@ impl CloseReason {
             Self::Broker(BrokerReason::TakenOver) => Some(ReasonCode::SessionTakenOver),
             Self::Broker(BrokerReason::Shutdown) => Some(ReasonCode::ServerShuttingDown),
             Self::Broker(
-                BrokerReason::StorageFailed | BrokerReason::StorageFull | BrokerReason::HalfOpen,
+                BrokerReason::StorageFailed
+                | BrokerReason::StorageFull
+                | BrokerReason::HalfOpen
+                | BrokerReason::ReplaysFull,
             ) => Some(ReasonCode::QuotaExceeded),
+            Self::Broker(BrokerReason::SessionChanged) => Some(ReasonCode::ServerBusy),
         }
     }
 
@@ -203,6 +218,7 @@ impl CloseReason {
                 | PeerError::UserProperties { .. }
                 | PeerError::ReceiveMaximum { .. }
                 | PeerError::ConnectTimeout { .. }
+                | PeerError::ProofTimeout { .. }
                 | PeerError::KeepAlive { .. }
                 | PeerError::ReauthenticationTimeout { .. }
                 | PeerError::ClientId(_)

@@ -2,11 +2,11 @@
 
 use std::hash::Hasher;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use siphasher::sip::SipHasher13;
 use veilmq_protocol::TopicName;
-use veilmq_protocol::veil::channel::{Identity, ServerPolicy, TrustAnchors};
+use veilmq_protocol::veil::channel::{Identity, ServerPolicy, TicketKeys, TrustAnchors};
 
 use crate::farewell::PeerError;
 use crate::handshakes::{HalfOpen, Handshakes};
@@ -14,6 +14,7 @@ use crate::id::{MessageId, Sequence, SessionId, ShardIndex};
 use crate::message::Storing;
 use crate::queue::QueueTotals;
 use crate::record::Record;
+use crate::replays::Replays;
 use crate::retained::RetainedIndex;
 use crate::routes::Routes;
 use crate::settings::Settings;
@@ -26,6 +27,38 @@ pub struct VeilServer {
     pub identity: Identity,
     /// The suites and schemes it serves.
     pub policy: ServerPolicy,
+    /// How it serves handshakes of one round trip.
+    pub one_trip: OneTrip,
+}
+
+/// How the broker serves COMPACT and RESUME (VEIL-1 sections 4.6 and 4.7).
+#[derive(Clone, Debug)]
+pub struct OneTrip {
+    /// Whether a client may use COMPACT.
+    pub compact: bool,
+    /// How far the clock of a client that uses COMPACT may be from the broker's, in milliseconds.
+    pub clock_skew_milliseconds: u64,
+    /// The most CONNECTs of COMPACT, and the most used tickets, that are remembered.
+    pub replays_max: usize,
+    /// The time from CONNACK to the client's first record, in milliseconds.
+    pub proof_milliseconds: u64,
+    /// How long a ticket is good for, in milliseconds; 0 gives none.
+    pub ticket_milliseconds: u64,
+    /// When the broker began to remember, in unix milliseconds.
+    pub started_unix_ms: u64,
+}
+
+impl Default for OneTrip {
+    fn default() -> Self {
+        Self {
+            compact: true,
+            clock_skew_milliseconds: 120_000,
+            replays_max: 1 << 20,
+            proof_milliseconds: 5_000,
+            ticket_milliseconds: 24 * 3_600 * 1_000,
+            started_unix_ms: 0,
+        }
+    }
 }
 
 /// The state that all shards share.
@@ -35,6 +68,8 @@ pub struct Shared {
     veil: Option<VeilServer>,
     trust: RwLock<TrustAnchors>,
     handshakes: Arc<Handshakes>,
+    replays: Mutex<Replays>,
+    tickets: Mutex<TicketKeys>,
     draining: AtomicBool,
     storage: StorageSign,
     batches: AtomicU64,
@@ -50,12 +85,15 @@ impl Shared {
     /// Makes the state of a broker without sessions; `hash_key` is random, so that clients cannot choose their shard.
     pub fn new(settings: Settings, hash_key: [u8; 16], veil: Option<VeilServer>) -> Arc<Self> {
         let retained = RetainedIndex::new(settings.retained_bytes_max);
+        let one_trip = veil.as_ref().map(|veil| veil.one_trip.clone()).unwrap_or_default();
         Arc::new(Self {
             settings,
             hash_key,
             veil,
             trust: RwLock::default(),
             handshakes: Arc::default(),
+            replays: Mutex::new(Replays::new(one_trip.clock_skew_milliseconds, one_trip.replays_max)),
+            tickets: Mutex::new(TicketKeys::new(one_trip.ticket_milliseconds, one_trip.replays_max)),
             draining: AtomicBool::new(false),
             storage: StorageSign::default(),
             batches: AtomicU64::new(0),
@@ -149,6 +187,14 @@ impl Shared {
 
     pub(crate) fn with_trust<T>(&self, read: impl FnOnce(&TrustAnchors) -> T) -> T {
         read(&self.trust.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn replays(&self) -> MutexGuard<'_, Replays> {
+        self.replays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn tickets(&self) -> MutexGuard<'_, TicketKeys> {
+        self.tickets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a handshake with `peer` until the result is dropped; None if no other may begin now (VEIL-1 section 4.9).

@@ -178,8 +178,11 @@ fn identity(config: &BrokerConfig, trust: &TrustFolder) -> Result<Option<Identit
 fn share(config: &BrokerConfig, identity: Option<Identity>) -> Result<Arc<Shared>, RunError> {
     let mut hash_key = [0; 16];
     getrandom::fill(&mut hash_key).map_err(|error| RunError::system("get random bytes")(error.into()))?;
-    let veil =
-        identity.map(|identity| VeilServer { identity, policy: settings::server_policy(&config.veil) });
+    let veil = identity.map(|identity| VeilServer {
+        identity,
+        policy: settings::server_policy(&config.veil),
+        one_trip: settings::one_trip(&config.veil, clock::unix_ms()),
+    });
     Ok(Shared::new(settings::core_settings(config), hash_key, veil))
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 use veilmq_config::{BrokerConfig, Durability, Mode, MqttConfig, VeilConfig};
-use veilmq_core::{Capabilities, RelaxedTopics, Sample, SampleKind, Settings, Shared, StorageState};
+use veilmq_core::{Capabilities, OneTrip, RelaxedTopics, Sample, SampleKind, Settings, Shared, StorageState};
 use veilmq_protocol::QoS;
 use veilmq_protocol::veil::channel::ServerPolicy;
 use veilmq_protocol::veil::{Scheme, Schemes, Suite};
@@ -100,6 +100,18 @@ pub(super) fn server_policy(veil: &VeilConfig) -> ServerPolicy {
         })
         .collect();
     ServerPolicy { suites, schemes: Schemes::of(&schemes) }
+}
+
+/// Returns how COMPACT and RESUME are served by a broker that starts now.
+pub(super) fn one_trip(veil: &VeilConfig, started_unix_ms: u64) -> OneTrip {
+    OneTrip {
+        compact: veil.compact,
+        clock_skew_milliseconds: u64::from(veil.clock_skew_seconds) * 1_000,
+        replays_max: veil.replays_max as usize,
+        proof_milliseconds: veil.proof_milliseconds.into(),
+        ticket_milliseconds: u64::from(veil.ticket_seconds) * 1_000,
+        started_unix_ms,
+    }
 }
 
 /// Converts a number of bytes, saturating where memory is addressed with less than 64 bits.

@@ -26,7 +26,7 @@ use crate::{
         Scope, ScopeConfig,
     },
     message::Will,
-    session::{ChannelOptions, CloseReason, Session, SessionOptions},
+    session::{ChannelOptions, CloseReason, Handshake, Session, SessionOptions},
 };
 
 /// Publications that may wait for the task, besides those waiting in the session.
@@ -45,6 +45,8 @@ pub struct Builder {
     broker: Option<String>,
     suites: Option<Vec<Suite>>,
     schemes: Option<Schemes>,
+    handshake: Handshake,
+    resume: bool,
     plain_channel: bool,
     scopes: Vec<ScopeConfig>,
     directory: Directory,
@@ -69,6 +71,8 @@ impl Builder {
             broker: None,
             suites: None,
             schemes: None,
+            handshake: Handshake::default(),
+            resume: true,
             plain_channel: false,
             scopes: Vec::new(),
             directory: Directory::default(),
@@ -176,6 +180,19 @@ impl Builder {
         self
     }
 
+    /// Sets how a connection without a ticket begins (default SIGMA). COMPACT saves a round trip; it needs
+    /// [`broker_name`](Self::broker_name) and a clock, and shows the client's certificate to the network.
+    pub const fn handshake(mut self, handshake: Handshake) -> Self {
+        self.handshake = handshake;
+        self
+    }
+
+    /// Comes back with the ticket of the last connection, if the broker gave one (default true).
+    pub const fn resume(mut self, resume: bool) -> Self {
+        self.resume = resume;
+        self
+    }
+
     /// Sets how often the client proves once more who it is on a channel that lasts (default 24 hours).
     pub const fn reauthenticate_every(mut self, interval: Duration) -> Self {
         self.endpoint.reauthenticate_every = interval;
@@ -263,7 +280,10 @@ impl Builder {
         if let (true, Some(identity)) = (session.client_id.is_empty(), &identity) {
             identity.certificate().subject.clone_into(&mut session.client_id);
         }
-        let asks_for_channel = self.broker.is_some() || self.suites.is_some() || self.schemes.is_some();
+        let asks_for_channel = self.broker.is_some()
+            || self.suites.is_some()
+            || self.schemes.is_some()
+            || self.handshake != Handshake::Sigma;
         session.channel = match (&identity, trust) {
             _ if self.plain_channel => None,
             (None, None) if !asks_for_channel => None,
@@ -272,11 +292,18 @@ impl Builder {
                 return Err(ConnectError::ChannelIncomplete("an authority or broker to trust"));
             }
             (Some(identity), Some(trust)) => {
+                if self.handshake == Handshake::Compact && self.broker.is_none() {
+                    return Err(ConnectError::ChannelIncomplete(
+                        "the name of the broker, which COMPACT signs",
+                    ));
+                }
                 let defaults = ChannelOptions::new(Arc::clone(identity), Arc::new(trust));
                 Some(ChannelOptions {
                     broker: self.broker,
                     suites: self.suites.unwrap_or_else(|| defaults.suites.clone()),
                     schemes: self.schemes.unwrap_or(defaults.schemes),
+                    handshake: self.handshake,
+                    resume: self.resume,
                     ..defaults
                 })
             }

@@ -7,7 +7,10 @@ use std::{collections::VecDeque, num::NonZeroU16};
 
 use veilmq_protocol::{
     ConnAck, Disconnect, Packet, PacketType, Publish, QoS, ReasonCode,
-    veil::{channel::RecordOpener, record::ControlOp},
+    veil::{
+        channel::{RecordOpener, Resumption},
+        record::ControlOp,
+    },
 };
 
 use super::{
@@ -43,6 +46,8 @@ pub(super) struct Core {
     pub(super) requests: Requests,
     pub(super) events: VecDeque<Event>,
     pub(super) opener: Option<RecordOpener>,
+    /// What to come back with.
+    pub(super) resumption: Option<Resumption>,
     /// There on a connection with a channel.
     pub(super) reauthentication: Option<Reauthentication>,
     pub(super) timers: Timers,
@@ -88,6 +93,7 @@ impl Core {
             requests: Requests::default(),
             events: VecDeque::new(),
             opener: None,
+            resumption: None,
             reauthentication: None,
             timers: Timers::default(),
             next_token: 0,
@@ -128,7 +134,7 @@ impl Core {
                 Ok(())
             }
             Packet::ConnAck(connack) => {
-                let opened = opening.connack(&connack, bytes)?;
+                let opened = opening.connack(&connack, bytes, &self.options, now)?;
                 self.connected(&connack, opened, now)
             }
             other => Err(CloseReason::Unexpected(other.packet_type())),
@@ -157,7 +163,7 @@ impl Core {
             maximum_qos: properties.maximum_qos.unwrap_or(QoS::ExactlyOnce),
             retain_available: properties.retain_available.unwrap_or(true),
         };
-        let channel = self.take_channel(opened, grants.packet_bytes_max, now);
+        let channel = self.take_channel(opened, grants.packet_bytes_max, now)?;
         self.established = true;
         self.phase = Phase::Open;
         self.events.push_back(Event::Connected { session_present, channel });
@@ -169,21 +175,35 @@ impl Core {
     }
 
     /// From here on everything goes through the records of the channel, if there is one.
-    fn take_channel(&mut self, opened: Opened, packet_bytes_max: usize, now: Now) -> Option<Channel> {
-        let Opened::Channel(established) = opened else { return None };
+    fn take_channel(
+        &mut self,
+        opened: Opened,
+        packet_bytes_max: usize,
+        now: Now,
+    ) -> Result<Option<Channel>, CloseReason> {
+        let Opened::Channel { mut established, is_proven } = opened else { return Ok(None) };
         let channel = Channel {
             scheme: established.scheme,
             suite: established.suite,
             broker: established.peer.subject.clone(),
             broker_kid: established.peer.kid(),
         };
+        self.resumption = established.take_resumption();
+        if !established.scheme.is_framed() {
+            return Ok(Some(channel));
+        }
         let (sealer, opener, predecessor) = established.into_parts();
         self.output.seal_with(sealer, packet_bytes_max);
         self.opener = Some(opener);
         self.reauthentication = Some(Reauthentication::new(predecessor));
         let rekey_ms = self.options.channel.as_ref().map(|channel| channel.rekey_ms);
         self.timers.rekey = rekey_ms.map(|rekey_ms| now.monotonic_ms + rekey_ms);
-        Some(channel)
+        if !is_proven {
+            // The broker waits for a record, whether there is anything to say or not.
+            self.output.packet(&Packet::PingReq)?;
+            self.timers.pingresp = Some(now.monotonic_ms + self.options.answer_ms);
+        }
+        Ok(Some(channel))
     }
 
     fn handle_packet(&mut self, packet: Packet<'_>) -> Result<(), CloseReason> {
@@ -243,11 +263,14 @@ impl Core {
     fn handle_control(&mut self, op: ControlOp<'_>) {
         match op {
             ControlOp::Notice(text) => self.events.push_back(Event::Notice(text.to_owned())),
-            // Group keys and tickets belong to modes this client does not ask for; Goodbye precedes DISCONNECT.
+            ControlOp::Ticket(ticket) => {
+                let channel = self.reauthentication.as_ref();
+                self.resumption = channel.and_then(|channel| channel.resumption(ticket));
+            }
+            // The opener has followed operations on keys; Goodbye precedes DISCONNECT.
             ControlOp::KeyUpdate
             | ControlOp::GroupGrant { .. }
             | ControlOp::GroupRevoke { .. }
-            | ControlOp::Ticket(_)
             | ControlOp::Goodbye { .. } => {}
         }
     }

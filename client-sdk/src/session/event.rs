@@ -121,6 +121,9 @@ pub enum CloseReason {
         /// Its Reason String.
         text: Option<String>,
     },
+    /// CONNACK carried an error that may be about the ticket of an earlier connection; the next attempt goes without.
+    #[error("the broker refused to resume the channel: {0}")]
+    TicketRefused(ReasonCode),
     /// The server sent DISCONNECT.
     #[error("the broker disconnected: {}", with_text(*reason, text.as_deref()))]
     Disconnected {
@@ -183,6 +186,7 @@ impl CloseReason {
             | Self::Unreachable(_)
             | Self::Refused { .. }
             | Self::Disconnected { .. }
+            | Self::TicketRefused(_)
             | Self::NotAuthenticated
             | Self::ChannelBroken(_)
             | Self::Timeout(_) => None,
@@ -206,6 +210,7 @@ impl CloseReason {
             Self::Unencodable(_) => true,
             Self::Lost(_)
             | Self::Unreachable(_)
+            | Self::TicketRefused(_)
             | Self::Handshake(_)
             | Self::NotAuthenticated
             | Self::ChannelBroken(_)

@@ -43,7 +43,7 @@ use self::{
 pub use self::{
     event::{Channel, CloseReason, DeliveryError, Event, Token},
     inbound::Receipt,
-    options::{ChannelOptions, SessionOptions},
+    options::{ChannelOptions, Handshake, SessionOptions},
     reauthentication::ReauthenticationError,
 };
 use crate::message::{Publication, Will};
@@ -104,7 +104,9 @@ impl Session {
         let core = &mut self.core;
         core.output.reset();
         core.clean_start = core.options.clean_start && !core.established;
-        let (packet, opening) = opening::connect(&core.options, core.clean_start, will, now, entropy)?;
+        let resumption = core.resumption.take();
+        let (packet, opening) =
+            opening::connect(&core.options, core.clean_start, will, resumption, now, entropy)?;
         core.output.encoded(&packet);
         core.phase = Phase::Opening(opening);
         core.timers =

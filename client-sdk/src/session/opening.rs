@@ -1,35 +1,45 @@
-//! From CONNECT to CONNACK: plain, or through the SIGMA handshake of a VEIL-1 channel (VEIL-1 section 4).
+//! From CONNECT to CONNACK: plain, or through one of the handshakes of a VEIL-1 channel (VEIL-1 section 4).
 //!
 //! Invariant: with a channel asked for, no CONNACK opens the session whose tag was not verified.
 
 use veilmq_protocol::{
     Auth, ConnAck, EncodeError, Packet, PacketType, ProtocolVersion, ReasonCode,
     veil::{
-        channel::{AwaitServerFinish, AwaitServerHello, ClientHelloConfig, ClientStart, Established},
+        channel::{
+            AwaitCompactAnswer, AwaitResumeAnswer, AwaitServerFinish, AwaitServerHello, ClientHelloConfig,
+            ClientStart, CompactStart, Established, HandshakeError, ResumeStart, Resumption,
+        },
         registry::AUTHENTICATION_METHOD,
     },
 };
 
-use super::{ChannelOptions, CloseReason, Now, SessionOptions};
+use super::{ChannelOptions, CloseReason, Handshake, Now, SessionOptions};
 use crate::message::Will;
 
 pub(super) enum Opening {
     Plain,
     AwaitServerHello(Box<AwaitServerHello>),
     AwaitServerFinish(Box<AwaitServerFinish>),
+    AwaitCompactAnswer(Box<AwaitCompactAnswer>),
+    AwaitResumeAnswer(Box<AwaitResumeAnswer>),
 }
 
 /// How the session is to speak from here on.
 pub(super) enum Opened {
     Plain,
-    Channel(Box<Established>),
+    Channel {
+        established: Box<Established>,
+        /// The broker waits for a record before it gives the client its session (VEIL-1 section 4.6).
+        is_proven: bool,
+    },
 }
 
-/// Makes the CONNECT packet.
+/// Makes the CONNECT packet; `resumption` is what was kept of an earlier channel.
 pub(super) fn connect(
     options: &SessionOptions,
     clean_start: bool,
     will: Option<&Will>,
+    resumption: Option<Resumption>,
     now: Now,
     entropy: &mut dyn FnMut(&mut [u8]),
 ) -> Result<(Vec<u8>, Opening), EncodeError> {
@@ -42,11 +52,50 @@ pub(super) fn connect(
         anchor: channel.anchor(),
         now_unix_ms: Some(now.unix_ms),
     };
-    let (start, hello) =
-        ClientStart::new(&config, entropy).map_err(|_| EncodeError::TooLong("list of suites"))?;
-    let packet = options.connect_packet(clean_start, will, Some(&hello))?;
-    let opening = Opening::AwaitServerHello(Box::new(start.sent_connect(&packet)));
-    Ok((packet, opening))
+    let packet = |hello: &[u8]| options.connect_packet(clean_start, will, Some(hello));
+    if let Some(resumption) = resumption.filter(|resumption| is_usable(resumption, channel, now)) {
+        let (start, hello) =
+            ResumeStart::new(&config, resumption, entropy).map_err(|error| unencodable(&error))?;
+        let mut packet = packet(&hello)?;
+        let awaiting = start.bind_connect(&mut packet).map_err(|error| unencodable(&error))?;
+        return Ok((packet, Opening::AwaitResumeAnswer(Box::new(awaiting))));
+    }
+    match channel.handshake {
+        Handshake::Sigma => {
+            let (start, hello) = ClientStart::new(&config, entropy).map_err(|error| unencodable(&error))?;
+            let packet = packet(&hello)?;
+            let opening = Opening::AwaitServerHello(Box::new(start.sent_connect(&packet)));
+            Ok((packet, opening))
+        }
+        Handshake::Compact => {
+            let identity = &channel.identity;
+            let broker = channel.broker.as_deref().ok_or(EncodeError::Missing("broker name"))?;
+            let (start, hello) =
+                CompactStart::new(&config, identity, broker, entropy).map_err(|error| unencodable(&error))?;
+            let mut packet = packet(&hello)?;
+            let awaiting = start.sign_connect(identity, &mut packet).map_err(|error| unencodable(&error))?;
+            Ok((packet, Opening::AwaitCompactAnswer(Box::new(awaiting))))
+        }
+    }
+}
+
+/// Says whether a channel that was made once would be made again: the options and what is trusted may have changed.
+fn is_usable(resumption: &Resumption, channel: &ChannelOptions, now: Now) -> bool {
+    let (scheme, suite) = resumption.protection();
+    channel.resume
+        && channel.schemes.contains(scheme)
+        && channel.suites.contains(&suite)
+        && resumption
+            .check_broker(&channel.trust, channel.broker.as_deref(), Some(now.unix_ms / 1_000))
+            .is_ok()
+}
+
+/// What keeps a handshake from beginning is in the options: a list or a name that is too long.
+fn unencodable(error: &HandshakeError) -> EncodeError {
+    match error {
+        HandshakeError::Encode(_) => EncodeError::TooLong("handshake"),
+        _ => EncodeError::OutOfRange("handshake"),
+    }
 }
 
 /// Verifies the broker by the ServerHello in its AUTH, and makes the AUTH with the ClientFinish.
@@ -80,43 +129,67 @@ pub(super) fn auth_packet(reason: ReasonCode, data: &[u8]) -> Result<Vec<u8>, En
 }
 
 impl Opening {
-    /// Handles AUTH: verifies the broker and answers with the ClientFinish.
+    /// Handles AUTH: verifies the broker and answers with the ClientFinish. A broker that does not take the ticket goes on as if
+    /// there were none.
     pub(super) fn auth(
         self,
         auth: &Auth<'_>,
         options: &SessionOptions,
         now: Now,
     ) -> Result<(Vec<u8>, Self), CloseReason> {
-        let (Self::AwaitServerHello(state), Some(channel)) = (self, &options.channel) else {
-            return Err(CloseReason::Unexpected(PacketType::Auth));
+        let unexpected = CloseReason::Unexpected(PacketType::Auth);
+        let Some(channel) = &options.channel else { return Err(unexpected) };
+        let state = match self {
+            Self::AwaitServerHello(state) => *state,
+            Self::AwaitResumeAnswer(state) => state.without_ticket(),
+            Self::Plain | Self::AwaitServerFinish(_) | Self::AwaitCompactAnswer(_) => {
+                return Err(unexpected);
+            }
         };
         // [MQTT-4.12.0-2], [MQTT-4.12.0-5]
         let (ReasonCode::ContinueAuthentication, Some(AUTHENTICATION_METHOD)) = (auth.reason, auth.method)
         else {
-            return Err(CloseReason::Unexpected(PacketType::Auth));
+            return Err(unexpected);
         };
-        let (answer, next) = prove(*state, auth, channel, now)?;
+        let (answer, next) = prove(state, auth, channel, now)?;
         Ok((answer, Self::AwaitServerFinish(Box::new(next))))
     }
 
     /// Handles CONNACK; `bytes` is the whole packet.
-    pub(super) fn connack(self, connack: &ConnAck<'_>, bytes: &[u8]) -> Result<Opened, CloseReason> {
+    pub(super) fn connack(
+        self,
+        connack: &ConnAck<'_>,
+        bytes: &[u8],
+        options: &SessionOptions,
+        now: Now,
+    ) -> Result<Opened, CloseReason> {
         if connack.reason != ReasonCode::Success {
-            let text = connack.properties.reason_string.map(str::to_owned);
-            return Err(CloseReason::Refused { reason: connack.reason, text });
+            return Err(self.refused(connack));
         }
-        match self {
-            Self::Plain => Ok(Opened::Plain),
+        let (established, is_proven) = match self {
+            Self::Plain => return Ok(Opened::Plain),
             // An answer without proof would be a downgrade.
-            Self::AwaitServerHello(_) => Err(CloseReason::NotAuthenticated),
-            Self::AwaitServerFinish(state) => {
-                let channel = state.handle(bytes)?;
-                if channel.scheme.is_framed() {
-                    Ok(Opened::Channel(Box::new(channel)))
-                } else {
-                    Ok(Opened::Plain)
-                }
+            Self::AwaitServerHello(_) => return Err(CloseReason::NotAuthenticated),
+            Self::AwaitServerFinish(state) => (state.handle(bytes)?, true),
+            Self::AwaitResumeAnswer(state) => (state.handle(bytes)?, false),
+            Self::AwaitCompactAnswer(state) => {
+                let channel = options.channel.as_ref().ok_or(CloseReason::NotAuthenticated)?;
+                (state.handle(bytes, &channel.trust, Some(now.unix_ms / 1_000))?, false)
             }
+        };
+        Ok(Opened::Channel { established: Box::new(established), is_proven })
+    }
+
+    fn refused(&self, connack: &ConnAck<'_>) -> CloseReason {
+        let reason = connack.reason;
+        // The ticket is used up, so the next attempt is another.
+        let because_of_ticket = matches!(
+            reason,
+            ReasonCode::NotAuthorized | ReasonCode::BadAuthenticationMethod | ReasonCode::ProtocolError
+        );
+        if matches!(self, Self::AwaitResumeAnswer(_)) && because_of_ticket {
+            return CloseReason::TicketRefused(reason);
         }
+        CloseReason::Refused { reason, text: connack.properties.reason_string.map(str::to_owned) }
     }
 }

@@ -121,6 +121,16 @@ fn connect_will<'a>(
     })
 }
 
+/// The mode of a handshake without a ticket (VEIL-1 section 4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Handshake {
+    /// Two round trips; hides who the client is, and needs no clock.
+    #[default]
+    Sigma,
+    /// One round trip and no AUTH packet: needs a clock and the name of the broker, and shows the certificate to the network.
+    Compact,
+}
+
 /// Who the client is on a VEIL-1 channel, and whom it believes.
 #[derive(Clone)]
 pub struct ChannelOptions {
@@ -134,6 +144,10 @@ pub struct ChannelOptions {
     pub suites: Vec<Suite>,
     /// Accepted schemes: 4 protects the integrity of every packet, 2 encrypts them as well.
     pub schemes: Schemes,
+    /// How the first packet proves who the client is.
+    pub handshake: Handshake,
+    /// Whether to come back with the ticket of the last connection, which saves a round trip and both signatures.
+    pub resume: bool,
     /// Age at which the sending keys are renewed, in milliseconds.
     pub rekey_ms: u64,
 }
@@ -147,6 +161,8 @@ impl ChannelOptions {
             broker: None,
             suites: vec![Suite::Aes256Gcm, Suite::ChaCha20Poly1305, Suite::Aes256CbcHmacSha256],
             schemes: Schemes::of(&[Scheme::Two, Scheme::Four]),
+            handshake: Handshake::Sigma,
+            resume: true,
             rekey_ms: 3_600_000,
         }
     }

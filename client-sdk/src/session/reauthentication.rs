@@ -10,7 +10,7 @@ use veilmq_protocol::{
     Auth, EncodeError, PacketType, ReasonCode,
     veil::{
         Kid,
-        channel::{AwaitServerFinish, AwaitServerHello, ClientStart, Identity, Predecessor},
+        channel::{AwaitServerFinish, AwaitServerHello, ClientStart, Identity, Predecessor, Resumption},
         registry::AUTHENTICATION_METHOD,
     },
 };
@@ -62,6 +62,11 @@ enum Exchange {
 impl Reauthentication {
     pub(super) const fn new(predecessor: Predecessor) -> Self {
         Self { predecessor, exchange: None }
+    }
+
+    /// A ticket that came over the channel.
+    pub(super) fn resumption(&self, ticket: &[u8]) -> Option<Resumption> {
+        self.predecessor.resumption(ticket)
     }
 
     pub(super) const fn is_under_way(&self) -> bool {
@@ -130,7 +135,9 @@ impl Core {
                 Ok(())
             }
             (Exchange::AwaitServerFinish(state), ReasonCode::Success) => {
-                let (sealer, opener, predecessor) = state.handle_auth(bytes)?.into_parts();
+                let mut established = state.handle_auth(bytes)?;
+                self.resumption = established.take_resumption();
+                let (sealer, opener, predecessor) = established.into_parts();
                 self.timers.rekey = Some(now.monotonic_ms + channel.rekey_ms);
                 self.timers.auth = None;
                 self.output.switch_to(sealer);

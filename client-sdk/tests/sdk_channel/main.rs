@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod driver;
+mod one_trip;
 mod reauthentication;
 #[path = "../sdk_support/mod.rs"]
 mod sdk_support;

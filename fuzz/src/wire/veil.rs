@@ -6,7 +6,9 @@ use veilmq_protocol::{
         Certificate,
         envelope::Envelope,
         fanout::join,
-        hello::{ClientFinish, ClientHello, Flight, ServerFinish, ServerFinishParams, ServerHello},
+        hello::{
+            ClientFinish, ClientHello, Flight, ServerAnswer, ServerFinish, ServerFinishParams, ServerHello,
+        },
         layout::put_v16,
         record::{ControlOp, HEADER_LEN, RecordHeader, SharedBody, SubscriberHeader},
     },
@@ -43,6 +45,16 @@ pub fn veil_hello(data: &[u8]) {
     }
     if let Ok(flight) = Flight::parse(data) {
         assert_eq!(flight.encode().as_deref(), Ok(data));
+    }
+    for answer in [ServerAnswer::parse_compact(data), ServerAnswer::parse_resume(data)].into_iter().flatten()
+    {
+        let mut again = answer.hello.encode_head();
+        if let Some(proof) = answer.proof {
+            again.extend(proof.encode().expect("it came in this message"));
+        }
+        put_v16(&mut again, answer.finish.params, "params").expect("they came in this message");
+        again.extend_from_slice(&answer.finish.tag);
+        assert_eq!(again, data);
     }
     if let Ok(params) = ServerFinishParams::parse(data) {
         let again = params.encode().expect("parsed parameters can be built");

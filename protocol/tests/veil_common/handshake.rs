@@ -182,7 +182,7 @@ pub(crate) fn encode(packet: &Packet<'_>) -> Vec<u8> {
 }
 
 /// What a broker takes from a CONNECT: Authentication Data and Client Identifier.
-fn read_connect(packet: &[u8]) -> Option<(Vec<u8>, String)> {
+pub(crate) fn read_connect(packet: &[u8]) -> Option<(Vec<u8>, String)> {
     let (frame, used) = next_frame(packet, packet.len()).ok()??;
     let Packet::Connect(connect) = Packet::decode(frame, ProtocolVersion::V5).ok()? else { return None };
     let properties = connect.properties;

@@ -7,6 +7,7 @@ use veilmq_protocol::veil::channel::{
     AwaitClientFinish, Predecessor, RecordOpener, RecordSealer, ServerAccepted, ServerStart,
 };
 use veilmq_protocol::veil::hello::ServerFinishParams;
+use veilmq_protocol::veil::record::RECORD_OVERHEAD_MAX;
 use veilmq_protocol::{Auth, Packet, ProtocolVersion, ReasonCode};
 
 use super::{auth_packet, certificate_over_at};
@@ -88,7 +89,7 @@ impl Channel {
         auth: &Auth<'_>,
         client_id: &str,
         shared: &Shared,
-        environment: &Environment<'_>,
+        environment: &mut Environment<'_>,
     ) -> Result<Reauthenticated, CloseReason> {
         let Some(exchange) = self.exchange.take() else {
             return Err(PeerError::Protocol("AUTH continues what was not begun").into());
@@ -97,16 +98,18 @@ impl Channel {
         let accepted = shared.with_trust(|trust| {
             exchange.handshake.handle(finish, trust, client_id, environment.unix_ms / 1_000)
         })?;
-        self.switch(accepted, environment)
+        self.switch(accepted, shared, environment)
     }
 
     fn switch(
         &mut self,
         accepted: ServerAccepted,
-        environment: &Environment<'_>,
+        shared: &Shared,
+        environment: &mut Environment<'_>,
     ) -> Result<Reauthenticated, CloseReason> {
         let certificate_over_at = certificate_over_at(&accepted.client, environment);
-        let (finish, sealing) = accepted.server_finish(finish_params(environment))?;
+        let params = finish_params(&accepted, shared, environment)?;
+        let (finish, sealing) = accepted.server_finish(params)?;
         let mut auth = Vec::new();
         Packet::Auth(auth_packet(ReasonCode::Success, &finish))
             .encode(ProtocolVersion::V5, &mut auth)
@@ -118,7 +121,22 @@ impl Channel {
     }
 }
 
-/// Returns what the broker tells with its ServerFinish.
-pub(crate) fn finish_params(environment: &Environment<'_>) -> ServerFinishParams {
-    ServerFinishParams { time_unix_ms: Some(environment.unix_ms), ..ServerFinishParams::default() }
+/// Returns what the broker tells with its ServerFinish: the largest record it takes, the time, and a ticket to come back with.
+pub(crate) fn finish_params(
+    accepted: &ServerAccepted,
+    shared: &Shared,
+    environment: &mut Environment<'_>,
+) -> Result<ServerFinishParams, CloseReason> {
+    let now_unix_ms = environment.unix_ms;
+    let gives_tickets = shared.veil().is_some_and(|veil| veil.one_trip.ticket_milliseconds > 0);
+    let ticket = gives_tickets
+        .then(|| accepted.ticket(&mut shared.tickets(), now_unix_ms, environment.entropy))
+        .transpose()?;
+    let record_bytes_max = shared.settings().packet_bytes_max.saturating_add(RECORD_OVERHEAD_MAX);
+    Ok(ServerFinishParams {
+        ticket,
+        record_bytes_max: u32::try_from(record_bytes_max).ok(),
+        time_unix_ms: Some(now_unix_ms),
+        ..ServerFinishParams::default()
+    })
 }

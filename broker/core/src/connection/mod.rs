@@ -3,6 +3,7 @@
 mod aliases;
 mod channel;
 mod established;
+mod one_trip;
 mod opening;
 mod wire;
 
@@ -16,8 +17,10 @@ use veilmq_protocol::{Auth, Connect, ProtocolVersion, ReasonCode};
 
 pub(crate) use self::channel::{Channel, finish_params};
 pub(crate) use self::established::Established;
+pub(crate) use self::one_trip::Proving;
 pub(crate) use self::opening::{Next, Opening};
 pub(crate) use self::wire::{SendError, Wire};
+use crate::handshakes::HalfOpen;
 use crate::id::ConnectionId;
 use crate::record::WillRecord;
 use crate::session::NEVER_EXPIRES;
@@ -30,7 +33,9 @@ const EXPIRED_SECONDS_MAX: u64 = 300;
 pub(crate) enum Connection {
     /// No CONNACK has been sent.
     Opening(Box<Opening>),
-    /// CONNACK has been sent.
+    /// CONNACK has been sent, and the client is to show that it is there.
+    Proving(Box<Proving>),
+    /// CONNACK has been sent, and the connection has its session.
     Established(Box<Established>),
 }
 
@@ -104,6 +109,8 @@ pub struct Arrival {
     pub(crate) request: ConnectRequest,
     /// The VEIL-1 handshake, complete but for the ServerFinish.
     pub(crate) channel: Option<ServerAccepted>,
+    /// Counts the handshake until the client has shown that it is there.
+    pub(crate) counted: Option<HalfOpen>,
     /// The VEIL-1 identity of the client.
     pub(crate) identity: Option<Kid>,
     /// When a connection under the client's certificate has to end.

@@ -5,10 +5,12 @@
 
 use std::sync::Arc;
 
-use veilmq_protocol::veil::channel::{AwaitClientFinish, ServerAccepted, ServerStart};
+use veilmq_protocol::veil::channel::{AwaitClientFinish, HandshakeError, ServerAccepted, ServerStart};
+use veilmq_protocol::veil::hello::{self, ClientHello};
 use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
 use veilmq_protocol::{Auth, Connect, DecodeError, Frame, Packet, PacketType, ProtocolVersion, ReasonCode};
 
+use super::one_trip::{Offer, compact, resume};
 use super::{Arrival, ConnectRequest, SendError, auth_packet, certificate_over_at, packet_bytes_max};
 use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
 use crate::handshakes::HalfOpen;
@@ -180,6 +182,7 @@ impl Opening {
             certificate_over_at: channel.as_ref().map(over_at),
             request,
             channel,
+            counted: None,
             unread: Vec::new(),
             accepted_at: self.accepted_at,
         }))
@@ -198,6 +201,19 @@ impl Opening {
             return Err(CloseReason::Broker(BrokerReason::HalfOpen));
         };
         let hello = connect.properties.authentication_data.unwrap_or_default();
+        let offer = Offer { connect_packet: packet_bytes, hello, client_id: &request.client_id };
+        let accepted = match ClientHello::parse(hello).map_err(HandshakeError::from)?.opening {
+            hello::Opening::Sigma => None,
+            hello::Opening::Compact { .. } => Some(compact(offer, veil, shared, environment)?),
+            hello::Opening::Resume { ticket, .. } => resume(ticket, offer, veil, shared, environment)?,
+        };
+        if let Some(accepted) = accepted {
+            let mut next = self.arrive(request, Some(accepted), environment);
+            if let Next::Arrive(arrival) = &mut next {
+                arrival.counted = Some(counted);
+            }
+            return Ok(next);
+        }
         let (reply, handshake) = ServerStart.handle(
             packet_bytes,
             hello,

@@ -61,7 +61,7 @@ impl Shard {
         &mut self,
         connection: ConnectionId,
         auth: &Auth<'_>,
-        environment: &Environment<'_>,
+        environment: &mut Environment<'_>,
     ) -> Result<(), CloseReason> {
         let shared = Arc::clone(&self.shared);
         let Some(client_id) = self.session_on(connection).map(|session| Arc::clone(&session.client_id))

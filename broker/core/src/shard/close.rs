@@ -6,7 +6,7 @@ use veilmq_protocol::{Packet, TopicFilter, TopicName};
 
 use super::Shard;
 use super::publish::Publication;
-use crate::connection::{Connection, Established, Opening};
+use crate::connection::{Connection, Established, Opening, Wire};
 use crate::effect::Effect;
 use crate::farewell::{CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
@@ -29,6 +29,7 @@ impl Shard {
         self.stats.connection_closed(reason.label());
         let outbox = match state {
             Connection::Opening(opening) => self.refuse(*opening, reason),
+            Connection::Proving(proving) => self.refuse_unproven(*proving, reason),
             Connection::Established(established) => self.part(*established, reason, environment),
         };
         // [MQTT-3.2.2-7], [MQTT-3.14.4-1], [MQTT-3.14.4-2], [MQTT-4.13.2-1] What is in the outbox is the last of it.
@@ -81,16 +82,18 @@ impl Shard {
         if established.corked_until.is_some() {
             return Outbox::default();
         }
-        // A broken channel gets no answer (VEIL-1 section 16).
+        self.say_farewell(&mut established.wire, reason);
+        established.wire.into_outbox()
+    }
+
+    /// Sends DISCONNECT, if there is something to say. A broken channel gets no answer (VEIL-1 section 16).
+    pub(super) fn say_farewell(&self, wire: &mut Wire, reason: &CloseReason) {
         if !matches!(reason, CloseReason::Peer(PeerError::Record(_)))
             && let Some(notice) = reason.notice(self.shared.settings())
-            && let Some(packet) = notice
-                .farewells(established.wire.version())
-                .find(|packet| established.wire.send(packet).is_ok())
+            && let Some(packet) = notice.farewells(wire.version()).find(|packet| wire.send(packet).is_ok())
         {
             self.stats.packet_sent(packet.packet_type());
         }
-        established.wire.into_outbox()
     }
 
     /// Takes the connection from a session: the session waits, or ends if its expiry interval is zero ([MQTT-4.1.0-2]).

@@ -2,7 +2,7 @@
 
 use std::num::{NonZeroU16, NonZeroU32};
 
-use veilmq_protocol::veil::channel::ServerAccepted;
+use veilmq_protocol::veil::channel::{AwaitPacket, ServerAccepted};
 use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
 use veilmq_protocol::{ConnAck, ConnAckProperties, Packet, ProtocolVersion, ReasonCode};
 
@@ -21,8 +21,7 @@ impl Shard {
         mut wire: Wire,
         environment: &mut Environment<'_>,
     ) -> Result<(Wire, Option<Box<Channel>>), CloseReason> {
-        let finish =
-            channel.map(|accepted| accepted.server_finish(finish_params(environment))).transpose()?;
+        let finish = channel.map(|accepted| self.server_finish(accepted, environment)).transpose()?;
         let response_information = self.response_information(request);
         let properties = match request.version {
             ProtocolVersion::V5 => ConnAckProperties {
@@ -45,9 +44,21 @@ impl Shard {
         let channel = sealing.seal_connack(&mut bytes)?;
         wire.send_opening(&bytes).map_err(PeerError::ConnAck)?;
         let scheme = channel.scheme;
+        if !scheme.is_framed() {
+            return Ok((wire, None));
+        }
         let (sealer, opener, predecessor) = channel.into_parts();
         wire.secure(sealer, scheme, environment.now);
         Ok((wire, Some(Box::new(Channel::new(opener, predecessor)))))
+    }
+
+    fn server_finish(
+        &self,
+        accepted: ServerAccepted,
+        environment: &mut Environment<'_>,
+    ) -> Result<(Vec<u8>, AwaitPacket), CloseReason> {
+        let params = finish_params(&accepted, &self.shared, environment)?;
+        Ok(accepted.server_finish(params)?)
     }
 
     /// Returns the Response Information for a client that asks for it ([MQTT-3.1.2-28]).

@@ -11,6 +11,7 @@ mod deliver;
 mod gate;
 mod inherit;
 mod open;
+mod prove;
 mod publish;
 mod receive;
 mod share;
@@ -177,6 +178,7 @@ impl Shard {
     pub fn outbox(&mut self, connection: ConnectionId) -> Option<&mut Outbox> {
         match self.connections.get_mut(&connection)? {
             Connection::Opening(opening) => Some(&mut opening.outbox),
+            Connection::Proving(proving) => Some(proving.wire.outbox()),
             Connection::Established(established) if established.corked_until.is_some() => None,
             Connection::Established(established) => Some(established.wire.outbox()),
         }
@@ -220,6 +222,7 @@ impl Shard {
         match self.connections.get_mut(&connection) {
             None => false,
             Some(Connection::Opening(opening)) => !opening.outbox.is_empty(),
+            Some(Connection::Proving(proving)) => !proving.wire.outbox().is_empty(),
             Some(Connection::Established(established)) => {
                 established.is_dirty = false;
                 established.wire.seal(now, rekey_milliseconds, rekey_records);
@@ -231,7 +234,7 @@ impl Shard {
     fn established(&mut self, connection: ConnectionId) -> Option<&mut Established> {
         match self.connections.get_mut(&connection)? {
             Connection::Established(established) => Some(established),
-            Connection::Opening(_) => None,
+            Connection::Opening(_) | Connection::Proving(_) => None,
         }
     }
 

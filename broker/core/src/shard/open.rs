@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use veilmq_protocol::veil::channel::ServerAccepted;
 use veilmq_protocol::{PacketType, ProtocolVersion};
 
 use super::Shard;
@@ -29,7 +30,7 @@ impl Shard {
         environment: &mut Environment<'_>,
         effects: &mut Vec<Effect>,
     ) {
-        if arrival.channel.is_some() {
+        if arrival.channel.as_ref().is_some_and(is_proven) {
             self.stats.handshake(true);
         }
         self.disarm_connect(arrival.connection, arrival.accepted_at);
@@ -53,13 +54,10 @@ impl Shard {
         if let Some(reason) = self.refusal_of(&arrival) {
             return self.turn_away(&arrival, &reason, environment, effects);
         }
-        self.take_over(&arrival.request.client_id, environment, effects);
-        // [MQTT-3.1.2-4], [MQTT-3.1.4-4]
-        if (arrival.request.clean_start || self.is_strangers(&arrival))
-            && let Some(old) = self.by_client_id.get(&arrival.request.client_id).copied()
-        {
-            self.end_session(old, environment.now);
+        if !arrival.channel.as_ref().is_none_or(is_proven) {
+            return self.let_prove(arrival, environment, effects);
         }
+        self.make_way(&arrival, environment, effects);
         // [MQTT-3.2.2-2], [MQTT-3.2.2-3]
         let present = self.by_client_id.contains_key(&arrival.request.client_id);
         let wire = self.wire_of(&arrival.request);
@@ -70,12 +68,43 @@ impl Shard {
             Ok(written) => written,
             Err(reason) => return self.turn_away(&arrival, &reason, environment, effects),
         };
-        let session = self.session_of(&arrival.request.client_id);
-        self.adopt(session, &arrival);
         let connection = arrival.connection;
         let mut unread = std::mem::take(&mut arrival.unread);
+        self.stats.packet_sent(PacketType::ConnAck);
+        self.begin_session(arrival, present, wire, channel, environment.now);
+        if !unread.is_empty() {
+            self.take_in(connection, &mut unread, environment, effects);
+        }
+    }
+
+    /// Ends what a new connection takes the place of ([MQTT-3.1.4-3], [MQTT-3.1.2-4], [MQTT-3.1.4-4]).
+    pub(super) fn make_way(
+        &mut self,
+        arrival: &Arrival,
+        environment: &mut Environment<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.take_over(&arrival.request.client_id, environment, effects);
+        if (arrival.request.clean_start || self.is_strangers(arrival))
+            && let Some(old) = self.by_client_id.get(&arrival.request.client_id).copied()
+        {
+            self.end_session(old, environment.now);
+        }
+    }
+
+    /// Joins a connection that has CONNACK with its session, and sends what waits there.
+    pub(super) fn begin_session(
+        &mut self,
+        arrival: Arrival,
+        present: bool,
+        wire: Wire,
+        channel: Option<Box<Channel>>,
+        now: Moment,
+    ) {
+        let session = self.session_of(&arrival.request.client_id);
+        self.adopt(session, &arrival);
         tracing::info!(
-            connection = connection.0,
+            connection = arrival.connection.0,
             peer = %arrival.peer,
             client = &*arrival.request.client_id,
             version = arrival.request.version.level(),
@@ -83,21 +112,18 @@ impl Shard {
             session_present = present,
             "connected"
         );
-        self.establish(arrival, session, wire, channel, environment.now);
-        self.pump(session, environment.now);
-        if !unread.is_empty() {
-            self.take_in(connection, &mut unread, environment, effects);
-        }
+        self.establish(arrival, session, wire, channel, now);
+        self.pump(session, now);
     }
 
-    fn wire_of(&self, request: &ConnectRequest) -> Wire {
+    pub(super) fn wire_of(&self, request: &ConnectRequest) -> Wire {
         let aliases = request.topic_alias_maximum.min(self.shared.settings().topic_alias_to_client_max);
         Wire::new(request.version, request.packet_bytes_max, aliases)
     }
 
     /// Refuses everybody while the broker goes away, a client without an identity the session of one that has proved its own, and
     /// whose session there is no room to store.
-    fn refusal_of(&self, arrival: &Arrival) -> Option<CloseReason> {
+    pub(super) fn refusal_of(&self, arrival: &Arrival) -> Option<CloseReason> {
         if self.shared.is_draining() {
             return Some(CloseReason::Broker(BrokerReason::Shutdown));
         }
@@ -118,7 +144,7 @@ impl Shard {
 
     /// Tells whether the session was made by somebody who only claimed the name that this client has proved. What such a
     /// session subscribed to and waits for is not this client's.
-    fn is_strangers(&self, arrival: &Arrival) -> bool {
+    pub(super) fn is_strangers(&self, arrival: &Arrival) -> bool {
         let session = self.session_with_id(&arrival.request.client_id);
         session.is_some_and(|session| !session.authenticated && arrival.identity.is_some())
     }
@@ -140,7 +166,7 @@ impl Shard {
     }
 
     /// Does what the session's deadline asks for, if it has passed and the clock has not said so yet ([MQTT-3.1.2-23]).
-    fn end_if_due(&mut self, client_id: &Arc<str>, environment: &mut Environment<'_>) {
+    pub(super) fn end_if_due(&mut self, client_id: &Arc<str>, environment: &mut Environment<'_>) {
         let Some(session) = self.by_client_id.get(client_id).copied() else { return };
         let deadline = self.sessions.get(&session).and_then(Session::next_deadline);
         if deadline.is_some_and(|at| at <= environment.now) {
@@ -149,7 +175,7 @@ impl Shard {
     }
 
     /// Refuses a connection that has arrived: it is an opening once more, which knows how to.
-    fn turn_away(
+    pub(super) fn turn_away(
         &mut self,
         arrival: &Arrival,
         reason: &CloseReason,
@@ -217,11 +243,15 @@ impl Shard {
         established.keep_alive_seconds = self.keep_alive_seconds(&request);
         self.connections.insert(connection, Connection::Established(Box::new(established)));
         self.arm_established(connection);
-        self.stats.packet_sent(PacketType::ConnAck);
         self.dirty.push(connection);
         // Also what ended the session before this one: a crash must not bring back what the client has seen gone.
         if !self.records.is_empty() {
             self.cork(connection, self.current_ticket());
         }
     }
+}
+
+/// Tells whether a handshake has shown that the client is there. Scheme 1 has no record that could show it later.
+fn is_proven(accepted: &ServerAccepted) -> bool {
+    accepted.is_proven || !accepted.scheme.is_framed()
 }

@@ -1,6 +1,6 @@
 //! From bytes to packets: framing, records, and the dispatch of an established connection's packets.
 
-use veilmq_protocol::veil::channel::Content;
+use veilmq_protocol::veil::channel::{Content, OpenedRecord};
 use veilmq_protocol::veil::record::RECORD_OVERHEAD_MAX;
 use veilmq_protocol::{
     Acknowledgement, Disconnect, Frame, Packet, PacketType, ProtocolVersion, Publish, ReasonCode, next_frame,
@@ -55,6 +55,7 @@ impl Shard {
     fn take_partial(&mut self, connection: ConnectionId, environment: &Environment<'_>) -> Option<Vec<u8>> {
         match self.connections.get_mut(&connection)? {
             Connection::Opening(opening) => Some(std::mem::take(&mut opening.partial)),
+            Connection::Proving(proving) => Some(std::mem::take(&mut proving.partial)),
             Connection::Established(established) => {
                 established.last_received = environment.now;
                 Some(std::mem::take(&mut established.partial))
@@ -91,6 +92,7 @@ impl Shard {
     fn keep_partial(&mut self, connection: ConnectionId, bytes: Vec<u8>) {
         match self.connections.get_mut(&connection) {
             Some(Connection::Opening(opening)) => opening.partial = bytes,
+            Some(Connection::Proving(proving)) => proving.partial = bytes,
             Some(Connection::Established(established)) => established.partial = bytes,
             None => {}
         }
@@ -108,6 +110,12 @@ impl Shard {
         match self.connections.get_mut(&connection) {
             None => Ok(Step::Gone),
             Some(Connection::Opening(_)) => self.step_opening(connection, bytes, environment, effects),
+            Some(Connection::Proving(proving)) => {
+                let opened = proving.opener().next(bytes, packet_bytes_max + RECORD_OVERHEAD_MAX)?;
+                let Some(record) = opened else { return Ok(Step::More) };
+                self.proven(connection, environment, effects)?;
+                self.record(connection, record, bytes, environment, effects)
+            }
             Some(Connection::Established(established)) => {
                 let Some(channel) = &mut established.channel else {
                     let version = established.wire.version();
@@ -115,28 +123,39 @@ impl Shard {
                 };
                 let opened = channel.opener.next(bytes, packet_bytes_max + RECORD_OVERHEAD_MAX)?;
                 let Some(record) = opened else { return Ok(Step::More) };
-                let consumed = record.consumed;
-                match record.content {
-                    Content::Packets(range) => {
-                        let packets = bytes.get(range).unwrap_or_default();
-                        self.record(connection, packets, environment, effects)?;
-                    }
-                    // The opener has switched keys; other operations are for clients and change nothing here.
-                    Content::KeyUpdated | Content::Control(_) => {}
-                    Content::Fan(_) => {
-                        return Err(PeerError::Protocol("fan-out records come from the broker only").into());
-                    }
-                }
-                if !self.connections.contains_key(&connection) {
-                    return Ok(Step::Gone);
-                }
-                Ok(Step::Consumed(consumed))
+                self.record(connection, record, bytes, environment, effects)
             }
         }
     }
 
-    /// Handles the packets of one record, which holds whole packets only (VEIL-1 section 5.2).
+    /// Handles a record that was opened in `bytes`.
     fn record(
+        &mut self,
+        connection: ConnectionId,
+        record: OpenedRecord,
+        bytes: &[u8],
+        environment: &mut Environment<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Step, CloseReason> {
+        match record.content {
+            Content::Packets(range) => {
+                let packets = bytes.get(range).unwrap_or_default();
+                self.packets_of_record(connection, packets, environment, effects)?;
+            }
+            // The opener has switched keys; other operations are for clients and change nothing here.
+            Content::KeyUpdated | Content::Control(_) => {}
+            Content::Fan(_) => {
+                return Err(PeerError::Protocol("fan-out records come from the broker only").into());
+            }
+        }
+        if !self.connections.contains_key(&connection) {
+            return Ok(Step::Gone);
+        }
+        Ok(Step::Consumed(record.consumed))
+    }
+
+    /// Handles the packets of one record, which holds whole packets only (VEIL-1 section 5.2).
+    fn packets_of_record(
         &mut self,
         connection: ConnectionId,
         packets: &[u8],

@@ -10,7 +10,7 @@ use crate::time::{Environment, Moment};
 /// Whose deadline it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
-    /// CONNECT or the end of a re-authentication is late, the keep alive has passed, or the certificate has expired.
+    /// CONNECT, the first record or the end of a re-authentication is late, the keep alive has passed, or the certificate has expired.
     Connection(ConnectionId),
     /// A Will is due, or the session ends.
     Session(SessionId),
@@ -88,6 +88,9 @@ impl Shard {
             None => return,
             Some(Connection::Opening(_)) => {
                 PeerError::ConnectTimeout { seconds: self.shared.settings().connect_seconds_max }
+            }
+            Some(Connection::Proving(_)) => {
+                PeerError::ProofTimeout { milliseconds: self.proof_milliseconds() }
             }
             Some(Connection::Established(established)) => {
                 let is_over = |at: Option<Moment>| at.is_some_and(|at| at <= environment.now);

@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod one_trip;
 mod reauthentication;
 
-use veilmq_core::{Settings, VeilServer};
+use veilmq_core::{OneTrip, Settings, VeilServer};
 use veilmq_protocol::veil::channel::{
     ClientHelloConfig, ClientStart, Content, Identity, IdentityKeys, Predecessor, RecordOpener, RecordSealer,
     ServerPolicy, TrustAnchors,
@@ -60,11 +61,15 @@ struct Realm {
 }
 
 fn realm(settings: Settings) -> Realm {
+    realm_with(settings, ServerPolicy::default(), OneTrip::default())
+}
+
+fn realm_with(settings: Settings, policy: ServerPolicy, one_trip: OneTrip) -> Realm {
     let authority = identity(1, "authority", Roles::CA, None);
     let authority_keys = IdentityKeys::from_seeds(&[1; 32], &[1 ^ 0xFF; 32]);
     let broker = identity(2, "broker", Roles::BROKER, None);
     let broker_certificate = broker.certificate().clone();
-    let world = World::with_veil(settings, VeilServer { identity: broker, policy: ServerPolicy::default() });
+    let world = World::with_veil(settings, VeilServer { identity: broker, policy, one_trip });
     world.shared.trust().write().unwrap().add(authority.certificate().clone()).unwrap();
     let mut anchors = TrustAnchors::default();
     anchors.add(broker_certificate.clone()).unwrap();

@@ -271,7 +271,7 @@ fn only_one_re_authentication_is_under_way() {
 #[test]
 fn a_client_hello_that_is_not_for_this_channel_is_refused() {
     // Byte 2 is the mode, byte 4 the schemes, byte 6 the suite.
-    for (name, at, value) in [("RESUME", 2, 3), ("another scheme", 4, 2), ("another suite", 6, 3)] {
+    for (name, at, value) in [("a mode", 2, 9), ("another scheme", 4, 2), ("another suite", 6, 3)] {
         let (mut realm, mut client) = joined();
         let (_, mut hello) =
             ClientStart::again(&client.predecessor, realm.broker.kid(), None, &mut |bytes| bytes.fill(1))

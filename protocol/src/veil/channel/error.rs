@@ -19,6 +19,24 @@ pub enum HandshakeError {
     /// Authentication Data is malformed, of another version, or of another mode.
     #[error(transparent)]
     Hello(#[from] HelloError),
+    /// Another mode of the handshake is due here.
+    #[error("this mode of the handshake is not served here")]
+    ModeHere,
+    /// COMPACT needs to know the time.
+    #[error("COMPACT needs a clock")]
+    ClockNeeded,
+    /// The client's clock, or the CONNECT, is too old or from the future.
+    #[error("the clocks are {away_ms} ms apart")]
+    ClockSkew {
+        /// How far the client's time is from the broker's, in milliseconds.
+        away_ms: u64,
+    },
+    /// A CONNECT of COMPACT that was seen before.
+    #[error("this CONNECT was seen before")]
+    Replayed,
+    /// The proof that the client knows the secret of its ticket is wrong.
+    #[error("the binder of the ticket is wrong")]
+    Binder,
     /// The client offers no suite the policy allows.
     #[error("no common suite")]
     NoCommonSuite,
@@ -85,6 +103,7 @@ impl HandshakeError {
     pub const fn reason(&self) -> ReasonCode {
         match self {
             Self::Hello(HelloError::Version(_) | HelloError::Mode(_))
+            | Self::ModeHere
             | Self::NoCommonSuite
             | Self::NoCommonScheme => ReasonCode::BadAuthenticationMethod,
             Self::Hello(
@@ -98,6 +117,9 @@ impl HandshakeError {
             | Self::NotCarrier
             | Self::FinishMissing => ReasonCode::ProtocolError,
             Self::SmallOrderShare
+            | Self::ClockSkew { .. }
+            | Self::Replayed
+            | Self::Binder
             | Self::Sealed(_)
             | Self::Contents(..)
             | Self::Certificate(_)
@@ -107,7 +129,7 @@ impl HandshakeError {
             | Self::FinishTag => ReasonCode::NotAuthorized,
             Self::Packet(error) => error.reason(),
             Self::Refused(reason) => *reason,
-            Self::Encode(_) => ReasonCode::ImplementationSpecificError,
+            Self::Encode(_) | Self::ClockNeeded => ReasonCode::ImplementationSpecificError,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{
     kdf::Secret32, opener::RecordOpener, record::Side, schedule::ApplicationSecrets, sealer::RecordSealer,
+    ticket::Resumption,
 };
 use crate::veil::{
     hello::ServerFinishParams,
@@ -19,6 +20,16 @@ pub struct Predecessor {
     pub(super) peer: Kid,
     pub(super) scheme: Scheme,
     pub(super) suite: Suite,
+    pub(super) resumption: Secret32,
+    pub(super) certificate: Certificate,
+}
+
+impl Predecessor {
+    /// Takes a ticket that came over the channel; `None` when it is too short to be one.
+    #[must_use]
+    pub fn resumption(&self, ticket: &[u8]) -> Option<Resumption> {
+        Resumption::new(ticket, &self.resumption, self.scheme, self.suite, &self.certificate)
+    }
 }
 
 /// An established channel: who is at the other end, and the keys of both directions.
@@ -37,6 +48,7 @@ pub struct Established {
     pub peer: Certificate,
     /// A secret for protocols above the channel, equal on both sides.
     pub exporter: Secret32,
+    resumption: Secret32,
     /// What the broker told the client with ServerFinish, apart from group keys, which a client keeps in the opener only.
     pub params: ServerFinishParams,
 }
@@ -61,6 +73,7 @@ impl Established {
             suite,
             peer,
             exporter: secrets.exporter,
+            resumption: secrets.resumption,
             params,
         }
     }
@@ -68,8 +81,17 @@ impl Established {
     /// Takes the channel apart: both directions, and what its re-authentication takes.
     #[must_use]
     pub fn into_parts(self) -> (RecordSealer, RecordOpener, Predecessor) {
-        let Self { sealer, opener, scheme, suite, peer, exporter, .. } = self;
-        (sealer, opener, Predecessor { exporter, peer: peer.kid(), scheme, suite })
+        let Self { sealer, opener, scheme, suite, peer, exporter, resumption, .. } = self;
+        let predecessor =
+            Predecessor { exporter, peer: peer.kid(), scheme, suite, resumption, certificate: peer };
+        (sealer, opener, predecessor)
+    }
+
+    /// Takes the ticket that the broker gave with ServerFinish, if it gave one (VEIL-1 section 4.7).
+    #[must_use]
+    pub fn take_resumption(&mut self) -> Option<Resumption> {
+        let ticket = self.params.ticket.take()?;
+        Resumption::new(&ticket, &self.resumption, self.scheme, self.suite, &self.peer)
     }
 
     /// Moves the group keys that came with ServerFinish into the opener (VEIL-1 section 4.4).

@@ -83,6 +83,18 @@ pub(super) fn check(
 ) -> Result<(Vec<u8>, Certificate), HandshakeError> {
     let plaintext = keys.open(&transcript, sealed).map_err(|_| HandshakeError::Sealed(sender.name()))?;
     let flight = Flight::parse(&plaintext).map_err(|error| HandshakeError::Contents(sender.name(), error))?;
+    let certificate = verify_flight(sender, &flight, keys, transcript, expected)?;
+    Ok((plaintext, certificate))
+}
+
+/// Verifies what a flight says.
+pub(super) fn verify_flight(
+    sender: Sender,
+    flight: &Flight<'_>,
+    keys: &FlightKeys,
+    transcript: Transcript,
+    expected: &Expectation<'_>,
+) -> Result<Certificate, HandshakeError> {
     let transcript = transcript.as_bytes();
     let mac_input = hash(&[transcript, flight.certificate, &flight.signature]);
     if !keys.mac_matches(&[&mac_input], &flight.mac) {
@@ -97,7 +109,7 @@ pub(super) fn check(
     let got = certificate.kid();
     match kid {
         Some(expected) if expected != got => Err(HandshakeError::OtherIdentity { got, expected }),
-        _ => Ok((plaintext, certificate)),
+        _ => Ok(certificate),
     }
 }
 

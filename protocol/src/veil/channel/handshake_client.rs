@@ -8,19 +8,16 @@ use super::{
     error::HandshakeError,
     flight::{Ephemeral, Expectation, Sender, check, prove},
     identity::Identity,
-    record::Side,
-    schedule::{ApplicationSecrets, FlightKeys, HandshakeSecret, Transcript},
-    server_finish::{Carrier, ReceivedFinish, finish_tag},
+    schedule::{EarlySecret, Transcript},
+    server_finish::{Carrier, Conclusion, locate},
     trust::TrustAnchors,
 };
 use crate::veil::{
-    hello::{ClientFinish, ClientHello, HelloFlags, ServerFinishParams, ServerHello},
-    registry::{Kid, Scheme, Schemes, Suite},
+    hello::{ClientFinish, ClientHello, HelloFlags, Opening, ServerFinish, ServerHello},
+    registry::{Kid, Schemes, Suite},
     vmc::Certificate,
 };
 use alloc::vec::Vec;
-use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
 
 /// What a client offers.
 #[derive(Clone, Copy, Debug)]
@@ -36,13 +33,13 @@ pub struct ClientHelloConfig<'a> {
 }
 
 /// What was offered, to hold the broker's choice against.
-struct Offer {
+pub(super) struct Offer {
     schemes: Schemes,
     suites: Vec<u8>,
 }
 
 impl Offer {
-    fn check(&self, hello: &ServerHello) -> Result<(), HandshakeError> {
+    pub(super) fn check(&self, hello: &ServerHello) -> Result<(), HandshakeError> {
         if !self.suites.contains(&hello.suite.value()) {
             return Err(HandshakeError::SuiteNotOffered(hello.suite));
         }
@@ -56,8 +53,8 @@ impl Offer {
 
 /// A ClientHello is made; the CONNECT or AUTH that carries it is still to be sent.
 pub struct ClientStart {
-    ephemeral: Ephemeral,
-    offer: Offer,
+    pub(super) ephemeral: Ephemeral,
+    pub(super) offer: Offer,
 }
 
 impl ClientStart {
@@ -68,6 +65,15 @@ impl ClientStart {
     /// # Errors
     /// [`HandshakeError::Encode`] above 255 suites.
     pub fn new(
+        config: &ClientHelloConfig<'_>,
+        entropy: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<(Self, Vec<u8>), HandshakeError> {
+        Self::opening(Opening::Sigma, config, entropy)
+    }
+
+    /// Makes a ClientHello of any mode.
+    pub(super) fn opening(
+        opening: Opening<'_>,
         config: &ClientHelloConfig<'_>,
         entropy: &mut dyn FnMut(&mut [u8]),
     ) -> Result<(Self, Vec<u8>), HandshakeError> {
@@ -86,6 +92,7 @@ impl ClientStart {
             share: ephemeral.share(),
             hybrid_share: None,
             join_request: None,
+            opening,
         };
         let bytes = hello.encode().map_err(HandshakeError::Encode)?;
         let offer = Offer { schemes: config.schemes, suites };
@@ -122,6 +129,11 @@ impl ClientStart {
         self.sent(transcript, Some(predecessor.peer))
     }
 
+    /// Awaits the ServerHello to a CONNECT whose transcript is known.
+    pub(super) fn sent_as(self, transcript: Transcript) -> AwaitServerHello {
+        self.sent(transcript, None)
+    }
+
     fn sent(self, transcript: Transcript, broker: Option<Kid>) -> AwaitServerHello {
         AwaitServerHello { ephemeral: self.ephemeral, offer: self.offer, transcript, broker }
     }
@@ -155,7 +167,7 @@ impl AwaitServerHello {
         let (hello, head, flight) = ServerHello::parse(server_hello)?;
         self.offer.check(&hello)?;
         let t1 = self.transcript.then(head);
-        let secret = HandshakeSecret::new(self.ephemeral.agree(&hello.share)?.as_bytes());
+        let secret = EarlySecret::new(None).agreed(&self.ephemeral.agree(&hello.share)?);
         let expected = Expectation { trust, subject: expected_broker, kid: self.broker, now_unix_seconds };
         let (broker_flight, broker) =
             check(Sender::Broker, flight, &secret.server_flight(t1), t1, &expected)?;
@@ -165,31 +177,25 @@ impl AwaitServerHello {
         let t3 = t2.then(&client_flight);
         let flight = keys.seal(&t2, client_flight);
         let finish = ClientFinish { flight: &flight }.encode().map_err(HandshakeError::Encode)?;
-        let next = AwaitServerFinish {
+        let next = AwaitServerFinish(Conclusion {
             scheme: hello.scheme,
             suite: hello.suite,
             broker,
             transcript: t3,
             secrets: secret.finish(t3),
-        };
+        });
         Ok((finish, next))
     }
 }
 
 /// ClientFinish is sent; CONNACK with a ServerFinish is due, or AUTH in a re-authentication.
-pub struct AwaitServerFinish {
-    scheme: Scheme,
-    suite: Suite,
-    broker: Certificate,
-    transcript: Transcript,
-    secrets: ApplicationSecrets,
-}
+pub struct AwaitServerFinish(Conclusion);
 
 impl AwaitServerFinish {
     /// The certificate of the broker, which is verified.
     #[must_use]
     pub const fn broker(&self) -> &Certificate {
-        &self.broker
+        &self.0.broker
     }
 
     /// Verifies the tag over the whole CONNACK and opens the broker's parameters.
@@ -210,21 +216,8 @@ impl AwaitServerFinish {
     }
 
     fn finish(self, carrier: Carrier, packet: &[u8]) -> Result<Established, HandshakeError> {
-        let received = ReceivedFinish::locate(carrier, packet)?;
-        let keys = FlightKeys::server_finish(&self.secrets.acknowledge);
-        let tag = finish_tag(&keys, self.transcript, packet, received.tag_at);
-        if !bool::from(tag.ct_eq(&received.finish.tag)) {
-            return Err(HandshakeError::FinishTag);
-        }
-        let params = keys
-            .open(&self.transcript, received.finish.params)
-            .map_err(|_| HandshakeError::Sealed("broker parameters"))
-            .map(Zeroizing::new)?;
-        let params = ServerFinishParams::parse(&params)
-            .map_err(|error| HandshakeError::Contents("broker parameters", error))?;
-        let mut established =
-            Established::new(Side::Client, self.scheme, self.suite, self.broker, self.secrets, params);
-        established.install_groups().map_err(|error| HandshakeError::Contents("group grants", error))?;
-        Ok(established)
+        let at = locate(carrier, packet)?;
+        let finish = ServerFinish::parse(packet.get(at.clone()).unwrap_or_default())?;
+        self.0.establish(packet, at, &finish)
     }
 }

@@ -1,4 +1,4 @@
-//! The broker's side of the SIGMA handshake (VEIL-1 sections 4.1 to 4.5), also where a client re-authenticates (section 4.8).
+//! The broker's side of the SIGMA handshake (VEIL-1 sections 4.1 to 4.5), its end in every mode, and where a client re-authenticates (section 4.8).
 //!
 //! Each state is named after what it waits for and is consumed by it. The broker keeps no session
 //! state before the client has proved who it is; deadlines are the caller's.
@@ -9,13 +9,15 @@ use super::{
     flight::{Ephemeral, Expectation, Sender, check, prove},
     identity::Identity,
     record::Side,
-    schedule::{ApplicationSecrets, FlightKeys, HandshakeSecret, Transcript},
-    server_finish::{Carrier, ReceivedFinish, finish_tag},
+    schedule::{ApplicationSecrets, EarlySecret, FlightKeys, HandshakeSecret, Transcript},
+    server_finish::{Carrier, finish_tag, locate_end},
+    ticket::{TicketFields, TicketKeys},
     trust::TrustAnchors,
 };
 use crate::veil::{
     hello::{
-        ClientFinish, ClientHello, FINISH_TAG_LEN, HelloFlags, ServerFinish, ServerFinishParams, ServerHello,
+        ClientFinish, ClientHello, FINISH_TAG_LEN, HelloFlags, Opening, ServerFinish, ServerFinishParams,
+        ServerHello,
     },
     layout::put_v16,
     registry::{Kid, Scheme, Schemes, Suite},
@@ -40,7 +42,13 @@ impl Default for ServerPolicy {
 }
 
 impl ServerPolicy {
-    fn choose(&self, hello: &ClientHello<'_>) -> Result<(Scheme, Suite), HandshakeError> {
+    /// The same policy for one scheme and suite; `None` when they are not in it.
+    pub(super) fn only(&self, scheme: Scheme, suite: Suite) -> Option<Self> {
+        let allowed = self.schemes.contains(scheme) && self.suites.contains(&suite);
+        allowed.then(|| Self { suites: [suite].into(), schemes: Schemes::of(&[scheme]) })
+    }
+
+    pub(super) fn choose(&self, hello: &ClientHello<'_>) -> Result<(Scheme, Suite), HandshakeError> {
         let offered = if hello.flags.contains(HelloFlags::FRAMED) {
             hello.schemes
         } else {
@@ -78,6 +86,10 @@ impl ServerStart {
         entropy: &mut dyn FnMut(&mut [u8]),
     ) -> Result<(Vec<u8>, AwaitClientFinish), HandshakeError> {
         let client = ClientHello::parse(client_hello)?;
+        // A ticket that cannot be used leaves the rest of a ClientHello as good as any.
+        if matches!(client.opening, Opening::Compact { .. }) {
+            return Err(HandshakeError::ModeHere);
+        }
         let chosen = policy.choose(&client)?;
         let start = Transcript::start(connect_packet);
         answer(start, &client, chosen, identity, now_unix_ms, entropy)
@@ -99,6 +111,9 @@ impl ServerStart {
         entropy: &mut dyn FnMut(&mut [u8]),
     ) -> Result<(Vec<u8>, AwaitClientFinish), HandshakeError> {
         let client = ClientHello::parse(client_hello)?;
+        if client.opening != Opening::Sigma {
+            return Err(HandshakeError::ModeHere);
+        }
         let policy =
             ServerPolicy { suites: [predecessor.suite].into(), schemes: Schemes::of(&[predecessor.scheme]) };
         let chosen = policy.choose(&client)?;
@@ -117,20 +132,10 @@ fn answer(
     now_unix_ms: u64,
     entropy: &mut dyn FnMut(&mut [u8]),
 ) -> Result<(Vec<u8>, AwaitClientFinish), HandshakeError> {
-    let mut nonce = [0; 16];
-    entropy(&mut nonce);
-    let ephemeral = Ephemeral::generate(entropy);
-    let hello = ServerHello {
-        flags: if scheme.is_framed() { HelloFlags::FRAMED } else { HelloFlags::NONE },
-        scheme,
-        suite,
-        nonce,
-        time_unix_ms: now_unix_ms,
-        share: ephemeral.share(),
-    };
-    let mut message = hello.encode_head();
+    let ephemeral = ServerEphemeral::generate(entropy);
+    let mut message = ephemeral.hello((scheme, suite), now_unix_ms).encode_head();
     let t1 = start.then(&message);
-    let secret = HandshakeSecret::new(ephemeral.agree(&client.share)?.as_bytes());
+    let secret = EarlySecret::new(None).agreed(&ephemeral.key.agree(&client.share)?);
     let keys = secret.server_flight(t1);
     let flight = prove(Sender::Broker, identity, &keys, t1)?;
     let t2 = t1.then(&flight);
@@ -138,6 +143,31 @@ fn answer(
     let client_keys = secret.client_flight(t1);
     let next = AwaitClientFinish { scheme, suite, transcript: t2, secret, client_keys, client: None };
     Ok((message, next))
+}
+
+/// What is fresh in every ServerHello.
+pub(super) struct ServerEphemeral {
+    nonce: [u8; 16],
+    pub(super) key: Ephemeral,
+}
+
+impl ServerEphemeral {
+    pub(super) fn generate(entropy: &mut dyn FnMut(&mut [u8])) -> Self {
+        let mut nonce = [0; 16];
+        entropy(&mut nonce);
+        Self { nonce, key: Ephemeral::generate(entropy) }
+    }
+
+    pub(super) fn hello(&self, (scheme, suite): (Scheme, Suite), now_unix_ms: u64) -> ServerHello {
+        ServerHello {
+            flags: if scheme.is_framed() { HelloFlags::FRAMED } else { HelloFlags::NONE },
+            scheme,
+            suite,
+            nonce: self.nonce,
+            time_unix_ms: now_unix_ms,
+            share: self.key.share(),
+        }
+    }
 }
 
 /// ServerHello is sent; AUTH 0x18 with a ClientFinish is due.
@@ -177,8 +207,10 @@ impl AwaitClientFinish {
             client,
             scheme: self.scheme,
             suite: self.suite,
+            is_proven: true,
             transcript: t3,
             secrets: self.secret.finish(t3),
+            prefix: ServerFinish::PREFIX.into(),
         })
     }
 }
@@ -191,23 +223,61 @@ pub struct ServerAccepted {
     pub scheme: Scheme,
     /// The chosen suite.
     pub suite: Suite,
+    /// The client has shown that it is there now; otherwise its first record does (section 4.6).
+    pub is_proven: bool,
     transcript: Transcript,
     secrets: ApplicationSecrets,
+    /// What stands in the Authentication Data before parameters and tag.
+    prefix: Vec<u8>,
 }
 
 impl ServerAccepted {
-    /// Makes the ServerFinish for the Authentication Data of CONNACK or AUTH, its tag still zero.
+    /// A client that was accepted on the strength of its CONNECT; `prefix` is the broker's half of the handshake.
+    pub(super) fn one_trip(
+        client: Certificate,
+        (scheme, suite): (Scheme, Suite),
+        transcript: Transcript,
+        secrets: ApplicationSecrets,
+        prefix: Vec<u8>,
+    ) -> Self {
+        Self { client, scheme, suite, is_proven: false, transcript, secrets, prefix }
+    }
+
+    /// Makes a ticket for this client, for [`ServerFinishParams::ticket`].
+    ///
+    /// # Errors
+    /// [`HandshakeError::Encode`], which does not happen with a certificate that was parsed.
+    pub fn ticket(
+        &self,
+        keys: &mut TicketKeys,
+        now_unix_ms: u64,
+        entropy: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<Vec<u8>, HandshakeError> {
+        let fields = TicketFields {
+            resumption: &self.secrets.resumption,
+            scheme: self.scheme,
+            suite: self.suite,
+            client: &self.client,
+        };
+        keys.issue(&fields, now_unix_ms, entropy).map_err(HandshakeError::Encode)
+    }
+
+    /// Makes the Authentication Data of CONNACK or AUTH, which ends with the ServerFinish, its tag still zero.
     ///
     /// The parameters are encrypted under a key that is used once, which is why this consumes.
     ///
     /// # Errors
     /// [`HandshakeError::Encode`] when the parameters do not fit.
-    pub fn server_finish(self, params: ServerFinishParams) -> Result<(Vec<u8>, AwaitPacket), HandshakeError> {
+    pub fn server_finish(
+        mut self,
+        params: ServerFinishParams,
+    ) -> Result<(Vec<u8>, AwaitPacket), HandshakeError> {
         let keys = FlightKeys::server_finish(&self.secrets.acknowledge);
         let plaintext = params.encode().map_err(HandshakeError::Encode)?;
         let sealed = keys.seal(&self.transcript, plaintext);
+        let mut bytes = core::mem::take(&mut self.prefix);
         let finish = ServerFinish { params: &sealed, tag: [0; FINISH_TAG_LEN] };
-        let bytes = finish.encode().map_err(HandshakeError::Encode)?;
+        finish.append(&mut bytes).map_err(HandshakeError::Encode)?;
         Ok((bytes, AwaitPacket { accepted: self, keys, params }))
     }
 }
@@ -237,10 +307,10 @@ impl AwaitPacket {
     }
 
     fn seal(self, carrier: Carrier, packet: &mut [u8]) -> Result<Established, HandshakeError> {
-        let tag_at = ReceivedFinish::locate(carrier, packet)?.tag_at;
-        let ServerAccepted { client, scheme, suite, transcript, secrets } = self.accepted;
-        let tag = finish_tag(&self.keys, transcript, packet, tag_at);
-        packet[tag_at..tag_at + FINISH_TAG_LEN].copy_from_slice(&tag);
+        let tag_at = locate_end(carrier, packet, FINISH_TAG_LEN)?;
+        let ServerAccepted { client, scheme, suite, transcript, secrets, .. } = self.accepted;
+        let tag = finish_tag(&self.keys, transcript, packet, &tag_at);
+        packet[tag_at].copy_from_slice(&tag);
         Ok(Established::new(Side::Broker, scheme, suite, client, secrets, self.params))
     }
 }

@@ -3,11 +3,13 @@
 //! Invariant: the raw Diffie-Hellman value never leaves this file, and no key serves two purposes.
 
 use super::kdf::{Secret32, extract, hash, hmac};
+use crate::veil::hello::{BINDER_LEN, SIGNATURE_LEN};
 use alloc::vec::Vec;
 use chacha20poly1305::{
     ChaCha20Poly1305, KeyInit,
     aead::{AeadInOut, Nonce},
 };
+use core::ops::Range;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -30,6 +32,33 @@ impl Transcript {
         Self(hash(&[b"veil1 reauth", exporter.as_bytes(), auth_packet]))
     }
 
+    /// `T0` of a CONNECT that ends its Authentication Data with a proof over itself: these bytes count as zero. COMPACT also
+    /// names the broker it is meant for (sections 4.6, 4.7).
+    pub(super) fn start_without(connect_packet: &[u8], proof: Range<usize>, broker: Option<&str>) -> Self {
+        let before = connect_packet.get(..proof.start).unwrap_or_default();
+        let after = connect_packet.get(proof.end..).unwrap_or_default();
+        let zero = [0; SIGNATURE_LEN];
+        let zero = zero.get(..proof.len()).unwrap_or_default();
+        let label = b"veil1 transcript";
+        match broker {
+            None => Self(hash(&[label, before, zero, after])),
+            Some(name) => {
+                let len = [u8::try_from(name.len()).unwrap_or(u8::MAX)];
+                Self(hash(&[label, before, zero, after, &len, name.as_bytes()]))
+            }
+        }
+    }
+
+    /// `T1 = H(T0 || proof of the client || head of the ServerHello)`, where CONNECT brings the client's proof.
+    pub(super) fn proven(self, proof: &[u8], server_hello_head: &[u8]) -> Self {
+        Self(hash(&[&self.0, proof, server_hello_head]))
+    }
+
+    /// `T3 = H(T1 || cert_b || sig_b)` of COMPACT.
+    pub(super) fn signed(self, certificate: &[u8], signature: &[u8]) -> Self {
+        Self(hash(&[&self.0, certificate, signature]))
+    }
+
     /// `T(n+1) = H(T(n) || message)`.
     pub(super) fn then(self, message: &[u8]) -> Self {
         Self(hash(&[&self.0, message]))
@@ -40,16 +69,30 @@ impl Transcript {
     }
 }
 
+/// `ES`: what both sides knew before they exchanged ephemeral keys.
+pub(super) struct EarlySecret(Secret32);
+
+impl EarlySecret {
+    /// `ES = HKDF-Extract(0^32, psk)`; there is a pre-shared key in RESUME only.
+    pub(super) fn new(psk: Option<&Secret32>) -> Self {
+        Self(extract(&ZERO, psk.map_or(&ZERO, |psk| psk.as_bytes())))
+    }
+
+    /// `HMAC(Derive(ES, "binder", "", 32), T0)`.
+    pub(super) fn binder(&self, t0: Transcript) -> [u8; BINDER_LEN] {
+        hmac(self.0.derive("binder", &[]).as_bytes(), &[t0.as_bytes()])
+    }
+
+    /// `HS = HKDF-Extract(Derive(ES, "derived", H(""), 32), Z)`.
+    pub(super) fn agreed(&self, shared: &Secret32) -> HandshakeSecret {
+        HandshakeSecret(extract(derived(&self.0).as_bytes(), shared.as_bytes()))
+    }
+}
+
 /// `HS`: what both sides know once they have exchanged ephemeral keys.
 pub(super) struct HandshakeSecret(Secret32);
 
 impl HandshakeSecret {
-    /// `HS = HKDF-Extract(Derive(ES, "derived", H(""), 32), Z)`, without a pre-shared key.
-    pub(super) fn new(shared: &[u8; 32]) -> Self {
-        let early = extract(&ZERO, &ZERO);
-        Self(extract(derived(&early).as_bytes(), shared))
-    }
-
     pub(super) fn client_flight(&self, t1: Transcript) -> FlightKeys {
         FlightKeys::new(&self.0.derive("c hs", t1.as_bytes()))
     }
@@ -67,6 +110,7 @@ impl HandshakeSecret {
             server: secret("s ap"),
             acknowledge: secret("s ack"),
             exporter: secret("exporter"),
+            resumption: secret("resumption"),
         }
     }
 }
@@ -85,6 +129,8 @@ pub(super) struct ApplicationSecrets {
     pub(super) acknowledge: Secret32,
     /// For protocols above the channel.
     pub(super) exporter: Secret32,
+    /// `res`: what tickets are made from.
+    pub(super) resumption: Secret32,
 }
 
 /// Key, nonce and MAC key of one handshake message; each is used once.
@@ -167,7 +213,7 @@ mod tests {
     fn transcripts_and_secrets_are_those_of_the_vectors() {
         let vectors = vectors();
         let is = |value: &[u8; 32], name: &str| assert_eq!(value[..], bytes(&vectors, name), "{name}");
-        let secret = HandshakeSecret::new(&bytes(&vectors, "Z").try_into().unwrap());
+        let secret = EarlySecret::new(None).agreed(&Secret32::new(&bytes(&vectors, "Z").try_into().unwrap()));
         let server_hello = bytes(&vectors, "SH");
         let client_finish = bytes(&vectors, "CF");
         let (_, head, broker_flight) = ServerHello::parse(&server_hello).unwrap();

@@ -176,6 +176,34 @@ impl TrustAnchors {
     ) -> Result<(), CertificateError> {
         let issuer = self.issuer_of(leaf)?;
         leaf.verify(issuer, now_unix_seconds)?;
+        self.check_standing(leaf, issuer, needed, expected_subject, now_unix_seconds)
+    }
+
+    /// Verifies once more a `leaf` that [`verify`](Self::verify) accepted earlier, all but its signature, which does not change
+    /// with time.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify).
+    pub(super) fn recheck(
+        &self,
+        leaf: &Certificate,
+        needed: Roles,
+        expected_subject: Option<&str>,
+        now_unix_seconds: Option<u64>,
+    ) -> Result<(), CertificateError> {
+        let issuer = self.issuer_of(leaf)?;
+        leaf.verify_validity(now_unix_seconds)?;
+        self.check_standing(leaf, issuer, needed, expected_subject, now_unix_seconds)
+    }
+
+    fn check_standing(
+        &self,
+        leaf: &Certificate,
+        issuer: &Certificate,
+        needed: Roles,
+        expected_subject: Option<&str>,
+        now_unix_seconds: Option<u64>,
+    ) -> Result<(), CertificateError> {
         self.verify_anchor(issuer, now_unix_seconds)?;
         if !leaf.roles.intersects(needed) {
             return Err(CertificateError::Role { needed });
