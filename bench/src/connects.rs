@@ -30,7 +30,7 @@ pub(crate) async fn run(plan: &Plan, count: u32) -> Result<RunReport, LoadError>
     Ok(RunReport {
         latency: opened.latency.summary(),
         connections: Some(Connections {
-            broker_cpu_micros: broker_cpu.and_then(|cpu| ratio(cpu.total_seconds() * 1e6, count.into())),
+            broker_cpu_micros: broker_cpu.and_then(|cpu| ratio(cpu.total_seconds * 1e6, count.into())),
             resumed: opened.resumed,
             ..Connections::new(count, elapsed)
         }),

@@ -65,11 +65,12 @@ pub(crate) async fn measure(
     let before = CpuTime::of(broker.pid()).map_err(text)?;
     let drained = drain(&plan, sessions, messages).await?;
     let drain_cpu = CpuTime::of(broker.pid()).map_err(text)?.since(before);
-    let delivered = drained.counts.delivered.max(1) as f64;
+    // What did not come has no rate and no cost: NaN is no sample.
+    let delivered = if drained.counts.delivered > 0 { drained.counts.delivered as f64 } else { f64::NAN };
     let cpu = stored.cpu.ok_or("the CPU time was not read")?;
     Ok(vec![
         stored.per_second,
-        cpu.total_seconds() / stored.batch * 1e6,
+        cpu.total_seconds / stored.batch * 1e6,
         stored.written.ok_or("the bytes written were not read")? / stored.batch,
         kept as f64 / messages as f64,
         stored.puback.p50_micros,
@@ -77,8 +78,21 @@ pub(crate) async fn measure(
         restarted_in.as_secs_f64() * 1e3,
         drained.counts.lost as f64,
         delivered / drained.elapsed.as_secs_f64(),
-        drain_cpu.total_seconds() / delivered * 1e6,
+        drain_cpu.total_seconds / delivered * 1e6,
     ])
+}
+
+/// Stores `messages` messages for one session that is away, kills the broker, and returns how long it takes to answer again.
+///
+/// # Errors
+/// The broker does not start again, or a connection fails.
+pub(crate) async fn restart(spec: &BrokerSpec, plan: &Plan, messages: u64) -> Result<Duration, String> {
+    let broker = RunningBroker::start(spec, Persistence::Disk).await.map_err(text)?;
+    let plan = Plan { address: broker.address, broker_pid: Some(broker.pid()), ..plan.clone() };
+    store(&plan, 1, messages).await?;
+    let started = Instant::now();
+    broker.kill_and_restart(spec).await.map_err(text)?;
+    Ok(started.elapsed())
 }
 
 /// Stores and drains as [`measure`] does, on a broker that goes on running; the sessions end afterwards.
@@ -102,7 +116,7 @@ pub(crate) async fn run(plan: &Plan, sessions: u16, messages: u64) -> Result<Run
             sessions,
             acknowledged_per_second: stored.per_second,
             puback: Some(stored.puback),
-            broker_cpu_micros_per_message: stored.cpu.map(|cpu| cpu.total_seconds() / stored.batch * 1e6),
+            broker_cpu_micros_per_message: stored.cpu.map(|cpu| cpu.total_seconds / stored.batch * 1e6),
         }),
         ..report.measured(counts, drained.elapsed, broker_cpu, generator_cpu)
     })

@@ -320,10 +320,10 @@ where
     }
 }
 
-/// A name that no other run of this or another generator on this machine has.
+/// A name that no other run of this or another generator on this machine has. NATS takes no dot in a topic.
 pub(crate) fn run_name() -> String {
     static RUNS: AtomicU32 = AtomicU32::new(0);
-    format!("{:x}.{:x}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed))
+    format!("{:x}-{:x}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Returns when the run is over for everybody.

@@ -8,11 +8,13 @@ mod broker;
 mod compare;
 mod connects;
 mod durable;
+mod growth;
 mod idle;
 mod ledger;
 mod link;
 mod load;
 mod pacer;
+mod page;
 mod procfs;
 mod publisher;
 mod report;
@@ -22,20 +24,22 @@ mod stamp;
 mod stats;
 mod subscribe;
 mod subscriber;
+mod svg;
 mod table;
 mod target;
 mod workload;
 
 use std::error::Error;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::{Arguments, Command, CompareArguments, RunArguments};
-use crate::broker::{BrokerKind, BrokerSpec};
+use crate::args::{Arguments, Command, CompareArguments, GrowthArguments, RunArguments};
+use crate::broker::{BrokerKind, BrokerSpec, Persistence, RunningBroker, Secrets};
 use crate::compare::Comparison;
 use crate::load::Plan;
 use crate::report::RunReport;
@@ -84,6 +88,7 @@ async fn execute(command: Command) -> Result<bool, Failure> {
             Ok(true)
         }
         Command::Compare(arguments) => compare(arguments).await,
+        Command::Growth(arguments) => growth(&arguments).await,
     }
 }
 
@@ -119,12 +124,15 @@ async fn measure(arguments: &RunArguments, plan: &Plan) -> Result<RunReport, Fai
 }
 
 async fn compare(arguments: CompareArguments) -> Result<bool, Failure> {
-    let comparison = comparison(&arguments)?;
+    let comparison = comparison(&arguments).await?;
     let report = compare::compare(&comparison, |step| eprintln!("{step}")).await?;
     if let Some(file) = &arguments.json_file {
         let json = serde_json::to_string_pretty(&report)?;
         std::fs::write(file, json + "\n")
             .map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+    }
+    if let Some(directory) = &arguments.plots {
+        page::write(&report, directory)?;
     }
     if arguments.json {
         print_json(&report)?;
@@ -135,8 +143,26 @@ async fn compare(arguments: CompareArguments) -> Result<bool, Failure> {
     Ok(report.faults.is_empty())
 }
 
-fn comparison(arguments: &CompareArguments) -> Result<Comparison, Failure> {
-    let brokers = if arguments.brokers.is_empty() { broker::installed() } else { arguments.brokers.clone() };
+async fn growth(arguments: &GrowthArguments) -> Result<bool, Failure> {
+    let installed = || broker::installed().into_iter().find(|spec| spec.kind == BrokerKind::VeilMq);
+    let spec = arguments.broker.clone().or_else(installed);
+    let spec = spec.ok_or("no veilmq is installed here: name a broker with --broker")?;
+    // Brokers inherit the limit, so it is raised before the first one starts.
+    idle::allow_open_files(arguments.connections_max())?;
+    let report = growth::measure(&arguments.growth(spec), |step| eprintln!("{step}")).await?;
+    if let Some(directory) = &arguments.plots {
+        report.write(directory)?;
+    }
+    if arguments.json {
+        print_json(&report)?;
+    } else {
+        print!("{report}");
+    }
+    Ok(report.is_flat())
+}
+
+async fn comparison(arguments: &CompareArguments) -> Result<Comparison, Failure> {
+    let brokers = if arguments.brokers.is_empty() { working().await } else { arguments.brokers.clone() };
     let clients = arguments.scenarios.iter().map(|scenario| scenario.clients()).max();
     // Brokers inherit the limit, so it is raised before the first one starts.
     let away = arguments.away.iter().max().copied().unwrap_or(0);
@@ -151,10 +177,25 @@ fn comparison(arguments: &CompareArguments) -> Result<Comparison, Failure> {
         latency_per_second: (arguments.latency_rate > 0).then_some(arguments.latency_rate),
         latency_time: Duration::from_secs(arguments.latency_seconds),
         idle_connections: (arguments.connections > 0).then_some(arguments.connections),
+        connects: (arguments.connects > 0).then_some(arguments.connects),
+        retained: (arguments.retained > 0).then_some(arguments.retained),
+        secrets: if arguments.plain { None } else { Some(Arc::new(Secrets::make()?)) },
         away: arguments.away.clone(),
         away_messages: arguments.away_messages,
         common: arguments.common_plan(),
     })
+}
+
+/// Those of the installed brokers that start; the others are named.
+async fn working() -> Vec<BrokerSpec> {
+    let mut working = Vec::new();
+    for spec in broker::installed() {
+        match RunningBroker::start(&spec, Persistence::Off).await {
+            Ok(_) => working.push(spec),
+            Err(error) => eprintln!("left out: {error}"),
+        }
+    }
+    working
 }
 
 /// The place of the broker that ratios are taken to.

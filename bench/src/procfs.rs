@@ -1,10 +1,13 @@
 //! What the kernel says about a process: CPU time and memory, from `/proc`.
 //!
-//! CPU time is that of the whole process, its threads and the threads that have ended, in clock ticks.
+//! CPU time is that of the whole process, its threads and the threads that have ended. Its sum comes from the process's own
+//! clock, in nanoseconds; how it divides into user and system time the kernel tells in clock ticks only.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use nix::unistd::{SysconfVar, sysconf};
+use nix::time::{ClockId, clock_getcpuclockid};
+use nix::unistd::{Pid, SysconfVar, sysconf};
 use serde::Serialize;
 use thiserror::Error;
 
@@ -22,6 +25,8 @@ pub(crate) enum ProcError {
     #[error("{path} has no valid {field}")]
     Malformed { path: PathBuf, field: &'static str },
     /// The system does not tell how long a clock tick is.
+    #[error("the clock of the process cannot be read: {0}")]
+    Clock(#[source] nix::Error),
     #[error("the system does not tell its clock ticks per second")]
     NoClockTick,
 }
@@ -31,10 +36,12 @@ pub(crate) enum ProcError {
 pub(crate) struct CpuTime {
     pub(crate) user_seconds: f64,
     pub(crate) system_seconds: f64,
+    /// Of both, exact.
+    pub(crate) total_seconds: f64,
 }
 
 impl CpuTime {
-    /// Reads the CPU time of process `pid` from `/proc/PID/stat`.
+    /// Reads the CPU time of process `pid` from its clock and from `/proc/PID/stat`.
     ///
     /// # Errors
     /// The process is gone or the file is not as proc(5) says.
@@ -48,7 +55,13 @@ impl CpuTime {
         let (user, system) =
             parse_stat(&read(&path)?).map_err(|field| ProcError::Malformed { path, field })?;
         let seconds = |ticks: u64| ticks as f64 / ticks_per_second as f64;
-        Ok(Self { user_seconds: seconds(user), system_seconds: seconds(system) })
+        let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(pid).unwrap_or(i32::MAX)));
+        let total = clock.and_then(ClockId::now).map_err(ProcError::Clock)?;
+        Ok(Self {
+            user_seconds: seconds(user),
+            system_seconds: seconds(system),
+            total_seconds: Duration::from(total).as_secs_f64(),
+        })
     }
 
     /// What was used since `earlier`.
@@ -56,11 +69,8 @@ impl CpuTime {
         Self {
             user_seconds: self.user_seconds - earlier.user_seconds,
             system_seconds: self.system_seconds - earlier.system_seconds,
+            total_seconds: self.total_seconds - earlier.total_seconds,
         }
-    }
-
-    pub(crate) fn total_seconds(self) -> f64 {
-        self.user_seconds + self.system_seconds
     }
 }
 
@@ -187,7 +197,7 @@ mod tests {
         let before = CpuTime::of(pid).unwrap();
 
         let mut work = 0_u64;
-        while CpuTime::of(pid).unwrap().since(before).total_seconds() < 0.02 {
+        while CpuTime::of(pid).unwrap().since(before).total_seconds < 0.02 {
             work = std::hint::black_box(work + 1);
         }
 

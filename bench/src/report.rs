@@ -214,9 +214,9 @@ impl RunReport {
             deliveries_per_second: crate::stats::ratio(delivered, seconds).unwrap_or(0.0),
             broker_cpu: broker_cpu.map(|time| BrokerCpu {
                 time,
-                micros_per_delivery: crate::stats::ratio(time.total_seconds() * 1e6, delivered),
+                micros_per_delivery: crate::stats::ratio(time.total_seconds * 1e6, delivered),
             }),
-            generator_cpu_seconds: generator_cpu.total_seconds(),
+            generator_cpu_seconds: generator_cpu.total_seconds,
             ..self
         }
     }
@@ -254,7 +254,7 @@ impl fmt::Display for RunReport {
             }
         }
         if let Some(cpu) = &self.broker_cpu {
-            let CpuTime { user_seconds, system_seconds } = cpu.time;
+            let CpuTime { user_seconds, system_seconds, .. } = cpu.time;
             writeln!(out, "broker CPU   {user_seconds:.2} s user, {system_seconds:.2} s system")?;
             if let Some(micros) = cpu.micros_per_delivery {
                 writeln!(out, "             {micros:.3} us per delivery (seconds per million)")?;
@@ -365,7 +365,7 @@ mod tests {
     }
 
     fn outcome(published: &[u64], subscribers: Vec<subscriber::Outcome>) -> Outcome {
-        let cpu = CpuTime { user_seconds: 1.5, system_seconds: 0.5 };
+        let cpu = CpuTime { user_seconds: 1.5, system_seconds: 0.5, total_seconds: 2.0 };
         let publisher = |published| publisher::Outcome { published, stalled: false };
         Outcome {
             publishers: published.iter().copied().map(publisher).collect(),

@@ -1,6 +1,7 @@
 //! A comparison as a table: aligned text, or Markdown with the same columns.
 
 use crate::compare::{ComparisonReport, Figure};
+use crate::svg::rounded;
 use crate::workload::{HEAD, Preset};
 
 /// How a table is written.
@@ -54,7 +55,9 @@ fn cells(report: &ComparisonReport) -> Vec<Vec<String>> {
     head.extend(others().map(|broker| format!("{} / {}", broker.label, report.baseline)));
     let line = |figure: &Figure| {
         let mut line = vec![figure.row.clone(), figure.unit.to_owned()];
-        line.extend(figure.cells.iter().map(|cell| cell.median.map_or_else(|| "-".to_owned(), rounded)));
+        line.extend(
+            figure.cells.iter().map(|cell| cell.median.as_ref().map_or_else(|| "-".to_owned(), rounded)),
+        );
         let compared = figure.cells.iter().filter(|cell| cell.broker != report.baseline);
         line.extend(
             compared.map(|cell| cell.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"))),
@@ -62,16 +65,6 @@ fn cells(report: &ComparisonReport) -> Vec<Vec<String>> {
         line
     };
     std::iter::once(head).chain(report.figures.iter().map(line)).collect()
-}
-
-/// Three significant digits, without an exponent.
-fn rounded(value: f64) -> String {
-    let decimals = match value.abs() {
-        0.0..10.0 => 2,
-        10.0..100.0 => 1,
-        _ => 0,
-    };
-    format!("{value:.decimals$}")
 }
 
 /// The first `names` columns stand at the left, the others are numbers.

@@ -154,6 +154,47 @@ fn a_broker_that_is_killed_in_the_middle_leaves_no_result() {
 }
 
 #[test]
+fn growth_is_measured_along_every_dimension_and_judged() {
+    let Some(program) = veilmq() else { return };
+    let broker = format!("--broker=veilmq={}", program.display());
+    let sizes = [
+        "--connections=10,60",
+        "--subscriptions=1,1500",
+        "--fan-out=1,20",
+        "--idle=40,80",
+        "--rows=500,1000",
+    ];
+    let directory = tempfile::tempdir().unwrap();
+    let plots = format!("--plots={}", directory.path().display());
+    let measure = |sizes: &[&str], tolerance: &str| {
+        let common = [
+            "growth",
+            &broker,
+            &plots,
+            "--deliveries=2000",
+            "--rounds=1",
+            "--json",
+            "--tolerance",
+            tolerance,
+        ];
+        bench(&[&common, sizes].concat())
+    };
+
+    let generous = measure(&sizes, "1000");
+    assert!(generous.status.success(), "{}", text(&generous.stderr));
+    let report: Value = serde_json::from_slice(&generous.stdout).unwrap();
+    let curves = report["curves"].as_array().unwrap();
+    assert_eq!(curves.len(), 5, "{report}");
+    assert!(curves.iter().all(|curve| curve["points"].as_array().unwrap().len() == 2), "{report}");
+    assert!(directory.path().join("growth-subscribers.svg").is_file());
+
+    // No cost is as small as this.
+    let strict =
+        measure(&["--connections", "--subscriptions", "--idle", "--rows", "--fan-out=1,20"], "0.0001");
+    assert_eq!(strict.status.code(), Some(1), "{}", text(&strict.stderr));
+}
+
+#[test]
 fn the_named_scenarios_are_listed() {
     let output = bench(&["scenarios"]);
 

@@ -65,6 +65,22 @@ impl VeilTransport {
         })
     }
 
+    /// Makes an authority: `NAME.vmc` and `NAME.key`.
+    ///
+    /// # Errors
+    /// A file cannot be written, or exists.
+    pub(crate) fn make_authority(name: &Path) -> Result<(), VeilError> {
+        let mut seeds = [0; IdentityKeys::LEN];
+        getrandom::fill(&mut seeds)?;
+        let keys = IdentityKeys::from_bytes(&seeds);
+        let fields =
+            CertificateFields { roles: Roles::CA, path_length: Some(0), ..fields("bench-ca", &keys) };
+        let (certificate_file, key_file) = identity::files(name);
+        identity::save_keys(&key_file, &keys)?;
+        identity::save_certificate(&certificate_file, &fields.sign(&keys)?)?;
+        Ok(())
+    }
+
     pub(super) fn words(&self) -> Vec<String> {
         let [authority, broker] = &self.files;
         vec![
@@ -107,21 +123,24 @@ impl VeilTransport {
 
     fn identity(&self, client_id: &str) -> Result<Identity, VeilError> {
         let keys = IdentityKeys::from_bytes(&self.clients);
-        let now = unix_seconds();
-        let fields = CertificateFields {
-            roles: Roles::PUBLISHER | Roles::SUBSCRIBER,
-            serial: now,
-            not_before: now - VALID_SECONDS,
-            not_after: now + VALID_SECONDS,
-            ed25519: keys.ed25519_public(),
-            x25519: keys.x25519_public(),
-            subject: client_id.to_owned(),
-            publish_scopes: vec!["#".to_owned()],
-            subscribe_scopes: vec!["#".to_owned()],
-            path_length: None,
-            revocation_topic: None,
-        };
-        Ok(Identity::new(fields.sign(self.authority.keys())?, keys)?)
+        Ok(Identity::new(fields(client_id, &keys).sign(self.authority.keys())?, keys)?)
+    }
+}
+
+fn fields(subject: &str, keys: &IdentityKeys) -> CertificateFields {
+    let now = unix_seconds();
+    CertificateFields {
+        roles: Roles::PUBLISHER | Roles::SUBSCRIBER,
+        serial: now,
+        not_before: now - VALID_SECONDS,
+        not_after: now + VALID_SECONDS,
+        ed25519: keys.ed25519_public(),
+        x25519: keys.x25519_public(),
+        subject: subject.to_owned(),
+        publish_scopes: vec!["#".to_owned()],
+        subscribe_scopes: vec!["#".to_owned()],
+        path_length: None,
+        revocation_topic: None,
     }
 }
 

@@ -3,6 +3,9 @@
 //! A broker is up when it answers CONNECT. Invariant: the process and its directory live as long as
 //! [`RunningBroker`] and no longer.
 
+mod kind;
+mod secrets;
+
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -18,6 +21,9 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout};
 use veilmq_protocol::ProtocolVersion;
 
+use self::kind::Setup;
+pub(crate) use self::kind::{Abilities, BrokerKind};
+pub(crate) use self::secrets::{Secrets, TLS_NAME};
 use crate::link::{Link, LinkOptions, Transport};
 
 /// How long a broker may take until it answers CONNECT.
@@ -30,38 +36,6 @@ const RETRY: Duration = Duration::from_millis(10);
 const START_ATTEMPTS: usize = 3;
 /// How much of a broker's last words an error repeats.
 const LAST_WORDS_BYTES: u64 = 600;
-
-/// The brokers that can be started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BrokerKind {
-    VeilMq,
-    Mosquitto,
-}
-
-impl BrokerKind {
-    const ALL: [Self; 2] = [Self::Mosquitto, Self::VeilMq];
-
-    /// The name on the command line, which is also that of the program.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::VeilMq => "veilmq",
-            Self::Mosquitto => "mosquitto",
-        }
-    }
-
-    /// How the broker is made comparable, in words for the report.
-    pub(crate) fn settings(self) -> &'static str {
-        match self {
-            Self::VeilMq => {
-                "as it starts without configuration, so that what is acknowledged is synced, data in a temporary directory"
-            }
-            Self::Mosquitto => {
-                "persistence false, max_inflight_messages 0, max_queued_messages 0, set_tcp_nodelay true, \
-                 sys_interval 0, logs errors only; rows of durable sessions: persistence true, autosave_interval 1"
-            }
-        }
-    }
-}
 
 /// Where a broker keeps its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +59,10 @@ pub(crate) struct BrokerSpec {
 pub(crate) enum BrokerSpecError {
     #[error("expected NAME=PATH, got {0:?}")]
     Form(String),
-    #[error("{0:?} is not a broker this program can start: use veilmq, mosquitto, or either with a -SUFFIX")]
+    #[error(
+        "{0:?} is not a broker this program can start: use veilmq, mosquitto, nats-server, rumqttd, rmqttd or nanomq, or one of \
+             them with a -SUFFIX"
+    )]
     Unknown(String),
 }
 
@@ -149,6 +126,8 @@ pub(crate) enum BrokerError {
 pub(crate) struct RunningBroker {
     process: Process,
     pub(crate) address: SocketAddr,
+    /// Where it speaks TLS, if it was given secrets and can.
+    pub(crate) tls_address: SocketAddr,
     /// Holds its configuration, data and log.
     directory: TempDir,
     persistence: Persistence,
@@ -166,12 +145,24 @@ impl RunningBroker {
     /// # Errors
     /// The program cannot be run, ends, or does not answer in time; the error repeats its last words.
     pub(crate) async fn start(spec: &BrokerSpec, persistence: Persistence) -> Result<Self, BrokerError> {
+        Self::start_with(spec, persistence, None).await
+    }
+
+    /// The same with what it takes to speak TLS and VEIL-1.
+    ///
+    /// # Errors
+    /// As those of [`RunningBroker::start`].
+    pub(crate) async fn start_with(
+        spec: &BrokerSpec,
+        persistence: Persistence,
+        secrets: Option<&Secrets>,
+    ) -> Result<Self, BrokerError> {
         let mut attempt = 1;
         loop {
             let directory = tempfile::Builder::new().prefix("veilmq-bench-").tempdir();
             let directory =
                 directory.map_err(|source| BrokerError::Prepare { label: spec.label.clone(), source })?;
-            match Self::start_once(spec, persistence, directory).await {
+            match Self::start_once(spec, persistence, secrets, directory).await {
                 Err(BrokerError::Ended { .. }) if attempt < START_ATTEMPTS => attempt += 1,
                 result => return result,
             }
@@ -183,9 +174,9 @@ impl RunningBroker {
     /// # Errors
     /// As those of [`RunningBroker::start`].
     pub(crate) async fn kill_and_restart(self, spec: &BrokerSpec) -> Result<Self, BrokerError> {
-        let Self { process, directory, persistence, address: _ } = self;
+        let Self { process, directory, persistence, address: _, tls_address: _ } = self;
         drop(process);
-        Self::start_once(spec, persistence, directory).await
+        Self::start_once(spec, persistence, None, directory).await
     }
 
     /// Returns the bytes that its directory takes up on disk.
@@ -199,18 +190,22 @@ impl RunningBroker {
     async fn start_once(
         spec: &BrokerSpec,
         persistence: Persistence,
+        secrets: Option<&Secrets>,
         directory: TempDir,
     ) -> Result<Self, BrokerError> {
         let prepared = |source| BrokerError::Prepare { label: spec.label.clone(), source };
-        let [port, admin_port] = free_ports().map_err(prepared)?;
+        let [port, other_port, tls_port] = free_ports().map_err(prepared)?;
         let mut log = tempfile::tempfile().map_err(prepared)?;
-        let mut command = command(spec, persistence, directory.path(), port, admin_port).map_err(prepared)?;
+        let directory_path = directory.path();
+        let setup = Setup { directory: directory_path, persistence, secrets, port, other_port, tls_port };
+        let mut command = spec.kind.command(&spec.path, &setup).map_err(prepared)?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.try_clone().map_err(prepared)?);
         let child =
             command.spawn().map_err(|source| BrokerError::Spawn { path: spec.path.clone(), source })?;
         let mut process = Process(child);
 
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let tls_address = SocketAddr::from((Ipv4Addr::LOCALHOST, tls_port));
         let deadline = Instant::now() + START_SECONDS_MAX;
         while !answers(address).await {
             if let Some(status) = process.ended().map_err(prepared)? {
@@ -229,7 +224,12 @@ impl RunningBroker {
         if let Some(status) = process.ended().map_err(prepared)? {
             return Err(BrokerError::Ended { label: spec.label.clone(), status, last_words: tail(&mut log) });
         }
-        Ok(Self { process, address, directory, persistence })
+        Ok(Self { process, address, tls_address, directory, persistence })
+    }
+
+    /// The certificate by which clients of VEIL-1 channels know our broker.
+    pub(crate) fn veil_certificate(&self) -> PathBuf {
+        self.directory.path().join("data/identity/broker.vmc")
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -239,14 +239,10 @@ impl RunningBroker {
 
 /// The first line that tells the version of `spec`; empty if it does not say.
 pub(crate) async fn version(spec: &BrokerSpec) -> String {
-    let flag = match spec.kind {
-        BrokerKind::VeilMq => "--version",
-        BrokerKind::Mosquitto => "-h",
-    };
     let asked = async {
         let mut output = tempfile::tempfile()?;
         let child = Command::new(&spec.path)
-            .arg(flag)
+            .arg(spec.kind.version_flag())
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(Stdio::null())
@@ -280,54 +276,6 @@ impl Drop for Process {
     }
 }
 
-fn command(
-    spec: &BrokerSpec,
-    persistence: Persistence,
-    directory: &Path,
-    port: u16,
-    admin_port: u16,
-) -> io::Result<Command> {
-    let mut command = Command::new(&spec.path);
-    match spec.kind {
-        BrokerKind::VeilMq => {
-            command.arg("-p").arg(port.to_string());
-            command.arg("--data-dir").arg(directory.join("data"));
-            command.arg("--admin").arg(format!("127.0.0.1:{admin_port}"));
-        }
-        BrokerKind::Mosquitto => {
-            let file = directory.join("mosquitto.conf");
-            let configuration = match persistence {
-                Persistence::Off => mosquitto_configuration(port) + "persistence false\n",
-                Persistence::Disk => {
-                    // Started by root it would otherwise become a user who cannot write there.
-                    let location = directory.display();
-                    mosquitto_configuration(port)
-                        + &format!(
-                            "persistence true\npersistence_location {location}/\nautosave_interval 1\nuser root\n"
-                        )
-                }
-            };
-            std::fs::write(&file, configuration)?;
-            command.arg("-c").arg(file);
-        }
-    }
-    Ok(command)
-}
-
-fn mosquitto_configuration(port: u16) -> String {
-    format!(
-        "listener {port} 127.0.0.1\n\
-         allow_anonymous true\n\
-         max_inflight_messages 0\n\
-         max_queued_messages 0\n\
-         set_tcp_nodelay true\n\
-         sys_interval 0\n\
-         connection_messages false\n\
-         log_dest stderr\n\
-         log_type error\n"
-    )
-}
-
 /// The bytes that all files below `directory` take up on disk.
 fn disk_bytes(directory: &Path) -> io::Result<u64> {
     let mut bytes = 0;
@@ -343,11 +291,11 @@ fn disk_bytes(directory: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// Two different ports that nobody listens on.
-fn free_ports() -> io::Result<[u16; 2]> {
-    let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let second = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok([first.local_addr()?.port(), second.local_addr()?.port()])
+/// Different ports that nobody listens on.
+fn free_ports() -> io::Result<[u16; 3]> {
+    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let (first, second, third) = (bind()?, bind()?, bind()?);
+    Ok([first.local_addr()?.port(), second.local_addr()?.port(), third.local_addr()?.port()])
 }
 
 async fn answers(address: SocketAddr) -> bool {

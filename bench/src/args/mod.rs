@@ -1,16 +1,20 @@
 //! The command line: what the user typed, checked as far as it can be without looking at the machine.
 
+mod growth;
+mod transport;
+
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use thiserror::Error;
 use veilmq_protocol::{ProtocolVersion, QoS};
 
+pub(crate) use self::growth::GrowthArguments;
+use self::transport::TransportArguments;
 use crate::broker::BrokerSpec;
 use crate::idle::IdlePlan;
-use crate::link::{TlsError, TlsTransport, Transport, VeilError, VeilTransport};
+use crate::link::{TlsError, Transport, VeilError};
 use crate::load::{Amount, Plan};
 use crate::scenario::Scenario;
 use crate::stamp::STAMP_BYTES;
@@ -38,6 +42,8 @@ pub(crate) enum Command {
     Hold(HoldArguments),
     /// Start several brokers, measure all of them alike in interleaved rounds and print medians and ratios.
     Compare(CompareArguments),
+    /// Measure how the costs of one broker grow, and fail if one grows that should be flat or linear.
+    Growth(GrowthArguments),
 }
 
 #[derive(Debug, Args)]
@@ -63,60 +69,6 @@ impl TargetArguments {
     /// It does not resolve, or is not loopback without permission.
     pub(crate) fn address(&self) -> Result<std::net::SocketAddr, TargetError> {
         resolve(&self.target, self.allow_remote)
-    }
-}
-
-/// How clients reach the broker.
-#[derive(Debug, Args)]
-pub(crate) struct TransportArguments {
-    /// What MQTT is carried by.
-    #[arg(long, value_enum, default_value = "tcp")]
-    transport: TransportKind,
-    /// PEM file of the certificates that TLS trusts.
-    #[arg(long, value_name = "FILE", required_if_eq("transport", "tls"))]
-    ca: Option<PathBuf>,
-    /// Name that the broker's TLS certificate must have.
-    #[arg(long, value_name = "NAME", default_value = "localhost")]
-    tls_name: String,
-    /// Let TLS connections resume the sessions of earlier ones.
-    #[arg(long)]
-    tls_resume: bool,
-    /// Authority that the broker trusts and that certifies the clients of VEIL-1 channels: NAME.vmc and NAME.key, as `veil ca
-    /// init` makes them.
-    #[arg(long, value_name = "NAME", required_if_eq("transport", "veil"))]
-    veil_authority: Option<PathBuf>,
-    /// Certificate of the broker for VEIL-1 channels, or of the authority that certified it.
-    #[arg(long, value_name = "FILE", required_if_eq("transport", "veil"))]
-    veil_broker: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum TransportKind {
-    Tcp,
-    Tls,
-    Veil,
-}
-
-impl TransportArguments {
-    fn transport(&self) -> Result<Transport, ArgumentError> {
-        match (self.transport, &self.ca, &self.veil_authority, &self.veil_broker) {
-            (TransportKind::Tls, Some(ca), ..) => {
-                Ok(Transport::Tls(Arc::new(TlsTransport::load(ca, &self.tls_name, self.tls_resume)?)))
-            }
-            (TransportKind::Veil, _, Some(authority), Some(broker)) => {
-                Ok(Transport::Veil(Arc::new(VeilTransport::load(authority, broker)?)))
-            }
-            // Without its files, which clap asks for, only TCP is left.
-            _ => Ok(Transport::Tcp),
-        }
-    }
-
-    /// VEIL-1 needs the AUTH packet, which MQTT 3 lacks.
-    fn version(&self, asked: Option<Protocol>) -> ProtocolVersion {
-        match (self.transport, asked) {
-            (TransportKind::Veil, _) => ProtocolVersion::V5,
-            (_, asked) => asked.unwrap_or(Protocol::V311).version(),
-        }
     }
 }
 
@@ -333,35 +285,49 @@ impl HoldArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct CompareArguments {
-    /// Brokers to start, as veilmq=PATH or mosquitto=PATH, a suffix tells two of a kind apart
-    /// (veilmq-before=PATH); without it, those that are installed.
+    /// Brokers to start, as NAME=PATH with NAME one of veilmq, mosquitto, nats-server, rumqttd, rmqttd and nanomq; a suffix
+    /// tells two of a kind apart (veilmq-before=PATH); without it, those that are installed.
     #[arg(long, value_name = "NAME=PATH", value_delimiter = ',')]
     pub(crate) brokers: Vec<BrokerSpec>,
     /// Name of the broker that ratios are taken to; without it, the first mosquitto or else the first.
     #[arg(long, value_name = "NAME")]
     pub(crate) baseline: Option<String>,
     /// Rounds to take medians of.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) rounds: u32,
     /// Scenarios to run.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1-1,1-100,100-1")]
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "1-1,pairs-10,1-100,100-1,shared-100-10,wildcards-10000"
+    )]
     pub(crate) scenarios: Vec<Scenario>,
     /// Qualities of service to run each scenario with.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0,1", value_parser = parse_qos)]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0,1,2", value_parser = parse_qos)]
     pub(crate) qos: Vec<QoS>,
     /// Deliveries of each run.
-    #[arg(long, value_name = "N", default_value_t = 500_000,
+    #[arg(long, value_name = "N", default_value_t = 100_000,
           value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) deliveries: u64,
     /// Messages per second of the latency rows; 0 leaves them out.
     #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub(crate) latency_rate: u32,
     /// Length of each latency run.
-    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(long, value_name = "S", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub(crate) latency_seconds: u64,
     /// Connections of the memory row; 0 leaves it out.
     #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub(crate) connections: u32,
+    /// Connections of the rows about their rate; 0 leaves them out.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub(crate) connects: u32,
+    /// Retained messages of their row; 0 leaves it out.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub(crate) retained: u32,
+    /// Leave out the rows over TLS, which need `openssl`, and over VEIL-1.
+    #[arg(long)]
+    pub(crate) plain: bool,
     /// Numbers of durable sessions to store messages for while they are away, on a broker that keeps its state on disk.
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) away: Vec<u16>,
@@ -377,6 +343,9 @@ pub(crate) struct CompareArguments {
     /// Print JSON instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Write plots, and a page with them and the table, to this directory as well.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) plots: Option<PathBuf>,
     /// Write JSON to this file as well.
     #[arg(long, value_name = "FILE")]
     pub(crate) json_file: Option<PathBuf>,

@@ -3,24 +3,23 @@
 //! Each row is measured on every broker before the next row, and each round begins with another broker. A run
 //! with lost, duplicate or late messages is a fault that the report names; so is a run that failed.
 
+mod row;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-
-use crate::broker::{self, BrokerError, BrokerSpec, Persistence, RunningBroker};
-use crate::durable;
-use crate::idle::{self, IdlePlan};
-use crate::load::{self, Amount, Plan};
-use crate::report::RunReport;
-use crate::scenario::Scenario;
-use crate::stats::{median, ratio};
 use veilmq_protocol::QoS;
 
-/// Pairs of the row that shows what commits cost when many clients share them.
-const STORED_PAIRS: u16 = 10;
+pub(crate) use self::row::{Carrier, PAIRS};
+use self::row::{Measured, Row, measure};
+use crate::broker::{self, BrokerError, BrokerSpec, Persistence, RunningBroker, Secrets};
+use crate::load::Plan;
+use crate::scenario::Scenario;
+use crate::stats::{median, ratio};
 
 /// What is compared.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Comparison {
     pub(crate) brokers: Vec<BrokerSpec>,
     /// The broker that the others are divided by.
@@ -35,6 +34,12 @@ pub(crate) struct Comparison {
     pub(crate) latency_time: Duration,
     /// Connections of the memory row; `None` leaves it out.
     pub(crate) idle_connections: Option<u32>,
+    /// Connections of the rows about their rate; `None` leaves them out.
+    pub(crate) connects: Option<u32>,
+    /// Retained messages of their row; `None` leaves it out.
+    pub(crate) retained: Option<u32>,
+    /// What brokers speak TLS and VEIL-1 with; `None` leaves those rows out.
+    pub(crate) secrets: Option<Arc<Secrets>>,
     /// Durable sessions that are away, of each row.
     pub(crate) away: Vec<u16>,
     /// Messages stored for each of them.
@@ -92,19 +97,6 @@ pub(crate) struct ComparisonReport {
     pub(crate) faults: Vec<String>,
 }
 
-#[derive(Clone, Copy)]
-enum Row {
-    Flood(Scenario, QoS),
-    Latency(QoS, u32),
-    Idle(u32),
-    /// Pairs with durable subscribers.
-    Stored(u16),
-    Away(u16),
-}
-
-/// Figures of one row, in the order in which they are shown.
-type Measured = Vec<f64>;
-
 /// Measures every row on every broker, telling `progress` about each.
 ///
 /// # Errors
@@ -124,6 +116,9 @@ pub(crate) async fn compare(
             for turn in 0..running.len() {
                 let place = (round + turn) % running.len();
                 let (spec, broker) = (&comparison.brokers[place], &running[place]);
+                if !row.suits(spec.kind) {
+                    continue;
+                }
                 progress(&format!(
                     "round {} of {}: {}, {}",
                     round + 1,
@@ -146,22 +141,35 @@ pub(crate) async fn compare(
 }
 
 fn rows(comparison: &Comparison) -> Vec<Row> {
-    let floods = comparison
-        .scenarios
-        .iter()
-        .flat_map(|scenario| comparison.qos.iter().map(move |qos| Row::Flood(*scenario, *qos)));
-    let latencies = comparison
-        .latency_per_second
-        .into_iter()
-        .flat_map(|per_second| comparison.qos.iter().map(move |qos| Row::Latency(*qos, per_second)));
-    let mut rows: Vec<Row> =
-        floods.chain(latencies).chain(comparison.idle_connections.map(Row::Idle)).collect();
+    let mut rows = Vec::new();
+    for scenario in &comparison.scenarios {
+        rows.extend(comparison.qos.iter().map(|qos| Row::Flood(*scenario, *qos)));
+    }
+    if let Some(per_second) = comparison.latency_per_second {
+        rows.extend(comparison.qos.iter().map(|qos| Row::Latency(*qos, per_second)));
+    }
+    let carriers = if comparison.secrets.is_some() { ALL_CARRIERS } else { &[Carrier::Tcp] };
+    for carrier in carriers.iter().filter(|carrier| !matches!(carrier, Carrier::Tcp | Carrier::TlsResumed)) {
+        rows.extend(comparison.qos.iter().map(|qos| Row::Secured(*carrier, *qos)));
+    }
+    if let Some(count) = comparison.connects {
+        rows.extend(carriers.iter().map(|carrier| Row::Connects(*carrier, count)));
+    }
+    if let Some(count) = comparison.idle_connections {
+        let kept = carriers.iter().filter(|carrier| **carrier != Carrier::TlsResumed);
+        rows.extend(kept.map(|carrier| Row::Idle(*carrier, count)));
+    }
+    rows.extend(comparison.retained.map(Row::Retained));
     if !comparison.away.is_empty() {
-        rows.extend([1, STORED_PAIRS].map(Row::Stored));
+        rows.extend([1, PAIRS].map(Row::Stored));
     }
     rows.extend(comparison.away.iter().copied().map(Row::Away));
+    // What none of them can do is no row.
+    rows.retain(|row| comparison.brokers.iter().any(|spec| row.suits(spec.kind)));
     rows
 }
+
+const ALL_CARRIERS: &[Carrier] = &[Carrier::Tcp, Carrier::Tls, Carrier::TlsResumed, Carrier::Veil];
 
 struct Tally {
     /// By row, then by broker: one entry for each successful round.
@@ -173,103 +181,6 @@ impl Tally {
     fn new(rows: usize, brokers: usize) -> Self {
         Self { samples: vec![vec![Vec::new(); brokers]; rows], faults: Vec::new() }
     }
-}
-
-impl Row {
-    fn name(self) -> String {
-        match self {
-            Self::Flood(scenario, qos) => format!("{scenario} QoS {}", qos as u8),
-            Self::Latency(qos, per_second) => format!("1-1 QoS {} at {per_second}/s", qos as u8),
-            Self::Idle(connections) => format!("{connections} idle connections"),
-            Self::Stored(pairs) => format!("durable pairs-{pairs} QoS 1"),
-            Self::Away(sessions) => format!("1-{sessions} away"),
-        }
-    }
-
-    /// Names and units of what the row measures.
-    fn figures(self) -> &'static [(&'static str, &'static str)] {
-        match self {
-            Self::Flood(..) => &[("CPU per delivery", "us"), ("deliveries", "1/s")],
-            Self::Latency(..) => &[("p50", "us"), ("p99", "us"), ("CPU per delivery", "us")],
-            Self::Idle(_) => &[("PSS per connection", "B")],
-            Self::Stored(_) => &[("CPU per delivery", "us"), ("deliveries", "1/s")],
-            Self::Away(_) => durable::FIGURES,
-        }
-    }
-}
-
-async fn measure(
-    comparison: &Comparison,
-    row: Row,
-    spec: &BrokerSpec,
-    broker: &RunningBroker,
-    fault: &mut impl FnMut(String),
-) -> Result<Measured, String> {
-    let plan = Plan { address: broker.address, broker_pid: Some(broker.pid()), ..comparison.common.clone() };
-    match row {
-        Row::Flood(scenario, qos) => {
-            let messages = (comparison.deliveries / scenario.deliveries_per_message()).max(1);
-            let report =
-                run(&Plan { scenario, qos, amount: Amount::Messages(messages), ..plan }, fault).await?;
-            Ok(vec![cpu_micros(&report)?, report.deliveries_per_second])
-        }
-        Row::Latency(qos, per_second) => {
-            let amount = Amount::Time(comparison.latency_time);
-            let per_second = Some(per_second);
-            let report =
-                run(&Plan { scenario: Scenario::fan_out(1), qos, amount, per_second, ..plan }, fault).await?;
-            let latency = report.latency.as_ref().ok_or("nothing was delivered")?;
-            Ok(vec![latency.p50_micros, latency.p99_micros, cpu_micros(&report)?])
-        }
-        Row::Idle(connections) => Ok(vec![idle_bytes(&plan, spec, connections).await?]),
-        Row::Stored(pairs) => {
-            let fresh =
-                RunningBroker::start(spec, Persistence::Disk).await.map_err(|error| error.to_string())?;
-            let plan = Plan {
-                address: fresh.address,
-                broker_pid: Some(fresh.pid()),
-                is_durable: true,
-                scenario: Scenario::pairs(pairs),
-                qos: QoS::AtLeastOnce,
-                amount: Amount::Messages(comparison.away_messages),
-                ..plan
-            };
-            let report = run(&plan, fault).await?;
-            Ok(vec![cpu_micros(&report)?, report.deliveries_per_second])
-        }
-        Row::Away(sessions) => durable::measure(spec, &plan, sessions, comparison.away_messages).await,
-    }
-}
-
-async fn run(plan: &Plan, fault: &mut impl FnMut(String)) -> Result<RunReport, String> {
-    let outcome = load::run(plan).await.map_err(|error| error.to_string())?;
-    let report = RunReport::new(plan, &outcome);
-    if !report.is_faultless() {
-        fault(report.counts.to_string());
-    }
-    Ok(report)
-}
-
-fn cpu_micros(report: &RunReport) -> Result<f64, String> {
-    let cpu = report.broker_cpu.as_ref().and_then(|cpu| cpu.micros_per_delivery);
-    cpu.ok_or_else(|| "nothing was delivered".to_owned())
-}
-
-/// Weighs a fresh process: one that has worked before keeps memory that new connections would reuse.
-async fn idle_bytes(plan: &Plan, spec: &BrokerSpec, connections: u32) -> Result<f64, String> {
-    idle::allow_open_files(connections).map_err(|error| error.to_string())?;
-    let fresh = RunningBroker::start(spec, Persistence::Off).await.map_err(|error| error.to_string())?;
-    let idle_plan = IdlePlan {
-        address: fresh.address,
-        transport: plan.transport.clone(),
-        version: plan.version,
-        connections,
-        processes: None,
-        broker_pid: Some(fresh.pid()),
-        limit: plan.limit,
-    };
-    let opened = idle::measure(&idle_plan).await.map_err(|error| error.to_string())?;
-    opened.memory.map(|memory| memory.pss_bytes_per_connection).ok_or_else(|| "no memory was read".to_owned())
 }
 
 async fn report(
@@ -306,7 +217,8 @@ fn figures(rows: &[Row], tally: &Tally, labels: &[&str], baseline: usize) -> Vec
     for (row, by_broker) in rows.iter().zip(&tally.samples) {
         for (index, (name, unit)) in row.figures().iter().enumerate() {
             let samples = |rounds: &Vec<Measured>| -> Vec<f64> {
-                rounds.iter().filter_map(|measured| measured.get(index).copied()).collect()
+                let samples = rounds.iter().filter_map(|measured| measured.get(index).copied());
+                samples.filter(|sample| sample.is_finite()).collect()
             };
             let samples: Vec<Vec<f64>> = by_broker.iter().map(samples).collect();
             let reference = samples.get(baseline).and_then(|samples| median(samples));
@@ -328,7 +240,7 @@ mod tests {
 
     #[test]
     fn medians_and_ratios_are_taken_by_figure_and_broker() {
-        let rows = [Row::Flood(Scenario::fan_out(100), QoS::AtLeastOnce), Row::Idle(10)];
+        let rows = [Row::Flood(Scenario::fan_out(100), QoS::AtLeastOnce), Row::Idle(Carrier::Tcp, 10)];
         let mut tally = Tally::new(2, 2);
         tally.samples[0][0] = vec![vec![4.0, 100.0], vec![2.0, 300.0], vec![9.0, 200.0]];
         tally.samples[0][1] = vec![vec![1.0, 400.0]];
