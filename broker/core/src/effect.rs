@@ -22,6 +22,14 @@ pub enum Input<'a> {
         /// Who it is, for log lines only.
         peer: &'a str,
     },
+    /// What carries MQTT on this connection has proved who the client is, as TLS does with a client's certificate. It comes before
+    /// CONNECT; the user name and the password in that do not matter any more.
+    Vouched {
+        /// The connection.
+        connection: ConnectionId,
+        /// The user name.
+        user: &'a str,
+    },
     /// Bytes arrived. The buffer may be written to (records are decrypted in place).
     Received {
         /// The connection.

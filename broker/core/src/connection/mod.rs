@@ -111,6 +111,8 @@ pub struct Arrival {
     pub(crate) channel: Option<ServerAccepted>,
     /// Counts the handshake until the client has shown that it is there.
     pub(crate) counted: Option<HalfOpen>,
+    /// The user that what carries MQTT has proved the client to be.
+    pub(crate) user: Option<Arc<str>>,
     /// The VEIL-1 identity of the client.
     pub(crate) identity: Option<Kid>,
     /// When a connection under the client's certificate has to end.

@@ -33,6 +33,8 @@ pub(crate) struct Opening {
     pub(crate) version: Option<ProtocolVersion>,
     /// The client's Maximum Packet Size, once it has said so.
     pub(crate) packet_bytes_max: usize,
+    /// The user that what carries MQTT has proved the client to be.
+    pub(crate) vouched: Option<Arc<str>>,
     phase: Phase,
 }
 
@@ -69,6 +71,7 @@ impl Opening {
             outbox: Outbox::default(),
             version: None,
             packet_bytes_max: usize::MAX,
+            vouched: None,
             phase: Phase::AwaitConnect,
         }
     }
@@ -158,7 +161,9 @@ impl Opening {
         let request = ConnectRequest::new(connect, client_id);
         match connect.properties.authentication_method {
             // [MQTT-4.12.0-6], [MQTT311-7.0.0-2] Without a method there is no AUTH, and none in CONNACK.
-            None if settings.anonymous => Ok(self.arrive(request, None, environment)),
+            None if settings.anonymous || self.vouched.is_some() => {
+                Ok(self.arrive(request, None, environment))
+            }
             None => Err(PeerError::NotAuthorized("anonymous clients are not allowed").into()),
             Some(AUTHENTICATION_METHOD) => {
                 self.authenticate(request, connect, packet_bytes, shared, environment)
@@ -178,6 +183,7 @@ impl Opening {
         Next::Arrive(Box::new(Arrival {
             connection: self.connection,
             peer: self.peer.clone(),
+            user: self.vouched.clone(),
             identity: channel.as_ref().map(|accepted| accepted.client.kid()),
             certificate_over_at: channel.as_ref().map(over_at),
             request,

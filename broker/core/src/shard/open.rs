@@ -22,6 +22,13 @@ impl Shard {
         self.arm_connect(connection, now);
     }
 
+    /// Takes note of who a client is, whatever its CONNECT will say.
+    pub(super) fn vouched(&mut self, connection: ConnectionId, user: &str) {
+        if let Some(Connection::Opening(opening)) = self.connections.get_mut(&connection) {
+            opening.vouched = Some(Arc::from(user));
+        }
+    }
+
     /// Passes an authenticated connection on to the shard of its session.
     pub(super) fn opened(
         &mut self,
@@ -109,6 +116,7 @@ impl Shard {
             client = &*arrival.request.client_id,
             version = arrival.request.version.level(),
             identity = arrival.identity.map(tracing::field::display),
+            user = arrival.user.as_deref(),
             session_present = present,
             "connected"
         );
