@@ -23,7 +23,7 @@ COPY --from=build /image /
 USER 1883:1883
 ENV PATH=/usr/bin
 VOLUME /var/lib/veilmq
-EXPOSE 1883 9464
+EXPOSE 1883 8883 9464
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
     CMD ["veilmq", "health", "-c", "/etc/veilmq/veilmq.toml"]

@@ -12,6 +12,8 @@ pub mod logging;
 pub mod run;
 pub mod shard;
 pub mod store;
+pub mod tls;
+mod transport;
 pub mod trust;
 mod upkeep;
 mod websocket;

@@ -3,12 +3,16 @@
 //!
 //! Invariant: an address that another process listens on is refused, although our own sockets share theirs.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
-use veilmq_config::{ListenerConfig, ListenerProtocol};
+use veilmq_config::ListenerProtocol;
+
+use crate::tls::TlsAcceptor;
 
 /// How many connections may wait in the kernel for each shard.
 const BACKLOG: i32 = 1_024;
@@ -31,29 +35,47 @@ impl ListenError {
 }
 
 /// An address that is listened on.
-#[derive(Debug)]
 pub struct Bound {
     /// The address, with the port that was chosen for port 0.
     pub address: SocketAddr,
     /// What carries MQTT there.
-    pub protocol: ListenerProtocol,
+    pub carrier: Carrier,
     /// One socket for each shard.
     pub sockets: Vec<TcpListener>,
 }
 
 /// A listening socket of one shard.
-#[derive(Debug)]
 pub struct Listener {
     /// The socket.
     pub socket: TcpListener,
     /// What carries MQTT on its connections.
+    pub carrier: Carrier,
+}
+
+/// What carries MQTT on the connections of a listener.
+#[derive(Clone)]
+pub struct Carrier {
+    /// The topmost protocol.
     pub protocol: ListenerProtocol,
+    /// TLS below that, if any.
+    pub tls: Option<Arc<TlsAcceptor>>,
+}
+
+impl fmt::Display for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.protocol, self.tls.is_some()) {
+            (ListenerProtocol::Mqtt, false) => "MQTT",
+            (ListenerProtocol::Mqtt, true) => "MQTT over TLS",
+            (ListenerProtocol::WebSocket, false) => "MQTT over WebSocket",
+            (ListenerProtocol::WebSocket, true) => "MQTT over secure WebSocket",
+        })
+    }
 }
 
 impl Bound {
     /// Takes the listening socket of one more shard.
     pub fn take(&mut self) -> Option<Listener> {
-        Some(Listener { socket: self.sockets.pop()?, protocol: self.protocol })
+        Some(Listener { socket: self.sockets.pop()?, carrier: self.carrier.clone() })
     }
 }
 
@@ -61,8 +83,7 @@ impl Bound {
 ///
 /// # Errors
 /// Names the address, and what the operating system answered.
-pub fn bind(listener: ListenerConfig, count: usize) -> Result<Bound, ListenError> {
-    let ListenerConfig { address, protocol } = listener;
+pub fn bind(address: SocketAddr, carrier: Carrier, count: usize) -> Result<Bound, ListenError> {
     let named = |source| ListenError { address, source };
     let first = bind_one(address, Sharing::Afterwards).map_err(named)?;
     let address = first.local_addr().map_err(named)?;
@@ -70,7 +91,7 @@ pub fn bind(listener: ListenerConfig, count: usize) -> Result<Bound, ListenError
     for _ in 1..count {
         sockets.push(bind_one(address, Sharing::AtOnce).map_err(named)?);
     }
-    Ok(Bound { address, protocol, sockets })
+    Ok(Bound { address, carrier, sockets })
 }
 
 /// When a socket begins to share its address.
@@ -101,17 +122,17 @@ fn bind_one(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
 mod tests {
     use super::*;
 
-    fn on(address: SocketAddr) -> ListenerConfig {
-        ListenerConfig { address, protocol: ListenerProtocol::Mqtt }
+    fn bind_plain(address: SocketAddr, count: usize) -> Result<Bound, ListenError> {
+        bind(address, Carrier { protocol: ListenerProtocol::Mqtt, tls: None }, count)
     }
 
-    fn on_any_port() -> ListenerConfig {
-        on("127.0.0.1:0".parse().unwrap())
+    fn bind_to_any_port(count: usize) -> Bound {
+        bind_plain("127.0.0.1:0".parse().unwrap(), count).unwrap()
     }
 
     #[test]
     fn every_shard_gets_a_socket_on_the_same_port() {
-        let bound = bind(on_any_port(), 3).unwrap();
+        let bound = bind_to_any_port(3);
 
         assert_ne!(bound.address.port(), 0);
         let addresses: Vec<_> = bound.sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
@@ -120,10 +141,10 @@ mod tests {
 
     #[test]
     fn an_address_in_use_is_refused_by_name() {
-        let taken = bind(on_any_port(), 2).unwrap();
+        let taken = bind_to_any_port(2);
         let address = taken.address;
 
-        let error = bind(on(address), 2).unwrap_err();
+        let error = bind_plain(address, 2).err().unwrap();
 
         assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
         assert!(!error.is_absent_ipv6());
@@ -131,7 +152,7 @@ mod tests {
 
     #[test]
     fn connections_reach_the_sockets_of_all_shards() {
-        let bound = bind(on_any_port(), 2).unwrap();
+        let bound = bind_to_any_port(2);
 
         let clients: Vec<_> = (0..64).map(|_| std::net::TcpStream::connect(bound.address).unwrap()).collect();
 

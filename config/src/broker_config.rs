@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{LimitsConfig, MqttConfig, Note};
+use crate::{LimitsConfig, ListenerTlsConfig, MqttConfig, Note, TlsConfig};
 
 /// The MQTT port of a broker that was given none.
 pub(crate) const DEFAULT_PORT: u16 = 1883;
@@ -27,6 +27,8 @@ pub struct BrokerConfig {
     pub data_dir: PathBuf,
     /// The MQTT listeners, at least one, no two alike.
     pub listeners: Vec<ListenerConfig>,
+    /// The certificate of listeners that name none of their own.
+    pub tls: TlsConfig,
     /// The admin listener: metrics, liveness, readiness, trust.
     pub admin: AdminConfig,
     /// What is logged, and how.
@@ -70,7 +72,7 @@ pub struct MosquittoConfig {
 }
 
 /// One MQTT listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListenerConfig {
     /// The TCP address to accept on; port 0 lets the system choose. An IPv6 address accepts IPv6 only.
@@ -78,6 +80,9 @@ pub struct ListenerConfig {
     /// What carries MQTT there.
     #[serde(default)]
     pub protocol: ListenerProtocol,
+    /// TLS below that, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ListenerTlsConfig>,
 }
 
 /// What carries MQTT on a listener.
@@ -94,7 +99,7 @@ pub enum ListenerProtocol {
 impl ListenerConfig {
     /// A listener for MQTT on TCP itself.
     pub(crate) fn mqtt(address: SocketAddr) -> Self {
-        Self { address, protocol: ListenerProtocol::Mqtt }
+        Self { address, protocol: ListenerProtocol::Mqtt, tls: None }
     }
 }
 
@@ -289,6 +294,7 @@ impl Default for BrokerConfig {
             mosquitto: MosquittoConfig::default(),
             data_dir: PathBuf::from("/var/lib/veilmq"),
             listeners: Vec::new(),
+            tls: TlsConfig::default(),
             admin: AdminConfig { address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT))) },
             log: LogConfig { format: LogFormat::Text, level: LogLevel::Info },
             sys: SysConfig { interval_seconds: 10 },

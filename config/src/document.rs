@@ -87,7 +87,7 @@ impl File<'_> {
             self.check_table(prefix, table, known)?;
             let needed = OPTIONS.iter().filter(|spec| spec.is_needed());
             let members = needed.filter_map(|spec| Some((spec, spec.key.strip_prefix(prefix)?)));
-            for (spec, member) in members {
+            for (spec, member) in members.filter(|(_, member)| !member.contains('.')) {
                 if !table.iter().any(|(name, _)| name.get_ref() == member) {
                     let how = "each table of the list needs it";
                     return Err(ConfigError::new(origin, Fault::Missing { key: spec.key, how }));

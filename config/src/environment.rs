@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::document::check_option;
 use crate::error::{ConfigError, Fault, Origin};
 use crate::load::read_text;
-use crate::options::{OPTIONS, OptionSpec, Shape, WEBSOCKET_SCHEME};
+use crate::options::{OPTIONS, OptionSpec, SCHEMES_OF_LISTENERS, Shape};
 use crate::relations::Known;
 use crate::unknown::unknown_key;
 use crate::value::Given;
@@ -86,7 +86,7 @@ fn check(
 ) -> Result<(), ConfigError> {
     match given {
         Given::List(elements) if spec.is_in_list_of_tables() => elements.iter().try_for_each(|element| {
-            let address = element.strip_prefix(WEBSOCKET_SCHEME);
+            let address = SCHEMES_OF_LISTENERS.iter().find_map(|(scheme, ..)| element.strip_prefix(scheme));
             check_option(spec, origin.clone(), address.as_ref().unwrap_or(element), known)
         }),
         Given::Integer(_) | Given::Boolean(_) | Given::Text(_) | Given::List(_) | Given::Other(_) => {

@@ -30,6 +30,7 @@ mod mosquitto;
 mod mqtt;
 mod options;
 mod relations;
+mod tls;
 mod unknown;
 mod value;
 
@@ -47,3 +48,6 @@ pub use mosquitto::{
 };
 pub use mqtt::MqttConfig;
 pub use options::{Kind, OPTIONS, OptionSpec};
+pub use tls::{
+    CertificateConfig, CertificateIdentity, ClientCertificate, ListenerTlsConfig, TlsConfig, TlsVersion,
+};

@@ -22,6 +22,8 @@ pub struct LimitsConfig {
     pub connect_seconds_max: u32,
     /// Network Connections at one time, all listeners together.
     pub connections_max: u32,
+    /// TLS handshakes in progress at one time.
+    pub tls_handshakes_max: u32,
     /// The longest Keep Alive granted (Server Keep Alive), in seconds; 0 grants what is asked.
     pub keep_alive_seconds_max: u16,
     /// The longest Session Expiry Interval granted, in seconds; 4,294,967,295 grants what is asked, even never.
@@ -69,6 +71,7 @@ impl Default for LimitsConfig {
             connect_packet_bytes_max: 64 * 1024,
             connect_seconds_max: 10,
             connections_max: 100_000,
+            tls_handshakes_max: 1_000,
             keep_alive_seconds_max: 0,
             session_expiry_seconds_max: u32::MAX,
             receive_maximum: 1_024,

@@ -12,7 +12,7 @@ use config::{Config, ConfigBuilder, File, FileFormat, Map, Value};
 use crate::broker_config::{BrokerConfig, ListenerConfig, LogLevel, Mode, loopback_listeners};
 use crate::error::{ConfigError, Fault, Origin};
 use crate::mosquitto::{self, Strictness, is_mosquitto_file};
-use crate::options::{DATA_DIR, LISTENERS, OptionSpec, WEBSOCKET_SCHEME};
+use crate::options::{DATA_DIR, LISTENERS, OptionSpec, SCHEMES_OF_LISTENERS};
 use crate::relations::Known;
 use crate::value::Given;
 use crate::{document, environment};
@@ -215,11 +215,16 @@ fn set(
 
 /// The table of one listener in the environment's list.
 fn listener_table(member: &str, element: Given) -> Map<String, Value> {
-    let (address, protocol) = match element.strip_prefix(WEBSOCKET_SCHEME) {
-        Some(address) => (address, "websocket"),
-        None => (element, "mqtt"),
-    };
-    Map::from([(member.to_owned(), value(address)), ("protocol".to_owned(), protocol.into())])
+    let mut schemes = SCHEMES_OF_LISTENERS.iter();
+    let named = schemes
+        .find_map(|(scheme, protocol, has_tls)| Some((element.strip_prefix(scheme)?, *protocol, *has_tls)));
+    let (address, protocol, has_tls) = named.unwrap_or((element, "mqtt", false));
+    let mut table =
+        Map::from([(member.to_owned(), value(address)), ("protocol".to_owned(), protocol.into())]);
+    if has_tls {
+        table.insert("tls".to_owned(), Map::<String, Value>::new().into());
+    }
+    table
 }
 
 fn value(given: Given) -> Value {

@@ -14,8 +14,9 @@ use crate::value::Given;
 pub(crate) const OFF: &str = "off";
 /// The key of the listeners' addresses, which the environment sets as one list.
 pub(crate) const LISTENERS: &str = "listeners[].address";
-/// What stands before an address in the environment's list if MQTT over WebSocket is spoken there.
-pub(crate) const WEBSOCKET_SCHEME: &str = "ws://";
+/// What stands before an address in the environment's list, what carries MQTT there, and whether that is in TLS.
+pub(crate) const SCHEMES_OF_LISTENERS: &[(&str, &str, bool)] =
+    &[("mqtts://", "mqtt", true), ("ws://", "websocket", false), ("wss://", "websocket", true)];
 const VARIABLE_PREFIX: &str = "VEILMQ";
 const SUITES: &[&str] = &["aes-256-gcm", "chacha20-poly1305", "aes-256-cbc-hmac-sha-256"];
 const SCHEMES: &[&str] = &["scheme-4", "scheme-2"];
@@ -101,6 +102,74 @@ pub const OPTIONS: &[OptionSpec] = &[
         ),
         "`mqtt`",
     ),
+    unset(
+        option(
+            "listeners[].tls.certificates[].certificate_file",
+            Kind::Path,
+            "PEM file with a certificate, followed by those of its issuers; of several the client's SNI chooses, or else the first is shown.",
+        ),
+        "`tls.certificate_file`; without `listeners[].tls` there is no TLS",
+    ),
+    unset(
+        option(
+            "listeners[].tls.certificates[].key_file",
+            Kind::Path,
+            "PEM file with the private key of that certificate.",
+        ),
+        "`tls.key_file`",
+    ),
+    unset(
+        option(
+            "listeners[].tls.minimum_version",
+            Kind::Choice(&["1.2", "1.3"]),
+            "Oldest version of TLS that is spoken.",
+        ),
+        "`1.2`",
+    ),
+    unset(
+        option(
+            "listeners[].tls.client_certificate",
+            Kind::Choice(&["off", "optional", "required"]),
+            "Whether clients are asked for a certificate, and refused without one.",
+        ),
+        "`off`",
+    ),
+    unset(
+        option(
+            "listeners[].tls.client_ca_file",
+            Kind::Path,
+            "PEM file with the certificates of the authorities that issue those of clients.",
+        ),
+        "needed where clients are asked for a certificate",
+    ),
+    unset(
+        option(
+            "listeners[].tls.crl_file",
+            Kind::Path,
+            "PEM file with the certificates that those authorities have revoked (CRL); it must have a list of each that issues any.",
+        ),
+        "nothing is revoked",
+    ),
+    unset(
+        option(
+            "listeners[].tls.identity",
+            Kind::Choice(&["none", "cn", "subject"]),
+            "What of a client certificate is the User Name, instead of what CONNECT says: nothing, its common name, its subject (RFC 2253).",
+        ),
+        "`none`",
+    ),
+    unset(
+        option(
+            "tls.certificate_file",
+            Kind::Path,
+            "PEM file with the certificate of listeners with TLS that name none, followed by those of its issuers.",
+        ),
+        "each listener with TLS names its own",
+    ),
+    unset(
+        option("tls.key_file", Kind::Path, "PEM file with the private key of that certificate."),
+        "each listener with TLS names its own",
+    ),
     option("admin.address", Kind::AddressOrOff, "HTTP address of metrics and health."),
     option("log.format", Kind::Choice(&["text", "json"]), "How a log line is written."),
     option(
@@ -182,6 +251,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         1,
         10_000_000,
         "Network Connections at one time, all listeners together.",
+    ),
+    integer(
+        "limits.tls_handshakes_max",
+        1,
+        1_000_000,
+        "TLS handshakes in progress at one time; further connections are closed.",
     ),
     integer(
         "limits.keep_alive_seconds_max",
@@ -386,12 +461,12 @@ impl OptionSpec {
 
     /// Whether each table of the list it is in needs it.
     pub(crate) fn is_needed(&self) -> bool {
-        self.key == LISTENERS
+        self.key == LISTENERS || self.key.starts_with("listeners[].tls.certificates[].")
     }
 
     /// Whether an environment variable sets it; what carries MQTT stands before the address instead.
     pub(crate) fn has_variable(&self) -> bool {
-        self.is_needed() || !self.is_in_list_of_tables()
+        self.key == LISTENERS || !self.is_in_list_of_tables()
     }
 
     /// How the text of its environment variable is read.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use crate::broker_config::{BrokerConfig, Durability, Mode};
 use crate::error::{ConfigError, Fault, Origin};
 use crate::options::LISTENERS;
+use crate::tls::{CertificateIdentity, ListenerTlsConfig};
 
 /// Who set each option, and to what; an option nobody set has its default.
 #[derive(Debug, Default)]
@@ -34,6 +35,11 @@ impl Known {
 
     pub(crate) fn origin(&self, key: &str) -> Origin {
         self.set.get(key).map_or(Origin::Default, |(origin, _)| origin.clone())
+    }
+
+    /// The value that was set, as it was given.
+    pub(crate) fn value(&self, key: &str) -> String {
+        self.set.get(key).map(|(_, value)| value.clone()).unwrap_or_default()
     }
 
     /// Requires `upper >= lower + margin`.
@@ -65,6 +71,7 @@ impl Known {
         self.interval_belongs_to_durability(config)?;
         self.relaxed_topics_are_relaxed(config)?;
         self.addresses_are_distinct(config)?;
+        config.check_tls(self)?;
         match config.mode {
             Mode::Development => self.development_stays_on_loopback(config),
             Mode::Configured => self.somebody_may_connect(config),
@@ -169,7 +176,10 @@ impl Known {
     }
 
     fn somebody_may_connect(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
-        if config.access.anonymous || config.veil.enabled {
+        let has_users = |tls: &ListenerTlsConfig| tls.identity != CertificateIdentity::None;
+        let has_certified_users =
+            config.listeners.iter().filter_map(|listener| listener.tls.as_ref()).any(has_users);
+        if config.access.anonymous || config.veil.enabled || has_certified_users {
             return Ok(());
         }
         Err(ConfigError::new(

@@ -78,6 +78,14 @@ fn error_names_file_line_key_value_and_what_is_allowed() {
             "listeners = [\"127.0.0.1:1883\"]",
             "FILE:1: listeners = [\"127.0.0.1:1883\"] is not allowed; allowed: a list of tables",
         ),
+        (
+            "[[listeners]]\naddress = \"127.0.0.1:1\"\n[[listeners.tls.certificates]]\ncertificate_file = \"a\"\n",
+            "FILE:3: listeners[].tls.certificates[].key_file must be given; each table of the list needs it",
+        ),
+        (
+            "[[listeners]]\naddress = \"127.0.0.1:1\"\ntls = { minimum_version = \"1.1\" }\n",
+            "FILE:3: listeners[].tls.minimum_version = \"1.1\" is not allowed; allowed: one of 1.2, 1.3",
+        ),
         ("\n[[listeners]]\n", "FILE:2: listeners[].address must be given; each table of the list needs it"),
         (
             "",
@@ -186,6 +194,30 @@ fn relations_between_options_name_both_and_where_each_is_set() {
         (
             "admin.address = \"127.0.0.1:1883\"",
             "FILE:1: admin.address = \"127.0.0.1:1883\" is not allowed; allowed: an address nobody else uses, because listeners[].address is the same (FILE:3)",
+        ),
+        (
+            "[[listeners]]\naddress = \"127.0.0.1:8883\"\ntls = {}\n",
+            "FILE:5: listeners[].tls.certificates[].certificate_file must be given; a listener with TLS needs one, or tls.certificate_file and tls.key_file for all listeners",
+        ),
+        (
+            "tls.certificate_file = \"a.crt\"",
+            "FILE:1: tls.key_file must be given; a certificate is of no use without its key, nor a key without its certificate",
+        ),
+        (
+            "tls.key_file = \"a.key\"",
+            "FILE:1: tls.certificate_file must be given; a certificate is of no use without its key, nor a key without its certificate",
+        ),
+        (
+            "[[listeners]]\naddress = \"127.0.0.1:8883\"\n[listeners.tls]\nclient_certificate = \"optional\"\n",
+            "FILE:4: listeners[].tls.client_ca_file must be given; client certificates cannot be verified without the authorities that issue them",
+        ),
+        (
+            "[[listeners]]\naddress = \"127.0.0.1:8883\"\n[listeners.tls]\ncrl_file = \"a.crl\"\n",
+            "FILE:4: listeners[].tls.crl_file = \"a.crl\" is not allowed; allowed: no value, because listeners[].tls.client_certificate is \"off\": clients are not asked for a certificate",
+        ),
+        (
+            "[[listeners]]\naddress = \"127.0.0.1:8883\"\n[listeners.tls]\nidentity = \"cn\"\n",
+            "FILE:4: listeners[].tls.identity = \"cn\" is not allowed; allowed: no value, because listeners[].tls.client_certificate is \"off\": clients are not asked for a certificate",
         ),
         (
             LISTENER,

@@ -133,6 +133,28 @@ fn a_listener_says_what_carries_mqtt_there() {
 }
 
 #[test]
+fn a_listener_with_tls_shows_its_own_certificates_or_that_of_all() {
+    let all = "tls.certificate_file = \"all.crt\"\ntls.key_file = \"all.key\"\n";
+    let own = "[[listeners.tls.certificates]]\ncertificate_file = \"own.crt\"\nkey_file = \"own.key\"\n";
+    let file = format!("{all}{LISTENER}tls = {{}}\n[[listeners]]\naddress = \"127.0.0.1:8884\"\n{own}");
+    let variable = ("VEILMQ__LISTENERS", "mqtts://127.0.0.1:8883,wss://127.0.0.1:8443");
+
+    let from_file = configured(&file, Overrides::default(), &[]);
+    let from_environment = configured(&file, Overrides::default(), &[variable]);
+
+    let shown = |config: &BrokerConfig| {
+        let listeners = config.listeners.iter().map(|listener| {
+            let certificates = config.certificates_of(listener.tls.as_ref().unwrap());
+            (listener.protocol, certificates[0].certificate_file.display().to_string())
+        });
+        listeners.collect::<Vec<_>>()
+    };
+    let (mqtt, websocket) = (ListenerProtocol::Mqtt, ListenerProtocol::WebSocket);
+    assert_eq!(shown(&from_file), [(mqtt, "all.crt".into()), (mqtt, "own.crt".into())]);
+    assert_eq!(shown(&from_environment), [(mqtt, "all.crt".into()), (websocket, "all.crt".into())]);
+}
+
+#[test]
 fn file_variable_takes_its_value_from_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let mounted = folder.path().join("level");

@@ -8,7 +8,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from puppet import IS_V5, IS_WEBSOCKET, PORT, REPLY_SECONDS_MAX, payload_of, say, say_message
+from puppet import CA_FILE, IS_V5, IS_WEBSOCKET, PORT, REPLY_SECONDS_MAX, payload_of, say, say_message
 
 # What the properties of a message are called in puppet.md and in paho.
 NAMES = {
@@ -72,6 +72,8 @@ class Puppet:
             transport="websockets" if IS_WEBSOCKET else "tcp",
             reconnect_on_failure=False,
         )
+        if CA_FILE is not None:
+            client.tls_set(ca_certs=CA_FILE)
         client.on_connect = lambda _c, _u, flags, reason, all: self.results.put(("connack", (flags, reason, all)))
         client.on_subscribe = lambda _c, _u, _mid, reasons, _p: self.results.put(("suback", reasons[0].value))
         client.on_unsubscribe = lambda _c, _u, _mid, _reasons, _p: self.results.put(("unsuback", None))

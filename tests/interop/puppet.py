@@ -11,7 +11,9 @@ INLINE_BYTES_MAX = 64 * 1024
 PORT = int(sys.argv[1])
 IS_V5 = sys.argv[2] == "5"
 DIRECTORY = pathlib.Path(sys.argv[3])
-IS_WEBSOCKET = sys.argv[4] == "websocket"
+IS_WEBSOCKET = sys.argv[4] in ("websocket", "secure-websocket")
+# The authority of the broker's certificate, over TLS.
+CA_FILE = sys.argv[5] if sys.argv[4] in ("tls", "secure-websocket") else None
 
 numbers = itertools.count()
 

@@ -5,6 +5,7 @@
 //! knows the core, which it drives as it drives the program. Invariant: what a test starts is gone when the test ends.
 
 pub mod broker;
+pub mod certificates;
 pub mod conformance;
 pub mod crash;
 pub mod http;
@@ -14,6 +15,7 @@ pub mod ports;
 pub mod puppet;
 pub mod rumqtt;
 pub mod tap;
+pub mod tls;
 pub mod tools;
 pub mod websocket;
 pub mod wire;

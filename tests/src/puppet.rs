@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -53,21 +54,35 @@ impl Version {
 }
 
 /// What carries MQTT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Carrier {
     /// TCP itself.
     Tcp,
     /// WebSocket over TCP, which paho-mqtt and MQTT.js can use.
     WebSocket,
+    /// TLS with a broker whose certificate is issued by the authority in this file; the same two can use it.
+    Tls(PathBuf),
+    /// WebSocket over that.
+    SecureWebSocket(PathBuf),
 }
 
 impl Carrier {
     /// The carrier as the puppets take it.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::WebSocket => "websocket",
+            Self::Tls(_) => "tls",
+            Self::SecureWebSocket(_) => "secure-websocket",
+        }
+    }
+
+    /// The file with the authority of the broker's certificate, if it has one.
+    fn authority(&self) -> Option<&Path> {
+        match self {
+            Self::Tcp | Self::WebSocket => None,
+            Self::Tls(authority) | Self::SecureWebSocket(authority) => Some(authority),
         }
     }
 }
@@ -174,7 +189,7 @@ impl Client {
     /// Makes an unconnected client for the broker on 127.0.0.1:`port`; none if the library is not installed.
     #[must_use]
     pub fn new(library: Library, version: Version, port: u16) -> Option<Self> {
-        Self::carried(library, version, port, Carrier::Tcp)
+        Self::carried(library, version, port, &Carrier::Tcp)
     }
 
     /// Makes an unconnected client whose packets are carried by `carrier`; none if the library is not installed.
@@ -182,8 +197,8 @@ impl Client {
     /// # Panics
     /// If the library does not know this carrier.
     #[must_use]
-    pub fn carried(library: Library, version: Version, port: u16, carrier: Carrier) -> Option<Self> {
-        let knows = carrier == Carrier::Tcp || matches!(library, Library::Paho | Library::MqttJs);
+    pub fn carried(library: Library, version: Version, port: u16, carrier: &Carrier) -> Option<Self> {
+        let knows = *carrier == Carrier::Tcp || matches!(library, Library::Paho | Library::MqttJs);
         assert!(knows, "{library:?} is driven over TCP only");
         let (sender, events) = channel();
         let backend: Box<dyn Backend> = match library {
@@ -315,7 +330,7 @@ fn python(
     script: &str,
     version: Version,
     port: u16,
-    carrier: Carrier,
+    carrier: &Carrier,
     events: Sender<Event>,
 ) -> Option<Box<dyn Backend>> {
     let mut command = Command::new(require_installed(".venv/bin/python")?);
@@ -336,11 +351,12 @@ impl Process {
         mut command: Command,
         version: Version,
         port: u16,
-        carrier: Carrier,
+        carrier: &Carrier,
         events: Sender<Event>,
     ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         command.arg(port.to_string()).arg(version.name()).arg(directory.path()).arg(carrier.name());
+        command.args(carrier.authority());
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let orders = child.stdin.take().expect("standard input is piped");

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use veilmq_tests::conformance::{
-    Failure, Network, OverWebSocket, Scenario, Simulated, Tcp, Transport, Version, load, run,
+    Failure, Network, OverTls, OverWebSocket, Scenario, Simulated, Tcp, Transport, Version, load, run,
 };
 use veilmq_tests::tools::workspace_root;
 
@@ -71,4 +71,10 @@ fn every_scenario_holds_over_tcp() {
 #[test]
 fn every_scenario_holds_over_websocket() {
     assert_all_hold(|scenario| Network::start(OverWebSocket, &scenario.changes));
+}
+
+#[test]
+fn every_scenario_holds_over_tls() {
+    let tls = OverTls::default();
+    assert_all_hold(|scenario| Network::start(tls.clone(), &scenario.changes));
 }

@@ -378,10 +378,10 @@ fn clients_that_are_not_ours_meet_over_websocket() {
         (Library::Paho, Version::V5),
         (Library::Paho, Version::V311),
     ] {
-        let Some(mut reader) = Client::carried(library, version, broker.port(), Carrier::WebSocket) else {
+        let Some(mut reader) = Client::carried(library, version, broker.port(), &Carrier::WebSocket) else {
             return;
         };
-        let Some(mut writer) = Client::carried(library, version, broker.port(), Carrier::WebSocket) else {
+        let Some(mut writer) = Client::carried(library, version, broker.port(), &Carrier::WebSocket) else {
             return;
         };
         reader.connect(Connect::clean("reader"));

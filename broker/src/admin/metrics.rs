@@ -119,7 +119,13 @@ fn describe_program(recorder: &PrometheusRecorder) {
     record(recorder, &gauge("veilmq_start_time_seconds", help, started), &[]);
     let help = "How long a group of batches took to become durable, in seconds.";
     recorder.describe_histogram(KeyName::from_const_str(COMMIT_SECONDS), None, help.into());
+    let help = "Times that certificates, authorities and revocations of TLS listeners were read again.";
+    recorder.describe_counter(KeyName::from_const_str("veilmq_tls_reloads_total"), None, help.into());
     for (name, help) in [
+        (
+            "veilmq_tls_certificate_not_after_timestamp_seconds",
+            "When the first certificate of a TLS listener is over, in unix seconds.",
+        ),
         ("veilmq_storage_bytes", "Bytes of the store on disk."),
         (
             "veilmq_storage_free_bytes",

@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
-use veilmq_config::{BrokerConfig, Durability, ListenerProtocol, Mode};
+use veilmq_config::{BrokerConfig, Durability, Mode};
 use veilmq_core::{Record, Shard, Shared, Stats, StoreError, VeilServer};
 use veilmq_protocol::veil::channel::Identity;
 
@@ -26,13 +26,14 @@ use crate::admin::{AdminError, AdminServer, AdminState, Status, StorageDamage, m
 use crate::clock;
 use crate::files::{self, FileError};
 use crate::identity::{IdentityError, IdentityFolder};
-use crate::listener::{self, Bound, ListenError};
+use crate::listener::{self, Bound, Carrier, ListenError};
 use crate::logging;
 use crate::shard::{self, Announcer, Completion, ConnectionLimit, Counters, Exchange, Mail, WorkerParts};
 use crate::store::{
     self, Condition, DirectoryError, OpenReport, Room, StorageHandle, StorageWriter, WriterOptions,
     WriterParts,
 };
+use crate::tls::{TlsError, TlsKeeper};
 use crate::trust::{TrustError, TrustFolder, TrustKeeper};
 
 /// The most bytes of records that may wait for the storage writer; shards stop reading at a quarter of it.
@@ -56,6 +57,9 @@ pub enum RunError {
     /// A configured authority cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// A listener cannot speak TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The admin listener did not start.
     #[error(transparent)]
     Admin(#[from] AdminError),
@@ -87,7 +91,7 @@ pub fn run(config: &BrokerConfig, file: Option<&Path>) -> Result<(), RunError> {
     logging::end_process_when_a_shard_panics();
     let signals = Signals::receive()?;
     let running = Broker::start(config)?;
-    signals.serve_until_told_to_end(config, file, &running.trust, &running.state);
+    signals.serve_until_told_to_end(config, file, &running);
     running.stop()
 }
 
@@ -95,6 +99,7 @@ pub fn run(config: &BrokerConfig, file: Option<&Path>) -> Result<(), RunError> {
 struct Broker {
     state: Arc<AdminState>,
     trust: Arc<TrustKeeper>,
+    tls: TlsKeeper,
     exchange: Arc<Exchange<Mail>>,
     threads: Vec<JoinHandle<()>>,
     writer: StorageWriter,
@@ -112,6 +117,7 @@ impl Broker {
         );
         settings::forbid_core_dumps();
         settings::raise_open_files_limit(config);
+        let tls = TlsKeeper::new(config)?;
         let folder = TrustFolder::in_data_dir(&config.data_dir);
         if config.needs_data_dir() {
             files::create_private_folder(&config.data_dir)?;
@@ -132,10 +138,12 @@ impl Broker {
         let shards = shared.settings().shards;
         let state = Arc::new(AdminState::new(config.mode, shards, certificate, Arc::clone(&trust)));
         state.record_globally();
+        tls.tell_expiry();
+        state.add_metrics(tls.metrics());
         let admin = start_admin(config, &state)?;
         let recovered = recovery::recover(store.as_mut(), &shared)?;
         tell_recovered(&state, &report, &recovered);
-        let bound = bind(config, shards)?;
+        let bound = bind(config, &tls, shards)?;
 
         let exchange = Arc::new(Exchange::new(shards, settings::bytes(config.limits.mailbox_bytes_max)));
         let writer = start_writer(config, store, recovered.owed, &shared, &exchange, &state)?;
@@ -144,10 +152,10 @@ impl Broker {
         let metrics =
             settings::DaemonMetrics { shared: Arc::clone(&shared), storage: storage.clone(), report };
         state.add_metrics(Arc::new(metrics));
-        let addresses = bound.iter().map(|bound| (bound.address, bound.protocol)).collect();
+        let addresses = bound.iter().map(|bound| (bound.address, bound.carrier.clone())).collect();
         let threads = start_shards(config, &shared, recovered.shards, bound, &exchange, &storage, &state)?;
         tell_ready(config, &state, addresses);
-        Ok(Self { state, trust, exchange, threads, writer, _admin: admin })
+        Ok(Self { state, trust, tls, exchange, threads, writer, _admin: admin })
     }
 
     /// Says farewell to the clients, makes everything durable, and ends.
@@ -215,10 +223,11 @@ fn tell_recovered(state: &AdminState, report: &OpenReport, recovered: &Recovered
 }
 
 /// Binds every listener. Without a configuration file of our own a machine that has no IPv6 is served over IPv4.
-fn bind(config: &BrokerConfig, shards: u16) -> Result<Vec<Bound>, RunError> {
+fn bind(config: &BrokerConfig, tls: &TlsKeeper, shards: u16) -> Result<Vec<Bound>, RunError> {
     let mut bound = Vec::new();
-    for listener in &config.listeners {
-        match listener::bind(*listener, usize::from(shards)) {
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let carrier = Carrier { protocol: listener.protocol, tls: tls.acceptor(index) };
+        match listener::bind(listener.address, carrier, usize::from(shards)) {
             Ok(sockets) => bound.push(sockets),
             Err(error) if config.mode != Mode::Configured && error.is_absent_ipv6() => {
                 warn!("{error}; going on without it");
@@ -328,7 +337,7 @@ fn announcer(
     (!interval.is_zero()).then(|| Announcer::new(interval, Arc::clone(shared), counting))
 }
 
-fn tell_ready(config: &BrokerConfig, state: &AdminState, addresses: Vec<(SocketAddr, ListenerProtocol)>) {
+fn tell_ready(config: &BrokerConfig, state: &AdminState, addresses: Vec<(SocketAddr, Carrier)>) {
     if config.mode == Mode::Development {
         info!(
             "development mode, because there is no configuration file: listening on loopback only, and whoever is on this \
@@ -338,11 +347,8 @@ fn tell_ready(config: &BrokerConfig, state: &AdminState, addresses: Vec<(SocketA
     for note in &config.mosquitto.notes {
         info!("{}: {}: {}", note.origin, note.option, note.text);
     }
-    for (address, protocol) in &addresses {
-        match protocol {
-            ListenerProtocol::Mqtt => info!("listening for MQTT on {address}"),
-            ListenerProtocol::WebSocket => info!("listening for MQTT over WebSocket on {address}"),
-        }
+    for (address, carrier) in &addresses {
+        info!("listening for {carrier} on {address}");
     }
     state.update(|readiness| {
         readiness.listeners = addresses.into_iter().map(|(address, _)| address).collect();

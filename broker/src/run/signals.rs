@@ -10,8 +10,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::{error, info};
 use veilmq_config::{BrokerConfig, Overrides, Sources};
 
-use super::RunError;
-use crate::admin::AdminState;
+use super::{Broker, RunError};
 use crate::trust::TrustKeeper;
 
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -49,13 +48,8 @@ impl Signals {
     }
 
     /// Serves until SIGTERM or SIGINT.
-    pub(super) fn serve_until_told_to_end(
-        self,
-        config: &BrokerConfig,
-        file: Option<&Path>,
-        trust: &TrustKeeper,
-        state: &AdminState,
-    ) {
+    pub(super) fn serve_until_told_to_end(self, config: &BrokerConfig, file: Option<&Path>, broker: &Broker) {
+        let Broker { trust, tls, exchange, state, .. } = broker;
         let Self { runtime, mut terminate, mut interrupt, mut hang_up, mut save, mut print } = self;
         runtime.block_on(async {
             let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
@@ -68,8 +62,16 @@ impl Signals {
                     // Who comes from Mosquitto may send them, and must not end the broker.
                     _ = save.recv() => info!("SIGUSR1: everything is stored already"),
                     _ = print.recv() => info!("SIGUSR2: there is nothing to print"),
-                    _ = hang_up.recv() => reload_trust(config, file, trust),
+                    _ = hang_up.recv() => {
+                        reload_trust(config, file, trust);
+                        if tls.reload() {
+                            exchange.tell_distrust();
+                        }
+                    }
                     _ = housekeeping.tick() => {
+                        if tls.rescan() {
+                            exchange.tell_distrust();
+                        }
                         look_after_trust(trust, &mut trouble);
                         state.keep_metrics_small();
                     }

@@ -17,8 +17,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Accepts until the task is aborted.
 pub(super) async fn accept_for_ever(worker: Rc<Worker>, listener: Listener) {
-    let protocol = listener.protocol;
-    let listener = match TokioListener::from_std(listener.socket) {
+    let Listener { socket, carrier } = listener;
+    let listener = match TokioListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a listening socket cannot be used"),
     };
@@ -30,8 +30,8 @@ pub(super) async fn accept_for_ever(worker: Rc<Worker>, listener: Listener) {
                 pause = PAUSE_MIN;
                 // Without it a small packet may wait for the acknowledgement of the one before; the connection works all the same.
                 let _ = stream.set_nodelay(true);
-                if !worker.accept(stream, protocol, &peer.to_string()) {
-                    complaints.log("limits.connections_max connections are open");
+                if let Err(reason) = worker.accept(stream, &carrier, &peer.to_string()) {
+                    complaints.log(reason);
                 }
             }
             Err(error) if concerns_one_connection(&error) => {}

@@ -18,6 +18,7 @@ use veilmq_core::{ConnectionId, Input, Moment, Outbox};
 use super::limit::Permit;
 use super::socket::{DetachedSocket, Socket, Written};
 use super::worker::Worker;
+use crate::transport::End;
 use crate::websocket::CloseCode;
 
 /// How long a closing connection may take to write what is left and to be closed by its peer.
@@ -215,13 +216,30 @@ impl Connection {
 
     /// Hands the core what was read for it.
     fn take_in(self: &Rc<Self>, bytes: &mut [u8], worker: &Worker) {
-        let packets = self.socket.borrow_mut().as_mut().map(|socket| socket.unpack(bytes));
-        if let Some(bytes) = packets.and_then(|packets| bytes.get_mut(packets))
-            && !bytes.is_empty()
-        {
-            worker.turn(Input::Received { connection: self.id, bytes });
+        let mut plaintext = worker.take_plaintext_buffer();
+        let (user, packets) = match &mut *self.socket.borrow_mut() {
+            Some(socket) => {
+                let packets = socket.unpack(bytes, &mut plaintext);
+                (socket.take_user(), packets)
+            }
+            None => return,
+        };
+        if let Some(user) = user {
+            worker.turn(Input::Vouched { connection: self.id, user: &user });
         }
+        if !packets.is_empty() {
+            worker.turn(Input::Received { connection: self.id, bytes: packets });
+        }
+        worker.give_plaintext_buffer(plaintext);
         self.heed_transport(worker);
+    }
+
+    /// Ends an open connection whose client has lost what it had proved.
+    pub(super) fn heed_distrust(&self, worker: &Worker) {
+        let is_trusted = self.socket.borrow().as_ref().is_none_or(Socket::is_still_trusted);
+        if !is_trusted && self.closing.borrow().is_none() {
+            worker.end(self.id, End::Violated("the client certificate is no longer accepted"));
+        }
     }
 
     /// Does what the client asked of what carries MQTT: answers, or an end.

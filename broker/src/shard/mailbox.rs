@@ -66,6 +66,7 @@ struct Inbox {
     completions: Mutex<Vec<Completion>>,
     fetched: Mutex<Vec<Fetched>>,
     shutdown: AtomicBool,
+    distrust: AtomicBool,
     turns: AtomicU64,
     wake: Notify,
 }
@@ -174,6 +175,19 @@ impl<T: Freight> Exchange<T> {
             inbox.shutdown.store(true, Ordering::Release);
             inbox.wake.notify_one();
         }
+    }
+
+    /// Tells every shard that some of its clients may not be trusted any more.
+    pub fn tell_distrust(&self) {
+        for inbox in &self.inboxes {
+            inbox.distrust.store(true, Ordering::Release);
+            inbox.wake.notify_one();
+        }
+    }
+
+    /// Tells, once, whether some clients of a shard may not be trusted any more.
+    pub fn take_distrust(&self, shard: ShardIndex) -> bool {
+        self.inbox(shard).distrust.swap(false, Ordering::AcqRel)
     }
 
     /// Tells whether the shards were told to end.

@@ -8,6 +8,7 @@ mod announce;
 mod connection;
 mod counters;
 mod flush;
+mod layers;
 mod limit;
 mod mailbox;
 mod socket;

@@ -1,10 +1,9 @@
-//! A socket and what lies between its bytes and MQTT: nothing, or a WebSocket.
+//! A socket and what lies between its bytes and MQTT: nothing, or layers.
 //!
-//! Nothing here waits, and a socket without a WebSocket pays one comparison for each read and write.
+//! Nothing here waits, and a socket without layers pays one comparison for each read and write.
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
-use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -13,23 +12,25 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use veilmq_core::Outbox;
 
-use crate::websocket::{CloseCode, End, WebSocket};
+use super::layers::Layers;
+use crate::transport::End;
+use crate::websocket::CloseCode;
 
 /// Slices in one vectored write.
-const SLICES_MAX: usize = 64;
+pub(super) const SLICES_MAX: usize = 64;
 /// Bytes written to one connection before the next has its turn.
 const WRITE_BYTES_MAX: usize = 1024 * 1024;
 
 /// The socket of one connection.
 pub(super) struct Socket {
     stream: TcpStream,
-    websocket: Option<Box<WebSocket>>,
+    layers: Option<Box<Layers>>,
 }
 
 /// A socket on its way to another thread.
 pub struct DetachedSocket {
     stream: std::net::TcpStream,
-    websocket: Option<Box<WebSocket>>,
+    layers: Option<Box<Layers>>,
 }
 
 /// What came of writing one outbox.
@@ -45,14 +46,9 @@ pub(super) enum Written {
 }
 
 impl Socket {
-    /// A socket whose bytes are MQTT's.
-    pub(super) fn plain(stream: TcpStream) -> Self {
-        Self { stream, websocket: None }
-    }
-
-    /// A socket on which the client is to ask for a WebSocket, with messages of up to `message_bytes_max` bytes.
-    pub(super) fn websocket(stream: TcpStream, message_bytes_max: usize) -> Self {
-        Self { stream, websocket: Some(Box::new(WebSocket::new(message_bytes_max))) }
+    /// A socket whose bytes go through these layers before they are MQTT's.
+    pub(super) fn new(stream: TcpStream, layers: Option<Box<Layers>>) -> Self {
+        Self { stream, layers }
     }
 
     /// Reads through `AsyncRead`, which knows that a buffer which was not filled means an empty socket and spares a system call.
@@ -64,31 +60,41 @@ impl Socket {
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 
-    /// Returns where in what was read the bytes for MQTT are, after it has put them there.
-    pub(super) fn unpack(&mut self, bytes: &mut [u8]) -> Range<usize> {
-        match &mut self.websocket {
-            None => 0..bytes.len(),
-            Some(websocket) => websocket.receive(bytes),
+    /// Returns the bytes for MQTT in what was read: they are where it was read to, or else in `plaintext`, which was empty.
+    pub(super) fn unpack<'a>(&mut self, bytes: &'a mut [u8], plaintext: &'a mut Vec<u8>) -> &'a mut [u8] {
+        match &mut self.layers {
+            None => bytes,
+            Some(layers) => layers.receive(bytes, plaintext),
         }
+    }
+
+    /// Returns, once, the User Name that what carries MQTT has proved.
+    pub(super) fn take_user(&mut self) -> Option<Box<str>> {
+        self.layers.as_mut()?.take_user()
+    }
+
+    /// Tells whether the client may still be connected, as far as what carries MQTT has to say.
+    pub(super) fn is_still_trusted(&self) -> bool {
+        self.layers.as_ref().is_none_or(|layers| layers.is_still_trusted())
     }
 
     /// Tells why no more is taken from what carries MQTT, if so.
     pub(super) fn end(&self) -> Option<End> {
-        self.websocket.as_ref().and_then(|websocket| websocket.end())
+        self.layers.as_ref().and_then(|layers| layers.end())
     }
 
     /// Says farewell behind the outbox in the way of what carries MQTT.
     pub(super) fn close(&mut self, code: CloseCode) {
-        if let Some(websocket) = &mut self.websocket {
-            websocket.close(code);
+        if let Some(layers) = &mut self.layers {
+            layers.close(code);
         }
     }
 
     /// Tells whether there is something to write.
     pub(super) fn has_unsent(&self, outbox: &Outbox) -> bool {
-        match &self.websocket {
+        match &self.layers {
             None => !outbox.is_empty(),
-            Some(websocket) => websocket.has_unsent(outbox),
+            Some(layers) => layers.has_unsent(outbox),
         }
     }
 
@@ -111,20 +117,16 @@ impl Socket {
 
     /// Makes one vectored write and returns how many bytes it took.
     fn write_once(&mut self, outbox: &mut Outbox) -> io::Result<usize> {
-        let mut slices: Vec<IoSlice<'_>> = Vec::new();
-        match &mut self.websocket {
+        let Self { stream, layers } = self;
+        match layers {
             None => {
+                let mut slices: Vec<IoSlice<'_>> = Vec::new();
                 outbox.slices(&mut slices, SLICES_MAX, usize::MAX);
-                let bytes = self.stream.try_write_vectored(&slices)?;
+                let bytes = stream.try_write_vectored(&slices)?;
                 outbox.advance(bytes);
                 Ok(bytes)
             }
-            Some(websocket) => {
-                websocket.slices(outbox, &mut slices, SLICES_MAX);
-                let bytes = self.stream.try_write_vectored(&slices)?;
-                outbox.advance(websocket.advance(bytes));
-                Ok(bytes)
-            }
+            Some(layers) => layers.write_once(outbox, |slices| stream.try_write_vectored(slices)),
         }
     }
 
@@ -145,7 +147,7 @@ impl Socket {
     /// # Errors
     /// What the operating system answered.
     pub(super) fn detach(self) -> io::Result<DetachedSocket> {
-        Ok(DetachedSocket { stream: self.stream.into_std()?, websocket: self.websocket })
+        Ok(DetachedSocket { stream: self.stream.into_std()?, layers: self.layers })
     }
 }
 
@@ -155,6 +157,6 @@ impl DetachedSocket {
     /// # Errors
     /// What the operating system answered.
     pub(super) fn attach(self) -> io::Result<Socket> {
-        Ok(Socket { stream: TcpStream::from_std(self.stream)?, websocket: self.websocket })
+        Ok(Socket { stream: TcpStream::from_std(self.stream)?, layers: self.layers })
     }
 }

@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tracing::{debug, warn};
-use veilmq_config::ListenerProtocol;
 use veilmq_core::{
     Arrival, ConnectionId, Effect, Environment, IdMap, Input, Moment, Outbox, Record, Shard, ShardIndex,
     Ticket,
@@ -22,15 +21,20 @@ use veilmq_protocol::TopicName;
 use super::Mail;
 use super::connection::{CLOSE_SECONDS_MAX, Connection, ConnectionTask};
 use super::counters::Counters;
+use super::layers::{Layers, TooManyHandshakes};
 use super::limit::{ConnectionLimit, Permit};
 use super::mailbox::{Completion, Exchange, Posted};
 use super::socket::Socket;
 use crate::clock;
+use crate::listener::Carrier;
 use crate::store::{Fetched, StorageHandle};
-use crate::websocket::{CloseCode, End};
+use crate::transport::End;
+use crate::websocket::CloseCode;
 
 /// One buffer for all sockets of a shard.
 const SCRATCH_BYTES: usize = 64 * 1024;
+/// Connections whose certificates are looked at again in one go; each takes up to a few signatures.
+const DISTRUST_CHUNK: usize = 16;
 /// How often connections with a deadline of their own are looked at.
 const PATROL_MILLISECONDS: u64 = 500;
 
@@ -64,6 +68,8 @@ pub(super) struct Worker {
     shard: RefCell<Shard>,
     effects: RefCell<Vec<Effect>>,
     scratch: RefCell<Box<[u8]>>,
+    /// One buffer for what was decrypted of a read.
+    plaintext: Cell<Vec<u8>>,
     connections: RefCell<IdMap<ConnectionId, Rc<Connection>>>,
     /// Connection tasks that have not ended.
     tasks: Cell<usize>,
@@ -99,6 +105,7 @@ impl Worker {
             index: parts.shard.index(),
             shard: RefCell::new(parts.shard),
             effects: RefCell::default(),
+            plaintext: Cell::default(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             connections: RefCell::default(),
             tasks: Cell::new(0),
@@ -143,6 +150,30 @@ impl Worker {
     /// Returns the read buffer. It may be lent while a turn is made, and to one reader at a time.
     pub(super) fn scratch(&self) -> RefMut<'_, [u8]> {
         RefMut::map(self.scratch.borrow_mut(), |scratch| &mut **scratch)
+    }
+
+    /// Takes the buffer for what is decrypted; it is empty.
+    pub(super) fn take_plaintext_buffer(&self) -> Vec<u8> {
+        self.plaintext.take()
+    }
+
+    /// Gives the buffer back, unless it has become larger than what one read makes necessary.
+    pub(super) fn give_plaintext_buffer(&self, mut buffer: Vec<u8>) {
+        if buffer.capacity() <= 2 * SCRATCH_BYTES {
+            buffer.clear();
+            self.plaintext.set(buffer);
+        }
+    }
+
+    /// Looks at every connection whether its client is still who it has proved to be, a few at a time.
+    async fn end_distrusted(self: Rc<Self>) {
+        let connections: Vec<_> = self.connections.borrow().values().cloned().collect();
+        for some in connections.chunks(DISTRUST_CHUNK) {
+            for connection in some {
+                connection.heed_distrust(&self);
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Lends the core's shard between turns.
@@ -238,19 +269,27 @@ impl Worker {
     }
 
     /// Takes a socket that was accepted.
-    pub(super) fn accept(self: &Rc<Self>, stream: TcpStream, protocol: ListenerProtocol, peer: &str) -> bool {
+    ///
+    /// # Errors
+    /// Why it was closed at once instead.
+    pub(super) fn accept(
+        self: &Rc<Self>,
+        stream: TcpStream,
+        carrier: &Carrier,
+        peer: &str,
+    ) -> Result<(), &'static str> {
         let Some(permit) = self.limit.permit() else {
             self.counters.connection_refused();
-            return false;
+            return Err("limits.connections_max connections are open");
+        };
+        let layers = match Layers::of(carrier, self.websocket_message_bytes_max) {
+            Ok(layers) => layers,
+            Err(TooManyHandshakes) => return Err("limits.tls_handshakes_max TLS handshakes are under way"),
         };
         let id = ConnectionId(self.connection_ids.fetch_add(1, Ordering::Relaxed));
-        let socket = match protocol {
-            ListenerProtocol::Mqtt => Socket::plain(stream),
-            ListenerProtocol::WebSocket => Socket::websocket(stream, self.websocket_message_bytes_max),
-        };
-        self.adopt(id, socket, permit);
+        self.adopt(id, Socket::new(stream, layers), permit);
         self.turn(Input::Accepted { connection: id, peer });
-        true
+        Ok(())
     }
 
     /// Takes what lies in the mailbox, and lets connections read again that had to pause.
@@ -273,6 +312,9 @@ impl Worker {
         }
         self.stalled_lanes.set(self.stalled_lanes.get() & !self.exchange.relieved(self.index));
         self.resume_reading();
+        if self.exchange.take_distrust(self.index) {
+            tokio::task::spawn_local(Rc::clone(self).end_distrusted());
+        }
         // An empty mailbox is a question whether this shard is alive.
         self.exchange.count_turn(self.index);
     }

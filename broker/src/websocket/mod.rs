@@ -19,6 +19,8 @@ use inbound::{Inbound, Piece};
 use outbound::Outbound;
 pub(crate) use request::HEAD_BYTES_MAX;
 
+use crate::transport::End;
+
 /// One WebSocket, or the request for one.
 pub(crate) struct WebSocket {
     /// The head of the request as far as it has arrived; None once it was answered.
@@ -31,15 +33,6 @@ pub(crate) struct WebSocket {
 /// What an idle WebSocket costs beside its connection.
 const WEBSOCKET_BYTES_MAX: usize = 256;
 const _: () = assert!(size_of::<WebSocket>() <= WEBSOCKET_BYTES_MAX);
-
-/// Why no more is taken from a WebSocket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// The client has sent a Close frame.
-    Closed,
-    /// The client broke this rule.
-    Violated(&'static str),
-}
 
 impl WebSocket {
     /// Expects a request. A message of more than `message_bytes_max` bytes is refused later.

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import mqtt from 'mqtt';
 
-const [port, version, directory, carrier] = process.argv.slice(2);
+const [port, version, directory, carrier, caFile] = process.argv.slice(2);
 const isV5 = version === '5';
 const REPLY_MILLISECONDS_MAX = 30_000;
 const INLINE_BYTES_MAX = 64 * 1024;
@@ -68,7 +68,8 @@ function onMessage(topic, payload, { qos, retain, properties }) {
 
 function connect({ id, clean, expiry, will, receive_maximum, topic_alias_maximum }) {
   const options = {
-    protocol: carrier === 'websocket' ? 'ws' : 'mqtt',
+    protocol: { tcp: 'mqtt', tls: 'mqtts', websocket: 'ws', 'secure-websocket': 'wss' }[carrier],
+    ca: caFile === undefined ? undefined : readFileSync(caFile),
     host: '127.0.0.1',
     port: Number(port),
     protocolVersion: isV5 ? 5 : 4,

@@ -1,0 +1,143 @@
+//! What lies between the bytes of a socket and MQTT, from below: TLS, WebSocket.
+//!
+//! Each layer is plain data without a socket; here they are stacked.
+
+use std::io::{self, IoSlice};
+
+use veilmq_config::ListenerProtocol;
+use veilmq_core::Outbox;
+
+use super::socket::SLICES_MAX;
+use crate::listener::Carrier;
+use crate::tls::Tls;
+use crate::transport::End;
+use crate::websocket::{CloseCode, WebSocket};
+
+/// The layers of one connection, at least one.
+pub(super) struct Layers {
+    tls: Option<Tls>,
+    websocket: Option<Box<WebSocket>>,
+}
+
+/// There are enough TLS handshakes under way.
+pub(super) struct TooManyHandshakes;
+
+impl Layers {
+    /// Makes the layers that a listener asks for, if it asks for any. WebSocket messages have up to `message_bytes_max` bytes.
+    pub(super) fn of(
+        carrier: &Carrier,
+        message_bytes_max: usize,
+    ) -> Result<Option<Box<Self>>, TooManyHandshakes> {
+        let tls = match &carrier.tls {
+            None => None,
+            Some(acceptor) => Some(acceptor.begin().ok_or(TooManyHandshakes)?),
+        };
+        let websocket = match carrier.protocol {
+            ListenerProtocol::Mqtt => None,
+            ListenerProtocol::WebSocket => Some(Box::new(WebSocket::new(message_bytes_max))),
+        };
+        let is_needed = tls.is_some() || websocket.is_some();
+        Ok(is_needed.then(|| Box::new(Self { tls, websocket })))
+    }
+
+    /// Takes in what was read, and returns the bytes for MQTT: some of it, or what was decrypted into `plaintext`, which was empty.
+    pub(super) fn receive<'a>(&mut self, bytes: &'a mut [u8], plaintext: &'a mut Vec<u8>) -> &'a mut [u8] {
+        let bytes = match &mut self.tls {
+            None => bytes,
+            Some(tls) => {
+                tls.receive(bytes, plaintext);
+                plaintext
+            }
+        };
+        match &mut self.websocket {
+            None => bytes,
+            Some(websocket) => {
+                let packets = websocket.receive(bytes);
+                &mut bytes[packets]
+            }
+        }
+    }
+
+    /// Returns, once, the User Name that a layer has proved.
+    pub(super) fn take_user(&mut self) -> Option<Box<str>> {
+        self.tls.as_mut()?.take_user()
+    }
+
+    /// Tells whether the client may still be connected, as far as it has proved who it is.
+    pub(super) fn is_still_trusted(&self) -> bool {
+        self.tls.as_ref().is_none_or(Tls::is_still_trusted)
+    }
+
+    /// Tells why no more is taken, if so. What came before the end of one layer still counts in the layers above.
+    pub(super) fn end(&self) -> Option<End> {
+        let of_websocket = self.websocket.as_ref().and_then(|websocket| websocket.end());
+        of_websocket.or_else(|| self.tls.as_ref()?.end())
+    }
+
+    /// Says farewell behind the outbox, in each layer.
+    pub(super) fn close(&mut self, code: CloseCode) {
+        if let Some(websocket) = &mut self.websocket {
+            websocket.close(code);
+        }
+        if let Some(tls) = &mut self.tls {
+            tls.close();
+        }
+    }
+
+    /// Tells whether there is something to write.
+    pub(super) fn has_unsent(&self, outbox: &Outbox) -> bool {
+        let has_content = match &self.websocket {
+            None => !outbox.is_empty(),
+            Some(websocket) => websocket.has_unsent(outbox),
+        };
+        match &self.tls {
+            None => has_content,
+            Some(tls) => tls.has_unsent(has_content),
+        }
+    }
+
+    /// Makes one write with `write`, and returns how many bytes it took.
+    pub(super) fn write_once(
+        &mut self,
+        outbox: &mut Outbox,
+        write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let Self { tls, websocket } = self;
+        match tls {
+            None => content(outbox, websocket, write),
+            Some(tls) => {
+                if tls.unsent().is_empty() {
+                    content(outbox, websocket, |slices| {
+                        Ok(tls.seal(slices).ok_or(io::ErrorKind::BrokenPipe)?)
+                    })?;
+                }
+                let bytes = write(&[IoSlice::new(tls.unsent())])?;
+                tls.advance(bytes);
+                Ok(bytes)
+            }
+        }
+    }
+}
+
+/// Shows `take` what waits, inside the frames of a WebSocket if there is one, and takes note of how many bytes it took.
+fn content(
+    outbox: &mut Outbox,
+    websocket: &mut Option<Box<WebSocket>>,
+    take: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut slices: Vec<IoSlice<'_>> = Vec::new();
+    match websocket {
+        None => {
+            outbox.slices(&mut slices, SLICES_MAX, usize::MAX);
+            let bytes = take(&slices)?;
+            outbox.advance(bytes);
+            Ok(bytes)
+        }
+        Some(websocket) => {
+            websocket.slices(outbox, &mut slices, SLICES_MAX);
+            let bytes = take(&slices)?;
+            outbox.advance(websocket.advance(bytes));
+            Ok(bytes)
+        }
+    }
+}

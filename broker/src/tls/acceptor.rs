@@ -1,0 +1,342 @@
+//! What the TLS connections of one listener share: certificates, authorities, tickets.
+//!
+//! All of it is read from files, at the start and when they change. Invariant: what is in force was read whole and fits together; a
+//! change that does not leaves it as it is.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection};
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{Error, InconsistentKeys, RootCertStore, ServerConfig};
+use tracing::warn;
+use veilmq_config::{
+    CertificateConfig, CertificateIdentity, ClientCertificate, ListenerTlsConfig, TlsVersion,
+};
+
+use super::Tls;
+use super::certificate::{self, Facts};
+use super::stats::TlsStats;
+use crate::files::{self, FileError};
+
+/// The largest file of certificates, keys or revocations, in bytes.
+const FILE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Tickets for one connection (TLS 1.3): a client that comes back uses one, and gets another.
+const TICKETS: usize = 1;
+
+/// Why a listener cannot speak TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("{key}: {source}")]
+    File {
+        /// The option that names the file.
+        key: &'static str,
+        /// What the operating system answered.
+        source: FileError,
+    },
+    /// What should be in a file is not in it, or is malformed.
+    #[error("{key}: {} holds no {what}: {reason}", path.display())]
+    Content {
+        /// The option that names the file.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What it should hold.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A key is another certificate's.
+    #[error("{KEY}: {} is not the key of the certificate in {}", key.display(), certificate.display())]
+    Mismatch {
+        /// The file with the key.
+        key: PathBuf,
+        /// The file with the certificate.
+        certificate: PathBuf,
+    },
+    /// rustls cannot work with what the files say.
+    #[error("listeners[].tls: {0}")]
+    Unusable(Error),
+}
+
+const CERTIFICATE: &str = "listeners[].tls.certificates[].certificate_file";
+const KEY: &str = "listeners[].tls.certificates[].key_file";
+const AUTHORITIES: &str = "listeners[].tls.client_ca_file";
+const REVOCATIONS: &str = "listeners[].tls.crl_file";
+
+/// TLS on one listener.
+pub struct TlsAcceptor {
+    /// Where it listens, for log lines and metrics.
+    name: String,
+    config: ListenerTlsConfig,
+    certificates: Vec<CertificateConfig>,
+    stats: Arc<TlsStats>,
+    in_force: RwLock<InForce>,
+}
+
+/// What was read last and fits together.
+#[derive(Clone)]
+struct InForce {
+    server: Arc<ServerConfig>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    not_after: i64,
+}
+
+/// What tells whether a file has changed.
+pub(super) type Stamp = Option<(SystemTime, u64)>;
+
+impl TlsAcceptor {
+    /// Reads the files of a listener.
+    ///
+    /// # Errors
+    /// [`TlsError`], naming the option and the file.
+    pub(super) fn load(
+        name: String,
+        config: &ListenerTlsConfig,
+        certificates: Vec<CertificateConfig>,
+        stats: Arc<TlsStats>,
+    ) -> Result<Self, TlsError> {
+        let in_force = RwLock::new(read(&name, config, &certificates)?);
+        Ok(Self { name, config: config.clone(), certificates, stats, in_force })
+    }
+
+    /// Reads the files again. If they do not fit together, nothing changes.
+    ///
+    /// # Errors
+    /// [`TlsError`], naming the option and the file.
+    pub(super) fn reload(&self) -> Result<(), TlsError> {
+        let now = read(&self.name, &self.config, &self.certificates)?;
+        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = now;
+        Ok(())
+    }
+
+    /// Returns what tells whether its files have changed.
+    pub(super) fn stamps(&self) -> Vec<Stamp> {
+        let own = self.certificates.iter().flat_map(|pair| [&pair.certificate_file, &pair.key_file]);
+        let others = [&self.config.client_ca_file, &self.config.crl_file].into_iter().flatten();
+        own.chain(others).map(|path| stamp(path)).collect()
+    }
+
+    /// Returns where it listens.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns until when its certificates are good, the first that is over, in seconds of Unix time.
+    pub(super) fn not_after(&self) -> i64 {
+        self.in_force().not_after
+    }
+
+    /// Begins TLS on a connection; None if `limits.tls_handshakes_max` handshakes are under way.
+    pub(crate) fn begin(self: &Arc<Self>) -> Option<Tls> {
+        let handshake = self.stats.begin()?;
+        // It fails only for settings that are never made.
+        let session = UnbufferedServerConnection::new(self.in_force().server).ok()?;
+        Some(Tls::new(session, Arc::clone(self), handshake))
+    }
+
+    /// Returns the User Name that a verified certificate proves, if that is what certificates are for here.
+    ///
+    /// # Errors
+    /// What is wrong with the name.
+    pub(super) fn user_name_of(&self, der: &CertificateDer<'_>) -> Result<Option<Box<str>>, &'static str> {
+        let name = match self.config.identity {
+            CertificateIdentity::None => return Ok(None),
+            CertificateIdentity::Cn => certificate::common_name(der),
+            CertificateIdentity::Subject => certificate::subject(der),
+        };
+        name.map(|name| Some(name.into_boxed_str()))
+    }
+
+    /// Tells whether a client that shows these certificates would still be taken.
+    pub(super) fn trusts(&self, chain: &[CertificateDer<'static>]) -> bool {
+        match (&self.in_force().verifier, chain) {
+            (Some(verifier), [own, issuers @ ..]) => {
+                verifier.verify_client_cert(own, issuers, UnixTime::now()).is_ok()
+            }
+            (None, _) | (_, []) => true,
+        }
+    }
+
+    fn in_force(&self) -> InForce {
+        self.in_force.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn stamp(path: &Path) -> Stamp {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}
+
+fn read(
+    name: &str,
+    config: &ListenerTlsConfig,
+    certificates: &[CertificateConfig],
+) -> Result<InForce, TlsError> {
+    let mut shown = Shown { certificates: Vec::new() };
+    let mut not_after = i64::MAX;
+    for pair in certificates {
+        let (facts, key) = read_certificate(pair)?;
+        warn_of_dates(name, &pair.certificate_file, &facts);
+        not_after = not_after.min(facts.not_after);
+        shown.certificates.push((facts.names, Arc::new(key)));
+    }
+    let verifier = read_verifier(config)?;
+    let versions = match config.minimum_version {
+        TlsVersion::Tls12 => &[&TLS13, &TLS12][..],
+        TlsVersion::Tls13 => &[&TLS13][..],
+    };
+    let builder = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(versions)
+        .map_err(TlsError::Unusable)?;
+    let builder = match &verifier {
+        Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
+        None => builder.with_no_client_auth(),
+    };
+    let mut server = builder.with_cert_resolver(Arc::new(shown));
+    // A client that comes back is known by its ticket alone, so nothing is stored. New keys for tickets with everything that is read
+    // make sure that a client whose certificate was revoked does not come back with an old one.
+    server.ticketer = rustls::crypto::ring::Ticketer::new().map_err(TlsError::Unusable)?;
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    server.send_tls13_tickets = TICKETS;
+    Ok(InForce { server: Arc::new(server), verifier, not_after })
+}
+
+fn read_certificate(pair: &CertificateConfig) -> Result<(Facts, CertifiedKey), TlsError> {
+    let path = &pair.certificate_file;
+    let unusable = |reason: &str| content(CERTIFICATE, path, "certificate", reason);
+    let chain = read_certificates(CERTIFICATE, path)?;
+    let facts = chain.first().and_then(|own| certificate::facts(own));
+    let facts = facts.ok_or_else(|| unusable("the first one is malformed"))?;
+    let key = read_key(&pair.key_file)?;
+    let provider = rustls::crypto::ring::default_provider();
+    match CertifiedKey::from_der(chain, key, &provider) {
+        Ok(key) => Ok((facts, key)),
+        Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+            Err(TlsError::Mismatch { key: pair.key_file.clone(), certificate: path.clone() })
+        }
+        Err(Error::InvalidCertificate(error)) => Err(unusable(&Error::InvalidCertificate(error).to_string())),
+        Err(error) => Err(content(KEY, &pair.key_file, "key of a kind that is known", &error.to_string())),
+    }
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let text = zeroize::Zeroizing::new(read_file(KEY, path)?);
+    PrivateKeyDer::from_pem_slice(&text)
+        .map_err(|error| content(KEY, path, "private key in PEM that is not encrypted", &reason(&error)))
+}
+
+fn read_verifier(config: &ListenerTlsConfig) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+    let Some(path) =
+        config.client_ca_file.as_ref().filter(|_| config.client_certificate != ClientCertificate::Off)
+    else {
+        return Ok(None);
+    };
+    let unusable = |error: &dyn ToString| content(AUTHORITIES, path, "usable authority", &error.to_string());
+    let mut authorities = RootCertStore::empty();
+    for authority in read_certificates(AUTHORITIES, path)? {
+        authorities.add(authority).map_err(|error| unusable(&error))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider);
+    if let Some(path) = &config.crl_file {
+        builder = builder.with_crls(read_revocations(path)?).only_check_end_entity_revocation();
+    }
+    if config.client_certificate == ClientCertificate::Optional {
+        builder = builder.allow_unauthenticated();
+    }
+    match (builder.build(), &config.crl_file) {
+        (Ok(verifier), _) => Ok(Some(verifier)),
+        (Err(VerifierBuilderError::InvalidCrl(error)), Some(path)) => {
+            Err(content(REVOCATIONS, path, "usable list of revocations", &format!("{error:?}")))
+        }
+        (Err(error), _) => Err(unusable(&error)),
+    }
+}
+
+fn read_certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let text = read_file(key, path)?;
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    match read {
+        Ok(certificates) if certificates.is_empty() => {
+            Err(content(key, path, "certificate", "there is none in PEM in it"))
+        }
+        Ok(certificates) => Ok(certificates),
+        Err(error) => Err(content(key, path, "certificate", &reason(&error))),
+    }
+}
+
+fn read_revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let text = read_file(REVOCATIONS, path)?;
+    let read: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&text).collect();
+    let unusable = |reason: &str| content(REVOCATIONS, path, "list of revocations", reason);
+    match read {
+        Ok(lists) if lists.is_empty() => Err(unusable("there is none in PEM in it")),
+        Ok(lists) => Ok(lists),
+        Err(error) => Err(unusable(&reason(&error))),
+    }
+}
+
+fn read_file(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
+    files::read(path, FILE_BYTES_MAX).map_err(|source| TlsError::File { key, source })
+}
+
+fn content(key: &'static str, path: &Path, what: &'static str, reason: &str) -> TlsError {
+    TlsError::Content { key, path: path.into(), what, reason: reason.to_owned() }
+}
+
+/// Says what is wrong with a file without repeating any of it: it may be a key.
+fn reason(error: &pem::Error) -> String {
+    match error {
+        pem::Error::NoItemsFound => "there is none in it".to_owned(),
+        pem::Error::MissingSectionEnd { .. } => "an END line is missing".to_owned(),
+        pem::Error::IllegalSectionStart { .. } => "a BEGIN line is malformed".to_owned(),
+        pem::Error::Base64Decode(_) => "it is not Base64".to_owned(),
+        _ => "it is not PEM".to_owned(),
+    }
+}
+
+fn warn_of_dates(listener: &str, path: &Path, facts: &Facts) {
+    let now = i64::try_from(crate::clock::unix_seconds()).unwrap_or(i64::MAX);
+    let path = path.display();
+    if facts.not_after < now {
+        warn!(listener, "the certificate in {path} has expired: clients will refuse it");
+    }
+    if facts.not_before > now {
+        warn!(listener, "the certificate in {path} is not good yet: clients will refuse it");
+    }
+}
+
+/// The certificates that are shown, with the names that they are for.
+#[derive(Debug)]
+struct Shown {
+    certificates: Vec<(Vec<String>, Arc<CertifiedKey>)>,
+}
+
+impl ResolvesServerCert for Shown {
+    /// Prefers what is for the name that the client asks for, exactly before by wildcard, with a key that the client understands.
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let host = hello.server_name().unwrap_or_default();
+        let is_understood = |key: &CertifiedKey| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let rank = |names: &[String]| {
+            if names.iter().any(|name| name.eq_ignore_ascii_case(host)) {
+                0
+            } else if names.iter().any(|name| certificate::is_for(name, host)) {
+                1
+            } else {
+                2
+            }
+        };
+        // Of those of the same rank the first.
+        let understood = self.certificates.iter().filter(|(_, key)| is_understood(key));
+        let best = understood.min_by_key(|(names, _)| rank(names));
+        best.map(|(_, key)| Arc::clone(key))
+    }
+}

@@ -1,0 +1,69 @@
+//! A client's side of TLS, over rustls: a stream of bytes for the tests that speak MQTT by hand.
+
+use std::io::Result;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use crate::certificates::{Authority, Certificate};
+
+/// How clients of an authority connect.
+#[derive(Debug, Clone)]
+pub struct TlsClient {
+    config: Arc<ClientConfig>,
+}
+
+/// A TLS connection.
+pub type TlsStream = StreamOwned<ClientConnection, TcpStream>;
+
+impl TlsClient {
+    /// Trusts the authority, and shows `certificate` if it is asked for one.
+    ///
+    /// # Panics
+    /// If the files cannot be read.
+    #[must_use]
+    pub fn new(authority: &Authority, certificate: Option<&Certificate>) -> Self {
+        let mut roots = RootCertStore::empty();
+        let root =
+            CertificateDer::from_pem_file(authority.certificate()).expect("an authority has a certificate");
+        roots.add(root).expect("its certificate is an authority's");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring knows them")
+            .with_root_certificates(roots);
+        let config = match certificate {
+            None => builder.with_no_client_auth(),
+            Some(shown) => {
+                let chain = vec![CertificateDer::from_pem_file(&shown.certificate).expect("a certificate")];
+                let key = PrivateKeyDer::from_pem_file(&shown.key).expect("a key");
+                builder.with_client_auth_cert(chain, key).expect("a key that fits")
+            }
+        };
+        Self { config: Arc::new(config) }
+    }
+
+    /// Connects and completes the handshake; reads time out after ten seconds.
+    ///
+    /// # Errors
+    /// If the handshake fails.
+    ///
+    /// # Panics
+    /// If there is no connection.
+    pub fn open(&self, address: SocketAddr) -> Result<TlsStream> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut session =
+            ClientConnection::new(Arc::clone(&self.config), name).expect("a configuration that fits");
+        while session.is_handshaking() {
+            session.complete_io(&mut stream)?;
+        }
+        Ok(StreamOwned::new(session, stream))
+    }
+}
