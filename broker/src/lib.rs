@@ -9,6 +9,7 @@ pub mod files;
 pub mod identity;
 pub mod listener;
 pub mod logging;
+mod proxy;
 pub mod run;
 pub mod shard;
 pub mod store;

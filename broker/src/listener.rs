@@ -1,16 +1,21 @@
-//! Listening sockets: one per shard on the same address, so that the kernel spreads connections over the shards. TCP is the
-//! ordered, lossless stream of bytes that MQTT asks for ([MQTT-4.2-1], [MQTT311-7.1.1-1]).
+//! Listening sockets: one per shard. For TCP they share an address, so that the kernel spreads connections over the shards; of a Unix
+//! socket all shards have the same one. Both are the ordered, lossless stream of bytes that MQTT asks for ([MQTT-4.2-1],
+//! [MQTT311-7.1.1-1]).
 //!
 //! Invariant: an address that another process listens on is refused, although our own sockets share theirs.
 
 use std::fmt;
+use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use socket2::{Domain, Protocol, Socket, Type};
-use veilmq_config::ListenerProtocol;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use veilmq_config::{FileMode, ListenAddress, ListenerProtocol, Network};
 
 use crate::tls::TlsAcceptor;
 
@@ -21,7 +26,7 @@ const BACKLOG: i32 = 1_024;
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {source}")]
 pub struct ListenError {
-    address: SocketAddr,
+    address: ListenAddress,
     source: io::Error,
 }
 
@@ -30,24 +35,33 @@ impl ListenError {
     pub fn is_absent_ipv6(&self) -> bool {
         let is_absent = self.source.kind() == io::ErrorKind::AddrNotAvailable
             || self.source.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32);
-        self.address.is_ipv6() && is_absent
+        self.address.tcp().is_some_and(|address| address.is_ipv6()) && is_absent
     }
 }
 
 /// An address that is listened on.
 pub struct Bound {
     /// The address, with the port that was chosen for port 0.
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// What carries MQTT there.
     pub carrier: Carrier,
     /// One socket for each shard.
-    pub sockets: Vec<TcpListener>,
+    pub sockets: Vec<ListeningSocket>,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub enum ListeningSocket {
+    /// One of TCP.
+    Tcp(TcpListener),
+    /// A Unix socket, with what log lines call its clients.
+    Unix(UnixListener, Arc<str>),
 }
 
 /// A listening socket of one shard.
 pub struct Listener {
     /// The socket.
-    pub socket: TcpListener,
+    pub socket: ListeningSocket,
     /// What carries MQTT on its connections.
     pub carrier: Carrier,
 }
@@ -59,6 +73,15 @@ pub struct Carrier {
     pub protocol: ListenerProtocol,
     /// TLS below that, if any.
     pub tls: Option<Arc<TlsAcceptor>>,
+    /// Below all else a PROXY header, if any, and from which networks.
+    pub proxies: Option<Arc<[Network]>>,
+}
+
+impl Carrier {
+    /// Tells whether a peer with this address of TCP may connect.
+    pub fn takes(&self, peer: IpAddr) -> bool {
+        self.proxies.as_ref().is_none_or(|proxies| proxies.iter().any(|network| network.contains(peer)))
+    }
 }
 
 impl fmt::Display for Carrier {
@@ -68,7 +91,8 @@ impl fmt::Display for Carrier {
             (ListenerProtocol::Mqtt, true) => "MQTT over TLS",
             (ListenerProtocol::WebSocket, false) => "MQTT over WebSocket",
             (ListenerProtocol::WebSocket, true) => "MQTT over secure WebSocket",
-        })
+        })?;
+        f.write_str(if self.proxies.is_some() { " behind a proxy" } else { "" })
     }
 }
 
@@ -79,19 +103,49 @@ impl Bound {
     }
 }
 
-/// Binds `count` listening sockets to one address. Port 0 is resolved by the first.
+/// The file of a Unix socket, removed when this is dropped.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Somebody may have removed it before.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl SocketFile {
+    /// Keeps the file of this address, if it is that of a Unix socket.
+    pub fn of(address: &ListenAddress) -> Option<Self> {
+        Some(Self(address.unix()?.into()))
+    }
+}
+
+/// Makes `count` listening sockets for one address; `mode` is for the file of a Unix socket. Port 0 is resolved by the first.
 ///
 /// # Errors
 /// Names the address, and what the operating system answered.
-pub fn bind(address: SocketAddr, carrier: Carrier, count: usize) -> Result<Bound, ListenError> {
-    let named = |source| ListenError { address, source };
-    let first = bind_one(address, Sharing::Afterwards).map_err(named)?;
-    let address = first.local_addr().map_err(named)?;
-    let mut sockets = vec![first];
-    for _ in 1..count {
-        sockets.push(bind_one(address, Sharing::AtOnce).map_err(named)?);
+pub fn bind(
+    address: &ListenAddress,
+    mode: FileMode,
+    carrier: Carrier,
+    count: usize,
+) -> Result<Bound, ListenError> {
+    let named = |source| ListenError { address: address.clone(), source };
+    match address {
+        ListenAddress::Tcp(address) => bind_tcp(*address, carrier, count).map_err(named),
+        ListenAddress::Unix(path) => bind_unix(path, mode, carrier, count).map_err(named),
     }
-    Ok(Bound { address, carrier, sockets })
+}
+
+fn bind_tcp(address: SocketAddr, carrier: Carrier, count: usize) -> io::Result<Bound> {
+    let first = bind_one(address, Sharing::Afterwards)?;
+    let address = first.local_addr()?;
+    let mut sockets = vec![ListeningSocket::Tcp(first)];
+    for _ in 1..count {
+        sockets.push(ListeningSocket::Tcp(bind_one(address, Sharing::AtOnce)?));
+    }
+    Ok(Bound { address: address.into(), carrier, sockets })
 }
 
 /// When a socket begins to share its address.
@@ -118,33 +172,76 @@ fn bind_one(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+fn bind_unix(path: &Path, mode: FileMode, carrier: Carrier, count: usize) -> io::Result<Bound> {
+    remove_abandoned(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    // Nobody can connect before listen, so nobody does with other permissions.
+    fs::set_permissions(path, fs::Permissions::from_mode(mode.0))?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    let first = UnixListener::from(socket);
+    let address = ListenAddress::Unix(path.into());
+    let name: Arc<str> = Arc::from(address.to_string());
+    let mut sockets = Vec::new();
+    for _ in 1..count {
+        sockets.push(ListeningSocket::Unix(first.try_clone()?, Arc::clone(&name)));
+    }
+    sockets.push(ListeningSocket::Unix(first, name));
+    Ok(Bound { address, carrier, sockets })
+}
+
+/// Removes the socket that a broker left behind which did not end in order; one that somebody listens on, and any other file, stays.
+fn remove_abandoned(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"));
+        }
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(io::Error::from(Errno::EADDRINUSE)),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn bind_plain(address: SocketAddr, count: usize) -> Result<Bound, ListenError> {
-        bind(address, Carrier { protocol: ListenerProtocol::Mqtt, tls: None }, count)
+    const PLAIN: Carrier = Carrier { protocol: ListenerProtocol::Mqtt, tls: None, proxies: None };
+
+    fn try_bind(address: &ListenAddress, count: usize) -> Result<Bound, ListenError> {
+        bind(address, FileMode::default(), PLAIN, count)
     }
 
-    fn bind_to_any_port(count: usize) -> Bound {
-        bind_plain("127.0.0.1:0".parse().unwrap(), count).unwrap()
+    fn bind_to_any_port(count: usize) -> (SocketAddr, Vec<TcpListener>) {
+        let bound = try_bind(&"127.0.0.1:0".parse().unwrap(), count).unwrap();
+        let address = bound.address.tcp().unwrap();
+        let sockets = bound.sockets.into_iter().map(|socket| match socket {
+            ListeningSocket::Tcp(socket) => socket,
+            ListeningSocket::Unix(..) => panic!("asked for TCP"),
+        });
+        (address, sockets.collect())
     }
 
     #[test]
     fn every_shard_gets_a_socket_on_the_same_port() {
-        let bound = bind_to_any_port(3);
+        let (address, sockets) = bind_to_any_port(3);
 
-        assert_ne!(bound.address.port(), 0);
-        let addresses: Vec<_> = bound.sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
-        assert_eq!(addresses, [bound.address; 3]);
+        assert_ne!(address.port(), 0);
+        let addresses: Vec<_> = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
+        assert_eq!(addresses, [address; 3]);
     }
 
     #[test]
     fn an_address_in_use_is_refused_by_name() {
-        let taken = bind_to_any_port(2);
-        let address = taken.address;
+        let (address, _taken) = bind_to_any_port(2);
 
-        let error = bind_plain(address, 2).err().unwrap();
+        let error = try_bind(&address.into(), 2).err().unwrap();
 
         assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
         assert!(!error.is_absent_ipv6());
@@ -152,13 +249,35 @@ mod tests {
 
     #[test]
     fn connections_reach_the_sockets_of_all_shards() {
-        let bound = bind_to_any_port(2);
+        let (address, sockets) = bind_to_any_port(2);
 
-        let clients: Vec<_> = (0..64).map(|_| std::net::TcpStream::connect(bound.address).unwrap()).collect();
+        let clients: Vec<_> = (0..64).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
 
         let accepted: Vec<usize> =
-            bound.sockets.iter().map(|socket| std::iter::from_fn(|| socket.accept().ok()).count()).collect();
+            sockets.iter().map(|socket| std::iter::from_fn(|| socket.accept().ok()).count()).collect();
         assert_eq!(accepted.iter().sum::<usize>(), clients.len());
         assert!(accepted.iter().all(|count| *count > 0), "{accepted:?}");
+    }
+
+    #[test]
+    fn a_unix_socket_has_its_mode_and_takes_the_place_of_an_abandoned_one_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mqtt.sock");
+        let address = ListenAddress::Unix(path.clone());
+        drop(UnixListener::bind(&path).unwrap());
+
+        let bound = bind(&address, FileMode(0o600), PLAIN, 3).unwrap();
+
+        assert_eq!(bound.sockets.len(), 3);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(UnixStream::connect(&path).is_ok());
+        let error = try_bind(&address, 1).err().unwrap().to_string();
+        assert!(error.starts_with(&format!("cannot listen on unix:{}: ", path.display())), "{error}");
+        drop((bound, SocketFile::of(&address)));
+        assert!(!path.exists());
+        fs::write(&path, "a file").unwrap();
+        let error = try_bind(&address, 1).err().unwrap().to_string();
+        assert!(error.ends_with("there is a file that is no socket"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"a file");
     }
 }

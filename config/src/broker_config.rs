@@ -7,7 +7,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{LimitsConfig, ListenerTlsConfig, MqttConfig, Note, TlsConfig};
+use crate::{
+    FileMode, LimitsConfig, ListenAddress, ListenerTlsConfig, MqttConfig, Note, ProxyProtocolConfig,
+    TlsConfig,
+};
 
 /// The MQTT port of a broker that was given none.
 pub(crate) const DEFAULT_PORT: u16 = 1883;
@@ -75,14 +78,20 @@ pub struct MosquittoConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListenerConfig {
-    /// The TCP address to accept on; port 0 lets the system choose. An IPv6 address accepts IPv6 only.
-    pub address: SocketAddr,
+    /// Where it accepts connections.
+    pub address: ListenAddress,
+    /// The permissions of a Unix socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<FileMode>,
     /// What carries MQTT there.
     #[serde(default)]
     pub protocol: ListenerProtocol,
     /// TLS below that, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenerTlsConfig>,
+    /// The PROXY protocol below all else, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocolConfig>,
 }
 
 /// What carries MQTT on a listener.
@@ -99,7 +108,13 @@ pub enum ListenerProtocol {
 impl ListenerConfig {
     /// A listener for MQTT on TCP itself.
     pub(crate) fn mqtt(address: SocketAddr) -> Self {
-        Self { address, protocol: ListenerProtocol::Mqtt, tls: None }
+        Self {
+            address: address.into(),
+            mode: None,
+            protocol: ListenerProtocol::Mqtt,
+            tls: None,
+            proxy_protocol: None,
+        }
     }
 }
 

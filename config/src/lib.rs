@@ -16,10 +16,11 @@
 //!     environment: [("HOME".to_owned(), "/home/you".to_owned())],
 //! })?;
 //! assert_eq!(config.mode, Mode::Development);
-//! assert!(config.listeners.iter().all(|listener| listener.address.ip().is_loopback()));
+//! assert!(config.listeners.iter().all(|listener| listener.address.is_local()));
 //! # Ok::<(), veilmq_config::ConfigError>(())
 //! ```
 
+mod address;
 mod broker_config;
 mod document;
 mod environment;
@@ -29,11 +30,13 @@ mod load;
 mod mosquitto;
 mod mqtt;
 mod options;
+mod proxy;
 mod relations;
 mod tls;
 mod unknown;
 mod value;
 
+pub use address::{FileMode, ListenAddress, NoListenAddress};
 pub use broker_config::{
     AccessConfig, AdminConfig, BrokerConfig, Durability, ListenerConfig, ListenerProtocol, LogConfig,
     LogFormat, LogLevel, Mode, MosquittoConfig, Scheme, ShardsConfig, StorageConfig, Suite, SysConfig,
@@ -48,6 +51,7 @@ pub use mosquitto::{
 };
 pub use mqtt::MqttConfig;
 pub use options::{Kind, OPTIONS, OptionSpec};
+pub use proxy::{Network, NoNetwork, ProxyProtocolConfig};
 pub use tls::{
     CertificateConfig, CertificateIdentity, ClientCertificate, ListenerTlsConfig, TlsConfig, TlsVersion,
 };

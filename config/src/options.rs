@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 
 use veilmq_protocol::TopicFilter;
 
+use crate::address::{FileMode, ListenAddress};
+use crate::proxy::Network;
 use crate::value::Given;
 
 /// The word that opens no listener.
@@ -62,8 +64,12 @@ pub enum Kind {
     Paths,
     /// A list of Topic Filters, none of a Shared Subscription.
     TopicFilters,
-    /// An IP address with a port.
-    Address,
+    /// An IP address with a port, or a Unix socket.
+    ListenAddress,
+    /// The permissions of a file.
+    FileMode,
+    /// A list of IP addresses and networks.
+    Networks,
     /// An IP address with a port, or `off`.
     AddressOrOff,
 }
@@ -91,8 +97,20 @@ pub(crate) const DATA_DIR: OptionSpec = option(
 pub const OPTIONS: &[OptionSpec] = &[
     DATA_DIR,
     unset(
-        option(LISTENERS, Kind::Address, "TCP address to accept MQTT on; port 0 lets the system choose."),
+        option(
+            LISTENERS,
+            Kind::ListenAddress,
+            "Where to accept connections: TCP, where port 0 lets the system choose, or a Unix socket.",
+        ),
         "must be given (development: `127.0.0.1:1883` and `[::1]:1883`)",
+    ),
+    unset(
+        option(
+            "listeners[].mode",
+            Kind::FileMode,
+            "Permissions of a Unix socket; whoever may write to it may connect.",
+        ),
+        "`0660` for a Unix socket",
     ),
     unset(
         option(
@@ -157,6 +175,14 @@ pub const OPTIONS: &[OptionSpec] = &[
             "What of a client certificate is the User Name, instead of what CONNECT says: nothing, its common name, its subject (RFC 2253).",
         ),
         "`none`",
+    ),
+    unset(
+        option(
+            "listeners[].proxy_protocol.trusted",
+            Kind::Networks,
+            "Proxies that say where a client is with a PROXY header (version 1 or 2); on this listener all connections begin with one, and nobody else may connect.",
+        ),
+        "no PROXY headers",
     ),
     unset(
         option(
@@ -473,12 +499,15 @@ impl OptionSpec {
     pub(crate) fn shape_in_environment(&self) -> Shape {
         match self.kind {
             _ if self.is_in_list_of_tables() => Shape::List,
-            Kind::Choices(_) | Kind::Paths | Kind::TopicFilters => Shape::List,
+            Kind::Choices(_) | Kind::Paths | Kind::TopicFilters | Kind::Networks => Shape::List,
             Kind::Integer { .. } => Shape::Integer,
             Kind::Boolean => Shape::Boolean,
-            Kind::Choice(_) | Kind::Text { .. } | Kind::Path | Kind::Address | Kind::AddressOrOff => {
-                Shape::Text
-            }
+            Kind::Choice(_)
+            | Kind::Text { .. }
+            | Kind::Path
+            | Kind::ListenAddress
+            | Kind::FileMode
+            | Kind::AddressOrOff => Shape::Text,
         }
     }
 }
@@ -511,8 +540,14 @@ impl Kind {
             (Self::Path, Given::Text(text)) => !text.is_empty() && !text.contains('\0'),
             (Self::Paths, Given::List(list)) => list.iter().all(|element| Self::Path.allows(element)),
             (Self::TopicFilters, Given::List(list)) => list.iter().all(is_topic_filter),
-            (Self::Address, Given::Text(text)) => text.parse::<SocketAddr>().is_ok(),
-            (Self::AddressOrOff, Given::Text(text)) => text == OFF || Self::Address.allows(given),
+            (Self::ListenAddress, Given::Text(text)) => text.parse::<ListenAddress>().is_ok(),
+            (Self::FileMode, Given::Text(text)) => {
+                (3..=4).contains(&text.len()) && text.parse::<FileMode>().is_ok_and(|mode| mode.0 <= 0o777)
+            }
+            (Self::Networks, Given::List(list)) => list
+                .iter()
+                .all(|element| matches!(element, Given::Text(text) if text.parse::<Network>().is_ok())),
+            (Self::AddressOrOff, Given::Text(text)) => text == OFF || text.parse::<SocketAddr>().is_ok(),
             (
                 _,
                 Given::Integer(_) | Given::Boolean(_) | Given::Text(_) | Given::List(_) | Given::Other(_),
@@ -537,7 +572,11 @@ impl fmt::Display for Kind {
             Self::Path => f.write_str("a path in UTF-8"),
             Self::Paths => f.write_str("a list of paths in UTF-8"),
             Self::TopicFilters => f.write_str("a list of Topic Filters without $share"),
-            Self::Address => f.write_str("an IP address with a port, such as 127.0.0.1:1883 or [::1]:1883"),
+            Self::ListenAddress => f.write_str(
+                "an IP address with a port, such as 127.0.0.1:1883 or [::1]:1883, or unix: with a path of at most 107 bytes",
+            ),
+            Self::FileMode => f.write_str("permissions as an octal number, such as \"0660\""),
+            Self::Networks => f.write_str("a list of IP addresses and networks, such as 10.0.0.0/8"),
             Self::AddressOrOff => f.write_str("an IP address with a port, such as 127.0.0.1:9464, or off"),
         }
     }

@@ -1,12 +1,14 @@
 //! What must hold between options, and who set each of them.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 
+use crate::address::ListenAddress;
 use crate::broker_config::{BrokerConfig, Durability, Mode};
 use crate::error::{ConfigError, Fault, Origin};
 use crate::options::LISTENERS;
 use crate::tls::{CertificateIdentity, ListenerTlsConfig};
+
+const TRUSTED: &str = "listeners[].proxy_protocol.trusted";
 
 /// Who set each option, and to what; an option nobody set has its default.
 #[derive(Debug, Default)]
@@ -71,6 +73,7 @@ impl Known {
         self.interval_belongs_to_durability(config)?;
         self.relaxed_topics_are_relaxed(config)?;
         self.addresses_are_distinct(config)?;
+        self.listeners_fit_their_addresses(config)?;
         config.check_tls(self)?;
         match config.mode {
             Mode::Development => self.development_stays_on_loopback(config),
@@ -129,12 +132,9 @@ impl Known {
     }
 
     fn addresses_are_distinct(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
-        let mut taken: Vec<(&'static str, SocketAddr)> = Vec::new();
-        let listeners = config.listeners.iter().map(|listener| (LISTENERS, listener.address));
-        let admin = config.admin.address.map(|address| ("admin.address", address));
-        for (key, address) in listeners.chain(admin) {
-            if let Some((other, _)) = taken.iter().find(|(_, other)| *other == address && address.port() != 0)
-            {
+        let mut taken: Vec<(&'static str, ListenAddress)> = Vec::new();
+        for (key, address) in addresses(config) {
+            if let Some((other, _)) = taken.iter().find(|(_, other)| *other == address && !address.is_any()) {
                 return Err(ConfigError::new(
                     self.origin(key),
                     Fault::Relation {
@@ -154,12 +154,35 @@ impl Known {
         Ok(())
     }
 
+    /// A Unix socket has permissions, and only addresses of TCP can be trusted or not.
+    fn listeners_fit_their_addresses(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
+        for listener in &config.listeners {
+            let is_unix = listener.address.unix().is_some();
+            if listener.mode.is_some() && !is_unix {
+                return Err(
+                    self.refuse_value("listeners[].mode", format!("{} is no Unix socket", listener.address))
+                );
+            }
+            let trusted = listener.proxy_protocol.as_ref().map(|proxy| &proxy.trusted);
+            if trusted.is_some_and(|trusted| trusted.is_empty() != is_unix) {
+                let because = match is_unix {
+                    true => "whoever may write to a Unix socket is trusted; an empty list is allowed",
+                    false => "nobody could connect; name the addresses of the proxies",
+                };
+                return Err(self.refuse_value(TRUSTED, because.to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse_value(&self, key: &'static str, because: String) -> ConfigError {
+        let (value, allowed) = (self.value(key), "no such value".to_owned());
+        ConfigError::new(self.origin(key), Fault::Relation { key, value, allowed, because })
+    }
+
     /// Anonymous clients and trust by introduction are only tolerable while nobody else can reach the broker.
     fn development_stays_on_loopback(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
-        let listeners = config.listeners.iter().map(|listener| (LISTENERS, listener.address));
-        let admin = config.admin.address.map(|address| ("admin.address", address));
-        let Some((key, address)) = listeners.chain(admin).find(|(_, address)| !address.ip().is_loopback())
-        else {
+        let Some((key, address)) = addresses(config).find(|(_, address)| !address.is_local()) else {
             return Ok(());
         };
         Err(ConfigError::new(
@@ -195,4 +218,11 @@ impl Known {
             },
         ))
     }
+}
+
+/// Every address that is listened on, with the option that names it.
+fn addresses(config: &BrokerConfig) -> impl Iterator<Item = (&'static str, ListenAddress)> + '_ {
+    let listeners = config.listeners.iter().map(|listener| (LISTENERS, listener.address.clone()));
+    let admin = config.admin.address.map(|address| ("admin.address", address.into()));
+    listeners.chain(admin)
 }

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use veilmq_config::{BrokerConfig, ListenerTlsConfig, OPTIONS, OptionSpec, Overrides, Sources};
+use veilmq_config::{
+    BrokerConfig, FileMode, ListenerTlsConfig, OPTIONS, OptionSpec, Overrides, ProxyProtocolConfig, Sources,
+};
 
 type Flat = BTreeMap<String, String>;
 
@@ -62,6 +64,8 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
             ("HOME", "/home/you"),
         ],
     );
+    every_key.listeners[0].mode = Some(FileMode::default());
+    every_key.listeners[0].proxy_protocol = Some(ProxyProtocolConfig::default());
     let tls = every_key.listeners[0].tls.clone().unwrap();
     every_key.listeners[0].tls = Some(ListenerTlsConfig {
         certificates: every_key.certificates_of(&tls),
@@ -112,7 +116,7 @@ fn shipped_example_loads_and_changes_no_default() {
     let example = load(Some(&in_config("veilmq.toml")), &[]);
 
     assert_eq!(example, BrokerConfig { listeners: example.listeners.clone(), ..BrokerConfig::default() });
-    assert!(example.listeners.iter().all(|listener| listener.address.ip().is_loopback()));
+    assert!(example.listeners.iter().all(|listener| listener.address.is_local()));
 }
 
 #[test]
@@ -138,7 +142,12 @@ fn commented_options_of_the_shipped_example_are_all_options_with_their_defaults(
 fn shipped_container_file_loads_and_can_be_reached_from_outside() {
     let container = load(Some(&in_config("container.toml")), &[]);
 
-    assert!(container.listeners.iter().any(|listener| listener.address.ip().is_unspecified()));
+    assert!(
+        container
+            .listeners
+            .iter()
+            .any(|listener| listener.address.tcp().is_some_and(|address| address.ip().is_unspecified()))
+    );
     assert!(container.admin.address.is_some_and(|address| address.ip().is_unspecified()));
     assert!(!container.access.anonymous);
 }

@@ -66,7 +66,7 @@ fn error_names_file_line_key_value_and_what_is_allowed() {
         ),
         (
             "[[listeners]]\naddress = \"127.0.0.1:1\"\n[[listeners]]\naddress = 1883\n",
-            "FILE:4: listeners[].address = 1883 is not allowed; allowed: an IP address with a port, such as 127.0.0.1:1883 or [::1]:1883",
+            "FILE:4: listeners[].address = 1883 is not allowed; allowed: an IP address with a port, such as 127.0.0.1:1883 or [::1]:1883, or unix: with a path of at most 107 bytes",
         ),
         ("limits = 5", "FILE:1: limits = 5 is not allowed; allowed: a table"),
         (
@@ -81,6 +81,14 @@ fn error_names_file_line_key_value_and_what_is_allowed() {
         (
             "[[listeners]]\naddress = \"127.0.0.1:1\"\n[[listeners.tls.certificates]]\ncertificate_file = \"a\"\n",
             "FILE:3: listeners[].tls.certificates[].key_file must be given; each table of the list needs it",
+        ),
+        (
+            "[[listeners]]\naddress = \"127.0.0.1:1\"\nproxy_protocol.trusted = [\"10.0.0.0/33\"]\n",
+            "FILE:3: listeners[].proxy_protocol.trusted = [\"10.0.0.0/33\"] is not allowed; allowed: a list of IP addresses and networks, such as 10.0.0.0/8",
+        ),
+        (
+            "[[listeners]]\naddress = \"unix:/a\"\nmode = \"rw\"\n",
+            "FILE:3: listeners[].mode = \"rw\" is not allowed; allowed: permissions as an octal number, such as \"0660\"",
         ),
         (
             "[[listeners]]\naddress = \"127.0.0.1:1\"\ntls = { minimum_version = \"1.1\" }\n",
@@ -200,6 +208,22 @@ fn relations_between_options_name_both_and_where_each_is_set() {
             "FILE:5: listeners[].tls.certificates[].certificate_file must be given; a listener with TLS needs one, or tls.certificate_file and tls.key_file for all listeners",
         ),
         (
+            "[[listeners]]\naddress = \"127.0.0.1:8883\"\nmode = \"0660\"\n",
+            "FILE:3: listeners[].mode = \"0660\" is not allowed; allowed: no such value, because 127.0.0.1:8883 is no Unix socket",
+        ),
+        (
+            "[[listeners]]\naddress = \"127.0.0.1:8883\"\nproxy_protocol.trusted = []\n",
+            "FILE:3: listeners[].proxy_protocol.trusted = [] is not allowed; allowed: no such value, because nobody could connect; name the addresses of the proxies",
+        ),
+        (
+            "[[listeners]]\naddress = \"unix:/a\"\nproxy_protocol.trusted = [\"::1\"]\n",
+            "FILE:3: listeners[].proxy_protocol.trusted = [\"::1\"] is not allowed; allowed: no such value, because whoever may write to a Unix socket is trusted; an empty list is allowed",
+        ),
+        (
+            "[[listeners]]\naddress = \"unix:/a\"\n[[listeners]]\naddress = \"unix:/a\"\n",
+            "FILE:6: listeners[].address = \"unix:/a\" is not allowed; allowed: an address nobody else uses, because it is listed twice",
+        ),
+        (
             "tls.certificate_file = \"a.crt\"",
             "FILE:1: tls.key_file must be given; a certificate is of no use without its key, nor a key without its certificate",
         ),
@@ -239,7 +263,7 @@ fn error_in_the_environment_names_the_variable() {
         (
             "VEILMQ__LISTENERS",
             "127.0.0.1:1883,nowhere",
-            "environment variable VEILMQ__LISTENERS: listeners[].address = \"nowhere\" is not allowed; allowed: an IP address with a port, such as 127.0.0.1:1883 or [::1]:1883",
+            "environment variable VEILMQ__LISTENERS: listeners[].address = \"nowhere\" is not allowed; allowed: an IP address with a port, such as 127.0.0.1:1883 or [::1]:1883, or unix: with a path of at most 107 bytes",
         ),
         (
             "VEILMQ__ACCESS__ANONYMOUS",

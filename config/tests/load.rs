@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use veilmq_config::{
-    BrokerConfig, ConfigError, Durability, Fault, Kind, ListenerProtocol, LogFormat, LogLevel, Mode, OPTIONS,
-    Overrides, Sources, Suite,
+    BrokerConfig, ConfigError, Durability, Fault, FileMode, Kind, ListenerProtocol, LogFormat, LogLevel,
+    Mode, OPTIONS, Overrides, Sources, Suite,
 };
 
 const LISTENER: &str = "[[listeners]]\naddress = \"127.0.0.1:1883\"\n";
@@ -130,6 +130,21 @@ fn a_listener_says_what_carries_mqtt_there() {
     let protocols = from_file.listeners.iter().map(|listener| listener.protocol).collect::<Vec<_>>();
     assert_eq!(protocols, [ListenerProtocol::Mqtt, ListenerProtocol::WebSocket]);
     assert_eq!(from_environment.listeners, from_file.listeners);
+}
+
+#[test]
+fn a_listener_may_be_a_unix_socket() {
+    let file = "[[listeners]]\naddress = \"unix:/run/mqtt.sock\"\nmode = \"0600\"\n[[listeners]]\naddress = \"unix:x\"\n";
+
+    let config = configured(file, Overrides::default(), &[]);
+    let from_environment =
+        configured(LISTENER, Overrides::default(), &[("VEILMQ__LISTENERS", "ws://unix:/a b")]);
+
+    assert_eq!(addresses(&config), ["unix:/run/mqtt.sock", "unix:x"]);
+    assert_eq!((config.listeners[0].mode, config.listeners[1].mode), (Some(FileMode(0o600)), None));
+    assert_eq!(addresses(&from_environment), ["unix:/a b"]);
+    let again = configured(&config.to_toml(), Overrides::default(), &[]);
+    assert_eq!(again.listeners, config.listeners);
 }
 
 #[test]

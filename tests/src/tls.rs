@@ -50,14 +50,22 @@ impl TlsClient {
     /// Connects and completes the handshake; reads time out after ten seconds.
     ///
     /// # Errors
-    /// If the handshake fails.
-    ///
-    /// # Panics
-    /// If there is no connection.
+    /// If there is no connection, or the handshake fails.
     pub fn open(&self, address: SocketAddr) -> Result<TlsStream> {
-        let mut stream = TcpStream::connect(address)?;
+        let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        self.on(stream)
+    }
+
+    /// Completes the handshake on a connection.
+    ///
+    /// # Errors
+    /// If it fails.
+    ///
+    /// # Panics
+    /// Never: the configuration fits.
+    pub fn on(&self, mut stream: TcpStream) -> Result<TlsStream> {
         let name = ServerName::try_from("localhost").expect("a name");
         let mut session =
             ClientConnection::new(Arc::clone(&self.config), name).expect("a configuration that fits");

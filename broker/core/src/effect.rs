@@ -22,6 +22,13 @@ pub enum Input<'a> {
         /// Who it is, for log lines only.
         peer: &'a str,
     },
+    /// A proxy, which is what connected, has told where the client is. It comes before CONNECT.
+    Located {
+        /// The connection.
+        connection: ConnectionId,
+        /// Who it is from now on.
+        peer: &'a str,
+    },
     /// What carries MQTT on this connection has proved who the client is, as TLS does with a client's certificate. It comes before
     /// CONNECT; the user name and the password in that do not matter any more.
     Vouched {

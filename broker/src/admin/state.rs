@@ -1,13 +1,12 @@
 //! What the admin listener knows about the broker: whether it is ready, whether its shards turn, what it counts.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
-use veilmq_config::Mode;
+use veilmq_config::{ListenAddress, Mode};
 
 use super::metrics::{MetricSource, MetricsPage};
 use crate::trust::TrustKeeper;
@@ -36,7 +35,7 @@ pub struct Readiness {
     /// The number of shards.
     pub shards: u16,
     /// The addresses on which MQTT clients are served.
-    pub listeners: Vec<SocketAddr>,
+    pub listeners: Vec<ListenAddress>,
     /// Sessions that were found in the store at the start.
     pub recovered_sessions: usize,
     /// Where a store that could not be opened was put aside; its content is missing from this broker.

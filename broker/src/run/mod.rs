@@ -8,7 +8,6 @@ mod settings;
 mod signals;
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -16,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
-use veilmq_config::{BrokerConfig, Durability, Mode};
+use veilmq_config::{BrokerConfig, Durability, ListenAddress, Mode};
 use veilmq_core::{Record, Shard, Shared, Stats, StoreError, VeilServer};
 use veilmq_protocol::veil::channel::Identity;
 
@@ -26,7 +25,7 @@ use crate::admin::{AdminError, AdminServer, AdminState, Status, StorageDamage, m
 use crate::clock;
 use crate::files::{self, FileError};
 use crate::identity::{IdentityError, IdentityFolder};
-use crate::listener::{self, Bound, Carrier, ListenError};
+use crate::listener::{self, Bound, Carrier, ListenError, SocketFile};
 use crate::logging;
 use crate::shard::{self, Announcer, Completion, ConnectionLimit, Counters, Exchange, Mail, WorkerParts};
 use crate::store::{
@@ -103,6 +102,7 @@ struct Broker {
     exchange: Arc<Exchange<Mail>>,
     threads: Vec<JoinHandle<()>>,
     writer: StorageWriter,
+    _socket_files: Vec<SocketFile>,
     /// Answers until the broker has ended.
     _admin: Option<AdminServer>,
 }
@@ -152,10 +152,11 @@ impl Broker {
         let metrics =
             settings::DaemonMetrics { shared: Arc::clone(&shared), storage: storage.clone(), report };
         state.add_metrics(Arc::new(metrics));
-        let addresses = bound.iter().map(|bound| (bound.address, bound.carrier.clone())).collect();
+        let addresses = bound.iter().map(|bound| (bound.address.clone(), bound.carrier.clone())).collect();
+        let socket_files = bound.iter().filter_map(|bound| SocketFile::of(&bound.address)).collect();
         let threads = start_shards(config, &shared, recovered.shards, bound, &exchange, &storage, &state)?;
         tell_ready(config, &state, addresses);
-        Ok(Self { state, trust, tls, exchange, threads, writer, _admin: admin })
+        Ok(Self { state, trust, tls, exchange, threads, writer, _socket_files: socket_files, _admin: admin })
     }
 
     /// Says farewell to the clients, makes everything durable, and ends.
@@ -226,8 +227,10 @@ fn tell_recovered(state: &AdminState, report: &OpenReport, recovered: &Recovered
 fn bind(config: &BrokerConfig, tls: &TlsKeeper, shards: u16) -> Result<Vec<Bound>, RunError> {
     let mut bound = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
-        let carrier = Carrier { protocol: listener.protocol, tls: tls.acceptor(index) };
-        match listener::bind(listener.address, carrier, usize::from(shards)) {
+        let proxies = listener.proxy_protocol.as_ref().map(|proxy| Arc::from(proxy.trusted.as_slice()));
+        let carrier = Carrier { protocol: listener.protocol, tls: tls.acceptor(index), proxies };
+        let mode = listener.mode.unwrap_or_default();
+        match listener::bind(&listener.address, mode, carrier, usize::from(shards)) {
             Ok(sockets) => bound.push(sockets),
             Err(error) if config.mode != Mode::Configured && error.is_absent_ipv6() => {
                 warn!("{error}; going on without it");
@@ -337,7 +340,7 @@ fn announcer(
     (!interval.is_zero()).then(|| Announcer::new(interval, Arc::clone(shared), counting))
 }
 
-fn tell_ready(config: &BrokerConfig, state: &AdminState, addresses: Vec<(SocketAddr, Carrier)>) {
+fn tell_ready(config: &BrokerConfig, state: &AdminState, addresses: Vec<(ListenAddress, Carrier)>) {
     if config.mode == Mode::Development {
         info!(
             "development mode, because there is no configuration file: listening on loopback only, and whoever is on this \

@@ -2,14 +2,16 @@
 
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener as TokioListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::stream::Stream;
 use super::worker::Worker;
-use crate::listener::Listener;
+use crate::listener::{Carrier, Listener, ListeningSocket};
 
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -18,28 +20,68 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Accepts until the task is aborted.
 pub(super) async fn accept_for_ever(worker: Rc<Worker>, listener: Listener) {
     let Listener { socket, carrier } = listener;
-    let listener = match TokioListener::from_std(socket) {
-        Ok(listener) => listener,
+    let socket = match Socket::attach(socket) {
+        Ok(socket) => socket,
         Err(error) => return tracing::error!(%error, "a listening socket cannot be used"),
     };
     let mut complaints = Complaints::default();
     let mut pause = PAUSE_MIN;
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
+        match socket.accept(&carrier).await {
+            Ok(Ok((stream, peer))) => {
                 pause = PAUSE_MIN;
-                // Without it a small packet may wait for the acknowledgement of the one before; the connection works all the same.
-                let _ = stream.set_nodelay(true);
-                if let Err(reason) = worker.accept(stream, &carrier, &peer.to_string()) {
+                if let Err(reason) = worker.accept(stream, &carrier, &peer) {
                     complaints.log(reason);
                 }
             }
+            Ok(Err(Stranger)) => complaints.log("the peer is not in listeners[].proxy_protocol.trusted"),
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
                 worker.counters().accept_failed();
                 complaints.log(&error.to_string());
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
+            }
+        }
+    }
+}
+
+/// A listening socket of this thread.
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener, Arc<str>),
+}
+
+/// Somebody who is no proxy of this listener.
+struct Stranger;
+
+impl Socket {
+    fn attach(socket: ListeningSocket) -> io::Result<Self> {
+        Ok(match socket {
+            ListeningSocket::Tcp(socket) => Self::Tcp(TcpListener::from_std(socket)?),
+            ListeningSocket::Unix(socket, name) => Self::Unix(UnixListener::from_std(socket)?, name),
+        })
+    }
+
+    /// Returns the next connection, and who it is for log lines.
+    async fn accept(&self, carrier: &Carrier) -> io::Result<Result<(Stream, String), Stranger>> {
+        match self {
+            Self::Tcp(socket) => {
+                let (stream, peer) = socket.accept().await?;
+                if !carrier.takes(peer.ip()) {
+                    return Ok(Err(Stranger));
+                }
+                // Without it a small packet may wait for the acknowledgement of the one before; the connection works all the same.
+                let _ = stream.set_nodelay(true);
+                Ok(Ok((Stream::Tcp(stream), peer.to_string())))
+            }
+            Self::Unix(socket, name) => {
+                let (stream, _) = socket.accept().await?;
+                let peer = match stream.peer_cred() {
+                    Ok(process) => format!("{name} (uid {})", process.uid()),
+                    Err(_) => name.to_string(),
+                };
+                Ok(Ok((Stream::Unix(stream), peer)))
             }
         }
     }

@@ -217,13 +217,16 @@ impl Connection {
     /// Hands the core what was read for it.
     fn take_in(self: &Rc<Self>, bytes: &mut [u8], worker: &Worker) {
         let mut plaintext = worker.take_plaintext_buffer();
-        let (user, packets) = match &mut *self.socket.borrow_mut() {
+        let (client, user, packets) = match &mut *self.socket.borrow_mut() {
             Some(socket) => {
                 let packets = socket.unpack(bytes, &mut plaintext);
-                (socket.take_user(), packets)
+                (socket.take_client(), socket.take_user(), packets)
             }
             None => return,
         };
+        if let Some(client) = client {
+            worker.turn(Input::Located { connection: self.id, peer: &client.to_string() });
+        }
         if let Some(user) = user {
             worker.turn(Input::Vouched { connection: self.id, user: &user });
         }

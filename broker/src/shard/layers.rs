@@ -1,20 +1,28 @@
-//! What lies between the bytes of a socket and MQTT, from below: TLS, WebSocket.
+//! What lies between the bytes of a socket and MQTT, from below: a PROXY header, TLS, WebSocket.
 //!
 //! Each layer is plain data without a socket; here they are stacked.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 
 use veilmq_config::ListenerProtocol;
 use veilmq_core::Outbox;
 
 use super::socket::SLICES_MAX;
 use crate::listener::Carrier;
+use crate::proxy::{Proxied, ProxyHeader};
 use crate::tls::Tls;
 use crate::transport::End;
 use crate::websocket::{CloseCode, WebSocket};
 
 /// The layers of one connection, at least one.
 pub(super) struct Layers {
+    /// The header of a proxy, until it has arrived.
+    proxy: Option<ProxyHeader>,
+    /// Where the client is, until it is asked for.
+    client: Option<SocketAddr>,
+    /// The rule that the header broke.
+    violated: Option<&'static str>,
     tls: Option<Tls>,
     websocket: Option<Box<WebSocket>>,
 }
@@ -36,12 +44,14 @@ impl Layers {
             ListenerProtocol::Mqtt => None,
             ListenerProtocol::WebSocket => Some(Box::new(WebSocket::new(message_bytes_max))),
         };
-        let is_needed = tls.is_some() || websocket.is_some();
-        Ok(is_needed.then(|| Box::new(Self { tls, websocket })))
+        let proxy = carrier.proxies.as_ref().map(|_| ProxyHeader::default());
+        let is_needed = proxy.is_some() || tls.is_some() || websocket.is_some();
+        Ok(is_needed.then(|| Box::new(Self { proxy, client: None, violated: None, tls, websocket })))
     }
 
     /// Takes in what was read, and returns the bytes for MQTT: some of it, or what was decrypted into `plaintext`, which was empty.
     pub(super) fn receive<'a>(&mut self, bytes: &'a mut [u8], plaintext: &'a mut Vec<u8>) -> &'a mut [u8] {
+        let bytes = self.take_header(bytes);
         let bytes = match &mut self.tls {
             None => bytes,
             Some(tls) => {
@@ -58,6 +68,28 @@ impl Layers {
         }
     }
 
+    /// Takes the header of a proxy in, and returns what follows it.
+    fn take_header<'a>(&mut self, bytes: &'a mut [u8]) -> &'a mut [u8] {
+        let Some(header) = &mut self.proxy else { return bytes };
+        match header.receive(bytes) {
+            Ok(Some(Proxied { consumed, client })) => {
+                self.proxy = None;
+                self.client = client;
+                bytes.get_mut(consumed..).unwrap_or_default()
+            }
+            Ok(None) => &mut [],
+            Err(rule) => {
+                self.violated = Some(rule);
+                &mut []
+            }
+        }
+    }
+
+    /// Returns, once, where the client is according to its proxy.
+    pub(super) fn take_client(&mut self) -> Option<SocketAddr> {
+        self.client.take()
+    }
+
     /// Returns, once, the User Name that a layer has proved.
     pub(super) fn take_user(&mut self) -> Option<Box<str>> {
         self.tls.as_mut()?.take_user()
@@ -71,7 +103,7 @@ impl Layers {
     /// Tells why no more is taken, if so. What came before the end of one layer still counts in the layers above.
     pub(super) fn end(&self) -> Option<End> {
         let of_websocket = self.websocket.as_ref().and_then(|websocket| websocket.end());
-        of_websocket.or_else(|| self.tls.as_ref()?.end())
+        of_websocket.or_else(|| self.tls.as_ref()?.end()).or(self.violated.map(End::Violated))
     }
 
     /// Says farewell behind the outbox, in each layer.
@@ -102,7 +134,7 @@ impl Layers {
         outbox: &mut Outbox,
         write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        let Self { tls, websocket } = self;
+        let Self { tls, websocket, .. } = self;
         match tls {
             None => content(outbox, websocket, write),
             Some(tls) => {

@@ -12,6 +12,7 @@ mod layers;
 mod limit;
 mod mailbox;
 mod socket;
+mod stream;
 mod worker;
 
 use std::io;

@@ -3,16 +3,14 @@
 //! Nothing here waits, and a socket without layers pays one comparison for each read and write.
 
 use std::io::{self, IoSlice};
-use std::net::Shutdown;
-use std::pin::Pin;
+use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
-use socket2::SockRef;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::ReadBuf;
 use veilmq_core::Outbox;
 
 use super::layers::Layers;
+use super::stream::{DetachedStream, Stream};
 use crate::transport::End;
 use crate::websocket::CloseCode;
 
@@ -23,13 +21,13 @@ const WRITE_BYTES_MAX: usize = 1024 * 1024;
 
 /// The socket of one connection.
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     layers: Option<Box<Layers>>,
 }
 
 /// A socket on its way to another thread.
 pub struct DetachedSocket {
-    stream: std::net::TcpStream,
+    stream: DetachedStream,
     layers: Option<Box<Layers>>,
 }
 
@@ -47,7 +45,7 @@ pub(super) enum Written {
 
 impl Socket {
     /// A socket whose bytes go through these layers before they are MQTT's.
-    pub(super) fn new(stream: TcpStream, layers: Option<Box<Layers>>) -> Self {
+    pub(super) fn new(stream: Stream, layers: Option<Box<Layers>>) -> Self {
         Self { stream, layers }
     }
 
@@ -57,7 +55,7 @@ impl Socket {
         buffer: &mut ReadBuf<'_>,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        self.stream.poll_read(buffer, context)
     }
 
     /// Returns the bytes for MQTT in what was read: they are where it was read to, or else in `plaintext`, which was empty.
@@ -66,6 +64,11 @@ impl Socket {
             None => bytes,
             Some(layers) => layers.receive(bytes, plaintext),
         }
+    }
+
+    /// Returns, once, where the client is according to its proxy.
+    pub(super) fn take_client(&mut self) -> Option<SocketAddr> {
+        self.layers.as_mut()?.take_client()
     }
 
     /// Returns, once, the User Name that what carries MQTT has proved.
@@ -139,7 +142,7 @@ impl Socket {
     /// Closes our side.
     pub(super) fn shut_down(&self) {
         // It fails only if the connection is closed already, which reading will show.
-        let _ = SockRef::from(&self.stream).shutdown(Shutdown::Write);
+        let _ = self.stream.shut_down();
     }
 
     /// Takes the socket off this thread.
@@ -147,7 +150,7 @@ impl Socket {
     /// # Errors
     /// What the operating system answered.
     pub(super) fn detach(self) -> io::Result<DetachedSocket> {
-        Ok(DetachedSocket { stream: self.stream.into_std()?, layers: self.layers })
+        Ok(DetachedSocket { stream: self.stream.detach()?, layers: self.layers })
     }
 }
 
@@ -157,6 +160,6 @@ impl DetachedSocket {
     /// # Errors
     /// What the operating system answered.
     pub(super) fn attach(self) -> io::Result<Socket> {
-        Ok(Socket { stream: TcpStream::from_std(self.stream)?, layers: self.layers })
+        Ok(Socket { stream: self.stream.attach()?, layers: self.layers })
     }
 }

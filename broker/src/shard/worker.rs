@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 use veilmq_core::{
@@ -25,6 +24,7 @@ use super::layers::{Layers, TooManyHandshakes};
 use super::limit::{ConnectionLimit, Permit};
 use super::mailbox::{Completion, Exchange, Posted};
 use super::socket::Socket;
+use super::stream::Stream;
 use crate::clock;
 use crate::listener::Carrier;
 use crate::store::{Fetched, StorageHandle};
@@ -274,7 +274,7 @@ impl Worker {
     /// Why it was closed at once instead.
     pub(super) fn accept(
         self: &Rc<Self>,
-        stream: TcpStream,
+        stream: Stream,
         carrier: &Carrier,
         peer: &str,
     ) -> Result<(), &'static str> {

@@ -115,6 +115,7 @@ impl Shard {
     pub fn handle(&mut self, environment: &mut Environment<'_>, input: Input<'_>, effects: &mut Vec<Effect>) {
         match input {
             Input::Accepted { connection, peer } => self.accepted(connection, peer, environment.now),
+            Input::Located { connection, peer } => self.located(connection, peer),
             Input::Vouched { connection, user } => self.vouched(connection, user),
             Input::Received { connection, bytes } => self.received(connection, bytes, environment, effects),
             Input::Closed { connection } => {

@@ -22,6 +22,13 @@ impl Shard {
         self.arm_connect(connection, now);
     }
 
+    /// Takes note of where a client is that came by a proxy.
+    pub(super) fn located(&mut self, connection: ConnectionId, peer: &str) {
+        if let Some(Connection::Opening(opening)) = self.connections.get_mut(&connection) {
+            opening.peer = Box::from(peer);
+        }
+    }
+
     /// Takes note of who a client is, whatever its CONNECT will say.
     pub(super) fn vouched(&mut self, connection: ConnectionId, user: &str) {
         if let Some(Connection::Opening(opening)) = self.connections.get_mut(&connection) {

@@ -1,0 +1,250 @@
+//! The PROXY protocol, versions 1 and 2: what a proxy says of the client before the client's own bytes.
+//!
+//! Only the header is looked at, and nothing of it is kept but an address. Whoever may send one is the listener's to decide: a header
+//! from anybody else would be a lie. Invariant: a header that is not complete holds at most [`HEADER_BYTES_MAX`] bytes.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// The longest header of version 1, with its end of line (section 2.1).
+const LINE_BYTES_MAX: usize = 107;
+/// The longest header that is taken: an address and what a proxy has to say of the client's TLS.
+const HEADER_BYTES_MAX: usize = 4 * 1024;
+/// What version 2 begins with (section 2.2).
+const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+/// Signature, version and command, family, length.
+const FIXED_BYTES: usize = 16;
+
+const MALFORMED: &str = "a malformed PROXY header";
+const ABSENT: &str = "no PROXY header, and the listener expects one";
+const TOO_LONG: &str = "a PROXY header that is too long";
+
+/// A header that is arriving.
+#[derive(Default)]
+pub(crate) struct ProxyHeader {
+    arrived: Vec<u8>,
+}
+
+/// A header that has arrived.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Proxied {
+    /// How many of the bytes that came last belong to it.
+    pub(crate) consumed: usize,
+    /// Where the client is; None if the proxy speaks for itself or does not know.
+    pub(crate) client: Option<SocketAddr>,
+}
+
+impl ProxyHeader {
+    /// Takes in what was read; None if the header is not complete.
+    ///
+    /// # Errors
+    /// The rule that it breaks.
+    pub(crate) fn receive(&mut self, bytes: &[u8]) -> Result<Option<Proxied>, &'static str> {
+        let before = self.arrived.len();
+        let room = HEADER_BYTES_MAX.saturating_sub(before);
+        self.arrived.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+        let parsed = parse(&self.arrived)?;
+        if parsed.is_none() && self.arrived.len() >= HEADER_BYTES_MAX {
+            return Err(TOO_LONG);
+        }
+        Ok(parsed.map(|(length, client)| Proxied { consumed: length.saturating_sub(before), client }))
+    }
+}
+
+/// The length of the header, and the client's address.
+type Parsed = Option<(usize, Option<SocketAddr>)>;
+
+fn parse(bytes: &[u8]) -> Result<Parsed, &'static str> {
+    if starts_alike(bytes, SIGNATURE) {
+        binary(bytes)
+    } else if starts_alike(bytes, b"PROXY ") {
+        line(bytes)
+    } else {
+        Err(ABSENT)
+    }
+}
+
+/// Tells whether one of the two begins the other.
+fn starts_alike(bytes: &[u8], start: &[u8]) -> bool {
+    bytes.iter().zip(start).all(|(byte, expected)| byte == expected)
+}
+
+/// Version 1: a line of text.
+fn line(bytes: &[u8]) -> Result<Parsed, &'static str> {
+    let front = bytes.get(..LINE_BYTES_MAX).unwrap_or(bytes);
+    let Some(end) = front.windows(2).position(|pair| pair == b"\r\n") else {
+        return if front.len() == LINE_BYTES_MAX { Err(TOO_LONG) } else { Ok(None) };
+    };
+    let text = front.get(..end).and_then(|line| str::from_utf8(line).ok()).ok_or(MALFORMED)?;
+    let client = match text.split(' ').collect::<Vec<_>>().as_slice() {
+        ["PROXY", "UNKNOWN", ..] => None,
+        ["PROXY", family @ ("TCP4" | "TCP6"), source, destination, source_port, destination_port] => {
+            let is_v4 = *family == "TCP4";
+            address(destination, destination_port, is_v4)?;
+            Some(address(source, source_port, is_v4)?)
+        }
+        _ => return Err(MALFORMED),
+    };
+    Ok(Some((end + 2, client)))
+}
+
+fn address(ip: &str, port: &str, is_v4: bool) -> Result<SocketAddr, &'static str> {
+    let ip: IpAddr = ip.parse().map_err(|_| MALFORMED)?;
+    let is_decimal = port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = port.parse().ok().filter(|_| is_decimal);
+    match port {
+        Some(port) if ip.is_ipv4() == is_v4 => Ok(SocketAddr::new(ip, port)),
+        _ => Err(MALFORMED),
+    }
+}
+
+/// Version 2: a fixed head, addresses, and further fields.
+fn binary(bytes: &[u8]) -> Result<Parsed, &'static str> {
+    let Some((head, _)) = bytes.split_first_chunk::<FIXED_BYTES>() else { return Ok(None) };
+    let [.., command, family, high, low] = *head;
+    let length = FIXED_BYTES + usize::from(u16::from_be_bytes([high, low]));
+    if length > HEADER_BYTES_MAX {
+        return Err(TOO_LONG);
+    }
+    let Some(content) = bytes.get(FIXED_BYTES..length) else { return Ok(None) };
+    let client = match command {
+        0x20 => None,
+        0x21 => client(family, content)?,
+        _ => return Err(MALFORMED),
+    };
+    Ok(Some((length, client)))
+}
+
+fn client(family: u8, content: &[u8]) -> Result<Option<SocketAddr>, &'static str> {
+    let (client, fields) = match family {
+        // TCP over IPv4.
+        0x11 => {
+            let (addresses, fields) = content.split_first_chunk::<12>().ok_or(MALFORMED)?;
+            let [a, b, c, d, _, _, _, _, high, low, _, _] = *addresses;
+            (Some(SocketAddr::new(Ipv4Addr::new(a, b, c, d).into(), u16::from_be_bytes([high, low]))), fields)
+        }
+        // TCP over IPv6.
+        0x21 => {
+            let (source, rest) = content.split_first_chunk::<16>().ok_or(MALFORMED)?;
+            let (_, rest) = rest.split_first_chunk::<16>().ok_or(MALFORMED)?;
+            let ([high, low, _, _], fields) = rest.split_first_chunk::<4>().ok_or(MALFORMED)?;
+            (Some(SocketAddr::new(Ipv6Addr::from(*source).into(), u16::from_be_bytes([*high, *low]))), fields)
+        }
+        // Unknown, or a Unix socket, whose addresses say nothing of who it is.
+        0x00 => (None, &[][..]),
+        0x31 => (None, content.get(216..).ok_or(MALFORMED)?),
+        _ => return Err(MALFORMED),
+    };
+    check_fields(fields)?;
+    Ok(client)
+}
+
+/// Each field has a type, a length and so many bytes.
+fn check_fields(mut fields: &[u8]) -> Result<(), &'static str> {
+    while !fields.is_empty() {
+        let ([_, high, low], rest) = fields.split_first_chunk::<3>().ok_or(MALFORMED)?;
+        fields = rest.get(usize::from(u16::from_be_bytes([*high, *low]))..).ok_or(MALFORMED)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn binary_header(command: u8, family: u8, content: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+        [SIGNATURE.as_slice(), &[command, family], &length, content].concat()
+    }
+
+    const V4: &[u8] = &[192, 0, 2, 1, 10, 0, 0, 1, 0x30, 0x39, 0x07, 0x5b];
+
+    fn v6() -> Vec<u8> {
+        let source = "2001:db8::7".parse::<Ipv6Addr>().unwrap().octets();
+        [&source[..], &[0; 16], &[0x30, 0x39, 0x07, 0x5b]].concat()
+    }
+
+    #[test]
+    fn the_address_of_the_client_is_read_and_what_follows_is_left() {
+        let v4 = Some("192.0.2.1:12345".parse().unwrap());
+        let v6_address = Some("[2001:db8::7]:12345".parse().unwrap());
+        for (header, client) in [
+            (b"PROXY TCP4 192.0.2.1 10.0.0.1 12345 1883\r\n".to_vec(), v4),
+            (b"PROXY TCP6 2001:db8::7 ::1 12345 1883\r\n".to_vec(), v6_address),
+            (b"PROXY UNKNOWN\r\n".to_vec(), None),
+            (b"PROXY UNKNOWN whatever follows\r\n".to_vec(), None),
+            (binary_header(0x21, 0x11, V4), v4),
+            (binary_header(0x21, 0x11, &[V4, &[4, 0, 2, 1, 2], &[3, 0, 0]].concat()), v4),
+            (binary_header(0x21, 0x21, &v6()), v6_address),
+            (binary_header(0x20, 0x00, b""), None),
+            (binary_header(0x20, 0x11, V4), None),
+            (binary_header(0x21, 0x00, b"anything"), None),
+            (binary_header(0x21, 0x31, &[0; 216]), None),
+        ] {
+            let followed = [header.as_slice(), b"\x10\x0c"].concat();
+            let proxied = Proxied { consumed: header.len(), client };
+            assert_eq!(ProxyHeader::default().receive(&followed), Ok(Some(proxied)), "{header:02x?}");
+
+            let mut in_parts = ProxyHeader::default();
+            for byte in &header[..header.len() - 1] {
+                assert_eq!(in_parts.receive(&[*byte]), Ok(None));
+            }
+            let rest = &followed[header.len() - 1..];
+            assert_eq!(in_parts.receive(rest), Ok(Some(Proxied { consumed: 1, client })));
+        }
+    }
+
+    #[test]
+    fn what_breaks_a_rule_is_refused() {
+        // [A14]
+        for (header, rule) in [
+            (b"\x10\x0c\0\x04MQTT".to_vec(), ABSENT),
+            (b"GET / HTTP/1.1\r\n".to_vec(), ABSENT),
+            (b"PROXY TCP4 192.0.2.1 10.0.0.1 12345\r\n".to_vec(), MALFORMED),
+            (b"PROXY TCP4 192.0.2.1 10.0.0.1 12345 1883 more\r\n".to_vec(), MALFORMED),
+            (b"PROXY TCP4 ::1 ::1 1 2\r\n".to_vec(), MALFORMED),
+            (b"PROXY TCP6 192.0.2.1 10.0.0.1 1 2\r\n".to_vec(), MALFORMED),
+            (b"PROXY TCP4 192.0.2.1 10.0.0.1 65536 1883\r\n".to_vec(), MALFORMED),
+            (b"PROXY TCP4 192.0.2.1 10.0.0.1 +1 1883\r\n".to_vec(), MALFORMED),
+            (b"PROXY TCP4 300.0.2.1 10.0.0.1 1 1883\r\n".to_vec(), MALFORMED),
+            (b"PROXY UDP4 192.0.2.1 10.0.0.1 1 1883\r\n".to_vec(), MALFORMED),
+            (b"PROXY TCP4 \xff 10.0.0.1 1 1883\r\n".to_vec(), MALFORMED),
+            ([b"PROXY UNKNOWN ".as_slice(), &[b'x'; 200]].concat(), TOO_LONG),
+            (binary_header(0x11, 0x11, V4), MALFORMED),
+            (binary_header(0x22, 0x11, V4), MALFORMED),
+            (binary_header(0x21, 0x12, V4), MALFORMED),
+            (binary_header(0x21, 0x11, &V4[..11]), MALFORMED),
+            (binary_header(0x21, 0x21, V4), MALFORMED),
+            (binary_header(0x21, 0x31, &[0; 215]), MALFORMED),
+            (binary_header(0x21, 0x11, &[V4, &[4, 0]].concat()), MALFORMED),
+            (binary_header(0x21, 0x11, &[V4, &[4, 0, 9, 1]].concat()), MALFORMED),
+            (binary_header(0x21, 0x11, &[V4, &[0; 9_000]].concat())[..FIXED_BYTES].to_vec(), TOO_LONG),
+        ] {
+            assert_eq!(ProxyHeader::default().receive(&header), Err(rule), "{header:02x?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_are_too_strange(
+            start in prop_oneof![Just(SIGNATURE.to_vec()), Just(b"PROXY TCP4 ".to_vec()), Just(Vec::new())],
+            rest in proptest::collection::vec(any::<u8>(), 0..300),
+            cut in 1_usize..50,
+        ) {
+            // [A14]
+            let bytes = [start, rest].concat();
+            let mut header = ProxyHeader::default();
+            for part in bytes.chunks(cut) {
+                match header.receive(part) {
+                    Ok(None) => prop_assert!(header.arrived.len() <= HEADER_BYTES_MAX),
+                    Ok(Some(proxied)) => {
+                        prop_assert!(proxied.consumed <= part.len());
+                        break;
+                    }
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+}
