@@ -19,6 +19,7 @@ use crate::admin::health::{self, HealthError};
 use crate::clock;
 use crate::identity::{IdentityError, IdentityFolder};
 use crate::run::{self, RunError};
+use crate::tls::TlsKeeper;
 use crate::trust::{self, TrustError, TrustFolder};
 use crate::upkeep::{self, StoreCommand, StoreCommandError};
 
@@ -211,6 +212,7 @@ fn execute(command_line: CommandLine, out: &mut impl Write) -> Result<u8, Comman
         None | Some(Command::Import { .. }) => run::run(&config, file.as_deref())?,
         Some(Command::CheckConfig) => {
             let path = file.unwrap_or_default();
+            TlsKeeper::new(&config).map_err(RunError::from)?;
             writeln!(out, "{}: the configuration is valid", path.display())?;
         }
         Some(Command::ShowConfig) => out.write_all(config.to_toml().as_bytes())?,

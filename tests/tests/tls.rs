@@ -17,7 +17,8 @@ use veilmq_tests::message::Message;
 use veilmq_tests::mosquitto::Mosquitto;
 use veilmq_tests::puppet::{Carrier, Client, Connect, Library, Version};
 use veilmq_tests::tls::{TlsClient, TlsStream};
-use veilmq_tests::tools::{require_tool, run};
+use veilmq_tests::tools::{built_program, require_tool, run};
+use veilmq_tests::websocket::request;
 use veilmq_tests::wire::packet;
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -202,6 +203,31 @@ fn mosquitto_shows_its_certificate_and_is_refused_without() {
     assert!(refused.is_err(), "without a certificate there is no connection");
     let why = "no client certificate, and the listener requires one";
     wait_until("the refusal is logged", || broker.log().contains(why));
+}
+
+#[test]
+fn a_websocket_asks_for_certificates_as_plain_mqtt_does() {
+    // [B11]
+    let authority = Authority::new();
+    let alice = authority.issue("alice", 7, &[]);
+    let own = authority.issue_for_this_machine();
+    let more = asks_for_certificates(&authority, "cn");
+    let broker = Broker::start_configured(|address| {
+        format!(
+            "[[listeners]]\naddress = \"{address}\"\nprotocol = \"websocket\"\n[listeners.tls]\n{more}\n{}",
+            own.on_listener()
+        )
+    });
+    let answer = |shown: Option<&Certificate>| {
+        let mut stream = TlsClient::new(&authority, shown).open(broker.address())?;
+        stream.write_all(request("mqtt").as_bytes())?;
+        let mut start = [0; 12];
+        stream.read_exact(&mut start)?;
+        Ok::<_, std::io::Error>(start)
+    };
+
+    assert_eq!(&answer(Some(&alice)).unwrap(), b"HTTP/1.1 101");
+    assert!(answer(None).is_err());
 }
 
 #[test]
@@ -439,8 +465,15 @@ fn a_broker_whose_certificate_cannot_be_used_does_not_start() {
     });
 
     assert!(broker.try_restart().is_err());
+    let mut check = Command::new(built_program("veilmq"));
+    let checked = run(check.arg("check-config").arg("-c").arg(broker.directory().join("veilmq.toml")), 30);
 
     let expected = format!("{} holds no private key in PEM", own.key.display());
-    let log = broker.log();
-    assert!(log.contains("listeners[].tls.certificates[].key_file: ") && log.contains(&expected), "{log}");
+    for said in [broker.log(), String::from_utf8_lossy(&checked.stderr).into_owned()] {
+        assert!(
+            said.contains("listeners[].tls.certificates[].key_file: ") && said.contains(&expected),
+            "{said}"
+        );
+    }
+    assert_eq!(checked.status.code(), Some(1));
 }

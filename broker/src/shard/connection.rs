@@ -18,6 +18,7 @@ use veilmq_core::{ConnectionId, Input, Moment, Outbox};
 use super::limit::Permit;
 use super::socket::{DetachedSocket, Socket, Written};
 use super::worker::Worker;
+use crate::tls::DISTRUSTED;
 use crate::transport::End;
 use crate::websocket::CloseCode;
 
@@ -241,7 +242,7 @@ impl Connection {
     pub(super) fn heed_distrust(&self, worker: &Worker) {
         let is_trusted = self.socket.borrow().as_ref().is_none_or(Socket::is_still_trusted);
         if !is_trusted && self.closing.borrow().is_none() {
-            worker.end(self.id, End::Violated("the client certificate is no longer accepted"));
+            worker.end(self.id, End::Violated(DISTRUSTED));
         }
     }
 

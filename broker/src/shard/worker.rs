@@ -335,6 +335,8 @@ impl Worker {
                 Ok(socket) => {
                     let connection = self.adopt(arrival.connection(), socket, permit);
                     self.turn(Input::Arrived(arrival));
+                    // On its way it may have missed that certificates were read again.
+                    connection.heed_distrust(self);
                     connection.heed_transport(self);
                 }
                 Err(error) => warn!(%error, "connection lost on its way to its shard"),

@@ -81,11 +81,14 @@ pub struct TlsAcceptor {
     in_force: RwLock<InForce>,
 }
 
+/// What verifies the certificates of clients.
+pub(super) type Verifier = Arc<dyn ClientCertVerifier>;
+
 /// What was read last and fits together.
 #[derive(Clone)]
 struct InForce {
     server: Arc<ServerConfig>,
-    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    verifier: Option<Verifier>,
     not_after: i64,
 }
 
@@ -138,8 +141,9 @@ impl TlsAcceptor {
     pub(crate) fn begin(self: &Arc<Self>) -> Option<Tls> {
         let handshake = self.stats.begin()?;
         // It fails only for settings that are never made.
-        let session = UnbufferedServerConnection::new(self.in_force().server).ok()?;
-        Some(Tls::new(session, Arc::clone(self), handshake))
+        let InForce { server, verifier, .. } = self.in_force();
+        let session = UnbufferedServerConnection::new(server).ok()?;
+        Some(Tls::new(session, Arc::clone(self), verifier, handshake))
     }
 
     /// Returns the User Name that a verified certificate proves, if that is what certificates are for here.
@@ -155,12 +159,11 @@ impl TlsAcceptor {
         name.map(|name| Some(name.into_boxed_str()))
     }
 
-    /// Tells whether a client that shows these certificates would still be taken.
-    pub(super) fn trusts(&self, chain: &[CertificateDer<'static>]) -> bool {
+    /// Tells whether a client that shows these certificates, which `before` has verified, would still be taken.
+    pub(super) fn trusts(&self, chain: &[CertificateDer<'static>], before: Option<&Verifier>) -> bool {
         match (&self.in_force().verifier, chain) {
-            (Some(verifier), [own, issuers @ ..]) => {
-                verifier.verify_client_cert(own, issuers, UnixTime::now()).is_ok()
-            }
+            (Some(now), _) if before.is_some_and(|before| Arc::ptr_eq(before, now)) => true,
+            (Some(now), [own, issuers @ ..]) => now.verify_client_cert(own, issuers, UnixTime::now()).is_ok(),
             (None, _) | (_, []) => true,
         }
     }
@@ -233,7 +236,7 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
         .map_err(|error| content(KEY, path, "private key in PEM that is not encrypted", &reason(&error)))
 }
 
-fn read_verifier(config: &ListenerTlsConfig) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+fn read_verifier(config: &ListenerTlsConfig) -> Result<Option<Verifier>, TlsError> {
     let Some(path) =
         config.client_ca_file.as_ref().filter(|_| config.client_certificate != ClientCertificate::Off)
     else {

@@ -18,6 +18,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptErr
 use rustls::{AlertDescription, CertificateError, Error, HandshakeKind};
 use tracing::debug;
 
+use acceptor::Verifier;
 pub use acceptor::{TlsAcceptor, TlsError};
 pub use keeper::TlsKeeper;
 
@@ -35,10 +36,15 @@ const RECORD_OVERHEAD_BYTES: usize = 128;
 /// Room for the records of a handshake.
 const FLIGHT_BYTES: usize = 4 * 1024;
 
+/// What is said of a client whose certificate is no longer good for its listener.
+pub(crate) const DISTRUSTED: &str = "the client certificate is no longer accepted";
+
 /// TLS on one connection.
 pub(crate) struct Tls {
     session: UnbufferedServerConnection,
     acceptor: Arc<TlsAcceptor>,
+    /// What verifies the peer's certificate in the handshake.
+    verifier: Option<Verifier>,
     /// The front of a record, or of a handshake message, that has not arrived in full.
     held: Vec<u8>,
     /// Records that the socket did not take yet.
@@ -66,10 +72,16 @@ enum Farewell {
 }
 
 impl Tls {
-    fn new(session: UnbufferedServerConnection, acceptor: Arc<TlsAcceptor>, handshake: Handshake) -> Self {
+    fn new(
+        session: UnbufferedServerConnection,
+        acceptor: Arc<TlsAcceptor>,
+        verifier: Option<Verifier>,
+        handshake: Handshake,
+    ) -> Self {
         Self {
             session,
             acceptor,
+            verifier,
             held: Vec::new(),
             unsent: Vec::new(),
             written: 0,
@@ -109,8 +121,16 @@ impl Tls {
             && !matches!(self.end, Some(End::Violated(_)))
             && let Some(handshake) = self.handshake.take()
         {
-            handshake.succeeded(self.session.handshake_kind() == Some(HandshakeKind::Resumed));
-            self.find_user();
+            let kind = self.session.handshake_kind();
+            let (version, suite) = (self.session.protocol_version(), self.session.negotiated_cipher_suite());
+            debug!(?version, ?suite, ?kind, "TLS is established");
+            handshake.succeeded(kind == Some(HandshakeKind::Resumed));
+            // The files may have changed while the handshake was under way.
+            if self.is_still_trusted() {
+                self.find_user();
+            } else {
+                self.violated(DISTRUSTED);
+            }
         }
     }
 
@@ -189,7 +209,9 @@ impl Tls {
 
     /// Tells whether the certificate that the peer has shown, if any, is still good for this listener.
     pub(crate) fn is_still_trusted(&self) -> bool {
-        self.session.peer_certificates().is_none_or(|chain| self.acceptor.trusts(chain))
+        self.session
+            .peer_certificates()
+            .is_none_or(|chain| self.acceptor.trusts(chain, self.verifier.as_ref()))
     }
 
     /// Says farewell behind all else.

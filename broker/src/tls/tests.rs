@@ -377,6 +377,22 @@ fn a_client_certificate_is_a_user_name_until_it_is_revoked() {
 }
 
 #[test]
+fn a_handshake_under_way_heeds_what_is_revoked_meanwhile() {
+    let issuer = Issuer::new();
+    issuer.revoke(&[]);
+    let alice = issuer.issue("alice", 7, "alice", &[]);
+    let acceptor = acceptor(&issuer.mutual(), &[issuer.issue("a", 1, "a", &["a.example"])]).unwrap();
+    let mut pair = Pair::new(&issuer.client_config(Some(&alice)), &acceptor, "a.example", 1_000);
+
+    issuer.revoke(&[7]);
+    acceptor.reload().unwrap();
+    let _ = pair.settle();
+
+    assert_eq!(pair.broker.end(), Some(End::Violated(DISTRUSTED)));
+    assert_eq!(pair.user, None);
+}
+
+#[test]
 fn who_must_show_a_certificate_and_does_not_is_refused() {
     let issuer = Issuer::new();
     issuer.revoke(&[]);
