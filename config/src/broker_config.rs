@@ -247,10 +247,32 @@ pub struct VeilConfig {
     pub proof_milliseconds: u32,
     /// How long a ticket for RESUME is good for, in seconds; 0 gives none (VEIL-1 section 4.7).
     pub ticket_seconds: u32,
+    /// How messages are authenticated to subscribers (VEIL-1 section 6.3).
+    pub fan_out: FanOut,
+    /// Topic Filters whose topics share a group key; every other topic has its own.
+    pub group_scopes: Vec<String>,
+    /// The age at which a group key is replaced, in seconds (VEIL-1 section 6.4).
+    pub group_key_seconds: u32,
+    /// The least time between two keys of a group when members leave, in milliseconds.
+    pub group_rekey_milliseconds: u32,
+    /// Whether a group takes a new key when a member joins.
+    pub join_secrecy: bool,
     /// The age at which the keys of a channel are renewed, in seconds (VEIL-1 section 4.8).
     pub rekey_seconds: u32,
     /// The records after which the keys of a channel are renewed, whichever comes first.
     pub rekey_records: u32,
+}
+
+/// How messages are authenticated to subscribers (VEIL-1 section 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FanOut {
+    /// FAN-D in Scheme 4, FAN-GE with the subscriber's own tag in Scheme 3.
+    Digest,
+    /// FAN-G and FAN-GE as in the paper: any subscriber can forge messages to the others; a weakening.
+    Group,
+    /// FAN-G and FAN-GE with the subscriber's own tag.
+    GroupOuter,
 }
 
 /// A suite of the VEIL-1 registry (section 2).
@@ -282,9 +304,15 @@ impl Suite {
 /// A scheme of VEIL-1 section 7, as far as the broker offers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Scheme {
+    /// Scheme 1: plain MQTT after an authenticated CONNECT; a weakening.
+    #[serde(rename = "scheme-1")]
+    Scheme1,
     /// Scheme 2: every record is encrypted and authenticated (EI).
     #[serde(rename = "scheme-2")]
     Scheme2,
+    /// Scheme 3: as Scheme 2, and messages are encrypted once for a group of subscribers (FAN-GE).
+    #[serde(rename = "scheme-3")]
+    Scheme3,
     /// Scheme 4: every record is authenticated (I), with FAN-D towards subscribers.
     #[serde(rename = "scheme-4")]
     Scheme4,
@@ -295,7 +323,9 @@ impl Scheme {
     #[must_use]
     pub const fn number(self) -> u8 {
         match self {
+            Self::Scheme1 => 1,
             Self::Scheme2 => 2,
+            Self::Scheme3 => 3,
             Self::Scheme4 => 4,
         }
     }
@@ -375,6 +405,11 @@ impl Default for VeilConfig {
             replays_max: 1 << 20,
             proof_milliseconds: 5_000,
             ticket_seconds: 86_400,
+            fan_out: FanOut::Digest,
+            group_scopes: Vec::new(),
+            group_key_seconds: 3_600,
+            group_rekey_milliseconds: 1_000,
+            join_secrecy: false,
             rekey_seconds: 3_600,
             rekey_records: 1 << 24,
         }

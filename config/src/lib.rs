@@ -38,7 +38,7 @@ mod value;
 
 pub use address::{FileMode, ListenAddress, NoListenAddress};
 pub use broker_config::{
-    AccessConfig, AdminConfig, BrokerConfig, Durability, ListenerConfig, ListenerProtocol, LogConfig,
+    AccessConfig, AdminConfig, BrokerConfig, Durability, FanOut, ListenerConfig, ListenerProtocol, LogConfig,
     LogFormat, LogLevel, Mode, MosquittoConfig, Scheme, ShardsConfig, StorageConfig, Suite, SysConfig,
     VeilConfig,
 };

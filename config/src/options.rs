@@ -21,7 +21,8 @@ pub(crate) const SCHEMES_OF_LISTENERS: &[(&str, &str, bool)] =
     &[("mqtts://", "mqtt", true), ("ws://", "websocket", false), ("wss://", "websocket", true)];
 const VARIABLE_PREFIX: &str = "VEILMQ";
 const SUITES: &[&str] = &["aes-256-gcm", "chacha20-poly1305", "aes-256-cbc-hmac-sha-256"];
-const SCHEMES: &[&str] = &["scheme-4", "scheme-2"];
+const SCHEMES: &[&str] = &["scheme-4", "scheme-3", "scheme-2", "scheme-1"];
+const FAN_OUTS: &[&str] = &["digest", "group-outer", "group"];
 const MEMORY_BYTES_MAX: i64 = 1 << 40;
 
 /// One option of the configuration file.
@@ -457,6 +458,19 @@ pub const OPTIONS: &[OptionSpec] = &[
         604_800,
         "How long a ticket to resume a channel is good for, in seconds; 0 gives none. A restart makes all tickets useless.",
     ),
+    option(
+        "veil.fan_out",
+        Kind::Choice(FAN_OUTS),
+        "How messages are authenticated to subscribers: each by a tag of its own, a group key as well, or (a weakening) a group key alone.",
+    ),
+    option(
+        "veil.group_scopes",
+        Kind::TopicFilters,
+        "Topics that share a group key; every other topic has its own. Who is sent one of them could read all.",
+    ),
+    integer("veil.group_key_seconds", 60, 604_800, "Age at which a group key is replaced, in seconds."),
+    integer("veil.group_rekey_milliseconds", 0, 3_600_000, "Least time between two keys of a group, in ms."),
+    option("veil.join_secrecy", Kind::Boolean, "Whether a group takes a new key when a member joins."),
     integer("veil.rekey_seconds", 60, 604_800, "Age at which the keys of a channel are renewed, in seconds."),
     integer(
         "veil.rekey_records",

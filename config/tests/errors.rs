@@ -58,11 +58,11 @@ fn error_names_file_line_key_value_and_what_is_allowed() {
         ),
         (
             "veil.schemes = [\"scheme-4\", \"scheme-4\"]",
-            "FILE:1: veil.schemes = [\"scheme-4\", \"scheme-4\"] is not allowed; allowed: a list of some of scheme-4, scheme-2, none twice",
+            "FILE:1: veil.schemes = [\"scheme-4\", \"scheme-4\"] is not allowed; allowed: a list of some of scheme-4, scheme-3, scheme-2, scheme-1, none twice",
         ),
         (
             "veil.schemes = []",
-            "FILE:1: veil.schemes = [] is not allowed; allowed: a list of some of scheme-4, scheme-2, none twice",
+            "FILE:1: veil.schemes = [] is not allowed; allowed: a list of some of scheme-4, scheme-3, scheme-2, scheme-1, none twice",
         ),
         (
             "[[listeners]]\naddress = \"127.0.0.1:1\"\n[[listeners]]\naddress = 1883\n",

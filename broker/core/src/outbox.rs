@@ -32,6 +32,8 @@ enum Segment {
     Bytes(Vec<u8>),
     /// The payload of a message, shared.
     Payload(Arc<Message>),
+    /// What was made once for several connections.
+    Shared(Arc<[u8]>),
 }
 
 impl Segment {
@@ -39,6 +41,7 @@ impl Segment {
         match self {
             Self::Bytes(bytes) => bytes,
             Self::Payload(message) => message.payload().as_wire_bytes(),
+            Self::Shared(bytes) => bytes,
         }
     }
 }
@@ -114,10 +117,23 @@ impl Outbox {
     /// Appends the payload of a message without copying it.
     pub(crate) fn append_payload(&mut self, message: &Arc<Message>) {
         self.bytes += message.payload().len();
+        self.append_segment(Segment::Payload(Arc::clone(message)));
+    }
+
+    /// Appends bytes that several connections get, copied where they are few.
+    pub(crate) fn append_shared(&mut self, bytes: &Arc<[u8]>) {
+        if bytes.len() < SHARED_PAYLOAD_BYTES_MIN {
+            return self.append(|tail| tail.extend_from_slice(bytes));
+        }
+        self.bytes += bytes.len();
+        self.append_segment(Segment::Shared(Arc::clone(bytes)));
+    }
+
+    fn append_segment(&mut self, segment: Segment) {
         if !self.tail.is_empty() {
             self.segments.push_back(Segment::Bytes(std::mem::take(&mut self.tail)));
         }
-        self.segments.push_back(Segment::Payload(Arc::clone(message)));
+        self.segments.push_back(segment);
     }
 }
 

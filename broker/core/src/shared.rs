@@ -9,6 +9,7 @@ use veilmq_protocol::TopicName;
 use veilmq_protocol::veil::channel::{Identity, ServerPolicy, TicketKeys, TrustAnchors};
 
 use crate::farewell::PeerError;
+use crate::groups::FanOut;
 use crate::handshakes::{HalfOpen, Handshakes};
 use crate::id::{MessageId, Sequence, SessionId, ShardIndex};
 use crate::message::Storing;
@@ -29,6 +30,8 @@ pub struct VeilServer {
     pub policy: ServerPolicy,
     /// How it serves handshakes of one round trip.
     pub one_trip: OneTrip,
+    /// How it fans messages out.
+    pub fan_out: FanOut,
 }
 
 /// How the broker serves COMPACT and RESUME (VEIL-1 sections 4.6 and 4.7).

@@ -80,6 +80,7 @@ pub struct Stats {
     handshakes_succeeded: AtomicU64,
     handshakes_failed: AtomicU64,
     record_failures: AtomicU64,
+    group_rekeys: AtomicU64,
     connections: AtomicU64,
     sessions_connected: AtomicU64,
     sessions_disconnected: AtomicU64,
@@ -163,6 +164,11 @@ impl Stats {
 
     pub(crate) fn handshake(&self, succeeded: bool) {
         increment(if succeeded { &self.handshakes_succeeded } else { &self.handshakes_failed });
+    }
+
+    /// Shows how many group keys took the place of another.
+    pub(crate) fn group_rekeys(&self, total: u64) {
+        self.group_rekeys.store(total, Ordering::Relaxed);
     }
 
     pub(crate) fn gauges(&self, gauges: &Gauges) {
@@ -328,6 +334,13 @@ impl Stats {
             Counter,
             None,
             &self.record_failures,
+        );
+        single(
+            "veilmq_channel_group_rekeys_total",
+            "Broker group keys that took the place of another.",
+            Counter,
+            None,
+            &self.group_rekeys,
         );
         single("veilmq_connections", "Network Connections open now.", Gauge, None, &self.connections);
         let sessions = "Sessions held.";

@@ -115,6 +115,9 @@ impl Broker {
             mode = mode_name(config.mode),
             "VeilMQ starts"
         );
+        for weakening in settings::weakenings(&config.veil) {
+            warn!(option = weakening.option, "{}", weakening.meaning);
+        }
         settings::forbid_core_dumps();
         settings::raise_open_files_limit(config);
         let tls = TlsKeeper::new(config)?;
@@ -191,6 +194,7 @@ fn share(config: &BrokerConfig, identity: Option<Identity>) -> Result<Arc<Shared
         identity,
         policy: settings::server_policy(&config.veil),
         one_trip: settings::one_trip(&config.veil, clock::unix_ms()),
+        fan_out: settings::fan_out(&config.veil),
     });
     Ok(Shared::new(settings::core_settings(config), hash_key, veil))
 }

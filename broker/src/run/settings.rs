@@ -6,7 +6,10 @@ use std::sync::Arc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 use veilmq_config::{BrokerConfig, Durability, Mode, MqttConfig, VeilConfig};
-use veilmq_core::{Capabilities, OneTrip, RelaxedTopics, Sample, SampleKind, Settings, Shared, StorageState};
+use veilmq_core::{
+    Capabilities, FanOut, FanOutForm, OneTrip, RelaxedTopics, Sample, SampleKind, Settings, Shared,
+    StorageState,
+};
 use veilmq_protocol::QoS;
 use veilmq_protocol::veil::channel::ServerPolicy;
 use veilmq_protocol::veil::{Scheme, Schemes, Suite};
@@ -86,7 +89,9 @@ pub(super) fn server_policy(veil: &VeilConfig) -> ServerPolicy {
         .schemes
         .iter()
         .map(|scheme| match scheme {
+            veilmq_config::Scheme::Scheme1 => Scheme::One,
             veilmq_config::Scheme::Scheme2 => Scheme::Two,
+            veilmq_config::Scheme::Scheme3 => Scheme::Three,
             veilmq_config::Scheme::Scheme4 => Scheme::Four,
         })
         .collect();
@@ -100,6 +105,49 @@ pub(super) fn server_policy(veil: &VeilConfig) -> ServerPolicy {
         })
         .collect();
     ServerPolicy { suites, schemes: Schemes::of(&schemes) }
+}
+
+/// Returns how messages are fanned out.
+pub(super) fn fan_out(veil: &VeilConfig) -> FanOut {
+    FanOut {
+        form: match veil.fan_out {
+            veilmq_config::FanOut::Digest => FanOutForm::Digest,
+            veilmq_config::FanOut::Group => FanOutForm::Group,
+            veilmq_config::FanOut::GroupOuter => FanOutForm::GroupOuter,
+        },
+        rekey_milliseconds_min: veil.group_rekey_milliseconds.into(),
+        key_milliseconds: u64::from(veil.group_key_seconds) * 1_000,
+        join_secrecy: veil.join_secrecy,
+        scopes: shared_texts(&veil.group_scopes),
+    }
+}
+
+/// An option that gives protection up.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Weakening {
+    pub(super) option: &'static str,
+    pub(super) meaning: &'static str,
+}
+
+/// Returns what the configuration gives up of the channel's protection; the broker says it when it starts.
+pub(super) fn weakenings(veil: &VeilConfig) -> Vec<Weakening> {
+    let mut found = Vec::new();
+    if !veil.enabled {
+        return found;
+    }
+    if veil.schemes.contains(&veilmq_config::Scheme::Scheme1) {
+        found.push(Weakening {
+            option: "veil.schemes",
+            meaning: "scheme-1 protects CONNECT only: the packets that follow are plain MQTT",
+        });
+    }
+    if veil.fan_out == veilmq_config::FanOut::Group {
+        found.push(Weakening {
+            option: "veil.fan_out",
+            meaning: "a group key alone authenticates messages: any subscriber can forge them to the others",
+        });
+    }
+    found
 }
 
 /// Returns how COMPACT and RESUME are served by a broker that starts now.
@@ -182,5 +230,25 @@ impl MetricSource for DaemonMetrics {
             let help = "What was found damaged when the store was opened.";
             labelled("veilmq_storage_damage", help, ("kind", kind), value);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_weakening_has_a_name_and_the_defaults_have_none() {
+        let veil = VeilConfig::default();
+        let options = |veil: &VeilConfig| {
+            weakenings(veil).into_iter().map(|weakening| weakening.option).collect::<Vec<_>>()
+        };
+
+        assert_eq!(options(&veil), [""; 0]);
+        let schemes = vec![veilmq_config::Scheme::Scheme1];
+        assert_eq!(options(&VeilConfig { schemes, ..veil.clone() }), ["veil.schemes"]);
+        let fan_out = veilmq_config::FanOut::Group;
+        assert_eq!(options(&VeilConfig { fan_out, ..veil.clone() }), ["veil.fan_out"]);
+        assert_eq!(options(&VeilConfig { fan_out, enabled: false, ..veil }), [""; 0]);
     }
 }

@@ -7,8 +7,9 @@ use std::{
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::warn;
 use veilmq_protocol::veil::{
-    Schemes, Suite,
+    Scheme, Schemes, Suite,
     channel::{Identity, TrustAnchors},
 };
 use zeroize::Zeroizing;
@@ -47,6 +48,7 @@ pub struct Builder {
     schemes: Option<Schemes>,
     handshake: Handshake,
     resume: bool,
+    weak_groups: bool,
     plain_channel: bool,
     scopes: Vec<ScopeConfig>,
     directory: Directory,
@@ -73,6 +75,7 @@ impl Builder {
             schemes: None,
             handshake: Handshake::default(),
             resume: true,
+            weak_groups: false,
             plain_channel: false,
             scopes: Vec::new(),
             directory: Directory::default(),
@@ -174,7 +177,8 @@ impl Builder {
     }
 
     /// Sets the schemes of the channel: 4 authenticates every packet, 2 encrypts them as well (default both, of
-    /// which the broker prefers 4).
+    /// which the broker prefers 4); 3 is 2 with messages encrypted once for all subscribers. 1 leaves everything after CONNECT
+    /// plain and is warned of.
     pub const fn schemes(mut self, schemes: Schemes) -> Self {
         self.schemes = Some(schemes);
         self
@@ -190,6 +194,13 @@ impl Builder {
     /// Comes back with the ticket of the last connection, if the broker gave one (default true).
     pub const fn resume(mut self, resume: bool) -> Self {
         self.resume = resume;
+        self
+    }
+
+    /// Takes messages that only a group key authenticates, as in the paper: any other subscriber can forge them. Without this
+    /// option such a broker is left (default false).
+    pub const fn weak_groups(mut self, accept: bool) -> Self {
+        self.weak_groups = accept;
         self
     }
 
@@ -297,6 +308,7 @@ impl Builder {
                         "the name of the broker, which COMPACT signs",
                     ));
                 }
+                warn_of_weakenings(self.schemes, self.weak_groups);
                 let defaults = ChannelOptions::new(Arc::clone(identity), Arc::new(trust));
                 Some(ChannelOptions {
                     broker: self.broker,
@@ -304,6 +316,7 @@ impl Builder {
                     schemes: self.schemes.unwrap_or(defaults.schemes),
                     handshake: self.handshake,
                     resume: self.resume,
+                    weak_groups: self.weak_groups,
                     ..defaults
                 })
             }
@@ -318,6 +331,16 @@ impl Builder {
             e2e.add_scope(scope)?;
         }
         Ok((endpoint, Session::new(session), Sealing::new(e2e)))
+    }
+}
+
+/// Says what the options give up of the channel's protection.
+fn warn_of_weakenings(schemes: Option<Schemes>, weak_groups: bool) {
+    if schemes.is_some_and(|schemes| schemes.contains(Scheme::One)) {
+        warn!("Scheme 1 is accepted: after CONNECT the connection would be plain MQTT");
+    }
+    if weak_groups {
+        warn!("group keys alone are accepted: any subscriber could forge messages of the broker");
     }
 }
 

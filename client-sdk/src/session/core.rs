@@ -115,10 +115,7 @@ impl Core {
             (Incoming::Packet(Packet::Auth(auth), bytes), Phase::Open) => self.handle_auth(&auth, bytes, now),
             (Incoming::Packet(packet, _), Phase::Open) => self.handle_packet(packet),
             (Incoming::Fan(publish), Phase::Open) => self.handle_publish(&publish),
-            (Incoming::Control(op), _) => {
-                self.handle_control(op);
-                Ok(())
-            }
+            (Incoming::Control(op), _) => self.handle_control(op),
             (Incoming::KeyUpdated, _) => Ok(()),
             (Incoming::Packet(..) | Incoming::Fan(_), _) => Ok(()),
         }
@@ -260,12 +257,15 @@ impl Core {
         Ok(())
     }
 
-    fn handle_control(&mut self, op: ControlOp<'_>) {
+    fn handle_control(&mut self, op: ControlOp<'_>) -> Result<(), CloseReason> {
         match op {
             ControlOp::Notice(text) => self.events.push_back(Event::Notice(text.to_owned())),
             ControlOp::Ticket(ticket) => {
                 let channel = self.reauthentication.as_ref();
                 self.resumption = channel.and_then(|channel| channel.resumption(ticket));
+            }
+            ControlOp::GroupGrant { outer_tag: false, .. } if !self.allows_weak_groups() => {
+                return Err(CloseReason::WeakGroup);
             }
             // The opener has followed operations on keys; Goodbye precedes DISCONNECT.
             ControlOp::KeyUpdate
@@ -273,6 +273,11 @@ impl Core {
             | ControlOp::GroupRevoke { .. }
             | ControlOp::Goodbye { .. } => {}
         }
+        Ok(())
+    }
+
+    fn allows_weak_groups(&self) -> bool {
+        self.options.channel.as_ref().is_some_and(|channel| channel.weak_groups)
     }
 
     pub(super) fn publish(&mut self, publication: Publication) -> Result<Submitted, SubmitError> {

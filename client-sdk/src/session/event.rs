@@ -144,6 +144,9 @@ pub enum CloseReason {
     /// The server sent bytes that are no MQTT packet.
     #[error("the broker sent a malformed packet: {0}")]
     Malformed(#[from] DecodeError),
+    /// The broker fans out under a group key alone, and this client was not told to put up with that.
+    #[error("the broker's fan-out lets any subscriber forge messages, which this client does not accept")]
+    WeakGroup,
     /// A channel record ends inside a packet.
     #[error("the broker sent a record that ends inside a packet")]
     SplitPacket,
@@ -173,6 +176,7 @@ impl CloseReason {
         match self {
             Self::Requested => Some(ReasonCode::Success),
             Self::Malformed(error) => Some(error.reason()),
+            Self::WeakGroup => Some(ReasonCode::ImplementationSpecificError),
             Self::Unexpected(_) | Self::SessionNotDiscarded | Self::SplitPacket => {
                 Some(ReasonCode::ProtocolError)
             }
@@ -207,7 +211,7 @@ impl CloseReason {
                     | ReasonCode::BadAuthenticationMethod
                     | ReasonCode::SessionTakenOver
             ),
-            Self::Unencodable(_) => true,
+            Self::Unencodable(_) | Self::WeakGroup => true,
             Self::Lost(_)
             | Self::Unreachable(_)
             | Self::TicketRefused(_)

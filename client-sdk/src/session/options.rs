@@ -148,6 +148,8 @@ pub struct ChannelOptions {
     pub handshake: Handshake,
     /// Whether to come back with the ticket of the last connection, which saves a round trip and both signatures.
     pub resume: bool,
+    /// Whether to take messages that only a group key authenticates, which any other member can forge (VEIL-1 section 6.3).
+    pub weak_groups: bool,
     /// Age at which the sending keys are renewed, in milliseconds.
     pub rekey_ms: u64,
 }
@@ -163,6 +165,7 @@ impl ChannelOptions {
             schemes: Schemes::of(&[Scheme::Two, Scheme::Four]),
             handshake: Handshake::Sigma,
             resume: true,
+            weak_groups: false,
             rekey_ms: 3_600_000,
         }
     }

@@ -21,8 +21,8 @@ use veilmq_protocol::{
     veil::{
         Certificate, CertificateError, CertificateFields, Roles, Scheme, Schemes, Suite,
         channel::{
-            Content, HandshakeError, Identity, IdentityKeys, Predecessor, RecordError, RecordOpener,
-            RecordSealer, ServerPolicy, ServerStart, TrustAnchors, gbody_digest,
+            Content, GroupSealer, HandshakeError, Identity, IdentityKeys, Predecessor, RecordError,
+            RecordOpener, RecordSealer, Secret32, ServerPolicy, ServerStart, TrustAnchors, gbody_digest,
         },
         fanout::put_subscriber_header,
         hello::ServerFinishParams,
@@ -428,4 +428,27 @@ fn a_refusal_is_told_as_a_refusal_at_any_point() {
 
     let reason = CloseReason::Refused { reason: ReasonCode::BadAuthenticationMethod, text: None };
     assert_eq!(closed(rig.poll()), reason);
+}
+
+#[test]
+fn a_group_key_without_a_tag_of_ones_own_is_accepted_only_when_told_to() {
+    for weak_groups in [false, true] {
+        let mut options = options(Suite::Aes256Gcm, Scheme::Four);
+        if let Some(channel) = &mut options.channel {
+            channel.weak_groups = weak_groups;
+        }
+        let mut rig = Rig::new(options);
+        let mut server = handshake(&mut rig, &identity(20, Roles::BROKER, "broker-a"), |_| {}).unwrap();
+        assert!(matches!(rig.poll(), Some(Event::Connected { .. })));
+        let group = GroupSealer::new(1, 1, Suite::Aes256Gcm, false, Secret32::new(&[7; 32]));
+        let mut record = Vec::new();
+        server.sealer.control(&mut record, &group.grant(1_000, b"f/t")).unwrap();
+
+        rig.session.receive(&record);
+
+        match rig.poll() {
+            None => assert!(weak_groups),
+            event => assert_eq!((weak_groups, closed(event)), (false, CloseReason::WeakGroup)),
+        }
+    }
 }

@@ -19,7 +19,7 @@ pub(crate) use self::channel::{Channel, finish_params};
 pub(crate) use self::established::Established;
 pub(crate) use self::one_trip::Proving;
 pub(crate) use self::opening::{Next, Opening};
-pub(crate) use self::wire::{SendError, Wire};
+pub(crate) use self::wire::{Fan, SendError, Wire};
 use crate::handshakes::HalfOpen;
 use crate::id::ConnectionId;
 use crate::record::WillRecord;

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use veilmq_protocol::veil::channel::{OpenRecord, RecordSealer, gbody_digest};
 use veilmq_protocol::veil::fanout::{put_shared_properties, put_subscriber_header};
 use veilmq_protocol::veil::layout::LayoutError;
-use veilmq_protocol::veil::record::SharedBody;
-use veilmq_protocol::veil::registry::Scheme;
+use veilmq_protocol::veil::record::{ControlOp, SharedBody};
+use veilmq_protocol::veil::{Scheme, Suite};
 use veilmq_protocol::{EncodeError, PACKET_BYTES_MAX, Packet, ProtocolVersion, PublishHead};
 
 use super::aliases::{Alias, TopicAliases};
+use crate::groups::{Admission, GroupBody, GroupMessage};
 use crate::message::Message;
 use crate::outbox::{Outbox, SHARED_PAYLOAD_BYTES_MIN};
 use crate::time::Moment;
@@ -35,11 +36,29 @@ pub(crate) struct Wire {
 
 struct Channel {
     sealer: RecordSealer,
-    fans_out: bool,
+    fan: Fan,
     open: Option<OpenRecord>,
     /// The length of the outbox when the record was begun.
     opened_at: usize,
     keys_since: Moment,
+}
+
+/// How messages go out on a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fan {
+    /// Like every other packet.
+    Alone,
+    /// In FAN-D records.
+    Digest,
+    /// In FAN-G or FAN-GE records, for connections of this scheme and suite.
+    Group(Scheme, Suite),
+}
+
+impl Fan {
+    /// FAN-D is also what a member of too many groups gets in Scheme 4.
+    fn digests(self) -> bool {
+        matches!(self, Self::Digest | Self::Group(Scheme::Four, _))
+    }
 }
 
 /// Why a packet was not sent.
@@ -69,10 +88,16 @@ impl Wire {
     }
 
     /// Sends everything from now on in records.
-    pub(crate) fn secure(&mut self, sealer: RecordSealer, scheme: Scheme, now: Moment) {
-        let fans_out = scheme == Scheme::Four;
-        self.channel =
-            Some(Box::new(Channel { sealer, fans_out, open: None, opened_at: 0, keys_since: now }));
+    pub(crate) fn secure(&mut self, sealer: RecordSealer, fan: Fan, now: Moment) {
+        self.channel = Some(Box::new(Channel { sealer, fan, open: None, opened_at: 0, keys_since: now }));
+    }
+
+    /// Returns the scheme and suite of the groups that messages are to be sealed for; None if there are none.
+    pub(crate) fn group(&self) -> Option<(Scheme, Suite)> {
+        match self.channel.as_ref()?.fan {
+            Fan::Group(scheme, suite) => Some((scheme, suite)),
+            Fan::Alone | Fan::Digest => None,
+        }
     }
 
     pub(crate) fn version(&self) -> ProtocolVersion {
@@ -144,10 +169,9 @@ impl Wire {
         head: &PublishHead<'_>,
         message: &Arc<Message>,
     ) -> Result<usize, SendError> {
-        let fans_out = self.channel.as_ref().is_some_and(|channel| channel.fans_out);
+        let fans_out = self.channel.as_ref().is_some_and(|channel| channel.fan.digests());
         if fans_out && message.topic_as_bytes().len() + message.payload().len() >= FAN_BODY_BYTES_MIN {
-            let bytes = head.encoded_len(self.version);
-            self.check(bytes)?;
+            let bytes = self.publish_bytes(head)?;
             self.fan_out(head, message)?;
             return Ok(bytes);
         }
@@ -160,6 +184,60 @@ impl Wire {
         self.check(bytes)?;
         self.append_publish(head, bytes, message);
         Ok(bytes)
+    }
+
+    /// Returns the length of a PUBLISH in bytes, if the client takes as much.
+    pub(crate) fn publish_bytes(&self, head: &PublishHead<'_>) -> Result<usize, SendError> {
+        let bytes = head.encoded_len(self.version);
+        self.check(bytes)?;
+        Ok(bytes)
+    }
+
+    /// Sends an operation on the channel, if there is one.
+    pub(crate) fn control(&mut self, op: &ControlOp<'_>) -> Result<(), SendError> {
+        self.close_record();
+        let Some(channel) = &mut self.channel else { return Ok(()) };
+        Ok(self.outbox.append(|tail| channel.sealer.control(tail, op))?)
+    }
+
+    /// Sends a PUBLISH as its group gets it, the group's key before it if the client has another (VEIL-1 section 6.3).
+    pub(crate) fn publish_in_group(
+        &mut self,
+        head: &PublishHead<'_>,
+        message: &Arc<Message>,
+        admission: &Admission<'_>,
+    ) -> Result<(), SendError> {
+        if let Some(grant) = &admission.grant {
+            self.control(grant)?;
+        }
+        self.close_record();
+        let Some(channel) = &mut self.channel else { return Ok(()) };
+        let mut header = Vec::new();
+        put_subscriber_header(head, &mut header)?;
+        let GroupMessage { fan, body, .. } = &admission.message;
+        let outer = self.outbox.append(|tail| channel.sealer.fan_group(tail, &header, fan))?;
+        match body {
+            GroupBody::Encrypted(bytes) => self.outbox.append_shared(bytes),
+            GroupBody::Clear(body_head, tag) => {
+                self.outbox.append(|tail| tail.extend_from_slice(body_head));
+                self.append_body_payload(message);
+                self.outbox.append(|tail| tail.extend_from_slice(tag));
+            }
+        }
+        if let Some(outer) = outer {
+            self.outbox.append(|tail| tail.extend_from_slice(outer.as_ref()));
+        }
+        Ok(())
+    }
+
+    /// Appends a payload within a record that authenticates it and does not encrypt it.
+    fn append_body_payload(&mut self, message: &Arc<Message>) {
+        let payload = message.payload().as_wire_bytes();
+        if payload.len() >= SHARED_PAYLOAD_BYTES_MIN {
+            self.outbox.append_payload(message);
+        } else {
+            self.outbox.append(|tail| tail.extend_from_slice(payload));
+        }
     }
 
     /// Lets an alias stand for the topic, or gives it one if the packet has room for that; returns the packet's length in bytes.
@@ -252,19 +330,13 @@ impl Wire {
         let digest = message.digest(|| gbody_digest(&[&body_head, payload]));
         let mut header = Vec::new();
         put_subscriber_header(head, &mut header)?;
-        let shared = payload.len() >= SHARED_PAYLOAD_BYTES_MIN;
         let body_bytes = body_head.len() + payload.len();
         let tag = self.outbox.append(|tail| {
             let tag = channel.sealer.fan_d(tail, &header, digest, body_bytes)?;
             tail.extend_from_slice(&body_head);
-            if !shared {
-                tail.extend_from_slice(payload);
-            }
             Ok::<_, LayoutError>(tag)
         })?;
-        if shared {
-            self.outbox.append_payload(message);
-        }
+        self.append_body_payload(message);
         self.outbox.append(|tail| tail.extend_from_slice(tag.as_ref()));
         Ok(())
     }
@@ -284,6 +356,6 @@ fn shared_body_head(message: &Message) -> Result<Vec<u8>, LayoutError> {
 
 impl std::fmt::Debug for Channel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Channel").field("fans_out", &self.fans_out).finish_non_exhaustive()
+        f.debug_struct("Channel").field("fan", &self.fan).finish_non_exhaustive()
     }
 }

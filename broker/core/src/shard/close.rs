@@ -77,6 +77,9 @@ impl Shard {
         {
             self.stats.handshake(false);
         }
+        if established.wire.group().is_some() {
+            self.groups.leave_all(connection);
+        }
         self.detach(established.session, reason, environment.now);
         // CONNACK that waits for a commit may not go out, so nothing behind it may either ([MQTT-3.14.0-1]).
         if established.corked_until.is_some() {

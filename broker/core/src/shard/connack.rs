@@ -3,11 +3,11 @@
 use std::num::{NonZeroU16, NonZeroU32};
 
 use veilmq_protocol::veil::channel::{AwaitPacket, ServerAccepted};
-use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
+use veilmq_protocol::veil::registry::{AUTHENTICATION_METHOD, Scheme};
 use veilmq_protocol::{ConnAck, ConnAckProperties, Packet, ProtocolVersion, ReasonCode};
 
 use super::Shard;
-use crate::connection::{Channel, ConnectRequest, Wire, finish_params};
+use crate::connection::{Channel, ConnectRequest, Fan, Wire, finish_params};
 use crate::farewell::{CloseReason, PeerError};
 use crate::time::Environment;
 
@@ -43,12 +43,17 @@ impl Shard {
         };
         let channel = sealing.seal_connack(&mut bytes)?;
         wire.send_opening(&bytes).map_err(PeerError::ConnAck)?;
-        let scheme = channel.scheme;
+        let (scheme, suite) = (channel.scheme, channel.suite);
         if !scheme.is_framed() {
             return Ok((wire, None));
         }
         let (sealer, opener, predecessor) = channel.into_parts();
-        wire.secure(sealer, scheme, environment.now);
+        let fan = match scheme {
+            scheme if self.uses_groups(scheme) => Fan::Group(scheme, suite),
+            Scheme::Four => Fan::Digest,
+            Scheme::One | Scheme::Two | Scheme::Three => Fan::Alone,
+        };
+        wire.secure(sealer, fan, environment.now);
         Ok((wire, Some(Box::new(Channel::new(opener, predecessor)))))
     }
 

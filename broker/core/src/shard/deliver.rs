@@ -5,6 +5,8 @@ use std::sync::Arc;
 use veilmq_protocol::{Acknowledgement, Packet, PacketId, PacketType, PublishHead, QoS, ReasonCode};
 
 use super::Shard;
+use super::fan_out::publish_in_group;
+use crate::connection::Connection;
 use crate::id::{ConnectionId, SessionId};
 use crate::in_flight::{Progress, Resend};
 use crate::matches::{Matches, Target};
@@ -160,9 +162,7 @@ impl Shard {
     pub(super) fn has_space(&self, connection: ConnectionId) -> bool {
         let bytes_max = self.shared.settings().outbox_bytes_max;
         match self.connections.get(&connection) {
-            Some(crate::connection::Connection::Established(established)) => {
-                established.wire.waiting_bytes() < bytes_max
-            }
+            Some(Connection::Established(established)) => established.wire.waiting_bytes() < bytes_max,
             _ => false,
         }
     }
@@ -293,8 +293,14 @@ impl Shard {
             application_properties: message.application_properties(),
             payload_len: message.payload().len(),
         };
-        let Some(established) = self.established(connection) else { return true };
-        match established.wire.publish(&head, message) {
+        let Some(Connection::Established(established)) = self.connections.get_mut(&connection) else {
+            return true;
+        };
+        let sent = match established.wire.group() {
+            None => established.wire.publish(&head, message),
+            Some(_) => publish_in_group(established, &mut self.groups, &head, message, now),
+        };
+        match sent {
             Ok(bytes) => {
                 if established.becomes_dirty() {
                     self.dirty.push(connection);

@@ -8,6 +8,7 @@ mod authenticate;
 mod close;
 mod connack;
 mod deliver;
+mod fan_out;
 mod gate;
 mod inherit;
 mod open;
@@ -32,6 +33,7 @@ use crate::connection::{Connection, Established};
 use crate::effect::{Effect, Input, Parcel, Reader};
 use crate::explanation;
 use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
+use crate::groups::Groups;
 use crate::id::{ConnectionId, IdMap, MessageId, SessionId, ShardIndex, Ticket};
 use crate::matches::MatchCache;
 use crate::outbox::Outbox;
@@ -61,6 +63,7 @@ pub struct Shard {
     /// The messages to be read back that this turn asks for.
     fetches: Vec<(Reader, Vec<MessageId>)>,
     spill: Spill,
+    groups: Groups,
     estate: Estate,
     /// The ticket that the records of this turn will go under.
     ticket: Ticket,
@@ -77,7 +80,9 @@ pub struct Shard {
 impl Shard {
     /// Makes a shard without sessions.
     pub fn new(index: ShardIndex, shared: Arc<Shared>) -> Self {
+        let fan_out = shared.veil().map(|veil| veil.fan_out.clone()).unwrap_or_default();
         Self {
+            groups: Groups::new(fan_out),
             index,
             shared,
             connections: IdMap::default(),
@@ -148,6 +153,7 @@ impl Shard {
     /// this order.
     pub fn end_turn(&mut self, environment: &mut Environment<'_>, effects: &mut Vec<Effect>) {
         self.let_go_of_stored(environment.now);
+        self.groups.end_turn();
         self.report_queues();
         if !self.records.is_empty() {
             effects.push(Effect::Commit {
@@ -174,6 +180,7 @@ impl Shard {
     /// Lets [`Shard::stats`] say what the shard holds at the moment.
     pub(crate) fn show_gauges(&self) {
         self.stats.gauges(&self.gauges());
+        self.stats.group_rekeys(self.groups.rekeys());
     }
 
     /// Returns the bytes that wait for a connection; None while they have to wait for a commit.

@@ -68,6 +68,7 @@ impl Shard {
         if let Some(reason) = self.refusal_of(&arrival) {
             return self.turn_away(&arrival, &reason, environment, effects);
         }
+        self.prepare_groups(&arrival, environment);
         if !arrival.channel.as_ref().is_none_or(is_proven) {
             return self.let_prove(arrival, environment, effects);
         }

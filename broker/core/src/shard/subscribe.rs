@@ -189,6 +189,7 @@ impl Shard {
                     self.gauges.shared_subscriptions -= usize::from(filter.shared().is_some());
                     // [MQTT-3.10.4-2], [MQTT-3.10.4-3] What is on its way to the client stays on it.
                     self.shared.routes.unsubscribe(filter, session);
+                    self.leave_groups(connection, filter);
                     if durable {
                         self.records.push(Record::Unsubscribed { session, filter: name });
                     }

@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod groups;
 mod one_trip;
 mod reauthentication;
 
-use veilmq_core::{OneTrip, Settings, VeilServer};
+use veilmq_core::{FanOut, OneTrip, Settings, VeilServer};
 use veilmq_protocol::veil::channel::{
     ClientHelloConfig, ClientStart, Content, Identity, IdentityKeys, Predecessor, RecordOpener, RecordSealer,
     ServerPolicy, TrustAnchors,
@@ -65,11 +66,15 @@ fn realm(settings: Settings) -> Realm {
 }
 
 fn realm_with(settings: Settings, policy: ServerPolicy, one_trip: OneTrip) -> Realm {
+    realm_fanning(settings, policy, one_trip, FanOut::default())
+}
+
+fn realm_fanning(settings: Settings, policy: ServerPolicy, one_trip: OneTrip, fan_out: FanOut) -> Realm {
     let authority = identity(1, "authority", Roles::CA, None);
     let authority_keys = IdentityKeys::from_seeds(&[1; 32], &[1 ^ 0xFF; 32]);
     let broker = identity(2, "broker", Roles::BROKER, None);
     let broker_certificate = broker.certificate().clone();
-    let world = World::with_veil(settings, VeilServer { identity: broker, policy, one_trip });
+    let world = World::with_veil(settings, VeilServer { identity: broker, policy, one_trip, fan_out });
     world.shared.trust().write().unwrap().add(authority.certificate().clone()).unwrap();
     let mut anchors = TrustAnchors::default();
     anchors.add(broker_certificate.clone()).unwrap();

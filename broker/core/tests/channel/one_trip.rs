@@ -30,7 +30,7 @@ impl Realm {
     }
 
     /// The CONNECT of COMPACT; `nonce` makes it another one.
-    fn compact(
+    pub(super) fn compact(
         &self,
         seed: u8,
         connect: Connect<'_>,
@@ -49,7 +49,7 @@ impl Realm {
     }
 
     /// Sends a CONNECT as it is, from whoever.
-    fn send_connect(&mut self, bytes: &[u8]) -> Conn {
+    pub(super) fn send_connect(&mut self, bytes: &[u8]) -> Conn {
         let connection = self.world.accept(0, ProtocolVersion::V5);
         self.world.send_bytes(connection, bytes);
         connection
@@ -82,7 +82,7 @@ impl Realm {
     }
 }
 
-fn client(
+pub(super) fn client(
     connection: Conn,
     mut established: veilmq_protocol::veil::channel::Established,
 ) -> (Client, Option<Resumption>) {

@@ -20,6 +20,14 @@ impl Secret32 {
         Self(Box::new(*bytes))
     }
 
+    /// Takes 32 bytes from `entropy`, which fills a slice with random bytes.
+    #[must_use]
+    pub fn generate(entropy: &mut dyn FnMut(&mut [u8])) -> Self {
+        let mut secret = Self(Box::new([0; 32]));
+        entropy(secret.0.as_mut_slice());
+        secret
+    }
+
     /// The bytes; do not copy them without need.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
