@@ -22,44 +22,52 @@ fn mosquitto_with_tls(program: &Path, certificate: &Certificate) -> Broker {
     Broker::start_with(program, &tls)
 }
 
-#[test]
-fn traffic_over_tls_arrives_once() {
-    let Some(program) = mosquitto() else { return };
+/// Calls `test` with each broker there is, which speaks TLS.
+fn with_each_broker(test: impl Fn(&str, &Broker, &Certificate)) {
     let certificate = Certificate::make("localhost");
-    let broker = mosquitto_with_tls(&program, &certificate);
-
-    for (scenario, qos, payload) in [("1-1", "0", "16"), ("pairs-5", "1", "100"), ("5-1", "2", "70000")] {
-        let report = broker.run(&[
-            "--transport=tls",
-            &certificate.ca(),
-            "--scenario",
-            scenario,
-            "--qos",
-            qos,
-            "--payload",
-            payload,
-            "--messages=200",
-        ]);
-
-        assert_eq!(counts(&report), [200, 200, 0, 0], "{scenario}, QoS {qos}");
-        assert_eq!(report["transport"], "tls");
+    if let Some(program) = mosquitto() {
+        test("mosquitto", &mosquitto_with_tls(&program, &certificate), &certificate);
+    }
+    if let Some(program) = veilmq() {
+        test("veilmq", &Broker::start_veilmq_with_tls(&program, &certificate), &certificate);
     }
 }
 
 #[test]
+fn traffic_over_tls_arrives_once() {
+    with_each_broker(|name, broker, certificate| {
+        for (scenario, qos, payload) in [("1-1", "0", "16"), ("pairs-5", "1", "100"), ("5-1", "2", "70000")] {
+            let report = broker.run(&[
+                "--transport=tls",
+                &certificate.ca(),
+                "--scenario",
+                scenario,
+                "--qos",
+                qos,
+                "--payload",
+                payload,
+                "--messages=200",
+            ]);
+
+            assert_eq!(counts(&report), [200, 200, 0, 0], "{name}: {scenario}, QoS {qos}");
+            assert_eq!(report["transport"], "tls");
+        }
+    });
+}
+
+#[test]
 fn tls_connections_are_resumed_if_that_is_asked_for_and_not_otherwise() {
-    let Some(program) = mosquitto() else { return };
-    let certificate = Certificate::make("localhost");
-    let broker = mosquitto_with_tls(&program, &certificate);
-    let connects = ["--scenario=connects-150", "--transport=tls", &certificate.ca()];
+    with_each_broker(|name, broker, certificate| {
+        let connects = ["--scenario=connects-150", "--transport=tls", &certificate.ca()];
 
-    let full = broker.run(&connects);
-    let resumed = broker.run(&[&connects[..], &["--tls-resume"]].concat());
+        let full = broker.run(&connects);
+        let resumed = broker.run(&[&connects[..], &["--tls-resume"]].concat());
 
-    assert_eq!(full["connections"]["resumed"], 0, "{full}");
-    // The first of those that are opened at a time have nothing to resume yet.
-    let resumed = resumed["connections"]["resumed"].as_u64().unwrap();
-    assert!((50..150).contains(&resumed), "{resumed}");
+        assert_eq!(full["connections"]["resumed"], 0, "{name}: {full}");
+        // The first of those that are opened at a time have nothing to resume yet.
+        let resumed = resumed["connections"]["resumed"].as_u64().unwrap();
+        assert!((50..150).contains(&resumed), "{name}: {resumed}");
+    });
 }
 
 #[test]

@@ -82,7 +82,7 @@ impl BrokerKind {
             veil: false,
         };
         match self {
-            Self::VeilMq => Abilities { disk: true, veil: true, ..all },
+            Self::VeilMq => Abilities { disk: true, tls: true, veil: true, ..all },
             Self::Mosquitto => Abilities { disk: true, tls: true, ..all },
             Self::Nats => {
                 let (qos_max, many_filters_qos_max) = (QoS::AtLeastOnce, QoS::AtMostOnce);
@@ -146,12 +146,20 @@ impl BrokerKind {
 }
 
 fn veilmq(command: &mut Command, setup: &Setup<'_>) {
-    command.arg("-p").arg(setup.port.to_string());
+    let Setup { port, tls_port, .. } = setup;
+    match setup.secrets {
+        None => {
+            command.arg("-p").arg(port.to_string());
+        }
+        Some(secrets) => {
+            command.env("VEILMQ__LISTENERS", format!("127.0.0.1:{port},mqtts://127.0.0.1:{tls_port}"));
+            command.env("VEILMQ__TLS__CERTIFICATE_FILE", &secrets.certificate);
+            command.env("VEILMQ__TLS__KEY_FILE", &secrets.key);
+            command.env("VEILMQ__VEIL__TRUST", secrets.authority.with_extension("vmc"));
+        }
+    }
     command.arg("--data-dir").arg(setup.directory.join("data"));
     command.arg("--admin").arg(format!("127.0.0.1:{}", setup.other_port));
-    if let Some(secrets) = setup.secrets {
-        command.env("VEILMQ__VEIL__TRUST", secrets.authority.with_extension("vmc"));
-    }
 }
 
 fn mosquitto(setup: &Setup<'_>) -> String {

@@ -38,7 +38,19 @@ impl Broker {
 
     /// Starts our own broker.
     pub fn start_veilmq(veilmq: &Path) -> Self {
-        Self::start_veilmq_in(veilmq, tempfile::tempdir().unwrap())
+        let port = free_port();
+        Self::start_veilmq_with(veilmq, port, &[], &["-p", &port.to_string()])
+    }
+
+    /// Starts our own broker with a TLS listener alone.
+    pub fn start_veilmq_with_tls(veilmq: &Path, certificate: &Certificate) -> Self {
+        let port = free_port();
+        let environment = [
+            ("VEILMQ__LISTENERS", format!("mqtts://127.0.0.1:{port}")),
+            ("VEILMQ__TLS__CERTIFICATE_FILE", certificate.chain.display().to_string()),
+            ("VEILMQ__TLS__KEY_FILE", certificate.key.display().to_string()),
+        ];
+        Self::start_veilmq_with(veilmq, port, &environment, &[])
     }
 
     /// Starts our own broker, which trusts the authority of the channel.
@@ -46,10 +58,10 @@ impl Broker {
         let authority = tempfile::tempdir().unwrap();
         let name = authority.path().join("ca");
         make_authority(&name);
-        let directory = tempfile::tempdir().unwrap();
-        let configuration = directory.path().join("trust");
-        std::fs::write(&configuration, name.with_extension("vmc").to_str().unwrap()).unwrap();
-        let broker = Self::start_veilmq_in(veilmq, directory);
+        let port = free_port();
+        let trusted = name.with_extension("vmc").display().to_string();
+        let environment = [("VEILMQ__VEIL__TRUST", trusted)];
+        let broker = Self::start_veilmq_with(veilmq, port, &environment, &["-p", &port.to_string()]);
         let certificate = broker.directory.path().join("data/identity/broker.vmc");
         let words = vec![
             "--transport=veil".to_owned(),
@@ -59,12 +71,17 @@ impl Broker {
         (broker, Channel { words, _authority: authority })
     }
 
-    fn start_veilmq_in(veilmq: &Path, directory: tempfile::TempDir) -> Self {
-        let port = free_port();
-        let trust = std::fs::read_to_string(directory.path().join("trust")).ok();
+    fn start_veilmq_with(
+        veilmq: &Path,
+        port: u16,
+        environment: &[(&str, String)],
+        arguments: &[&str],
+    ) -> Self {
+        let directory = tempfile::tempdir().unwrap();
         let child = Command::new(veilmq)
-            .envs(trust.map(|file| ("VEILMQ__VEIL__TRUST", file)))
-            .args(["-p", &port.to_string(), "--admin", &format!("127.0.0.1:{}", free_port())])
+            .envs(environment.iter().cloned())
+            .args(arguments)
+            .args(["--admin", &format!("127.0.0.1:{}", free_port())])
             .arg("--data-dir")
             .arg(directory.path().join("data"))
             .stdout(Stdio::null())
