@@ -28,11 +28,13 @@ pub mod e2e;
 pub mod identity;
 pub mod session;
 
+pub mod sealed_file;
+
 mod client;
 mod message;
 
 pub use client::{
-    Backoff, Builder, Client, ConnectError, PendingPublish, PublishBuilder, PublishError,
+    Backoff, Builder, Client, ConnectError, KeyRequestError, PendingPublish, PublishBuilder, PublishError,
     ReauthenticateError, RequestError, Status, SubscribeBuilder, SubscribeError, Subscription,
 };
 pub use message::{Message, Properties, Publication, Received, Sealed, Will};

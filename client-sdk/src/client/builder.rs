@@ -2,6 +2,7 @@
 
 use std::{
     num::{NonZeroU16, NonZeroU32},
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -9,7 +10,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::warn;
 use veilmq_protocol::veil::{
-    Scheme, Schemes, Suite,
+    Certificate, Scheme, Schemes, Suite,
     channel::{Identity, TrustAnchors},
 };
 use zeroize::Zeroizing;
@@ -17,16 +18,20 @@ use zeroize::Zeroizing;
 use super::{
     Client, Status,
     backoff::Backoff,
+    clock::{entropy, unix_ms},
     driver::{Driver, Endpoint},
     error::ConnectError,
-    sealing::{Sealing, unsigned_kid},
+    keys::Keys,
+    sealing::{Sealing, restore, unsigned_kid},
 };
 use crate::{
     e2e::{
         ConfigError, Directory, E2e, EnvelopeOptions, EpochTiming, Keyring, Limits, MasterSecret, Member,
-        Scope, ScopeConfig,
+        Scope, ScopeConfig, SenderPolicy,
+        distribution::{Distribution, IssuePolicy},
     },
     message::Will,
+    sealed_file::{SealedFile, StateKey},
     session::{ChannelOptions, CloseReason, Handshake, Session, SessionOptions},
 };
 
@@ -51,8 +56,13 @@ pub struct Builder {
     weak_groups: bool,
     plain_channel: bool,
     scopes: Vec<ScopeConfig>,
+    joined: Vec<(Scope, EnvelopeOptions)>,
+    issued: Vec<(Scope, EnvelopeOptions, IssuePolicy)>,
+    members: Vec<(Scope, Certificate)>,
     directory: Directory,
     limits: Limits,
+    state: Option<(PathBuf, Option<StateKey>)>,
+    accept_replay_after_crash: bool,
 }
 
 impl Builder {
@@ -78,8 +88,13 @@ impl Builder {
             weak_groups: false,
             plain_channel: false,
             scopes: Vec::new(),
+            joined: Vec::new(),
+            issued: Vec::new(),
+            members: Vec::new(),
             directory: Directory::default(),
             limits: Limits::default(),
+            state: None,
+            accept_replay_after_crash: false,
         }
     }
 
@@ -232,6 +247,78 @@ impl Builder {
         Ok(self.scope(ScopeConfig::envelope(Scope::new(filter)?, keyring, EnvelopeOptions::default())))
     }
 
+    /// Becomes a member of an end-to-end scope: its keys come through the broker from whoever is certified to issue them, also
+    /// when nobody else is there (VEIL-1 section 9.2). Needs [`identity`](Self::identity) and [`trust`](Self::trust).
+    ///
+    /// Messages are accepted from senders with a certificate for the topic only.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for what is no filter.
+    pub fn join_scope(self, filter: &str) -> Result<Self, ConfigError> {
+        self.join_scope_with(filter, known_senders())
+    }
+
+    /// Does the same with other options.
+    ///
+    /// # Errors
+    /// As [`join_scope`](Self::join_scope).
+    pub fn join_scope_with(mut self, filter: &str, options: EnvelopeOptions) -> Result<Self, ConfigError> {
+        self.joined.push((Scope::new(filter)?, options));
+        Ok(self)
+    }
+
+    /// Issues the keys of an end-to-end scope: for what this client publishes, or as key authority for everyone if its
+    /// certificate says so. Needs the same as [`join_scope`](Self::join_scope), and a [`state_file`](Self::state_file) if the
+    /// program is to go on with its members after a restart.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for what is no filter.
+    pub fn issue_scope(self, filter: &str, policy: IssuePolicy) -> Result<Self, ConfigError> {
+        self.issue_scope_with(filter, policy, known_senders())
+    }
+
+    /// Does the same with other options.
+    ///
+    /// # Errors
+    /// As [`issue_scope`](Self::issue_scope).
+    pub fn issue_scope_with(
+        mut self,
+        filter: &str,
+        policy: IssuePolicy,
+        options: EnvelopeOptions,
+    ) -> Result<Self, ConfigError> {
+        self.issued.push((Scope::new(filter)?, options, policy));
+        Ok(self)
+    }
+
+    /// Lets a member into a scope that is issued here before it has ever connected; repeatable.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for what is no filter.
+    pub fn admit(mut self, filter: &str, member: Certificate) -> Result<Self, ConfigError> {
+        self.members.push((Scope::new(filter)?, member));
+        Ok(self)
+    }
+
+    /// Keeps keys, members and which messages were received in a file, encrypted under a key derived from the identity.
+    pub fn state_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.state = Some((path.into(), None));
+        self
+    }
+
+    /// Does the same with a key or passphrase of its own.
+    pub fn state_file_with_key(mut self, path: impl Into<PathBuf>, key: StateKey) -> Self {
+        self.state = Some((path.into(), Some(key)));
+        self
+    }
+
+    /// After a crash, accepts messages that may have been received before it (default false: of sender sessions older than
+    /// the start only those above the saved marks).
+    pub const fn accept_replay_after_crash(mut self, accept: bool) -> Self {
+        self.accept_replay_after_crash = accept;
+        self
+    }
+
     /// Sets the certificates of the senders this client knows.
     pub fn directory(mut self, directory: Directory) -> Self {
         self.directory = directory;
@@ -286,22 +373,56 @@ impl Builder {
         Ok(client)
     }
 
-    fn assemble(self) -> Result<(Endpoint, Session, Sealing), ConnectError> {
-        let Self { endpoint, mut session, identity, trust, limits, directory, .. } = self;
-        if let (true, Some(identity)) = (session.client_id.is_empty(), &identity) {
-            identity.certificate().subject.clone_into(&mut session.client_id);
+    fn assemble(mut self) -> Result<(Endpoint, Session, Sealing), ConnectError> {
+        if let (true, Some(identity)) = (self.session.client_id.is_empty(), &self.identity) {
+            identity.certificate().subject.clone_into(&mut self.session.client_id);
         }
-        let asks_for_channel = self.broker.is_some()
+        let mut distribution = self.distribution()?;
+        let state = self.state_key()?;
+        self.session.channel = self.channel()?;
+        let member = match self.identity {
+            Some(identity) => Member::Identity(identity),
+            None => Member::Unsigned(unsigned_kid(&self.session.client_id)),
+        };
+        let mut e2e = E2e::new(member, self.limits);
+        *e2e.directory_mut() = self.directory;
+        for scope in self.scopes {
+            e2e.add_scope(scope)?;
+        }
+        if let Some(distribution) = &mut distribution {
+            for (scope, options) in self.joined {
+                distribution.join(&mut e2e, scope, options)?;
+            }
+            for (scope, options, policy) in self.issued {
+                distribution.issue(&mut e2e, scope, options, policy)?;
+            }
+        }
+        let accept = self.accept_replay_after_crash;
+        let open = |(path, key): (PathBuf, StateKey)| {
+            open_state(&path, &key, distribution.as_mut(), &mut e2e, accept)
+        };
+        let file = state.map(open).transpose()?;
+        if let Some(distribution) = &mut distribution {
+            for (scope, member) in self.members {
+                distribution.admit(&scope, member, unix_ms(), &mut entropy)?;
+            }
+        }
+        let receive_maximum = self.session.receive_maximum.get();
+        let keys = distribution.map(|distribution| Keys::new(distribution, receive_maximum));
+        Ok((self.endpoint, Session::new(self.session), Sealing::new(e2e, keys, file)))
+    }
+
+    /// The channel this client insists on, if any.
+    fn channel(&mut self) -> Result<Option<ChannelOptions>, ConnectError> {
+        let asked_for = self.broker.is_some()
             || self.suites.is_some()
             || self.schemes.is_some()
             || self.handshake != Handshake::Sigma;
-        session.channel = match (&identity, trust) {
-            _ if self.plain_channel => None,
-            (None, None) if !asks_for_channel => None,
-            (None, _) => return Err(ConnectError::ChannelIncomplete("an identity")),
-            (Some(_), None) => {
-                return Err(ConnectError::ChannelIncomplete("an authority or broker to trust"));
-            }
+        match (&self.identity, self.trust.take()) {
+            _ if self.plain_channel => Ok(None),
+            (None, None) if !asked_for => Ok(None),
+            (None, _) => Err(ConnectError::ChannelIncomplete("an identity")),
+            (Some(_), None) => Err(ConnectError::ChannelIncomplete("an authority or broker to trust")),
             (Some(identity), Some(trust)) => {
                 if self.handshake == Handshake::Compact && self.broker.is_none() {
                     return Err(ConnectError::ChannelIncomplete(
@@ -310,28 +431,57 @@ impl Builder {
                 }
                 warn_of_weakenings(self.schemes, self.weak_groups);
                 let defaults = ChannelOptions::new(Arc::clone(identity), Arc::new(trust));
-                Some(ChannelOptions {
-                    broker: self.broker,
-                    suites: self.suites.unwrap_or_else(|| defaults.suites.clone()),
+                Ok(Some(ChannelOptions {
+                    broker: self.broker.take(),
+                    suites: self.suites.take().unwrap_or_else(|| defaults.suites.clone()),
                     schemes: self.schemes.unwrap_or(defaults.schemes),
                     handshake: self.handshake,
                     resume: self.resume,
                     weak_groups: self.weak_groups,
                     ..defaults
-                })
+                }))
             }
-        };
-        let member = match identity {
-            Some(identity) => Member::Identity(identity),
-            None => Member::Unsigned(unsigned_kid(&session.client_id)),
-        };
-        let mut e2e = E2e::new(member, limits);
-        *e2e.directory_mut() = directory;
-        for scope in self.scopes {
-            e2e.add_scope(scope)?;
         }
-        Ok((endpoint, Session::new(session), Sealing::new(e2e)))
     }
+
+    /// The distribution of keys, if any scope needs it.
+    fn distribution(&self) -> Result<Option<Distribution>, ConnectError> {
+        match (&self.identity, &self.trust) {
+            (_, _) if self.joined.is_empty() && self.issued.is_empty() => Ok(None),
+            (Some(identity), Some(trust)) => Ok(Some(Distribution::new(Arc::clone(identity), trust.clone()))),
+            (None, _) => Err(ConnectError::KeysIncomplete("an identity")),
+            (Some(_), None) => Err(ConnectError::KeysIncomplete("an authority to trust")),
+        }
+    }
+
+    fn state_key(&mut self) -> Result<Option<(PathBuf, StateKey)>, ConnectError> {
+        let Some((path, key)) = self.state.take() else { return Ok(None) };
+        let key = key.or_else(|| self.identity.as_deref().map(StateKey::of_identity));
+        let key = key.ok_or(ConnectError::KeysIncomplete("an identity, or a key for the state"))?;
+        Ok(Some((path, key)))
+    }
+}
+
+/// Takes back what an earlier run of this program has saved.
+fn open_state(
+    path: &Path,
+    key: &StateKey,
+    distribution: Option<&mut Distribution>,
+    e2e: &mut E2e,
+    accept_replay_after_crash: bool,
+) -> Result<SealedFile, ConnectError> {
+    let (file, saved) =
+        SealedFile::open(path, key).map_err(|error| ConnectError::State(error.to_string()))?;
+    if let Some(saved) = saved {
+        restore(&saved, distribution, e2e, accept_replay_after_crash)
+            .map_err(|error| ConnectError::State(error.to_string()))?;
+    }
+    Ok(file)
+}
+
+/// What the application of a device expects: messages of senders that are certified, and of nobody else.
+fn known_senders() -> EnvelopeOptions {
+    EnvelopeOptions { senders: SenderPolicy::Known, ..EnvelopeOptions::default() }
 }
 
 /// Says what the options give up of the channel's protection.

@@ -3,7 +3,13 @@
 //! Invariant: every queue is bounded. While a subscription is full, nothing is read; while the session's queue
 //! is full, no publication is taken; what waits to be sent is limited too.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+mod keys;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -17,12 +23,14 @@ use veilmq_protocol::{ReasonCode, SubscribeOptions, veil::channel::Identity};
 use super::{
     Status,
     backoff::Backoff,
-    clock::{Clock, entropy, random_u32},
-    error::{ConnectError, PublishError, ReauthenticateError, RequestError, SubscribeError},
+    clock::{Clock, entropy, random_u32, unix_ms},
+    error::{ConnectError, KeyRequestError, PublishError, ReauthenticateError, RequestError, SubscribeError},
+    keys::{KeyAnswer, KeyRequest, Parked},
     routes::{Blocked, Delivery, Routes, STALL, Taken},
-    sealing::{Form, Sealing},
+    sealing::{Form, Incoming, Sealing},
 };
 use crate::{
+    e2e::{Saved, Scope},
     message::{Message, Publication, Will},
     session::{Channel, CloseReason, Event, Receipt, Session, SubmitError, Submitted, Token},
 };
@@ -61,6 +69,11 @@ pub(super) enum Command {
         renewed: Option<Arc<Identity>>,
         reply: ReauthenticateReply,
     },
+    Keys {
+        scope: Scope,
+        request: KeyRequest,
+        reply: oneshot::Sender<Result<KeyAnswer, KeyRequestError>>,
+    },
     Disconnect {
         reason: ReasonCode,
     },
@@ -80,6 +93,10 @@ enum Waiter {
     Unsubscribe {
         filter: String,
         reply: oneshot::Sender<Result<ReasonCode, RequestError>>,
+    },
+    /// The distribution of keys: a subscription to `topic`, or a publication.
+    Keys {
+        topic: String,
     },
 }
 
@@ -111,6 +128,12 @@ pub(super) struct Driver {
     commands: mpsc::Receiver<Command>,
     waiters: HashMap<Token, Waiter>,
     blocked: Vec<Blocked>,
+    /// Messages that waited for a key and are to be tried again, or for the last time.
+    waited: VecDeque<(Parked, bool)>,
+    /// Publications that wait for a key, and until when.
+    unsealed: VecDeque<(PublishCommand, Instant)>,
+    /// The first connection is there, and the keys are not.
+    opening: bool,
     /// QoS 0 publications whose last byte is this far in the output of the connection.
     flushing: Vec<(u64, PublishReply)>,
     sent_total: u64,
@@ -154,6 +177,9 @@ impl Driver {
             commands: channels.1,
             waiters: HashMap::new(),
             blocked: Vec::new(),
+            waited: VecDeque::new(),
+            unsealed: VecDeque::new(),
+            opening: false,
             flushing: Vec::new(),
             sent_total: 0,
             reauthenticate_at: None,
@@ -167,6 +193,13 @@ impl Driver {
 
     /// Connects, and connects again, until there is a reason not to.
     pub(super) async fn run(mut self) {
+        let ended = self.connect_while_wanted().await;
+        debug!(reason = %ended, "client closed");
+        self.sealing.save(Saved::AtShutdown);
+        self.status.send_replace(Status::Closed(ended));
+    }
+
+    async fn connect_while_wanted(&mut self) -> CloseReason {
         loop {
             let ended = match self.connect().await {
                 Some(Ok(stream)) => self.serve(stream).await,
@@ -174,7 +207,9 @@ impl Driver {
                 None => CloseReason::Requested,
             };
             self.session.connection_lost();
+            self.stop_keys();
             self.flushing.clear();
+            self.opening = false;
             self.reauthenticate_at = None;
             if let Some(reply) = self.reauthenticating.take() {
                 let _ = reply.send(Err(ReauthenticateError::Failed(ended.clone())));
@@ -184,17 +219,14 @@ impl Driver {
                 first.send(Err(ConnectError::Failed { address, reason: ended.clone() }))
             });
             if failed_first.is_some() || ended.is_final() || !self.endpoint.reconnect {
-                debug!(reason = %ended, "client closed");
-                self.status.send_replace(Status::Closed(ended));
-                return;
+                return ended;
             }
             warn!(address = %self.endpoint.address(), reason = %ended, "no connection; connecting again");
             self.status.send_replace(Status::Disconnected(ended));
             let pause = self.endpoint.backoff.pause(self.attempt, random_u32());
             self.attempt = self.attempt.saturating_add(1);
             if self.meanwhile(tokio::time::sleep(pause)).await.is_none() {
-                self.status.send_replace(Status::Closed(CloseReason::Requested));
-                return;
+                return CloseReason::Requested;
             }
         }
     }
@@ -290,6 +322,7 @@ impl Driver {
     fn advance(&mut self) -> Option<CloseReason> {
         self.acknowledge_taken();
         self.sealing.advance();
+        self.work_on_keys();
         loop {
             self.retry_blocked();
             if !self.blocked.is_empty() {
@@ -297,14 +330,21 @@ impl Driver {
                 return None;
             }
             self.session.set_reading(true, self.clock.now());
+            if let Some((parked, may_wait)) = self.waited.pop_front() {
+                self.open(parked.message, parked.receipt, may_wait);
+                continue;
+            }
             match self.session.poll(self.clock.now())? {
                 Event::Connected { session_present, channel } => self.connected(session_present, channel),
                 Event::Message { message, receipt } => self.deliver(message, receipt),
-                Event::Published { token, outcome } => {
-                    if let Some(Waiter::Publish { topic, reply }) = self.waiters.remove(&token) {
-                        let _ = reply.send(outcome.map_err(|error| PublishError::Delivery { topic, error }));
+                Event::Published { token, outcome } => match self.waiters.remove(&token) {
+                    Some(Waiter::Publish { topic, reply }) => {
+                        let outcome = outcome.map_err(|error| PublishError::Delivery { topic, error });
+                        let _ = reply.send(outcome);
                     }
-                }
+                    Some(Waiter::Keys { topic }) => self.key_published(&topic, outcome.err()),
+                    Some(Waiter::Subscribe { .. } | Waiter::Unsubscribe { .. }) | None => {}
+                },
                 Event::Answered { token, reasons } => self.answered(token, &reasons),
                 Event::Reauthenticated => self.reauthenticated(),
                 Event::Notice(text) => warn!(notice = %text, "the broker says"),
@@ -318,9 +358,8 @@ impl Driver {
         self.attempt = 0;
         self.reauthenticate_at = channel.is_some().then(|| self.next_reauthentication());
         self.status.send_replace(Status::Connected { session_present, channel });
-        if let Some(first) = self.first.take() {
-            let _ = first.send(Ok(()));
-        }
+        self.opening = true;
+        self.start_keys();
     }
 
     fn next_reauthentication(&self) -> Instant {
@@ -348,17 +387,32 @@ impl Driver {
     }
 
     fn deliver(&mut self, message: Message, receipt: Option<Receipt>) {
+        if self.take_key_message(&message) {
+            self.acknowledge(receipt);
+        } else {
+            self.open(message, receipt, true);
+        }
+    }
+
+    /// Opens a message and hands it to the application; it may wait for a key.
+    fn open(&mut self, message: Message, receipt: Option<Receipt>, may_wait: bool) {
         let topic = message.topic.clone();
-        match self.sealing.incoming(message) {
-            Some(received) => self.blocked = self.routes.deliver(&topic, &received, receipt),
-            None => {
-                if let Some(receipt) = receipt {
-                    self.session.acknowledge(receipt);
-                }
+        match self.sealing.incoming(message, may_wait) {
+            Incoming::Deliver(received) => self.blocked = self.routes.deliver(&topic, &received, receipt),
+            Incoming::Repeat => self.acknowledge(receipt),
+            Incoming::Park(message) => {
+                let overdue = self.sealing.park(message, receipt);
+                self.waited.extend(overdue.map(|parked| (parked, false)));
             }
         }
         for filter in self.routes.abandoned() {
             self.session.abandon(&filter);
+        }
+    }
+
+    fn acknowledge(&mut self, receipt: Option<Receipt>) {
+        if let Some(receipt) = receipt {
+            self.session.acknowledge(receipt);
         }
     }
 
@@ -397,6 +451,7 @@ impl Driver {
                 }
                 let _ = reply.send(outcome);
             }
+            Some(Waiter::Keys { topic }) => self.key_subscribed(&topic, refused.map(|_| reason)),
             Some(Waiter::Publish { .. }) | None => {}
         }
     }
@@ -431,6 +486,9 @@ impl Driver {
                     }
                 }
             }
+            Input::Command(Command::Keys { scope, request, reply }) => {
+                let _ = reply.send(self.request_keys(&scope, request));
+            }
             Input::Command(Command::Disconnect { reason }) => self.disconnect(reason),
             Input::Taken => self.acknowledge_taken(),
             Input::Abandoned => self.disconnect(ReasonCode::Success),
@@ -440,14 +498,23 @@ impl Driver {
     fn disconnect(&mut self, reason: ReasonCode) {
         self.acknowledge_taken();
         // What was submitted before leaves before.
+        let unsealed = std::mem::take(&mut self.unsealed).into_iter().map(|(command, _)| command);
+        for command in unsealed.collect::<Vec<_>>() {
+            self.publish_now(command);
+        }
         while let Ok(command) = self.publishes.try_recv() {
-            self.publish(command);
+            self.publish_now(command);
         }
         self.blocked.clear();
         self.session.disconnect(reason);
     }
 
     fn publish(&mut self, command: PublishCommand) {
+        let Some(command) = self.publish_later(command) else { return };
+        self.publish_now(command);
+    }
+
+    fn publish_now(&mut self, command: PublishCommand) {
         let PublishCommand { publication, form, reply } = command;
         let topic = publication.topic.clone();
         let submitted = self.sealing.outgoing(publication, form).and_then(|publication| {
@@ -483,7 +550,11 @@ impl Driver {
         let session = self.session.next_timeout().map(|due| self.clock.instant(due));
         let stall =
             (!self.blocked.is_empty() && self.session.awaits_answers()).then(|| Instant::now() + STALL);
-        [session, stall, self.reauthenticate_at].into_iter().flatten().min()
+        let keys = self
+            .sealing
+            .next_wake()
+            .map(|due| Instant::now() + Duration::from_millis(due.saturating_sub(unix_ms())).min(LONGEST));
+        [session, stall, self.reauthenticate_at, keys, self.unsealed_due()].into_iter().flatten().min()
     }
 
     /// Sends what is left, DISCONNECT at its end, and closes.

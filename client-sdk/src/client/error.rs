@@ -1,7 +1,7 @@
 //! What can go wrong for the application, one enum per operation.
 
 use thiserror::Error;
-use veilmq_protocol::{EncodeError, ReasonCode, TopicError};
+use veilmq_protocol::{EncodeError, ReasonCode, TopicError, veil::CertificateError};
 
 use crate::{
     e2e::{ConfigError, SealError},
@@ -34,6 +34,15 @@ pub enum ConnectError {
     /// The end-to-end scopes are not consistent.
     #[error("end-to-end scope: {0}")]
     Scope(#[from] ConfigError),
+    /// Keys are to be issued or received, and something this needs is missing.
+    #[error("no keys without {0}")]
+    KeysIncomplete(&'static str),
+    /// A member that was named cannot be admitted.
+    #[error("the certificate of a member: {0}")]
+    Member(#[from] CertificateError),
+    /// The saved state cannot be used.
+    #[error("the saved state: {0}")]
+    State(String),
     /// The Will is for an end-to-end scope and cannot be sealed.
     #[error("the will cannot be sealed: {0}")]
     Will(#[from] SealError),
@@ -137,6 +146,24 @@ pub enum RequestError {
     /// The broker refused.
     #[error("the broker refused: {0}")]
     Refused(ReasonCode),
+    /// The client is closed.
+    #[error("the client is closed: {0}")]
+    Closed(CloseReason),
+}
+
+/// Why a client did not do what was asked of it as an issuer of keys.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum KeyRequestError {
+    /// The scope is none.
+    #[error("scope: {0}")]
+    Scope(#[from] ConfigError),
+    /// This client issues no keys.
+    #[error("this client issues no keys")]
+    NotAnIssuer,
+    /// The certificate does not count.
+    #[error("the certificate of the member: {0}")]
+    Certificate(#[from] CertificateError),
     /// The client is closed.
     #[error("the client is closed: {0}")]
     Closed(CloseReason),

@@ -5,6 +5,7 @@ mod builder;
 mod clock;
 mod driver;
 mod error;
+mod keys;
 mod publish;
 mod routes;
 mod sealing;
@@ -14,20 +15,27 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
-use veilmq_protocol::{ReasonCode, TopicFilter, veil::channel::Identity};
+use veilmq_protocol::{
+    ReasonCode, TopicFilter,
+    veil::{Certificate, Kid, channel::Identity},
+};
 
 pub use self::{
     backoff::Backoff,
     builder::Builder,
-    error::{ConnectError, PublishError, ReauthenticateError, RequestError, SubscribeError},
+    error::{ConnectError, KeyRequestError, PublishError, ReauthenticateError, RequestError, SubscribeError},
     publish::{PendingPublish, PublishBuilder},
     subscribe::{SubscribeBuilder, Subscription},
 };
 use self::{
     driver::{Command, PublishCommand},
+    keys::{KeyAnswer, KeyRequest},
     sealing::Form,
 };
-use crate::session::{Channel, CloseReason};
+use crate::{
+    e2e::{Scope, distribution::Rotation},
+    session::{Channel, CloseReason},
+};
 
 /// What the connection is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,6 +143,59 @@ impl Client {
         let (reply, answer) = oneshot::channel();
         let closed = || ReauthenticateError::Closed(self.close_reason());
         self.commands.send(Command::Reauthenticate { renewed, reply }).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    /// Lets a member into a scope this client issues keys for. Returns whether it is new there.
+    ///
+    /// # Errors
+    /// [`KeyRequestError`].
+    pub async fn admit(&self, scope: &str, member: Certificate) -> Result<bool, KeyRequestError> {
+        self.change_keys(scope, KeyRequest::Admit(Box::new(member))).await
+    }
+
+    /// Takes a member out of a scope this client issues keys for: within seconds it can read nothing new (VEIL-1 section
+    /// 12.4). Returns whether it was one.
+    ///
+    /// # Errors
+    /// [`KeyRequestError`].
+    pub async fn remove_member(
+        &self,
+        scope: &str,
+        member: Kid,
+        rotation: Rotation,
+    ) -> Result<bool, KeyRequestError> {
+        self.change_keys(scope, KeyRequest::Remove(member, rotation)).await
+    }
+
+    /// Changes the key of a scope this client issues keys for. Returns whether it does.
+    ///
+    /// # Errors
+    /// [`KeyRequestError`].
+    pub async fn rotate(&self, scope: &str, rotation: Rotation) -> Result<bool, KeyRequestError> {
+        self.change_keys(scope, KeyRequest::Rotate(rotation)).await
+    }
+
+    /// The members of a scope this client issues keys for.
+    ///
+    /// # Errors
+    /// [`KeyRequestError`].
+    pub async fn members(&self, scope: &str) -> Result<Vec<Kid>, KeyRequestError> {
+        match self.request_keys(scope, KeyRequest::Members).await? {
+            KeyAnswer::Members(members) => Ok(members),
+            KeyAnswer::Done(_) => Ok(Vec::new()),
+        }
+    }
+
+    async fn change_keys(&self, scope: &str, request: KeyRequest) -> Result<bool, KeyRequestError> {
+        Ok(matches!(self.request_keys(scope, request).await?, KeyAnswer::Done(true)))
+    }
+
+    async fn request_keys(&self, scope: &str, request: KeyRequest) -> Result<KeyAnswer, KeyRequestError> {
+        let scope = Scope::new(scope)?;
+        let (reply, answer) = oneshot::channel();
+        let closed = || KeyRequestError::Closed(self.close_reason());
+        self.commands.send(Command::Keys { scope, request, reply }).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
 

@@ -3,19 +3,27 @@
 //! Invariant: the only way from a plaintext on a scope to a [`Publication`] is through a seal.
 
 use bytes::Bytes;
+use tracing::error;
 use veilmq_protocol::{
     QoS, TopicName,
-    veil::{Kid, channel::hash},
+    veil::{Kid, channel::hash, distribution::DistributionTopic, layout::Reader},
 };
+use zeroize::Zeroizing;
 
 use super::{
     clock::{entropy, unix_ms},
     error::{ConnectError, PublishError},
+    keys::{KeyWork, Keys, Parked},
 };
 use crate::{
-    e2e::{E2e, OpenError},
+    e2e::{E2e, OpenError, Saved, StateError, distribution::Distribution},
     message::{Message, Publication, Received, Sealed, Will, encode_pairs},
+    sealed_file::SealedFile,
+    session::Receipt,
 };
+
+/// How often the replay state is saved while messages come in, in milliseconds.
+const SAVE_EVERY_MS: u64 = 5_000;
 
 /// Who may call for plaintext on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,16 +34,30 @@ pub(super) enum Form {
     Plain,
 }
 
+/// What becomes of a message that arrived.
+pub(super) enum Incoming {
+    /// The application sees it.
+    Deliver(Received),
+    /// It was seen before, or is nothing for the application.
+    Repeat,
+    /// It can perhaps be opened soon.
+    Park(Message),
+}
+
 pub(super) struct Sealing {
     e2e: E2e,
+    keys: Option<Keys>,
+    file: Option<SealedFile>,
     /// When the next key is to be erased, in unix milliseconds.
     next_due: Option<u64>,
+    /// When what was received is to be saved, in unix milliseconds.
+    save_due: Option<u64>,
 }
 
 impl Sealing {
-    pub(super) fn new(mut e2e: E2e) -> Self {
+    pub(super) fn new(mut e2e: E2e, keys: Option<Keys>, file: Option<SealedFile>) -> Self {
         let next_due = e2e.advance(unix_ms());
-        Self { e2e, next_due }
+        Self { e2e, keys, file, next_due, save_due: None }
     }
 
     /// Erases keys whose time is over.
@@ -43,6 +65,51 @@ impl Sealing {
         let now = unix_ms();
         if self.next_due.is_some_and(|due| due <= now) {
             self.next_due = self.e2e.advance(now);
+        }
+        if self.save_due.is_some_and(|due| due <= now) {
+            self.save(Saved::InPassing);
+        }
+    }
+
+    pub(super) fn keys_mut(&mut self) -> Option<&mut Keys> {
+        self.keys.as_mut()
+    }
+
+    /// When this wants to be called again though nothing arrives, in unix milliseconds.
+    pub(super) fn next_wake(&self) -> Option<u64> {
+        let keys = self.keys.as_ref().map(Keys::next_due);
+        [self.next_due, self.save_due, keys].into_iter().flatten().min().filter(|due| *due != u64::MAX)
+    }
+
+    /// Does what is due for the keys and returns what is to be sent.
+    pub(super) fn key_work(&mut self) -> KeyWork {
+        let Self { e2e, keys, file, .. } = self;
+        let Some(keys) = keys else { return KeyWork::default() };
+        keys.work(e2e, unix_ms(), |distribution, e2e| {
+            let Some(file) = file else { return Ok(()) };
+            file.save(&content(Some(distribution), e2e, Saved::InPassing)).map_err(|error| error.to_string())
+        })
+    }
+
+    /// Takes a message on a topic of key distribution; `None` if it is none. Returns whether parked messages may be tried again.
+    pub(super) fn key_message(&mut self, message: &Message) -> Option<bool> {
+        let keys = self.keys.as_mut().filter(|_| message.topic.starts_with(DistributionTopic::PREFIX))?;
+        let (topic, payload) = (&message.topic, &message.payload);
+        Some(keys.distribution.handle(&mut self.e2e, topic, payload, unix_ms(), &mut entropy))
+    }
+
+    /// Keeps a message until there is a key for it; gives back one that must not wait any longer.
+    pub(super) fn park(&mut self, message: Message, receipt: Option<Receipt>) -> Option<Parked> {
+        self.keys.as_mut()?.park(message, receipt, unix_ms())
+    }
+
+    /// Saves what was received, if there is a file for it.
+    pub(super) fn save(&mut self, saved: Saved) {
+        self.save_due = None;
+        let Some(file) = &self.file else { return };
+        let distribution = self.keys.as_ref().map(|keys| &keys.distribution);
+        if let Err(error) = file.save(&content(distribution, &self.e2e, saved)) {
+            error!(%error, "cannot save which messages were received");
         }
     }
 
@@ -85,12 +152,12 @@ impl Sealing {
         Ok(Will { publication, ..*will })
     }
 
-    /// Turns what the broker sent into what the application sees; `None` for a repeat it has seen.
-    pub(super) fn incoming(&mut self, mut message: Message) -> Option<Received> {
+    /// Turns what the broker sent into what the application sees; `may_wait` for a key.
+    pub(super) fn incoming(&mut self, mut message: Message, may_wait: bool) -> Incoming {
         self.advance();
-        let Ok(name) = TopicName::new(&message.topic) else { return None };
+        let Ok(name) = TopicName::new(&message.topic) else { return Incoming::Repeat };
         if !self.e2e.publishes_sealed(name) {
-            return Some(Received::Message(message));
+            return Incoming::Deliver(Received::Message(message));
         }
         // User Properties are never bound, so they need not be encoded again.
         let none = veilmq_protocol::UserPropertiesBuf::new();
@@ -100,16 +167,66 @@ impl Sealing {
         };
         match opened {
             Ok(opened) => {
+                self.save_due.get_or_insert(unix_ms() + SAVE_EVERY_MS);
                 message.sealed =
                     Some(Sealed { provenance: opened.provenance, authentication: opened.authentication() });
                 message.payload = Bytes::from(opened.plaintext);
-                Some(Received::Message(message))
+                Incoming::Deliver(Received::Message(message))
             }
             // VEIL-1 section 12.2: a QoS 1 repeat is the same envelope, and is dropped silently.
-            Err(OpenError::Replay) if message.dup && message.qos != QoS::AtMostOnce => None,
-            Err(error) => Some(Received::Refused { topic: message.topic, error }),
+            Err(OpenError::Replay) if message.dup && message.qos != QoS::AtMostOnce => Incoming::Repeat,
+            Err(OpenError::NoKey { .. }) if may_wait && self.gets_keys(name) => Incoming::Park(message),
+            Err(OpenError::UnknownSender(sender)) if may_wait && self.gets_keys(name) => {
+                if let Some(keys) = &mut self.keys {
+                    keys.distribution.want_certificate(sender);
+                }
+                Incoming::Park(message)
+            }
+            Err(error) => Incoming::Deliver(Received::Refused { topic: message.topic, error }),
         }
     }
+
+    /// Whether a message on `topic` must wait for a key before it can be sealed.
+    pub(super) fn awaits_key(&self, topic: &str) -> bool {
+        let name = TopicName::new(topic);
+        self.keys.is_some() && name.is_ok_and(|name| self.e2e.awaits_key(name, unix_ms()))
+    }
+
+    /// Whether keys for messages on `topic` may still come.
+    fn gets_keys(&self, topic: TopicName<'_>) -> bool {
+        self.keys.is_some() && self.e2e.has_distributed_keys(topic)
+    }
+}
+
+/// What is saved: the keys, then the replay state and the sender session.
+fn content(distribution: Option<&Distribution>, e2e: &E2e, saved: Saved) -> Zeroizing<Vec<u8>> {
+    let keys = distribution.map(|distribution| distribution.export(e2e)).unwrap_or_default();
+    let replay = e2e.export_state(saved);
+    let mut content = Zeroizing::new(Vec::with_capacity(8 + keys.len() + replay.len()));
+    for part in [keys.as_slice(), &replay] {
+        content.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
+        content.extend_from_slice(part);
+    }
+    content
+}
+
+/// Takes back what was saved.
+///
+/// # Errors
+/// [`StateError`].
+pub(super) fn restore(
+    saved: &[u8],
+    distribution: Option<&mut Distribution>,
+    e2e: &mut E2e,
+    accept_replay_after_crash: bool,
+) -> Result<(), StateError> {
+    let mut reader = Reader::new(saved);
+    let (keys, replay) = (reader.v32("keys")?, reader.v32("replay state")?);
+    reader.finish()?;
+    if let (Some(distribution), false) = (distribution, keys.is_empty()) {
+        distribution.import(e2e, keys)?;
+    }
+    e2e.import_state(replay, unix_ms(), accept_replay_after_crash)
 }
 
 /// A key identifier for a program without an identity, the same each time it runs under this name.

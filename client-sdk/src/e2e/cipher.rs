@@ -16,7 +16,7 @@ use veilmq_protocol::veil::{
     channel::{Secret32, derive, hmac},
 };
 
-use super::keyring::GroupKey;
+use super::{keyring::GroupKey, rings::Issuer};
 
 /// Length of the initialisation vector in front of a CBC ciphertext.
 pub(super) const IV_BYTES: usize = 16;
@@ -26,6 +26,8 @@ pub(super) const IV_BYTES: usize = 16;
 pub(super) struct StreamId {
     /// Which scope of this program; never travels.
     pub(super) scope: u32,
+    /// Whose group key; never travels.
+    pub(super) issuer: Issuer,
     pub(super) suite: Suite,
     pub(super) epoch: u32,
     pub(super) sender: Kid,
@@ -210,6 +212,7 @@ mod tests {
 
     const ID: StreamId = StreamId {
         scope: 0,
+        issuer: Issuer::Configuration,
         suite: Suite::Aes256Gcm,
         epoch: 7,
         sender: Kid::from_bytes([1; 8]),

@@ -6,7 +6,13 @@ use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
 
 use veilmq_protocol::veil::{Kid, Suite, channel::Identity};
 
-use super::{article::ArticleKeys, keyring::Keyring, replay::ReplayLimits, scope::Scope};
+use super::{
+    article::ArticleKeys,
+    keyring::{EpochTiming, Keyring},
+    replay::ReplayLimits,
+    rings::{Keys, Rings},
+    scope::Scope,
+};
 
 /// Who seals the messages of this program.
 #[derive(Clone)]
@@ -128,14 +134,19 @@ pub struct ScopeConfig {
 }
 
 pub(super) enum Mode {
-    Envelope { keyring: Keyring, options: EnvelopeOptions },
+    Envelope { keys: Keys, options: EnvelopeOptions },
     Article(ArticleKeys),
 }
 
 impl ScopeConfig {
     /// A scope whose messages are VE1 envelopes under the epochs of `keyring`.
     pub fn envelope(scope: Scope, keyring: Keyring, options: EnvelopeOptions) -> Self {
-        Self { scope, mode: Mode::Envelope { keyring, options } }
+        Self { scope, mode: Mode::Envelope { keys: Keys::Configured(keyring), options } }
+    }
+
+    /// A scope whose messages are VE1 envelopes under keys that come with KEYHEADs; `own` is this program.
+    pub(super) fn distributed(scope: Scope, own: Kid, timing: EpochTiming, options: EnvelopeOptions) -> Self {
+        Self { scope, mode: Mode::Envelope { keys: Keys::Distributed(Rings::new(own, timing)), options } }
     }
 
     /// A scope in the article's format: encrypted, but not authenticated in any way (VEIL-1 section 11).
@@ -154,7 +165,7 @@ impl ScopeConfig {
 pub(super) struct EnvelopeScope<'a> {
     pub(super) id: u32,
     pub(super) scope: &'a Scope,
-    pub(super) keyring: &'a Keyring,
+    pub(super) keys: &'a Keys,
     pub(super) options: &'a EnvelopeOptions,
 }
 

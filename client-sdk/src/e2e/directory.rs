@@ -25,6 +25,8 @@ use super::{config::SenderPolicy, error::OpenError, scope::filter_contains};
 #[derive(Default)]
 pub struct Directory {
     certificates: BTreeMap<Kid, Certificate>,
+    /// Those that `anchors` vouched for, and the operator did not name.
+    introduced: BTreeSet<Kid>,
     revoked: BTreeSet<Kid>,
 }
 
@@ -47,12 +49,32 @@ impl Directory {
         now_unix_ms: u64,
     ) -> Result<Kid, CertificateError> {
         anchors.verify(&certificate, Roles::PUBLISHER, None, Some(now_unix_ms / 1000))?;
-        Ok(self.pin(certificate))
+        Ok(self.reintroduce(certificate))
+    }
+
+    /// Adds a certificate that was introduced before and kept where nobody else can write.
+    pub(super) fn reintroduce(&mut self, certificate: Certificate) -> Kid {
+        let is_named = self.certificates.contains_key(&certificate.kid());
+        let kid = self.pin(certificate);
+        if !is_named {
+            self.introduced.insert(kid);
+        }
+        kid
+    }
+
+    /// The certificates that were introduced.
+    pub(super) fn introduced(&self) -> impl Iterator<Item = &Certificate> {
+        self.introduced.iter().filter_map(|kid| self.certificates.get(kid))
     }
 
     /// Returns the certificate of `kid`.
     pub fn certificate(&self, kid: Kid) -> Option<&Certificate> {
         self.certificates.get(&kid)
+    }
+
+    /// Forgets the certificates for which `is_revoked` is true; others of the same senders may come.
+    pub(super) fn forget(&mut self, is_revoked: impl Fn(&Certificate) -> bool) {
+        self.certificates.retain(|_, certificate| !is_revoked(certificate));
     }
 
     /// Refuses everything from `kid` from now on.

@@ -28,6 +28,9 @@ pub enum ConfigError {
     /// The keys of this scope come from elsewhere: from a rotation plan, or as article keys.
     #[error("the scope does not take epochs one by one")]
     EpochsArePlanned,
+    /// The certificate allows neither publishing nor being a key authority.
+    #[error("the certificate does not allow to issue keys")]
+    MayNotIssue,
 }
 
 /// Names why a message could not be sealed.
@@ -163,4 +166,7 @@ pub enum StateError {
     /// The checksum matches but the layout is not kept.
     #[error("the saved end-to-end state is impossible: {0}")]
     Impossible(#[from] LayoutError),
+    /// A scope in it is none.
+    #[error("the saved end-to-end state is impossible: {0}")]
+    Scope(#[from] ConfigError),
 }

@@ -18,6 +18,11 @@ impl GroupKey {
         Self(Secret32::new(key))
     }
 
+    /// Copies a key to another place that needs it.
+    pub(super) fn copy(&self) -> Self {
+        Self::new(self.0.as_bytes())
+    }
+
     pub(super) fn derive(&self, label: &str, context: &[u8]) -> Secret32 {
         self.0.derive(label, context)
     }
@@ -119,7 +124,25 @@ pub struct EpochTimes {
 enum Source {
     Planned { master: MasterSecret, plan: RotationPlan },
     Master { master: MasterSecret, activations: BTreeMap<u32, u64> },
-    Explicit { keys: BTreeMap<u32, (u64, GroupKey)> },
+    Explicit { keys: BTreeMap<u32, Held> },
+}
+
+/// A key that was given, and until when it may be used at the latest.
+struct Held {
+    key: GroupKey,
+    window: Window,
+}
+
+/// What an issuer says about the life of one epoch; unix milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Window {
+    pub(super) activate_ms: u64,
+    /// Live messages are refused from here on, replaced or not.
+    pub(super) retire_ms: u64,
+    /// The key is erased here, replaced or not.
+    pub(super) drop_ms: u64,
+    /// Earlier epochs are gone once this one is active.
+    pub(super) no_transition: bool,
 }
 
 /// The epochs of one scope.
@@ -170,9 +193,36 @@ impl Keyring {
     pub fn insert(&mut self, epoch: u32, key: GroupKey, activate_ms: u64) -> Result<(), ConfigError> {
         let gone_through = self.gone_through;
         let Source::Explicit { keys } = &mut self.source else { return Err(ConfigError::EpochsArePlanned) };
-        fits(gone_through, keys, |(activate_ms, _)| *activate_ms, epoch, activate_ms)?;
-        keys.insert(epoch, (activate_ms, key));
+        fits(gone_through, keys, |held| held.window.activate_ms, epoch, activate_ms)?;
+        let window = Window { activate_ms, retire_ms: u64::MAX, drop_ms: u64::MAX, no_transition: false };
+        keys.insert(epoch, Held { key, window });
         Ok(())
+    }
+
+    /// Takes the key of an epoch from its issuer, or new times for one that is held.
+    ///
+    /// An earlier epoch that would be active later than this one is superseded and forgotten: it was announced and then
+    /// replaced before its time. An epoch that was dropped stays dropped.
+    pub(super) fn install(&mut self, epoch: u32, key: GroupKey, window: Window) {
+        let Source::Explicit { keys } = &mut self.source else { return };
+        if self.gone_through.is_some_and(|last| epoch <= last) {
+            return;
+        }
+        keys.retain(|held, other| *held >= epoch || other.window.activate_ms < window.activate_ms);
+        let superseded =
+            after(keys, epoch).is_some_and(|later| later.window.activate_ms <= window.activate_ms);
+        if !superseded {
+            keys.insert(epoch, Held { key, window });
+        }
+    }
+
+    /// Returns every epoch that is held with its key and times, ascending; none for derived keys.
+    pub(super) fn held(&self) -> impl Iterator<Item = (u32, &GroupKey, Window)> {
+        let keys = match &self.source {
+            Source::Explicit { keys } => Some(keys),
+            Source::Planned { .. } | Source::Master { .. } => None,
+        };
+        keys.into_iter().flatten().map(|(epoch, held)| (*epoch, &held.key, held.window))
     }
 
     /// Announces that a later epoch of a master secret becomes active at `activate_ms` (unix milliseconds).
@@ -224,12 +274,30 @@ impl Keyring {
         let replaced_ms = match &self.source {
             Source::Planned { plan, .. } => epoch.checked_add(1).and_then(|next| plan.activate_ms(next)),
             Source::Master { activations, .. } => after(activations, epoch).copied(),
-            Source::Explicit { keys } => after(keys, epoch).map(|(activate_ms, _)| *activate_ms),
+            Source::Explicit { keys } => after(keys, epoch).map(|held| held.window.activate_ms),
         };
         let replaced_ms = replaced_ms.unwrap_or(u64::MAX);
-        let retire_ms = replaced_ms.saturating_add(self.timing.transition_window_ms);
-        let drop_ms = retire_ms.saturating_add(self.timing.history_ms);
-        Some(EpochTimes { activate_ms, replaced_ms, retire_ms, drop_ms })
+        let limits = self.limits(epoch);
+        let retire_ms = replaced_ms.saturating_add(self.timing.transition_window_ms).min(limits.retire_ms);
+        let drop_ms = retire_ms.saturating_add(self.timing.history_ms).min(limits.drop_ms);
+        Some(EpochTimes { activate_ms, replaced_ms: replaced_ms.min(retire_ms), retire_ms, drop_ms })
+    }
+
+    /// What bounds the life of `epoch` besides its successor.
+    fn limits(&self, epoch: u32) -> Window {
+        let mut limits =
+            Window { activate_ms: 0, retire_ms: u64::MAX, drop_ms: u64::MAX, no_transition: false };
+        let Source::Explicit { keys } = &self.source else { return limits };
+        if let Some(held) = keys.get(&epoch) {
+            limits = held.window;
+        }
+        let Some(next) = epoch.checked_add(1) else { return limits };
+        let cut = keys.range(next..).find(|(_, held)| held.window.no_transition);
+        if let Some((_, cut)) = cut {
+            limits.retire_ms = limits.retire_ms.min(cut.window.activate_ms);
+            limits.drop_ms = limits.drop_ms.min(cut.window.activate_ms);
+        }
+        limits
     }
 
     /// Returns the state of `epoch` at a receiver, or `None` if it is not known.
@@ -255,12 +323,14 @@ impl Keyring {
                 activations.iter().map(|(epoch, activate_ms)| (*epoch, *activate_ms)),
                 now_unix_ms,
             ),
-            Source::Explicit { keys } => newest_active(
-                keys.iter().map(|(epoch, (activate_ms, _))| (*epoch, *activate_ms)),
-                now_unix_ms,
-            ),
+            Source::Explicit { keys } => {
+                newest_active(keys.iter().map(|(epoch, held)| (*epoch, held.window.activate_ms)), now_unix_ms)
+            }
         };
-        newest.filter(|epoch| self.gone_through.is_none_or(|last| *epoch > last))
+        newest.filter(|epoch| {
+            let retired = self.limits(*epoch).retire_ms <= now_unix_ms;
+            !retired && self.gone_through.is_none_or(|last| *epoch > last)
+        })
     }
 
     /// Gives `use_key` the group key of `epoch`, or returns `None` if there is none.
@@ -275,7 +345,7 @@ impl Keyring {
             Source::Planned { master, .. } | Source::Master { master, .. } => {
                 Some(use_key(&master.group_key(scope, epoch)))
             }
-            Source::Explicit { keys } => keys.get(&epoch).map(|(_, key)| use_key(key)),
+            Source::Explicit { keys } => keys.get(&epoch).map(|held| use_key(&held.key)),
         }
     }
 
@@ -286,7 +356,7 @@ impl Keyring {
         match &self.source {
             Source::Planned { plan, .. } => plan.activate_ms(epoch),
             Source::Master { activations, .. } => activations.get(&epoch).copied(),
-            Source::Explicit { keys } => keys.get(&epoch).map(|(activate_ms, _)| *activate_ms),
+            Source::Explicit { keys } => keys.get(&epoch).map(|held| held.window.activate_ms),
         }
     }
 }

@@ -37,6 +37,7 @@ mod article;
 mod cipher;
 mod config;
 mod directory;
+pub mod distribution;
 mod error;
 mod frame;
 mod keyring;
@@ -44,10 +45,12 @@ mod lru;
 mod opened;
 mod receiver;
 mod replay;
+mod rings;
 mod scope;
 mod sealing;
 mod sender;
 mod state;
+mod wrapping;
 
 use veilmq_protocol::{PublishProperties, TopicName, veil::Kid};
 
@@ -61,11 +64,13 @@ pub use self::{
     replay::ReplayLimits,
     scope::Scope,
     state::Saved,
+    wrapping::UnwrapError,
 };
 use self::{
     cipher::StreamId,
     config::{EnvelopeScope, Mode},
     receiver::{Incoming, Receiver},
+    rings::{Keys, Rings},
     sender::Sender,
 };
 
@@ -138,12 +143,45 @@ impl E2e {
         self.scope_of(topic).is_some()
     }
 
-    /// Returns the epochs of an envelope scope, to add or drop some.
+    /// Returns whether the keys for `topic` come from issuers, so that one that is missing may still come.
+    pub fn has_distributed_keys(&self, topic: TopicName<'_>) -> bool {
+        find(&self.scopes, topic).is_some_and(|entry| {
+            matches!(entry.config.mode, Mode::Envelope { keys: Keys::Distributed(_), .. })
+        })
+    }
+
+    /// Returns whether messages on `topic` cannot be sealed now because the key has not come yet.
+    pub fn awaits_key(&self, topic: TopicName<'_>, now_unix_ms: u64) -> bool {
+        find(&self.scopes, topic).is_some_and(|entry| match &entry.config.mode {
+            Mode::Envelope { keys: keys @ Keys::Distributed(_), .. } => keys.sending(now_unix_ms).is_none(),
+            Mode::Envelope { keys: Keys::Configured(_), .. } | Mode::Article(_) => false,
+        })
+    }
+
+    /// Returns the epochs of an envelope scope whose keys were configured, to add or drop some.
     pub fn keyring_mut(&mut self, scope: &Scope) -> Option<&mut Keyring> {
         let entry = self.scopes.iter_mut().find(|entry| entry.config.scope == *scope)?;
         match &mut entry.config.mode {
-            Mode::Envelope { keyring, .. } => Some(keyring),
-            Mode::Article(_) => None,
+            Mode::Envelope { keys: Keys::Configured(keyring), .. } => Some(keyring),
+            Mode::Envelope { keys: Keys::Distributed(_), .. } | Mode::Article(_) => None,
+        }
+    }
+
+    /// Returns the keyrings of a scope whose keys are distributed.
+    fn rings(&self, scope: &Scope) -> Option<&Rings> {
+        let entry = self.scopes.iter().find(|entry| entry.config.scope == *scope)?;
+        match &entry.config.mode {
+            Mode::Envelope { keys: Keys::Distributed(rings), .. } => Some(rings),
+            Mode::Envelope { keys: Keys::Configured(_), .. } | Mode::Article(_) => None,
+        }
+    }
+
+    /// Returns the keyrings of a scope whose keys are distributed, to add to them.
+    fn rings_mut(&mut self, scope: &Scope) -> Option<&mut Rings> {
+        let entry = self.scopes.iter_mut().find(|entry| entry.config.scope == *scope)?;
+        match &mut entry.config.mode {
+            Mode::Envelope { keys: Keys::Distributed(rings), .. } => Some(rings),
+            Mode::Envelope { keys: Keys::Configured(_), .. } | Mode::Article(_) => None,
         }
     }
 
@@ -167,15 +205,16 @@ impl E2e {
     /// Expired keys are refused at any time; calling this is what removes them from memory.
     pub fn advance(&mut self, now_unix_ms: u64) -> Option<u64> {
         let due = self.scopes.iter_mut().filter_map(|entry| match &mut entry.config.mode {
-            Mode::Envelope { keyring, .. } => keyring.advance(now_unix_ms),
+            Mode::Envelope { keys, .. } => keys.advance(now_unix_ms),
             Mode::Article(keys) => keys.advance(now_unix_ms),
         });
         let next_due = due.min();
         let live = |stream: &StreamId| {
             let entry = self.scopes.iter().find(|entry| entry.id == stream.scope);
             entry.is_some_and(|entry| match &entry.config.mode {
-                Mode::Envelope { keyring, .. } => {
-                    !matches!(keyring.state(stream.epoch, now_unix_ms), Some(EpochState::Gone) | None)
+                Mode::Envelope { keys, .. } => {
+                    let state = keys.state(stream.issuer, stream.epoch, now_unix_ms);
+                    !matches!(state, Some(EpochState::Gone) | None)
                 }
                 Mode::Article(_) => false,
             })
@@ -210,8 +249,8 @@ impl E2e {
                 let plaintext = keys.decrypt(topic, payload, now_unix_ms)?;
                 Ok(Opened { plaintext, provenance: Provenance::Article, retained })
             }
-            Mode::Envelope { keyring, options } => {
-                let within = EnvelopeScope { id: entry.id, scope: &entry.config.scope, keyring, options };
+            Mode::Envelope { keys, options } => {
+                let within = EnvelopeScope { id: entry.id, scope: &entry.config.scope, keys, options };
                 self.receiver.open(within, Incoming { topic, payload, retained, properties, now_unix_ms })
             }
         }

@@ -6,7 +6,7 @@ use veilmq_protocol::{
     PublishProperties, TopicName,
     veil::{
         channel::{hash, verify},
-        envelope::{Envelope, EnvelopeFlags},
+        envelope::{Envelope, EnvelopeFlags, EnvelopeHeader},
     },
 };
 
@@ -20,6 +20,7 @@ use super::{
     lru::Lru,
     opened::{Opened, Origin, Provenance},
     replay::{Arrival, Replay},
+    rings::Issuer,
 };
 
 /// What arrived, as the caller of [`E2e::open`](super::E2e::open) described it.
@@ -62,13 +63,20 @@ impl Receiver {
         if header.scope_tag != scope.tag() {
             return Err(OpenError::TopicMismatch);
         }
-        check_epoch(within, &envelope, retained, now_unix_ms)?;
+        let issuer = check_epoch(within, &envelope, retained, now_unix_ms)?;
         let signed = envelope.signature.is_some();
+        let (signed_only, suites) = within.keys.demands(issuer);
+        if signed_only && !signed {
+            return Err(OpenError::BadTag);
+        }
+        if !suites.is_empty() && !suites.contains(&header.suite) {
+            return Err(OpenError::Malformed("suite"));
+        }
         self.directory.check(&options.senders, header.sender, signed, topic, now_unix_ms)?;
         let arrival = Arrival::new(header, hash(&[topic.as_str().as_bytes()]), retained);
         self.replay.check(&arrival, now_unix_ms)?;
 
-        let plaintext = self.authenticate(within, incoming, &envelope, arrival.stream.topic_hash)?;
+        let plaintext = self.authenticate(within, issuer, incoming, &envelope, arrival.stream.topic_hash)?;
 
         let gap = self.replay.commit(&arrival, now_unix_ms);
         let age_ms = header.timestamp_ms.map(|sealed_ms| now_unix_ms.saturating_sub(sealed_ms));
@@ -97,6 +105,7 @@ impl Receiver {
     fn authenticate(
         &mut self,
         within: EnvelopeScope<'_>,
+        issuer: Issuer,
         incoming: Incoming<'_>,
         envelope: &Envelope<'_>,
         topic_hash: [u8; 32],
@@ -118,6 +127,7 @@ impl Receiver {
 
         let id = StreamId {
             scope: within.id,
+            issuer,
             suite: header.suite,
             epoch: header.epoch,
             sender: header.sender,
@@ -128,8 +138,10 @@ impl Receiver {
             Some(_) => None,
             None => Some(
                 within
-                    .keyring
-                    .with_key(within.scope, header.epoch, |group_key| StreamKey::derive(group_key, &id))
+                    .keys
+                    .with_key(issuer, within.scope, header.epoch, |group_key| {
+                        StreamKey::derive(group_key, &id)
+                    })
                     .ok_or(OpenError::NoKey { epoch: header.epoch })?,
             ),
         };
@@ -173,16 +185,16 @@ fn check_epoch(
     envelope: &Envelope<'_>,
     retained: bool,
     now_unix_ms: u64,
-) -> Result<(), OpenError> {
-    let epoch = envelope.header.epoch;
-    match within.keyring.state(epoch, now_unix_ms) {
-        Some(EpochState::Current | EpochState::Retiring) => Ok(()),
+) -> Result<Issuer, OpenError> {
+    let EnvelopeHeader { epoch, sender, .. } = envelope.header;
+    let (issuer, state) =
+        within.keys.receiving(sender, epoch, now_unix_ms).ok_or(OpenError::NoKey { epoch })?;
+    match state {
+        EpochState::Current | EpochState::Retiring => Ok(issuer),
         // A Will waits at the broker for as long as its connection lasts.
-        Some(EpochState::History) if retained || within.options.backlog || envelope.header.is_will() => {
-            Ok(())
-        }
-        Some(EpochState::History | EpochState::Gone) => Err(OpenError::EpochDropped { epoch }),
-        Some(EpochState::Future) | None => Err(OpenError::NoKey { epoch }),
+        EpochState::History if retained || within.options.backlog || envelope.header.is_will() => Ok(issuer),
+        EpochState::History | EpochState::Gone => Err(OpenError::EpochDropped { epoch }),
+        EpochState::Future => Err(OpenError::NoKey { epoch }),
     }
 }
 

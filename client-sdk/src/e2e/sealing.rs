@@ -6,7 +6,7 @@
 use veilmq_protocol::{
     PublishProperties, TopicName,
     veil::{
-        Kid,
+        Kid, Suite,
         channel::{Identity, hash, sign},
         envelope::{EnvelopeFlags, EnvelopeHeader, HEADER_BYTES, SIGNATURE_BYTES},
     },
@@ -19,6 +19,7 @@ use super::{
     error::SealError,
     find,
     frame::associated_data,
+    rings::Issuer,
     sender::{Sender, Slot},
 };
 
@@ -68,27 +69,34 @@ impl E2e {
         entropy: Entropy<'_>,
     ) -> Result<Vec<u8>, SealError> {
         let entry = find(&self.scopes, topic).ok_or(SealError::NoScope)?;
-        let (keyring, options) = match &entry.config.mode {
-            Mode::Envelope { keyring, options } => (keyring, options),
+        let (keys, options) = match &entry.config.mode {
+            Mode::Envelope { keys, options } => (keys, options),
             Mode::Article(keys) => {
                 let mut iv = [0; IV_BYTES];
                 entropy(&mut iv);
                 return keys.encrypt(topic, plaintext, iv);
             }
         };
+        let (issuer, epoch) = keys.sending(now_unix_ms).ok_or(SealError::NoKey)?;
+        let (signed_only, suites) = keys.demands(issuer);
+        let sign = options.sign || signed_only;
         let signer = match &self.member {
-            Member::Identity(identity) if options.sign => Some(&**identity),
-            Member::Unsigned(_) if options.sign => return Err(SealError::NoIdentity),
+            Member::Identity(identity) if sign => Some(&**identity),
+            Member::Unsigned(_) if sign => return Err(SealError::NoIdentity),
             Member::Identity(_) | Member::Unsigned(_) => None,
         };
-        let epoch = keyring.sending_epoch(now_unix_ms).ok_or(SealError::NoKey)?;
+        let suite = match suites.first() {
+            Some(first) if !suites.contains(&options.suite) => *first,
+            Some(_) | None => options.suite,
+        };
         let slot = match kind {
             Kind::Message => self.sender.next_slot(topic.as_str(), now_unix_ms, entropy)?,
             Kind::Will => self.sender.will_slot(topic.as_str(), now_unix_ms, entropy)?,
         };
-        let within = EnvelopeScope { id: entry.id, scope: &entry.config.scope, keyring, options };
+        let within = EnvelopeScope { id: entry.id, scope: &entry.config.scope, keys, options };
+        let kid = self.kid;
         let outgoing =
-            Outgoing { topic, plaintext, properties, epoch, kid: self.kid, signer, slot, now_unix_ms };
+            Outgoing { topic, plaintext, properties, suite, issuer, epoch, kid, signer, slot, now_unix_ms };
         seal_envelope(&mut self.sender, within, &outgoing, entropy)
     }
 }
@@ -103,6 +111,8 @@ struct Outgoing<'a> {
     topic: TopicName<'a>,
     plaintext: &'a [u8],
     properties: &'a PublishProperties<'a>,
+    suite: Suite,
+    issuer: Issuer,
     epoch: u32,
     kid: Kid,
     signer: Option<&'a Identity>,
@@ -120,7 +130,7 @@ fn seal_envelope(
     let Outgoing { signer, .. } = *outgoing;
     let bound = options.bound.applies_to(outgoing.properties).then_some(outgoing.properties);
     let header = EnvelopeHeader {
-        suite: options.suite,
+        suite: outgoing.suite,
         flags: EnvelopeFlags::default()
             .with(EnvelopeFlags::SIGNED, signer.is_some())
             .with(EnvelopeFlags::BOUND, bound.is_some())
@@ -133,7 +143,7 @@ fn seal_envelope(
         timestamp_ms: options.timestamp.then_some(outgoing.now_unix_ms),
     };
     let padded_length = options.padding.padded_length(outgoing.plaintext.len());
-    let overhead = HEADER_BYTES + 8 + 2 * IV_BYTES + options.suite.tag_len() + SIGNATURE_BYTES;
+    let overhead = HEADER_BYTES + 8 + 2 * IV_BYTES + outgoing.suite.tag_len() + SIGNATURE_BYTES;
     let mut out = Vec::with_capacity(padded_length + overhead);
     header.encode(&mut out);
     let start = out.len();
@@ -148,13 +158,15 @@ fn seal_envelope(
     }
     let id = StreamId {
         scope: within.id,
+        issuer: outgoing.issuer,
         suite: header.suite,
         epoch: header.epoch,
         sender: header.sender,
         session: header.session,
         topic_hash: outgoing.slot.topic_hash,
     };
-    let derive = || within.keyring.with_key(scope, id.epoch, |group_key| StreamKey::derive(group_key, &id));
+    let derive =
+        || within.keys.with_key(id.issuer, scope, id.epoch, |group_key| StreamKey::derive(group_key, &id));
     let key = sender.key(id, derive).ok_or(SealError::NoKey)?;
     key.seal(header.seq, &associated, &mut out, start, entropy).map_err(|_| SealError::TooLong)?;
     if let Some(identity) = signer {

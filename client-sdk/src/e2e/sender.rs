@@ -235,6 +235,7 @@ mod tests {
         let slot = sender.next_slot("a", NOW, &mut zero).unwrap();
         let id = StreamId {
             scope: 0,
+            issuer: crate::e2e::rings::Issuer::Configuration,
             suite: Suite::Aes256Gcm,
             epoch: 1,
             sender: Kid::from_bytes([1; 8]),

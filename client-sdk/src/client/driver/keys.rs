@@ -1,0 +1,155 @@
+//! The driver's part in the distribution of keys: it subscribes, publishes and hands over what `Keys` decides.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, warn};
+use veilmq_protocol::{QoS, ReasonCode, RetainHandling, SubscribeOptions};
+
+use super::{Driver, KeyRequestError, PublishCommand, Waiter};
+use crate::{
+    client::{
+        clock::unix_ms,
+        keys::{KeyAnswer, KeyRequest},
+        sealing::Form,
+    },
+    e2e::Scope,
+    message::{Message, Properties, Publication},
+    session::{DeliveryError, Submitted},
+};
+
+/// Publications that may wait for a key, and how long.
+const UNSEALED_MAX: usize = 256;
+const UNSEALED_FOR: Duration = Duration::from_secs(10);
+/// How often an announced key is looked at while something waits for it.
+const ACTIVATION_POLL: Duration = Duration::from_millis(100);
+
+impl Driver {
+    /// A connection is there.
+    pub(super) fn start_keys(&mut self) {
+        if let Some(keys) = self.sealing.keys_mut() {
+            keys.connected();
+        }
+        self.work_on_keys();
+    }
+
+    /// The connection is gone.
+    pub(super) fn stop_keys(&mut self) {
+        if let Some(keys) = self.sealing.keys_mut() {
+            keys.disconnected();
+        }
+    }
+
+    /// Does what is due; tells the application that the client is usable once it is.
+    pub(super) fn work_on_keys(&mut self) {
+        let work = self.sealing.key_work();
+        for filter in work.filters {
+            let options = SubscribeOptions {
+                qos: QoS::AtLeastOnce,
+                no_local: false,
+                retain_as_published: false,
+                retain_handling: RetainHandling::Send,
+            };
+            let token = self.session.subscribe(std::slice::from_ref(&filter), options);
+            self.waiters.insert(token, Waiter::Keys { topic: filter });
+        }
+        for outgoing in work.publications {
+            let publication = Publication {
+                topic: outgoing.topic.clone(),
+                payload: outgoing.payload.into(),
+                qos: QoS::AtLeastOnce,
+                retain: outgoing.retain,
+                properties: Properties::default(),
+            };
+            match self.session.publish(publication) {
+                Ok(Submitted::Queued(token)) => {
+                    self.waiters.insert(token, Waiter::Keys { topic: outgoing.topic });
+                }
+                Ok(Submitted::Written) => {}
+                Err(error) => warn!(topic = outgoing.topic, ?error, "keys cannot be published"),
+            }
+        }
+        let overdue = self.sealing.keys_mut().map(|keys| keys.overdue(unix_ms())).unwrap_or_default();
+        self.waited.extend(overdue.into_iter().map(|parked| (parked, false)));
+        self.publish_unsealed();
+        if self.opening && self.sealing.keys_mut().is_none_or(|keys| keys.is_ready()) {
+            self.opening = false;
+            if let Some(first) = self.first.take() {
+                let _ = first.send(Ok(()));
+            }
+        }
+    }
+
+    /// Keeps a publication back that cannot be sealed yet, and those behind it; gives back what need not wait.
+    pub(super) fn publish_later(&mut self, command: PublishCommand) -> Option<PublishCommand> {
+        let topic = &command.publication.topic;
+        let sealed = command.form == Form::AsScoped;
+        let waits = sealed && (self.sealing.awaits_key(topic) || !self.unsealed.is_empty());
+        if !waits || self.unsealed.len() >= UNSEALED_MAX {
+            return Some(command);
+        }
+        self.unsealed.push_back((command, Instant::now() + UNSEALED_FOR));
+        None
+    }
+
+    /// Publishes what has waited for its key, or fails what has waited long enough.
+    fn publish_unsealed(&mut self) {
+        while let Some((command, deadline)) = self.unsealed.front() {
+            if self.sealing.awaits_key(&command.publication.topic) && *deadline > Instant::now() {
+                return;
+            }
+            if let Some((command, _)) = self.unsealed.pop_front() {
+                self.publish_now(command);
+            }
+        }
+    }
+
+    /// When a key may have become active, or the oldest publication has waited long enough.
+    pub(super) fn unsealed_due(&self) -> Option<Instant> {
+        let (_, deadline) = self.unsealed.front()?;
+        Some((*deadline).min(Instant::now() + ACTIVATION_POLL))
+    }
+
+    /// Takes a message if it is about keys; then what waits for one is tried again.
+    pub(super) fn take_key_message(&mut self, message: &Message) -> bool {
+        let Some(has_keys) = self.sealing.key_message(message) else { return false };
+        if has_keys && let Some(keys) = self.sealing.keys_mut() {
+            let parked = keys.take_parked();
+            self.waited.extend(parked.into_iter().map(|parked| (parked, true)));
+        }
+        self.work_on_keys();
+        true
+    }
+
+    pub(super) fn key_subscribed(&mut self, filter: &str, refused: Option<ReasonCode>) {
+        if let Some(reason) = refused {
+            warn!(filter, %reason, "the broker does not let this client hear of keys");
+        }
+        if let Some(keys) = self.sealing.keys_mut() {
+            keys.subscribed();
+        }
+        self.work_on_keys();
+    }
+
+    pub(super) fn key_published(&mut self, topic: &str, failed: Option<DeliveryError>) {
+        match failed {
+            Some(error) => warn!(topic, %error, "the broker does not take what this client says of keys"),
+            None => debug!(topic, "keys published"),
+        }
+        if let Some(keys) = self.sealing.keys_mut() {
+            keys.published();
+        }
+        self.work_on_keys();
+    }
+
+    pub(super) fn request_keys(
+        &mut self,
+        scope: &Scope,
+        request: KeyRequest,
+    ) -> Result<KeyAnswer, KeyRequestError> {
+        let keys = self.sealing.keys_mut().ok_or(KeyRequestError::NotAnIssuer)?;
+        let done = keys.request(scope, request, unix_ms())?;
+        self.work_on_keys();
+        Ok(done)
+    }
+}

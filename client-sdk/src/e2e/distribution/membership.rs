@@ -1,0 +1,259 @@
+//! A member of one scope: which heads it believes and what keys it gets from them (VEIL-1 section 9.2).
+//!
+//! Invariants: the newest head of an issuer that was believed is remembered, so that no older one is; a key is installed only
+//! if the signed head commits to it.
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+use veilmq_protocol::veil::{
+    Certificate, Kid,
+    channel::{Identity, TrustAnchors},
+    distribution::{DistributionError, KeyHead, KeyHeadFlags, Wrap, WrapKind, bundle},
+};
+
+use super::prekeys::Prekeys;
+use crate::e2e::{
+    keyring::Window,
+    rings::Rings,
+    scope::Scope,
+    wrapping::{UnwrapError, Unwrapped, unwrap},
+};
+
+/// Wraps that may wait for their heads, and heads for their wraps.
+const WAITING_MAX: usize = 16;
+/// A head that is older than this was not issued again in time (VEIL-1 section 17).
+const HEAD_TTL_MS: u64 = 24 * 3_600 * 1_000;
+
+/// Names why a KEYHEAD was not believed or gave no key.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum HeadError {
+    /// It is malformed, or its issuer may not speak for the scope.
+    #[error(transparent)]
+    Object(#[from] DistributionError),
+    /// It does not belong to the topic it came on.
+    #[error("the head belongs to another topic")]
+    TopicMismatch,
+    /// A newer one is known.
+    #[error("the head of epoch {epoch} is older than one already accepted")]
+    Rollback {
+        /// Its epoch.
+        epoch: u32,
+    },
+    /// Two heads of one epoch commit to different keys.
+    #[error("the issuer has given two keys for epoch {epoch}")]
+    Equivocation {
+        /// Their epoch.
+        epoch: u32,
+    },
+    /// It follows another epoch than the one that is known.
+    #[error("the head of epoch {epoch} does not follow the one that is known")]
+    BrokenChain {
+        /// Its epoch.
+        epoch: u32,
+    },
+    /// There is no wrap for this member.
+    #[error("epoch {epoch} was issued without this member")]
+    NotAMember {
+        /// The epoch.
+        epoch: u32,
+    },
+    /// There is one, and it gives no key.
+    #[error("epoch {epoch}: {error}")]
+    Unwrap {
+        /// The epoch.
+        epoch: u32,
+        /// Why.
+        error: UnwrapError,
+    },
+}
+
+/// What became of a head or wrap that was believed.
+pub(super) enum Taken {
+    /// There is a new key, or new times for one, from the issuer with this certificate.
+    Installed { epoch: u32, stale: bool, issuer: Box<Certificate> },
+    /// Nothing new.
+    Known,
+    /// The other half is still to come.
+    Waiting,
+}
+
+/// The newest head of an issuer that was believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) epoch: u32,
+    pub(super) created_ms: u64,
+    pub(super) link: [u8; 32],
+    /// Its key is held.
+    pub(super) opened: bool,
+}
+
+pub(super) struct Membership {
+    pub(super) scope: Scope,
+    pub(super) marks: BTreeMap<Kid, Mark>,
+    heads: BTreeMap<Kid, KeyHead>,
+    wraps: BTreeMap<Kid, Wrap>,
+}
+
+/// What a member opens wraps with and believes heads by.
+#[derive(Clone, Copy)]
+pub(super) struct Holder<'a> {
+    pub(super) identity: &'a Identity,
+    pub(super) prekeys: &'a Prekeys,
+    pub(super) anchors: &'a TrustAnchors,
+    pub(super) now_unix_ms: u64,
+}
+
+impl Membership {
+    pub(super) fn new(scope: Scope) -> Self {
+        Self { scope, marks: BTreeMap::new(), heads: BTreeMap::new(), wraps: BTreeMap::new() }
+    }
+
+    /// Takes what came on the topic of `issuer`'s heads.
+    ///
+    /// # Errors
+    /// [`HeadError`].
+    pub(super) fn take_head(
+        &mut self,
+        issuer: Kid,
+        payload: &[u8],
+        holder: Holder<'_>,
+        rings: &mut Rings,
+    ) -> Result<Taken, HeadError> {
+        let (head, rest) = KeyHead::parse(payload)?;
+        if head.issuer != issuer || head.scope != self.scope.as_str() {
+            return Err(HeadError::TopicMismatch);
+        }
+        head.verify(holder.anchors, Some(holder.now_unix_ms / 1000))?;
+        if self.is_known(&head)? {
+            return Ok(Taken::Known);
+        }
+        let own = holder.identity.kid();
+        let wrap = match head.flags.contains(KeyHeadFlags::SHARDED) {
+            true => self.wraps.get(&issuer).cloned(),
+            false => {
+                let found = bundle(rest)?.into_iter().find(|wrap| wrap.kid == own);
+                Some(found.ok_or_else(|| self.left_out(&head))?)
+            }
+        };
+        let Some(wrap) = wrap else {
+            insert_bounded(&mut self.heads, issuer, head);
+            return Ok(Taken::Waiting);
+        };
+        match self.open(&head, &wrap, holder, rings) {
+            // A wrap on a topic of its own may be that of the head before.
+            Err(HeadError::Unwrap { .. }) if head.flags.contains(KeyHeadFlags::SHARDED) => {
+                insert_bounded(&mut self.heads, issuer, head);
+                Ok(Taken::Waiting)
+            }
+            result => result,
+        }
+    }
+
+    /// Takes what came on this member's topic of wraps by `issuer`.
+    ///
+    /// # Errors
+    /// [`HeadError`].
+    pub(super) fn take_wrap(
+        &mut self,
+        issuer: Kid,
+        payload: &[u8],
+        holder: Holder<'_>,
+        rings: &mut Rings,
+    ) -> Result<Taken, HeadError> {
+        if payload.is_empty() {
+            self.wraps.remove(&issuer);
+            return Ok(Taken::Known);
+        }
+        let wrap = Wrap::parse(payload)?;
+        if wrap.kid != holder.identity.kid() {
+            return Err(HeadError::TopicMismatch);
+        }
+        let Some(head) = self.heads.remove(&issuer) else {
+            insert_bounded(&mut self.wraps, issuer, wrap);
+            return Ok(Taken::Waiting);
+        };
+        let result = self.open(&head, &wrap, holder, rings);
+        insert_bounded(&mut self.wraps, issuer, wrap);
+        if result.is_err() {
+            insert_bounded(&mut self.heads, issuer, head);
+        }
+        result
+    }
+
+    /// Believes a verified head unless a newer one is known; true if this very one is.
+    fn is_known(&self, head: &KeyHead) -> Result<bool, HeadError> {
+        let Some(mark) = self.marks.get(&head.issuer) else { return Ok(false) };
+        let epoch = head.epoch;
+        if (epoch, head.created_ms) < (mark.epoch, mark.created_ms) {
+            return Err(HeadError::Rollback { epoch });
+        }
+        if epoch == mark.epoch && head.link() != mark.link {
+            return Err(HeadError::Equivocation { epoch });
+        }
+        if mark.epoch.checked_add(1) == Some(epoch) && head.previous != mark.link {
+            return Err(HeadError::BrokenChain { epoch });
+        }
+        Ok(epoch == mark.epoch && head.created_ms == mark.created_ms && mark.opened)
+    }
+
+    /// A head without this member still rules out every older one.
+    fn left_out(&mut self, head: &KeyHead) -> HeadError {
+        let mark = Mark { epoch: head.epoch, created_ms: head.created_ms, link: head.link(), opened: false };
+        self.marks.insert(head.issuer, mark);
+        HeadError::NotAMember { epoch: head.epoch }
+    }
+
+    fn open(
+        &mut self,
+        head: &KeyHead,
+        wrap: &Wrap,
+        holder: Holder<'_>,
+        rings: &mut Rings,
+    ) -> Result<Taken, HeadError> {
+        let epoch = head.epoch;
+        let opened = match wrap.kind {
+            WrapKind::Static => unwrap(head, wrap, &holder.identity.keys().x25519_secret(), &self.scope),
+            WrapKind::Prekey => match holder.prekeys.secret(wrap.prekey_id) {
+                Some(secret) => unwrap(head, wrap, secret, &self.scope),
+                None => Err(UnwrapError::Sealed),
+            },
+        };
+        let keys = opened.map_err(|error| HeadError::Unwrap { epoch, error })?;
+        self.install(head, keys, rings);
+        let stale = head.created_ms.saturating_add(HEAD_TTL_MS) < holder.now_unix_ms;
+        Ok(Taken::Installed { epoch, stale, issuer: Box::new(head.certificate.clone()) })
+    }
+
+    /// Takes the keys a believed head commits to.
+    pub(super) fn install(&mut self, head: &KeyHead, keys: Vec<Unwrapped>, rings: &mut Rings) {
+        let mark = Mark { epoch: head.epoch, created_ms: head.created_ms, link: head.link(), opened: true };
+        self.marks.insert(head.issuer, mark);
+        let ring = rings.ring(head.issuer);
+        ring.authority = head.flags.contains(KeyHeadFlags::AUTHORITY);
+        ring.signed_only = head.flags.contains(KeyHeadFlags::SIGNED_ONLY);
+        ring.suites.clone_from(&head.message_suites);
+        for Unwrapped { epoch, key, activate_ms } in keys {
+            let window = match epoch == head.epoch {
+                true => Window {
+                    activate_ms,
+                    retire_ms: head.retire_ms,
+                    drop_ms: head.drop_ms,
+                    no_transition: head.flags.contains(KeyHeadFlags::NO_TRANSITION),
+                },
+                false => Window { activate_ms, retire_ms: u64::MAX, drop_ms: u64::MAX, no_transition: false },
+            };
+            let held = ring.keyring.held().any(|(number, _, _)| number == epoch);
+            if epoch == head.epoch || !held {
+                ring.keyring.install(epoch, key, window);
+            }
+        }
+    }
+}
+
+fn insert_bounded<V>(waiting: &mut BTreeMap<Kid, V>, issuer: Kid, value: V) {
+    if waiting.len() < WAITING_MAX || waiting.contains_key(&issuer) {
+        waiting.insert(issuer, value);
+    }
+}

@@ -1,0 +1,530 @@
+//! Distribution of group keys: what this program says and hears on the topics under `_veil/1/` (VEIL-1 sections 8.3, 9).
+//!
+//! [`Distribution`] owns the scopes this program issues keys for, those it is a member of, its prekeys and what it knows of
+//! revocation. It does no I/O: callers hand in messages, time and randomness, publish what [`Distribution::outgoing`] returns
+//! after saving [`Distribution::export`], and subscribe to [`Distribution::filters`]. Keys go into the
+//! [`E2e`] that every call is given. Invariant: nothing is installed that a verified head does not commit to.
+
+mod issuer;
+mod membership;
+mod policy;
+mod prekeys;
+mod saved;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use veilmq_protocol::veil::{
+    Certificate, CertificateError, Kid, Roles,
+    channel::{Identity, TrustAnchors},
+    distribution::{
+        Crl, DistributionError, DistributionTopic, KeyHead, Prekey, RevocationReason, scope_hash,
+    },
+};
+
+use self::{
+    issuer::Issuer,
+    membership::{Holder, Membership, Taken},
+    prekeys::Prekeys,
+};
+pub use self::{
+    issuer::{IssuedState, Rotation},
+    membership::HeadError,
+    policy::{Admission, IssuePolicy},
+};
+use super::{
+    E2e, Entropy,
+    config::{EnvelopeOptions, ScopeConfig},
+    error::ConfigError,
+    keyring::EpochTiming,
+    rings::Rings,
+    scope::Scope,
+};
+
+/// Senders whose certificates are asked for at a time.
+const WANTED_MAX: usize = 256;
+
+/// How a membership takes what came on one kind of topic.
+type Take = fn(&mut Membership, Kid, &[u8], Holder<'_>, &mut Rings) -> Result<Taken, HeadError>;
+
+/// A message to be published at QoS 1.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// The Topic Name.
+    pub topic: String,
+    /// The payload.
+    pub payload: Vec<u8>,
+    /// Whether the broker is to keep it.
+    pub retain: bool,
+}
+
+/// Something people may want to know of; no part of it is secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyEvent {
+    /// There is a key for an epoch.
+    Installed {
+        /// The scope.
+        scope: String,
+        /// Its issuer.
+        issuer: Kid,
+        /// The epoch.
+        epoch: u32,
+    },
+    /// The newest head of an issuer was not issued again in time: it may be absent, or the broker may hide what it says.
+    StaleHead {
+        /// The scope.
+        scope: String,
+        /// Its issuer.
+        issuer: Kid,
+    },
+    /// A head or wrap was refused.
+    HeadRefused {
+        /// The scope.
+        scope: String,
+        /// Its issuer.
+        issuer: Kid,
+        /// Why.
+        error: HeadError,
+    },
+    /// A prekey or revocation list was refused.
+    Refused {
+        /// The topic it came on.
+        topic: String,
+        /// Why.
+        error: DistributionError,
+    },
+    /// A member was let in, or has shown another prekey.
+    Admitted {
+        /// The scope.
+        scope: String,
+        /// The member.
+        member: Kid,
+    },
+    /// A member was taken out, and the epoch changes.
+    Removed {
+        /// The scope.
+        scope: String,
+        /// The member.
+        member: Kid,
+    },
+    /// The broker has a newer head of this issuer than its own state: it was restored from an older copy and issues anew.
+    Overtaken {
+        /// The scope.
+        scope: String,
+        /// The epoch in that head.
+        epoch: u32,
+    },
+    /// A revocation list was taken.
+    Revocations {
+        /// The authority.
+        authority: Kid,
+        /// The number of the list.
+        number: u64,
+    },
+    /// A revocation list is past its time.
+    StaleRevocation {
+        /// The authority.
+        authority: Kid,
+    },
+}
+
+/// Everything one program needs to issue keys and to get them; see the [module](self).
+pub struct Distribution {
+    identity: Arc<Identity>,
+    anchors: TrustAnchors,
+    memberships: Vec<Membership>,
+    issuers: Vec<Issuer>,
+    prekeys: Prekeys,
+    prekey_due: bool,
+    /// The newest list of each authority.
+    lists: BTreeMap<Kid, Crl>,
+    /// Senders whose certificates are asked for.
+    wanted: BTreeSet<Kid>,
+    changed: bool,
+    events: Vec<KeyEvent>,
+}
+
+impl Distribution {
+    /// Starts without scopes. `anchors` say which certificates count.
+    pub fn new(identity: Arc<Identity>, anchors: TrustAnchors) -> Self {
+        Self {
+            identity,
+            anchors,
+            memberships: Vec::new(),
+            issuers: Vec::new(),
+            prekeys: Prekeys::default(),
+            prekey_due: true,
+            lists: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            changed: false,
+            events: Vec::new(),
+        }
+    }
+
+    /// Becomes a member of a scope: its keys come from whoever is certified to issue them.
+    ///
+    /// # Errors
+    /// [`ConfigError::DuplicateScope`].
+    pub fn join(&mut self, e2e: &mut E2e, scope: Scope, options: EnvelopeOptions) -> Result<(), ConfigError> {
+        self.add_scope(e2e, &scope, EpochTiming::default(), options)?;
+        self.memberships.push(Membership::new(scope));
+        Ok(())
+    }
+
+    /// Issues the keys of a scope: as key authority if the certificate says so, else as a publisher for its own messages.
+    ///
+    /// # Errors
+    /// [`ConfigError::DuplicateScope`] and [`ConfigError::MayNotIssue`].
+    pub fn issue(
+        &mut self,
+        e2e: &mut E2e,
+        scope: Scope,
+        options: EnvelopeOptions,
+        policy: IssuePolicy,
+    ) -> Result<(), ConfigError> {
+        let roles = self.identity.certificate().roles;
+        if !roles.intersects(Roles::KEY_AUTHORITY | Roles::PUBLISHER) {
+            return Err(ConfigError::MayNotIssue);
+        }
+        self.add_scope(e2e, &scope, policy.timing, options)?;
+        let authority = roles.contains(Roles::KEY_AUTHORITY);
+        self.memberships.push(Membership::new(scope.clone()));
+        self.issuers.push(Issuer::new(scope, self.identity.kid(), authority, policy));
+        Ok(())
+    }
+
+    fn add_scope(
+        &self,
+        e2e: &mut E2e,
+        scope: &Scope,
+        timing: EpochTiming,
+        options: EnvelopeOptions,
+    ) -> Result<(), ConfigError> {
+        e2e.add_scope(ScopeConfig::distributed(scope.clone(), self.identity.kid(), timing, options))
+    }
+
+    /// Lets a member into a scope this program issues keys for, by name. Returns whether it is new.
+    ///
+    /// # Errors
+    /// [`CertificateError`], and [`CertificateError::Role`] also when no keys are issued for `scope` here.
+    pub fn admit(
+        &mut self,
+        scope: &Scope,
+        certificate: Certificate,
+        now_unix_ms: u64,
+        entropy: Entropy<'_>,
+    ) -> Result<bool, CertificateError> {
+        let needed = Roles::SUBSCRIBER | Roles::PUBLISHER;
+        self.anchors.verify(&certificate, needed, None, Some(now_unix_ms / 1000))?;
+        let member = certificate.kid();
+        let issuer = self.issuer_of(scope).ok_or(CertificateError::Role { needed: Roles::KEY_AUTHORITY })?;
+        let is_new = issuer.admit(certificate, entropy);
+        if is_new {
+            self.changed = true;
+            self.events.push(KeyEvent::Admitted { scope: scope.as_str().to_owned(), member });
+        }
+        Ok(is_new)
+    }
+
+    /// Takes a member out of a scope this program issues keys for; the epoch changes, and the member stays out until it is
+    /// admitted by name. Returns whether it was one.
+    pub fn remove(&mut self, scope: &Scope, member: Kid, rotation: Rotation, entropy: Entropy<'_>) -> bool {
+        let Some(issuer) = self.issuer_of(scope) else { return false };
+        let removed = issuer.remove(member, rotation, entropy);
+        self.changed = true;
+        if removed {
+            self.events.push(KeyEvent::Removed { scope: scope.as_str().to_owned(), member });
+        }
+        removed
+    }
+
+    /// Changes the epoch of a scope this program issues keys for. Returns whether there is one.
+    pub fn rotate(&mut self, scope: &Scope, rotation: Rotation, entropy: Entropy<'_>) -> bool {
+        let Some(issuer) = self.issuer_of(scope) else { return false };
+        issuer.rotate(rotation, entropy);
+        self.changed = true;
+        true
+    }
+
+    /// The members of a scope this program issues keys for.
+    pub fn members(&self, scope: &Scope) -> Vec<Kid> {
+        let issuer = self.issuers.iter().find(|issuer| issuer.scope == *scope);
+        issuer.map(|issuer| issuer.members.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// The epochs of a scope this program issues keys for, ascending.
+    pub fn issued(&self, scope: &Scope, now_unix_ms: u64) -> Vec<(u32, IssuedState)> {
+        let Some(issuer) = self.issuers.iter().find(|issuer| issuer.scope == *scope) else {
+            return Vec::new();
+        };
+        let numbers = issuer.epochs.keys();
+        numbers.filter_map(|number| Some((*number, issuer.state(*number, now_unix_ms)?))).collect()
+    }
+
+    /// The Topic Filters to subscribe to; there may be more of them later.
+    pub fn filters(&self) -> Vec<String> {
+        let own = self.identity.kid();
+        let mut filters: Vec<String> = Vec::new();
+        for membership in &self.memberships {
+            let hash = Kid::from_bytes(scope_hash(membership.scope.as_str()));
+            filters.push(format!("{}kp/{hash}/+", DistributionTopic::PREFIX));
+            filters.push(format!("{}kp/{hash}/+/w/{own}", DistributionTopic::PREFIX));
+        }
+        for authority in self.anchors.iter().filter(|anchor| anchor.roles.contains(Roles::CA)) {
+            filters.push(DistributionTopic::Revocations { authority: authority.kid() }.to_string());
+        }
+        if self.issuers.is_empty() {
+            let topic = |member: &Kid| DistributionTopic::Prekey { member: *member }.to_string();
+            filters.extend(self.wanted.iter().map(topic));
+        } else {
+            filters.push(format!("{}pre/+", DistributionTopic::PREFIX));
+        }
+        filters
+    }
+
+    /// Asks for the certificate of a sender. Returns whether [`filters`](Self::filters) has grown.
+    pub fn want_certificate(&mut self, sender: Kid) -> bool {
+        self.wanted.len() < WANTED_MAX && self.wanted.insert(sender)
+    }
+
+    /// Takes a message from one of the topics. Returns whether messages that could not be opened may be tried again.
+    pub fn handle(
+        &mut self,
+        e2e: &mut E2e,
+        topic: &str,
+        payload: &[u8],
+        now_unix_ms: u64,
+        entropy: Entropy<'_>,
+    ) -> bool {
+        let outcome = match DistributionTopic::parse(topic) {
+            Some(DistributionTopic::KeyHead { scope, issuer }) if issuer == self.identity.kid() => {
+                return self.handle_own_head(scope, payload, entropy);
+            }
+            Some(DistributionTopic::KeyHead { scope, issuer }) => {
+                return self.handle_half(e2e, scope, issuer, payload, now_unix_ms, Membership::take_head);
+            }
+            Some(DistributionTopic::Wrap { scope, issuer, .. }) => {
+                return self.handle_half(e2e, scope, issuer, payload, now_unix_ms, Membership::take_wrap);
+            }
+            Some(DistributionTopic::Prekey { member }) if member == self.identity.kid() => Ok(false),
+            Some(DistributionTopic::Prekey { member }) => {
+                self.handle_prekey(e2e, member, payload, now_unix_ms, entropy)
+            }
+            Some(DistributionTopic::Revocations { authority }) => {
+                self.handle_list(e2e, authority, payload, now_unix_ms, entropy)
+            }
+            Some(DistributionTopic::Join { .. } | DistributionTopic::JoinResponse { .. }) | None => Ok(false),
+        };
+        outcome.unwrap_or_else(|error| {
+            self.events.push(KeyEvent::Refused { topic: topic.to_owned(), error });
+            false
+        })
+    }
+
+    /// Does what is due: prekeys, epochs, keys to be erased.
+    pub fn advance(&mut self, e2e: &mut E2e, now_unix_ms: u64, entropy: Entropy<'_>) {
+        if !self.memberships.is_empty() && self.prekeys.advance(now_unix_ms, &mut *entropy) {
+            self.prekey_due = true;
+            self.changed = true;
+        }
+        for issuer in &mut self.issuers {
+            self.changed |= issuer.advance(now_unix_ms, &mut *entropy);
+        }
+        e2e.advance(now_unix_ms);
+    }
+
+    /// When [`advance`](Self::advance) and [`outgoing`](Self::outgoing) have something to do next, in unix milliseconds.
+    pub fn next_due(&self) -> u64 {
+        let issuers = self.issuers.iter().map(Issuer::next_due);
+        issuers.chain([self.prekeys.next_due()]).min().unwrap_or(u64::MAX)
+    }
+
+    /// Returns the prekey of this member, to be published first on every connection: its acknowledgement also tells that what
+    /// was retained on the [`filters`](Self::filters) has been handed in.
+    pub fn introduction(&mut self) -> Option<Outgoing> {
+        self.prekey_due = false;
+        let topic = DistributionTopic::Prekey { member: self.identity.kid() }.to_string();
+        match self.prekeys.signed(&self.identity) {
+            Ok(prekey) => Some(Outgoing { topic, payload: prekey?.as_bytes().to_vec(), retain: true }),
+            Err(error) => {
+                self.events.push(KeyEvent::Refused { topic, error });
+                None
+            }
+        }
+    }
+
+    /// Whether this program issues the keys of a scope.
+    pub fn is_issuer(&self) -> bool {
+        !self.issuers.is_empty()
+    }
+
+    /// Returns what is to be published, after [`export`](Self::export) was saved; call it while there is a connection.
+    pub fn outgoing(&mut self, e2e: &mut E2e, now_unix_ms: u64, entropy: Entropy<'_>) -> Vec<Outgoing> {
+        let mut outgoing = Vec::new();
+        if self.prekey_due {
+            outgoing.extend(self.introduction());
+        }
+        for issuer in &mut self.issuers {
+            match issuer.publish(&self.identity, now_unix_ms, &mut *entropy) {
+                Ok(packages) if packages.is_empty() => {}
+                Ok(packages) => {
+                    outgoing.extend(packages);
+                    self.changed = true;
+                    if let Some(rings) = e2e.rings_mut(&issuer.scope) {
+                        issuer.install(rings);
+                    }
+                }
+                Err(error) => {
+                    self.events.push(KeyEvent::Refused { topic: issuer.scope.as_str().to_owned(), error });
+                }
+            }
+        }
+        outgoing
+    }
+
+    /// Returns whether there is something new to be saved, once.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Returns what has happened since the last call.
+    pub fn take_events(&mut self) -> Vec<KeyEvent> {
+        std::mem::take(&mut self.events)
+    }
+
+    fn issuer_of(&mut self, scope: &Scope) -> Option<&mut Issuer> {
+        self.issuers.iter_mut().find(|issuer| issuer.scope == *scope)
+    }
+
+    /// Takes a head or a wrap, whichever `take` is for.
+    fn handle_half(
+        &mut self,
+        e2e: &mut E2e,
+        hash: [u8; 8],
+        issuer: Kid,
+        payload: &[u8],
+        now_unix_ms: u64,
+        take: Take,
+    ) -> bool {
+        let Some(membership) =
+            self.memberships.iter_mut().find(|membership| scope_hash(membership.scope.as_str()) == hash)
+        else {
+            return false;
+        };
+        let Some(rings) = e2e.rings_mut(&membership.scope) else { return false };
+        let (identity, prekeys, anchors) = (&*self.identity, &self.prekeys, &self.anchors);
+        let holder = Holder { identity, prekeys, anchors, now_unix_ms };
+        let before = membership.marks.get(&issuer).copied();
+        let taken = take(membership, issuer, payload, holder, rings);
+        let scope = membership.scope.as_str().to_owned();
+        self.changed |= membership.marks.get(&issuer).copied() != before;
+        match taken {
+            Ok(Taken::Installed { epoch, stale, issuer: certificate }) => {
+                self.events.push(KeyEvent::Installed { scope: scope.clone(), issuer, epoch });
+                if stale {
+                    self.events.push(KeyEvent::StaleHead { scope, issuer });
+                }
+                // A publisher that issues its own keys is a sender; an authority that may not publish need not be known.
+                let _ = e2e.directory_mut().introduce(*certificate, &self.anchors, now_unix_ms);
+                true
+            }
+            Ok(Taken::Known | Taken::Waiting) => false,
+            Err(error) => {
+                self.events.push(KeyEvent::HeadRefused { scope, issuer, error });
+                false
+            }
+        }
+    }
+
+    fn handle_own_head(&mut self, hash: [u8; 8], payload: &[u8], entropy: Entropy<'_>) -> bool {
+        let Ok((head, _)) = KeyHead::parse(payload) else { return false };
+        let issuer = self.issuers.iter_mut().find(|issuer| scope_hash(issuer.scope.as_str()) == hash);
+        let Some(issuer) = issuer.filter(|issuer| issuer.scope.as_str() == head.scope) else { return false };
+        // Only what this identity signed itself can make it go on from there.
+        if head.issuer == self.identity.kid()
+            && head.verify(&self.anchors, None).is_ok()
+            && issuer.overtake(&head, entropy)
+        {
+            self.changed = true;
+            self.events.push(KeyEvent::Overtaken { scope: head.scope.clone(), epoch: head.epoch });
+        }
+        false
+    }
+
+    fn handle_prekey(
+        &mut self,
+        e2e: &mut E2e,
+        member: Kid,
+        payload: &[u8],
+        now_unix_ms: u64,
+        entropy: Entropy<'_>,
+    ) -> Result<bool, DistributionError> {
+        let prekey = Prekey::parse(payload)?;
+        if prekey.certificate.kid() != member {
+            return Err(DistributionError::Value("member"));
+        }
+        prekey.verify(&self.anchors, now_unix_ms)?;
+        for issuer in &mut self.issuers {
+            if issuer.offer(&prekey, &mut *entropy) {
+                self.changed = true;
+                self.events.push(KeyEvent::Admitted { scope: issuer.scope.as_str().to_owned(), member });
+            }
+        }
+        self.wanted.remove(&member);
+        let known = e2e.directory().certificate(member) == Some(&prekey.certificate);
+        Ok(!known
+            && e2e.directory_mut().introduce(prekey.certificate.clone(), &self.anchors, now_unix_ms).is_ok())
+    }
+
+    fn handle_list(
+        &mut self,
+        e2e: &mut E2e,
+        authority: Kid,
+        payload: &[u8],
+        now_unix_ms: u64,
+        entropy: Entropy<'_>,
+    ) -> Result<bool, DistributionError> {
+        let list = Crl::parse(payload)?;
+        list.verify(&self.anchors)?;
+        if list.issuer.kid() != authority {
+            return Err(DistributionError::Value("authority"));
+        }
+        if list.next_update < now_unix_ms / 1000 {
+            self.events.push(KeyEvent::StaleRevocation { authority });
+        }
+        if self.lists.get(&authority).is_some_and(|known| known.number >= list.number) {
+            return Ok(false);
+        }
+        self.events.push(KeyEvent::Revocations { authority, number: list.number });
+        self.apply(e2e, authority, &list, entropy);
+        self.lists.insert(authority, list);
+        self.changed = true;
+        Ok(false)
+    }
+
+    /// Makes a verified list count: for certificates shown later, for senders that are known, and for members.
+    fn apply(&mut self, e2e: &mut E2e, authority: Kid, list: &Crl, entropy: Entropy<'_>) {
+        for entry in &list.revoked {
+            self.anchors.revoke(authority, entry.serial);
+        }
+        let rotation = |certificate: &Certificate| {
+            let entry = list.revoked.iter().find(|entry| entry.serial == certificate.serial);
+            entry.filter(|_| certificate.issuer() == authority).map(|entry| match entry.reason {
+                RevocationReason::KeyCompromise => Rotation::Compromise,
+                RevocationReason::Unspecified
+                | RevocationReason::Superseded
+                | RevocationReason::CessationOfOperation
+                | RevocationReason::PrivilegeWithdrawn => Rotation::Removal,
+            })
+        };
+        e2e.directory_mut().forget(|certificate| rotation(certificate).is_some());
+        for issuer in &mut self.issuers {
+            for member in issuer.revise(rotation, &mut *entropy) {
+                self.events.push(KeyEvent::Removed { scope: issuer.scope.as_str().to_owned(), member });
+            }
+        }
+    }
+}
