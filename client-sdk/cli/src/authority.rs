@@ -10,10 +10,13 @@ use std::{
 
 use clap::{Subcommand, ValueEnum};
 use veilmq_client::{TopicFilter, identity};
-use veilmq_protocol::veil::{Certificate, CertificateFields, Roles, channel::IdentityKeys};
+use veilmq_protocol::veil::{
+    Certificate, CertificateFields, Roles,
+    channel::{Identity, IdentityKeys},
+};
 use zeroize::Zeroizing;
 
-use crate::{failure::Failure, secret::random, show};
+use crate::{failure::Failure, revocation, secret::random, show};
 
 /// Certificates are valid from a little before now, for clocks that lag.
 const LAG_SECONDS: u64 = 300;
@@ -32,6 +35,12 @@ pub(crate) enum Command {
         /// How many days its certificate is valid
         #[arg(long, default_value_t = 3650)]
         days: u32,
+        /// How many authorities may stand below it: 0, or 1 for a root of issuing authorities
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1), conflicts_with = "parent")]
+        path_length: u8,
+        /// The folder of a root: make an issuing authority below it
+        #[arg(long, value_name = "DIR")]
+        parent: Option<PathBuf>,
     },
     /// Issue a certificate, with new keys or for the keys of an existing certificate
     Issue {
@@ -60,6 +69,22 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 365)]
         days: u32,
     },
+    /// Issue a certificate anew: same keys, name, roles and scopes, later end
+    Renew {
+        /// The folder of the authority
+        #[arg(long)]
+        dir: PathBuf,
+        /// The certificate that ends
+        certificate: PathBuf,
+        /// Where to put the new one [default: in place of the old one]
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// How many days it is valid
+        #[arg(long, default_value_t = 365)]
+        days: u32,
+    },
+    /// Put a certificate on the revocation list, DIR/ca.crl
+    Revoke(revocation::Arguments),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -67,6 +92,10 @@ pub(crate) enum Role {
     Publisher,
     Subscriber,
     Broker,
+    /// Issues group keys for several publishers
+    KeyAuthority,
+    /// Signs rosters
+    PolicyAuthority,
 }
 
 impl Role {
@@ -75,14 +104,19 @@ impl Role {
             Self::Publisher => Roles::PUBLISHER,
             Self::Subscriber => Roles::SUBSCRIBER,
             Self::Broker => Roles::BROKER,
+            Self::KeyAuthority => Roles::KEY_AUTHORITY,
+            Self::PolicyAuthority => Roles::POLICY_AUTHORITY,
         }
     }
 }
 
 pub(crate) fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Init { dir, name, days } => {
-            let certificate = init(&dir, &name, days)?;
+        Command::Init { dir, name, days, path_length, parent } => {
+            let certificate = match parent {
+                Some(parent) => init_below(&parent, &dir, &name, days)?,
+                None => init_root(&dir, &name, days, path_length)?,
+            };
             show::summary(&dir.join("ca.vmc"), &certificate);
             say!("keep {} secret; give ca.vmc to brokers and clients", dir.join("ca.key").display());
             Ok(())
@@ -103,6 +137,15 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
             show::summary(&issued.file, &issued.certificate);
             Ok(())
         }
+        Command::Renew { dir, certificate: file, out, days } => {
+            let old = identity::load_certificate(&file)?;
+            let renewed = renew(&dir, &old, days)?;
+            let out = out.unwrap_or(file);
+            identity::save_certificate(&out, &renewed)?;
+            show::summary(&out, &renewed);
+            Ok(())
+        }
+        Command::Revoke(arguments) => revocation::run(&arguments),
     }
 }
 
@@ -121,10 +164,43 @@ pub(crate) struct Issued {
     pub(crate) file: PathBuf,
 }
 
-/// Makes an authority in a folder.
+/// Makes an authority in a folder that has none below it.
 pub(crate) fn init(dir: &Path, name: &str, days: u32) -> Result<Certificate, Failure> {
-    make_folder(dir)?;
+    init_root(dir, name, days, 0)
+}
+
+fn init_root(dir: &Path, name: &str, days: u32, path_length: u8) -> Result<Certificate, Failure> {
     let keys = new_keys()?;
+    let fields = authority_fields(&keys, name, days, path_length)?;
+    let certificate =
+        fields.sign(&keys).map_err(|error| Failure::new(format!("--name {name:?}: {error}")))?;
+    save_authority(dir, &keys, &certificate)?;
+    Ok(certificate)
+}
+
+/// Makes an issuing authority below a root.
+fn init_below(parent: &Path, dir: &Path, name: &str, days: u32) -> Result<Certificate, Failure> {
+    let root = load(parent)?;
+    if root.certificate().path_length == Some(0) {
+        return Err(Failure::new(format!(
+            "{}: no authority may stand below this one (make it with --path-length 1)",
+            parent.join("ca.vmc").display()
+        )));
+    }
+    let keys = new_keys()?;
+    let fields = authority_fields(&keys, name, days, 0)?;
+    let certificate =
+        fields.sign(root.keys()).map_err(|error| Failure::new(format!("--name {name:?}: {error}")))?;
+    save_authority(dir, &keys, &certificate)?;
+    Ok(certificate)
+}
+
+fn authority_fields(
+    keys: &IdentityKeys,
+    name: &str,
+    days: u32,
+    path_length: u8,
+) -> Result<CertificateFields, Failure> {
     let request = Request {
         subject: name.to_owned(),
         roles: Roles::CA,
@@ -133,12 +209,40 @@ pub(crate) fn init(dir: &Path, name: &str, days: u32) -> Result<Certificate, Fai
         days,
     };
     let public = PublicKeys { ed25519: keys.ed25519_public(), x25519: keys.x25519_public() };
-    let fields = CertificateFields { path_length: Some(0), ..fields(&request, public)? };
-    let certificate =
-        fields.sign(&keys).map_err(|error| Failure::new(format!("--name {name:?}: {error}")))?;
-    identity::save_keys(&dir.join("ca.key"), &keys)?;
-    identity::save_certificate(&dir.join("ca.vmc"), &certificate)?;
-    Ok(certificate)
+    Ok(CertificateFields { path_length: Some(path_length), ..fields(&request, public)? })
+}
+
+fn save_authority(dir: &Path, keys: &IdentityKeys, certificate: &Certificate) -> Result<(), Failure> {
+    make_folder(dir)?;
+    identity::save_keys(&dir.join("ca.key"), keys)?;
+    identity::save_certificate(&dir.join("ca.vmc"), certificate)?;
+    Ok(())
+}
+
+/// Reads an authority from its folder.
+pub(crate) fn load(dir: &Path) -> Result<Identity, Failure> {
+    let authority = identity::load(&dir.join("ca"))?;
+    if authority.certificate().roles.contains(Roles::CA) {
+        return Ok(authority);
+    }
+    Err(Failure::new(format!("{}: not the certificate of an authority", dir.join("ca.vmc").display())))
+}
+
+/// Says the same as `old` with another serial number and a later end.
+fn renew(dir: &Path, old: &Certificate, days: u32) -> Result<Certificate, Failure> {
+    let request = Request {
+        subject: old.subject.clone(),
+        roles: old.roles,
+        publish_scopes: old.publish_scopes.clone(),
+        subscribe_scopes: old.subscribe_scopes.clone(),
+        days,
+    };
+    let authority = load(dir)?;
+    if old.issuer() != authority.kid() {
+        return Err(Failure::new(format!("{}: another authority issued this certificate", old.subject)));
+    }
+    let public = PublicKeys { ed25519: old.ed25519, x25519: old.x25519 };
+    sign_with(&authority, &request, public)
 }
 
 /// Issues a certificate with new keys, written to `out`.
@@ -167,13 +271,10 @@ struct PublicKeys {
 }
 
 fn sign(dir: &Path, request: &Request, public: PublicKeys) -> Result<Certificate, Failure> {
-    let authority = identity::load(&dir.join("ca"))?;
-    if !authority.certificate().roles.contains(Roles::CA) {
-        return Err(Failure::new(format!(
-            "{}: not the certificate of an authority",
-            dir.join("ca.vmc").display()
-        )));
-    }
+    sign_with(&load(dir)?, request, public)
+}
+
+fn sign_with(authority: &Identity, request: &Request, public: PublicKeys) -> Result<Certificate, Failure> {
     let fields = fields(request, public)?;
     fields
         .sign(authority.keys())

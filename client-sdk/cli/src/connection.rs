@@ -12,9 +12,12 @@ use veilmq_client::{
     },
     identity,
 };
-use veilmq_protocol::veil::{Scheme, Schemes, Suite, channel::TrustAnchors};
+use veilmq_protocol::veil::{
+    Scheme, Schemes, Suite,
+    channel::{Identity, TrustAnchors},
+};
 
-use crate::{failure::Failure, properties::Given, secret};
+use crate::{failure::Failure, keys::Keys, properties::Given, secret};
 
 pub(crate) const EXIT_STATUSES: &str = "Exit status: 0 on success; the Reason Code (128 to 255) if the broker \
     refuses the connection or subscription; 27 if -W runs out; 1 for any other error.";
@@ -105,7 +108,7 @@ pub(crate) struct Connection {
     #[arg(long, value_enum, help_heading = "End to end", requires = "scope", default_value = "aes-256-gcm")]
     suite: SuiteName,
     /// Sign what is published, so that readers know the sender (needs --identity)
-    #[arg(long, help_heading = "End to end", requires = "scope", requires = "identity")]
+    #[arg(long, help_heading = "End to end", requires = "identity")]
     sign: bool,
     /// Certificate of a sender; with any, only these are accepted and signatures are checked (repeatable)
     #[arg(long, value_name = "FILE", help_heading = "End to end", requires = "scope")]
@@ -113,6 +116,8 @@ pub(crate) struct Connection {
     /// Use the article's format: JSON, encrypted but not authenticated
     #[arg(long, help_heading = "End to end", requires = "scope", conflicts_with_all = ["sign", "sender", "suite", "epoch"])]
     article: bool,
+    #[command(flatten)]
+    pub(crate) keys: Keys,
 }
 
 /// The only version there is a client for.
@@ -170,7 +175,13 @@ impl Connection {
         if let Some(will) = self.will(given) {
             builder = builder.will(will);
         }
-        self.with_scope(self.with_channel(builder)?)
+        let builder = self.with_scope(self.with_channel(builder)?)?;
+        self.keys.add_to(builder, self.sign)
+    }
+
+    /// Who this client is, if it says so.
+    pub(crate) fn identity(&self) -> Result<Option<Arc<Identity>>, Failure> {
+        Ok(self.identity.as_deref().map(identity::load).transpose()?.map(Arc::new))
     }
 
     pub(crate) fn given(&self) -> Result<Given, Failure> {
@@ -200,7 +211,7 @@ impl Connection {
         for path in &self.trust {
             identity::add_anchor(&mut anchors, path)?;
         }
-        let Some(path) = &self.identity else {
+        let Some(identity) = self.identity()? else {
             if self.trust.is_empty() {
                 return Ok(builder);
             }
@@ -208,9 +219,9 @@ impl Connection {
                 "--trust needs --identity: only a client that proves who it is gets a channel",
             ));
         };
-        builder = builder.identity(Arc::new(identity::load(path)?));
+        builder = builder.identity(identity);
         if self.no_channel {
-            return Ok(builder.without_channel());
+            return Ok(builder.trust(anchors).without_channel());
         }
         if self.trust.is_empty() {
             return Err(Failure::new(

@@ -4,7 +4,7 @@ use std::fmt;
 
 use veilmq_client::{
     ConnectError, PublishError, ReasonCode, RequestError, SubscribeError, identity::IdentityError,
-    session::CloseReason,
+    sealed_file::SealedFileError, session::CloseReason,
 };
 
 /// The status mosquitto's clients give for every other error.
@@ -100,6 +100,12 @@ impl From<SubscribeError> for Failure {
 
 impl From<RequestError> for Failure {
     fn from(error: RequestError) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+impl From<SealedFileError> for Failure {
+    fn from(error: SealedFileError) -> Self {
         Self::new(error.to_string())
     }
 }

@@ -16,6 +16,14 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// Reads hexadecimal digits; `None` for anything else.
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
+    let nibble = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let bytes = pairs.iter().map(|[high, low]| Some(nibble(*high)? << 4 | nibble(*low)?));
+    if rest.is_empty() { bytes.collect() } else { None }
+}
+
 /// A moment in unix seconds as `2026-01-31T23:59:59Z`, or the number itself beyond the year 9999.
 pub(crate) fn utc(unix_seconds: u64) -> String {
     let timestamp = i64::try_from(unix_seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());

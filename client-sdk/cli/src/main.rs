@@ -13,12 +13,16 @@ macro_rules! say {
 
 mod authority;
 mod connection;
+mod control;
 mod demo;
 mod failure;
 mod format;
+mod key_authority;
+mod keys;
 mod progress;
 mod properties;
 mod publish;
+mod revocation;
 mod secret;
 mod show;
 mod subscribe;
@@ -48,9 +52,14 @@ enum Command {
     /// Look at certificates
     #[command(subcommand)]
     Cert(show::Command),
+    /// Print what is in a file: a certificate, a revocation list, a prekey or a KEYHEAD
+    Show(show::Show),
     /// Make keys for end-to-end scopes
     #[command(subcommand)]
     Key(secret::Command),
+    /// Issue the keys of end-to-end scopes for many publishers, and look after their members
+    #[command(subcommand)]
+    Authority(key_authority::Command),
     /// Publish messages, as mosquitto_pub does
     #[command(disable_help_flag = true, after_help = connection::EXIT_STATUSES)]
     Pub(publish::Arguments),
@@ -81,7 +90,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Ca(command) => authority::run(command)?,
         Command::Cert(command) => show::run(command)?,
+        Command::Show(arguments) => show::file(&arguments)?,
         Command::Key(command) => secret::run(command)?,
+        Command::Authority(command) => runtime()?.block_on(key_authority::run(command))?,
         Command::Pub(arguments) => runtime()?.block_on(publish::run(arguments))?,
         Command::Sub(arguments) => runtime()?.block_on(subscribe::run(arguments))?,
         Command::Demo(arguments) => runtime()?.block_on(demo::run(arguments))?,

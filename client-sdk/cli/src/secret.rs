@@ -10,7 +10,10 @@ use std::{
 use clap::Subcommand;
 use zeroize::Zeroizing;
 
-use crate::{failure::Failure, format::hex};
+use crate::{
+    failure::Failure,
+    format::{hex, unhex},
+};
 
 const SECRET_BYTES: usize = 32;
 
@@ -60,20 +63,8 @@ fn parse(bytes: &[u8]) -> Option<Zeroizing<[u8; SECRET_BYTES]>> {
     if let Ok(raw) = <[u8; SECRET_BYTES]>::try_from(bytes) {
         return Some(Zeroizing::new(raw));
     }
-    let digits = bytes.trim_ascii();
-    let mut secret = Zeroizing::new([0; SECRET_BYTES]);
-    if digits.len() != 2 * SECRET_BYTES {
-        return None;
-    }
-    for (byte, pair) in secret.iter_mut().zip(digits.chunks_exact(2)) {
-        let [high, low] = pair else { return None };
-        *byte = nibble(*high)? << 4 | nibble(*low)?;
-    }
-    Some(secret)
-}
-
-fn nibble(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+    let digits = Zeroizing::new(unhex(str::from_utf8(bytes.trim_ascii()).ok()?)?);
+    Some(Zeroizing::new(digits.as_slice().try_into().ok()?))
 }
 
 /// Fills a buffer from the operating system.

@@ -1,11 +1,17 @@
-//! `veil cert`: what a certificate says.
+//! `veil show` and `veil cert`: what a certificate, a revocation list, a prekey or a KEYHEAD says.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde::Serialize;
 use veilmq_client::identity;
-use veilmq_protocol::veil::Certificate;
+use veilmq_protocol::veil::{
+    Certificate,
+    distribution::{Crl, KeyHead, Prekey},
+};
 
 use crate::{
     failure::Failure,
@@ -15,13 +21,16 @@ use crate::{
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Print a certificate
-    Show {
-        /// The certificate, for instance ca.vmc
-        file: PathBuf,
-        /// Print it as JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Show(Show),
+}
+
+#[derive(Args)]
+pub(crate) struct Show {
+    /// The file, for instance ca.vmc
+    file: PathBuf,
+    /// Print it as JSON (certificates only)
+    #[arg(long)]
+    json: bool,
 }
 
 /// A certificate in words; the field names are those of the JSON form.
@@ -47,10 +56,59 @@ struct View<'a> {
 }
 
 pub(crate) fn run(command: Command) -> Result<(), Failure> {
-    let Command::Show { file, json } = command;
-    let certificate = identity::load_certificate(&file)?;
+    let Command::Show(arguments) = command;
+    certificate(&arguments)
+}
+
+/// Prints whatever object of VEIL-1 is in the file; nothing is verified.
+pub(crate) fn file(arguments: &Show) -> Result<(), Failure> {
+    let failed =
+        |error: &dyn std::fmt::Display| Failure::new(format!("{}: {error}", arguments.file.display()));
+    let bytes = fs::read(&arguments.file).map_err(|error| failed(&error))?;
+    match bytes.get(..3) {
+        Some(b"VE\x13") => head(&KeyHead::parse(&bytes).map_err(|error| failed(&error))?.0),
+        Some(b"VE\x15") => prekey(&Prekey::parse(&bytes).map_err(|error| failed(&error))?),
+        Some(b"VE\x17") => revocations(&Crl::parse(&bytes).map_err(|error| failed(&error))?),
+        Some(_) | None => certificate(arguments)?,
+    }
+    Ok(())
+}
+
+fn head(head: &KeyHead) {
+    say!("KEYHEAD           epoch {} of {:?}", head.epoch, head.scope);
+    say!("issuer            {} ({})", head.issuer, head.certificate.subject);
+    say!("members           {}", head.member_count);
+    for (name, moment) in [
+        ("created", head.created_ms),
+        ("activate", head.activate_ms),
+        ("retire", head.retire_ms),
+        ("drop", head.drop_ms),
+    ] {
+        say!("{name:<18}{}", utc(moment / 1000));
+    }
+    say!("commitment        {}", hex(&head.commitment));
+    say!("previous          {}", hex(&head.previous));
+}
+
+fn prekey(prekey: &Prekey) {
+    say!("prekey            {} of {}", prekey.id, prekey.certificate.subject);
+    say!("kid               {}", prekey.certificate.kid());
+    say!("not after         {}", utc(prekey.not_after_ms / 1000));
+}
+
+fn revocations(list: &Crl) {
+    say!("revocation list   {} of {} ({})", list.number, list.issuer.kid(), list.issuer.subject);
+    say!("this update       {}", utc(list.this_update));
+    say!("next update       {}", utc(list.next_update));
+    for entry in &list.revoked {
+        say!("revoked           {} ({:?})", entry.serial, entry.reason);
+    }
+}
+
+fn certificate(Show { file, json }: &Show) -> Result<(), Failure> {
+    let certificate = identity::load_certificate(file)?;
     let view = View::of(&certificate);
-    if json {
+    if *json {
         let text = serde_json::to_string_pretty(&view)
             .map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
         say!("{text}");
