@@ -70,16 +70,23 @@ impl Authority {
     }
 
     /// Issues a certificate with this common name and serial number, for these hosts; its files are named after it.
+    #[must_use]
+    pub fn issue(&self, name: &str, serial: u64, hosts: &[&str]) -> Certificate {
+        self.issue_until(2096, name, serial, hosts)
+    }
+
+    /// Issues a certificate as [`Authority::issue`] does, that is good until this year begins.
     ///
     /// # Panics
     /// If its files cannot be written.
     #[must_use]
-    pub fn issue(&self, name: &str, serial: u64, hosts: &[&str]) -> Certificate {
+    pub fn issue_until(&self, year: i32, name: &str, serial: u64, hosts: &[&str]) -> Certificate {
         let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(hosts).expect("hosts have names");
         params.distinguished_name.push(DnType::CommonName, name);
         params.distinguished_name.push(DnType::OrganizationName, "Example");
         params.serial_number = Some(SerialNumber::from(serial));
+        params.not_after = date_time_ymd(year, 1, 1);
         let key = KeyPair::generate().expect("a key can be made");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate can be signed");
         Certificate {
