@@ -51,7 +51,7 @@ pub use self::outbox::Outbox;
 pub use self::record::{
     Record, Reference, SessionRecord, Stage, Store, StoreError, SubscriptionRecord, WillRecord,
 };
-pub use self::recovery::{Recovery, RecoverySummary};
+pub use self::recovery::{Job, Part, Recovery, RecoveryPart, RecoverySummary};
 pub use self::settings::Settings;
 pub use self::shard::Shard;
 pub use self::share::Allotment;

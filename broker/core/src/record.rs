@@ -10,6 +10,7 @@ use veilmq_protocol::{PacketId, QoS, SubscribeOptions, Will};
 
 use crate::id::{MessageId, SessionId};
 use crate::message::Message;
+use crate::recovery::Recovery;
 use crate::time::Moment;
 
 /// One durable fact.
@@ -196,6 +197,15 @@ pub trait Store: Send {
     /// # Errors
     /// What the medium answered.
     fn replay(&mut self, visit: &mut dyn FnMut(Record)) -> Result<(), StoreError>;
+
+    /// Takes everything that is stored into a recovery, as a replay would. A store may fill all parts at once: of each session it
+    /// then says first that it is to be expected, and the rest comes in any order.
+    ///
+    /// # Errors
+    /// What the medium answered.
+    fn recover(&mut self, recovery: &mut Recovery) -> Result<(), StoreError> {
+        self.replay(&mut |record| recovery.apply(record))
+    }
 
     /// Reads message bodies back, in the order asked for. One that is not stored, or cannot be read because it is damaged, is
     /// left out. How many sessions refer to a body is not part of it.

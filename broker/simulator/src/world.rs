@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use veilmq_core::{
-    ConnectionId, Effect, Environment, Input, MemoryStore, MessageId, Moment, Outbox, Reader, Record,
+    ConnectionId, Effect, Environment, Input, Job, MemoryStore, MessageId, Moment, Outbox, Reader, Record,
     Recovery, RecoverySummary, Settings, Shard, ShardIndex, Shared, Store, StoreError, Ticket, Totals,
     VeilServer,
 };
@@ -88,9 +88,11 @@ impl World {
         now: Moment,
     ) -> (Self, RecoverySummary) {
         let shared = Shared::new(settings, [7; 16], veil);
-        let mut recovery = Recovery::new();
-        store.replay(&mut |record| recovery.apply(record)).unwrap();
-        let (shards, cleanup, summary) = recovery.into_shards(&shared, now);
+        // No number of parts and no order of jobs changes what comes back.
+        let mut recovery = Recovery::new(3);
+        store.recover(&mut recovery).unwrap();
+        let mut backwards = |jobs: Vec<Job<'_>>| jobs.into_iter().rev().for_each(|job| job());
+        let (shards, cleanup, summary) = recovery.into_shards(&shared, now, &mut backwards);
         store.commit(&cleanup).unwrap();
         let mut world = Self {
             shared,

@@ -129,7 +129,8 @@ impl Broker {
         if let Some(database) = database {
             mosquitto::follow_removal(database, &config.data_dir)?;
         }
-        let (mut store, report) = store::open(&config.data_dir, &config.storage)?;
+        let threads = settings::shards(config.shards.count);
+        let (mut store, report) = store::open(&config.data_dir, &config.storage, threads)?;
         if let Some(database) = database {
             mosquitto::leave_sign(database, &config.data_dir)?;
         }

@@ -1,9 +1,11 @@
 //! Brings back what is stored before anybody may connect.
 
-use veilmq_core::{Record, Recovery, RecoverySummary, Shard, Shared, Store, StoreError};
+use std::sync::Arc;
+
+use veilmq_core::{Job, Record, Recovery, RecoverySummary, Shard, Shared, Store, StoreError};
 
 use crate::clock;
-use std::sync::Arc;
+use crate::store::at_once;
 
 /// What came back.
 pub(super) struct Recovered {
@@ -15,15 +17,17 @@ pub(super) struct Recovered {
     pub(super) owed: Vec<Record>,
 }
 
-/// Replays the store, partitions what it holds over the shards, and stores what has changed since: sessions that were connected
-/// are closed as of now, and what nobody refers to any more goes. A store that can be read but not written keeps nobody waiting.
+/// Reads the store and gives every shard what is its own, with as many threads as there will be shards, and stores what has changed
+/// since: sessions that were connected are closed as of now, and what nobody refers to any more goes. A store that can be read but
+/// not written keeps nobody waiting.
 ///
 /// # Errors
 /// What the store answered when it was read.
 pub(super) fn recover(store: &mut dyn Store, shared: &Arc<Shared>) -> Result<Recovered, StoreError> {
-    let mut recovery = Recovery::new();
-    store.replay(&mut |record| recovery.apply(record))?;
-    let (shards, mut owed, summary) = recovery.into_shards(shared, clock::now());
+    let mut recovery = Recovery::new(shared.settings().shards);
+    store.recover(&mut recovery)?;
+    let mut work = |jobs: Vec<Job<'_>>| drop(at_once(jobs));
+    let (shards, mut owed, summary) = recovery.into_shards(shared, clock::now(), &mut work);
     if owed.is_empty() || store.commit(&owed).is_ok() {
         owed.clear();
     }

@@ -77,7 +77,7 @@ fn capabilities(mqtt: &MqttConfig) -> Capabilities {
 }
 
 /// Zero stands for one shard for each processor that we may use.
-fn shards(configured: u8) -> u16 {
+pub(super) fn shards(configured: u8) -> u16 {
     let processors = || std::thread::available_parallelism().map_or(1, NonZero::get);
     let shards = if configured == 0 { processors() } else { configured.into() };
     u16::try_from(shards.clamp(1, SHARDS_MAX)).unwrap_or(1)

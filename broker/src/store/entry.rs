@@ -62,6 +62,18 @@ impl Key {
             Self::Retained(_) | Self::Body(_) => None,
         }
     }
+
+    /// Returns the number that decides which part of the store the key is in: with its session, or by its message or name.
+    pub(crate) fn number(self) -> u64 {
+        match self {
+            Self::Session(session)
+            | Self::Subscription(session, _)
+            | Self::Received(session, _)
+            | Self::Reference(session, _) => session.0,
+            Self::Retained(Name(name)) => name.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)),
+            Self::Body(message) => message.0,
+        }
+    }
 }
 
 /// What an entry does.
@@ -78,6 +90,16 @@ pub(crate) enum Effect {
     Removed(Key),
     /// No key of the session has a value any more, but for its references as a member of groups.
     SessionEnded(SessionId),
+}
+
+impl Effect {
+    /// Returns the number that decides which part of the store it changes.
+    pub(crate) fn number(self) -> u64 {
+        match self {
+            Self::Put { key, .. } | Self::Removed(key) => key.number(),
+            Self::SessionEnded(session) => session.0,
+        }
+    }
 }
 
 /// The kinds of an entry, the low bits of its tag.

@@ -20,7 +20,7 @@ use super::sled_store::{self, SledLimits};
 const COPIED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// What the engine may use while a command works on a store.
 pub(crate) const LIMITS: SledLimits =
-    SledLimits { cache_bytes: 16 * 1024 * 1024, spare_bytes: SledLimits::SPARE_BYTES };
+    SledLimits { cache_bytes: 16 * 1024 * 1024, spare_bytes: SledLimits::SPARE_BYTES, threads: 1 };
 
 /// What an inspection found.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use super::rows::{Packer, RowKey};
 /// Where rows are read from.
 pub(crate) trait RowSource {
     /// The bytes of a key or a row.
-    type Bytes: AsRef<[u8]> + Clone;
+    type Bytes: AsRef<[u8]> + Clone + Send + Sync;
     /// Why rows cannot be read.
     type Error: From<UnknownRowVersion>;
 

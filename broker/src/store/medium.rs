@@ -28,7 +28,7 @@ impl RowSource for Medium {
 
 impl Medium {
     pub(super) fn open(&self, spare_bytes: u64) -> (Log, ReplayReport) {
-        open_log(self, spare_bytes).unwrap()
+        open_log(self, spare_bytes, 3).unwrap()
     }
 
     /// Writes the rows of a commit without telling the log.

@@ -14,6 +14,7 @@
 //! With `Commit`, the messages of some topics may be kept less durably; the core then lets nothing wait for their batch, or makes
 //! no records of them at all.
 
+mod apart;
 mod batch;
 mod compaction;
 mod directory;
@@ -38,6 +39,7 @@ use std::sync::Arc;
 use veilmq_config::{Durability, StorageConfig};
 use veilmq_core::{Message, MessageId, Record, Store, StoreError};
 
+pub(crate) use apart::at_once;
 pub(crate) use directory::DataDirectory;
 pub use directory::DirectoryError;
 pub(crate) use group::record_bytes;
@@ -50,7 +52,8 @@ pub use writer::{
     WriterParts,
 };
 
-/// Opens the store that the configuration asks for; with [`Durability::Memory`] the directory is not touched.
+/// Opens the store that the configuration asks for, with so many threads to read it; with [`Durability::Memory`] the directory is not
+/// touched.
 ///
 /// Whatever was found damaged is logged as an error and is in the report.
 ///
@@ -59,11 +62,13 @@ pub use writer::{
 pub fn open(
     directory: &Path,
     config: &StorageConfig,
+    threads: u16,
 ) -> Result<(Box<dyn Store>, OpenReport), DirectoryError> {
     match config.durability {
         Durability::Memory => Ok((Box::new(Volatile), OpenReport::default())),
         Durability::Commit | Durability::Interval { .. } => {
-            let limits = SledLimits { cache_bytes: config.cache_bytes, spare_bytes: SledLimits::SPARE_BYTES };
+            let limits =
+                SledLimits { cache_bytes: config.cache_bytes, spare_bytes: SledLimits::SPARE_BYTES, threads };
             let (store, report) = SledStore::open(directory, limits)?;
             tell(&report);
             Ok((Box::new(store), report))

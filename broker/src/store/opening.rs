@@ -1,12 +1,16 @@
 //! Opening a log: one pass over all rows, which checks them, builds the index and counts what is missing.
 //!
+//! The rows are read once, in order, and every part of the index takes its own entries from them on a thread of its own.
 //! What is intact is kept, whatever is damaged around it. A batch that is not there, or not with all of its rows, is noticed because batches
 //! are numbered, every row says how many its batch has, and where the log began.
 
 use std::time::{Duration, Instant};
 
+use veilmq_core::Part;
+
+use super::apart::{Rows, share_out};
 use super::entry::{Entries, Malformed};
-use super::index::Index;
+use super::index::{Index, IndexPart};
 use super::log::{Log, RowSource, UnknownRowVersion};
 use super::rows::{Assembler, Contents, Row, RowFault, RowKey};
 
@@ -28,18 +32,24 @@ pub struct ReplayReport {
     pub lost_batches: u64,
 }
 
-/// Reads all rows of a source; the log may have `spare_bytes` above twice those of its live entries.
+/// Reads all rows of a source, with so many threads to take entries in; the log may have `spare_bytes` above twice those of its
+/// live entries.
 ///
 /// # Errors
 /// What the source answered, or that it has rows of an unknown version.
-pub(crate) fn open_log<S: RowSource>(source: &S, spare_bytes: u64) -> Result<(Log, ReplayReport), S::Error> {
+pub(crate) fn open_log<S: RowSource>(
+    source: &S,
+    spare_bytes: u64,
+    threads: u16,
+) -> Result<(Log, ReplayReport), S::Error> {
     let extent = Extent::find(source)?;
+    let mut index = Index::new(threads);
     let mut pass = Pass {
         report: ReplayReport::default(),
         assembler: Assembler::default(),
         batches: Batches { at: extent.oldest.sequence.saturating_sub(1), ..Batches::default() },
         log: Log {
-            index: Index::default(),
+            index: Index::new(1),
             bytes: 0,
             oldest: extent.oldest,
             newest: extent.newest,
@@ -51,12 +61,52 @@ pub(crate) fn open_log<S: RowSource>(source: &S, spare_bytes: u64) -> Result<(Lo
         extent,
     };
     let mut progress = Progress::new("reading storage");
-    for row in source.rows(&[]) {
-        let (key, row) = row?;
+    let readers = index
+        .parts()
+        .map(|(part, entries)| move |rows: Rows<S::Bytes>| take_in(&extent, part, entries, rows));
+    let mut each = |key: &[u8], row: &[u8]| {
         progress.row();
-        pass.row(key.as_ref(), row.as_ref())?;
+        Ok(pass.row(key, row)?)
+    };
+    let malformed = share_out(source, &[], &mut each, readers)?;
+    Ok(pass.finish(index, malformed.first()))
+}
+
+/// Rows that are intact and do not hold entries: how many, and the batch of the last.
+#[derive(Default)]
+struct NoEntries {
+    rows: u64,
+    until: u64,
+}
+
+/// Takes the entries in that belong to a part of the index.
+fn take_in<B: AsRef<[u8]>>(extent: &Extent, own: Part, part: &mut IndexPart, rows: Rows<B>) -> NoEntries {
+    let mut malformed = NoEntries::default();
+    let (mut assembler, mut stray) = (Assembler::default(), 0);
+    rows.for_each(|key, bytes| {
+        if !RowKey::parse(key).is_some_and(|key| extent.contains(key)) {
+            return;
+        }
+        let Ok(row) = Row::open(key, bytes) else { return assembler.give_up(&mut stray) };
+        if let Some(contents) = assembler.push(&row, &mut stray)
+            && apply(own, part, &contents).is_err()
+        {
+            malformed.rows += 1;
+            malformed.until = row.key.sequence;
+        }
+    });
+    malformed
+}
+
+/// Takes the entries of a row in that belong to a part of the index.
+fn apply(own: Part, part: &mut IndexPart, contents: &Contents<'_>) -> Result<(), Malformed> {
+    for entry in Entries::new(contents.entries) {
+        let entry = entry?;
+        if own.has(entry.effect.number()) {
+            part.apply(entry.effect, contents.place, entry.bytes.len());
+        }
     }
-    Ok(pass.finish())
+    Ok(())
 }
 
 /// From where to where a log goes, as its last intact row says.
@@ -115,13 +165,8 @@ impl Pass {
                 self.assembler.give_up(&mut self.report.damaged_rows);
                 self.report.damaged_rows += 1;
             }
-            Some(row) => {
-                if let Some(contents) = self.assembler.push(row, &mut self.report.damaged_rows)
-                    && apply(&mut self.log.index, &contents).is_err()
-                {
-                    self.report.damaged_rows += 1;
-                }
-            }
+            // The entries are for others.
+            Some(row) => drop(self.assembler.push(row, &mut self.report.damaged_rows)),
         }
         if self.report.damaged_rows > damaged_before {
             self.log.damaged_until = place.sequence;
@@ -129,7 +174,13 @@ impl Pass {
         Ok(())
     }
 
-    fn finish(mut self) -> (Log, ReplayReport) {
+    fn finish(mut self, index: Index, malformed: Option<&NoEntries>) -> (Log, ReplayReport) {
+        self.log.index = index;
+        // Every reader has met the same.
+        if let Some(NoEntries { rows, until }) = malformed {
+            self.report.damaged_rows += rows;
+            self.log.damaged_until = self.log.damaged_until.max(*until);
+        }
         let mut stray = 0;
         self.assembler.give_up(&mut stray);
         if stray > 0 {
@@ -143,15 +194,6 @@ impl Pass {
         self.report.orphans = self.log.orphans.len() as u64;
         (self.log, self.report)
     }
-}
-
-/// Takes the entries of a row in.
-fn apply(index: &mut Index, contents: &Contents<'_>) -> Result<(), Malformed> {
-    for entry in Entries::new(contents.entries) {
-        let entry = entry?;
-        index.apply(entry.effect, contents.place, entry.bytes.len());
-    }
-    Ok(())
 }
 
 /// Which batches and rows are there, damaged or not.
@@ -363,7 +405,7 @@ mod tests {
             row[1..5].copy_from_slice(&sum.to_le_bytes());
             medium.0.insert(row_key, row);
 
-            assert_eq!(open_log(&medium, SPARE).err(), Some(UnknownRowVersion(version)));
+            assert_eq!(open_log(&medium, SPARE, 2).err(), Some(UnknownRowVersion(version)));
         }
     }
 

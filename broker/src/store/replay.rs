@@ -1,20 +1,21 @@
-//! Reading a log: everything that is live in the order of the storage trait, or the bodies of some messages.
+//! Reading a log: everything that is live, for a recovery or in the order of the storage trait, or the bodies of some messages.
 //!
-//! A replay is two passes over the rows, since what a record refers to may be younger in the log than the record itself.
-//! Invariant: every record that is visited refers only to records visited before it; only a reference that names a group may
-//! be left over from a session.
+//! A recovery is one pass over the rows, with a thread for each of its parts. A replay is two, since what a record refers to may be
+//! younger in the log than the record itself. Invariant: every record that a replay visits refers only to records visited before it;
+//! only a reference that names a group may be left over from a session.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use veilmq_core::{Message, MessageId, Record, Reference};
+use veilmq_core::{Message, MessageId, Record, RecoveryPart, Reference};
 
+use super::apart::{Rows, share_out};
 use super::entry::{Effect, Entries, Entry, Key};
 use super::index::Index;
 use super::log::{Log, RowSource, UnknownRowVersion};
 use super::opening::Progress;
 use super::rows::{Assembler, Contents, Row, RowFault, RowKey};
-use super::values::{decode_message, decode_reference, decode_session, decode_subscription};
+use super::values::{decode, decode_message};
 
 impl Log {
     /// Visits everything that is live: sessions, then what belongs to them and retained messages, then bodies and references.
@@ -34,13 +35,49 @@ impl Log {
             Messages { index: &self.index, visit, bodies: HashSet::new(), waiting: HashMap::new() };
         not_understood +=
             self.pass(source, "replaying messages", &mut |key, entry| messages.entry(key, entry))?;
-        if not_understood > 0 {
-            tracing::error!(
-                values = not_understood,
-                "stored values are not what they should be; they were skipped"
-            );
-        }
+        tell_not_understood(not_understood);
         Ok(())
+    }
+
+    /// Takes everything that is live into the parts of a recovery, each on a thread of its own.
+    ///
+    /// # Errors
+    /// What the source answered.
+    pub(crate) fn recover<S: RowSource>(
+        &self,
+        source: &S,
+        parts: &mut [RecoveryPart],
+    ) -> Result<(), S::Error> {
+        let mut progress = Progress::new("recovering");
+        let mut each = |_: &[u8], _: &[u8]| {
+            progress.row();
+            Ok(())
+        };
+        let readers = parts.iter_mut().map(|part| |rows: Rows<S::Bytes>| self.fill(part, rows));
+        let not_understood = share_out(source, &self.oldest.bytes(), &mut each, readers)?;
+        tell_not_understood(not_understood.iter().sum());
+        Ok(())
+    }
+
+    /// Takes into a part what is its own; returns how many values it did not understand.
+    fn fill<B: AsRef<[u8]>>(&self, part: &mut RecoveryPart, rows: Rows<B>) -> u64 {
+        let own = part.part();
+        self.index.heads().filter(|session| own.has(session.0)).for_each(|session| part.expect(session));
+        let (mut assembler, mut not_understood) = (Assembler::default(), 0);
+        rows.for_each(|key, row| {
+            // No row had an unknown version when the log was opened.
+            let Ok(Some(Contents { place, entries })) = read(key, row, &mut assembler) else { return };
+            for entry in Entries::new(entries).map_while(Result::ok) {
+                let Effect::Put { key, .. } = entry.effect else { continue };
+                if own.has(key.number()) && self.index.sequence_of(key) == Some(place.sequence) {
+                    match decode(key, entry.value) {
+                        Some(record) => part.apply(record),
+                        None => not_understood += 1,
+                    }
+                }
+            }
+        });
+        not_understood
     }
 
     /// Passes each live entry to `take`; returns how many of them it did not understand.
@@ -103,13 +140,19 @@ fn body<S: RowSource>(
         if let Some(contents) = read(key.as_ref(), row.as_ref(), &mut assembler)? {
             let is_body = |entry: &Entry<'_>| matches!(entry.effect, Effect::Put { key: Key::Body(id), .. } if id == message);
             let mut entries = Entries::new(contents.entries).map_while(Result::ok);
-            return Ok(entries.find(is_body).and_then(|entry| decode_message(Some(message), 0, entry.value)));
+            return Ok(entries.find(is_body).and_then(|entry| decode_message(Some(message), entry.value)));
         }
         if !assembler.is_incomplete() {
             break;
         }
     }
     Ok(None)
+}
+
+fn tell_not_understood(values: u64) {
+    if values > 0 {
+        tracing::error!(values, "stored values are not what they should be; they were skipped");
+    }
 }
 
 /// Takes a row; returns the entries that it completes. Damage was reported when the log was opened.
@@ -141,20 +184,11 @@ impl Sessions<'_> {
     /// None if the value is not what it should be.
     fn entry(&mut self, key: Key, entry: &Entry<'_>) -> Option<()> {
         match key {
-            Key::Session(session) => (self.visit)(Record::Session(decode_session(session, entry.value)?)),
-            Key::Retained(_) => {
-                (self.visit)(Record::Retained { message: decode_message(None, 0, entry.value)? });
-            }
-            Key::Subscription(session, _) => {
-                let (filter, subscription) = decode_subscription(entry.value)?;
+            Key::Session(_) | Key::Retained(_) => (self.visit)(decode(key, entry.value)?),
+            Key::Subscription(session, _) | Key::Received(session, _) => {
+                let record = decode(key, entry.value)?;
                 if self.index.has_head(session) {
-                    let filter = Arc::from(filter);
-                    self.waiting.push(Record::Subscribed { session, filter, subscription });
-                }
-            }
-            Key::Received(session, packet_id) => {
-                if self.index.has_head(session) {
-                    self.waiting.push(Record::Received { session, packet_id });
+                    self.waiting.push(record);
                 }
             }
             Key::Reference(..) | Key::Body(_) => {}
@@ -180,10 +214,12 @@ struct Messages<'a> {
 impl Messages<'_> {
     /// None if the value is not what it should be.
     fn entry(&mut self, key: Key, entry: &Entry<'_>) -> Option<()> {
-        match key {
-            Key::Reference(session, message) => {
-                let reference = decode_reference(session, entry.value)?;
-                if !self.index.has_head(session) && reference.share.is_none() {
+        if !matches!(key, Key::Reference(..) | Key::Body(_)) {
+            return Some(());
+        }
+        match decode(key, entry.value)? {
+            Record::Advanced { reference, message } => {
+                if !self.index.has_head(reference.session) && reference.share.is_none() {
                     return Some(());
                 }
                 if self.bodies.contains(&message) {
@@ -192,14 +228,22 @@ impl Messages<'_> {
                     self.waiting.entry(message).or_default().push(reference);
                 }
             }
-            Key::Body(message) => {
-                let references = self.waiting.remove(&message).unwrap_or_default();
-                let count = u32::try_from(references.len()).unwrap_or(u32::MAX);
-                let body = decode_message(Some(message), count, entry.value)?;
-                self.bodies.insert(message);
-                (self.visit)(Record::Published { message: body, references });
+            Record::Published { message, .. } => {
+                let id = message.id()?;
+                let references = self.waiting.remove(&id).unwrap_or_default();
+                self.bodies.insert(id);
+                (self.visit)(Record::Published { message, references });
             }
-            Key::Session(_) | Key::Subscription(..) | Key::Received(..) | Key::Retained(_) => {}
+            Record::Session(_)
+            | Record::SessionEnded { .. }
+            | Record::Subscribed { .. }
+            | Record::Unsubscribed { .. }
+            | Record::Forgotten { .. }
+            | Record::Settled { .. }
+            | Record::Received { .. }
+            | Record::Released { .. }
+            | Record::Retained { .. }
+            | Record::RetainedCleared { .. } => {}
         }
         Some(())
     }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use veilmq_core::{Message, MessageId, Record, Store, StoreError};
+use veilmq_core::{Message, MessageId, Record, Recovery, Store, StoreError};
 
 use super::batch::Batch;
 use super::directory::{DataDirectory, DirectoryError, Watermark, sync_directory};
@@ -66,6 +66,8 @@ pub struct SledLimits {
     pub cache_bytes: u64,
     /// How many bytes of dead entries the log may have above the size of the live ones before it is compacted.
     pub spare_bytes: u64,
+    /// The threads that take in what is read when it is opened, at least one.
+    pub threads: u16,
 }
 
 impl SledLimits {
@@ -284,7 +286,7 @@ impl SledStore {
             rows.insert(key, row);
         }
         self.make_durable(db, rows)?;
-        open_log(&Tree(db), self.limits.spare_bytes)
+        open_log(&Tree(db), self.limits.spare_bytes, self.limits.threads)
     }
 
     fn write(&mut self, db: &sled::Db, records: &[Record]) -> Result<(), EngineError> {
@@ -354,6 +356,10 @@ impl Store for SledStore {
         self.with_database(|store, db| store.log.replay(&Tree(db), visit))
     }
 
+    fn recover(&mut self, recovery: &mut Recovery) -> Result<(), StoreError> {
+        self.with_database(|store, db| store.log.recover(&Tree(db), recovery.parts()))
+    }
+
     fn fetch(&mut self, messages: &[MessageId]) -> Result<Vec<Arc<Message>>, StoreError> {
         self.with_database(|store, db| store.log.fetch(&Tree(db), messages))
     }
@@ -412,7 +418,7 @@ pub(crate) fn read_only(
 ) -> Result<Result<(ReplayReport, u64), String>, DirectoryError> {
     let read = open_sled(store, limits).and_then(|db| {
         let read = guarded(|| {
-            let (log, report) = open_log(&Frugal(&db), limits.spare_bytes)?;
+            let (log, report) = open_log(&Frugal(&db), limits.spare_bytes, limits.threads)?;
             log.replay(&Frugal(&db), visit)?;
             Ok((report, log.newest()))
         });
@@ -429,7 +435,7 @@ pub(crate) fn read_only(
 /// Opens sled and checks every row.
 fn open_and_read(store: &Path, limits: SledLimits) -> Result<(sled::Db, Log, ReplayReport), EngineError> {
     let db = open_sled(store, limits)?;
-    match guarded(|| open_log(&Tree(&db), limits.spare_bytes)) {
+    match guarded(|| open_log(&Tree(&db), limits.spare_bytes, limits.threads)) {
         Ok((log, report)) => Ok((db, log, report)),
         Err(error) => {
             drop_guarded(db);

@@ -6,12 +6,14 @@
 use std::sync::Arc;
 
 use veilmq_core::{
-    Expiry, Message, MessageId, MessageParts, Moment, Reference, SessionId, SessionRecord, Stage,
+    Expiry, Message, MessageId, MessageParts, Moment, Record, Reference, SessionId, SessionRecord, Stage,
     SubscriptionRecord, WillRecord,
 };
 use veilmq_protocol::{
     PacketId, PublishProperties, QoS, RetainHandling, SubscribeOptions, TopicFilter, TopicName,
 };
+
+use super::entry::Key;
 
 /// What is stored under a key, borrowed from the record that says it.
 #[derive(Clone, Copy)]
@@ -151,8 +153,29 @@ fn encode_reference(reference: &Reference, out: &mut Vec<u8>) {
     }
 }
 
+/// Reads what is stored under a key, as the record that says so; None if the bytes are not that. A body comes without references, a
+/// reference as `Advanced`.
+pub(crate) fn decode(key: Key, bytes: &[u8]) -> Option<Record> {
+    let record = match key {
+        Key::Session(session) => Record::Session(decode_session(session, bytes)?),
+        Key::Subscription(session, _) => {
+            let (filter, subscription) = decode_subscription(bytes)?;
+            Record::Subscribed { session, filter: Arc::from(filter), subscription }
+        }
+        Key::Received(session, packet_id) => Record::Received { session, packet_id },
+        Key::Retained(_) => Record::Retained { message: decode_message(None, bytes)? },
+        Key::Reference(session, message) => {
+            Record::Advanced { reference: decode_reference(session, bytes)?, message }
+        }
+        Key::Body(message) => {
+            Record::Published { message: decode_message(Some(message), bytes)?, references: Vec::new() }
+        }
+    };
+    Some(record)
+}
+
 /// Reads a session head; None if the bytes are not one.
-pub(crate) fn decode_session(session: SessionId, bytes: &[u8]) -> Option<SessionRecord> {
+fn decode_session(session: SessionId, bytes: &[u8]) -> Option<SessionRecord> {
     let mut fields = Fields(bytes);
     let flags = fields.flags(HAS_DISCONNECTED | HAS_WILL | AUTHENTICATED)?;
     let authenticated = flags & AUTHENTICATED != 0;
@@ -185,7 +208,7 @@ fn decode_will(fields: &mut Fields<'_>) -> Option<WillRecord> {
 }
 
 /// Reads a subscription and its Topic Filter; None if the bytes are not one.
-pub(crate) fn decode_subscription(bytes: &[u8]) -> Option<(&str, SubscriptionRecord)> {
+fn decode_subscription(bytes: &[u8]) -> Option<(&str, SubscriptionRecord)> {
     let mut fields = Fields(bytes);
     let flags = fields.flags(NO_LOCAL | RETAIN_AS_PUBLISHED)?;
     let qos = fields.qos()?;
@@ -207,8 +230,8 @@ pub(crate) fn decode_subscription(bytes: &[u8]) -> Option<(&str, SubscriptionRec
     Some((filter, SubscriptionRecord { options, subscription_id }))
 }
 
-/// Reads a message that `references` sessions need; None if the bytes are not one.
-pub(crate) fn decode_message(id: Option<MessageId>, references: u32, bytes: &[u8]) -> Option<Arc<Message>> {
+/// Reads a message; None if the bytes are not one. How many sessions need it is not part of it.
+pub(crate) fn decode_message(id: Option<MessageId>, bytes: &[u8]) -> Option<Arc<Message>> {
     let mut fields = Fields(bytes);
     let flags = fields.flags(RETAIN | HAS_EXPIRY)?;
     let qos = fields.qos()?;
@@ -222,11 +245,11 @@ pub(crate) fn decode_message(id: Option<MessageId>, references: u32, bytes: &[u8
     let retain = flags & RETAIN != 0;
     let parts =
         MessageParts { id, publisher: None, qos, retain, topic, application_properties, payload, expiry };
-    Some(Message::new(&parts, references))
+    Some(Message::new(&parts, 0))
 }
 
 /// Reads a reference; None if the bytes are not one.
-pub(crate) fn decode_reference(session: SessionId, bytes: &[u8]) -> Option<Reference> {
+fn decode_reference(session: SessionId, bytes: &[u8]) -> Option<Reference> {
     let mut fields = Fields(bytes);
     let flags = fields.flags(RETAIN | SHARED | STAGE | QOS)?;
     let retain = flags & RETAIN != 0;
@@ -389,7 +412,7 @@ mod tests {
             0 => decode_session(SessionId(1), bytes).map(|head| encoded(Value::Session(&head))),
             1 => decode_subscription(bytes)
                 .map(|(filter, subscription)| encoded(Value::Subscription(filter, &subscription))),
-            2 => decode_message(None, 0, bytes).map(|message| encoded(Value::Message(&message))),
+            2 => decode_message(None, bytes).map(|message| encoded(Value::Message(&message))),
             _ => decode_reference(SessionId(1), bytes).map(|reference| encoded(Value::Reference(&reference))),
         }
     }

@@ -48,7 +48,7 @@ pub(crate) fn export(data: &Path) -> Vec<u8> {
 }
 
 fn open(data: &Path) -> Box<dyn Store> {
-    veilmq::store::open(data, &StorageConfig::default()).unwrap().0
+    veilmq::store::open(data, &StorageConfig::default(), 2).unwrap().0
 }
 
 fn session(number: u64, client_id: &str, will: Option<WillRecord>) -> Record {

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use veilmq::store::{OpenReport, SledLimits, SledStore};
 use veilmq_core::{
-    Expiry, Message, MessageId, MessageParts, Moment, Record, Reference, SessionId, SessionRecord, Stage,
-    Store, SubscriptionRecord,
+    Expiry, Job, Message, MessageId, MessageParts, Moment, Record, Recovery, Reference, SessionId,
+    SessionRecord, Settings, Shared, Stage, Store, SubscriptionRecord,
 };
 use veilmq_protocol::{PacketId, QoS, RetainHandling, SubscribeOptions};
 
-const LIMITS: SledLimits = SledLimits { cache_bytes: 16 * 1024 * 1024, spare_bytes: SledLimits::SPARE_BYTES };
+const LIMITS: SledLimits =
+    SledLimits { cache_bytes: 16 * 1024 * 1024, spare_bytes: SledLimits::SPARE_BYTES, threads: 3 };
 
 pub(crate) fn open(directory: &Path) -> (SledStore, OpenReport) {
     SledStore::open(directory, LIMITS).unwrap()
@@ -44,6 +45,25 @@ pub(crate) fn replayed(store: &mut SledStore) -> Vec<Record> {
         })
         .unwrap();
     records
+}
+
+/// Checks that a store which fills the parts of a recovery itself brings back what its replay does.
+pub(crate) fn assert_recovers_in_parts(store: &mut SledStore, name: &str) {
+    let outcome = |recovery: Recovery| {
+        let shared = Shared::new(Settings { shards: 2, ..Settings::default() }, [1; 16], None);
+        let mut work = |jobs: Vec<Job<'_>>| jobs.into_iter().for_each(|job| job());
+        let (_, cleanup, summary) = recovery.into_shards(&shared, Moment::from_milliseconds(9), &mut work);
+        (summary, sorted_texts(&cleanup))
+    };
+    let mut whole = Recovery::new(1);
+    store.replay(&mut |record| whole.apply(record)).unwrap();
+    let expected = outcome(whole);
+    for parts in [1, 3] {
+        let mut recovery = Recovery::new(parts);
+        store.recover(&mut recovery).unwrap();
+
+        assert_eq!(outcome(recovery), expected, "{name}, {parts} parts");
+    }
 }
 
 /// A record with all that it says, payloads included; equal texts are equal records.

@@ -9,8 +9,9 @@ use veilmq_core::{Moment, Record, Reference, SessionId, SessionRecord, Stage, St
 use veilmq_protocol::QoS;
 
 use crate::model::{
-    Model, advanced, cleared, ended, forgotten, message, open, open_with_spare, packet_id, published,
-    received, released, replayed, retained, session, settled, sorted_texts, subscribed, unsubscribed,
+    Model, advanced, assert_recovers_in_parts, cleared, ended, forgotten, message, open, open_with_spare,
+    packet_id, published, received, released, replayed, retained, session, settled, sorted_texts, subscribed,
+    unsubscribed,
 };
 
 /// Commits the batches, reopens, and checks what is there against the model; then commits as much again as it takes to have the
@@ -30,6 +31,7 @@ fn check(name: &str, batches: &[Vec<Record>]) {
     let (mut store, report) = open_with_spare(directory.path(), 0);
 
     assert_eq!(sorted_texts(&replayed(&mut store)), expected, "{name}, after a restart");
+    assert_recovers_in_parts(&mut store, name);
     let OpenReport { quarantined, set_aside, blob_files, replay } = report;
     assert_eq!((quarantined, set_aside, blob_files), (None, None, 0));
     assert_eq!((replay.damaged_rows, replay.lost_batches), (0, 0));
@@ -41,6 +43,7 @@ fn check(name: &str, batches: &[Vec<Record>]) {
     drop(store);
     let (mut store, report) = open(directory.path());
     assert_eq!(sorted_texts(&replayed(&mut store)), expected, "{name}, after compaction and a restart");
+    assert_recovers_in_parts(&mut store, name);
     assert_eq!((report.replay.damaged_rows, report.replay.lost_batches), (0, 0));
     assert!(report.replay.rows < 600, "{name}: {} rows are left", report.replay.rows);
 }

@@ -313,7 +313,7 @@ fn stopping_says_what_became_of_the_last_commit() {
 fn memory_answers_like_the_others_and_touches_no_directory() {
     let directory = tempfile::tempdir().unwrap();
     let config = StorageConfig { durability: Durability::Memory, ..StorageConfig::default() };
-    let (store, _) = veilmq::store::open(&directory.path().join("data"), &config).unwrap();
+    let (store, _) = veilmq::store::open(&directory.path().join("data"), &config, 2).unwrap();
     let (writer, answers) = start(store, config.durability, usize::MAX);
 
     writer.handle().submit(ShardIndex(0), Ticket(1), vec![session(1, 60)], true);

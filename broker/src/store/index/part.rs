@@ -1,22 +1,21 @@
-//! The index: in which batch of the log the live entry of each key is.
+//! One part of the index, for the sessions, bodies and topics that are its own.
 //!
-//! It is built from the log when a store is opened and follows every commit. Values stay on disk; a reference takes some 30 bytes here.
-//! Invariant: an entry that puts a value is live exactly if the index gives its batch for its key, since no batch has two for one key.
+//! A reference takes some 30 bytes here. Invariant: `live_bytes` is the sum of all entries that are in the part.
 
 use std::collections::BTreeMap;
 
 use veilmq_core::{IdMap, MessageId, SessionId};
 use veilmq_protocol::PacketId;
 
-use super::entry::{Effect, Key, Name};
-use super::rows::RowKey;
+use super::super::entry::{Effect, Key, Name};
+use super::super::rows::RowKey;
 
 /// Maps that lost most of their entries give memory back above this number.
 const SHRINK_ABOVE: usize = 256;
 
-/// Where the live entries are.
+/// Where the live entries of some keys are.
 #[derive(Default)]
-pub(crate) struct Index {
+pub(crate) struct IndexPart {
     sessions: IdMap<SessionId, OfSession>,
     bodies: IdMap<MessageId, BodySpot>,
     retained: BTreeMap<Name, Spot>,
@@ -70,7 +69,7 @@ struct BodySpot {
     bytes: u32,
 }
 
-impl Index {
+impl IndexPart {
     /// Returns the bytes of all live entries.
     pub(crate) fn live_bytes(&self) -> u64 {
         self.live_bytes
@@ -120,10 +119,7 @@ impl Index {
                 let counted = self.put(key, place, bytes, shared);
                 self.live_bytes = self.live_bytes - counted.before + counted.after;
             }
-            Effect::Removed(key) => {
-                let bytes = self.remove(key);
-                self.live_bytes -= u64::from(bytes.unwrap_or(0));
-            }
+            Effect::Removed(key) => self.forget(key),
             Effect::SessionEnded(session) => self.end(session),
         }
     }
@@ -190,9 +186,15 @@ impl Index {
         }
     }
 
-    /// Forgets everything that refers to a session or a body that is not there, and returns its keys. What a session had as a member of a
+    /// Tells which sessions have a head.
+    pub(super) fn heads(&self) -> impl Iterator<Item = SessionId> {
+        let heads = self.sessions.iter().filter(|(_, of_session)| of_session.head.is_some());
+        heads.map(|(session, _)| *session)
+    }
+
+    /// Returns the keys of everything that refers to a session or a body that is not there. What a session had as a member of a
     /// group needs no session.
-    pub(crate) fn take_orphans(&mut self) -> Vec<Key> {
+    pub(super) fn orphans(&self, has_body: impl Fn(MessageId) -> bool) -> Vec<Key> {
         let mut orphans = Vec::new();
         for (session, of_session) in &self.sessions {
             let OfSession { head, subscriptions, received, references } = of_session;
@@ -201,15 +203,17 @@ impl Index {
                 orphans.extend(received.keys().map(|packet_id| Key::Received(*session, *packet_id)));
             }
             for (message, spot) in references {
-                if head.is_none() && !spot.is_shared() || !self.bodies.contains_key(message) {
+                if head.is_none() && !spot.is_shared() || !has_body(*message) {
                     orphans.push(Key::Reference(*session, *message));
                 }
             }
         }
-        for key in &orphans {
-            self.live_bytes -= u64::from(self.remove(*key).unwrap_or(0));
-        }
         orphans
+    }
+
+    /// Forgets a key.
+    pub(super) fn forget(&mut self, key: Key) {
+        self.live_bytes -= u64::from(self.remove(key).unwrap_or(0));
     }
 }
 
@@ -270,81 +274,6 @@ fn shrink<K: Eq + core::hash::Hash, V>(map: &mut IdMap<K, V>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const SESSION: SessionId = SessionId(7);
-    const OTHER: SessionId = SessionId(8);
-    const MESSAGE: MessageId = MessageId(3);
-
-    fn put(index: &mut Index, sequence: u64, key: Key, bytes: usize) {
-        index.apply(Effect::Put { key, shared: false }, RowKey { sequence, chunk: 2 }, bytes);
-    }
-
-    fn put_shared(index: &mut Index, sequence: u64, key: Key, bytes: usize) {
-        index.apply(Effect::Put { key, shared: true }, RowKey::first_of(sequence), bytes);
-    }
-
-    fn keys(session: SessionId) -> [Key; 4] {
-        [
-            Key::Session(session),
-            Key::Subscription(session, Name::of("a/#")),
-            Key::Received(session, PacketId::new(9).unwrap()),
-            Key::Reference(session, MESSAGE),
-        ]
-    }
-
-    #[test]
-    fn the_last_put_of_a_key_is_live_until_it_is_removed() {
-        let keys = [&keys(SESSION)[..], &[Key::Retained(Name::of("a")), Key::Body(MESSAGE)]].concat();
-        let mut index = Index::default();
-        for (sequence, bytes) in [(1, 10), (5, 30)] {
-            keys.iter().for_each(|key| put(&mut index, sequence, *key, bytes));
-
-            assert!(keys.iter().all(|key| index.sequence_of(*key) == Some(sequence)));
-            assert_eq!(index.live_bytes(), 6 * bytes as u64);
-        }
-        assert_eq!(index.row_of(MESSAGE), Some(RowKey { sequence: 5, chunk: 2 }));
-
-        for key in &keys {
-            index.apply(Effect::Removed(*key), RowKey::first_of(6), 4);
-            assert_eq!(index.sequence_of(*key), None);
-        }
-
-        assert_eq!((index.live_bytes(), index.has_session(SESSION)), (0, false));
-    }
-
-    #[test]
-    fn the_end_of_a_session_leaves_what_it_had_as_a_member_of_groups() {
-        let mut index = Index::default();
-        for session in [SESSION, OTHER] {
-            keys(session).iter().for_each(|key| put(&mut index, 1, *key, 10));
-        }
-        let shared = Key::Reference(SESSION, MessageId(4));
-        put_shared(&mut index, 1, shared, 10);
-
-        index.apply(Effect::SessionEnded(SESSION), RowKey::first_of(2), 2);
-
-        assert!(keys(SESSION).iter().all(|key| index.sequence_of(*key).is_none()));
-        assert!(keys(OTHER).iter().all(|key| index.sequence_of(*key) == Some(1)));
-        assert_eq!((index.sequence_of(shared), index.live_bytes()), (Some(1), 50));
-        assert!(index.has_session(SESSION) && !index.has_head(SESSION));
-    }
-
-    #[test]
-    fn what_refers_to_nothing_is_found_and_forgotten() {
-        let mut index = Index::default();
-        keys(SESSION).iter().skip(1).for_each(|key| put(&mut index, 1, *key, 10));
-        keys(OTHER).iter().for_each(|key| put(&mut index, 1, *key, 10));
-        put(&mut index, 1, Key::Body(MessageId(4)), 10);
-        put_shared(&mut index, 1, Key::Reference(SESSION, MessageId(4)), 10);
-
-        let mut orphans = index.take_orphans();
-
-        orphans.sort();
-        let mut expected = [&keys(SESSION)[1..], &[Key::Reference(OTHER, MESSAGE)]].concat();
-        expected.sort();
-        assert_eq!(orphans, expected);
-        assert_eq!((index.live_bytes(), index.take_orphans()), (50, vec![]));
-    }
 
     #[test]
     fn a_reference_keeps_what_is_packed_into_its_spot() {
