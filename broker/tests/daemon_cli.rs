@@ -1,43 +1,16 @@
 //! The command line: what it prints, and one line that names what is at fault.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+mod daemon_command;
 mod daemon_support;
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output};
 
+use daemon_command::{error, out, veilmq};
 use daemon_support::{authority, certificate};
 use tempfile::TempDir;
 use veilmq::identity::IdentityFolder;
 use veilmq_protocol::veil::Roles;
-
-/// Runs `veilmq` with a data directory of its own.
-fn veilmq(data: &Path, arguments: &[&str]) -> Output {
-    let environment = std::env::vars().filter(|(name, _)| !name.starts_with("VEILMQ__"));
-    Command::new(env!("CARGO_BIN_EXE_veilmq"))
-        .env_clear()
-        .envs(environment)
-        .args(arguments)
-        .arg("--data-dir")
-        .arg(data)
-        .output()
-        .unwrap()
-}
-
-fn out(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-/// Asserts one line on standard error and nothing on standard output.
-fn error(output: &Output, status: i32) -> String {
-    let text = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(status), "{text}");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
-    assert_eq!(text.trim_end().lines().count(), 1, "{text}");
-    text
-}
 
 fn data() -> TempDir {
     tempfile::tempdir().unwrap()

@@ -1,6 +1,7 @@
 //! `veilmq store`: what was stored is checked, exported, imported and compacted, and never half of it.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+mod daemon_command;
 mod daemon_process;
 mod daemon_store_support;
 
@@ -10,8 +11,9 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use daemon_command::{error, out, veilmq};
 use daemon_process::{Broker, packet, subscribe};
-use daemon_store_support::{churn, error, export, fill, out, veilmq};
+use daemon_store_support::{churn, export, fill};
 use tempfile::{TempDir, tempdir};
 
 /// A directory with one of everything in its store.
