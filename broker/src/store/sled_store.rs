@@ -118,21 +118,6 @@ impl From<UnknownRowVersion> for EngineError {
     }
 }
 
-/// The rows of a database.
-struct Tree<'a>(&'a sled::Db);
-
-impl RowSource for Tree<'_> {
-    type Bytes = sled::IVec;
-    type Error = EngineError;
-
-    fn rows(
-        &self,
-        from: &[u8],
-    ) -> impl DoubleEndedIterator<Item = Result<(sled::IVec, sled::IVec), EngineError>> {
-        self.0.range(from.to_vec()..).map(|row| row.map_err(EngineError::from))
-    }
-}
-
 impl From<sled::Error> for EngineError {
     fn from(error: sled::Error) -> Self {
         match error {
@@ -151,10 +136,24 @@ impl From<sled::Error> for EngineError {
     }
 }
 
-/// The rows of the open database, read so that little of them stays in memory.
-struct Frugal<'a>(&'a sled::Db);
+/// The rows of a database.
+struct Tree<'a> {
+    db: &'a sled::Db,
+    /// They are read so that little of them stays in memory.
+    is_frugal: bool,
+}
 
-impl RowSource for Frugal<'_> {
+impl<'a> Tree<'a> {
+    fn new(db: &'a sled::Db) -> Self {
+        Self { db, is_frugal: false }
+    }
+
+    fn frugal(db: &'a sled::Db) -> Self {
+        Self { db, is_frugal: true }
+    }
+}
+
+impl RowSource for Tree<'_> {
     type Bytes = sled::IVec;
     type Error = EngineError;
 
@@ -162,10 +161,12 @@ impl RowSource for Frugal<'_> {
         &self,
         from: &[u8],
     ) -> impl DoubleEndedIterator<Item = Result<(sled::IVec, sled::IVec), EngineError>> {
-        let rows = self.0.range(from.to_vec()..).map(|row| row.map_err(EngineError::from));
+        let rows = self.db.range(from.to_vec()..).map(|row| row.map_err(EngineError::from));
         rows.inspect(|row| {
-            if let Ok((key, row)) = row {
-                let_go(self.0, key, row.len());
+            if self.is_frugal
+                && let Ok((key, row)) = row
+            {
+                let_go(self.db, key, row.len());
             }
         })
     }
@@ -222,7 +223,7 @@ impl SledStore {
     /// What the medium answered.
     pub(crate) fn let_go_of_last_batch(&mut self) -> Result<(), StoreError> {
         self.with_database(|store, db| {
-            let rows = Frugal(db);
+            let rows = Tree::frugal(db);
             rows.rows(&RowKey::first_of(store.log.newest()).bytes()).try_for_each(|row| row.map(drop))
         })
     }
@@ -286,11 +287,11 @@ impl SledStore {
             rows.insert(key, row);
         }
         self.make_durable(db, rows)?;
-        open_log(&Tree(db), self.limits.spare_bytes, self.limits.threads)
+        open_log(&Tree::new(db), self.limits.spare_bytes, self.limits.threads)
     }
 
     fn write(&mut self, db: &sled::Db, records: &[Record]) -> Result<(), EngineError> {
-        let Some(commit) = self.log.prepare(&Tree(db), &Batch::collect(records))? else { return Ok(()) };
+        let Some(commit) = self.log.prepare(&Tree::new(db), &Batch::collect(records))? else { return Ok(()) };
         let mut rows = sled::Batch::default();
         for key in &commit.junk {
             rows.remove(key.as_slice());
@@ -353,15 +354,15 @@ impl Store for SledStore {
     }
 
     fn replay(&mut self, visit: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
-        self.with_database(|store, db| store.log.replay(&Tree(db), visit))
+        self.with_database(|store, db| store.log.replay(&Tree::new(db), visit))
     }
 
     fn recover(&mut self, recovery: &mut Recovery) -> Result<(), StoreError> {
-        self.with_database(|store, db| store.log.recover(&Tree(db), recovery.parts()))
+        self.with_database(|store, db| store.log.recover(&Tree::new(db), recovery.parts()))
     }
 
     fn fetch(&mut self, messages: &[MessageId]) -> Result<Vec<Arc<Message>>, StoreError> {
-        self.with_database(|store, db| store.log.fetch(&Tree(db), messages))
+        self.with_database(|store, db| store.log.fetch(&Tree::new(db), messages))
     }
 }
 
@@ -418,8 +419,8 @@ pub(crate) fn read_only(
 ) -> Result<Result<(ReplayReport, u64), String>, DirectoryError> {
     let read = open_sled(store, limits).and_then(|db| {
         let read = guarded(|| {
-            let (log, report) = open_log(&Frugal(&db), limits.spare_bytes, limits.threads)?;
-            log.replay(&Frugal(&db), visit)?;
+            let (log, report) = open_log(&Tree::frugal(&db), limits.spare_bytes, limits.threads)?;
+            log.replay(&Tree::frugal(&db), visit)?;
             Ok((report, log.newest()))
         });
         drop_guarded(db);
@@ -435,7 +436,7 @@ pub(crate) fn read_only(
 /// Opens sled and checks every row.
 fn open_and_read(store: &Path, limits: SledLimits) -> Result<(sled::Db, Log, ReplayReport), EngineError> {
     let db = open_sled(store, limits)?;
-    match guarded(|| open_log(&Tree(&db), limits.spare_bytes, limits.threads)) {
+    match guarded(|| open_log(&Tree::new(&db), limits.spare_bytes, limits.threads)) {
         Ok((log, report)) => Ok((db, log, report)),
         Err(error) => {
             drop_guarded(db);
