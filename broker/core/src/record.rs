@@ -182,7 +182,8 @@ pub enum Stage {
 
 /// Durable storage of records.
 pub trait Store: Send {
-    /// Commits a batch: all of it or nothing, durable when this returns.
+    /// Commits a batch: all of it or nothing, durable when this returns. One without records changes nothing and is written all the same, so that
+    /// its success says that the medium takes something.
     ///
     /// # Errors
     /// What the medium answered; nothing of the batch may then be assumed to be stored. If the medium has it all the same, a

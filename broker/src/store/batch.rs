@@ -32,6 +32,11 @@ impl<'a> Batch<'a> {
         batch
     }
 
+    /// Tells whether there was no record.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.ended.is_empty()
+    }
+
     /// Returns the sessions whose stored entries go, before any change is made.
     pub(crate) fn ended(&self) -> impl Iterator<Item = SessionId> {
         self.ended.iter().copied()

@@ -4,6 +4,8 @@
 //! commit that fails leaves nothing to undo. This file knows no engine: it reads rows through [`RowSource`] and hands rows out.
 //! Invariant: the batches from the oldest row to the newest batch have consecutive numbers, and only an entry that the index gives is live.
 
+use veilmq_core::MessageId;
+
 use super::batch::Batch;
 use super::compaction::{self, Taken};
 use super::entry::{Effect, Key, encode};
@@ -27,6 +29,9 @@ pub(crate) trait RowSource {
 /// An intact row has a version that this broker does not know; the store must be left alone.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct UnknownRowVersion(pub(crate) u8);
+
+/// A key that nothing has: messages count from 1.
+const NOTHING: Key = Key::Body(MessageId(0));
 
 /// The state of a log.
 pub(crate) struct Log {
@@ -127,7 +132,8 @@ impl Log {
         (self.bytes + added).saturating_sub(taken)
     }
 
-    /// Makes the rows of a batch, and of what compaction moves with it; None if nothing would change.
+    /// Makes the rows of a batch, and of what compaction moves with it; None if nothing would change. A batch without any record has a
+    /// row all the same: it asks whether the medium takes one.
     ///
     /// # Errors
     /// What the source answered.
@@ -138,6 +144,9 @@ impl Log {
     ) -> Result<Option<Commit<S::Bytes>>, S::Error> {
         let mut writing = Writing { packer: Packer::new(self.newest + 1), placed: Vec::new() };
         self.append_changes(batch, &mut writing);
+        if batch.is_empty() {
+            append(Effect::Removed(NOTHING), &[], &mut Vec::new(), &mut writing);
+        }
         if writing.placed.is_empty() {
             return Ok(None);
         }

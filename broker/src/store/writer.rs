@@ -392,6 +392,10 @@ impl Worker {
             self.report_stored();
             return Ok(());
         }
+        self.commit_group()
+    }
+
+    fn commit_group(&mut self) -> Result<(), StoreError> {
         if self.condition == Condition::Ready {
             let condition = self.room.before(self.group.bytes, Instant::now());
             self.show(condition);
@@ -430,21 +434,14 @@ impl Worker {
             (Condition::Full { .. }, condition) => self.show(condition),
             // It cannot succeed yet. Batches that only free something are tried all the same, as they come.
             (Condition::Failing(_), Condition::Full { .. }) => {}
-            (Condition::Failing(_), _) => self.try_to_commit(),
+            // What is owed, or nothing, which is written too. The condition says what became of it.
+            (Condition::Failing(_), _) => {
+                let _ = self.commit_group();
+            }
         }
         // An attempt that takes long, because much has to be read again, is made less often.
         self.look_at = (self.condition != Condition::Ready)
             .then(|| Instant::now() + LOOK_INTERVAL.max(4 * started.elapsed()));
-    }
-
-    /// Commits what is owed, or something that changes nothing, so that the store is opened again at least.
-    fn try_to_commit(&mut self) {
-        if self.group.records.is_empty() {
-            // No message has this number.
-            self.group.owe(vec![Record::Forgotten { message: MessageId(0) }]);
-        }
-        // The condition says what became of it.
-        let _ = self.commit();
     }
 
     fn show(&mut self, condition: Condition) {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use veilmq_core::{Record, Store, StoreError};
 
-use crate::model::{open, published, replayed, session};
+use crate::model::{open, published, replayed, session, sorted_texts};
 
 const DIRECTORY: &str = "VEILMQ_TEST_FULL_DIRECTORY";
 
@@ -28,6 +28,20 @@ fn a_full_disk_fails_commits_and_loses_nothing_that_was_acknowledged() {
 
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[test]
+fn a_batch_without_records_is_written_and_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(directory.path());
+    store.commit(&[session(1, 60)]).unwrap();
+
+    store.commit(&[]).unwrap();
+
+    drop(store);
+    let (mut store, report) = open(directory.path());
+    assert_eq!(report.replay.rows, 2);
+    assert_eq!(sorted_texts(&replayed(&mut store)), sorted_texts(&[session(1, 60)]));
 }
 
 fn fill_and_recover(directory: &Path) {

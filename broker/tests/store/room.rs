@@ -60,14 +60,13 @@ fn an_error_is_said_before_anybody_hears_of_it_and_an_attempt_a_second_later_end
     );
     assert_eq!(bench.began.recv().unwrap(), 1);
 
-    assert_eq!(bench.began.recv_timeout(Duration::from_secs(10)).unwrap(), 1, "nobody asked for this commit");
+    assert_eq!(bench.began.recv_timeout(Duration::from_secs(10)).unwrap(), 0, "nobody asked for this commit");
     bench.orders.send(Err("no space")).unwrap();
     bench.began.recv_timeout(Duration::from_secs(10)).unwrap();
     bench.orders.send(Ok(())).unwrap();
 
     assert_eq!(bench.next_condition(), Condition::Ready);
-    assert_eq!(bench.stored_texts().len(), 1, "what failed is not stored later");
-    assert!(bench.stored_texts()[0].contains("Forgotten"), "{:?}", bench.stored_texts());
+    assert!(bench.stored_texts().is_empty(), "what failed is not stored later");
 }
 
 #[test]
