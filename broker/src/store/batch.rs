@@ -3,23 +3,29 @@
 //! Most messages are stored, sent and acknowledged within moments. If all of that falls into one batch, nothing
 //! of it reaches the disk: what is left says that keys are removed which the log does not have.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
-use veilmq_core::{MessageId, Record, SessionId};
-use veilmq_protocol::PacketId;
+use veilmq_core::{Record, SessionId};
 
 use super::entry::{Key, Name};
 use super::values::Value;
 
-const PACKET_ID_MIN: PacketId = PacketId::new(1).expect("it is not 0");
-const PACKET_ID_MAX: PacketId = PacketId::new(u16::MAX).expect("it is not 0");
-
 /// The changes that a sequence of records amounts to.
 #[derive(Default)]
 pub(crate) struct Batch<'a> {
-    /// The value that each key gets; None removes it.
-    changes: BTreeMap<Key, Option<Value<'a>>>,
-    ended: BTreeSet<SessionId>,
+    /// In the order of the keys, each once; while records are collected in theirs.
+    changes: Vec<Change<'a>>,
+    /// The sessions that end, and how many changes come before.
+    ended: BTreeMap<SessionId, usize>,
+}
+
+/// The value that a key gets; None removes it.
+struct Change<'a> {
+    key: Key,
+    value: Option<Value<'a>>,
+    /// How many changes come before.
+    at: usize,
 }
 
 impl<'a> Batch<'a> {
@@ -29,38 +35,55 @@ impl<'a> Batch<'a> {
         for record in records {
             batch.add(record);
         }
+        batch.settle();
         batch
     }
 
-    /// Tells whether there was no record.
+    /// Keeps the last change of each key, and of a session that ends none from before.
+    fn settle(&mut self) {
+        let Self { changes, ended } = self;
+        changes.sort_unstable_by_key(|change| (change.key, Reverse(change.at)));
+        changes.dedup_by_key(|change| change.key);
+        if !ended.is_empty() {
+            changes.retain(|change| {
+                let end = change.key.session().and_then(|session| ended.get(&session));
+                end.is_none_or(|end| change.at >= *end) || may_outlive_session(change.key, change.value)
+            });
+        }
+    }
+
+    /// Tells whether nothing changes.
     pub(crate) fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.ended.is_empty()
     }
 
     /// Returns the sessions whose stored entries go, before any change is made.
     pub(crate) fn ended(&self) -> impl Iterator<Item = SessionId> {
-        self.ended.iter().copied()
+        self.ended.keys().copied()
     }
 
     /// Visits each key with its new value, or None if it is to be removed.
     pub(crate) fn changes(&self) -> impl Iterator<Item = (Key, Option<Value<'a>>)> {
-        self.changes.iter().map(|(key, value)| (*key, *value))
+        self.changes.iter().map(|change| (change.key, change.value))
     }
 
     /// Tells whether the batch changes the key itself.
     pub(crate) fn changes_key(&self, key: Key) -> bool {
-        self.changes.contains_key(&key)
+        self.changes.binary_search_by_key(&key, |change| change.key).is_ok()
     }
 
     /// Tells whether what is stored under the key before the batch is of no use after it; `shared` as in its entry.
     pub(crate) fn supersedes(&self, key: Key, shared: bool) -> bool {
-        self.changes_key(key) || !shared && key.session().is_some_and(|session| self.ended.contains(&session))
+        self.changes_key(key)
+            || !shared && key.session().is_some_and(|session| self.ended.contains_key(&session))
     }
 
     fn add(&mut self, record: &'a Record) {
         match record {
             Record::Session(head) => self.put(Key::Session(head.session), Value::Session(head)),
-            Record::SessionEnded { session } => self.end_session(*session),
+            Record::SessionEnded { session } => {
+                self.ended.insert(*session, self.changes.len());
+            }
             Record::Subscribed { session, filter, subscription } => {
                 let key = Key::Subscription(*session, Name::of(filter));
                 self.put(key, Value::Subscription(filter, subscription));
@@ -93,33 +116,16 @@ impl<'a> Batch<'a> {
     }
 
     fn put(&mut self, key: Key, value: Value<'a>) {
-        self.changes.insert(key, Some(value));
+        self.changes.push(Change { key, value: Some(value), at: self.changes.len() });
     }
 
     fn remove(&mut self, key: Key) {
-        self.changes.insert(key, None);
-    }
-
-    /// Forgets what this batch was going to store for the session; what is stored already is the log's to find. References of
-    /// groups outlive the session, and so does the removal of what may be one.
-    fn end_session(&mut self, session: SessionId) {
-        let of_session = [
-            Key::Session(session)..=Key::Session(session),
-            Key::Subscription(session, Name::MIN)..=Key::Subscription(session, Name::MAX),
-            Key::Received(session, PACKET_ID_MIN)..=Key::Received(session, PACKET_ID_MAX),
-            Key::Reference(session, MessageId(0))..=Key::Reference(session, MessageId(u64::MAX)),
-        ];
-        for range in of_session {
-            let keys = self.changes.range(range).filter(|(key, value)| !may_outlive_session(**key, **value));
-            let keys: Vec<Key> = keys.map(|(key, _)| *key).collect();
-            for key in keys {
-                self.changes.remove(&key);
-            }
-        }
-        self.ended.insert(session);
+        self.changes.push(Change { key, value: None, at: self.changes.len() });
     }
 }
 
+/// Tells whether a change counts although the session ends after it. References of groups outlive their session, and so does the
+/// removal of what may be one; what is stored already is the log's to find.
 fn may_outlive_session(key: Key, value: Option<Value<'_>>) -> bool {
     match value {
         Some(value) => value.is_shared(),

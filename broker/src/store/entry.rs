@@ -22,11 +22,6 @@ const VARINT_BYTES_MAX: usize = 10;
 pub(crate) struct Name([u8; NAME_BYTES]);
 
 impl Name {
-    /// The first of all names.
-    pub(crate) const MIN: Self = Self([0; NAME_BYTES]);
-    /// The last of all names.
-    pub(crate) const MAX: Self = Self([u8::MAX; NAME_BYTES]);
-
     /// Shortens a name.
     pub(crate) fn of(name: &str) -> Self {
         let digest = Sha256::digest(name.as_bytes());
