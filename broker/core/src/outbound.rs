@@ -21,20 +21,33 @@ pub(crate) struct Outbound {
     in_flight: VecDeque<InFlight>,
     identifiers: IdSet<PacketId>,
     last_identifier: u16,
-    /// QoS 1 and 2 messages that wait for quota, space or a connection.
-    queue: Queue,
-    /// QoS 0 messages that wait for space.
-    unassured: VecDeque<Delivery>,
-    unassured_bytes: usize,
+    /// What waits; there once something has had to. Most sessions never need the room.
+    backlog: Option<Box<Backlog>>,
     /// Messages are being read back.
     is_reading: bool,
     /// Entries of `in_flight` whose current packet has not been sent on this connection.
-    unsent: usize,
+    unsent: u32,
     /// Those of them whose current packet is a PUBLISH that may be sent; new messages must not overtake it.
-    unsent_publishes: usize,
+    unsent_publishes: u32,
     /// Entries of `in_flight` that take one of the client's Receive Maximum.
-    charged: usize,
+    charged: u32,
     quota_max: u16,
+}
+
+/// Messages that wait for one session.
+#[derive(Debug, Default)]
+struct Backlog {
+    /// Those of QoS 1 and 2, for quota, space or a connection.
+    queue: Queue,
+    /// Those of QoS 0, for space.
+    unassured: VecDeque<Delivery>,
+    unassured_bytes: usize,
+}
+
+impl Backlog {
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.unassured.is_empty()
+    }
 }
 
 impl Default for Outbound {
@@ -43,9 +56,7 @@ impl Default for Outbound {
             in_flight: VecDeque::new(),
             identifiers: IdSet::default(),
             last_identifier: 0,
-            queue: Queue::default(),
-            unassured: VecDeque::new(),
-            unassured_bytes: 0,
+            backlog: None,
             is_reading: false,
             unsent: 0,
             unsent_publishes: 0,
@@ -60,21 +71,19 @@ impl Outbound {
     /// Nothing has gone to other members of a Shared Subscription meanwhile ([MQTT-4.8.2-4]).
     pub(crate) fn connected(&mut self, quota_max: u16) {
         self.quota_max = quota_max;
-        self.unsent = self.in_flight.len();
+        self.unsent = 0;
         self.unsent_publishes = 0;
         self.charged = 0;
         for entry in &mut self.in_flight {
             entry.sent_now = false;
             entry.is_charged = false;
-            self.unsent_publishes += usize::from(entry.awaits_publish());
+            self.unsent += 1;
+            self.unsent_publishes += u32::from(entry.awaits_publish());
         }
     }
 
     /// Ends a connection: QoS 0 messages do not wait for the next one, and of the others `memory_bytes_max` bytes stay in memory.
     pub(crate) fn disconnected(&mut self, memory_bytes_max: usize) -> usize {
-        let dropped = self.unassured.len();
-        self.unassured = VecDeque::new();
-        self.unassured_bytes = 0;
         let mut left = memory_bytes_max;
         for entry in &mut self.in_flight {
             let bytes = entry.delivery.memory_bytes();
@@ -87,23 +96,29 @@ impl Outbound {
                 entry.delivery.let_go();
             }
         }
-        self.queue.let_go_of_head(left);
+        let Some(backlog) = &mut self.backlog else { return 0 };
+        let dropped = std::mem::take(&mut backlog.unassured).len();
+        backlog.unassured_bytes = 0;
+        backlog.queue.let_go_of_head(left);
+        if backlog.is_empty() {
+            self.backlog = None;
+        }
         dropped
     }
 
     /// Returns how many deliveries wait.
     pub(crate) fn waiting(&self) -> usize {
-        self.queue.len() + self.unassured.len()
+        self.backlog.as_ref().map_or(0, |backlog| backlog.queue.len() + backlog.unassured.len())
     }
 
     /// Returns the bytes of the deliveries that wait.
     pub(crate) fn waiting_bytes(&self) -> usize {
-        self.queue.bytes() + self.unassured_bytes
+        self.backlog.as_ref().map_or(0, |backlog| backlog.queue.bytes() + backlog.unassured_bytes)
     }
 
     /// Returns the bytes of those that wait in memory.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.queue.memory_bytes() + self.unassured_bytes
+        self.backlog.as_ref().map_or(0, |backlog| backlog.queue.memory_bytes() + backlog.unassured_bytes)
     }
 
     /// Tells whether there is nothing that could be sent, whatever the quota.
@@ -123,27 +138,29 @@ impl Outbound {
 
     /// Appends a delivery to those that wait. At QoS 1 and 2 it stays in memory if it `stays` and all before it are there too.
     pub(crate) fn enqueue(&mut self, delivery: Delivery, stays: bool) {
+        let backlog = self.backlog.get_or_insert_default();
         match delivery.qos {
             QoS::AtMostOnce => {
-                self.unassured_bytes += delivery.message.size_bytes();
-                self.unassured.push_back(delivery);
+                backlog.unassured_bytes += delivery.message.size_bytes();
+                backlog.unassured.push_back(delivery);
             }
             QoS::AtLeastOnce | QoS::ExactlyOnce => {
-                let stays = stays && self.queue.is_all_head();
-                self.queue.push(delivery.into(), stays);
+                let stays = stays && backlog.queue.is_all_head();
+                backlog.queue.push(delivery.into(), stays);
             }
         }
     }
 
     /// Appends what was recovered to the QoS 1 and 2 messages that wait.
     pub(crate) fn enqueue_recovered(&mut self, waiting: Waiting) {
-        self.queue.push(waiting, true);
+        self.backlog.get_or_insert_default().queue.push(waiting, true);
     }
 
     /// Takes the next waiting QoS 0 delivery.
     pub(crate) fn next_unassured(&mut self) -> Option<Delivery> {
-        let delivery = self.unassured.pop_front()?;
-        self.unassured_bytes -= delivery.message.size_bytes();
+        let backlog = self.backlog.as_mut()?;
+        let delivery = backlog.unassured.pop_front()?;
+        backlog.unassured_bytes -= delivery.message.size_bytes();
         Some(delivery)
     }
 
@@ -152,23 +169,26 @@ impl Outbound {
         if !self.has_quota() || self.unsent_publishes > 0 {
             return First::Nothing;
         }
-        self.queue.take_first(now)
+        self.backlog.as_mut().map_or(First::Nothing, |backlog| backlog.queue.take_first(now))
     }
 
     /// Takes messages out that have expired while they waited, at most `count_max`.
     pub(crate) fn take_expired(&mut self, now: Moment, count_max: usize, into: &mut Vec<Waiting>) {
-        self.queue.take_expired(now, count_max, into);
+        if let Some(backlog) = &mut self.backlog {
+            backlog.queue.take_expired(now, count_max, into);
+        }
     }
 
     /// Tells whether messages wait in memory that could go once they are durable.
     pub(crate) fn is_undecided(&self) -> bool {
-        self.queue.is_undecided()
+        self.backlog.as_ref().is_some_and(|backlog| backlog.queue.is_undecided())
     }
 
     /// Lets go of messages that wait in memory and can be read back; true if there may soon be more of them.
     pub(crate) fn let_go(&mut self) -> bool {
-        self.queue.decide();
-        self.queue.is_undecided()
+        let Some(backlog) = &mut self.backlog else { return false };
+        backlog.queue.decide();
+        backlog.queue.is_undecided()
     }
 
     /// Returns the messages to read back for the client: what was in flight before, then what waits, some `bytes_max` bytes
@@ -186,8 +206,11 @@ impl Outbound {
                 }
             }
         }
-        if bytes < bytes_max && self.queue.wants_messages(memory_bytes_min) {
-            self.queue.ask(now, bytes_max - bytes, &mut asked);
+        if bytes < bytes_max
+            && let Some(backlog) = &mut self.backlog
+            && backlog.queue.wants_messages(memory_bytes_min)
+        {
+            backlog.queue.ask(now, bytes_max - bytes, &mut asked);
         }
         self.is_reading = !asked.is_empty();
         asked
@@ -195,12 +218,13 @@ impl Outbound {
 
     /// Tells whether messages may have to be read back before they can be sent.
     pub(crate) fn may_miss_messages(&self) -> bool {
-        !self.is_reading && (self.unsent_publishes > 0 || !self.queue.is_all_here())
+        let is_all_here = self.backlog.as_ref().is_none_or(|backlog| backlog.queue.is_all_here());
+        !self.is_reading && (self.unsent_publishes > 0 || !is_all_here)
     }
 
     /// Returns when the next of the messages that wait expires, or earlier.
     pub(crate) fn next_expiry(&self) -> Option<Moment> {
-        self.queue.next_expiry()
+        self.backlog.as_ref()?.queue.next_expiry()
     }
 
     /// Takes note that what was being read has come, or will not.
@@ -220,16 +244,20 @@ impl Outbound {
                 }
             }
         }
-        self.queue.fill(&mut answers, lost);
+        if let Some(backlog) = &mut self.backlog {
+            backlog.queue.fill(&mut answers, lost);
+        }
         unreadable
     }
 
     /// Tells whether a delivery of this QoS may be sent at once, ahead of nothing.
     pub(crate) fn may_send_now(&self, qos: QoS) -> bool {
         match qos {
-            QoS::AtMostOnce => self.unassured.is_empty(),
+            QoS::AtMostOnce => self.backlog.as_ref().is_none_or(|backlog| backlog.unassured.is_empty()),
             QoS::AtLeastOnce | QoS::ExactlyOnce => {
-                self.queue.is_empty() && self.unsent_publishes == 0 && self.has_quota()
+                self.backlog.as_ref().is_none_or(|backlog| backlog.queue.is_empty())
+                    && self.unsent_publishes == 0
+                    && self.has_quota()
             }
         }
     }
@@ -238,12 +266,11 @@ impl Outbound {
         self.in_flight.len() < usize::from(self.quota_max)
     }
 
-    /// Gives a delivery a Packet Identifier and puts it in flight ([MQTT-2.2.1-4], [MQTT-4.3.2-1], [MQTT-4.3.3-1]).
-    pub(crate) fn begin(&mut self, delivery: Delivery, progress: Progress) -> PacketId {
-        let packet_id = self.free_identifier();
+    /// Puts a delivery in flight under a free Packet Identifier.
+    pub(crate) fn begin(&mut self, delivery: Delivery, packet_id: PacketId, progress: Progress) {
         let sent = progress == Progress::Published;
-        self.unsent += usize::from(!sent);
-        self.charged += usize::from(sent);
+        self.unsent += u32::from(!sent);
+        self.charged += u32::from(sent);
         self.identifiers.insert(packet_id);
         self.in_flight.push_back(InFlight {
             delivery: delivery.into(),
@@ -253,7 +280,6 @@ impl Outbound {
             sent_now: sent,
             is_charged: sent,
         });
-        packet_id
     }
 
     /// Puts a recovered exchange back in flight.
@@ -263,12 +289,13 @@ impl Outbound {
         self.unsent += 1;
         let entry =
             InFlight { delivery, packet_id, progress, sent_before: true, sent_now: false, is_charged: false };
-        self.unsent_publishes += usize::from(entry.awaits_publish());
+        self.unsent_publishes += u32::from(entry.awaits_publish());
         self.in_flight.push_back(entry);
     }
 
-    /// Identifiers are handed out in turn, so that one is not used again right after it was freed.
-    fn free_identifier(&mut self) -> PacketId {
+    /// Returns a Packet Identifier that no exchange has ([MQTT-2.2.1-4], [MQTT-4.3.2-1], [MQTT-4.3.3-1]). They are handed out in
+    /// turn, so that one is not used again right after it was freed.
+    pub(crate) fn free_identifier(&mut self) -> PacketId {
         loop {
             self.last_identifier = self.last_identifier.wrapping_add(1);
             if let Some(packet_id) = PacketId::new(self.last_identifier)
@@ -307,9 +334,9 @@ impl Outbound {
     pub(crate) fn finish(&mut self, packet_id: PacketId) -> Option<Waiting> {
         let entry = self.in_flight.remove(self.position(packet_id)?)?;
         self.identifiers.remove(&packet_id);
-        self.unsent -= usize::from(!entry.sent_now);
-        self.unsent_publishes -= usize::from(entry.awaits_publish());
-        self.charged -= usize::from(entry.is_charged);
+        self.unsent -= u32::from(!entry.sent_now);
+        self.unsent_publishes -= u32::from(entry.awaits_publish());
+        self.charged -= u32::from(entry.is_charged);
         Some(entry.delivery)
     }
 
@@ -320,9 +347,9 @@ impl Outbound {
         entry.progress = progress;
         let was_sent = std::mem::replace(&mut entry.sent_now, false);
         let awaits_publish = entry.awaits_publish();
-        self.unsent += usize::from(was_sent);
-        self.unsent_publishes += usize::from(awaits_publish);
-        self.unsent_publishes -= usize::from(awaited_publish);
+        self.unsent += u32::from(was_sent);
+        self.unsent_publishes += u32::from(awaits_publish);
+        self.unsent_publishes -= u32::from(awaited_publish);
     }
 
     /// Lets an exchange go on that waited for a commit.
@@ -346,7 +373,7 @@ impl Outbound {
             return None;
         }
         // [MQTT-3.3.4-9] An exchange counts until it ends, so PUBREC makes no room for another.
-        let has_room = self.charged < usize::from(self.quota_max);
+        let has_room = self.charged < u32::from(self.quota_max);
         let entry = self.in_flight.iter_mut().find(|entry| {
             !entry.sent_now
                 && match entry.progress {
@@ -359,10 +386,10 @@ impl Outbound {
         if entry.missing().is_some() {
             return Some(Resend::Missing);
         }
-        self.unsent_publishes -= usize::from(entry.awaits_publish());
+        self.unsent_publishes -= u32::from(entry.awaits_publish());
         self.unsent -= 1;
         entry.sent_now = true;
-        self.charged += usize::from(!std::mem::replace(&mut entry.is_charged, true));
+        self.charged += u32::from(!std::mem::replace(&mut entry.is_charged, true));
         let again = std::mem::replace(&mut entry.sent_before, true);
         let packet_id = entry.packet_id;
         Some(match &entry.delivery {
@@ -381,7 +408,8 @@ impl Outbound {
             let is_transferable = is_unseen && entry.delivery.share().is_some();
             (entry.delivery, is_transferable)
         });
-        let queued = self.queue.into_waiting().map(|waiting| {
+        let queue = self.backlog.map(|backlog| backlog.queue).unwrap_or_default();
+        let queued = queue.into_waiting().map(|waiting| {
             let is_transferable = waiting.share().is_some();
             (waiting, is_transferable)
         });
@@ -393,6 +421,12 @@ impl Outbound {
 mod tests {
     use super::*;
     use crate::message::{Message, MessageParts};
+
+    fn begin(outbound: &mut Outbound, delivery: Delivery, progress: Progress) -> PacketId {
+        let packet_id = outbound.free_identifier();
+        outbound.begin(delivery, packet_id, progress);
+        packet_id
+    }
 
     fn delivery(qos: QoS, payload: u8) -> Delivery {
         let parts = MessageParts {
@@ -442,7 +476,7 @@ mod tests {
         }
 
         assert_eq!(next(&mut outbound), Some(0));
-        let packet_id = outbound.begin(delivery(QoS::AtLeastOnce, 0), Progress::Published);
+        let packet_id = begin(&mut outbound, delivery(QoS::AtLeastOnce, 0), Progress::Published);
         assert_eq!(next(&mut outbound), None);
 
         assert!(outbound.finish(packet_id).is_some());
@@ -453,10 +487,10 @@ mod tests {
     #[test]
     fn identifiers_are_never_zero_and_never_in_use_twice() {
         let mut outbound = Outbound::default();
-        let held = outbound.begin(delivery(QoS::AtLeastOnce, 0), Progress::Published);
+        let held = begin(&mut outbound, delivery(QoS::AtLeastOnce, 0), Progress::Published);
 
         for _ in 0..70_000 {
-            let packet_id = outbound.begin(delivery(QoS::AtLeastOnce, 1), Progress::Published);
+            let packet_id = begin(&mut outbound, delivery(QoS::AtLeastOnce, 1), Progress::Published);
             assert_ne!(packet_id, held);
             outbound.finish(packet_id);
         }
@@ -467,7 +501,7 @@ mod tests {
         let mut outbound = Outbound::default();
         outbound.connected(10);
         for number in 0..3 {
-            outbound.begin(delivery(QoS::AtLeastOnce, number), Progress::Published);
+            begin(&mut outbound, delivery(QoS::AtLeastOnce, number), Progress::Published);
         }
 
         outbound.connected(2);
@@ -483,8 +517,8 @@ mod tests {
     fn a_release_is_resent_even_when_the_quota_is_used_up() {
         let mut outbound = Outbound::default();
         outbound.connected(2);
-        let first = outbound.begin(delivery(QoS::ExactlyOnce, 0), Progress::Published);
-        outbound.begin(delivery(QoS::ExactlyOnce, 1), Progress::Published);
+        let first = begin(&mut outbound, delivery(QoS::ExactlyOnce, 0), Progress::Published);
+        begin(&mut outbound, delivery(QoS::ExactlyOnce, 1), Progress::Published);
         outbound.advance(first, Progress::Released);
 
         outbound.connected(1);
@@ -498,8 +532,8 @@ mod tests {
         // [MQTT-3.3.4-9]
         let mut outbound = Outbound::default();
         outbound.connected(10);
-        let first = outbound.begin(delivery(QoS::ExactlyOnce, 0), Progress::Published);
-        outbound.begin(delivery(QoS::ExactlyOnce, 1), Progress::Published);
+        let first = begin(&mut outbound, delivery(QoS::ExactlyOnce, 0), Progress::Published);
+        begin(&mut outbound, delivery(QoS::ExactlyOnce, 1), Progress::Published);
         outbound.connected(1);
         assert_eq!(resent(&mut outbound), Some((0, true)));
 
@@ -517,7 +551,7 @@ mod tests {
     fn a_commit_moves_an_exchange_on_once() {
         let mut outbound = Outbound::default();
         outbound.connected(10);
-        let packet_id = outbound.begin(delivery(QoS::ExactlyOnce, 0), Progress::Storing);
+        let packet_id = begin(&mut outbound, delivery(QoS::ExactlyOnce, 0), Progress::Storing);
         outbound.stored(packet_id);
         assert_eq!(resent(&mut outbound), Some((0, false)));
 
@@ -531,7 +565,7 @@ mod tests {
     fn what_is_not_durable_yet_is_not_sent() {
         let mut outbound = Outbound::default();
         outbound.connected(10);
-        let packet_id = outbound.begin(delivery(QoS::ExactlyOnce, 0), Progress::Storing);
+        let packet_id = begin(&mut outbound, delivery(QoS::ExactlyOnce, 0), Progress::Storing);
         assert!(outbound.next_unsent().is_none());
 
         outbound.advance(packet_id, Progress::Published);

@@ -1,6 +1,7 @@
 //! The bytes that wait for one socket: small packets copied together, large payloads shared.
 //!
-//! The core appends, the driver writes from the front. An empty outbox owns no buffer.
+//! The core appends, the driver writes from the front. An empty outbox owns no buffer: it borrows one when something is appended,
+//! and gives it back when all of it has been written.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -17,11 +18,42 @@ const WRITTEN_BYTES_MAX: usize = 64 * 1024;
 /// What a buffer begins with: room for some packets, and no more than allocators hand out at once.
 const BUFFER_BYTES_MIN: usize = 512;
 
+/// Buffers that are kept for the next outbox: beyond this size they are freed.
+const KEPT_BYTES_MAX: usize = 16 * 1024;
+
+/// What all buffers that are kept may hold together.
+const ALL_KEPT_BYTES_MAX: usize = 512 * 1024;
+
+/// The buffers of outboxes that ran empty, for those that fill up next.
+#[derive(Default)]
+pub(crate) struct Buffers {
+    kept: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Buffers {
+    fn take(&mut self) -> Option<Vec<u8>> {
+        let buffer = self.kept.pop()?;
+        self.bytes -= buffer.capacity();
+        Some(buffer)
+    }
+
+    fn keep(&mut self, mut buffer: Vec<u8>) {
+        let bytes = buffer.capacity();
+        if (1..=KEPT_BYTES_MAX).contains(&bytes) && self.bytes + bytes <= ALL_KEPT_BYTES_MAX {
+            buffer.clear();
+            self.bytes += bytes;
+            self.kept.push(buffer);
+        }
+    }
+}
+
 /// Bytes waiting for one socket.
 #[derive(Default)]
 pub struct Outbox {
     /// What waits before `tail`; nothing unless a payload is shared.
-    segments: VecDeque<Segment>,
+    #[expect(clippy::box_collection, reason = "few connections have it, all pay for its size")]
+    segments: Option<Box<VecDeque<Segment>>>,
     tail: Vec<u8>,
     /// Bytes at the front that have been written.
     written: usize,
@@ -57,11 +89,16 @@ impl Outbox {
         self.bytes
     }
 
+    /// Returns all that waits if it lies in one piece, as it nearly always does.
+    pub fn as_single(&self) -> Option<&[u8]> {
+        if self.segments.is_none() { self.tail.get(self.written..) } else { None }
+    }
+
     /// Appends up to `slices_max` slices of what waits, from the front, for a vectored write of up to `bytes_max` bytes.
     pub fn slices<'a>(&'a self, into: &mut Vec<IoSlice<'a>>, slices_max: usize, bytes_max: usize) {
         let mut skip = self.written;
         let mut left = bytes_max;
-        let shared = self.segments.iter().map(Segment::as_bytes);
+        let shared = self.segments.iter().flat_map(|segments| segments.iter()).map(Segment::as_bytes);
         for bytes in shared.chain([self.tail.as_slice()]).take(slices_max) {
             let bytes = &bytes[skip..];
             let bytes = &bytes[..bytes.len().min(left)];
@@ -76,18 +113,24 @@ impl Outbox {
     /// Takes note that `bytes` bytes from the front have been written.
     pub fn advance(&mut self, bytes: usize) {
         if bytes >= self.bytes {
-            *self = Self::default();
+            // The buffer stays for whoever takes it back.
+            let tail = std::mem::take(&mut self.tail);
+            *self = Self { tail, ..Self::default() };
+            self.tail.clear();
             return;
         }
         self.bytes -= bytes;
         self.written += bytes;
-        while let Some(first) = self.segments.front() {
-            let length = first.as_bytes().len();
-            if self.written < length {
-                return;
+        if let Some(segments) = &mut self.segments {
+            while let Some(first) = segments.front() {
+                let length = first.as_bytes().len();
+                if self.written < length {
+                    return;
+                }
+                self.written -= length;
+                segments.pop_front();
             }
-            self.written -= length;
-            self.segments.pop_front();
+            self.segments = None;
         }
         self.give_back_written();
     }
@@ -99,6 +142,22 @@ impl Outbox {
             self.tail.drain(..self.written);
             self.tail.shrink_to(2 * self.tail.len());
             self.written = 0;
+        }
+    }
+
+    /// Takes a buffer, if there is none.
+    pub(crate) fn borrow_buffer(&mut self, buffers: &mut Buffers) {
+        if self.tail.capacity() == 0
+            && let Some(buffer) = buffers.take()
+        {
+            self.tail = buffer;
+        }
+    }
+
+    /// Gives the buffer back, if nothing is in it.
+    pub(crate) fn return_buffer(&mut self, buffers: &mut Buffers) {
+        if self.tail.is_empty() && self.tail.capacity() > 0 {
+            buffers.keep(std::mem::take(&mut self.tail));
         }
     }
 
@@ -130,10 +189,11 @@ impl Outbox {
     }
 
     fn append_segment(&mut self, segment: Segment) {
+        let segments = self.segments.get_or_insert_default();
         if !self.tail.is_empty() {
-            self.segments.push_back(Segment::Bytes(std::mem::take(&mut self.tail)));
+            segments.push_back(Segment::Bytes(std::mem::take(&mut self.tail)));
         }
-        self.segments.push_back(segment);
+        segments.push_back(segment);
     }
 }
 
@@ -203,7 +263,40 @@ mod tests {
             }
 
             assert_eq!(all, b"abcdefpayloadxyz");
-            assert_eq!((outbox.segments.capacity(), outbox.tail.capacity()), (0, 0));
+            let mut buffers = Buffers::default();
+            outbox.return_buffer(&mut buffers);
+            assert!(outbox.segments.is_none() && outbox.tail.capacity() == 0);
         }
+    }
+
+    #[test]
+    fn a_buffer_goes_from_one_outbox_to_the_next_and_large_ones_are_freed() {
+        let mut buffers = Buffers::default();
+        for (bytes, is_kept) in [(1, true), (KEPT_BYTES_MAX, true), (KEPT_BYTES_MAX + 1, false)] {
+            let mut outbox = Outbox::default();
+            outbox.append(|tail| tail.resize(bytes, 7));
+            outbox.return_buffer(&mut buffers);
+            assert!(buffers.kept.is_empty(), "nothing is taken from an outbox that is not empty");
+
+            outbox.advance(bytes);
+            outbox.return_buffer(&mut buffers);
+            assert_eq!(buffers.kept.len(), usize::from(is_kept), "{bytes}");
+
+            outbox.borrow_buffer(&mut buffers);
+            assert_eq!(outbox.tail.capacity() >= bytes, is_kept, "{bytes}");
+            assert!(outbox.tail.is_empty() && buffers.kept.is_empty() && buffers.bytes == 0);
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut buffers = Buffers::default();
+        for _ in 0..10_000 {
+            buffers.keep(Vec::with_capacity(BUFFER_BYTES_MIN));
+        }
+
+        let held: usize = buffers.kept.iter().map(Vec::capacity).sum();
+        assert_eq!(held, buffers.bytes);
+        assert!((ALL_KEPT_BYTES_MAX / 2..=ALL_KEPT_BYTES_MAX).contains(&held), "{held} bytes");
     }
 }

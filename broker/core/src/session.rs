@@ -2,12 +2,12 @@
 //!
 //! Pure data with its own bookkeeping; the shard decides what to do with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use veilmq_protocol::{PacketId, TopicFilter};
 
-use crate::id::{ConnectionId, SessionId};
+use crate::id::{ConnectionId, IdSet, SessionId};
 use crate::outbound::Outbound;
 use crate::record::{Record, SessionRecord, SubscriptionRecord, WillRecord};
 use crate::share::{Availability, Preference};
@@ -32,7 +32,7 @@ pub(crate) struct Session {
     pub(crate) will: Option<Box<WillRecord>>,
     pub(crate) outbound: Outbound,
     /// QoS 2 Packet Identifiers of the client that await PUBREL ([MQTT-4.3.3-10]).
-    pub(crate) received: BTreeSet<PacketId>,
+    pub(crate) received: Received,
     /// What other shards see of it; there once the session has been a member of a group.
     pub(crate) availability: Option<Arc<Availability>>,
     /// The timer that is armed for the end of the session or its Will.
@@ -54,7 +54,7 @@ impl Session {
             subscriptions: BTreeMap::new(),
             will: None,
             outbound: Outbound::default(),
-            received: BTreeSet::new(),
+            received: Received::default(),
             availability: None,
             timer_at: None,
             queue_timer_at: None,
@@ -111,7 +111,45 @@ impl Session {
     }
 }
 
+/// QoS 2 Packet Identifiers of a client that await PUBREL. Most sessions never have any, and hold no set then.
+#[derive(Debug, Default)]
+pub(crate) struct Received(Option<Box<IdSet<PacketId>>>);
+
+impl Received {
+    /// Tells whether an identifier awaits PUBREL.
+    pub(crate) fn contains(&self, packet_id: PacketId) -> bool {
+        self.0.as_ref().is_some_and(|identifiers| identifiers.contains(&packet_id))
+    }
+
+    /// Lets an identifier await PUBREL.
+    pub(crate) fn insert(&mut self, packet_id: PacketId) {
+        self.0.get_or_insert_default().insert(packet_id);
+    }
+
+    /// Frees an identifier; true if it awaited PUBREL.
+    pub(crate) fn remove(&mut self, packet_id: PacketId) -> bool {
+        self.0.as_mut().is_some_and(|identifiers| identifiers.remove(&packet_id))
+    }
+}
+
+impl FromIterator<PacketId> for Received {
+    fn from_iter<T: IntoIterator<Item = PacketId>>(identifiers: T) -> Self {
+        let identifiers: IdSet<PacketId> = identifiers.into_iter().collect();
+        Self((!identifiers.is_empty()).then(|| Box::new(identifiers)))
+    }
+}
+
 /// Tells whether a filter, as subscribed, is that of a Shared Subscription.
 fn is_shared(filter: &str) -> bool {
     TopicFilter::new(filter).is_ok_and(|filter| filter.shared().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_does_nothing_takes_little_memory() {
+        assert!(size_of::<Session>() <= 320, "{} bytes", size_of::<Session>());
+    }
 }

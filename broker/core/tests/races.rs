@@ -56,12 +56,12 @@ impl Party {
         for effect in effects {
             match effect {
                 Effect::Flush(connection) => {
-                    let outbox = self.shard.outbox(connection).unwrap();
-                    let mut slices = Vec::new();
-                    outbox.slices(&mut slices, usize::MAX, usize::MAX);
-                    let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-                    outbox.advance(bytes.len());
-                    self.received.extend(bytes);
+                    let written = self.shard.write(connection, |outbox| {
+                        let bytes = outbox.as_single().unwrap().to_vec();
+                        outbox.advance(bytes.len());
+                        bytes
+                    });
+                    self.received.extend(written.unwrap());
                 }
                 Effect::Post { parcel, .. } => self.parcels.push(parcel),
                 // The store is not of interest, nor a client that lives elsewhere.

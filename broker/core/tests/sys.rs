@@ -203,3 +203,21 @@ fn the_totals_of_the_shards_come_out_under_their_names() {
         assert_eq!(payload(name), expected, "{name}");
     }
 }
+
+#[test]
+fn every_byte_to_a_client_is_counted_from_the_first_answer_to_the_farewell() {
+    let mut world = World::new(1);
+    let client = world.connect(&connect_v311("client", true));
+    world.subscribe(client, "t", QoS::AtLeastOnce);
+    world.publish(client, "t", "hello", QoS::AtLeastOnce, 2);
+    let refused = world.accept(0, ProtocolVersion::V5);
+    world.send(refused, &Packet::Connect(Connect { client_id: "", ..connect_v5("", true, 0) }));
+    let violator = world.connect(&connect_v5("violator", true, 0));
+    world.send_bytes(violator, b"\xc0\x01\0");
+
+    let received: usize =
+        [client, refused, violator].map(|connection| world.bytes(connection).len()).iter().sum();
+
+    assert!(received > 0 && world.is_closed(violator));
+    assert_eq!(world.sample("veilmq_bytes_sent_total", ""), received as u64);
+}

@@ -413,13 +413,9 @@ impl World {
     fn carry_out(&mut self, shard: usize, effect: Effect) {
         match effect {
             Effect::Flush(connection) => {
-                let mut drained = false;
-                if let Some(outbox) = self.shards[shard].outbox(connection) {
-                    let bytes = drain(outbox);
-                    drained = !bytes.is_empty();
+                let bytes = self.shards[shard].write(connection, drain).unwrap_or_default();
+                if !bytes.is_empty() {
                     self.clients.get_mut(&connection.0).unwrap().received.extend(bytes);
-                }
-                if drained {
                     self.turn(shard, Input::Drained { connection });
                 }
             }

@@ -21,11 +21,12 @@ pub(super) async fn flush_for_ever(worker: Rc<Worker>) {
                 continue;
             }
             let written = worker.with_shard(|shard| {
-                let outbox = shard.outbox(connection.id())?;
-                let full_before = outbox.len_bytes() >= worker.outbox_bytes_max();
-                let written = connection.write(outbox);
-                let is_low = outbox.len_bytes() < worker.outbox_bytes_max() / 2;
-                Some((written, full_before, is_low))
+                shard.write(connection.id(), |outbox| {
+                    let full_before = outbox.len_bytes() >= worker.outbox_bytes_max();
+                    let written = connection.write(outbox);
+                    let is_low = outbox.len_bytes() < worker.outbox_bytes_max() / 2;
+                    (written, full_before, is_low)
+                })
             });
             let Some((written, full_before, is_low)) = written else { continue };
             connection.is_full.set(connection.is_full.get() || full_before);

@@ -118,14 +118,19 @@ impl Socket {
         Written::All
     }
 
-    /// Makes one vectored write and returns how many bytes it took.
+    /// Makes one write, vectored where what waits lies in several pieces, and returns how many bytes it took.
     fn write_once(&mut self, outbox: &mut Outbox) -> io::Result<usize> {
         let Self { stream, layers } = self;
         match layers {
             None => {
-                let mut slices: Vec<IoSlice<'_>> = Vec::new();
-                outbox.slices(&mut slices, SLICES_MAX, usize::MAX);
-                let bytes = stream.try_write_vectored(&slices)?;
+                let bytes = match outbox.as_single() {
+                    Some(bytes) => stream.try_write(bytes)?,
+                    None => {
+                        let mut slices: Vec<IoSlice<'_>> = Vec::new();
+                        outbox.slices(&mut slices, SLICES_MAX, usize::MAX);
+                        stream.try_write_vectored(&slices)?
+                    }
+                };
                 outbox.advance(bytes);
                 Ok(bytes)
             }

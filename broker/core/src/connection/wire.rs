@@ -27,7 +27,7 @@ const RECORD_BYTES: usize = 16 * 1024;
 pub(crate) struct Wire {
     version: ProtocolVersion,
     /// The client's Maximum Packet Size.
-    packet_bytes_max: usize,
+    packet_bytes_max: u32,
     outbox: Outbox,
     channel: Option<Box<Channel>>,
     /// None for a client that takes no Topic Alias.
@@ -80,7 +80,7 @@ impl Wire {
     pub(crate) fn new(version: ProtocolVersion, packet_bytes_max: usize, alias_maximum: u16) -> Self {
         Self {
             version,
-            packet_bytes_max: packet_bytes_max.min(PACKET_BYTES_MAX),
+            packet_bytes_max: packet_bytes_max.min(PACKET_BYTES_MAX) as u32,
             outbox: Outbox::default(),
             channel: None,
             aliases: TopicAliases::new(alias_maximum),
@@ -152,7 +152,7 @@ impl Wire {
 
     /// Sends a packet other than PUBLISH; returns its length in bytes.
     pub(crate) fn send(&mut self, packet: &Packet<'_>) -> Result<usize, SendError> {
-        let (version, bytes_max) = (self.version, self.packet_bytes_max);
+        let (version, bytes_max) = (self.version, self.packet_bytes_max as usize);
         self.open_record();
         let sent = self.outbox.append(|tail| packet.encode_within(version, bytes_max, tail));
         let bytes = sent.map_err(|error| match error {
@@ -294,7 +294,7 @@ impl Wire {
     }
 
     fn check(&self, packet_bytes: usize) -> Result<(), SendError> {
-        if packet_bytes > self.packet_bytes_max { Err(SendError::TooLarge) } else { Ok(()) }
+        if packet_bytes > self.packet_bytes_max as usize { Err(SendError::TooLarge) } else { Ok(()) }
     }
 
     fn open_record(&mut self) {

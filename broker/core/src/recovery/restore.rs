@@ -241,7 +241,7 @@ impl Home {
         self.summary.sessions += 1;
         self.summary.subscriptions += stored.subscriptions.len();
         session.subscriptions = stored.subscriptions;
-        session.received = stored.received;
+        session.received = stored.received.into_iter().collect();
         // Identities increase in the order of publication, which is the order of what is in flight and of what is queued.
         for (message, reference) in stored.references {
             let stage = reference.stage;

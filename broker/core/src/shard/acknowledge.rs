@@ -3,6 +3,7 @@
 use veilmq_protocol::{Acknowledgement, Packet, QoS, ReasonCode};
 
 use super::Shard;
+use crate::connection::Connection;
 use crate::farewell::{CloseReason, PeerError};
 use crate::id::ConnectionId;
 use crate::in_flight::Progress;
@@ -47,7 +48,9 @@ impl Shard {
                 return Ok(());
             }
             let unknown = Acknowledgement::new(packet_id, ReasonCode::PacketIdentifierNotFound);
-            self.send_explained(connection, &Packet::PubRel(unknown));
+            if let Some(Connection::Established(established)) = self.connections.get_mut(&connection) {
+                self.outgoing.send_explained(established, &Packet::PubRel(unknown));
+            }
             return Ok(());
         };
         if entry.delivery.qos() != QoS::ExactlyOnce {

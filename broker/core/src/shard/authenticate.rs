@@ -51,7 +51,7 @@ impl Shard {
         // [MQTT-4.12.0-5]; without Reason String and User Properties: [MQTT-3.15.2-2], [MQTT-3.15.2-3]
         let answer = Packet::Auth(auth_packet(ReasonCode::ContinueAuthentication, &hello));
         let bytes = established.wire.send(&answer).map_err(|_| PeerError::HANDSHAKE_UNFIT)?;
-        self.dirty.push(connection);
+        self.outgoing.dirty.push(connection);
         self.count_sent(PacketType::Auth, bytes);
         self.arm_established(connection);
         Ok(())
@@ -78,7 +78,7 @@ impl Shard {
             .map_err(|_| PeerError::HANDSHAKE_UNFIT)?;
         tracing::info!(connection = connection.0, client = &*client_id, "re-authenticated");
         self.stats.handshake(true);
-        self.dirty.push(connection);
+        self.outgoing.dirty.push(connection);
         self.count_sent(PacketType::Auth, done.auth.len());
         self.arm_established(connection);
         Ok(())

@@ -45,10 +45,11 @@ impl Shard {
         }
         if let Some(version) = opening.version
             && let Some(notice) = reason.notice(self.shared.settings())
+            && let before = opening.outbox.len_bytes()
             && let Some(packet) =
                 notice.refusals(version).find(|packet| opening.send(packet, version).is_ok())
         {
-            self.stats.packet_sent(packet.packet_type());
+            self.count_sent(packet.packet_type(), opening.outbox.len_bytes() - before);
         }
         opening.outbox
     }
@@ -78,7 +79,7 @@ impl Shard {
             self.stats.handshake(false);
         }
         if established.wire.group().is_some() {
-            self.groups.leave_all(connection);
+            self.outgoing.groups.leave_all(connection);
         }
         self.detach(established.session, reason, environment.now);
         // CONNACK that waits for a commit may not go out, so nothing behind it may either ([MQTT-3.14.0-1]).
@@ -93,9 +94,10 @@ impl Shard {
     pub(super) fn say_farewell(&self, wire: &mut Wire, reason: &CloseReason) {
         if !matches!(reason, CloseReason::Peer(PeerError::Record(_)))
             && let Some(notice) = reason.notice(self.shared.settings())
-            && let Some(packet) = notice.farewells(wire.version()).find(|packet| wire.send(packet).is_ok())
+            && let Some((packet, bytes)) =
+                notice.farewells(wire.version()).find_map(|packet| Some((packet, wire.send(&packet).ok()?)))
         {
-            self.stats.packet_sent(packet.packet_type());
+            self.count_sent(packet.packet_type(), bytes);
         }
     }
 

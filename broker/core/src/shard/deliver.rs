@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use veilmq_protocol::{Acknowledgement, Packet, PacketId, PacketType, PublishHead, QoS, ReasonCode};
+use veilmq_protocol::{Acknowledgement, Packet, PacketId, QoS, ReasonCode};
 
 use super::Shard;
-use super::fan_out::publish_in_group;
-use crate::connection::Connection;
-use crate::id::{ConnectionId, SessionId};
+use super::outgoing::Sending;
+use crate::connection::{Connection, Established};
+use crate::id::{ConnectionId, IdMap, SessionId};
 use crate::in_flight::{Progress, Resend};
 use crate::matches::{Matches, Target};
 use crate::message::Message;
@@ -16,16 +16,6 @@ use crate::record::{Record, Stage};
 use crate::stats::DropReason;
 use crate::time::Moment;
 use crate::waiting::{Delivery, Waiting};
-
-/// A PUBLISH to one subscriber.
-struct Sending<'a> {
-    message: &'a Arc<Message>,
-    qos: QoS,
-    retain: bool,
-    subscription_ids: &'a [u32],
-    packet_id: Option<PacketId>,
-    dup: bool,
-}
 
 impl Shard {
     /// Delivers a message to every target on this shard.
@@ -46,7 +36,7 @@ impl Shard {
                 stored: target.durable && qos != QoS::AtMostOnce && message.id().is_some(),
                 share: None,
             };
-            self.deliver(target, delivery, now);
+            self.deliver_to(target.session, delivery, now);
         }
     }
 
@@ -55,12 +45,13 @@ impl Shard {
     fn pass_through(&mut self, target: &Target, message: &Arc<Message>, retain: bool, now: Moment) -> bool {
         let Some(state) = self.sessions.get(&target.session) else { return false };
         let Some(connection) = state.connection else { return false };
-        if !state.outbound.may_send_now(QoS::AtMostOnce)
-            || message.is_expired(now)
-            || !self.has_space(connection)
-        {
+        if !state.outbound.may_send_now(QoS::AtMostOnce) || message.is_expired(now) {
             return false;
         }
+        let bytes_max = self.shared.settings().outbox_bytes_max;
+        let Some(established) = with_space(&mut self.connections, connection, bytes_max) else {
+            return false;
+        };
         let sending = Sending {
             message,
             qos: QoS::AtMostOnce,
@@ -69,23 +60,17 @@ impl Shard {
             packet_id: None,
             dup: false,
         };
-        self.write_publish(connection, &sending, now);
+        self.outgoing.publish(established, &sending, now);
         self.show_availability(target.session, now);
         true
     }
 
-    fn deliver(&mut self, target: &Target, delivery: Delivery, now: Moment) {
-        if self.sessions.contains_key(&target.session) {
-            self.deliver_to(target.session, delivery, now);
-        } else {
-            // The session ended while the message was on its way; its reference must still be given up.
-            self.settle(target.session, &delivery.into());
-        }
-    }
-
-    /// Sends a delivery to a session, or lets it wait there.
+    /// Sends a delivery to a session, or lets it wait there. If the session ended while the message was on its way, its reference
+    /// is given up.
     pub(super) fn deliver_to(&mut self, session: SessionId, mut delivery: Delivery, now: Moment) {
-        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let Some(state) = self.sessions.get_mut(&session) else {
+            return self.settle(session, &delivery.into());
+        };
         if delivery.message.is_expired(now) {
             self.drop_delivery(session, delivery, DropReason::Expired);
             return;
@@ -105,13 +90,10 @@ impl Shard {
                 references: vec![delivery.reference(session, Stage::Queued)],
             });
         }
-        let connection = state.connection;
-        let may_send = state.outbound.may_send_now(delivery.qos);
-        match connection {
-            Some(connection) if may_send && self.has_space(connection) => {
-                self.begin(session, connection, &delivery, now);
-            }
-            _ => self.enqueue(session, delivery, now),
+        let connection = state.connection.filter(|_| state.outbound.may_send_now(delivery.qos));
+        match connection.filter(|connection| self.has_space(*connection)) {
+            Some(connection) => self.begin(session, connection, delivery, now),
+            None => self.enqueue(session, delivery, now),
         }
         self.show_availability(session, now);
     }
@@ -169,40 +151,40 @@ impl Shard {
 
     /// Takes the first step of a delivery on a connection that has space and quota for it. DUP is 0, whatever it was when the
     /// message came ([MQTT-3.3.1-3], [MQTT-4.3.1-1], [MQTT-4.3.2-2], [MQTT-4.3.3-2]).
-    fn begin(&mut self, session: SessionId, connection: ConnectionId, delivery: &Delivery, now: Moment) {
+    fn begin(&mut self, session: SessionId, connection: ConnectionId, delivery: Delivery, now: Moment) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
-        match delivery.qos {
-            QoS::AtMostOnce => {
-                self.send_publish(connection, delivery, None, false, now);
-            }
-            QoS::AtLeastOnce | QoS::ExactlyOnce => {
-                // A QoS 2 identifier that a crash could forget would be used for another message.
-                let progress = match delivery.qos {
-                    QoS::ExactlyOnce if delivery.stored => Progress::Storing,
-                    _ => Progress::Published,
-                };
-                let packet_id = state.outbound.begin(delivery.clone(), progress);
-                self.gauges.inflight_messages += 1;
-                if let Some(message) = delivery.stored_id() {
-                    let reference = delivery.reference(session, Stage::Published(packet_id));
-                    self.records.push(Record::Advanced { reference, message });
-                }
-                match progress {
-                    Progress::Storing => self.proceed_when_stored(session, packet_id),
-                    _ => {
-                        if !self.send_publish(connection, delivery, Some(packet_id), false, now) {
-                            self.finish(session, packet_id);
-                        }
-                    }
-                }
-            }
+        let Some(Connection::Established(established)) = self.connections.get_mut(&connection) else {
+            return;
+        };
+        if delivery.qos == QoS::AtMostOnce {
+            self.outgoing.publish(established, &Sending::of(&delivery, None, false), now);
+            return;
+        }
+        let packet_id = state.outbound.free_identifier();
+        if let Some(message) = delivery.stored_id() {
+            let reference = delivery.reference(session, Stage::Published(packet_id));
+            self.records.push(Record::Advanced { reference, message });
+        }
+        // A QoS 2 identifier that a crash could forget would be used for another message.
+        if delivery.qos == QoS::ExactlyOnce && delivery.stored {
+            state.outbound.begin(delivery, packet_id, Progress::Storing);
+            self.gauges.inflight_messages += 1;
+            self.proceed_when_stored(session, packet_id);
+        } else if self.outgoing.publish(established, &Sending::of(&delivery, Some(packet_id), false), now) {
+            state.outbound.begin(delivery, packet_id, Progress::Published);
+            self.gauges.inflight_messages += 1;
+        } else {
+            self.settle(session, &delivery.into());
         }
     }
 
     /// Sends what waits for a session, as far as space and quota allow: first what was sent before, then what is new.
     pub(super) fn pump(&mut self, session: SessionId, now: Moment) {
-        self.send_waiting(session, now);
-        self.read_ahead(session, now);
+        let Some(state) = self.sessions.get(&session) else { return };
+        if !state.outbound.is_at_rest() {
+            self.send_waiting(session, now);
+            self.read_ahead(session, now);
+        }
         self.show_availability(session, now);
     }
 
@@ -226,7 +208,7 @@ impl Shard {
                 First::Delivery(delivery) => {
                     let bytes = delivery.message.size_bytes();
                     self.left_queue(bytes, bytes);
-                    self.begin(session, connection, &delivery, now);
+                    self.begin(session, connection, delivery, now);
                 }
                 First::Expired(waiting) => {
                     self.left_queue(waiting.size_bytes(), waiting.memory_bytes());
@@ -247,74 +229,16 @@ impl Shard {
                 self.send(connection, &release);
             }
             Some(Resend::Publish { delivery, packet_id, dup }) => {
-                let delivery = delivery.clone();
-                if !self.send_publish(connection, &delivery, Some(packet_id), dup, now) {
+                let sending = Sending::of(delivery, Some(packet_id), dup);
+                if let Some(Connection::Established(established)) = self.connections.get_mut(&connection)
+                    && !self.outgoing.publish(established, &sending, now)
+                {
                     self.finish(session, packet_id);
                 }
             }
             Some(Resend::Missing) | None => return false,
         }
         true
-    }
-
-    /// Writes a PUBLISH; false if the client does not take packets of this size ([MQTT-3.1.2-25]).
-    fn send_publish(
-        &mut self,
-        connection: ConnectionId,
-        delivery: &Delivery,
-        packet_id: Option<PacketId>,
-        dup: bool,
-        now: Moment,
-    ) -> bool {
-        let sending = Sending {
-            message: &delivery.message,
-            qos: delivery.qos,
-            retain: delivery.retain,
-            subscription_ids: &delivery.subscription_ids,
-            packet_id,
-            dup,
-        };
-        self.write_publish(connection, &sending, now)
-    }
-
-    fn write_publish(&mut self, connection: ConnectionId, sending: &Sending<'_>, now: Moment) -> bool {
-        let message = sending.message;
-        let head = PublishHead {
-            dup: sending.dup,
-            qos: sending.qos,
-            retain: sending.retain,
-            packet_id: sending.packet_id,
-            topic: message.topic_as_bytes(),
-            topic_alias: None,
-            message_expiry_seconds: message.remaining_seconds(now),
-            subscription_ids: sending.subscription_ids,
-            // As they came and in their order: [MQTT-3.3.2-4], [MQTT-3.3.2-15], [MQTT-3.3.2-16], [MQTT-3.3.2-17],
-            // [MQTT-3.3.2-18], [MQTT-3.3.2-20].
-            application_properties: message.application_properties(),
-            payload_len: message.payload().len(),
-        };
-        let Some(Connection::Established(established)) = self.connections.get_mut(&connection) else {
-            return true;
-        };
-        let sent = match established.wire.group() {
-            None => established.wire.publish(&head, message),
-            Some(_) => publish_in_group(established, &mut self.groups, &head, message, now),
-        };
-        match sent {
-            Ok(bytes) => {
-                if established.becomes_dirty() {
-                    self.dirty.push(connection);
-                }
-                self.stats.message_delivered(sending.qos, message.payload().len());
-                self.count_sent(PacketType::Publish, bytes);
-                true
-            }
-            Err(error) => {
-                tracing::debug!(connection = connection.0, %error, "message not sent");
-                self.stats.messages_dropped(DropReason::TooLarge, 1);
-                false
-            }
-        }
     }
 
     /// Ends an exchange with the client.
@@ -330,5 +254,19 @@ impl Shard {
         if let Some(session) = self.established(connection).map(|established| established.session) {
             self.pump(session, now);
         }
+    }
+}
+
+/// Returns an established connection whose outbox holds less than `bytes_max` bytes.
+fn with_space(
+    connections: &mut IdMap<ConnectionId, Connection>,
+    connection: ConnectionId,
+    bytes_max: usize,
+) -> Option<&mut Established> {
+    match connections.get_mut(&connection)? {
+        Connection::Established(established) if established.wire.waiting_bytes() < bytes_max => {
+            Some(established)
+        }
+        Connection::Established(_) | Connection::Opening(_) | Connection::Proving(_) => None,
     }
 }

@@ -22,7 +22,7 @@ impl Shard {
     /// Makes group keys possible before the first connection that needs them.
     pub(super) fn prepare_groups(&mut self, arrival: &Arrival, environment: &mut Environment<'_>) {
         if arrival.channel.as_ref().is_some_and(|accepted| self.uses_groups(accepted.scheme)) {
-            self.groups.seed(environment.entropy);
+            self.outgoing.groups.seed(environment.entropy);
         }
     }
 
@@ -31,7 +31,7 @@ impl Shard {
         if self.established(connection).is_none_or(|established| established.wire.group().is_none()) {
             return;
         }
-        let revoked = self.groups.leave(connection, filter);
+        let revoked = self.outgoing.groups.leave(connection, filter);
         let Some(established) = self.established(connection) else { return };
         for (gid, epoch) in revoked {
             if let Err(error) = established.wire.control(&ControlOp::GroupRevoke { gid, epoch }) {
@@ -39,7 +39,7 @@ impl Shard {
             }
         }
         if established.becomes_dirty() {
-            self.dirty.push(connection);
+            self.outgoing.dirty.push(connection);
         }
     }
 }

@@ -6,6 +6,7 @@ use veilmq_protocol::{Acknowledgement, Packet, PacketId, ReasonCode, SubAck, Top
 
 use super::Shard;
 use super::publish::Distribution;
+use crate::connection::Connection;
 use crate::effect::Effect;
 use crate::farewell::{BrokerReason, CloseReason};
 use crate::id::{ConnectionId, SessionId, Ticket};
@@ -60,16 +61,16 @@ impl Shard {
         ticket: Option<Ticket>,
     ) -> Option<Ticket> {
         let settled = self.settled;
-        let earlier = self.established(connection)?.acknowledged_with;
-        ticket.or(earlier).filter(|ticket| Some(*ticket) > settled)
+        self.established(connection)?.answers_wait_for(ticket, settled)
     }
 
     /// Sends an answer now, or once `ticket` is durable. Answers on a connection keep their order ([MQTT311-4.6.0-2],
     /// [MQTT311-4.6.0-3]).
     pub(super) fn answer(&mut self, connection: ConnectionId, answer: Answer, ticket: Option<Ticket>) {
-        let ticket = self.answers_wait_for(connection, ticket);
+        let settled = self.settled;
         let Some(established) = self.established(connection) else { return };
         let session = established.session;
+        let ticket = established.answers_wait_for(ticket, settled);
         established.acknowledged_with = ticket;
         match ticket {
             Some(ticket) => self.gate(ticket, Gated::Answer { session, connection, answer }),
@@ -177,7 +178,7 @@ impl Shard {
                 Gated::Distribute(held) => {
                     // Nobody has seen it, so the client's next attempt is no repetition.
                     if let Some(state) = self.sessions.get_mut(&held.publisher) {
-                        state.received.remove(&held.packet_id);
+                        state.received.remove(held.packet_id);
                     }
                     None
                 }
@@ -200,11 +201,13 @@ impl Shard {
     fn uncork(&mut self, connection: ConnectionId) {
         let Some(established) = self.established(connection) else { return };
         established.corked_until = None;
-        self.dirty.push(connection);
+        self.outgoing.dirty.push(connection);
     }
 
     fn send_answer(&mut self, connection: ConnectionId, answer: &Answer) {
-        let Some(established) = self.established(connection) else { return };
+        let Some(Connection::Established(established)) = self.connections.get_mut(&connection) else {
+            return;
+        };
         match answer {
             Answer::PubAck(..) | Answer::PubComp(..) => {
                 established.unacknowledged = established.unacknowledged.saturating_sub(1);
@@ -237,6 +240,6 @@ impl Shard {
                 reasons,
             }),
         };
-        self.send_explained(connection, &packet);
+        self.outgoing.send_explained(established, &packet);
     }
 }

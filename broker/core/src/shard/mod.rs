@@ -12,6 +12,7 @@ mod fan_out;
 mod gate;
 mod inherit;
 mod open;
+mod outgoing;
 mod prove;
 mod publish;
 mod receive;
@@ -27,11 +28,11 @@ use veilmq_protocol::{Packet, PacketType};
 
 use self::gate::Gated;
 use self::inherit::Estate;
+use self::outgoing::Outgoing;
 use self::spill::Spill;
 use self::timer::Timer;
 use crate::connection::{Connection, Established};
 use crate::effect::{Effect, Input, Parcel, Reader};
-use crate::explanation;
 use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
 use crate::groups::Groups;
 use crate::id::{ConnectionId, IdMap, MessageId, SessionId, ShardIndex, Ticket};
@@ -48,14 +49,14 @@ pub struct Shard {
     index: ShardIndex,
     shared: Arc<Shared>,
     connections: IdMap<ConnectionId, Connection>,
-    sessions: IdMap<SessionId, Session>,
+    /// Boxed, because a table of sessions themselves would hold room for twice as many.
+    sessions: IdMap<SessionId, Box<Session>>,
     by_client_id: HashMap<Arc<str>, SessionId>,
     timers: BTreeSet<(Moment, Timer)>,
     matches: MatchCache,
     stats: Arc<Stats>,
     gauges: Gauges,
-    /// Connections whose outbox grew in this turn.
-    dirty: Vec<ConnectionId>,
+    outgoing: Outgoing,
     /// Records of this turn.
     records: Vec<Record>,
     /// Parcels of this turn.
@@ -63,7 +64,6 @@ pub struct Shard {
     /// The messages to be read back that this turn asks for.
     fetches: Vec<(Reader, Vec<MessageId>)>,
     spill: Spill,
-    groups: Groups,
     estate: Estate,
     /// The ticket that the records of this turn will go under.
     ticket: Ticket,
@@ -81,8 +81,8 @@ impl Shard {
     /// Makes a shard without sessions.
     pub fn new(index: ShardIndex, shared: Arc<Shared>) -> Self {
         let fan_out = shared.veil().map(|veil| veil.fan_out.clone()).unwrap_or_default();
+        let stats = Arc::<Stats>::default();
         Self {
-            groups: Groups::new(fan_out),
             index,
             shared,
             connections: IdMap::default(),
@@ -90,9 +90,9 @@ impl Shard {
             by_client_id: HashMap::new(),
             timers: BTreeSet::new(),
             matches: MatchCache::default(),
-            stats: Arc::default(),
+            outgoing: Outgoing::new(Arc::clone(&stats), Groups::new(fan_out)),
+            stats,
             gauges: Gauges::default(),
-            dirty: Vec::new(),
             records: Vec::new(),
             parcels: Vec::new(),
             fetches: Vec::new(),
@@ -153,7 +153,7 @@ impl Shard {
     /// this order.
     pub fn end_turn(&mut self, environment: &mut Environment<'_>, effects: &mut Vec<Effect>) {
         self.let_go_of_stored(environment.now);
-        self.groups.end_turn();
+        self.outgoing.groups.end_turn();
         self.report_queues();
         if !self.records.is_empty() {
             effects.push(Effect::Commit {
@@ -165,7 +165,7 @@ impl Shard {
         }
         effects.extend(self.fetches.drain(..).map(|(reader, messages)| Effect::Fetch { reader, messages }));
         effects.extend(self.parcels.drain(..).map(|(shard, parcel)| Effect::Post { shard, parcel }));
-        let mut dirty = std::mem::take(&mut self.dirty);
+        let mut dirty = std::mem::take(&mut self.outgoing.dirty);
         dirty.sort_unstable();
         dirty.dedup();
         for connection in dirty.drain(..) {
@@ -173,24 +173,28 @@ impl Shard {
                 effects.push(Effect::Flush(connection));
             }
         }
-        self.dirty = dirty;
+        self.outgoing.dirty = dirty;
         self.show_gauges();
     }
 
     /// Lets [`Shard::stats`] say what the shard holds at the moment.
     pub(crate) fn show_gauges(&self) {
         self.stats.gauges(&self.gauges());
-        self.stats.group_rekeys(self.groups.rekeys());
+        self.stats.group_rekeys(self.outgoing.groups.rekeys());
     }
 
-    /// Returns the bytes that wait for a connection; None while they have to wait for a commit.
-    pub fn outbox(&mut self, connection: ConnectionId) -> Option<&mut Outbox> {
-        match self.connections.get_mut(&connection)? {
-            Connection::Opening(opening) => Some(&mut opening.outbox),
-            Connection::Proving(proving) => Some(proving.wire.outbox()),
-            Connection::Established(established) if established.corked_until.is_some() => None,
-            Connection::Established(established) => Some(established.wire.outbox()),
-        }
+    /// Lends the bytes that wait for a connection to `write`, which writes as many as it can, and returns what it returns; None
+    /// while they have to wait for a commit.
+    pub fn write<T>(&mut self, connection: ConnectionId, write: impl FnOnce(&mut Outbox) -> T) -> Option<T> {
+        let outbox = match self.connections.get_mut(&connection)? {
+            Connection::Opening(opening) => &mut opening.outbox,
+            Connection::Proving(proving) => proving.wire.outbox(),
+            Connection::Established(established) if established.corked_until.is_some() => return None,
+            Connection::Established(established) => established.wire.outbox(),
+        };
+        let result = write(outbox);
+        self.outgoing.written(outbox);
+        Some(result)
     }
 
     /// Returns when [`Input::Tick`] is due.
@@ -217,7 +221,7 @@ impl Shard {
         self.gauges.queued_memory_bytes += session.outbound.memory_bytes();
         self.gauges.inflight_messages += session.outbound.in_flight();
         self.by_client_id.insert(Arc::clone(&session.client_id), id);
-        self.sessions.insert(id, session);
+        self.sessions.insert(id, Box::new(session));
         self.show_availability(id, now);
         self.arm_session(id);
         self.arm_queue(id, now);
@@ -249,30 +253,8 @@ impl Shard {
 
     /// Sends a packet that is not a PUBLISH on an established connection.
     fn send(&mut self, connection: ConnectionId, packet: &Packet<'_>) {
-        let Some(Connection::Established(established)) = self.connections.get_mut(&connection) else {
-            return;
-        };
-        match established.wire.send(packet) {
-            Ok(bytes) => {
-                if established.becomes_dirty() {
-                    self.dirty.push(connection);
-                }
-                self.count_sent(packet.packet_type(), bytes);
-            }
-            // A packet other than PUBLISH is only ever too large because of the client's own limit.
-            Err(error) => tracing::debug!(connection = connection.0, %error, "packet not sent"),
-        }
-    }
-
-    /// Sends an acknowledgement, with a Reason String if it says no, the client takes it and it fits ([MQTT-3.4.2-2],
-    /// [MQTT-3.5.2-2], [MQTT-3.6.2-2], [MQTT-3.7.2-2], [MQTT-3.9.2-1], [MQTT-3.11.2-1]). It carries no User Properties, so these
-    /// are never too much ([MQTT-3.4.2-3], [MQTT-3.5.2-3], [MQTT-3.6.2-3], [MQTT-3.7.2-3], [MQTT-3.9.2-2], [MQTT-3.11.2-2]).
-    fn send_explained(&mut self, connection: ConnectionId, packet: &Packet<'_>) {
-        let Some(established) = self.established(connection) else { return };
-        let explained = if established.explains { explanation::explained(packet) } else { None };
-        match explained.filter(|packet| established.wire.takes(packet)) {
-            Some(explained) => self.send(connection, &explained),
-            None => self.send(connection, packet),
+        if let Some(Connection::Established(established)) = self.connections.get_mut(&connection) {
+            self.outgoing.send(established, packet);
         }
     }
 

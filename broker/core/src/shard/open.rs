@@ -85,7 +85,7 @@ impl Shard {
         };
         let connection = arrival.connection;
         let mut unread = std::mem::take(&mut arrival.unread);
-        self.stats.packet_sent(PacketType::ConnAck);
+        self.count_sent(PacketType::ConnAck, wire.waiting_bytes());
         self.begin_session(arrival, present, wire, channel, environment.now);
         if !unread.is_empty() {
             self.take_in(connection, &mut unread, environment, effects);
@@ -132,9 +132,11 @@ impl Shard {
         self.pump(session, now);
     }
 
-    pub(super) fn wire_of(&self, request: &ConnectRequest) -> Wire {
+    pub(super) fn wire_of(&mut self, request: &ConnectRequest) -> Wire {
         let aliases = request.topic_alias_maximum.min(self.shared.settings().topic_alias_to_client_max);
-        Wire::new(request.version, request.packet_bytes_max, aliases)
+        let mut wire = Wire::new(request.version, request.packet_bytes_max, aliases);
+        self.outgoing.lend(wire.outbox());
+        wire
     }
 
     /// Refuses everybody while the broker goes away, a client without an identity the session of one that has proved its own, and
@@ -166,7 +168,7 @@ impl Shard {
     }
 
     fn session_with_id(&self, client_id: &Arc<str>) -> Option<&Session> {
-        self.sessions.get(self.by_client_id.get(client_id)?)
+        self.sessions.get(self.by_client_id.get(client_id)?).map(|session| &**session)
     }
 
     /// Ends the connection that the session of this Client Identifier has, if any ([MQTT-3.1.4-3]).
@@ -184,7 +186,7 @@ impl Shard {
     /// Does what the session's deadline asks for, if it has passed and the clock has not said so yet ([MQTT-3.1.2-23]).
     pub(super) fn end_if_due(&mut self, client_id: &Arc<str>, environment: &mut Environment<'_>) {
         let Some(session) = self.by_client_id.get(client_id).copied() else { return };
-        let deadline = self.sessions.get(&session).and_then(Session::next_deadline);
+        let deadline = self.sessions.get(&session).and_then(|state| state.next_deadline());
         if deadline.is_some_and(|at| at <= environment.now) {
             self.session_deadline(session, environment);
         }
@@ -211,7 +213,8 @@ impl Shard {
             return *session;
         }
         let session = self.shared.next_session();
-        self.sessions.insert(session, Session::new(session, Arc::clone(client_id)));
+        let state = Session::new(session, Arc::clone(client_id));
+        self.sessions.insert(session, Box::new(state));
         self.by_client_id.insert(Arc::clone(client_id), session);
         session
     }
@@ -259,7 +262,7 @@ impl Shard {
         established.keep_alive_seconds = self.keep_alive_seconds(&request);
         self.connections.insert(connection, Connection::Established(Box::new(established)));
         self.arm_established(connection);
-        self.dirty.push(connection);
+        self.outgoing.dirty.push(connection);
         // Also what ended the session before this one: a crash must not bring back what the client has seen gone.
         if !self.records.is_empty() {
             self.cork(connection, self.current_ticket());

@@ -37,11 +37,11 @@ impl Shard {
         let connection = arrival.connection;
         let mut unread = std::mem::take(&mut arrival.unread);
         let over_at = environment.now + self.proof_milliseconds();
+        self.count_sent(PacketType::ConnAck, wire.waiting_bytes());
         let proving = Proving { arrival, wire, channel, session_present, partial: Vec::new(), over_at };
         self.connections.insert(connection, Connection::Proving(Box::new(proving)));
         self.timers.insert((over_at, Timer::Connection(connection)));
-        self.stats.packet_sent(PacketType::ConnAck);
-        self.dirty.push(connection);
+        self.outgoing.dirty.push(connection);
         if !unread.is_empty() {
             self.take_in(connection, &mut unread, environment, effects);
         }

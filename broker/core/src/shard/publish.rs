@@ -153,7 +153,7 @@ impl Shard {
         let exactly_once = publish.qos == QoS::ExactlyOnce;
         let Some(state) = self.sessions.get_mut(&session) else { return Ok(()) };
         // [MQTT-4.3.2-5] At QoS 1 nothing is remembered of an identifier.
-        if exactly_once && state.received.contains(&packet_id) {
+        if exactly_once && state.received.contains(packet_id) {
             // [MQTT-4.3.3-10] Acknowledged again, delivered no second time.
             self.answer(connection, Answer::PubRec(packet_id, ReasonCode::Success), None);
             return Ok(());
@@ -210,7 +210,7 @@ impl Shard {
         let Some(established) = self.established(connection) else { return Ok(()) };
         established.unacknowledged += 1;
         if established.wire.version() == ProtocolVersion::V5
-            && established.unacknowledged > usize::from(maximum)
+            && established.unacknowledged > u32::from(maximum)
         {
             return Err(PeerError::ReceiveMaximum { maximum });
         }
@@ -448,7 +448,7 @@ impl Shard {
         let Some(state) = self.session_on(connection) else { return Ok(()) };
         let (session, durable) = (state.id, state.durable);
         // [MQTT-4.3.3-12]
-        let answer = if state.received.remove(&packet_id) {
+        let answer = if state.received.remove(packet_id) {
             Answer::PubComp(packet_id)
         } else {
             Answer::PubCompUnknown(packet_id)
@@ -466,7 +466,7 @@ impl Shard {
     /// Returns the session of an established connection.
     pub(super) fn session_on(&mut self, connection: ConnectionId) -> Option<&mut Session> {
         let session = self.established(connection)?.session;
-        self.sessions.get_mut(&session)
+        self.sessions.get_mut(&session).map(|state| &mut **state)
     }
 }
 

@@ -191,12 +191,14 @@ impl Shard {
         let Some((frame, consumed)) = next? else { return Ok(Step::More) };
         self.stats.packet_received(frame.packet_type());
         let was_half_open = opening.is_half_open();
+        let written_before = opening.outbox.len_bytes();
         let next = opening.handle(frame, &bytes[..consumed], &self.shared, environment);
         let still_half_open = opening.is_half_open();
+        let written = opening.outbox.len_bytes() - written_before;
         match next {
             Ok(Next::Continue) => {
-                self.stats.packet_sent(PacketType::Auth);
-                self.dirty.push(connection);
+                self.count_sent(PacketType::Auth, written);
+                self.outgoing.dirty.push(connection);
                 Ok(Step::Consumed(consumed))
             }
             Ok(Next::Arrive(arrival)) => {

@@ -4,7 +4,7 @@
 //! out, nothing is done but what the core and a driver without sockets have to do.
 
 use veilmq_core::{
-    ConnectionId, Effect, Environment, Input, Moment, Settings, Shard, ShardIndex, Shared, Totals,
+    ConnectionId, Effect, Environment, Input, Moment, Outbox, Settings, Shard, ShardIndex, Shared, Totals,
 };
 use veilmq_protocol::{
     Connect, Packet, ProtocolVersion, QoS, Subscribe, SubscribeFiltersBuf, TopicFilter, UserProperties,
@@ -122,15 +122,20 @@ impl Broker {
     }
 
     fn write(&mut self, connection: ConnectionId) {
-        let Some(outbox) = self.shard.outbox(connection) else { return };
-        while !outbox.is_empty() {
-            let mut slices = Vec::new();
-            outbox.slices(&mut slices, 64, usize::MAX);
-            let bytes = slices.iter().map(|slice| slice.len()).sum();
+        let written = self.shard.write(connection, |outbox| {
+            let bytes = outbox.as_single().map_or_else(|| vectored_bytes(outbox), <[u8]>::len);
             outbox.advance(bytes);
-            self.written_bytes += bytes;
-        }
+            assert!(outbox.is_empty(), "one write takes everything");
+            bytes
+        });
+        self.written_bytes += written.unwrap_or_default();
     }
+}
+
+fn vectored_bytes(outbox: &Outbox) -> usize {
+    let mut slices = Vec::new();
+    outbox.slices(&mut slices, 64, usize::MAX);
+    slices.iter().map(|slice| slice.len()).sum()
 }
 
 fn encode(client: Client, packets: &[Packet<'_>]) -> Vec<u8> {
