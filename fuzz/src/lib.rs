@@ -3,8 +3,10 @@
 //! Each function panics when a property is violated, and only then.
 #![forbid(unsafe_code)]
 
+mod channel;
 mod session;
 mod wire;
 
+pub use channel::channel;
 pub use session::session;
 pub use wire::{framing, packet, topic, veil_certificate, veil_envelope, veil_hello, veil_record};
