@@ -16,6 +16,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use veilmq_config::{FileMode, ListenAddress, ListenerProtocol, Network};
+use veilmq_core::Promise;
 
 use crate::tls::TlsAcceptor;
 
@@ -75,6 +76,8 @@ pub struct Carrier {
     pub tls: Option<Arc<TlsAcceptor>>,
     /// Below all else a PROXY header, if any, and from which networks.
     pub proxies: Option<Arc<[Network]>>,
+    /// What acknowledgements promise there.
+    pub promise: Promise,
 }
 
 impl Carrier {
@@ -212,7 +215,8 @@ fn remove_abandoned(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const PLAIN: Carrier = Carrier { protocol: ListenerProtocol::Mqtt, tls: None, proxies: None };
+    const PLAIN: Carrier =
+        Carrier { protocol: ListenerProtocol::Mqtt, tls: None, proxies: None, promise: Promise::Stored };
 
     fn try_bind(address: &ListenAddress, count: usize) -> Result<Bound, ListenError> {
         bind(address, FileMode::default(), PLAIN, count)

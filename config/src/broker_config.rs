@@ -92,6 +92,19 @@ pub struct ListenerConfig {
     /// The PROXY protocol below all else, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocolConfig>,
+    /// When what its clients have stored is acknowledged, if not as `storage.durability` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<ListenerDurability>,
+}
+
+/// When what the clients of a listener have stored is acknowledged. It is stored either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenerDurability {
+    /// Once it is durable.
+    Commit,
+    /// Before: a crash can lose what came within the last moments.
+    Interval,
 }
 
 /// What carries MQTT on a listener.
@@ -114,6 +127,7 @@ impl ListenerConfig {
             protocol: ListenerProtocol::Mqtt,
             tls: None,
             proxy_protocol: None,
+            durability: None,
         }
     }
 }

@@ -38,9 +38,9 @@ mod value;
 
 pub use address::{FileMode, ListenAddress, NoListenAddress};
 pub use broker_config::{
-    AccessConfig, AdminConfig, BrokerConfig, Durability, FanOut, ListenerConfig, ListenerProtocol, LogConfig,
-    LogFormat, LogLevel, Mode, MosquittoConfig, Scheme, ShardsConfig, StorageConfig, Suite, SysConfig,
-    VeilConfig,
+    AccessConfig, AdminConfig, BrokerConfig, Durability, FanOut, ListenerConfig, ListenerDurability,
+    ListenerProtocol, LogConfig, LogFormat, LogLevel, Mode, MosquittoConfig, Scheme, ShardsConfig,
+    StorageConfig, Suite, SysConfig, VeilConfig,
 };
 pub use environment::process_environment;
 pub use error::{ConfigError, Fault, Origin};

@@ -16,6 +16,8 @@ use crate::value::Given;
 pub(crate) const OFF: &str = "off";
 /// The key of the listeners' addresses, which the environment sets as one list.
 pub(crate) const LISTENERS: &str = "listeners[].address";
+/// The key of the listeners' durability.
+pub(crate) const LISTENER_DURABILITY: &str = "listeners[].durability";
 /// What stands before an address in the environment's list, what carries MQTT there, and whether that is in TLS.
 pub(crate) const SCHEMES_OF_LISTENERS: &[(&str, &str, bool)] =
     &[("mqtts://", "mqtt", true), ("ws://", "websocket", false), ("wss://", "websocket", true)];
@@ -120,6 +122,14 @@ pub const OPTIONS: &[OptionSpec] = &[
             "What carries MQTT there: TCP itself, or WebSocket over TCP.",
         ),
         "`mqtt`",
+    ),
+    unset(
+        option(
+            LISTENER_DURABILITY,
+            Kind::Choice(&["commit", "interval"]),
+            "When what clients there have stored is acknowledged: once it is durable, or before, so that a crash can lose what came within the last 50 ms. Only with `storage.durability` `commit`.",
+        ),
+        "as `storage.durability`",
     ),
     unset(
         option(

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::address::ListenAddress;
 use crate::broker_config::{BrokerConfig, Durability, Mode};
 use crate::error::{ConfigError, Fault, Origin};
-use crate::options::LISTENERS;
+use crate::options::{LISTENER_DURABILITY, LISTENERS};
 use crate::tls::{CertificateIdentity, ListenerTlsConfig};
 
 const TRUSTED: &str = "listeners[].proxy_protocol.trusted";
@@ -72,6 +72,7 @@ impl Known {
         config.limits.check(self)?;
         self.interval_belongs_to_durability(config)?;
         self.relaxed_topics_are_relaxed(config)?;
+        self.listeners_promise_what_the_broker_keeps(config)?;
         self.addresses_are_distinct(config)?;
         self.listeners_fit_their_addresses(config)?;
         config.check_tls(self)?;
@@ -97,6 +98,28 @@ impl Known {
                 allowed: "no value".to_owned(),
                 because: format!(
                     "storage.durability is not \"interval\" ({})",
+                    self.origin("storage.durability")
+                ),
+            },
+        ))
+    }
+
+    /// Nothing is more durable on a listener than the broker keeps it, and saying that it is less so means nothing then.
+    fn listeners_promise_what_the_broker_keeps(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
+        let is_given = config.listeners.iter().any(|listener| listener.durability.is_some());
+        if !is_given || config.storage.durability == Durability::Commit {
+            return Ok(());
+        }
+        let (origin, value) =
+            self.set.get(LISTENER_DURABILITY).cloned().unwrap_or((Origin::Default, String::new()));
+        Err(ConfigError::new(
+            origin,
+            Fault::Relation {
+                key: LISTENER_DURABILITY,
+                value,
+                allowed: "no value".to_owned(),
+                because: format!(
+                    "storage.durability is not \"commit\" ({})",
                     self.origin("storage.durability")
                 ),
             },

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use veilmq_config::{
-    BrokerConfig, FileMode, ListenerTlsConfig, OPTIONS, OptionSpec, Overrides, ProxyProtocolConfig, Sources,
+    BrokerConfig, FileMode, ListenerDurability, ListenerTlsConfig, OPTIONS, OptionSpec, Overrides,
+    ProxyProtocolConfig, Sources,
 };
 
 type Flat = BTreeMap<String, String>;
@@ -65,6 +66,7 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
         ],
     );
     every_key.listeners[0].mode = Some(FileMode::default());
+    every_key.listeners[0].durability = Some(ListenerDurability::Commit);
     every_key.listeners[0].proxy_protocol = Some(ProxyProtocolConfig::default());
     let tls = every_key.listeners[0].tls.clone().unwrap();
     every_key.listeners[0].tls = Some(ListenerTlsConfig {
@@ -133,6 +135,7 @@ fn commented_options_of_the_shipped_example_are_all_options_with_their_defaults(
     let mut expected = flat(&BrokerConfig::default());
     expected.insert("listeners[].address".to_owned(), "\"127.0.0.1:1883\"".to_owned());
     expected.insert("listeners[].protocol".to_owned(), "\"mqtt\"".to_owned());
+    expected.insert("listeners[].durability".to_owned(), "\"commit\"".to_owned());
     expected.remove("listeners");
 
     assert_eq!(of_file, expected);

@@ -192,6 +192,10 @@ fn relations_between_options_name_both_and_where_each_is_set() {
             "FILE:3: storage.memory_topics = [\"a\"] is not allowed; allowed: no topic, because storage.durability promises no more than that for any topic (FILE:2)",
         ),
         (
+            "[storage]\ndurability = \"memory\"\n[[listeners]]\naddress = \"127.0.0.1:1\"\ndurability = \"interval\"\n",
+            "FILE:5: listeners[].durability = \"interval\" is not allowed; allowed: no value, because storage.durability is not \"commit\" (FILE:2)",
+        ),
+        (
             "[storage]\ninterval_milliseconds = 5\n",
             "FILE:2: storage.interval_milliseconds = 5 is not allowed; allowed: no value, because storage.durability is not \"interval\" (built-in default)",
         ),

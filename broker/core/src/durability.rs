@@ -6,6 +6,16 @@ use std::sync::Arc;
 
 use veilmq_protocol::{TopicFilter, TopicName};
 
+/// When the answers to what a client has stored go out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Promise {
+    /// Once it is durable: nothing acknowledged is lost.
+    #[default]
+    Stored,
+    /// At once: what came right before a crash is lost.
+    Received,
+}
+
 /// When a message may be acknowledged, and what a crash can take away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MessageDurability {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use veilmq_protocol::TopicName;
 
 use crate::connection::Arrival;
+use crate::durability::Promise;
 use crate::id::{ConnectionId, MessageId, SessionId, ShardIndex, Ticket};
 use crate::matches::Matches;
 use crate::message::Message;
@@ -21,6 +22,8 @@ pub enum Input<'a> {
         connection: ConnectionId,
         /// Who it is, for log lines only.
         peer: &'a str,
+        /// What acknowledgements on it promise.
+        promise: Promise,
     },
     /// A proxy, which is what connected, has told where the client is. It comes before CONNECT.
     Located {

@@ -40,7 +40,7 @@ mod waiting;
 
 pub use self::capabilities::Capabilities;
 pub use self::connection::Arrival;
-pub use self::durability::RelaxedTopics;
+pub use self::durability::{Promise, RelaxedTopics};
 pub use self::effect::{Effect, Input, Parcel, Reader};
 pub use self::groups::{FanOut, FanOutForm};
 pub use self::id::{ConnectionId, IdHasher, IdMap, MessageId, SessionId, ShardIndex, Ticket};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use veilmq_core::{
-    ConnectionId, Effect, Environment, Input, Moment, Parcel, Settings, Shard, ShardIndex, Shared,
+    ConnectionId, Effect, Environment, Input, Moment, Parcel, Promise, Settings, Shard, ShardIndex, Shared,
 };
 use veilmq_protocol::{
     Packet, ProtocolVersion, Publish, QoS, Subscribe, SubscribeFiltersBuf, TopicFilter, Unsubscribe,
@@ -30,7 +30,7 @@ impl Party {
                 let connection = ConnectionId(attempt);
                 let shard = Shard::new(ShardIndex(index), Arc::clone(shared));
                 let mut party = Self { shard, connection, received: Vec::new(), parcels: Vec::new() };
-                party.turn(Input::Accepted { connection, peer: "test" });
+                party.turn(Input::Accepted { connection, peer: "test", promise: Promise::Stored });
                 party.send(&Packet::Connect(connect_v5(&format!("{index}-{attempt}"), true, 0)));
                 (party.take_received() == ["CONNACK 0x00"]).then_some(party)
             })

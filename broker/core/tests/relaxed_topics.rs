@@ -1,10 +1,10 @@
-//! Topics whose messages are kept less durably are acknowledged at once; what that can lose, and what it cannot.
+//! Topics and listeners with less durability are acknowledged at once; what that can lose, and what it cannot.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 
-use veilmq_core::{RelaxedTopics, Settings};
+use veilmq_core::{Promise, RelaxedTopics, Settings};
 use veilmq_protocol::{Packet, Publish, QoS};
 use veilmq_simulator::{Conn, World, connect_v5, publish};
 
@@ -171,4 +171,68 @@ fn what_was_retained_before_its_topic_was_relaxed_is_retained_once_more_and_then
     let (_, second) = world.crash(1);
 
     assert_eq!((first.retained, second.retained), (1, 0));
+}
+
+/// A durable session that subscribes, and a publisher with one, both by a listener that promises what was received; commits wait.
+fn relaxed_world() -> (World, Conn, Conn) {
+    let mut world = World::with(settings());
+    world.promise = Promise::Received;
+    world.commits_at_once = false;
+    // Their CONNACKs wait for nothing either.
+    let (subscriber, _) = world.join("s", true, 3_600);
+    let (publisher, _) = world.join("p", true, 3_600);
+    (world, subscriber, publisher)
+}
+
+#[test]
+fn what_clients_of_a_relaxed_listener_have_stored_is_acknowledged_first_and_stored_then() {
+    let (mut world, subscriber, publisher) = relaxed_world();
+
+    world.subscribe(subscriber, "#", QoS::ExactlyOnce);
+    assert_eq!(world.received(subscriber), ["SUBACK [02]"]);
+    world.cut(subscriber);
+    world.publish(publisher, "a", "1", QoS::AtLeastOnce, 1);
+    world.publish(publisher, "a", "2", QoS::ExactlyOnce, 2);
+    world.ack(publisher, Packet::PubRel, 2);
+    assert_eq!(world.received(publisher), ["PUBACK id1", "PUBREC id2", "PUBCOMP id2"]);
+    assert!(world.awaited().iter().all(|awaited| !awaited));
+
+    world.commit();
+    let (mut world, _) = world.crash(1);
+    assert_eq!(received_on_return(&mut world), ["PUBLISH a \"1\" qos1 id1", "PUBLISH a \"2\" qos2 id2"]);
+}
+
+#[test]
+fn a_crash_loses_what_came_by_a_relaxed_listener_right_before_and_nothing_of_other_listeners() {
+    let (mut world, subscriber, relaxed) = relaxed_world();
+    world.subscribe(subscriber, "#", QoS::ExactlyOnce);
+    world.cut(subscriber);
+    world.commit();
+    world.promise = Promise::Stored;
+    world.commits_at_once = true;
+    let (strict, _) = world.join("q", true, 0);
+    world.commits_at_once = false;
+
+    world.publish(strict, "a", "1", QoS::AtLeastOnce, 1);
+    assert!(world.received(strict).is_empty());
+    world.commit();
+    assert_eq!(world.received(strict), ["PUBACK id1"]);
+    world.publish(relaxed, "a", "2", QoS::AtLeastOnce, 1);
+    assert_eq!(world.received(relaxed), ["PUBACK id1"]);
+
+    let (mut world, _) = world.crash(1);
+    assert_eq!(received_on_return(&mut world), ["PUBLISH a \"1\" qos1 id1"]);
+}
+
+#[test]
+fn a_memory_topic_stays_one_on_every_listener() {
+    let (mut world, subscriber, publisher) = relaxed_world();
+    world.subscribe(subscriber, "#", QoS::ExactlyOnce);
+    world.cut(subscriber);
+    world.commit();
+
+    world.publish(publisher, "m/a", "x", QoS::AtLeastOnce, 1);
+
+    assert_eq!(world.received(publisher), ["PUBACK id1"]);
+    assert!(!world.has_uncommitted());
 }

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use veilmq_core::{
-    ConnectionId, Effect, Environment, Input, Job, MemoryStore, MessageId, Moment, Outbox, Reader, Record,
-    Recovery, RecoverySummary, Settings, Shard, ShardIndex, Shared, Store, StoreError, Ticket, Totals,
-    VeilServer,
+    ConnectionId, Effect, Environment, Input, Job, MemoryStore, MessageId, Moment, Outbox, Promise, Reader,
+    Record, Recovery, RecoverySummary, Settings, Shard, ShardIndex, Shared, Store, StoreError, Ticket,
+    Totals, VeilServer,
 };
 use veilmq_protocol::{
     Acknowledgement, Connect, Packet, ProtocolVersion, Publish, QoS, ReasonCode, Subscribe,
@@ -26,6 +26,8 @@ pub struct World {
     shards: Vec<Shard>,
     /// What was made durable.
     pub store: MemoryStore,
+    /// What acknowledgements promise on connections that are opened from now on.
+    pub promise: Promise,
     /// Batches are made durable at once; otherwise they wait for [`World::commit`].
     pub commits_at_once: bool,
     pending: VecDeque<Pending>,
@@ -98,6 +100,7 @@ impl World {
             shared,
             shards,
             store,
+            promise: Promise::Stored,
             commits_at_once: true,
             pending: VecDeque::new(),
             half_stored: Vec::new(),
@@ -286,7 +289,7 @@ impl World {
         let connection = ConnectionId(self.next_connection);
         self.next_connection += 1;
         self.clients.insert(connection.0, Client { shard, version, received: Vec::new(), closed: false });
-        self.turn(shard, Input::Accepted { connection, peer: "test" });
+        self.turn(shard, Input::Accepted { connection, peer: "test", promise: self.promise });
         connection
     }
 

@@ -15,8 +15,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
-use veilmq_config::{BrokerConfig, Durability, ListenAddress, Mode};
-use veilmq_core::{Record, Shard, Shared, Stats, StoreError, VeilServer};
+use veilmq_config::{BrokerConfig, Durability, ListenAddress, ListenerDurability, Mode};
+use veilmq_core::{Promise, Record, Shard, Shared, Stats, StoreError, VeilServer};
 use veilmq_protocol::veil::channel::Identity;
 
 use self::recovery::Recovered;
@@ -233,7 +233,11 @@ fn bind(config: &BrokerConfig, tls: &TlsKeeper, shards: u16) -> Result<Vec<Bound
     let mut bound = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
         let proxies = listener.proxy_protocol.as_ref().map(|proxy| Arc::from(proxy.trusted.as_slice()));
-        let carrier = Carrier { protocol: listener.protocol, tls: tls.acceptor(index), proxies };
+        let promise = match listener.durability {
+            None | Some(ListenerDurability::Commit) => Promise::Stored,
+            Some(ListenerDurability::Interval) => Promise::Received,
+        };
+        let carrier = Carrier { protocol: listener.protocol, tls: tls.acceptor(index), proxies, promise };
         let mode = listener.mode.unwrap_or_default();
         match listener::bind(&listener.address, mode, carrier, usize::from(shards)) {
             Ok(sockets) => bound.push(sockets),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use veilmq_protocol::Publish;
 
 use super::{Channel, Wire};
+use crate::durability::Promise;
 use crate::farewell::PeerError;
 use crate::id::{ConnectionId, SessionId, Ticket};
 use crate::time::Moment;
@@ -16,6 +17,8 @@ pub(crate) struct Established {
     pub(crate) connection: ConnectionId,
     pub(crate) session: SessionId,
     pub(crate) peer: Box<str>,
+    /// What acknowledgements to the client promise.
+    pub(crate) promise: Promise,
     /// When the connection has to end because the client's certificate has expired.
     pub(crate) certificate_over_at: Option<Moment>,
     pub(crate) wire: Wire,
@@ -53,6 +56,7 @@ impl Established {
             connection,
             session,
             peer,
+            promise: Promise::default(),
             certificate_over_at: None,
             wire,
             channel: None,

@@ -20,6 +20,7 @@ pub(crate) use self::established::Established;
 pub(crate) use self::one_trip::Proving;
 pub(crate) use self::opening::{Next, Opening};
 pub(crate) use self::wire::{Fan, SendError, Wire};
+use crate::durability::Promise;
 use crate::handshakes::HalfOpen;
 use crate::id::ConnectionId;
 use crate::record::WillRecord;
@@ -106,6 +107,7 @@ pub(crate) fn auth_packet(reason: ReasonCode, data: &[u8]) -> Auth<'_> {
 pub struct Arrival {
     pub(crate) connection: ConnectionId,
     pub(crate) peer: Box<str>,
+    pub(crate) promise: Promise,
     pub(crate) request: ConnectRequest,
     /// The VEIL-1 handshake, complete but for the ServerFinish.
     pub(crate) channel: Option<ServerAccepted>,

@@ -12,6 +12,7 @@ use veilmq_protocol::{Auth, Connect, DecodeError, Frame, Packet, PacketType, Pro
 
 use super::one_trip::{Offer, compact, resume};
 use super::{Arrival, ConnectRequest, SendError, auth_packet, certificate_over_at, packet_bytes_max};
+use crate::durability::Promise;
 use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
 use crate::handshakes::HalfOpen;
 use crate::id::ConnectionId;
@@ -24,6 +25,7 @@ use crate::time::{Environment, Moment};
 pub(crate) struct Opening {
     pub(crate) connection: ConnectionId,
     pub(crate) peer: Box<str>,
+    pub(crate) promise: Promise,
     pub(crate) accepted_at: Moment,
     /// The bytes of a packet that has not arrived in full.
     pub(crate) partial: Vec<u8>,
@@ -66,6 +68,7 @@ impl Opening {
         Self {
             connection,
             peer: Box::from(peer),
+            promise: Promise::default(),
             accepted_at,
             partial: Vec::new(),
             outbox: Outbox::default(),
@@ -184,6 +187,7 @@ impl Opening {
             connection: self.connection,
             peer: self.peer.clone(),
             user: self.vouched.clone(),
+            promise: self.promise,
             identity: channel.as_ref().map(|accepted| accepted.client.kid()),
             certificate_over_at: channel.as_ref().map(over_at),
             request,

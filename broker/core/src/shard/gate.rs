@@ -7,6 +7,7 @@ use veilmq_protocol::{Acknowledgement, Packet, PacketId, ReasonCode, SubAck, Top
 use super::Shard;
 use super::publish::Distribution;
 use crate::connection::Connection;
+use crate::durability::Promise;
 use crate::effect::Effect;
 use crate::farewell::{BrokerReason, CloseReason};
 use crate::id::{ConnectionId, SessionId, Ticket};
@@ -49,9 +50,12 @@ pub(super) enum Answer {
 }
 
 impl Shard {
-    /// Returns the ticket that the records of this turn will get.
-    pub(super) fn current_ticket(&self) -> Ticket {
-        self.ticket
+    /// Returns the ticket of this turn if an answer on a connection has to wait for it, because what it acknowledges `is_stored` and
+    /// the client was promised as much.
+    pub(super) fn ticket_to_await(&mut self, connection: ConnectionId, is_stored: bool) -> Option<Ticket> {
+        let ticket = self.ticket;
+        let promise = self.established(connection)?.promise;
+        (is_stored && promise == Promise::Stored).then_some(ticket)
     }
 
     /// Returns the commit that an answer must wait for: its own, or that of the answer before it.

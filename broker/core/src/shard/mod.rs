@@ -119,7 +119,9 @@ impl Shard {
     /// Takes in what happened. Effects that cannot wait for the end of the turn are appended to `effects`.
     pub fn handle(&mut self, environment: &mut Environment<'_>, input: Input<'_>, effects: &mut Vec<Effect>) {
         match input {
-            Input::Accepted { connection, peer } => self.accepted(connection, peer, environment.now),
+            Input::Accepted { connection, peer, promise } => {
+                self.accepted(connection, peer, promise, environment.now);
+            }
             Input::Located { connection, peer } => self.located(connection, peer),
             Input::Vouched { connection, user } => self.vouched(connection, user),
             Input::Received { connection, bytes } => self.received(connection, bytes, environment, effects),

@@ -7,6 +7,7 @@ use veilmq_protocol::{PacketType, ProtocolVersion};
 
 use super::Shard;
 use crate::connection::{Arrival, Channel, ConnectRequest, Connection, Established, Opening, Wire};
+use crate::durability::Promise;
 use crate::effect::Effect;
 use crate::farewell::{BrokerReason, CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
@@ -15,9 +16,10 @@ use crate::storage::StorageState;
 use crate::time::{Environment, Moment};
 
 impl Shard {
-    pub(super) fn accepted(&mut self, connection: ConnectionId, peer: &str, now: Moment) {
+    pub(super) fn accepted(&mut self, connection: ConnectionId, peer: &str, promise: Promise, now: Moment) {
         self.stats.connection_opened();
-        let opening = Opening::new(connection, peer, now);
+        let mut opening = Opening::new(connection, peer, now);
+        opening.promise = promise;
         self.connections.insert(connection, Connection::Opening(Box::new(opening)));
         self.arm_connect(connection, now);
     }
@@ -252,8 +254,9 @@ impl Shard {
         channel: Option<Box<Channel>>,
         now: Moment,
     ) {
-        let Arrival { connection, peer, request, certificate_over_at, .. } = arrival;
+        let Arrival { connection, peer, promise, request, certificate_over_at, .. } = arrival;
         let mut established = Established::new(connection, session, peer, wire, now);
+        established.promise = promise;
         established.certificate_over_at = certificate_over_at;
         established.channel = channel;
         established.explains = self.shared.settings().reason_strings
@@ -264,8 +267,8 @@ impl Shard {
         self.arm_established(connection);
         self.outgoing.dirty.push(connection);
         // Also what ended the session before this one: a crash must not bring back what the client has seen gone.
-        if !self.records.is_empty() {
-            self.cork(connection, self.current_ticket());
+        if let Some(ticket) = self.ticket_to_await(connection, !self.records.is_empty()) {
+            self.cork(connection, ticket);
         }
     }
 }

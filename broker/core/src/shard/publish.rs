@@ -179,7 +179,8 @@ impl Shard {
                 stored = true;
             }
         }
-        let ticket = self.answers_wait_for(connection, stored.then(|| self.current_ticket()));
+        let own = self.ticket_to_await(connection, stored);
+        let ticket = self.answers_wait_for(connection, own);
         let answer = match exactly_once {
             true => {
                 // It may find subscribers later than now, so PUBREC never says that there are none.
@@ -458,7 +459,7 @@ impl Shard {
             self.records.push(Record::Released { session, packet_id });
         }
         // PUBCOMP frees the identifier for a new message, which must not be taken for a repetition after a crash.
-        let ticket = released.then(|| self.current_ticket());
+        let ticket = self.ticket_to_await(connection, released);
         self.answer(connection, answer, ticket);
         Ok(())
     }

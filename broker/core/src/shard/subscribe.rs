@@ -60,7 +60,7 @@ impl Shard {
             // [MQTT-3.9.3-1]
             reasons.push(reason.value());
         }
-        let ticket = (self.records.len() > records_before).then(|| self.current_ticket());
+        let ticket = self.ticket_to_await(connection, self.records.len() > records_before);
         // [MQTT-3.8.4-1], [MQTT-3.8.4-2]
         self.answer(connection, Answer::SubAck(subscribe.packet_id, reasons), ticket);
         for (filter, subscription, new) in granted {
@@ -199,7 +199,7 @@ impl Shard {
             // [MQTT-3.11.3-1]
             reasons.push(reason.value());
         }
-        let ticket = (self.records.len() > records_before).then(|| self.current_ticket());
+        let ticket = self.ticket_to_await(connection, self.records.len() > records_before);
         // [MQTT-3.10.4-4], [MQTT-3.10.4-5]
         self.answer(connection, Answer::UnsubAck(unsubscribe.packet_id, reasons), ticket);
         Ok(())

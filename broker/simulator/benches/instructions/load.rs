@@ -4,7 +4,8 @@
 //! out, nothing is done but what the core and a driver without sockets have to do.
 
 use veilmq_core::{
-    ConnectionId, Effect, Environment, Input, Moment, Outbox, Settings, Shard, ShardIndex, Shared, Totals,
+    ConnectionId, Effect, Environment, Input, Moment, Outbox, Promise, Settings, Shard, ShardIndex, Shared,
+    Totals,
 };
 use veilmq_protocol::{
     Connect, Packet, ProtocolVersion, QoS, Subscribe, SubscribeFiltersBuf, TopicFilter, UserProperties,
@@ -49,7 +50,7 @@ impl Load {
         self.broker.connections += 1;
         let connection = ConnectionId(self.broker.connections);
         let client = Client { connection, version: connect.version };
-        self.broker.turn(Input::Accepted { connection, peer: "192.0.2.1:1883" });
+        self.broker.turn(Input::Accepted { connection, peer: "192.0.2.1:1883", promise: Promise::Stored });
         self.broker.receive(connection, &mut encode(client, &[Packet::Connect(*connect)]));
         client
     }
