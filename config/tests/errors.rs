@@ -120,7 +120,7 @@ fn unknown_key_is_an_error_that_suggests_the_nearest_key() {
             "FILE:2: unknown key listeners[].adress; did you mean listeners[].address?",
         ),
         ("bridge = \"x\"", "FILE:1: unknown key bridge; docs/configuration.md lists every key"),
-        ("mode = \"development\"", "FILE:1: unknown key mode; docs/configuration.md lists every key"),
+        ("mode = \"development\"", "FILE:1: unknown key mode; did you mean listeners[].mode?"),
         ("\"log.level\" = \"info\"", "FILE:1: unknown key \"log.level\"; did you mean log.level?"),
     ] {
         assert_eq!(error_in_file(text, &[]), expected, "{text}");
