@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use crate::document::check_option;
 use crate::error::{ConfigError, Fault, Origin};
 use crate::load::read_text;
-use crate::options::{OPTIONS, OptionSpec, SCHEMES_OF_LISTENERS, Shape};
+use crate::options::{OPTIONS, OptionSpec, SCHEMES_OF_LISTENERS};
 use crate::relations::Known;
 use crate::unknown::unknown_key;
-use crate::value::Given;
+use crate::value::{Given, Shape};
 
 const PREFIX: &str = "VEILMQ__";
 const FILE_SUFFIX: &str = "_FILE";

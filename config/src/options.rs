@@ -10,14 +10,12 @@ use veilmq_protocol::TopicFilter;
 
 use crate::address::{FileMode, ListenAddress};
 use crate::proxy::Network;
-use crate::value::Given;
+use crate::value::{Given, Shape};
 
 /// The word that opens no listener.
 pub(crate) const OFF: &str = "off";
 /// The key of the listeners' addresses, which the environment sets as one list.
 pub(crate) const LISTENERS: &str = "listeners[].address";
-/// The key of the listeners' durability.
-pub(crate) const LISTENER_DURABILITY: &str = "listeners[].durability";
 /// What stands before an address in the environment's list, what carries MQTT there, and whether that is in TLS.
 pub(crate) const SCHEMES_OF_LISTENERS: &[(&str, &str, bool)] =
     &[("mqtts://", "mqtt", true), ("ws://", "websocket", false), ("wss://", "websocket", true)];
@@ -125,7 +123,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     unset(
         option(
-            LISTENER_DURABILITY,
+            "listeners[].durability",
             Kind::Choice(&["commit", "interval"]),
             "When what clients there have stored is acknowledged: once it is durable, or before, so that a crash can lose what came within the last 50 ms. Only with `storage.durability` `commit`.",
         ),
@@ -534,16 +532,6 @@ impl OptionSpec {
             | Kind::AddressOrOff => Shape::Text,
         }
     }
-}
-
-/// How the text of an environment variable is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shape {
-    Integer,
-    Boolean,
-    Text,
-    /// Elements separated by commas.
-    List,
 }
 
 impl Kind {

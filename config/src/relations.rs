@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::address::ListenAddress;
 use crate::broker_config::{BrokerConfig, Durability, Mode};
 use crate::error::{ConfigError, Fault, Origin};
-use crate::options::{LISTENER_DURABILITY, LISTENERS};
+use crate::options::LISTENERS;
 use crate::tls::{CertificateIdentity, ListenerTlsConfig};
 
 const TRUSTED: &str = "listeners[].proxy_protocol.trusted";
@@ -106,16 +106,16 @@ impl Known {
 
     /// Nothing is more durable on a listener than the broker keeps it, and saying that it is less so means nothing then.
     fn listeners_promise_what_the_broker_keeps(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
+        const KEY: &str = "listeners[].durability";
         let is_given = config.listeners.iter().any(|listener| listener.durability.is_some());
         if !is_given || config.storage.durability == Durability::Commit {
             return Ok(());
         }
-        let (origin, value) =
-            self.set.get(LISTENER_DURABILITY).cloned().unwrap_or((Origin::Default, String::new()));
+        let (origin, value) = self.set.get(KEY).cloned().unwrap_or((Origin::Default, String::new()));
         Err(ConfigError::new(
             origin,
             Fault::Relation {
-                key: LISTENER_DURABILITY,
+                key: KEY,
                 value,
                 allowed: "no value".to_owned(),
                 because: format!(

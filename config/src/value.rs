@@ -15,6 +15,16 @@ pub(crate) enum Given {
     Other(String),
 }
 
+/// How the text of an environment variable is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Integer,
+    Boolean,
+    Text,
+    /// Elements separated by commas.
+    List,
+}
+
 impl Given {
     pub(crate) fn from_toml(value: &DeValue<'_>) -> Self {
         match value {
