@@ -133,7 +133,11 @@ async fn point(growth: &Growth, dimension: Dimension, at: u32) -> Result<f64, St
     }
     // Connections that this broker inherits the limit for.
     let clients = u32::from(2 * TRAFFIC_PAIRS);
-    idle::allow_open_files(at.max(clients)).map_err(text)?;
+    let connections = match dimension {
+        Dimension::Subscriptions => Scenario::subscriptions(at).clients(),
+        Dimension::Connections | Dimension::FanOut | Dimension::Idle | Dimension::Rows => at.max(clients) + 1,
+    };
+    idle::allow_open_files(connections).map_err(text)?;
     let broker = RunningBroker::start(spec, Persistence::Off).await.map_err(text)?;
     let plan = Plan { address: broker.address, broker_pid: Some(broker.pid()), ..growth.common.clone() };
     let idle_plan = |connections| IdlePlan {
