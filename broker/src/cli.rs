@@ -15,9 +15,11 @@ use clap::{Args, Parser, Subcommand};
 use veilmq_config::{BrokerConfig, ConfigError, Overrides, Sources, Strictness};
 use veilmq_protocol::veil::{Certificate, Kid};
 
+use crate::access::{self, AccessError};
 use crate::admin::health::{self, HealthError};
 use crate::clock;
 use crate::identity::{IdentityError, IdentityFolder};
+use crate::passwd::{self, PasswdError};
 use crate::run::{self, RunError};
 use crate::tls::TlsKeeper;
 use crate::trust::{self, TrustError, TrustFolder};
@@ -86,6 +88,8 @@ enum Command {
     Trust(TrustCommand),
     /// Print who this broker is, for clients that pin its certificate
     Identity,
+    /// Create or change a password file; `veilmq passwd --help` says more
+    Passwd,
     /// Check, export, import or compact what is stored, while the broker does not run
     #[command(subcommand)]
     Store(StoreCommand),
@@ -131,6 +135,10 @@ enum CommandError {
     #[error("{} comes from the configuration (veil.trust): remove it there", .0.display())]
     Configured(PathBuf),
     #[error(transparent)]
+    Access(#[from] AccessError),
+    #[error("veilmq passwd takes no option before it")]
+    Passwd,
+    #[error(transparent)]
     Store(#[from] StoreCommandError),
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
@@ -139,19 +147,15 @@ enum CommandError {
 /// Runs one command line and returns its exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if let [_, command, rest @ ..] = arguments.as_slice()
+        && command == "passwd"
+    {
+        return change_passwords(rest);
+    }
     let is_mosquitto = arguments.first().is_some_and(|program| names_mosquitto(Path::new(program)));
     let command_line = match CommandLine::try_parse_from(arguments) {
         Ok(command_line) => command_line,
-        Err(error) => {
-            // Help and version go to standard output with status 0; nothing is left to do if that fails.
-            let _ = error.print();
-            let status = if is_mosquitto && error.exit_code() != 0 {
-                MOSQUITTO_STATUS.into()
-            } else {
-                error.exit_code()
-            };
-            return ExitCode::from(u8::try_from(status).unwrap_or(2));
-        }
+        Err(error) => return explain(&error, if is_mosquitto { MOSQUITTO_STATUS } else { 2 }),
     };
     match execute(command_line, &mut io::stdout().lock()) {
         Ok(status) => ExitCode::from(status),
@@ -167,6 +171,25 @@ fn names_mosquitto(program: &Path) -> bool {
     program.file_name().is_some_and(|name| name == "mosquitto")
 }
 
+/// Says what is wrong with a command line, or what it asks to be told.
+fn explain(error: &clap::Error, status: u8) -> ExitCode {
+    // Help and version go to standard output with status 0; nothing is left to do if that fails.
+    let _ = error.print();
+    if error.exit_code() == 0 { ExitCode::SUCCESS } else { ExitCode::from(status) }
+}
+
+/// Runs `veilmq passwd`, whose options are those of mosquitto_passwd and not ours.
+fn change_passwords(arguments: &[OsString]) -> ExitCode {
+    match passwd::execute(arguments.iter().cloned(), &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(PasswdError::CommandLine(error)) => explain(&error, 2),
+        Err(error) => {
+            eprintln!("veilmq passwd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 impl CommandError {
     fn status(&self) -> u8 {
         match self {
@@ -180,6 +203,8 @@ impl CommandError {
             | Self::Identity(_)
             | Self::Trust(_)
             | Self::Configured(_)
+            | Self::Access(_)
+            | Self::Passwd
             | Self::Output(_) => 1,
         }
     }
@@ -211,6 +236,7 @@ fn execute(command_line: CommandLine, out: &mut impl Write) -> Result<u8, Comman
     match command {
         None | Some(Command::Import { .. }) => run::run(&config, file.as_deref())?,
         Some(Command::CheckConfig) => {
+            access::check(&config)?;
             let path = file.unwrap_or_default();
             TlsKeeper::new(&config).map_err(RunError::from)?;
             writeln!(out, "{}: the configuration is valid", path.display())?;
@@ -219,6 +245,7 @@ fn execute(command_line: CommandLine, out: &mut impl Write) -> Result<u8, Comman
         Some(Command::Health) => writeln!(out, "{}", health::ask(config.admin.address)?)?,
         Some(Command::Trust(command)) => execute_trust(command, &config, out)?,
         Some(Command::Identity) => print_identity(&config, out)?,
+        Some(Command::Passwd) => return Err(CommandError::Passwd),
         Some(Command::Store(command)) => return Ok(upkeep::execute(&command, &config.data_dir, out)?),
     }
     Ok(0)

@@ -2,6 +2,7 @@
 //!
 //! Threads, sockets, storage, the broker's identity, the admin listener and the command line live here; what MQTT means does not.
 
+pub mod access;
 pub mod admin;
 pub mod cli;
 pub mod clock;
@@ -9,6 +10,7 @@ pub mod files;
 pub mod identity;
 pub mod listener;
 pub mod logging;
+mod passwd;
 mod proxy;
 pub mod run;
 pub mod shard;

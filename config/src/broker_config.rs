@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    FileMode, LimitsConfig, ListenAddress, ListenerTlsConfig, MqttConfig, Note, ProxyProtocolConfig,
-    TlsConfig,
+    AccessConfig, AclConfig, BansConfig, FileMode, LimitsConfig, ListenAddress, ListenerTlsConfig,
+    MqttConfig, Note, ProxyProtocolConfig, TlsConfig,
 };
 
 /// The MQTT port of a broker that was given none.
@@ -42,6 +42,10 @@ pub struct BrokerConfig {
     pub shards: ShardsConfig,
     /// Who may connect.
     pub access: AccessConfig,
+    /// What clients may do.
+    pub acl: AclConfig,
+    /// Who is kept out for trying too many passwords.
+    pub bans: BansConfig,
     /// The optional parts of MQTT on offer.
     pub mqtt: MqttConfig,
     /// What a client may make the broker hold or do.
@@ -193,14 +197,6 @@ pub struct SysConfig {
 pub struct ShardsConfig {
     /// Shards, each with its own thread: 1 to 64, or 0 for one per available core (at most 64).
     pub count: u8,
-}
-
-/// Who may connect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AccessConfig {
-    /// Whether a client that proves no identity may connect.
-    pub anonymous: bool,
 }
 
 /// Where and how durably state is kept.
@@ -358,7 +354,9 @@ impl Default for BrokerConfig {
             log: LogConfig { format: LogFormat::Text, level: LogLevel::Info },
             sys: SysConfig { interval_seconds: 10 },
             shards: ShardsConfig { count: 0 },
-            access: AccessConfig { anonymous: false },
+            access: AccessConfig::open_to(false),
+            acl: AclConfig::default(),
+            bans: BansConfig::default(),
             mqtt: MqttConfig::default(),
             limits: LimitsConfig::default(),
             storage: StorageConfig::default(),
@@ -380,7 +378,7 @@ impl BrokerConfig {
             mode: Mode::Development,
             data_dir,
             listeners: loopback_listeners(DEFAULT_PORT).to_vec(),
-            access: AccessConfig { anonymous: true },
+            access: AccessConfig::open_to(true),
             ..Self::default()
         }
     }

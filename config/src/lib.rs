@@ -20,6 +20,7 @@
 //! # Ok::<(), veilmq_config::ConfigError>(())
 //! ```
 
+mod access;
 mod address;
 mod broker_config;
 mod document;
@@ -36,11 +37,12 @@ mod tls;
 mod unknown;
 mod value;
 
+pub use access::{AccessConfig, AclConfig, AclSubscribe, BadCredentials, BansConfig};
 pub use address::{FileMode, ListenAddress, NoListenAddress};
 pub use broker_config::{
-    AccessConfig, AdminConfig, BrokerConfig, Durability, FanOut, ListenerConfig, ListenerDurability,
-    ListenerProtocol, LogConfig, LogFormat, LogLevel, Mode, MosquittoConfig, Scheme, ShardsConfig,
-    StorageConfig, Suite, SysConfig, VeilConfig,
+    AdminConfig, BrokerConfig, Durability, FanOut, ListenerConfig, ListenerDurability, ListenerProtocol,
+    LogConfig, LogFormat, LogLevel, Mode, MosquittoConfig, Scheme, ShardsConfig, StorageConfig, Suite,
+    SysConfig, VeilConfig,
 };
 pub use environment::process_environment;
 pub use error::{ConfigError, Fault, Origin};

@@ -74,6 +74,7 @@ impl Known {
         self.relaxed_topics_are_relaxed(config)?;
         self.listeners_promise_what_the_broker_keeps(config)?;
         self.addresses_are_distinct(config)?;
+        self.one_file_has_the_rules(config)?;
         self.listeners_fit_their_addresses(config)?;
         config.check_tls(self)?;
         match config.mode {
@@ -154,6 +155,19 @@ impl Known {
         Ok(())
     }
 
+    fn one_file_has_the_rules(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
+        let (Some(path), Some(_)) = (&config.acl.mosquitto_file, &config.acl.file) else { return Ok(()) };
+        Err(ConfigError::new(
+            self.origin("acl.mosquitto_file"),
+            Fault::Relation {
+                key: "acl.mosquitto_file",
+                value: format!("{path:?}"),
+                allowed: "no value".to_owned(),
+                because: format!("acl.file has the rules ({})", self.origin("acl.file")),
+            },
+        ))
+    }
+
     fn addresses_are_distinct(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
         let mut taken: Vec<(&'static str, ListenAddress)> = Vec::new();
         for (key, address) in addresses(config) {
@@ -225,7 +239,11 @@ impl Known {
         let has_users = |tls: &ListenerTlsConfig| tls.identity != CertificateIdentity::None;
         let has_certified_users =
             config.listeners.iter().filter_map(|listener| listener.tls.as_ref()).any(has_users);
-        if config.access.anonymous || config.veil.enabled || has_certified_users {
+        if config.access.anonymous
+            || config.access.password_file.is_some()
+            || config.veil.enabled
+            || has_certified_users
+        {
             return Ok(());
         }
         Err(ConfigError::new(

@@ -57,6 +57,8 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
         &[
             ("VEILMQ__STORAGE__DURABILITY", "interval"),
             ("VEILMQ__VEIL__CERTIFICATE", "/broker.vmc"),
+            ("VEILMQ__ACCESS__PASSWORD_FILE", "/passwd"),
+            ("VEILMQ__ACL__FILE", "/acl.toml"),
             ("VEILMQ__MQTT__SERVER_REFERENCE", "other:1883"),
             ("VEILMQ__MQTT__RESPONSE_INFORMATION", "answers/%c"),
             ("VEILMQ__LISTENERS", "wss://127.0.0.1:8443"),
@@ -75,6 +77,9 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
         crl_file: Some("/ca.crl".into()),
         ..tls
     });
+
+    // Only one of the two may be given.
+    every_key.acl.mosquitto_file = Some(PathBuf::from("/acl"));
 
     let of_types: Vec<_> = flat(&every_key).into_keys().collect();
     let mut of_table: Vec<_> = OPTIONS.iter().map(|spec| spec.key.to_owned()).collect();

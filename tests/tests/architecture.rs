@@ -15,7 +15,8 @@ const BROKER_SIDE: [&str; 4] = ["veilmq", "veilmq-core", "veilmq-config", "veilm
 /// Everything that holds or uses end-to-end keys.
 const CLIENT_SIDE: [&str; 2] = ["veilmq-client", "veilmq-cli"];
 /// What `veilmq-core` may depend on. It asks for time, randomness, network and disk; it never fetches them.
-const CORE_DEPENDENCIES: [&str; 5] = ["dashmap", "siphasher", "thiserror", "tracing", "veilmq-protocol"];
+const CORE_DEPENDENCIES: [&str; 6] =
+    ["dashmap", "siphasher", "thiserror", "tracing", "veilmq-protocol", "zeroize"];
 /// Packages whose purpose is time, randomness, network, disk or threads.
 const EFFECTS: [&str; 14] = [
     "async-std",

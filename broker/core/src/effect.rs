@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use veilmq_protocol::TopicName;
 
+use crate::access::{Credentials, Verdict};
 use crate::connection::Arrival;
 use crate::durability::Promise;
 use crate::id::{ConnectionId, MessageId, SessionId, ShardIndex, Ticket};
@@ -40,6 +41,15 @@ pub enum Input<'a> {
         /// The user name.
         user: &'a str,
     },
+    /// What became of [`Effect::Verify`].
+    Verified {
+        /// The connection.
+        connection: ConnectionId,
+        /// Whether the client is who it says.
+        verdict: Verdict,
+    },
+    /// [`crate::Shared::set_access`] has changed who may connect or what clients may do.
+    AccessChanged,
     /// Bytes arrived. The buffer may be written to (records are decrypted in place).
     Received {
         /// The connection.
@@ -106,6 +116,13 @@ pub enum Effect {
         connection: ConnectionId,
         /// The farewell and what was still unsent before it.
         outbox: Outbox,
+    },
+    /// Check these credentials, then say [`Input::Verified`]. Until then no more bytes of the connection should be read.
+    Verify {
+        /// The connection.
+        connection: ConnectionId,
+        /// What the client shows.
+        credentials: Box<Credentials>,
     },
     /// The session of this connection lives on another shard: move the socket there and pass the arrival in.
     Hand {

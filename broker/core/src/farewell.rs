@@ -76,6 +76,14 @@ pub(crate) enum PeerError {
     NotAuthorized(&'static str),
     #[error("not authorised: the session of this client identifier belongs to a VEIL-1 identity")]
     SessionOfIdentity,
+    #[error("not authorised: the session of this client identifier belongs to another user")]
+    SessionOfUser,
+    #[error("user name or password refused")]
+    Credentials,
+    #[error("too many wrong passwords")]
+    Banned,
+    #[error("{bytes} bytes before CONNACK, {maximum} are taken")]
+    Impatient { bytes: usize, maximum: usize },
     #[error("authentication method not served")]
     AuthenticationMethod,
     #[error("CONNACK cannot be sent: {0}")]
@@ -108,6 +116,10 @@ pub(crate) enum BrokerReason {
     ReplaysFull,
     #[error("the session has changed since CONNACK")]
     SessionChanged,
+    #[error("too many passwords are being checked")]
+    Busy,
+    #[error("not authorised any more")]
+    Revoked,
 }
 
 impl CloseReason {
@@ -130,6 +142,9 @@ impl CloseReason {
             Self::Peer(
                 PeerError::NotAuthorized(_)
                 | PeerError::SessionOfIdentity
+                | PeerError::SessionOfUser
+                | PeerError::Credentials
+                | PeerError::Banned
                 | PeerError::AuthenticationMethod
                 | PeerError::ConnAck(_)
                 | PeerError::Handshake(_)
@@ -147,7 +162,8 @@ impl CloseReason {
                 | PeerError::TopicAlias { .. }
                 | PeerError::TopicLevels { .. }
                 | PeerError::UserProperties { .. }
-                | PeerError::ReceiveMaximum { .. },
+                | PeerError::ReceiveMaximum { .. }
+                | PeerError::Impatient { .. },
             ) => CloseLabel::ProtocolError,
             Self::Broker(BrokerReason::TakenOver) => CloseLabel::TakenOver,
             Self::Broker(BrokerReason::Shutdown) => CloseLabel::Shutdown,
@@ -155,8 +171,12 @@ impl CloseReason {
                 CloseLabel::StorageFailed
             }
             Self::Broker(
-                BrokerReason::HalfOpen | BrokerReason::ReplaysFull | BrokerReason::SessionChanged,
+                BrokerReason::HalfOpen
+                | BrokerReason::Busy
+                | BrokerReason::ReplaysFull
+                | BrokerReason::SessionChanged,
             ) => CloseLabel::Refused,
+            Self::Broker(BrokerReason::Revoked) => CloseLabel::Revoked,
         }
     }
 
@@ -179,10 +199,14 @@ impl CloseReason {
                 PeerError::KeepAlive { .. } => Some(ReasonCode::KeepAliveTimeout),
                 // [MQTT-3.1.3-8]
                 PeerError::ClientId(_) => Some(ReasonCode::ClientIdentifierNotValid),
-                PeerError::UserProperties { .. } | PeerError::ReauthenticationTimeout { .. } => {
-                    Some(ReasonCode::QuotaExceeded)
+                PeerError::UserProperties { .. }
+                | PeerError::ReauthenticationTimeout { .. }
+                | PeerError::Impatient { .. } => Some(ReasonCode::QuotaExceeded),
+                PeerError::NotAuthorized(_) | PeerError::SessionOfIdentity | PeerError::SessionOfUser => {
+                    Some(ReasonCode::NotAuthorized)
                 }
-                PeerError::NotAuthorized(_) | PeerError::SessionOfIdentity => Some(ReasonCode::NotAuthorized),
+                PeerError::Credentials => Some(ReasonCode::BadUserNameOrPassword),
+                PeerError::Banned => Some(ReasonCode::Banned),
                 PeerError::AuthenticationMethod => Some(ReasonCode::BadAuthenticationMethod),
                 // Table 3-1: the CONNECT is valid but is not accepted.
                 PeerError::ConnAck(_) => Some(ReasonCode::ImplementationSpecificError),
@@ -190,6 +214,8 @@ impl CloseReason {
             },
             Self::Broker(BrokerReason::TakenOver) => Some(ReasonCode::SessionTakenOver),
             Self::Broker(BrokerReason::Shutdown) => Some(ReasonCode::ServerShuttingDown),
+            Self::Broker(BrokerReason::Busy) => Some(ReasonCode::ServerBusy),
+            Self::Broker(BrokerReason::Revoked) => Some(ReasonCode::NotAuthorized),
             Self::Broker(
                 BrokerReason::StorageFailed
                 | BrokerReason::StorageFull
@@ -206,7 +232,10 @@ impl CloseReason {
             Self::Departure(_) => None,
             Self::Peer(error) => match error {
                 // Who tries to get in learns nothing of why that fails (VEIL-1 section 4.9), nor of others' sessions.
-                PeerError::Handshake(_) | PeerError::Record(_) | PeerError::SessionOfIdentity => None,
+                PeerError::Handshake(_)
+                | PeerError::Record(_)
+                | PeerError::SessionOfIdentity
+                | PeerError::SessionOfUser => None,
                 PeerError::Transport(_)
                 | PeerError::Packet(_)
                 | PeerError::NotConnect { .. }
@@ -223,6 +252,9 @@ impl CloseReason {
                 | PeerError::ReauthenticationTimeout { .. }
                 | PeerError::ClientId(_)
                 | PeerError::NotAuthorized(_)
+                | PeerError::Credentials
+                | PeerError::Banned
+                | PeerError::Impatient { .. }
                 | PeerError::ConnAck(_)
                 | PeerError::AuthenticationMethod => Some(error.to_string()),
             },
@@ -256,6 +288,10 @@ impl Notice {
     /// Returns the forms of a refusal of a connection that is not established yet, the fullest first: a CONNACK with an error.
     pub(crate) fn refusals(&self, version: ProtocolVersion) -> impl Iterator<Item = Packet<'_>> {
         let reason = match self.reason {
+            // MQTT 3.1.1 has 4 for what is malformed in them (table 3.1); in MQTT 3.1 it is the code for this.
+            ReasonCode::BadUserNameOrPassword if version == ProtocolVersion::V311 => {
+                ReasonCode::NotAuthorized
+            }
             // Table 3-1 has no "server shutting down" before CONNACK; "server unavailable" is its equivalent.
             ReasonCode::ServerShuttingDown => ReasonCode::ServerUnavailable,
             reason => reason,
@@ -314,11 +350,12 @@ pub(crate) enum CloseLabel {
     TakenOver,
     Shutdown,
     StorageFailed,
+    Revoked,
 }
 
 impl CloseLabel {
     /// All labels, in the order of their discriminants.
-    pub(crate) const NAMES: [&'static str; 10] = [
+    pub(crate) const NAMES: [&'static str; 11] = [
         "disconnected",
         "closed",
         "connect_timeout",
@@ -329,6 +366,7 @@ impl CloseLabel {
         "taken_over",
         "shutdown",
         "storage_failed",
+        "revoked",
     ];
 }
 

@@ -6,6 +6,7 @@
 //!
 //! Payloads are opaque here ([`Payload`]): the core moves them and never looks into them.
 
+mod access;
 mod capabilities;
 mod connection;
 mod durability;
@@ -16,6 +17,7 @@ mod groups;
 mod handshakes;
 mod id;
 mod in_flight;
+mod log_limit;
 mod matches;
 mod memory;
 mod message;
@@ -38,6 +40,10 @@ mod sys;
 mod time;
 mod waiting;
 
+pub use self::access::{
+    Access, Actions, Credentials, Rule, RuleEffect, Rules, Stage as RuleStage, Subject, Template,
+    TemplateError, Verdict,
+};
 pub use self::capabilities::Capabilities;
 pub use self::connection::Arrival;
 pub use self::durability::{Promise, RelaxedTopics};

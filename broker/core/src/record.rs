@@ -99,8 +99,10 @@ pub struct SessionRecord {
     pub session: SessionId,
     /// The Client Identifier.
     pub client_id: Arc<str>,
-    /// A VEIL-1 identity vouched for the Client Identifier, so nobody gets this session without one.
+    /// Its client proved who it is, so that nobody else gets the session: as `user`, or with a VEIL-1 identity if there is none.
     pub authenticated: bool,
+    /// The user name of its client.
+    pub user: Option<Arc<str>>,
     /// The Session Expiry Interval in seconds; `u32::MAX` never expires.
     pub expiry_seconds: u32,
     /// When the connection closed; None while connected.

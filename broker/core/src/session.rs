@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use veilmq_protocol::{PacketId, TopicFilter};
 
+use crate::access::{Access, Permissions, User};
 use crate::id::{ConnectionId, IdSet, SessionId};
 use crate::outbound::Outbound;
 use crate::record::{Record, SessionRecord, SubscriptionRecord, WillRecord};
@@ -22,8 +23,12 @@ pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) client_id: Arc<str>,
     pub(crate) connection: Option<ConnectionId>,
-    /// A VEIL-1 identity vouched for the Client Identifier, so nobody gets this session without one.
+    /// Its client proved who it is: as `user`, or with a VEIL-1 identity that vouches for the Client Identifier if there is none.
     pub(crate) authenticated: bool,
+    /// The user that its client is, or only says it is; None with an identity, and for clients without a user name.
+    pub(crate) user: Option<User>,
+    /// What its client may do; None if that is everything.
+    pub(crate) permissions: Option<Box<Permissions>>,
     /// The session outlives its connection, so its state is stored. It stays so once it has been.
     pub(crate) durable: bool,
     pub(crate) expiry_seconds: u32,
@@ -48,6 +53,8 @@ impl Session {
             client_id,
             connection: None,
             authenticated: false,
+            user: None,
+            permissions: None,
             durable: false,
             expiry_seconds: 0,
             disconnected_at: None,
@@ -67,10 +74,25 @@ impl Session {
             session: self.id,
             client_id: Arc::clone(&self.client_id),
             authenticated: self.authenticated,
+            user: self.user.as_ref().map(|user| Arc::clone(&user.name)),
             expiry_seconds: self.expiry_seconds,
             disconnected_at: self.disconnected_at,
             will: self.will.as_deref().cloned(),
         })
+    }
+
+    /// Returns the name by which rules know its client; that of a certificate is its Client Identifier.
+    pub(crate) fn user_name(&self) -> Option<&str> {
+        match &self.user {
+            Some(user) => Some(&user.name),
+            None if self.authenticated => Some(&self.client_id),
+            None => None,
+        }
+    }
+
+    /// Tells whether its client would still be let in.
+    pub(crate) fn is_admitted(&self, access: &Access) -> bool {
+        access.admits(self.user.as_ref(), self.authenticated && self.user.is_none())
     }
 
     /// Returns how many of the subscriptions are shared.

@@ -10,7 +10,7 @@ use crate::durability::RelaxedTopics;
 pub struct Settings {
     /// The number of shards, 1 to 64.
     pub shards: u16,
-    /// Whether a client without a VEIL-1 identity may connect.
+    /// Whether a client that proves nothing may connect, until [`crate::Shared::set_access`] says otherwise.
     pub anonymous: bool,
     /// The optional parts of MQTT on offer.
     pub capabilities: Capabilities,

@@ -8,6 +8,7 @@ use siphasher::sip::SipHasher13;
 use veilmq_protocol::TopicName;
 use veilmq_protocol::veil::channel::{Identity, ServerPolicy, TicketKeys, TrustAnchors};
 
+use crate::access::Access;
 use crate::farewell::PeerError;
 use crate::groups::FanOut;
 use crate::handshakes::{HalfOpen, Handshakes};
@@ -70,6 +71,7 @@ pub struct Shared {
     hash_key: [u8; 16],
     veil: Option<VeilServer>,
     trust: RwLock<TrustAnchors>,
+    access: RwLock<Arc<Access>>,
     handshakes: Arc<Handshakes>,
     replays: Mutex<Replays>,
     tickets: Mutex<TicketKeys>,
@@ -87,6 +89,7 @@ pub struct Shared {
 impl Shared {
     /// Makes the state of a broker without sessions; `hash_key` is random, so that clients cannot choose their shard.
     pub fn new(settings: Settings, hash_key: [u8; 16], veil: Option<VeilServer>) -> Arc<Self> {
+        let access = RwLock::new(Arc::new(Access::open_to(settings.anonymous)));
         let retained = RetainedIndex::new(settings.retained_bytes_max);
         let one_trip = veil.as_ref().map(|veil| veil.one_trip.clone()).unwrap_or_default();
         Arc::new(Self {
@@ -94,6 +97,7 @@ impl Shared {
             hash_key,
             veil,
             trust: RwLock::default(),
+            access,
             handshakes: Arc::default(),
             replays: Mutex::new(Replays::new(one_trip.clock_skew_milliseconds, one_trip.replays_max)),
             tickets: Mutex::new(TicketKeys::new(one_trip.ticket_milliseconds, one_trip.replays_max)),
@@ -116,6 +120,16 @@ impl Shared {
     /// Returns the authorities whose certificates admit clients; they may change at any time.
     pub fn trust(&self) -> &RwLock<TrustAnchors> {
         &self.trust
+    }
+
+    /// Changes who may connect and what clients may do. Every shard must then be told with [`crate::Input::AccessChanged`]; what
+    /// it does until then goes by the earlier tables.
+    pub fn set_access(&self, access: Access) {
+        *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
+    }
+
+    pub(crate) fn access(&self) -> Arc<Access> {
+        Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Brings records of retained messages up to date: each comes to say what its topic retains now. Whoever commits batches

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use veilmq_protocol::{PacketType, QoS};
 
+use crate::access::Action;
 use crate::farewell::CloseLabel;
 
 /// The values of the label `type`, indexed by packet type.
@@ -40,7 +41,7 @@ pub(crate) enum DropReason {
     Expired,
     /// It was to be retained, and retained messages are at their limit, so it reached nobody.
     RetainedFull,
-    /// Its publisher may not publish to its topic.
+    /// Its publisher may not publish to its topic, or whoever it waited for may not receive it any more.
     NotAuthorized,
     /// It had to be stored, and storage takes nothing new: it reached nobody, or was not retained.
     StorageFull,
@@ -81,6 +82,8 @@ pub struct Stats {
     handshakes_failed: AtomicU64,
     record_failures: AtomicU64,
     group_rekeys: AtomicU64,
+    acl_checks: [AtomicU64; Action::NAMES.len()],
+    acl_denied: [AtomicU64; Action::NAMES.len()],
     connections: AtomicU64,
     sessions_connected: AtomicU64,
     sessions_disconnected: AtomicU64,
@@ -169,6 +172,14 @@ impl Stats {
     /// Shows how many group keys took the place of another.
     pub(crate) fn group_rekeys(&self, total: u64) {
         self.group_rekeys.store(total, Ordering::Relaxed);
+    }
+
+    /// A rule was asked for.
+    pub(crate) fn acl_checked(&self, action: Action, is_allowed: bool) {
+        increment(&self.acl_checks[action as usize]);
+        if !is_allowed {
+            increment(&self.acl_denied[action as usize]);
+        }
     }
 
     pub(crate) fn gauges(&self, gauges: &Gauges) {
@@ -273,6 +284,22 @@ impl Stats {
             "reason",
             &CloseLabel::NAMES,
             &self.connections_closed,
+        );
+        family(
+            "veilmq_acl_checks_total",
+            "Times that the rules on what clients may do were asked.",
+            Counter,
+            "action",
+            &Action::NAMES,
+            &self.acl_checks,
+        );
+        family(
+            "veilmq_acl_denied_total",
+            "Times that they said no.",
+            Counter,
+            "action",
+            &Action::NAMES,
+            &self.acl_denied,
         );
         let mut single = |name, help, kind, label: Option<(&'static str, &'static str)>, cell: &AtomicU64| {
             visit(Sample { name, help, kind, label, value: cell.load(Ordering::Relaxed) });

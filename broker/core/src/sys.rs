@@ -12,6 +12,7 @@ use crate::time::Moment;
 
 /// The first level of the topics that belong to the broker.
 pub(crate) const FIRST_LEVEL: &str = "$SYS";
+const CONTROL: &str = "$CONTROL";
 
 /// A value and where it comes from.
 type Reading = (&'static str, fn(&Totals) -> u64);
@@ -127,8 +128,12 @@ impl SysReport {
 
 /// Tells whether a topic is one that only the broker publishes to.
 pub(crate) fn is_reserved(topic: TopicName<'_>) -> bool {
-    let rest = topic.as_str().strip_prefix(FIRST_LEVEL);
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    // Nothing below $CONTROL is a message for subscribers: whoever answers there does so before anything is routed [B02].
+    topic.is_dollar()
+        && [FIRST_LEVEL, CONTROL].iter().any(|first_level| {
+            let rest = topic.as_str().strip_prefix(first_level);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
 }
 
 fn stored_messages(totals: &Totals) -> u64 {

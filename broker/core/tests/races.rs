@@ -65,8 +65,11 @@ impl Party {
                 }
                 Effect::Post { parcel, .. } => self.parcels.push(parcel),
                 // The store is not of interest, nor a client that lives elsewhere.
-                Effect::Commit { .. } | Effect::Fetch { .. } | Effect::Hand { .. } | Effect::Close { .. } => {
-                }
+                Effect::Commit { .. }
+                | Effect::Fetch { .. }
+                | Effect::Hand { .. }
+                | Effect::Close { .. }
+                | Effect::Verify { .. } => {}
             }
         }
     }

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use veilmq_core::{
-    ConnectionId, Effect, Environment, Input, Job, MemoryStore, MessageId, Moment, Outbox, Promise, Reader,
-    Record, Recovery, RecoverySummary, Settings, Shard, ShardIndex, Shared, Store, StoreError, Ticket,
-    Totals, VeilServer,
+    Access, ConnectionId, Credentials, Effect, Environment, Input, Job, MemoryStore, MessageId, Moment,
+    Outbox, Promise, Reader, Record, Recovery, RecoverySummary, Settings, Shard, ShardIndex, Shared, Store,
+    StoreError, Ticket, Totals, VeilServer, Verdict,
 };
 use veilmq_protocol::{
     Acknowledgement, Connect, Packet, ProtocolVersion, Publish, QoS, ReasonCode, Subscribe,
@@ -38,6 +38,8 @@ pub struct World {
     /// Messages are read back at once; otherwise that waits for [`World::fetch_one`].
     pub fetches_at_once: bool,
     fetches: VecDeque<(usize, Reader, Vec<MessageId>)>,
+    /// Passwords that are still to be checked, oldest first.
+    pub credentials: VecDeque<(Conn, Credentials)>,
     /// What shards asked for and is still to be carried out, in the order in which they asked.
     effects: VecDeque<(usize, Effect)>,
     carries_out: bool,
@@ -107,6 +109,7 @@ impl World {
             life: None,
             fetches_at_once: true,
             fetches: VecDeque::new(),
+            credentials: VecDeque::new(),
             effects: VecDeque::new(),
             carries_out: false,
             now,
@@ -330,6 +333,23 @@ impl World {
         self.turn(shard, Input::Received { connection, bytes: &mut bytes });
     }
 
+    /// Says what became of the oldest password that is to be checked.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn judge(&mut self, verdict: Verdict) {
+        let (connection, _) = self.credentials.pop_front().expect("a password to be checked");
+        self.turn(self.clients[&connection.0].shard, Input::Verified { connection, verdict });
+    }
+
+    /// Changes who may connect and what clients may do, and tells every shard.
+    pub fn set_access(&mut self, access: Access) {
+        self.shared.set_access(access);
+        for shard in 0..self.shards.len() {
+            self.turn(shard, Input::AccessChanged);
+        }
+    }
+
     /// Cuts the connection without a word.
     pub fn cut(&mut self, connection: Conn) {
         let shard = self.clients[&connection.0].shard;
@@ -426,6 +446,9 @@ impl World {
                 let client = self.clients.get_mut(&connection.0).unwrap();
                 client.received.extend(drain(&mut outbox));
                 client.closed = true;
+            }
+            Effect::Verify { connection, credentials } => {
+                self.credentials.push_back((connection, *credentials));
             }
             Effect::Hand { shard: ShardIndex(target), arrival } => {
                 let connection = arrival.connection();

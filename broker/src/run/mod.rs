@@ -4,6 +4,7 @@
 
 mod mosquitto;
 mod recovery;
+mod reload;
 mod settings;
 mod signals;
 
@@ -20,7 +21,9 @@ use veilmq_core::{Promise, Record, Shard, Shared, Stats, StoreError, VeilServer}
 use veilmq_protocol::veil::channel::Identity;
 
 use self::recovery::Recovered;
+use self::reload::{Outcome, Reloader};
 use self::signals::Signals;
+use crate::access::{AccessError, AccessKeeper, Reply, Verifier};
 use crate::admin::{AdminError, AdminServer, AdminState, Status, StorageDamage, mode_name};
 use crate::clock;
 use crate::files::{self, FileError};
@@ -59,6 +62,9 @@ pub enum RunError {
     /// A listener cannot speak TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// A password file or a file of rules cannot be used.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The admin listener did not start.
     #[error(transparent)]
     Admin(#[from] AdminError),
@@ -97,7 +103,7 @@ pub fn run(config: &BrokerConfig, file: Option<&Path>) -> Result<(), RunError> {
 /// A running broker.
 struct Broker {
     state: Arc<AdminState>,
-    trust: Arc<TrustKeeper>,
+    reloader: Reloader,
     tls: TlsKeeper,
     exchange: Arc<Exchange<Mail>>,
     threads: Vec<JoinHandle<()>>,
@@ -139,6 +145,7 @@ impl Broker {
         let certificate = certificate.unwrap_or_default();
         let shared = share(config, identity)?;
         let trust = Arc::new(TrustKeeper::new(folder, &config.veil.trust, Arc::clone(&shared))?);
+        let access = Arc::new(AccessKeeper::new(config, Arc::clone(&shared))?);
         let shards = shared.settings().shards;
         let state = Arc::new(AdminState::new(config.mode, shards, certificate, Arc::clone(&trust)));
         state.record_globally();
@@ -156,11 +163,26 @@ impl Broker {
         let metrics =
             settings::DaemonMetrics { shared: Arc::clone(&shared), storage: storage.clone(), report };
         state.add_metrics(Arc::new(metrics));
+        state.add_metrics(Arc::clone(access.verifier()) as _);
+        let outcome = Outcome::of_start();
+        state.add_metrics(Arc::clone(&outcome) as _);
         let addresses = bound.iter().map(|bound| (bound.address.clone(), bound.carrier.clone())).collect();
         let socket_files = bound.iter().filter_map(|bound| SocketFile::of(&bound.address)).collect();
-        let threads = start_shards(config, &shared, recovered.shards, bound, &exchange, &storage, &state)?;
+        let services =
+            Services { exchange: &exchange, storage: &storage, verifier: access.verifier(), state: &state };
+        let threads = start_shards(config, &shared, recovered.shards, bound, &services)?;
         tell_ready(config, &state, addresses);
-        Ok(Self { state, trust, tls, exchange, threads, writer, _socket_files: socket_files, _admin: admin })
+        let reloader = Reloader { trust, access, exchange: Arc::clone(&exchange), outcome };
+        Ok(Self {
+            state,
+            reloader,
+            tls,
+            exchange,
+            threads,
+            writer,
+            _socket_files: socket_files,
+            _admin: admin,
+        })
     }
 
     /// Says farewell to the clients, makes everything durable, and ends.
@@ -301,20 +323,30 @@ fn start_writer(
     .map_err(RunError::system("start the storage thread"))
 }
 
+/// What all shards use.
+struct Services<'a> {
+    exchange: &'a Arc<Exchange<Mail>>,
+    storage: &'a StorageHandle,
+    verifier: &'a Arc<Verifier>,
+    state: &'a AdminState,
+}
+
 fn start_shards(
     config: &BrokerConfig,
     shared: &Arc<Shared>,
     shards: Vec<Shard>,
     mut bound: Vec<Bound>,
-    exchange: &Arc<Exchange<Mail>>,
-    storage: &StorageHandle,
-    state: &AdminState,
+    services: &Services<'_>,
 ) -> Result<Vec<JoinHandle<()>>, RunError> {
     let limit = ConnectionLimit::new(config.limits.connections_max as usize);
     let connection_ids = Arc::new(AtomicU64::new(1));
     let counters: Vec<Arc<Counters>> = shards.iter().map(|_| Arc::default()).collect();
     let counting =
         shards.iter().map(|shard| Arc::clone(shard.stats())).zip(counters.iter().cloned()).collect();
+    let Services { exchange, storage, verifier, state } = services;
+    let judging = Arc::clone(exchange);
+    let reply: Arc<Reply> =
+        Arc::new(move |shard, connection, verdict| judging.judge(shard, connection, verdict));
     let mut announcer = announcer(config, shared, counting);
     let mut threads = Vec::new();
     for (shard, counters) in shards.into_iter().zip(counters) {
@@ -323,10 +355,12 @@ fn start_shards(
         let parts = WorkerParts {
             shard,
             exchange: Arc::clone(exchange),
-            storage: storage.clone(),
+            storage: (*storage).clone(),
             storage_backlog_bytes_max: STORAGE_BACKLOG_BYTES_MAX / 4,
             limit: limit.clone(),
             connection_ids: Arc::clone(&connection_ids),
+            verifier: Arc::clone(verifier),
+            reply: Arc::clone(&reply),
             counters,
             outbox_bytes_max: settings::bytes(config.limits.outbox_bytes_max),
             write_seconds_max: config.limits.write_seconds_max.into(),

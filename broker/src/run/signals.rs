@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info};
-use veilmq_config::{BrokerConfig, Overrides, Sources};
+use veilmq_config::BrokerConfig;
 
 use super::{Broker, RunError};
 use crate::trust::TrustKeeper;
@@ -49,7 +49,7 @@ impl Signals {
 
     /// Serves until SIGTERM or SIGINT.
     pub(super) fn serve_until_told_to_end(self, config: &BrokerConfig, file: Option<&Path>, broker: &Broker) {
-        let Broker { trust, tls, exchange, state, .. } = broker;
+        let Broker { reloader, tls, exchange, state, .. } = broker;
         let Self { runtime, mut terminate, mut interrupt, mut hang_up, mut save, mut print } = self;
         runtime.block_on(async {
             let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
@@ -63,7 +63,7 @@ impl Signals {
                     _ = save.recv() => info!("SIGUSR1: everything is stored already"),
                     _ = print.recv() => info!("SIGUSR2: there is nothing to print"),
                     _ = hang_up.recv() => {
-                        reload_trust(config, file, trust);
+                        reloader.reload(config, file);
                         if tls.reload() {
                             exchange.tell_distrust();
                         }
@@ -72,7 +72,7 @@ impl Signals {
                         if tls.rescan() {
                             exchange.tell_distrust();
                         }
-                        look_after_trust(trust, &mut trouble);
+                        look_after_trust(&reloader.trust, &mut trouble);
                         state.keep_metrics_small();
                     }
                 }
@@ -90,21 +90,4 @@ fn look_after_trust(trust: &TrustKeeper, trouble: &mut Option<String>) {
         error!("{now}");
     }
     *trouble = now;
-}
-
-/// Reads the authorities again: those that the configuration file names now, and the folder.
-fn reload_trust(config: &BrokerConfig, file: Option<&Path>, trust: &TrustKeeper) {
-    let sources =
-        Sources { file, overrides: Overrides::default(), environment: veilmq_config::process_environment() };
-    let configured = match BrokerConfig::load(sources) {
-        Ok(now) => now.veil.trust,
-        Err(error) => {
-            error!("SIGHUP: {error}; the authorities named before stay");
-            config.veil.trust.clone()
-        }
-    };
-    match trust.reload(&configured) {
-        Ok(()) => info!("SIGHUP: authorities were read again; other options take effect at the next start"),
-        Err(error) => error!("SIGHUP: {error}; nothing has changed"),
-    }
 }

@@ -39,6 +39,8 @@ pub(super) struct Connection {
     pub(super) is_full: Cell<bool>,
     pub(super) is_dirty: Cell<bool>,
     pub(super) is_paused: Cell<bool>,
+    /// Its password is being checked, and nothing is read until that is done.
+    pub(super) is_being_verified: Cell<bool>,
     pub(super) is_watched: Cell<bool>,
     permit: RefCell<Option<Permit>>,
 }
@@ -65,6 +67,7 @@ impl Connection {
             is_full: Cell::new(false),
             is_dirty: Cell::new(false),
             is_paused: Cell::new(false),
+            is_being_verified: Cell::new(false),
             is_watched: Cell::new(false),
             permit: RefCell::new(Some(permit)),
         })

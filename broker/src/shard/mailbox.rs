@@ -1,4 +1,5 @@
-//! What other threads can tell a shard: parcels and sockets from other shards, finished commits and reads, and orders.
+//! What other threads can tell a shard: parcels and sockets from other shards, finished commits and reads, verdicts on
+//! passwords, and orders.
 //!
 //! Between each pair of shards lies one lane with a byte limit. A lane over its limit drops what may be dropped and counts it;
 //! everything else is accepted, and the posting shard stops reading from its sockets until the lane is emptied. A receiver is
@@ -9,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
-use veilmq_core::{ShardIndex, Ticket};
+use veilmq_core::{ConnectionId, ShardIndex, Ticket, Verdict};
 
 use crate::store::Fetched;
 
@@ -65,6 +66,8 @@ struct Inbox {
     relieved: AtomicU64,
     completions: Mutex<Vec<Completion>>,
     fetched: Mutex<Vec<Fetched>>,
+    verdicts: Mutex<Vec<(ConnectionId, Verdict)>>,
+    access_changed: AtomicBool,
     shutdown: AtomicBool,
     distrust: AtomicBool,
     turns: AtomicU64,
@@ -167,6 +170,31 @@ impl<T: Freight> Exchange<T> {
     /// Takes what a shard wanted to read, in the order in which it asked.
     pub fn take_fetched(&self, shard: ShardIndex) -> Vec<Fetched> {
         std::mem::take(&mut lock(&self.inbox(shard).fetched))
+    }
+
+    /// Tells a shard what became of a password.
+    pub fn judge(&self, shard: ShardIndex, connection: ConnectionId, verdict: Verdict) {
+        let inbox = self.inbox(shard);
+        lock(&inbox.verdicts).push((connection, verdict));
+        inbox.wake.notify_one();
+    }
+
+    /// Takes what became of the passwords of a shard.
+    pub fn take_verdicts(&self, shard: ShardIndex) -> Vec<(ConnectionId, Verdict)> {
+        std::mem::take(&mut lock(&self.inbox(shard).verdicts))
+    }
+
+    /// Tells every shard that other rules are in force.
+    pub fn change_access(&self) {
+        for inbox in &self.inboxes {
+            inbox.access_changed.store(true, Ordering::Release);
+            inbox.wake.notify_one();
+        }
+    }
+
+    /// Tells a shard, once, that other rules are in force.
+    pub fn take_access_change(&self, shard: ShardIndex) -> bool {
+        self.inbox(shard).access_changed.swap(false, Ordering::AcqRel)
     }
 
     /// Tells every shard to say farewell to its clients and end.

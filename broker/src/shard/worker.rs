@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 use veilmq_core::{
-    Arrival, ConnectionId, Effect, Environment, IdMap, Input, Moment, Outbox, Record, Shard, ShardIndex,
-    Ticket,
+    Arrival, ConnectionId, Credentials, Effect, Environment, IdMap, Input, Moment, Outbox, Record, Shard,
+    ShardIndex, Ticket,
 };
 use veilmq_protocol::TopicName;
 
@@ -25,6 +25,7 @@ use super::limit::{ConnectionLimit, Permit};
 use super::mailbox::{Completion, Exchange, Posted};
 use super::socket::Socket;
 use super::stream::Stream;
+use crate::access::{Reply, Verifier};
 use crate::clock;
 use crate::listener::Carrier;
 use crate::store::{Fetched, StorageHandle};
@@ -52,6 +53,10 @@ pub struct WorkerParts {
     pub limit: ConnectionLimit,
     /// Where connections get their numbers.
     pub connection_ids: Arc<AtomicU64>,
+    /// Who checks passwords.
+    pub verifier: Arc<Verifier>,
+    /// Where it sends what it finds.
+    pub reply: Arc<Reply>,
     /// What is counted.
     pub counters: Arc<Counters>,
     /// The outbox size at which the core holds messages back, in bytes.
@@ -92,6 +97,8 @@ pub(super) struct Worker {
     storage_backlog_bytes_max: usize,
     limit: ConnectionLimit,
     connection_ids: Arc<AtomicU64>,
+    verifier: Arc<Verifier>,
+    reply: Arc<Reply>,
     counters: Arc<Counters>,
     outbox_bytes_max: usize,
     write_seconds_max: u64,
@@ -125,6 +132,8 @@ impl Worker {
             storage_backlog_bytes_max: parts.storage_backlog_bytes_max,
             limit: parts.limit,
             connection_ids: parts.connection_ids,
+            verifier: parts.verifier,
+            reply: parts.reply,
             counters: parts.counters,
             outbox_bytes_max: parts.outbox_bytes_max,
             write_seconds_max: parts.write_seconds_max,
@@ -227,6 +236,7 @@ impl Worker {
                 }
             }
             Effect::Close { connection, outbox } => self.close(connection, outbox, now),
+            Effect::Verify { connection, credentials } => self.verify(connection, credentials),
             Effect::Hand { shard, arrival } => self.hand(shard, arrival),
             Effect::Commit { ticket, records, awaited } => self.commit(ticket, records, awaited),
             Effect::Fetch { reader, messages } => self.storage.fetch(self.index, reader, messages),
@@ -240,6 +250,25 @@ impl Worker {
             let code = if is_ending { CloseCode::Away } else { CloseCode::Normal };
             connection.close(outbox, code, now.plus_seconds(CLOSE_SECONDS_MAX));
             self.watch(&connection, now);
+        }
+    }
+
+    /// Has a password checked; meanwhile nothing more is read, so that nothing has to be kept.
+    fn verify(&self, connection: ConnectionId, credentials: Box<Credentials>) {
+        if let Some(connection) = self.connections.borrow().get(&connection) {
+            connection.is_being_verified.set(true);
+        }
+        self.verifier.verify(self.index, connection, credentials, &self.reply);
+    }
+
+    fn take_verdicts(&self) {
+        for (id, verdict) in self.exchange.take_verdicts(self.index) {
+            let connection = self.connections.borrow().get(&id).cloned();
+            self.turn(Input::Verified { connection: id, verdict });
+            if let Some(connection) = connection {
+                connection.is_being_verified.set(false);
+                connection.wake();
+            }
         }
     }
 
@@ -306,6 +335,10 @@ impl Worker {
         for Fetched { reader, asked, messages } in self.exchange.take_fetched(self.index) {
             self.turn(Input::Fetched { reader, asked, messages });
         }
+        if self.exchange.take_access_change(self.index) {
+            self.turn(Input::AccessChanged);
+        }
+        self.take_verdicts();
         self.exchange.collect(self.index, mail);
         if !mail.is_empty() {
             self.open_mail(mail);
@@ -432,6 +465,9 @@ impl Worker {
 
     /// Tells whether a connection must not be read now; it is then woken when it may.
     pub(super) fn pause_if_needed(&self, connection: &Rc<Connection>) -> bool {
+        if connection.is_being_verified.get() {
+            return true;
+        }
         if !self.is_behind() {
             return false;
         }

@@ -81,6 +81,7 @@ pub(super) fn session(number: u64) -> Record {
         session: SessionId(number),
         client_id: "client".into(),
         authenticated: false,
+        user: None,
         expiry_seconds: 60,
         disconnected_at: None,
         will: None,

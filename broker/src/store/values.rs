@@ -56,6 +56,8 @@ const NO_LOCAL: u8 = 1 << 4;
 const RETAIN_AS_PUBLISHED: u8 = 1 << 5;
 const AUTHENTICATED: u8 = 1 << 6;
 const SHARED: u8 = 1 << 7;
+/// In the flags of a session head, which belongs to no group.
+const HAS_USER: u8 = 1 << 7;
 /// In the flags of a reference: where its stage is, and where its Quality of Service is.
 const STAGE_SHIFT: u8 = 4;
 const STAGE: u8 = 0b11 << STAGE_SHIFT;
@@ -72,18 +74,22 @@ fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 fn encode_session(record: &SessionRecord, out: &mut Vec<u8>) {
-    let SessionRecord { session: _, client_id, authenticated, expiry_seconds, disconnected_at, will } =
+    let SessionRecord { session: _, client_id, authenticated, user, expiry_seconds, disconnected_at, will } =
         record;
     out.push(
         flag(disconnected_at.is_some(), HAS_DISCONNECTED)
             | flag(will.is_some(), HAS_WILL)
-            | flag(*authenticated, AUTHENTICATED),
+            | flag(*authenticated, AUTHENTICATED)
+            | flag(user.is_some(), HAS_USER),
     );
     out.extend_from_slice(&expiry_seconds.to_le_bytes());
     if let Some(at) = disconnected_at {
         out.extend_from_slice(&at.milliseconds().to_le_bytes());
     }
     put_bytes(client_id.as_bytes(), out);
+    if let Some(user) = user {
+        put_bytes(user.as_bytes(), out);
+    }
     if let Some(will) = will {
         encode_will(will, out);
     }
@@ -177,14 +183,15 @@ pub(crate) fn decode(key: Key, bytes: &[u8]) -> Option<Record> {
 /// Reads a session head; None if the bytes are not one.
 fn decode_session(session: SessionId, bytes: &[u8]) -> Option<SessionRecord> {
     let mut fields = Fields(bytes);
-    let flags = fields.flags(HAS_DISCONNECTED | HAS_WILL | AUTHENTICATED)?;
+    let flags = fields.flags(HAS_DISCONNECTED | HAS_WILL | AUTHENTICATED | HAS_USER)?;
     let authenticated = flags & AUTHENTICATED != 0;
     let expiry_seconds = fields.u32()?;
     let disconnected_at = fields.when(flags & HAS_DISCONNECTED, Fields::moment)?;
     let client_id = Arc::from(fields.text()?);
+    let user = fields.when(flags & HAS_USER, Fields::text)?.map(Arc::from);
     let will = fields.when(flags & HAS_WILL, decode_will)?;
     fields.end()?;
-    Some(SessionRecord { session, client_id, authenticated, expiry_seconds, disconnected_at, will })
+    Some(SessionRecord { session, client_id, authenticated, user, expiry_seconds, disconnected_at, will })
 }
 
 fn decode_will(fields: &mut Fields<'_>) -> Option<WillRecord> {
@@ -358,6 +365,7 @@ mod tests {
             session: SessionId(1),
             client_id: "client".into(),
             authenticated: true,
+            user: Some("user".into()),
             expiry_seconds: 60,
             disconnected_at: Some(Moment::from_milliseconds(7)),
             will: Some(will),

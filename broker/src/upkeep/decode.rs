@@ -213,10 +213,19 @@ impl Fields {
             session: self.session()?,
             client_id: Arc::from(client_id),
             authenticated: self.flag("authenticated")?,
+            user: self.user()?,
             expiry_seconds: self.u32("expiry_seconds")?,
             disconnected_at: self.optional("disconnected_at_ms", Self::moment)?,
             will: self.optional("will", Self::will)?,
         })
+    }
+
+    /// Reads the user name, which exports of brokers that knew no users do not have.
+    fn user(&mut self) -> Checked<Option<Arc<str>>> {
+        if !self.0.contains_key("user") {
+            return Ok(None);
+        }
+        Ok(self.optional("user", Self::text)?.map(Arc::from))
     }
 
     fn will(&mut self, field: &'static str) -> Checked<WillRecord> {

@@ -23,6 +23,7 @@ enum Line<'a> {
         session: u64,
         client_id: &'a str,
         authenticated: bool,
+        user: Option<&'a str>,
         expiry_seconds: u32,
         disconnected_at_ms: Option<u64>,
         will: Option<Will<'a>>,
@@ -172,11 +173,13 @@ fn append(line: &impl Serialize, out: &mut Vec<u8>) {
 }
 
 fn session(head: &SessionRecord) -> Line<'_> {
-    let SessionRecord { session, client_id, authenticated, expiry_seconds, disconnected_at, will } = head;
+    let SessionRecord { session, client_id, authenticated, user, expiry_seconds, disconnected_at, will } =
+        head;
     Line::Session {
         session: session.0,
         client_id,
         authenticated: *authenticated,
+        user: user.as_deref(),
         expiry_seconds: *expiry_seconds,
         disconnected_at_ms: disconnected_at.map(Moment::milliseconds),
         will: will.as_ref().map(|will| {

@@ -29,6 +29,7 @@ fn session(number: u64, client_id: &str, will: Option<WillRecord>) -> Record {
         session: SessionId(number),
         client_id: client_id.into(),
         authenticated: false,
+        user: None,
         expiry_seconds: u32::MAX,
         disconnected_at: Some(Moment::from_milliseconds(1_700_000_000_000)),
         will,

@@ -175,6 +175,7 @@ pub(crate) fn session(number: u64, expiry_seconds: u32) -> Record {
         session: SessionId(number),
         client_id: format!("client {number}").into(),
         authenticated: number.is_multiple_of(2),
+        user: number.is_multiple_of(3).then(|| format!("user {number}").into()),
         expiry_seconds,
         disconnected_at: None,
         will: None,

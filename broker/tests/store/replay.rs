@@ -55,6 +55,7 @@ fn a_replay_gives_what_was_committed() {
         session: SessionId(1),
         client_id: "ünï".into(),
         authenticated: true,
+        user: Some("ünï".into()),
         expiry_seconds: u32::MAX,
         disconnected_at: Some(Moment::from_milliseconds(5)),
         will: Some(WillRecord {

@@ -7,9 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 use super::Note;
+use crate::access::{AccessConfig, AclConfig, AclSubscribe, BadCredentials};
 use crate::broker_config::{
-    AccessConfig, AdminConfig, BrokerConfig, DEFAULT_PORT, Durability, ListenerConfig, ListenerProtocol,
-    LogLevel, Mode,
+    AdminConfig, BrokerConfig, DEFAULT_PORT, Durability, ListenerConfig, ListenerProtocol, LogLevel, Mode,
 };
 use crate::error::{ConfigError, Fault, Origin};
 use crate::limits::LimitsConfig;
@@ -34,6 +34,10 @@ pub(super) struct Draft {
     pub(super) is_per_listener: bool,
     /// `allow_anonymous` for all listeners.
     pub(super) anonymous: Option<bool>,
+    /// `password_file` for all listeners.
+    pub(super) password_file: Option<PathBuf>,
+    /// `acl_file` for all listeners.
+    pub(super) acl_file: Option<PathBuf>,
     /// The most talkative `log_type` so far.
     pub(super) log_level: Option<LogLevel>,
     /// How many messages may wait above those in flight; 0 for no bound.
@@ -57,6 +61,8 @@ pub(super) struct ListenerDraft {
     pub(super) family: Family,
     pub(super) protocol: ListenerProtocol,
     pub(super) anonymous: Option<bool>,
+    pub(super) password_file: Option<PathBuf>,
+    pub(super) acl_file: Option<PathBuf>,
     pub(super) maximum_qos: u8,
     pub(super) topic_alias_maximum: u16,
     pub(super) topic_alias_to_client_max: u16,
@@ -79,6 +85,8 @@ impl ListenerDraft {
             family: Family::Both,
             protocol: ListenerProtocol::Mqtt,
             anonymous: None,
+            password_file: None,
+            acl_file: None,
             maximum_qos: 2,
             topic_alias_maximum: 10,
             topic_alias_to_client_max: 10,
@@ -146,6 +154,8 @@ impl Draft {
             current: 0,
             is_per_listener: false,
             anonymous: None,
+            password_file: None,
+            acl_file: None,
             log_level: None,
             queued_messages_max: 1_000,
             queued_bytes_max: 0,
@@ -215,7 +225,22 @@ impl Draft {
         let anonymous = self.anonymous;
         let anonymous_of =
             |listener: &ListenerDraft| listener.anonymous.or(anonymous).unwrap_or(is_local_only);
-        self.config.access = AccessConfig { anonymous: self.agreed("allow_anonymous", anonymous_of)? };
+        let passwords_of = |listener: &ListenerDraft| {
+            let file = if self.is_per_listener { &listener.password_file } else { &self.password_file };
+            file.clone()
+        };
+        let rules_of = |listener: &ListenerDraft| {
+            let file = if self.is_per_listener { &listener.acl_file } else { &self.acl_file };
+            file.clone()
+        };
+        let access = AccessConfig {
+            password_file: self.agreed("password_file", passwords_of)?,
+            bad_credentials: BadCredentials::NotAuthorized,
+            ..AccessConfig::open_to(self.agreed("allow_anonymous", anonymous_of)?)
+        };
+        let mosquitto_file = self.agreed("acl_file", rules_of)?;
+        self.config.access = access;
+        self.config.acl = AclConfig { file: None, mosquitto_file, subscribe: AclSubscribe::Compat };
         self.config.mqtt.maximum_qos = self.agreed("max_qos", |listener| listener.maximum_qos)?;
         self.config.limits.topic_alias_maximum =
             self.agreed("max_topic_alias", |listener| listener.topic_alias_maximum)?;

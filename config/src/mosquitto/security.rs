@@ -5,11 +5,23 @@ use super::option::MosquittoOption as Row;
 use super::option::Scope::{Global, Listener, Security};
 use super::option::{Allowed, forget_text};
 
-const NO_ACCOUNTS: &str = "accounts and rules are not available yet";
 const NO_PSK: &str = "pre-shared keys of TLS are not available; use certificates";
 
 pub(super) const OPTIONS: &[Row] = &[
-    Row::refused("acl_file", Security, NO_ACCOUNTS),
+    Row::text(
+        "acl_file",
+        Security,
+        "`acl.mosquitto_file`, with `acl.subscribe = \"compat\"`",
+        |draft, path| {
+            let path = Some(path.into());
+            if draft.is_per_listener {
+                draft.listener().acl_file = path;
+            } else {
+                draft.acl_file = path;
+            }
+            Ok(())
+        },
+    ),
     Row::boolean(
         "allow_anonymous",
         Security,
@@ -32,7 +44,15 @@ pub(super) const OPTIONS: &[Row] = &[
         draft.listener().anonymous = Some(on);
     }),
     Row::text("listener_auto_id_prefix", Listener, "`auto-`, and nothing else", auto_id_prefix),
-    Row::refused("password_file", Security, NO_ACCOUNTS),
+    Row::text("password_file", Security, "`access.password_file`", |draft, path| {
+        let path = Some(path.into());
+        if draft.is_per_listener {
+            draft.listener().password_file = path;
+        } else {
+            draft.password_file = path;
+        }
+        Ok(())
+    }),
     Row::boolean(
         "per_listener_settings",
         Global,

@@ -20,6 +20,7 @@ pub(crate) use self::established::Established;
 pub(crate) use self::one_trip::Proving;
 pub(crate) use self::opening::{Next, Opening};
 pub(crate) use self::wire::{Fan, SendError, Wire};
+use crate::access::User;
 use crate::durability::Promise;
 use crate::handshakes::HalfOpen;
 use crate::id::ConnectionId;
@@ -113,8 +114,8 @@ pub struct Arrival {
     pub(crate) channel: Option<ServerAccepted>,
     /// Counts the handshake until the client has shown that it is there.
     pub(crate) counted: Option<HalfOpen>,
-    /// The user that what carries MQTT has proved the client to be.
-    pub(crate) user: Option<Arc<str>>,
+    /// The user that the client is; None without a user name, and with an identity.
+    pub(crate) user: Option<User>,
     /// The VEIL-1 identity of the client.
     pub(crate) identity: Option<Kid>,
     /// When a connection under the client's certificate has to end.
@@ -128,6 +129,19 @@ impl Arrival {
     /// Returns the connection that is to move.
     pub fn connection(&self) -> ConnectionId {
         self.connection
+    }
+
+    /// Tells whether somebody else than the client says who it is.
+    pub(crate) fn is_authenticated(&self) -> bool {
+        self.identity.is_some() || self.user.as_ref().is_some_and(User::is_proven)
+    }
+
+    /// Returns the name by which rules know the client; that of a certificate is its Client Identifier.
+    pub(crate) fn user_name(&self) -> Option<&str> {
+        match (&self.user, self.identity) {
+            (_, Some(_)) => Some(&self.request.client_id),
+            (user, None) => user.as_ref().map(|user| &*user.name),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! From accept to the last packet before CONNACK: CONNECT, and AUTH where a method was asked for.
+//! From accept to the last packet before CONNACK: CONNECT, and AUTH where a method was asked for, or the verdict on a password.
 //!
 //! Nothing here knows sessions: an opening ends as an [`Arrival`] that goes to the shard of its session. Invariant: an opening
 //! holds at most one packet of bounded size.
@@ -9,9 +9,11 @@ use veilmq_protocol::veil::channel::{AwaitClientFinish, HandshakeError, ServerAc
 use veilmq_protocol::veil::hello::{self, ClientHello};
 use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
 use veilmq_protocol::{Auth, Connect, DecodeError, Frame, Packet, PacketType, ProtocolVersion, ReasonCode};
+use zeroize::Zeroizing;
 
 use super::one_trip::{Offer, compact, resume};
 use super::{Arrival, ConnectRequest, SendError, auth_packet, certificate_over_at, packet_bytes_max};
+use crate::access::{Access, Credentials, Proof, User, Verdict};
 use crate::durability::Promise;
 use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
 use crate::handshakes::HalfOpen;
@@ -45,6 +47,13 @@ enum Phase {
     /// A packet was refused, or the connection moved on.
     Over,
     AwaitClientFinish(Box<HalfOpenHandshake>),
+    AwaitVerdict(Box<Unverified>),
+}
+
+/// A client whose password is being checked.
+struct Unverified {
+    request: ConnectRequest,
+    user: Arc<str>,
 }
 
 /// A handshake that waits for the client's proof of who it is.
@@ -59,6 +68,8 @@ struct HalfOpenHandshake {
 pub(crate) enum Next {
     /// A reply is in the outbox; wait for the next packet.
     Continue,
+    /// The client is who it says if these credentials are right; wait for the verdict.
+    Verify(Box<Credentials>),
     /// The client is who it says; its session takes over.
     Arrive(Box<Arrival>),
 }
@@ -92,6 +103,37 @@ impl Opening {
     /// Tells whether a handshake is under way.
     pub(crate) fn is_half_open(&self) -> bool {
         matches!(self.phase, Phase::AwaitClientFinish(_))
+    }
+
+    /// Tells whether a password is being checked. No packet is looked at meanwhile.
+    pub(crate) fn awaits_verdict(&self) -> bool {
+        matches!(self.phase, Phase::AwaitVerdict(_))
+    }
+
+    /// Consumes the phase with the verdict on a password; None if there is none to be checked.
+    pub(crate) fn decide(
+        &mut self,
+        verdict: Verdict,
+        access: &Access,
+        environment: &Environment<'_>,
+    ) -> Option<Result<Box<Arrival>, CloseReason>> {
+        if !self.awaits_verdict() {
+            return None;
+        }
+        let Phase::AwaitVerdict(unverified) = std::mem::replace(&mut self.phase, Phase::Over) else {
+            return None;
+        };
+        let Unverified { request, user } = *unverified;
+        Some(match verdict {
+            Verdict::Right(stamp) => {
+                let user = User { name: user, proof: Proof::Password(stamp) };
+                Ok(self.arrival(request, Some(user), None, environment))
+            }
+            // [MQTT-3.1.4-2]
+            Verdict::Wrong => Err(access.bad_credentials().into()),
+            Verdict::Banned => Err(PeerError::Banned.into()),
+            Verdict::Busy => Err(CloseReason::Broker(BrokerReason::Busy)),
+        })
     }
 
     /// Sends a packet before CONNACK, or a CONNACK that refuses.
@@ -134,7 +176,7 @@ impl Opening {
                 Err(CloseReason::Departure(Departure::Disconnected))
             }
             // [MQTT-3.1.2-30] Only AUTH or DISCONNECT may follow a CONNECT with a method.
-            (Phase::AwaitClientFinish(_) | Phase::Over, other) => {
+            (Phase::AwaitClientFinish(_) | Phase::AwaitVerdict(_) | Phase::Over, other) => {
                 Err(PeerError::Unexpected { got: other.packet_type() }.into())
             }
         }
@@ -156,7 +198,7 @@ impl Opening {
             shared.check_levels(will.topic)?;
             // The Will could never be published, and the client should know now ([MQTT-3.1.4-2]).
             if is_reserved(will.topic) {
-                return Err(PeerError::NotAuthorized("$SYS belongs to the broker").into());
+                return Err(PeerError::NotAuthorized("$SYS and $CONTROL belong to the broker").into());
             }
             settings.capabilities.check_will(will).map_err(PeerError::from)?;
         }
@@ -164,10 +206,7 @@ impl Opening {
         let request = ConnectRequest::new(connect, client_id);
         match connect.properties.authentication_method {
             // [MQTT-4.12.0-6], [MQTT311-7.0.0-2] Without a method there is no AUTH, and none in CONNACK.
-            None if settings.anonymous || self.vouched.is_some() => {
-                Ok(self.arrive(request, None, environment))
-            }
-            None => Err(PeerError::NotAuthorized("anonymous clients are not allowed").into()),
+            None => self.identify(request, connect, shared, environment),
             Some(AUTHENTICATION_METHOD) => {
                 self.authenticate(request, connect, packet_bytes, shared, environment)
             }
@@ -176,17 +215,53 @@ impl Opening {
         }
     }
 
-    fn arrive(
+    /// Finds out who a client is that asked for no authentication method: the user that what carries MQTT has proved it to be,
+    /// one whose password is to be checked, or nobody in particular.
+    fn identify(
+        &mut self,
+        request: ConnectRequest,
+        connect: &Connect<'_>,
+        shared: &Shared,
+        environment: &Environment<'_>,
+    ) -> Result<Next, CloseReason> {
+        if let Some(name) = self.vouched.take() {
+            let user = User { name, proof: Proof::Transport };
+            return Ok(Next::Arrive(self.arrival(request, Some(user), None, environment)));
+        }
+        let access = shared.access();
+        match connect.username {
+            Some(name) if access.users.is_some() => {
+                let credentials = Credentials {
+                    peer: self.peer.clone(),
+                    client_id: Arc::clone(&request.client_id),
+                    user: Arc::from(name),
+                    password: Zeroizing::new(connect.password.unwrap_or_default().to_vec()),
+                };
+                let user = Arc::clone(&credentials.user);
+                self.phase = Phase::AwaitVerdict(Box::new(Unverified { request, user }));
+                Ok(Next::Verify(Box::new(credentials)))
+            }
+            name if access.anonymous => {
+                let user = name.map(|name| User { name: Arc::from(name), proof: Proof::None });
+                Ok(Next::Arrive(self.arrival(request, user, None, environment)))
+            }
+            Some(_) => Err(access.bad_credentials().into()),
+            None => Err(PeerError::NotAuthorized("anonymous clients are not allowed").into()),
+        }
+    }
+
+    fn arrival(
         &self,
         request: ConnectRequest,
+        user: Option<User>,
         channel: Option<ServerAccepted>,
         environment: &Environment<'_>,
-    ) -> Next {
+    ) -> Box<Arrival> {
         let over_at = |accepted: &ServerAccepted| certificate_over_at(&accepted.client, environment);
-        Next::Arrive(Box::new(Arrival {
+        Box::new(Arrival {
             connection: self.connection,
             peer: self.peer.clone(),
-            user: self.vouched.clone(),
+            user,
             promise: self.promise,
             identity: channel.as_ref().map(|accepted| accepted.client.kid()),
             certificate_over_at: channel.as_ref().map(over_at),
@@ -195,7 +270,7 @@ impl Opening {
             counted: None,
             unread: Vec::new(),
             accepted_at: self.accepted_at,
-        }))
+        })
     }
 
     fn authenticate(
@@ -218,11 +293,9 @@ impl Opening {
             hello::Opening::Resume { ticket, .. } => resume(ticket, offer, veil, shared, environment)?,
         };
         if let Some(accepted) = accepted {
-            let mut next = self.arrive(request, Some(accepted), environment);
-            if let Next::Arrive(arrival) = &mut next {
-                arrival.counted = Some(counted);
-            }
-            return Ok(next);
+            let mut arrival = self.arrival(request, None, Some(accepted), environment);
+            arrival.counted = Some(counted);
+            return Ok(Next::Arrive(arrival));
         }
         let (reply, handshake) = ServerStart.handle(
             packet_bytes,
@@ -257,7 +330,7 @@ impl Opening {
         let accepted = shared.with_trust(|trust| {
             handshake.handle(finish, trust, &request.client_id, environment.unix_ms / 1_000)
         })?;
-        Ok(self.arrive(request, Some(accepted), environment))
+        Ok(Next::Arrive(self.arrival(request, None, Some(accepted), environment)))
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicU32;
 use veilmq_protocol::{QoS, TopicFilter};
 
 use super::{Body, Part, Recovery, RecoveryPart, Stored};
+use crate::access::User;
 use crate::id::{IdMap, MessageId, SessionId, ShardIndex};
 use crate::in_flight::Progress;
 use crate::message::Message;
@@ -231,6 +232,7 @@ impl Home {
         let mut session = Session::new(id, head.client_id);
         session.durable = true;
         session.authenticated = head.authenticated;
+        session.user = head.user.map(|name| User::remembered(name, head.authenticated));
         session.expiry_seconds = head.expiry_seconds;
         session.will = head.will.map(Box::new);
         // The wall clock may have been set back since; a session never waits longer than its interval.

@@ -28,7 +28,7 @@ impl Shard {
         let Some(state) = self.connections.remove(&connection) else { return };
         self.stats.connection_closed(reason.label());
         let outbox = match state {
-            Connection::Opening(opening) => self.refuse(*opening, reason),
+            Connection::Opening(opening) => self.refuse(*opening, reason, environment.now),
             Connection::Proving(proving) => self.refuse_unproven(*proving, reason),
             Connection::Established(established) => self.part(*established, reason, environment),
         };
@@ -37,8 +37,10 @@ impl Shard {
     }
 
     /// Refuses a connection that is not established.
-    fn refuse(&mut self, mut opening: Opening, reason: &CloseReason) -> Outbox {
-        tracing::info!(peer = %opening.peer, %reason, "connection refused");
+    fn refuse(&mut self, mut opening: Opening, reason: &CloseReason, now: Moment) -> Outbox {
+        if let Some(suppressed) = self.refusals.admit(now) {
+            tracing::info!(peer = %opening.peer, %reason, suppressed, "connection refused");
+        }
         self.disarm_connect(opening.connection, opening.accepted_at);
         if opening.is_half_open() {
             self.stats.handshake(false);
@@ -140,6 +142,15 @@ impl Shard {
             self.records.push(head);
         }
         let Ok(topic) = TopicName::new(&will.topic) else { return };
+        if !self.may_have_will(session, topic) {
+            self.stats.messages_dropped(DropReason::NotAuthorized, 1);
+            tracing::info!(
+                topic = topic.as_str(),
+                session = session.0,
+                "will message refused: not authorised any more"
+            );
+            return;
+        }
         let publication = Publication {
             publisher: Some(session),
             qos: will.qos,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use veilmq_protocol::{Acknowledgement, Packet, PacketId, QoS, ReasonCode};
+use veilmq_protocol::{Acknowledgement, Packet, PacketId, QoS, ReasonCode, TopicName};
 
 use super::Shard;
 use super::outgoing::Sending;
@@ -45,6 +45,10 @@ impl Shard {
     fn pass_through(&mut self, target: &Target, message: &Arc<Message>, retain: bool, now: Moment) -> bool {
         let Some(state) = self.sessions.get(&target.session) else { return false };
         let Some(connection) = state.connection else { return false };
+        if state.permissions.is_some() && !self.may_receive(target.session, message.topic()) {
+            return true;
+        }
+        let Some(state) = self.sessions.get(&target.session) else { return false };
         if !state.outbound.may_send_now(QoS::AtMostOnce) || message.is_expired(now) {
             return false;
         }
@@ -78,6 +82,11 @@ impl Shard {
         if state.connection.is_none() && delivery.qos == QoS::AtMostOnce {
             return;
         }
+        if state.permissions.is_some() && !self.may_receive(session, delivery.message.topic()) {
+            self.settle(session, &delivery.into());
+            return;
+        }
+        let Some(state) = self.sessions.get_mut(&session) else { return };
         if state.durable
             && !delivery.stored
             && delivery.qos != QoS::AtMostOnce
@@ -208,6 +217,11 @@ impl Shard {
                 First::Delivery(delivery) => {
                     let bytes = delivery.message.size_bytes();
                     self.left_queue(bytes, bytes);
+                    // What it may receive can have changed since.
+                    if !self.may_receive(session, delivery.message.topic()) {
+                        self.drop_delivery(session, delivery, DropReason::NotAuthorized);
+                        continue;
+                    }
                     self.begin(session, connection, delivery, now);
                 }
                 First::Expired(waiting) => {
@@ -229,6 +243,17 @@ impl Shard {
                 self.send(connection, &release);
             }
             Some(Resend::Publish { delivery, packet_id, dup }) => {
+                // What it may receive can have changed since.
+                let is_allowed = match &mut state.permissions {
+                    Some(permissions) => TopicName::new(delivery.message.topic())
+                        .is_ok_and(|topic| permissions.allow_receive(topic)),
+                    None => true,
+                };
+                if !is_allowed {
+                    self.stats.messages_dropped(DropReason::NotAuthorized, 1);
+                    self.finish(session, packet_id);
+                    return true;
+                }
                 let sending = Sending::of(delivery, Some(packet_id), dup);
                 if let Some(Connection::Established(established)) = self.connections.get_mut(&connection)
                     && !self.outgoing.publish(established, &sending, now)

@@ -20,6 +20,7 @@ mod share;
 mod spill;
 mod subscribe;
 mod timer;
+mod verdict;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -31,11 +32,13 @@ use self::inherit::Estate;
 use self::outgoing::Outgoing;
 use self::spill::Spill;
 use self::timer::Timer;
+use crate::access::Access;
 use crate::connection::{Connection, Established};
 use crate::effect::{Effect, Input, Parcel, Reader};
 use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
 use crate::groups::Groups;
 use crate::id::{ConnectionId, IdMap, MessageId, SessionId, ShardIndex, Ticket};
+use crate::log_limit::LogLimit;
 use crate::matches::MatchCache;
 use crate::outbox::Outbox;
 use crate::record::Record;
@@ -48,6 +51,8 @@ use crate::time::{Environment, Moment};
 pub struct Shard {
     index: ShardIndex,
     shared: Arc<Shared>,
+    /// Who may connect and what clients may do, as [`Shared::access`] said when this shard was last told.
+    access: Arc<Access>,
     connections: IdMap<ConnectionId, Connection>,
     /// Boxed, because a table of sessions themselves would hold room for twice as many.
     sessions: IdMap<SessionId, Box<Session>>,
@@ -75,6 +80,10 @@ pub struct Shard {
     gated: VecDeque<(Ticket, Gated)>,
     /// The application properties of the PUBLISH at hand.
     scratch: Vec<u8>,
+    /// Lines on connections that were refused.
+    refusals: LogLimit,
+    /// Lines on publications that were refused.
+    refused_publications: LogLimit,
 }
 
 impl Shard {
@@ -84,6 +93,7 @@ impl Shard {
         let stats = Arc::<Stats>::default();
         Self {
             index,
+            access: shared.access(),
             shared,
             connections: IdMap::default(),
             sessions: IdMap::default(),
@@ -103,6 +113,8 @@ impl Shard {
             settled: None,
             gated: VecDeque::new(),
             scratch: Vec::new(),
+            refusals: LogLimit::default(),
+            refused_publications: LogLimit::default(),
         }
     }
 
@@ -124,6 +136,10 @@ impl Shard {
             }
             Input::Located { connection, peer } => self.located(connection, peer),
             Input::Vouched { connection, user } => self.vouched(connection, user),
+            Input::Verified { connection, verdict } => {
+                self.verified(connection, verdict, environment, effects);
+            }
+            Input::AccessChanged => self.access_changed(environment, effects),
             Input::Received { connection, bytes } => self.received(connection, bytes, environment, effects),
             Input::Closed { connection } => {
                 self.close(connection, &CloseReason::Departure(Departure::Closed), environment, effects);
@@ -214,8 +230,9 @@ impl Shard {
     }
 
     /// Takes in a disconnected session whose routes are known.
-    pub(crate) fn insert_session(&mut self, session: Session, now: Moment) {
+    pub(crate) fn insert_session(&mut self, mut session: Session, now: Moment) {
         let id = session.id;
+        session.permissions = verdict::permissions_of(&session, &self.access);
         self.gauges.subscriptions += session.subscriptions.len();
         self.gauges.shared_subscriptions += session.shared_subscriptions();
         self.gauges.queued_messages += session.outbound.waiting();

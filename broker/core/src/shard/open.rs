@@ -6,10 +6,11 @@ use veilmq_protocol::veil::channel::ServerAccepted;
 use veilmq_protocol::{PacketType, ProtocolVersion};
 
 use super::Shard;
+use super::verdict::permissions_of;
 use crate::connection::{Arrival, Channel, ConnectRequest, Connection, Established, Opening, Wire};
 use crate::durability::Promise;
 use crate::effect::Effect;
-use crate::farewell::{BrokerReason, CloseReason, PeerError};
+use crate::farewell::{BrokerReason, CloseReason};
 use crate::id::{ConnectionId, SessionId};
 use crate::session::Session;
 use crate::storage::StorageState;
@@ -28,13 +29,6 @@ impl Shard {
     pub(super) fn located(&mut self, connection: ConnectionId, peer: &str) {
         if let Some(Connection::Opening(opening)) = self.connections.get_mut(&connection) {
             opening.peer = Box::from(peer);
-        }
-    }
-
-    /// Takes note of who a client is, whatever its CONNECT will say.
-    pub(super) fn vouched(&mut self, connection: ConnectionId, user: &str) {
-        if let Some(Connection::Opening(opening)) = self.connections.get_mut(&connection) {
-            opening.vouched = Some(Arc::from(user));
         }
     }
 
@@ -126,7 +120,7 @@ impl Shard {
             client = &*arrival.request.client_id,
             version = arrival.request.version.level(),
             identity = arrival.identity.map(tracing::field::display),
-            user = arrival.user.as_deref(),
+            user = arrival.user.as_ref().map(|user| &*user.name),
             session_present = present,
             "connected"
         );
@@ -141,15 +135,15 @@ impl Shard {
         wire
     }
 
-    /// Refuses everybody while the broker goes away, a client without an identity the session of one that has proved its own, and
-    /// whose session there is no room to store.
+    /// Refuses everybody while the broker goes away, whose session is somebody else's, whose Will Message may not be published,
+    /// and whose session there is no room to store.
     pub(super) fn refusal_of(&self, arrival: &Arrival) -> Option<CloseReason> {
         if self.shared.is_draining() {
             return Some(CloseReason::Broker(BrokerReason::Shutdown));
         }
         let session = self.session_with_id(&arrival.request.client_id);
-        if session.is_some_and(|session| session.authenticated && arrival.identity.is_none()) {
-            return Some(PeerError::SessionOfIdentity.into());
+        if let Some(refusal) = self.refusal_of_stranger(arrival).or_else(|| self.refusal_of_will(arrival)) {
+            return Some(refusal.into());
         }
         let was_stored = session.is_some_and(|session| session.durable);
         let is_stored = self.session_expiry_seconds(&arrival.request) > 0;
@@ -162,14 +156,7 @@ impl Shard {
         (!has_room).then_some(CloseReason::Broker(BrokerReason::StorageFull))
     }
 
-    /// Tells whether the session was made by somebody who only claimed the name that this client has proved. What such a
-    /// session subscribed to and waits for is not this client's.
-    pub(super) fn is_strangers(&self, arrival: &Arrival) -> bool {
-        let session = self.session_with_id(&arrival.request.client_id);
-        session.is_some_and(|session| !session.authenticated && arrival.identity.is_some())
-    }
-
-    fn session_with_id(&self, client_id: &Arc<str>) -> Option<&Session> {
+    pub(super) fn session_with_id(&self, client_id: &Arc<str>) -> Option<&Session> {
         self.sessions.get(self.by_client_id.get(client_id)?).map(|session| &**session)
     }
 
@@ -229,7 +216,9 @@ impl Shard {
         let quota = request.receive_maximum.min(settings.inflight_max);
         let Some(state) = self.sessions.get_mut(&session) else { return };
         state.connection = Some(arrival.connection);
-        state.authenticated = arrival.identity.is_some();
+        state.authenticated = arrival.is_authenticated();
+        state.user = arrival.user.clone();
+        state.permissions = permissions_of(state, &self.access);
         state.disconnected_at = None;
         state.expiry_seconds = expiry_seconds;
         // [MQTT-3.1.2-7], [MQTT-3.1.3-9] The Will takes the place of one whose delay had not passed.

@@ -13,6 +13,7 @@ use crate::durability::MessageDurability;
 use crate::effect::Parcel;
 use crate::farewell::{BrokerReason, CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
+use crate::log_limit::LogLimit;
 use crate::matches::Matches;
 use crate::message::{Expiry, Message, MessageParts};
 use crate::record::{Record, Reference, Stage};
@@ -79,8 +80,10 @@ pub(super) enum PublishRefused {
     RetainedFull,
     #[error("it has to be stored, and storage takes nothing new")]
     StorageFull,
-    #[error("$SYS belongs to the broker")]
+    #[error("$SYS and $CONTROL belong to the broker")]
     Reserved,
+    #[error("its publisher may not publish there")]
+    NotAuthorized,
     #[error("{0}")]
     Properties(EncodeError),
 }
@@ -89,16 +92,18 @@ impl PublishRefused {
     fn reason_code(self) -> ReasonCode {
         match self {
             Self::RetainedFull | Self::StorageFull | Self::Properties(_) => ReasonCode::QuotaExceeded,
-            Self::Reserved => ReasonCode::NotAuthorized,
+            Self::Reserved | Self::NotAuthorized => ReasonCode::NotAuthorized,
         }
     }
 
-    fn log(self, topic: TopicName<'_>) {
+    fn log(self, topic: TopicName<'_>, client: Option<&str>, limit: &mut LogLimit, now: Moment) {
         match self {
             // Storage has its own line when it becomes full; one for each message would make the disk no emptier.
             Self::StorageFull => tracing::debug!(topic = topic.as_str(), refused = %self, "publish refused"),
-            Self::RetainedFull | Self::Reserved | Self::Properties(_) => {
-                tracing::warn!(topic = topic.as_str(), refused = %self, "publish refused");
+            Self::RetainedFull | Self::Reserved | Self::NotAuthorized | Self::Properties(_) => {
+                if let Some(suppressed) = limit.admit(now) {
+                    tracing::warn!(topic = topic.as_str(), client, refused = %self, suppressed, "publish refused");
+                }
             }
         }
     }
@@ -132,7 +137,7 @@ impl Shard {
             None => {
                 match self.accept_publish(session, publish, topic, now) {
                     Ok(accepted) => self.distribute(accepted.distribution, now),
-                    Err(refused) => refused.log(topic),
+                    Err(refused) => self.log_refusal(session, refused, topic, now),
                 }
                 Ok(())
             }
@@ -168,7 +173,7 @@ impl Shard {
         let Accepted { distribution, mut stored } = match accepted {
             Ok(accepted) => accepted,
             Err(refused) => {
-                refused.log(topic);
+                self.log_refusal(session, refused, topic, now);
                 return self.refuse_publish(connection, packet_id, exactly_once, refused);
             }
         };
@@ -231,7 +236,10 @@ impl Shard {
         let Some(established) = self.established(connection) else { return Ok(()) };
         let reason = match (established.wire.version(), refused) {
             (ProtocolVersion::V5, _) => refused.reason_code(),
-            (ProtocolVersion::V31 | ProtocolVersion::V311, PublishRefused::Reserved) => ReasonCode::Success,
+            (
+                ProtocolVersion::V31 | ProtocolVersion::V311,
+                PublishRefused::Reserved | PublishRefused::NotAuthorized,
+            ) => ReasonCode::Success,
             (ProtocolVersion::V31 | ProtocolVersion::V311, PublishRefused::StorageFull) => {
                 return Err(CloseReason::Broker(BrokerReason::StorageFull));
             }
@@ -249,6 +257,17 @@ impl Shard {
         Ok(())
     }
 
+    fn log_refusal(
+        &mut self,
+        session: SessionId,
+        refused: PublishRefused,
+        topic: TopicName<'_>,
+        now: Moment,
+    ) {
+        let client = self.sessions.get(&session).map(|state| &*state.client_id);
+        refused.log(topic, client, &mut self.refused_publications, now);
+    }
+
     fn accept_publish(
         &mut self,
         session: SessionId,
@@ -259,6 +278,10 @@ impl Shard {
         if is_reserved(topic) {
             self.stats.messages_dropped(DropReason::NotAuthorized, 1);
             return Err(PublishRefused::Reserved);
+        }
+        if !self.may_publish(session, topic) {
+            self.stats.messages_dropped(DropReason::NotAuthorized, 1);
+            return Err(PublishRefused::NotAuthorized);
         }
         let mut application_properties = std::mem::take(&mut self.scratch);
         application_properties.clear();

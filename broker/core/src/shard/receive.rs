@@ -7,6 +7,7 @@ use veilmq_protocol::{
 };
 
 use super::Shard;
+use super::verdict::UNREAD_BYTES_MAX;
 use crate::connection::{Connection, Next};
 use crate::effect::Effect;
 use crate::farewell::{CloseReason, Departure, PeerError};
@@ -187,6 +188,14 @@ impl Shard {
         let Some(Connection::Opening(opening)) = self.connections.get_mut(&connection) else {
             return Ok(Step::Gone);
         };
+        if opening.awaits_verdict() {
+            let (bytes, maximum) = (bytes.len(), bytes_max.max(UNREAD_BYTES_MAX));
+            return if bytes > maximum {
+                Err(PeerError::Impatient { bytes, maximum }.into())
+            } else {
+                Ok(Step::More)
+            };
+        }
         let next = next_frame(bytes, bytes_max).inspect_err(|_| opening.listen_for_version(bytes));
         let Some((frame, consumed)) = next? else { return Ok(Step::More) };
         self.stats.packet_received(frame.packet_type());
@@ -199,6 +208,10 @@ impl Shard {
             Ok(Next::Continue) => {
                 self.count_sent(PacketType::Auth, written);
                 self.outgoing.dirty.push(connection);
+                Ok(Step::Consumed(consumed))
+            }
+            Ok(Next::Verify(credentials)) => {
+                effects.push(Effect::Verify { connection, credentials });
                 Ok(Step::Consumed(consumed))
             }
             Ok(Next::Arrive(arrival)) => {

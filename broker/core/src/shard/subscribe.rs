@@ -91,6 +91,9 @@ impl Shard {
         if filter.inner().levels().count() > self.shared.settings().topic_levels_max {
             return Err(ReasonCode::TopicFilterInvalid);
         }
+        if !self.may_subscribe(session, filter) {
+            return Err(ReasonCode::NotAuthorized);
+        }
         // A subscription that is there already stays in force. Granted anew it could bring retained messages, which are stored.
         if durable && self.shared.storage() != StorageState::Ready {
             return Err(ReasonCode::QuotaExceeded);

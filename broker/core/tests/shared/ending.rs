@@ -419,6 +419,7 @@ fn what_was_stored_for_a_session_after_its_end_is_found_by_another_member() {
             session: SessionId(number),
             client_id: client_id.into(),
             authenticated: false,
+            user: None,
             expiry_seconds: 60,
             disconnected_at: None,
             will: None,

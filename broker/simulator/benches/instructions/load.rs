@@ -114,7 +114,7 @@ impl Broker {
                 Effect::Flush(connection) => self.write(connection),
                 Effect::Commit { ticket, .. } => self.turn(Input::Committed(ticket)),
                 Effect::Hand { arrival, .. } => self.turn(Input::Arrived(arrival)),
-                Effect::Close { .. } | Effect::Fetch { .. } | Effect::Post { .. } => {
+                Effect::Close { .. } | Effect::Fetch { .. } | Effect::Post { .. } | Effect::Verify { .. } => {
                     panic!("{effect:?} in a benchmark")
                 }
             }

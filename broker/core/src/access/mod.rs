@@ -1,0 +1,131 @@
+//! Who may connect and what each client may do: the tables that all shards consult, and that a reload replaces as a whole.
+//!
+//! Nothing here computes a hash or reads a file. Whoever drives the core checks passwords ([`Credentials`] go out, a
+//! [`Verdict`] comes back) and makes the tables. Invariant: where no rules are in force a session has no [`Permissions`], and a
+//! message costs nothing more than finding that out.
+
+mod permissions;
+mod rules;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+pub(crate) use self::permissions::{Action, Permissions};
+pub use self::rules::{Actions, Rule, RuleEffect, Rules, Stage, Subject, Template, TemplateError};
+use crate::farewell::PeerError;
+
+/// Who may connect, and what clients may do.
+#[derive(Debug)]
+pub struct Access {
+    /// Whether a client without a user name, an identity or a certificate may connect.
+    pub anonymous: bool,
+    /// The users whose passwords are checked, each with a number that changes when what it has to prove does. Without them a
+    /// user name is taken at its word where anonymous clients may connect, and refused elsewhere.
+    pub users: Option<HashMap<Arc<str>, u64>>,
+    /// What clients may do; None lets everybody do everything.
+    pub rules: Option<Rules>,
+    /// Whether MQTT 5 clients are told 0x86 when user name and password are refused, and not 0x87 as by everything else that
+    /// they are not authorised to.
+    pub tells_bad_credentials: bool,
+}
+
+impl Access {
+    /// Makes the tables of a broker that knows no users and has no rules.
+    pub fn open_to(anonymous: bool) -> Self {
+        Self { anonymous, users: None, rules: None, tells_bad_credentials: true }
+    }
+
+    /// Tells whether a client may go on: nothing that it proved when it connected has been taken back since.
+    pub(crate) fn admits(&self, user: Option<&User>, has_identity: bool) -> bool {
+        match (user.map(|user| (&user.name, user.proof)), &self.users) {
+            _ if has_identity => true,
+            (Some((name, Proof::Password(stamp))), Some(users)) => users.get(name) == Some(&stamp),
+            (Some((_, Proof::Transport | Proof::Remembered)), _) => true,
+            // What nobody vouches for any more is as good as nothing, and so is a claim that could be checked now.
+            (Some((_, Proof::Password(_))), None) | (Some((_, Proof::None)), Some(_)) => false,
+            (Some((_, Proof::None)) | None, _) => self.anonymous,
+        }
+    }
+
+    /// Returns what a client is told whose user name or password is refused.
+    pub(crate) fn bad_credentials(&self) -> PeerError {
+        match self.tells_bad_credentials {
+            true => PeerError::Credentials,
+            false => PeerError::NotAuthorized("user name or password refused"),
+        }
+    }
+
+    /// Returns what a client may do; None if that is everything.
+    pub(crate) fn permissions(&self, user: Option<&str>, client_id: &str) -> Option<Box<Permissions>> {
+        self.rules.as_ref().map(|rules| Box::new(rules.permissions(user, client_id)))
+    }
+}
+
+/// The user that a client is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) name: Arc<str>,
+    pub(crate) proof: Proof,
+}
+
+/// How it is known who a client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// It is the client's own word.
+    None,
+    /// Its password was right; the number is that of [`Access::users`] at that time.
+    Password(u64),
+    /// What carries MQTT has proved it, as TLS does with a client's certificate.
+    Transport,
+    /// It was proved before the broker was started last, in one way or another.
+    Remembered,
+}
+
+impl User {
+    /// Returns the user of a session that was stored.
+    pub(crate) fn remembered(name: Arc<str>, is_proven: bool) -> Self {
+        Self { name, proof: if is_proven { Proof::Remembered } else { Proof::None } }
+    }
+
+    /// Tells whether more than the client's word stands behind the name.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.proof != Proof::None
+    }
+}
+
+/// What a client shows for who it is, to be checked by whoever drives the core. The password is erased when this is dropped.
+pub struct Credentials {
+    /// Whom the connection comes from, as given with [`crate::Input::Accepted`].
+    pub peer: Box<str>,
+    /// The Client Identifier.
+    pub client_id: Arc<str>,
+    /// The user name.
+    pub user: Arc<str>,
+    /// The password; empty if CONNECT has none.
+    pub password: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("peer", &self.peer)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What became of [`Credentials`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The password is that of the user, whose number in [`Access::users`] this is.
+    Right(u64),
+    /// There is no such user, or its password is another.
+    Wrong,
+    /// There were too many wrong ones from this address or for this user.
+    Banned,
+    /// It cannot be checked now.
+    Busy,
+}

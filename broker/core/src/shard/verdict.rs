@@ -1,0 +1,143 @@
+//! What has to do with who a client is: passwords that are checked elsewhere, whose a session is, and what is taken back.
+//!
+//! Invariant: nothing of a connection is looked at while its password is being checked, and what waits meanwhile is bounded.
+
+use std::sync::Arc;
+
+use veilmq_protocol::{TopicFilter, TopicName};
+
+use super::Shard;
+use crate::access::{Action, Permissions, Verdict};
+use crate::connection::{Arrival, Connection};
+use crate::effect::Effect;
+use crate::farewell::{BrokerReason, CloseReason, PeerError};
+use crate::id::{ConnectionId, SessionId};
+use crate::session::Session;
+use crate::time::Environment;
+
+/// What a client may send ahead while its password is being checked: what one read of the driver brings.
+pub(super) const UNREAD_BYTES_MAX: usize = 64 * 1024;
+
+impl Shard {
+    /// Takes note of who a client is by what carries MQTT.
+    pub(super) fn vouched(&mut self, connection: ConnectionId, user: &str) {
+        if let Some(Connection::Opening(opening)) = self.connections.get_mut(&connection) {
+            opening.vouched = Some(Arc::from(user));
+        }
+    }
+
+    /// Goes on with a connection whose password has been checked. It may be gone by now.
+    pub(super) fn verified(
+        &mut self,
+        connection: ConnectionId,
+        verdict: Verdict,
+        environment: &mut Environment<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(Connection::Opening(opening)) = self.connections.get_mut(&connection) else { return };
+        match opening.decide(verdict, &self.access, environment) {
+            None => {}
+            Some(Ok(arrival)) => {
+                let unread = std::mem::take(&mut opening.partial);
+                self.connections.remove(&connection);
+                self.opened(arrival, &unread, environment, effects);
+            }
+            Some(Err(reason)) => self.close(connection, &reason, environment, effects),
+        }
+    }
+
+    /// Tells why a client may not have the session with its Client Identifier, or may not be here at all. A session belongs to
+    /// whoever proved who they are when it began.
+    pub(super) fn refusal_of_stranger(&self, arrival: &Arrival) -> Option<PeerError> {
+        // The password was checked against the users of now, of which this shard may not have been told yet.
+        let access = self.shared.access();
+        if !access.admits(arrival.user.as_ref(), arrival.identity.is_some()) {
+            return Some(access.bad_credentials());
+        }
+        let session = self.session_with_id(&arrival.request.client_id)?;
+        if !session.authenticated {
+            return None;
+        }
+        match (&session.user, &arrival.user) {
+            // A certificate is proof of the Client Identifier itself.
+            _ if arrival.identity.is_some() => None,
+            (None, _) => Some(PeerError::SessionOfIdentity),
+            (Some(owner), Some(user)) if user.is_proven() && user.name == owner.name => None,
+            (Some(_), _) => Some(PeerError::SessionOfUser),
+        }
+    }
+
+    /// Tells whether the session was made by somebody else than this client, who has proved that the session is its own. What such
+    /// a session subscribed to and waits for is not this client's.
+    pub(super) fn is_strangers(&self, arrival: &Arrival) -> bool {
+        let Some(session) = self.session_with_id(&arrival.request.client_id) else { return false };
+        arrival.is_authenticated()
+            && (!session.authenticated || session.user.is_some() != arrival.user.is_some())
+    }
+
+    /// Tells why a client may not have the Will Message it came with.
+    pub(super) fn refusal_of_will(&self, arrival: &Arrival) -> Option<PeerError> {
+        let will = arrival.request.will.as_ref()?;
+        let topic = TopicName::new(&will.topic).ok()?;
+        let mut permissions = self.access.permissions(arrival.user_name(), &arrival.request.client_id)?;
+        let is_allowed = permissions.allow_publish(topic);
+        self.stats.acl_checked(Action::Publish, is_allowed);
+        (!is_allowed).then_some(PeerError::NotAuthorized("the Will Topic is not this client's to publish to"))
+    }
+
+    /// Tells whether a session may publish to a topic now.
+    pub(super) fn may_publish(&mut self, session: SessionId, topic: TopicName<'_>) -> bool {
+        let Some(state) = self.sessions.get_mut(&session) else { return true };
+        let Some(permissions) = &mut state.permissions else { return true };
+        let is_allowed = permissions.allow_publish(topic);
+        self.stats.acl_checked(Action::Publish, is_allowed);
+        is_allowed
+    }
+
+    /// Tells whether a session may have the Will Message published that is due: it may publish to the topic, and its client would
+    /// still be let in.
+    pub(super) fn may_have_will(&mut self, session: SessionId, topic: TopicName<'_>) -> bool {
+        let Some(state) = self.sessions.get(&session) else { return true };
+        state.is_admitted(&self.access) && self.may_publish(session, topic)
+    }
+
+    /// Tells whether a session may subscribe to a filter now; of a Shared Subscription it is the one behind the group.
+    pub(super) fn may_subscribe(&self, session: SessionId, filter: TopicFilter<'_>) -> bool {
+        let permissions = self.sessions.get(&session).and_then(|state| state.permissions.as_ref());
+        let Some(permissions) = permissions else { return true };
+        let is_allowed = permissions.allow_subscribe(filter.inner());
+        self.stats.acl_checked(Action::Subscribe, is_allowed);
+        is_allowed
+    }
+
+    /// Tells whether a session may receive what was published to a topic now.
+    pub(super) fn may_receive(&mut self, session: SessionId, topic: &str) -> bool {
+        let Some(state) = self.sessions.get_mut(&session) else { return true };
+        let Some(permissions) = &mut state.permissions else { return true };
+        let is_allowed = TopicName::new(topic).is_ok_and(|topic| permissions.allow_receive(topic));
+        self.stats.acl_checked(Action::Receive, is_allowed);
+        is_allowed
+    }
+
+    /// Goes by the tables that are in force now: sessions may do what these say, and clients that are let in no more are told so.
+    /// What waits for a session, or is in flight, is looked at when its turn comes.
+    pub(super) fn access_changed(&mut self, environment: &mut Environment<'_>, effects: &mut Vec<Effect>) {
+        self.access = self.shared.access();
+        let mut revoked = Vec::new();
+        for state in self.sessions.values_mut() {
+            state.permissions = permissions_of(state, &self.access);
+            if !state.is_admitted(&self.access) {
+                revoked.extend(state.connection);
+            }
+        }
+        revoked.sort_unstable();
+        for connection in revoked {
+            self.close(connection, &CloseReason::Broker(BrokerReason::Revoked), environment, effects);
+        }
+    }
+}
+
+/// Returns what the client of a session may do; None if that is everything.
+pub(super) fn permissions_of(session: &Session, access: &crate::access::Access) -> Option<Box<Permissions>> {
+    access.permissions(session.user_name(), &session.client_id)
+}
