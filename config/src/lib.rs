@@ -26,6 +26,7 @@ mod broker_config;
 mod document;
 mod environment;
 mod error;
+mod kind;
 mod limits;
 mod load;
 mod mosquitto;
@@ -46,13 +47,14 @@ pub use broker_config::{
 };
 pub use environment::process_environment;
 pub use error::{ConfigError, Fault, Origin};
+pub use kind::Kind;
 pub use limits::LimitsConfig;
 pub use load::{Overrides, Sources};
 pub use mosquitto::{
     Fate, MosquittoOption, Note, Scope, Strictness, import_mosquitto, is_mosquitto_file, mosquitto_options,
 };
 pub use mqtt::MqttConfig;
-pub use options::{Kind, OPTIONS, OptionSpec};
+pub use options::{OPTIONS, OptionSpec};
 pub use proxy::{Network, NoNetwork, ProxyProtocolConfig};
 pub use tls::{
     CertificateConfig, CertificateIdentity, ClientCertificate, ListenerTlsConfig, TlsConfig, TlsVersion,

@@ -3,14 +3,8 @@
 //! The one table that file checking, environment names, error texts and `docs/configuration.md` are made from.
 //! Invariant: its keys are exactly the serialised fields of `BrokerConfig`; a test compares the two.
 
-use std::fmt;
-use std::net::SocketAddr;
-
-use veilmq_protocol::TopicFilter;
-
-use crate::address::{FileMode, ListenAddress};
-use crate::proxy::Network;
-use crate::value::{Given, Shape};
+use crate::kind::Kind;
+use crate::value::Shape;
 
 /// The word that opens no listener.
 pub(crate) const OFF: &str = "off";
@@ -36,43 +30,6 @@ pub struct OptionSpec {
     pub unset: Option<&'static str>,
     /// One sentence on what it does.
     pub meaning: &'static str,
-}
-
-/// The values an option may have; `Display` says it in words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A whole number, both ends included.
-    Integer {
-        /// The least.
-        min: i64,
-        /// The greatest.
-        max: i64,
-    },
-    /// `true` or `false`.
-    Boolean,
-    /// One of these words.
-    Choice(&'static [&'static str]),
-    /// Some of these words, at least one, none twice.
-    Choices(&'static [&'static str]),
-    /// A text of at most this many bytes in UTF-8, not empty and without NUL.
-    Text {
-        /// The most bytes.
-        bytes_max: usize,
-    },
-    /// A path in UTF-8, relative to the working directory.
-    Path,
-    /// A list of paths.
-    Paths,
-    /// A list of Topic Filters, none of a Shared Subscription.
-    TopicFilters,
-    /// An IP address with a port, or a Unix socket.
-    ListenAddress,
-    /// The permissions of a file.
-    FileMode,
-    /// A list of IP addresses and networks.
-    Networks,
-    /// An IP address with a port, or `off`.
-    AddressOrOff,
 }
 
 const fn option(key: &'static str, kind: Kind, meaning: &'static str) -> OptionSpec {
@@ -587,66 +544,6 @@ impl OptionSpec {
             | Kind::ListenAddress
             | Kind::FileMode
             | Kind::AddressOrOff => Shape::Text,
-        }
-    }
-}
-
-impl Kind {
-    /// Whether the value may be given to an option of this kind.
-    pub(crate) fn allows(self, given: &Given) -> bool {
-        match (self, given) {
-            (Self::Integer { min, max }, Given::Integer(integer)) => (min..=max).contains(integer),
-            (Self::Boolean, Given::Boolean(_)) => true,
-            (Self::Choice(words), Given::Text(text)) => words.contains(&text.as_str()),
-            (Self::Choices(words), Given::List(list)) => {
-                !list.is_empty()
-                    && list.iter().all(|element| Self::Choice(words).allows(element))
-                    && (1..list.len()).all(|index| !list[..index].contains(&list[index]))
-            }
-            (Self::Text { bytes_max }, Given::Text(text)) => {
-                (1..=bytes_max).contains(&text.len()) && !text.contains('\0')
-            }
-            (Self::Path, Given::Text(text)) => !text.is_empty() && !text.contains('\0'),
-            (Self::Paths, Given::List(list)) => list.iter().all(|element| Self::Path.allows(element)),
-            (Self::TopicFilters, Given::List(list)) => list.iter().all(is_topic_filter),
-            (Self::ListenAddress, Given::Text(text)) => text.parse::<ListenAddress>().is_ok(),
-            (Self::FileMode, Given::Text(text)) => {
-                (3..=4).contains(&text.len()) && text.parse::<FileMode>().is_ok_and(|mode| mode.0 <= 0o777)
-            }
-            (Self::Networks, Given::List(list)) => list
-                .iter()
-                .all(|element| matches!(element, Given::Text(text) if text.parse::<Network>().is_ok())),
-            (Self::AddressOrOff, Given::Text(text)) => text == OFF || text.parse::<SocketAddr>().is_ok(),
-            (
-                _,
-                Given::Integer(_) | Given::Boolean(_) | Given::Text(_) | Given::List(_) | Given::Other(_),
-            ) => false,
-        }
-    }
-}
-
-fn is_topic_filter(given: &Given) -> bool {
-    let Given::Text(text) = given else { return false };
-    TopicFilter::new(text).is_ok_and(|filter| filter.shared().is_none())
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Integer { min, max } => write!(f, "a whole number from {min} to {max}"),
-            Self::Boolean => f.write_str("true or false"),
-            Self::Choice(words) => write!(f, "one of {}", words.join(", ")),
-            Self::Choices(words) => write!(f, "a list of some of {}, none twice", words.join(", ")),
-            Self::Text { bytes_max } => write!(f, "a text of 1 to {bytes_max} bytes without NUL"),
-            Self::Path => f.write_str("a path in UTF-8"),
-            Self::Paths => f.write_str("a list of paths in UTF-8"),
-            Self::TopicFilters => f.write_str("a list of Topic Filters without $share"),
-            Self::ListenAddress => f.write_str(
-                "an IP address with a port, such as 127.0.0.1:1883 or [::1]:1883, or unix: with a path of at most 107 bytes",
-            ),
-            Self::FileMode => f.write_str("permissions as an octal number, such as \"0660\""),
-            Self::Networks => f.write_str("a list of IP addresses and networks, such as 10.0.0.0/8"),
-            Self::AddressOrOff => f.write_str("an IP address with a port, such as 127.0.0.1:9464, or off"),
         }
     }
 }
