@@ -195,7 +195,7 @@ pub struct SysConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShardsConfig {
-    /// Shards, each with its own thread: 1 to 64, or 0 for one per available core (at most 64).
+    /// Shards, each with its own thread: 1 to 64, or 0 for one for each two available cores (at most 64).
     pub count: u8,
 }
 

@@ -175,7 +175,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         65_535,
         "From one report on `$SYS` topics to the next, in seconds; 0 makes none.",
     ),
-    integer("shards.count", 0, 64, "Threads that share the work; 0 is one per available core, at most 64."),
+    integer(
+        "shards.count",
+        0,
+        64,
+        "Threads that share the work; 0 is one for each two available cores, at least 1 and at most 64.",
+    ),
     option(
         "access.anonymous",
         Kind::Boolean,

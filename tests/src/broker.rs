@@ -173,6 +173,10 @@ impl Broker {
                 command
             }
         };
+        if !self.is_configured {
+            // What goes between shards is to be tested on machines of few cores too.
+            command.env("VEILMQ__SHARDS__COUNT", "2");
+        }
         command.stdin(Stdio::null()).stdout(log).stderr(copy);
         self.child =
             Some(command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}")));

@@ -76,10 +76,14 @@ fn capabilities(mqtt: &MqttConfig) -> Capabilities {
     }
 }
 
-/// Zero stands for one shard for each processor that we may use.
+/// Zero stands for one shard for each two processors that we may use: the others have the network and the store to look after.
 pub(super) fn shards(configured: u8) -> u16 {
-    let processors = || std::thread::available_parallelism().map_or(1, NonZero::get);
-    let shards = if configured == 0 { processors() } else { configured.into() };
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    shards_on(processors, configured)
+}
+
+fn shards_on(processors: usize, configured: u8) -> u16 {
+    let shards = if configured == 0 { processors / 2 } else { configured.into() };
     u16::try_from(shards.clamp(1, SHARDS_MAX)).unwrap_or(1)
 }
 
@@ -236,6 +240,15 @@ impl MetricSource for DaemonMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_number_every_second_core_is_a_shard_and_there_is_at_least_one() {
+        for (processors, configured, shards) in
+            [(1, 0, 1), (2, 0, 1), (3, 0, 1), (4, 0, 2), (64, 0, 32), (256, 0, 64), (2, 5, 5), (1, 64, 64)]
+        {
+            assert_eq!(shards_on(processors, configured), shards, "{configured} on {processors}");
+        }
+    }
 
     #[test]
     fn every_weakening_has_a_name_and_the_defaults_have_none() {
