@@ -364,7 +364,7 @@ mod tests {
             let verifier = Verifier::start(BANS, Duration::from_secs(10)).unwrap();
             let rehash = if rehash { Rehash::In(path.clone()) } else { Rehash::Never };
             verifier.apply(Users::read(&path, &Users::default()).unwrap(), rehash, BANS);
-            let (told, verdicts) = mpsc::channel();
+            let (told, verdicts) = mpsc::sync_channel(2 * WAITING_MAX);
             let reply: Arc<Reply> = Arc::new(move |_, _, verdict| told.send(verdict).unwrap());
             Self { verifier, reply, verdicts, path, _folder: folder }
         }
