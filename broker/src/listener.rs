@@ -18,6 +18,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use veilmq_config::{FileMode, ListenAddress, ListenerProtocol, Network};
 use veilmq_core::Promise;
 
+use crate::shard::ConnectionLimit;
 use crate::tls::TlsAcceptor;
 
 /// How many connections may wait in the kernel for each shard.
@@ -78,6 +79,8 @@ pub struct Carrier {
     pub proxies: Option<Arc<[Network]>>,
     /// What acknowledgements promise there.
     pub promise: Promise,
+    /// How many there may be, if the listener has a limit of its own.
+    pub limit: Option<ConnectionLimit>,
 }
 
 impl Carrier {
@@ -215,8 +218,13 @@ fn remove_abandoned(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const PLAIN: Carrier =
-        Carrier { protocol: ListenerProtocol::Mqtt, tls: None, proxies: None, promise: Promise::Stored };
+    const PLAIN: Carrier = Carrier {
+        protocol: ListenerProtocol::Mqtt,
+        tls: None,
+        proxies: None,
+        promise: Promise::Stored,
+        limit: None,
+    };
 
     fn try_bind(address: &ListenAddress, count: usize) -> Result<Bound, ListenError> {
         bind(address, FileMode::default(), PLAIN, count)

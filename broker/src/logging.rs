@@ -1,31 +1,145 @@
-//! Where log lines go and what they look like: standard error, as text or as JSON.
+//! Where log lines go and what they look like: standard error, standard output or files, as text or as JSON.
 //!
 //! Only our own crates write at the configured level; libraries are heard from `warn` upwards.
 
-use std::io::IsTerminal;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use jiff::Timestamp;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt};
 use veilmq_config::{LogConfig, LogFormat, LogLevel};
+use veilmq_core::CONNECTION_LINES;
 
 /// All crates of the broker are called `veilmq` or `veilmq_*`.
 const OWN_CRATES: &str = "veilmq";
 
+/// The destinations of this process, for files that are opened anew.
+static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
+
+/// A file that lines should be appended to, and cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error("log.destinations: cannot open {}: {source}", path.display())]
+pub struct LogError {
+    path: PathBuf,
+    source: io::Error,
+}
+
 /// Begins to log. A second call in one process changes nothing.
-pub fn start(config: &LogConfig) {
+///
+/// # Errors
+/// [`LogError`] if a file cannot be opened; the other destinations are in use all the same.
+pub fn start(config: &LogConfig) -> Result<(), LogError> {
+    let (lines, failure) = Lines::open(&config.destinations);
+    let lines = Arc::clone(LINES.get_or_init(|| Arc::new(lines)));
     let level = level(config.level);
     let filter = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target(OWN_CRATES, level);
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    let lines = match config.format {
-        LogFormat::Text => lines.with_target(level >= LevelFilter::DEBUG).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    let filter = match config.connections {
+        true => filter,
+        false => filter.with_target(CONNECTION_LINES, LevelFilter::OFF),
+    };
+    let is_terminal = config.destinations == ["stderr"] && io::stderr().is_terminal();
+    let stamp = Stamp { format: config.timestamp_format.clone() };
+    let layer = tracing_subscriber::fmt::layer().with_writer(lines).with_ansi(is_terminal).with_timer(stamp);
+    let with_target = level >= LevelFilter::DEBUG;
+    let layer = match (config.format, config.timestamps) {
+        (LogFormat::Text, true) => layer.with_target(with_target).boxed(),
+        (LogFormat::Text, false) => layer.with_target(with_target).without_time().boxed(),
+        (LogFormat::Json, true) => layer.json().flatten_event(true).boxed(),
+        (LogFormat::Json, false) => layer.json().flatten_event(true).without_time().boxed(),
     };
     // It fails only if a subscriber is set already, as in a test that starts several brokers.
-    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
+    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+    failure.map_or(Ok(()), Err)
+}
+
+/// Opens the files among the destinations anew, after somebody has moved them away. One that cannot be opened stays as it is.
+pub fn reopen_files() {
+    for file in LINES.get().iter().flat_map(|lines| &lines.files) {
+        match append_to(&file.path) {
+            Ok(anew) => *file.file.lock().unwrap_or_else(PoisonError::into_inner) = anew,
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+}
+
+/// Where every line goes.
+struct Lines {
+    stderr: bool,
+    stdout: bool,
+    files: Vec<LogFile>,
+}
+
+struct LogFile {
+    path: PathBuf,
+    file: Mutex<File>,
+}
+
+impl Lines {
+    /// Opens the destinations, and says of which file that is not possible. Somewhere that has to be said: if no other destination is left,
+    /// on standard error.
+    fn open(destinations: &[String]) -> (Self, Option<LogError>) {
+        let named = |name: &str| destinations.iter().any(|destination| destination == name);
+        let mut lines = Self { stderr: named("stderr"), stdout: named("stdout"), files: Vec::new() };
+        let mut failure = None;
+        for path in destinations.iter().filter(|name| !matches!(name.as_str(), "stderr" | "stdout")) {
+            match append_to(Path::new(path)) {
+                Ok(file) => lines.files.push(LogFile { path: path.into(), file: Mutex::new(file) }),
+                Err(error) => failure = Some(error),
+            }
+        }
+        lines.stderr |= failure.is_some() && !lines.stdout && lines.files.is_empty();
+        (lines, failure)
+    }
+}
+
+fn append_to(path: &Path) -> Result<File, LogError> {
+    let opened = File::options().create(true).append(true).open(path);
+    opened.map_err(|source| LogError { path: path.to_owned(), source })
+}
+
+impl Write for &Lines {
+    /// Nobody could be told of a line that cannot be written.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.stderr {
+            let _ = io::stderr().write_all(line);
+        }
+        if self.stdout {
+            let _ = io::stdout().write_all(line);
+        }
+        for file in &self.files {
+            let _ = file.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The time of a line, in UTC.
+struct Stamp {
+    /// Fields of `strftime`; without them it is written as RFC 3339 says.
+    format: Option<String>,
+}
+
+impl FormatTime for Stamp {
+    fn format_time(&self, out: &mut Writer<'_>) -> fmt::Result {
+        match &self.format {
+            None => SystemTime.format_time(out),
+            Some(format) => write!(out, "{}", Timestamp::now().strftime(format)),
+        }
+    }
 }
 
 /// Makes a panic on a thread that owns sessions end the process: what it leaves behind would not be consistent, and what was

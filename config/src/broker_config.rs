@@ -36,6 +36,9 @@ pub struct BrokerConfig {
     pub admin: AdminConfig,
     /// What is logged, and how.
     pub log: LogConfig,
+    /// What the process is to the system.
+    #[serde(default)]
+    pub process: ProcessConfig,
     /// What the broker says of itself on `$SYS` topics.
     pub sys: SysConfig,
     /// How many shards share the work.
@@ -99,6 +102,9 @@ pub struct ListenerConfig {
     /// When what its clients have stored is acknowledged, if not as `storage.durability` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<ListenerDurability>,
+    /// Network Connections at one time on this listener, if it has a limit of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections_max: Option<u32>,
 }
 
 /// When what the clients of a listener have stored is acknowledged. It is stored either way.
@@ -132,6 +138,7 @@ impl ListenerConfig {
             tls: None,
             proxy_protocol: None,
             durability: None,
+            connections_max: None,
         }
     }
 }
@@ -146,13 +153,47 @@ pub struct AdminConfig {
 }
 
 /// What is logged, and how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogConfig {
     /// How a log line is written.
     pub format: LogFormat,
     /// The least severe level that is written.
     pub level: LogLevel,
+    /// Where lines go: `stderr`, `stdout`, or files that they are appended to.
+    pub destinations: Vec<String>,
+    /// Whether a line has the time.
+    pub timestamps: bool,
+    /// How the time is written, in UTC, with the fields of `strftime`; `None` writes it as RFC 3339 says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamp_format: Option<String>,
+    /// Whether a line is written when a client connects and when it disconnects.
+    pub connections: bool,
+}
+
+/// What the process is to the system.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessConfig {
+    /// The file that has the number of the process while it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid_file: Option<PathBuf>,
+    /// The user that the process becomes if root starts it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Text,
+            level: LogLevel::Info,
+            destinations: vec!["stderr".to_owned()],
+            timestamps: true,
+            timestamp_format: None,
+            connections: true,
+        }
+    }
 }
 
 /// How a log line is written.
@@ -351,7 +392,8 @@ impl Default for BrokerConfig {
             listeners: Vec::new(),
             tls: TlsConfig::default(),
             admin: AdminConfig { address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT))) },
-            log: LogConfig { format: LogFormat::Text, level: LogLevel::Info },
+            log: LogConfig::default(),
+            process: ProcessConfig::default(),
             sys: SysConfig { interval_seconds: 10 },
             shards: ShardsConfig { count: 0 },
             access: AccessConfig::open_to(false),

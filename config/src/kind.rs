@@ -10,7 +10,7 @@ use veilmq_protocol::TopicFilter;
 use crate::address::{FileMode, ListenAddress};
 use crate::options::OFF;
 use crate::proxy::Network;
-use crate::value::Given;
+use crate::value::{Given, Shape};
 
 /// The values an option may have; `Display` says it in words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,21 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// How the text of an environment variable is read for it.
+    pub(crate) fn shape(self) -> Shape {
+        match self {
+            Self::Choices(_) | Self::Paths | Self::TopicFilters | Self::Networks => Shape::List,
+            Self::Integer { .. } => Shape::Integer,
+            Self::Boolean => Shape::Boolean,
+            Self::Choice(_)
+            | Self::Text { .. }
+            | Self::Path
+            | Self::ListenAddress
+            | Self::FileMode
+            | Self::AddressOrOff => Shape::Text,
+        }
+    }
+
     /// Whether the value may be given to an option of this kind.
     pub(crate) fn allows(self, given: &Given) -> bool {
         match (self, given) {

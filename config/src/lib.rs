@@ -42,8 +42,8 @@ pub use access::{AccessConfig, AclConfig, AclSubscribe, BadCredentials, BansConf
 pub use address::{FileMode, ListenAddress, NoListenAddress};
 pub use broker_config::{
     AdminConfig, BrokerConfig, Durability, FanOut, ListenerConfig, ListenerDurability, ListenerProtocol,
-    LogConfig, LogFormat, LogLevel, Mode, MosquittoConfig, Scheme, ShardsConfig, StorageConfig, Suite,
-    SysConfig, VeilConfig,
+    LogConfig, LogFormat, LogLevel, Mode, MosquittoConfig, ProcessConfig, Scheme, ShardsConfig,
+    StorageConfig, Suite, SysConfig, VeilConfig,
 };
 pub use environment::process_environment;
 pub use error::{ConfigError, Fault, Origin};

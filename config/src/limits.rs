@@ -16,6 +16,8 @@ const CONNECT_OVERHEAD_BYTES: u64 = 256;
 pub struct LimitsConfig {
     /// Maximum Packet Size we announce (MQTT 5 section 3.2.2.3.6): a whole packet with its fixed header, in bytes.
     pub packet_bytes_max: u32,
+    /// The largest payload of a message, in bytes; 0 is whatever fits into a packet.
+    pub payload_bytes_max: u32,
     /// The largest packet taken before the client is authenticated, in bytes; no larger than any other packet.
     pub connect_packet_bytes_max: u32,
     /// From accept to CONNACK, in seconds.
@@ -32,6 +34,8 @@ pub struct LimitsConfig {
     pub receive_maximum: u16,
     /// The most QoS 1 and 2 messages we keep in flight to a client, however many it would take.
     pub inflight_max: u16,
+    /// The bytes of messages in flight to a client above which no further one is sent; 0 is no bound.
+    pub inflight_bytes_max: u64,
     /// Topic Alias Maximum we announce; 0 takes no alias.
     pub topic_alias_maximum: u16,
     /// Topics of one connection that get an alias towards its client, if that takes as many; 0 uses none.
@@ -68,6 +72,7 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             packet_bytes_max: 16 * 1024 * 1024,
+            payload_bytes_max: 0,
             connect_packet_bytes_max: 64 * 1024,
             connect_seconds_max: 10,
             connections_max: 100_000,
@@ -76,6 +81,7 @@ impl Default for LimitsConfig {
             session_expiry_seconds_max: u32::MAX,
             receive_maximum: 1_024,
             inflight_max: 1_024,
+            inflight_bytes_max: 0,
             topic_alias_maximum: 16,
             topic_alias_to_client_max: 16,
             topic_levels_max: 200,

@@ -16,6 +16,12 @@ pub struct MqttConfig {
     pub subscription_identifier_available: bool,
     /// Whether subscriptions may be shared.
     pub shared_subscription_available: bool,
+    /// Whether a client of MQTT 3 that asks for a longer Keep Alive than allowed is refused.
+    pub refuse_long_keep_alive: bool,
+    /// Whether a message is delivered with the QoS of the subscription, even if it was published with a lower one.
+    pub upgrade_qos: bool,
+    /// Whether QoS 0 messages wait for a session without a Network Connection.
+    pub queue_qos0: bool,
     /// Whether refusals explain themselves with a Reason String.
     pub reason_strings: bool,
     /// The Server Reference for clients when the broker ends, if there is another server.
@@ -34,6 +40,9 @@ impl Default for MqttConfig {
             wildcard_subscription_available: true,
             subscription_identifier_available: true,
             shared_subscription_available: true,
+            refuse_long_keep_alive: false,
+            upgrade_qos: false,
+            queue_qos0: false,
             reason_strings: true,
             server_reference: None,
             response_information: None,

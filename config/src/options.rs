@@ -151,6 +151,15 @@ pub const OPTIONS: &[OptionSpec] = &[
         "no PROXY headers",
     ),
     unset(
+        integer(
+            "listeners[].connections_max",
+            0,
+            10_000_000,
+            "Network Connections at one time on this listener; more are closed.",
+        ),
+        "`limits.connections_max` alone",
+    ),
+    unset(
         option(
             "tls.certificate_file",
             Kind::Path,
@@ -168,6 +177,25 @@ pub const OPTIONS: &[OptionSpec] = &[
         "log.level",
         Kind::Choice(&["off", "error", "warn", "info", "debug", "trace"]),
         "Least severe level that is written.",
+    ),
+    option(
+        "log.destinations",
+        Kind::Paths,
+        "Where log lines go: `stderr`, `stdout`, or files that they are appended to; files are opened anew on SIGHUP.",
+    ),
+    option("log.timestamps", Kind::Boolean, "Whether a log line has the time."),
+    unset(
+        option("log.timestamp_format", Kind::Text { bytes_max: 256 }, "UTC with the fields of `strftime`."),
+        "as in RFC 3339",
+    ),
+    option("log.connections", Kind::Boolean, "Whether clients that connect and disconnect are logged."),
+    unset(
+        option("process.pid_file", Kind::Path, "File that has the number of the process while it runs."),
+        "no file is written",
+    ),
+    unset(
+        option("process.user", Kind::Text { bytes_max: 256 }, "User that root's process becomes."),
+        "the process stays who it is",
     ),
     integer(
         "sys.interval_seconds",
@@ -262,6 +290,17 @@ pub const OPTIONS: &[OptionSpec] = &[
         "Whether subscriptions may be shared (`$share/...`).",
     ),
     option(
+        "mqtt.refuse_long_keep_alive",
+        Kind::Boolean,
+        "Whether a client of MQTT 3 that asks for more than `limits.keep_alive_seconds_max` is refused (0x02); it cannot be told another.",
+    ),
+    option(
+        "mqtt.upgrade_qos",
+        Kind::Boolean,
+        "Whether a message is delivered with the QoS of the subscription, even if it was published with a lower one; MQTT says no.",
+    ),
+    option("mqtt.queue_qos0", Kind::Boolean, "Whether QoS 0 messages wait, in memory, for absent clients."),
+    option(
         "mqtt.reason_strings",
         Kind::Boolean,
         "Whether refusals and farewells explain themselves to clients of MQTT 5 with a Reason String.",
@@ -287,6 +326,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         20,
         268_435_460,
         "Maximum Packet Size announced: a whole packet with its fixed header, in bytes.",
+    ),
+    integer(
+        "limits.payload_bytes_max",
+        0,
+        268_435_455,
+        "Largest payload of a message, in bytes; a larger one is acknowledged with 0x83 and goes to nobody. 0 is what fits into a packet.",
     ),
     integer(
         "limits.connect_packet_bytes_max",
@@ -335,6 +380,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         1,
         65_535,
         "QoS 1 and 2 messages in flight to a client, even if it would take more.",
+    ),
+    integer(
+        "limits.inflight_bytes_max",
+        0,
+        MEMORY_BYTES_MAX,
+        "Payload bytes in flight to a client above which no further QoS 1 or 2 message is sent; 0 is no bound.",
     ),
     integer("limits.topic_alias_maximum", 0, 65_535, "Topic Alias Maximum announced; 0 takes no alias."),
     integer(
@@ -538,17 +589,6 @@ impl OptionSpec {
 
     /// How the text of its environment variable is read.
     pub(crate) fn shape_in_environment(&self) -> Shape {
-        match self.kind {
-            _ if self.is_in_list_of_tables() => Shape::List,
-            Kind::Choices(_) | Kind::Paths | Kind::TopicFilters | Kind::Networks => Shape::List,
-            Kind::Integer { .. } => Shape::Integer,
-            Kind::Boolean => Shape::Boolean,
-            Kind::Choice(_)
-            | Kind::Text { .. }
-            | Kind::Path
-            | Kind::ListenAddress
-            | Kind::FileMode
-            | Kind::AddressOrOff => Shape::Text,
-        }
+        if self.is_in_list_of_tables() { Shape::List } else { self.kind.shape() }
     }
 }

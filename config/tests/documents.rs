@@ -59,6 +59,9 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
             ("VEILMQ__VEIL__CERTIFICATE", "/broker.vmc"),
             ("VEILMQ__ACCESS__PASSWORD_FILE", "/passwd"),
             ("VEILMQ__ACL__FILE", "/acl.toml"),
+            ("VEILMQ__LOG__TIMESTAMP_FORMAT", "%s"),
+            ("VEILMQ__PROCESS__PID_FILE", "/run/veilmq.pid"),
+            ("VEILMQ__PROCESS__USER", "nobody"),
             ("VEILMQ__MQTT__SERVER_REFERENCE", "other:1883"),
             ("VEILMQ__MQTT__RESPONSE_INFORMATION", "answers/%c"),
             ("VEILMQ__LISTENERS", "wss://127.0.0.1:8443"),
@@ -69,6 +72,7 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
     );
     every_key.listeners[0].mode = Some(FileMode::default());
     every_key.listeners[0].durability = Some(ListenerDurability::Commit);
+    every_key.listeners[0].connections_max = Some(1);
     every_key.listeners[0].proxy_protocol = Some(ProxyProtocolConfig::default());
     let tls = every_key.listeners[0].tls.clone().unwrap();
     every_key.listeners[0].tls = Some(ListenerTlsConfig {

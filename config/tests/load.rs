@@ -256,6 +256,11 @@ fn both_ends_of_every_range_fit_the_type_of_the_option() {
         let Kind::Integer { min, max } = spec.kind else { continue };
         for end in [min, max] {
             let number = end.to_string();
+            if let Some(member) = spec.key.strip_prefix("listeners[].") {
+                // No variable sets it.
+                configured(&format!("{LISTENER}{member} = {number}\n"), Overrides::default(), &[]);
+                continue;
+            }
             let variable = spec.variable();
             let environment =
                 [(variable.as_str(), number.as_str()), ("VEILMQ__STORAGE__DURABILITY", "interval")];

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use veilmq_config::{
-    BrokerConfig, ConfigError, Durability, Fate, ListenerProtocol, LogLevel, Mode, Overrides, Scope, Sources,
-    Strictness, import_mosquitto, is_mosquitto_file, mosquitto_options,
+    BrokerConfig, CertificateIdentity, ClientCertificate, ConfigError, Durability, Fate, ListenerProtocol,
+    LogLevel, Mode, Overrides, Scope, Sources, Strictness, TlsVersion, import_mosquitto, is_mosquitto_file,
+    mosquitto_options,
 };
 
 /// A `mosquitto.conf` in a directory of its own.
@@ -119,6 +120,65 @@ fn listeners_are_where_mosquitto_has_them() {
 }
 
 #[test]
+fn a_listener_has_the_tls_the_proxies_and_the_limit_that_stand_below_it() {
+    let config = load(
+        "listener 1884 127.0.0.1\nmax_connections 3\nlistener 8883 127.0.0.1\ncertfile /b.crt\nkeyfile /b.key\n\
+         cafile /ca.crt\ncrlfile /ca.crl\nrequire_certificate true\nuse_subject_as_username true\ntls_version tlsv1.3\n\
+         listener 8884 127.0.0.1\ncertfile /b.crt\nkeyfile /b.key\ncafile /ca.crt\n\
+         listener 1885 127.0.0.1\nenable_proxy_protocol 2\nmax_connections -1\nlistener 0 /run/m.sock\n",
+    );
+
+    let [plain, mutual, one_sided, proxied, socket] = config.listeners.as_slice() else {
+        panic!("{:?}", config.listeners)
+    };
+    assert_eq!((plain.connections_max, &plain.tls, &plain.proxy_protocol), (Some(3), &None, &None));
+    let tls = mutual.tls.as_ref().unwrap();
+    assert_eq!(tls.certificates[0].certificate_file, Path::new("/b.crt"));
+    assert_eq!(tls.certificates[0].key_file, Path::new("/b.key"));
+    assert_eq!(tls.minimum_version, TlsVersion::Tls13);
+    assert_eq!(
+        (tls.client_certificate, tls.identity),
+        (ClientCertificate::Required, CertificateIdentity::Subject)
+    );
+    assert_eq!(tls.client_ca_file.as_deref(), Some(Path::new("/ca.crt")));
+    assert_eq!(tls.crl_file.as_deref(), Some(Path::new("/ca.crl")));
+    let tls = one_sided.tls.as_ref().unwrap();
+    assert_eq!(
+        (tls.client_certificate, &tls.client_ca_file),
+        (ClientCertificate::Off, &None),
+        "nobody is asked"
+    );
+    assert_eq!(proxied.connections_max, None);
+    let trusted = &proxied.proxy_protocol.as_ref().unwrap().trusted;
+    for peer in ["192.0.2.1", "2001:db8::1"] {
+        assert!(trusted.iter().any(|network| network.contains(peer.parse().unwrap())), "{peer}");
+    }
+    assert_eq!(socket.address.unix(), Some(Path::new("/run/m.sock")));
+}
+
+#[test]
+fn files_that_people_really_use_are_taken_as_they_are() {
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mosquitto_samples");
+    let sample = |name| {
+        let sources =
+            Sources { file: Some(&*samples.join(name)), overrides: Overrides::default(), environment: [] };
+        BrokerConfig::load(sources).unwrap_or_else(|error| panic!("{error}"))
+    };
+
+    let home = sample("zigbee2mqtt.conf");
+    let devices = sample("client-certificates.conf");
+
+    assert_eq!(addresses(&home), ["0.0.0.0:1883", "[::]:1883", "0.0.0.0:9001", "[::]:9001"]);
+    assert_eq!(home.log.destinations, ["/mosquitto/log/mosquitto.log", "stdout"]);
+    assert_eq!(home.limits.session_queue_messages_max, 8_212);
+    assert!(home.access.anonymous);
+    assert_eq!(home.data_dir, Path::new("/mosquitto/data/mosquitto.db.veilmq"));
+    assert_eq!(addresses(&devices), ["0.0.0.0:8883", "0.0.0.0:9443", "unix:/run/mosquitto/mosquitto.sock"]);
+    assert!(!devices.access.anonymous);
+    assert_eq!(devices.limits.session_expiry_seconds_max, 30 * 86_400);
+}
+
+#[test]
 fn ports_of_the_command_line_count_only_where_the_file_has_no_listener() {
     let overrides = Overrides { ports: vec![2_883, 2_884], ..Overrides::default() };
     let with_ports = |text| Conf::new(text).load_with(overrides.clone(), &[]).unwrap();
@@ -148,6 +208,32 @@ fn limits_are_those_of_the_file() {
     assert_eq!(config.sys.interval_seconds, 0);
     assert_eq!(config.limits.session_expiry_seconds_max, 7_200);
     assert_eq!(config.limits.connections_max, 50);
+    let config = load(
+        "message_size_limit 77\nmax_inflight_bytes 99\nupgrade_outgoing_qos true\nqueue_qos0_messages true\n\
+         pid_file /run/m.pid\nuser mosquitto\nconnection_messages false\nlog_timestamp false\nlog_timestamp_format %s\n",
+    );
+    assert_eq!((config.limits.payload_bytes_max, config.limits.inflight_bytes_max), (77, 99));
+    assert!(config.mqtt.upgrade_qos && config.mqtt.queue_qos0);
+    assert_eq!(config.process.pid_file.as_deref(), Some(Path::new("/run/m.pid")));
+    assert_eq!(config.process.user.as_deref(), Some("mosquitto"));
+    assert!(!config.log.connections && !config.log.timestamps);
+    assert_eq!(config.log.timestamp_format.as_deref(), Some("%s"));
+}
+
+#[test]
+fn the_log_goes_to_all_places_named() {
+    for (text, expected) in [
+        ("", vec!["stderr"]),
+        ("log_dest none\n", vec![]),
+        ("log_dest topic\n", vec![]),
+        (
+            "log_dest stdout\nlog_dest file /mosquitto/log/mosquitto.log\n",
+            vec!["stdout", "/mosquitto/log/mosquitto.log"],
+        ),
+        ("log_dest syslog\nlog_dest stderr\n", vec!["stderr"]),
+    ] {
+        assert_eq!(load(text).log.destinations, expected, "{text:?}");
+    }
 }
 
 #[test]
@@ -256,7 +342,7 @@ fn every_error_names_file_line_and_option() {
         ("maximum_qos 3\n", "FILE:1: maximum_qos = 3 is not allowed; allowed: a whole number from 0 to 2"),
         (
             "listener 99999\n",
-            "FILE:1: listener = 99999 is not allowed; allowed: a port from 1 to 65535, and an address or host name behind it if it is not for all interfaces",
+            "FILE:1: listener = 99999 is not allowed; allowed: a port from 1 to 65535, and an address or host name behind it if it is not for all interfaces; or 0 and the path of a Unix socket",
         ),
         (
             "log_type foo\n",
@@ -269,6 +355,18 @@ fn every_error_names_file_line_and_option() {
         (
             "allow_anonymous true\nper_listener_settings true\n",
             "FILE:2: per_listener_settings must stand above every security option",
+        ),
+        (
+            "listener 1\ncertfile /b.crt\n",
+            "FILE:1: certfile needs `keyfile` beside it; nothing would be encrypted",
+        ),
+        (
+            "listener 1\ncertfile /b.crt\nkeyfile /b.key\nrequire_certificate true\n",
+            "FILE:1: require_certificate needs `cafile`: the authorities that issue the certificates",
+        ),
+        (
+            "listener 1\ncertfile /b.crt\nkeyfile /b.key\nenable_proxy_protocol 2\n",
+            "FILE:1: enable_proxy_protocol cannot be used with TLS or with client certificates that the proxy has seen",
         ),
         ("topic a\n", "FILE:1: topic belongs to a bridge, so `connection NAME` must stand above it"),
         ("plugin /none\n", "FILE:1: plugin is not supported: plugins written in C cannot be loaded"),

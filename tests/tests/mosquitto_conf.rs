@@ -19,6 +19,8 @@ use veilmq_tests::tools::{built_program, require_tool, run};
 use veilmq_tests::wire::packet;
 
 const START_SECONDS_MAX: u64 = 60;
+/// The time within which the packets of one answer follow each other.
+const PAUSE: Duration = Duration::from_millis(100);
 /// How long a broker may think about an answer; one that does not come by then does not come.
 const SILENCE: Duration = Duration::from_millis(1_500);
 
@@ -54,7 +56,6 @@ impl Running {
     /// Sends each packet on one connection and returns what came back after each, in hexadecimal digits.
     fn answers(&self, packets: &[Vec<u8>]) -> Vec<String> {
         let mut socket = TcpStream::connect(self.address).unwrap();
-        socket.set_read_timeout(Some(SILENCE)).unwrap();
         packets
             .iter()
             .map(|packet| socket.write_all(packet).map_or_else(|_| "closed".into(), |()| heard(&mut socket)))
@@ -75,14 +76,20 @@ impl Drop for Running {
     }
 }
 
+/// Hears what comes until nothing more does.
 fn heard(socket: &mut TcpStream) -> String {
+    let mut heard = String::new();
     let mut bytes = [0; 4_096];
-    match socket.read(&mut bytes) {
-        Ok(0) => "closed".into(),
-        Ok(length) => bytes[..length].iter().map(|byte| format!("{byte:02x}")).collect(),
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => "closed".into(),
-        Err(_) => "silence".into(),
+    for patience in [SILENCE, PAUSE, PAUSE, PAUSE] {
+        socket.set_read_timeout(Some(patience)).unwrap();
+        match socket.read(&mut bytes) {
+            Ok(0) => return heard + "closed",
+            Ok(length) => heard.extend(bytes[..length].iter().map(|byte| format!("{byte:02x}"))),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return heard + "closed",
+            Err(_) => break,
+        }
     }
+    heard
 }
 
 /// A `mosquitto.conf` in a directory of its own, and a port.
@@ -174,7 +181,7 @@ fn the_same_file_gives_the_same_answers_as_mosquitto() {
         ),
         (
             format!(
-                "{anonymous}max_keepalive 50\nmax_inflight_messages 7\nmax_packet_size 200\nmaximum_qos 1\n\
+                "{anonymous}max_keepalive 60\nmax_inflight_messages 7\nmax_packet_size 200\nmaximum_qos 1\n\
                  retain_available false\nmax_topic_alias 4\n"
             ),
             vec![
@@ -189,6 +196,34 @@ fn the_same_file_gives_the_same_answers_as_mosquitto() {
         ),
         (format!("{bounded}max_inflight_messages 0\nmax_topic_alias 0\n"), vec![vec![v5("a")]]),
         ("max_packet_size 2000000\n".into(), vec![vec![v5("a")], vec![v3("a", true)]]),
+        (
+            format!("{bounded}upgrade_outgoing_qos true\n"),
+            vec![vec![v3("a", true), packet(0x82, b"\0\x01\0\x01t\x01"), packet(0x30, b"\0\x01tx")]],
+        ),
+        (
+            format!("{bounded}queue_qos0_messages true\n"),
+            vec![
+                vec![v3("away", false), packet(0x82, b"\0\x01\0\x01t\x01")],
+                vec![v3("b", true), packet(0x30, b"\0\x01tx"), packet(0xc0, &[])],
+                vec![v3("away", false)],
+            ],
+        ),
+        (
+            format!("{bounded}message_size_limit 5\n"),
+            vec![
+                vec![
+                    v3("a", true),
+                    packet(0x82, b"\0\x01\0\x01t\0"),
+                    packet(0x30, b"\0\x01t123456"),
+                    packet(0x30, b"\0\x01t12345"),
+                ],
+                vec![
+                    v3("a", true),
+                    packet(0x32, b"\0\x01t\0\x07123456"),
+                    packet(0x34, b"\0\x01t\0\x08123456"),
+                ],
+            ],
+        ),
         (
             "per_listener_settings true\nmax_packet_size 2000000\nallow_anonymous true\n".into(),
             vec![vec![v5("a")]],
@@ -209,6 +244,25 @@ fn the_same_file_gives_the_same_answers_as_mosquitto() {
         assert_eq!(answers[0], answers[1], "Mosquitto's answers and ours, with\n{text}");
         assert!(answers[0].iter().flatten().any(|answer| answer.starts_with("20")), "somebody was answered");
     }
+}
+
+/// What the manual of 2.1 says and 2.0 does not do yet.
+#[test]
+fn what_came_with_2_1_is_answered_as_its_manual_says() {
+    let place = Place::new();
+    let text = "allow_anonymous true\nmessage_size_limit 5\nmax_keepalive 100\n";
+    let running = place.start(&built_program("veilmq"), text);
+    let answer = |keep_alive| running.answers(&[connect(4, "a", true, keep_alive, &[])]).remove(0);
+
+    let keep_alives = [answer(100), answer(101), answer(0)];
+    let large = running.answers(&[
+        v5("a"),
+        packet(0x32, b"\0\x01t\0\x07\x00large!"),
+        packet(0x34, b"\0\x01t\0\x08\x00large!"),
+    ]);
+
+    assert_eq!(keep_alives, ["20020000", "20020002closed", "20020002closed"], "identifier rejected");
+    assert_eq!(large[1..], ["4003000783", "5003000883"], "implementation specific error");
 }
 
 #[test]
@@ -298,6 +352,63 @@ fn a_database_that_mosquitto_wrote_is_left_alone() {
     assert_eq!(fs::read(place.path("mosquitto.db")).unwrap(), before);
     let back = place.start(&mosquitto, &place.persistence());
     assert_eq!(back.answers(&[v3("durable", false)]), ["20020100"], "one may go back to Mosquitto");
+}
+
+#[test]
+fn a_listener_takes_no_more_connections_than_it_may() {
+    let place = Place::new();
+    // The look whether it listens is a connection too, which is given back.
+    let running = place.start(&built_program("veilmq"), "allow_anonymous true\nmax_connections 1\n");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let first = loop {
+        let mut socket = TcpStream::connect(running.address).unwrap();
+        socket.write_all(&v3("first", true)).unwrap();
+        if heard(&mut socket) == "20020000" {
+            break socket;
+        }
+        assert!(Instant::now() < deadline, "nobody is let in");
+    };
+
+    assert_eq!(running.answers(&[v3("second", true)]), ["closed"]);
+    drop(first);
+}
+
+#[test]
+fn log_and_number_of_the_process_go_where_the_file_says() {
+    let place = Place::new();
+    let (log, number) = (place.path("broker.log"), place.path("broker.pid"));
+    let text = format!(
+        "allow_anonymous true\nlog_dest file {}\nlog_timestamp_format at %Y\nconnection_messages false\npid_file {}\n",
+        log.display(),
+        number.display()
+    );
+    let running = place.start(&built_program("veilmq"), &text);
+    running.answers(&[v3("unheard", true)]);
+    let process = running.child.id().to_string();
+
+    let written = fs::read_to_string(&number).unwrap();
+    fs::rename(&log, place.path("broker.log.1")).unwrap();
+    kill(Pid::from_raw(i32::try_from(running.child.id()).unwrap()), Signal::SIGHUP).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !log.exists() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(10));
+    }
+    running.terminate();
+
+    assert_eq!(written, process);
+    assert!(!number.exists());
+    let before = fs::read_to_string(place.path("broker.log.1")).unwrap();
+    assert!(
+        before.lines().all(|line| line.starts_with("at 2")) && before.contains("VeilMQ starts"),
+        "{before}"
+    );
+    assert!(!before.contains("veilmq_connections"), "{before}");
+    assert!(fs::read_to_string(&log).unwrap().contains("SIGTERM"));
+    assert_eq!(
+        fs::read_to_string(place.path("mosquitto.log")).unwrap(),
+        "",
+        "nothing goes to standard error"
+    );
 }
 
 #[test]

@@ -40,6 +40,9 @@ mod sys;
 mod time;
 mod waiting;
 
+/// The target of log lines on clients that connect and disconnect, so that they can be left out.
+pub const CONNECTION_LINES: &str = "veilmq_connections";
+
 pub use self::access::{
     Access, Actions, Credentials, Rule, RuleEffect, Rules, Stage as RuleStage, Subject, Template,
     TemplateError, Verdict,

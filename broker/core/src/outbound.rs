@@ -32,6 +32,8 @@ pub(crate) struct Outbound {
     /// Entries of `in_flight` that take one of the client's Receive Maximum.
     charged: u32,
     quota_max: u16,
+    /// The payload bytes in flight above which no message follows; 0 for no bound.
+    in_flight_bytes_max: usize,
 }
 
 /// Messages that wait for one session.
@@ -62,6 +64,7 @@ impl Default for Outbound {
             unsent_publishes: 0,
             charged: 0,
             quota_max: u16::MAX,
+            in_flight_bytes_max: 0,
         }
     }
 }
@@ -262,8 +265,16 @@ impl Outbound {
         }
     }
 
+    /// Holds messages back while payloads of `bytes_max` bytes are in flight; 0 never does.
+    pub(crate) fn bound_bytes_in_flight(&mut self, bytes_max: usize) {
+        self.in_flight_bytes_max = bytes_max;
+    }
+
     fn has_quota(&self) -> bool {
         self.in_flight.len() < usize::from(self.quota_max)
+            && (self.in_flight_bytes_max == 0
+                || self.in_flight.iter().map(|entry| entry.delivery.payload_bytes()).sum::<usize>()
+                    < self.in_flight_bytes_max)
     }
 
     /// Puts a delivery in flight under a free Packet Identifier.
@@ -482,6 +493,19 @@ mod tests {
         assert!(outbound.finish(packet_id).is_some());
         assert_eq!(next(&mut outbound), Some(1));
         assert_eq!(outbound.waiting_bytes(), 0);
+    }
+
+    #[test]
+    fn bytes_in_flight_hold_back_whatever_the_quota_but_never_a_single_message() {
+        let mut outbound = Outbound { quota_max: 10, in_flight_bytes_max: 2, ..Outbound::default() };
+        (0..3).for_each(|number| outbound.enqueue(delivery(QoS::AtLeastOnce, number), true));
+        for expected in [0, 1] {
+            assert_eq!(next(&mut outbound), Some(expected));
+            begin(&mut outbound, delivery(QoS::AtLeastOnce, expected), Progress::Published);
+        }
+        assert_eq!(next(&mut outbound), None, "two payloads of one byte are in flight");
+        outbound.finish(PacketId::new(1).unwrap());
+        assert_eq!(next(&mut outbound), Some(2));
     }
 
     #[test]

@@ -22,18 +22,28 @@ pub struct Settings {
     pub response_information: Option<Arc<str>>,
     /// The largest packet accepted from a client.
     pub packet_bytes_max: usize,
+    /// The largest payload accepted; larger messages are acknowledged and go to nobody.
+    pub payload_bytes_max: usize,
     /// The largest CONNECT or AUTH accepted before the connection is established, if `packet_bytes_max` is no less.
     pub connect_packet_bytes_max: usize,
     /// The time from accept to CONNACK, and from the beginning of a re-authentication to the client's proof.
     pub connect_seconds_max: u32,
     /// The longest keep alive; 0 leaves it to the client.
     pub keep_alive_seconds_max: u16,
+    /// Whether a client of MQTT 3 that asks for a longer keep alive is refused.
+    pub refuse_long_keep_alive: bool,
+    /// Whether messages are delivered with the QoS of the subscription, whatever they were published with.
+    pub upgrade_qos: bool,
+    /// Whether QoS 0 messages wait for sessions without a connection.
+    pub queue_qos0: bool,
     /// The longest session expiry; `u32::MAX` for no limit.
     pub session_expiry_seconds_max: u32,
     /// The Receive Maximum told to MQTT 5 clients.
     pub receive_maximum: u16,
     /// The most QoS 1 and 2 messages in flight to one client.
     pub inflight_max: u16,
+    /// The payload bytes in flight to one client above which no more follow; 0 for no bound.
+    pub inflight_bytes_max: usize,
     /// The Topic Alias Maximum told to MQTT 5 clients.
     pub topic_alias_maximum: u16,
     /// The most topics of one connection that get an alias towards its client, if that allows as many.
@@ -82,12 +92,17 @@ impl Default for Settings {
             server_reference: None,
             response_information: None,
             packet_bytes_max: 16 * 1024 * 1024,
+            payload_bytes_max: usize::MAX,
             connect_packet_bytes_max: 64 * 1024,
             connect_seconds_max: 10,
             keep_alive_seconds_max: 0,
+            refuse_long_keep_alive: false,
+            upgrade_qos: false,
+            queue_qos0: false,
             session_expiry_seconds_max: u32::MAX,
             receive_maximum: 1_024,
             inflight_max: 1_024,
+            inflight_bytes_max: 0,
             topic_alias_maximum: 16,
             topic_alias_to_client_max: 16,
             topic_levels_max: 200,

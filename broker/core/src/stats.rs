@@ -35,7 +35,7 @@ pub(crate) enum DropReason {
     QueueFull,
     /// A QoS 0 message found no space, or its client left.
     Unassured,
-    /// The packet would exceed the client's Maximum Packet Size.
+    /// The packet would exceed the client's Maximum Packet Size, or the payload exceeds what the broker takes.
     TooLarge,
     /// The Message Expiry Interval passed.
     Expired,

@@ -178,6 +178,14 @@ impl Waiting {
         }
     }
 
+    /// Returns the bytes of the payload; of a message that is in the store alone a little more.
+    pub(crate) fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Whole(delivery) => delivery.message.payload().len(),
+            Self::Stub(stub) => stub.bytes as usize,
+        }
+    }
+
     /// Returns the bytes that it keeps in memory.
     pub(crate) fn memory_bytes(&self) -> usize {
         match self {

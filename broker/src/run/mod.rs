@@ -3,6 +3,7 @@
 //! Invariant: listeners open only after recovery, and what was acknowledged is durable before the process ends.
 
 mod mosquitto;
+mod process;
 mod recovery;
 mod reload;
 mod settings;
@@ -20,6 +21,7 @@ use veilmq_config::{BrokerConfig, Durability, ListenAddress, ListenerDurability,
 use veilmq_core::{Promise, Record, Shard, Shared, Stats, StoreError, VeilServer};
 use veilmq_protocol::veil::channel::Identity;
 
+use self::process::{PidFile, UserError};
 use self::recovery::Recovered;
 use self::reload::{Outcome, Reloader};
 use self::signals::Signals;
@@ -71,6 +73,12 @@ pub enum RunError {
     /// An MQTT listener did not start.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// A log file cannot be opened.
+    #[error(transparent)]
+    Log(#[from] logging::LogError),
+    /// The process cannot become the configured user.
+    #[error(transparent)]
+    User(#[from] UserError),
     /// The operating system gave no thread, event queue, signal or randomness.
     #[error("cannot {action}: {source}")]
     System {
@@ -92,8 +100,19 @@ impl RunError {
 /// # Errors
 /// [`RunError`], naming the thing at fault.
 pub fn run(config: &BrokerConfig, file: Option<&Path>) -> Result<(), RunError> {
-    logging::start(&config.log);
+    logging::start(&config.log).or_else(|error| match config.mode {
+        // Mosquitto goes on without the file.
+        Mode::Mosquitto => {
+            error!("{error}");
+            Ok(())
+        }
+        Mode::Development | Mode::Configured => Err(error),
+    })?;
     logging::end_process_when_a_shard_panics();
+    let _pid_file = config.process.pid_file.as_deref().map(PidFile::write).transpose()?;
+    if let Some(user) = &config.process.user {
+        process::become_user(user, config.mode)?;
+    }
     let signals = Signals::receive()?;
     let running = Broker::start(config)?;
     signals.serve_until_told_to_end(config, file, &running);
@@ -259,7 +278,9 @@ fn bind(config: &BrokerConfig, tls: &TlsKeeper, shards: u16) -> Result<Vec<Bound
             None | Some(ListenerDurability::Commit) => Promise::Stored,
             Some(ListenerDurability::Interval) => Promise::Received,
         };
-        let carrier = Carrier { protocol: listener.protocol, tls: tls.acceptor(index), proxies, promise };
+        let limit = listener.connections_max.map(|maximum| ConnectionLimit::new(maximum as usize));
+        let carrier =
+            Carrier { protocol: listener.protocol, tls: tls.acceptor(index), proxies, promise, limit };
         let mode = listener.mode.unwrap_or_default();
         match listener::bind(&listener.address, mode, carrier, usize::from(shards)) {
             Ok(sockets) => bound.push(sockets),

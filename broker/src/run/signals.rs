@@ -63,6 +63,7 @@ impl Signals {
                     _ = save.recv() => info!("SIGUSR1: everything is stored already"),
                     _ = print.recv() => info!("SIGUSR2: there is nothing to print"),
                     _ = hang_up.recv() => {
+                        crate::logging::reopen_files();
                         reloader.reload(config, file);
                         if tls.reload() {
                             exchange.tell_distrust();

@@ -14,6 +14,8 @@ pub struct ConnectionLimit {
 #[derive(Debug)]
 pub struct Permit {
     open: Arc<AtomicUsize>,
+    /// A right that is given back with this one.
+    other: Option<Box<Permit>>,
 }
 
 impl ConnectionLimit {
@@ -26,12 +28,20 @@ impl ConnectionLimit {
     pub fn permit(&self) -> Option<Permit> {
         let more = |open| (open < self.maximum).then_some(open + 1);
         self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
-        Some(Permit { open: Arc::clone(&self.open) })
+        Some(Permit { open: Arc::clone(&self.open), other: None })
     }
 
     /// Returns the number of connections that may be open.
     pub fn maximum(&self) -> usize {
         self.maximum
+    }
+}
+
+impl Permit {
+    /// Joins another limit's right to this one, so that both are given back at once.
+    pub fn with(mut self, other: Self) -> Self {
+        self.other = Some(Box::new(other));
+        self
     }
 }
 
@@ -44,6 +54,17 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_permits_that_are_joined_are_given_back_at_once() {
+        let (first, second) = (ConnectionLimit::new(1), ConnectionLimit::new(1));
+        let both = first.permit().unwrap().with(second.permit().unwrap());
+        assert!(first.permit().is_none() && second.permit().is_none());
+
+        drop(both);
+
+        assert!(first.permit().is_some() && second.permit().is_some());
+    }
 
     #[test]
     fn a_permit_that_is_given_back_can_be_taken_again() {

@@ -311,6 +311,16 @@ impl Worker {
             self.counters.connection_refused();
             return Err("limits.connections_max connections are open");
         };
+        let permit = match &carrier.limit {
+            None => permit,
+            Some(limit) => match limit.permit() {
+                Some(own) => permit.with(own),
+                None => {
+                    self.counters.connection_refused();
+                    return Err("listeners[].connections_max connections are open on one listener");
+                }
+            },
+        };
         let layers = match Layers::of(carrier, self.websocket_message_bytes_max) {
             Ok(layers) => layers,
             Err(TooManyHandshakes) => return Err("limits.tls_handshakes_max TLS handshakes are under way"),

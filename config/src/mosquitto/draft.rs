@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 use super::Note;
+use super::tls::TlsDraft;
 use crate::access::{AccessConfig, AclConfig, AclSubscribe, BadCredentials};
 use crate::broker_config::{
     AdminConfig, BrokerConfig, DEFAULT_PORT, Durability, ListenerConfig, ListenerProtocol, LogLevel, Mode,
@@ -14,6 +15,7 @@ use crate::broker_config::{
 use crate::error::{ConfigError, Fault, Origin};
 use crate::limits::LimitsConfig;
 use crate::mqtt::MqttConfig;
+use crate::{ListenAddress, ProxyProtocolConfig};
 
 /// What stands behind the name of Mosquitto's database in the name of our directory beside it.
 const DIRECTORY_SUFFIX: &str = ".veilmq";
@@ -40,6 +42,8 @@ pub(super) struct Draft {
     pub(super) acl_file: Option<PathBuf>,
     /// The most talkative `log_type` so far.
     pub(super) log_level: Option<LogLevel>,
+    /// Where the log goes, if anything has been said about that.
+    pub(super) log_destinations: Option<Vec<String>>,
     /// How many messages may wait above those in flight; 0 for no bound.
     pub(super) queued_messages_max: u32,
     /// How many bytes of messages may wait; 0 for no bound.
@@ -60,6 +64,12 @@ pub(super) struct ListenerDraft {
     pub(super) host: Option<String>,
     pub(super) family: Family,
     pub(super) protocol: ListenerProtocol,
+    /// The path of a Unix socket, instead of a port.
+    pub(super) socket: Option<PathBuf>,
+    pub(super) tls: TlsDraft,
+    /// Whether connections begin with a PROXY header.
+    pub(super) is_proxied: bool,
+    pub(super) connections_max: Option<u32>,
     pub(super) anonymous: Option<bool>,
     pub(super) password_file: Option<PathBuf>,
     pub(super) acl_file: Option<PathBuf>,
@@ -84,6 +94,10 @@ impl ListenerDraft {
             host: None,
             family: Family::Both,
             protocol: ListenerProtocol::Mqtt,
+            socket: None,
+            tls: TlsDraft::default(),
+            is_proxied: false,
+            connections_max: None,
             anonymous: None,
             password_file: None,
             acl_file: None,
@@ -93,8 +107,38 @@ impl ListenerDraft {
         }
     }
 
-    /// Names the addresses to listen on.
-    fn addresses(&self) -> Result<Vec<SocketAddr>, ConfigError> {
+    /// Makes our listeners of it, one for each address.
+    fn listeners(&self, addresses: Vec<ListenAddress>) -> Result<Vec<ListenerConfig>, ConfigError> {
+        let tls = self.tls.finish().map_err(|(option, reason)| self.fault(option, reason))?;
+        if self.is_proxied && (tls.is_some() || self.tls.asks_for_certificates()) {
+            let reason = "cannot be used with TLS or with client certificates that the proxy has seen";
+            return Err(self.fault("enable_proxy_protocol", reason));
+        }
+        // Mosquitto takes everybody's word there.
+        let everybody = || ["0.0.0.0/0", "::/0"].iter().filter_map(|network| network.parse().ok()).collect();
+        let proxy_protocol = self.is_proxied.then(|| ProxyProtocolConfig { trusted: everybody() });
+        let listener = |address| ListenerConfig {
+            address,
+            mode: None,
+            protocol: self.protocol,
+            tls: tls.clone(),
+            proxy_protocol: proxy_protocol.clone(),
+            connections_max: self.connections_max,
+            durability: None,
+        };
+        Ok(addresses.into_iter().map(listener).collect())
+    }
+
+    fn fault(&self, option: &str, reason: &str) -> ConfigError {
+        let (option, reason) = (option.to_owned(), reason.to_owned());
+        ConfigError::new(self.origin.clone(), Fault::Mosquitto { option, reason })
+    }
+
+    /// Names where to listen.
+    fn addresses(&self) -> Result<Vec<ListenAddress>, ConfigError> {
+        if let Some(path) = &self.socket {
+            return Ok(vec![ListenAddress::Unix(path.clone())]);
+        }
         let port = self.port.unwrap_or(DEFAULT_PORT);
         let found: Vec<SocketAddr> = match &self.host {
             None => [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()]
@@ -107,10 +151,10 @@ impl ListenerDraft {
                 })?
                 .collect(),
         };
-        let mut addresses: Vec<SocketAddr> = Vec::new();
+        let mut addresses: Vec<ListenAddress> = Vec::new();
         for address in found.into_iter().filter(|address| self.family.includes(*address)) {
-            if !addresses.contains(&address) {
-                addresses.push(address);
+            if !addresses.contains(&address.into()) {
+                addresses.push(address.into());
             }
         }
         if addresses.is_empty() {
@@ -139,7 +183,11 @@ impl Draft {
                 mode: Mode::Mosquitto,
                 // Several brokers on one machine is usual, and their port of metrics would be one.
                 admin: AdminConfig { address: None },
-                mqtt: MqttConfig { reason_strings: false, ..MqttConfig::default() },
+                mqtt: MqttConfig {
+                    reason_strings: false,
+                    refuse_long_keep_alive: true,
+                    ..MqttConfig::default()
+                },
                 limits: LimitsConfig {
                     packet_bytes_max: PACKET_BYTES_MAX,
                     receive_maximum: 20,
@@ -157,6 +205,7 @@ impl Draft {
             password_file: None,
             acl_file: None,
             log_level: None,
+            log_destinations: None,
             queued_messages_max: 1_000,
             queued_bytes_max: 0,
             is_persistent: false,
@@ -185,14 +234,13 @@ impl Draft {
                 self.listeners.remove(0);
             }
             for listener in &self.listeners {
-                let protocol = listener.protocol;
-                let addresses = listener.addresses()?.into_iter();
-                let listeners =
-                    addresses.map(|address| ListenerConfig { protocol, ..ListenerConfig::mqtt(address) });
-                self.config.listeners.extend(listeners);
+                self.config.listeners.extend(listener.listeners(listener.addresses()?)?);
             }
         }
         self.share_what_listeners_agree_on(is_local_only)?;
+        if let Some(destinations) = self.log_destinations.take() {
+            self.config.log.destinations = destinations;
+        }
         self.config.log.level = self.log_level.unwrap_or(LogLevel::Info);
         self.bound_queues();
         self.choose_directory();
@@ -207,14 +255,12 @@ impl Draft {
     /// Without any listener Mosquitto serves this machine only.
     fn listen_locally(&mut self, ports: &[u16]) -> Result<(), ConfigError> {
         let ports = if ports.is_empty() { &[DEFAULT_PORT] } else { ports };
+        let default = &self.listeners[0];
         for port in ports {
-            let default = self.listener();
-            let (family, protocol) = (default.family, default.protocol);
             let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
             let addresses = loopback.map(|ip| SocketAddr::new(ip, *port)).into_iter();
-            let listeners = addresses
-                .filter(|address| family.includes(*address))
-                .map(|address| ListenerConfig { protocol, ..ListenerConfig::mqtt(address) });
+            let wanted = addresses.filter(|address| default.family.includes(*address));
+            let listeners = default.listeners(wanted.map(ListenAddress::from).collect())?;
             self.config.listeners.extend(listeners);
         }
         Ok(())

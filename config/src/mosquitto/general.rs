@@ -31,13 +31,7 @@ pub(super) const OPTIONS: &[Row] = &[
     )
     .without_effect(),
     Row::refused("clientid_prefixes", Global, "it is deprecated; use rules on user names instead"),
-    Row::boolean(
-        "connection_messages",
-        Global,
-        "no effect: `log_type` decides what is logged",
-        forget_boolean,
-    )
-    .without_effect(),
+    Row::boolean("connection_messages", Global, "`log.connections`", |draft, on| draft.config.log.connections = on),
     Row::refused("enable_control_api", Global, "there are no plugins that `$CONTROL/broker` could name"),
     Row::refused("global_max_clients", Global, "sessions are bounded by what they hold, not by their number"),
     Row::integer("global_max_connections", Global, COUNT, "`limits.connections_max`", |draft, count| {
@@ -47,7 +41,7 @@ pub(super) const OPTIONS: &[Row] = &[
     Row::text(
         "log_dest",
         Global,
-        "`stderr` is honoured; what belongs to another place goes to standard error too",
+        "`log.destinations`; what belongs to syslog, dlt or android goes to standard error, and nothing to a topic",
         log_destination,
     ),
     Row::integer(
@@ -58,12 +52,15 @@ pub(super) const OPTIONS: &[Row] = &[
         forget_integer,
     )
     .without_effect(),
-    Row::boolean("log_timestamp", Global, "no effect: every line has its time", forget_boolean).without_effect(),
-    Row::text("log_timestamp_format", Global, "no effect: times are written as RFC 3339 says", forget_text)
-        .without_effect(),
+    Row::boolean("log_timestamp", Global, "`log.timestamps`", |draft, on| draft.config.log.timestamps = on),
+    Row::text("log_timestamp_format", Global, "`log.timestamp_format`, in UTC", |draft, format| {
+        draft.config.log.timestamp_format = Some(format.to_owned());
+        Ok(())
+    }),
     Row::text("log_type", Global, "`log.level`: the most talkative of the types named", log_type),
-    Row::integer("max_inflight_bytes", Global, COUNT, "no effect: `max_inflight_messages` bounds what is in flight", forget_integer)
-        .without_effect(),
+    Row::integer("max_inflight_bytes", Global, (COUNT.0, 1 << 40), "`limits.inflight_bytes_max`", |draft, bytes| {
+        draft.config.limits.inflight_bytes_max = u64::try_from(bytes).unwrap_or_default();
+    }),
     Row::integer(
         "max_inflight_messages",
         Global,
@@ -75,7 +72,7 @@ pub(super) const OPTIONS: &[Row] = &[
             draft.config.limits.receive_maximum = count;
         },
     ),
-    Row::integer("max_keepalive", Global, (0, 65_535), "`limits.keep_alive_seconds_max`", |draft, seconds| {
+    Row::integer("max_keepalive", Global, (0, 65_535), "`limits.keep_alive_seconds_max`, with `mqtt.refuse_long_keep_alive`", |draft, seconds| {
         draft.config.limits.keep_alive_seconds_max = u16::try_from(seconds).unwrap_or(u16::MAX);
     }),
     Row::integer(
@@ -102,7 +99,9 @@ pub(super) const OPTIONS: &[Row] = &[
         |draft, count| draft.queued_messages_max = u32::try_from(count).unwrap_or_default(),
     ),
     Row::refused("memory_limit", Global, "memory is bounded by the sum of the limits on queues, retained messages and connections"),
-    Row::refused("message_size_limit", Global, "give max_packet_size, which clients are told of"),
+    Row::integer("message_size_limit", Global, (0, 268_435_455), "`limits.payload_bytes_max`", |draft, bytes| {
+        draft.config.limits.payload_bytes_max = bounded(bytes, 268_435_455);
+    }),
     Row::integer(
         "packet_buffer_size",
         Global,
@@ -131,7 +130,10 @@ pub(super) const OPTIONS: &[Row] = &[
         draft.config.limits.session_expiry_seconds_max = seconds;
         Ok(())
     }),
-    Row::refused("pid_file", Global, "the process is not written to a file; ask whoever started it"),
+    Row::text("pid_file", Global, "`process.pid_file`", |draft, path| {
+        draft.config.process.pid_file = Some(path.into());
+        Ok(())
+    }),
     Row::refused("auth_plugin", Plugin, NO_PLUGINS),
     Row::refused("auth_plugin_deny_special_chars", Plugin, NO_PLUGINS),
     Row::refused("global_plugin", Plugin, NO_PLUGINS),
@@ -139,7 +141,9 @@ pub(super) const OPTIONS: &[Row] = &[
     Row::refused("plugin_load", Plugin, NO_PLUGINS),
     Row::refused("plugin_use", Plugin, NO_PLUGINS),
     Row::refused("plugin_opt_*", Plugin, NO_PLUGINS),
-    Row::refused("queue_qos0_messages", Global, "a session without connection gets no QoS 0 messages"),
+    Row::boolean("queue_qos0_messages", Global, "`mqtt.queue_qos0`; they are kept in memory", |draft, on| {
+        draft.config.mqtt.queue_qos0 = on;
+    }),
     Row::boolean("retain_available", Global, "`mqtt.retain_available`", |draft, on| {
         draft.config.mqtt.retain_available = on;
     }),
@@ -170,14 +174,16 @@ pub(super) const OPTIONS: &[Row] = &[
     Row::integer("sys_interval", Global, (0, 65_535), "`sys.interval_seconds`", |draft, seconds| {
         draft.config.sys.interval_seconds = u16::try_from(seconds).unwrap_or(u16::MAX);
     }),
-    Row::refused("upgrade_outgoing_qos", Global, "a message is never delivered with a higher QoS than it was published with"),
+    Row::boolean("upgrade_outgoing_qos", Global, "`mqtt.upgrade_qos`", |draft, on| draft.config.mqtt.upgrade_qos = on),
     Row::text(
         "user",
         Global,
-        "no effect: start the broker as the user it shall be; it never changes its user",
-        forget_text,
-    )
-    .without_effect(),
+        "`process.user`; if it is not given, the process stays who it is",
+        |draft, user| {
+            draft.config.process.user = Some(user.to_owned());
+            Ok(())
+        },
+    ),
     Row::integer(
         "websockets_log_level",
         Global,
@@ -193,13 +199,20 @@ fn bounded(count: i64, maximum: u32) -> u32 {
     u32::try_from(count).unwrap_or(maximum).min(maximum)
 }
 
-fn log_destination(_: &mut Draft, value: &str) -> Result<(), Allowed> {
+fn log_destination(draft: &mut Draft, value: &str) -> Result<(), Allowed> {
     let (kind, rest) = value.split_once(' ').unwrap_or((value, ""));
-    match kind {
-        "stderr" | "stdout" | "syslog" | "topic" | "none" | "dlt" | "android" => Ok(()),
-        "file" if !rest.trim().is_empty() => Ok(()),
-        _ => Err("stdout, stderr, syslog, topic, none or file PATH"),
+    let destination = match kind {
+        "stderr" | "syslog" | "dlt" | "android" => Some("stderr"),
+        "stdout" => Some("stdout"),
+        "topic" | "none" => None,
+        "file" if !rest.trim().is_empty() => Some(rest.trim_start()),
+        _ => return Err("stdout, stderr, syslog, topic, none or file PATH"),
+    };
+    let named = draft.log_destinations.get_or_insert_default();
+    if let Some(destination) = destination.map(str::to_owned).filter(|one| !named.contains(one)) {
+        named.push(destination);
     }
+    Ok(())
 }
 
 fn log_type(draft: &mut Draft, value: &str) -> Result<(), Allowed> {

@@ -5,11 +5,13 @@ use super::option::Scope::{Global, Listener};
 use super::option::{Allowed, MosquittoOption as Row, forget_integer};
 use crate::broker_config::ListenerProtocol;
 
-const NO_TLS: &str = "TLS is not available yet";
-const NO_ENGINES: &str = "keys in an OpenSSL engine cannot be used; give a key file";
-
 pub(super) const OPTIONS: &[Row] = &[
-    Row::text("listener", Listener, "`listeners[].address`: all interfaces, or the address named", listener),
+    Row::text(
+        "listener",
+        Listener,
+        "`listeners[].address`: all interfaces, the address named, or with port 0 a Unix socket",
+        listener,
+    ),
     Row::text("bind_address", Global, "`listeners[].address` of the default listener", |draft, host| {
         draft.listeners[0].host = Some(host.to_owned());
         Ok(())
@@ -34,7 +36,15 @@ pub(super) const OPTIONS: &[Row] = &[
     }),
     Row::refused("accept_protocol_versions", Listener, "every listener speaks MQTT 3.1, 3.1.1 and 5"),
     Row::refused("bind_interface", Listener, "give the address to listen on"),
-    Row::refused("max_connections", Listener, "give global_max_connections, for all listeners together"),
+    Row::integer(
+        "max_connections",
+        Listener,
+        (i32::MIN as i64, i32::MAX as i64),
+        "`listeners[].connections_max`, for each address of the listener; -1 is no limit",
+        |draft, count| {
+            draft.listener().connections_max = u32::try_from(count).ok().map(|count| count.min(10_000_000));
+        },
+    ),
     Row::integer("max_qos", Listener, (0, 2), "`mqtt.maximum_qos`", maximum_qos),
     Row::integer("maximum_qos", Listener, (0, 2), "`mqtt.maximum_qos`", maximum_qos),
     Row::integer("max_topic_alias", Listener, (0, 65_535), "`limits.topic_alias_maximum`", |draft, count| {
@@ -61,35 +71,29 @@ pub(super) const OPTIONS: &[Row] = &[
     )
     .without_effect(),
     Row::refused("websockets_origin", Listener, "pages of every origin may connect; let a proxy choose"),
-    Row::refused("enable_proxy_protocol", Listener, "the PROXY protocol is not available yet"),
-    Row::refused("proxy_protocol_v2_require_tls", Listener, "the PROXY protocol is not available yet"),
-    Row::refused("cafile", Listener, NO_TLS),
-    Row::refused("capath", Listener, NO_TLS),
-    Row::refused("certfile", Listener, NO_TLS),
-    Row::refused("ciphers", Listener, NO_TLS),
-    Row::refused("ciphers_tls1.3", Listener, NO_TLS),
-    Row::refused("crlfile", Listener, NO_TLS),
-    Row::refused("dhparamfile", Listener, NO_TLS),
-    Row::refused("disable_client_cert_date_checks", Listener, "an expired certificate proves nothing"),
-    Row::refused("keyfile", Listener, NO_TLS),
-    Row::refused("require_certificate", Listener, NO_TLS),
-    Row::refused("tls_engine", Listener, NO_ENGINES),
-    Row::refused("tls_engine_kpass_sha1", Listener, NO_ENGINES),
-    Row::refused("tls_keyform", Listener, NO_ENGINES),
-    Row::refused("tls_version", Listener, NO_TLS),
-    Row::refused("use_identity_as_username", Listener, NO_TLS),
-    Row::refused("use_subject_as_username", Listener, NO_TLS),
+    Row::integer(
+        "enable_proxy_protocol",
+        Listener,
+        (1, 2),
+        "`listeners[].proxy_protocol`, which takes a header of either version, from any address as in Mosquitto",
+        |draft, _| draft.listener().is_proxied = true,
+    ),
+    Row::refused("proxy_protocol_v2_require_tls", Listener, "what a proxy says of TLS is not looked at"),
 ];
 
 fn listener(draft: &mut Draft, value: &str) -> Result<(), Allowed> {
-    const ALLOWED: Allowed =
-        "a port from 1 to 65535, and an address or host name behind it if it is not for all interfaces";
+    const ALLOWED: Allowed = "a port from 1 to 65535, and an address or host name behind it if it is not for all interfaces; or 0 and the path of a Unix socket";
     let mut words = value.split_ascii_whitespace().take_while(|word| !word.starts_with('#'));
     let port = words.next().and_then(|port| port.parse::<u16>().ok());
-    let port = port.filter(|port| *port > 0).ok_or(ALLOWED)?;
+    let port = port.ok_or(ALLOWED)?;
     let listener = draft.listener();
-    listener.port = Some(port);
-    listener.host = words.next().map(str::to_owned);
+    match port {
+        0 => listener.socket = Some(words.next().ok_or(ALLOWED)?.into()),
+        _ => {
+            listener.port = Some(port);
+            listener.host = words.next().map(str::to_owned);
+        }
+    }
     words.next().is_none().then_some(()).ok_or(ALLOWED)
 }
 

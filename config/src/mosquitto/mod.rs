@@ -12,6 +12,7 @@ mod import;
 mod listener;
 mod option;
 mod security;
+mod tls;
 
 use std::path::Path;
 
@@ -46,7 +47,9 @@ pub enum Strictness {
 
 /// Lists every option of Mosquitto 2.0 and 2.1 with what becomes of it.
 pub fn mosquitto_options() -> impl Iterator<Item = &'static MosquittoOption> {
-    [general::OPTIONS, security::OPTIONS, listener::OPTIONS, bridge::OPTIONS].into_iter().flatten()
+    [general::OPTIONS, security::OPTIONS, listener::OPTIONS, tls::OPTIONS, bridge::OPTIONS]
+        .into_iter()
+        .flatten()
 }
 
 /// Tells whether a configuration file is Mosquitto's: not if its name ends in `.toml`, otherwise by the first line that says

@@ -19,6 +19,7 @@ use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
 use crate::handshakes::HalfOpen;
 use crate::id::ConnectionId;
 use crate::outbox::Outbox;
+use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::sys::is_reserved;
 use crate::time::{Environment, Moment};
@@ -203,6 +204,7 @@ impl Opening {
             settings.capabilities.check_will(will).map_err(PeerError::from)?;
         }
         let client_id = client_id(connect, settings.client_id_bytes_max, environment)?;
+        check_keep_alive(connect, settings)?;
         let request = ConnectRequest::new(connect, client_id);
         match connect.properties.authentication_method {
             // [MQTT-4.12.0-6], [MQTT311-7.0.0-2] Without a method there is no AUTH, and none in CONNACK.
@@ -332,6 +334,17 @@ impl Opening {
         })?;
         Ok(Next::Arrive(self.arrival(request, None, Some(accepted), environment)))
     }
+}
+
+/// Refuses a client that cannot be told of another Keep Alive than its own, if the broker insists on a shorter one.
+fn check_keep_alive(connect: &Connect<'_>, settings: &Settings) -> Result<(), CloseReason> {
+    let maximum = settings.keep_alive_seconds_max;
+    let can_be_told = connect.version == ProtocolVersion::V5;
+    let is_long = connect.keep_alive_seconds == 0 || connect.keep_alive_seconds > maximum;
+    if settings.refuse_long_keep_alive && maximum > 0 && is_long && !can_be_told {
+        return Err(PeerError::ClientId("its Keep Alive is longer than this broker allows").into());
+    }
+    Ok(())
 }
 
 /// Returns the Client Identifier in force: the client's own, or one that no other session has ([MQTT-3.1.3-6]).

@@ -68,6 +68,7 @@ impl Shard {
         }
         let client = self.sessions.get(&established.session).map(|state| Arc::clone(&state.client_id));
         tracing::info!(
+            target: crate::CONNECTION_LINES,
             connection = connection.0,
             peer = %established.peer,
             client = client.as_deref(),
@@ -153,7 +154,7 @@ impl Shard {
         }
         let publication = Publication {
             publisher: Some(session),
-            qos: will.qos,
+            qos: self.outgoing_qos(will.qos),
             // [MQTT-3.1.2-14], [MQTT-3.1.2-15]
             retain: will.retain,
             topic,

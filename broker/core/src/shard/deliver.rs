@@ -79,7 +79,8 @@ impl Shard {
             self.drop_delivery(session, delivery, DropReason::Expired);
             return;
         }
-        if state.connection.is_none() && delivery.qos == QoS::AtMostOnce {
+        let waits = self.shared.settings().queue_qos0;
+        if state.connection.is_none() && delivery.qos == QoS::AtMostOnce && !waits {
             return;
         }
         if state.permissions.is_some() && !self.may_receive(session, delivery.message.topic()) {

@@ -115,6 +115,7 @@ impl Shard {
         let session = self.session_of(&arrival.request.client_id);
         self.adopt(session, &arrival);
         tracing::info!(
+            target: crate::CONNECTION_LINES,
             connection = arrival.connection.0,
             peer = %arrival.peer,
             client = &*arrival.request.client_id,
@@ -224,6 +225,7 @@ impl Shard {
         // [MQTT-3.1.2-7], [MQTT-3.1.3-9] The Will takes the place of one whose delay had not passed.
         state.will = request.will.clone();
         state.outbound.connected(quota);
+        state.outbound.bound_bytes_in_flight(settings.inflight_bytes_max);
         // A session that was stored stays so until it ends; one without expiry interval never outlives its connection.
         state.durable |= expiry_seconds > 0;
         if state.durable {

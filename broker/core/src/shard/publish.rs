@@ -84,6 +84,8 @@ pub(super) enum PublishRefused {
     Reserved,
     #[error("its publisher may not publish there")]
     NotAuthorized,
+    #[error("its payload is larger than this broker takes")]
+    PayloadTooLarge,
     #[error("{0}")]
     Properties(EncodeError),
 }
@@ -93,6 +95,7 @@ impl PublishRefused {
         match self {
             Self::RetainedFull | Self::StorageFull | Self::Properties(_) => ReasonCode::QuotaExceeded,
             Self::Reserved | Self::NotAuthorized => ReasonCode::NotAuthorized,
+            Self::PayloadTooLarge => ReasonCode::ImplementationSpecificError,
         }
     }
 
@@ -100,7 +103,11 @@ impl PublishRefused {
         match self {
             // Storage has its own line when it becomes full; one for each message would make the disk no emptier.
             Self::StorageFull => tracing::debug!(topic = topic.as_str(), refused = %self, "publish refused"),
-            Self::RetainedFull | Self::Reserved | Self::NotAuthorized | Self::Properties(_) => {
+            Self::RetainedFull
+            | Self::Reserved
+            | Self::NotAuthorized
+            | Self::PayloadTooLarge
+            | Self::Properties(_) => {
                 if let Some(suppressed) = limit.admit(now) {
                     tracing::warn!(topic = topic.as_str(), client, refused = %self, suppressed, "publish refused");
                 }
@@ -238,7 +245,7 @@ impl Shard {
             (ProtocolVersion::V5, _) => refused.reason_code(),
             (
                 ProtocolVersion::V31 | ProtocolVersion::V311,
-                PublishRefused::Reserved | PublishRefused::NotAuthorized,
+                PublishRefused::Reserved | PublishRefused::NotAuthorized | PublishRefused::PayloadTooLarge,
             ) => ReasonCode::Success,
             (ProtocolVersion::V31 | ProtocolVersion::V311, PublishRefused::StorageFull) => {
                 return Err(CloseReason::Broker(BrokerReason::StorageFull));
@@ -283,6 +290,10 @@ impl Shard {
             self.stats.messages_dropped(DropReason::NotAuthorized, 1);
             return Err(PublishRefused::NotAuthorized);
         }
+        if publish.payload.len() > self.shared.settings().payload_bytes_max {
+            self.stats.messages_dropped(DropReason::TooLarge, 1);
+            return Err(PublishRefused::PayloadTooLarge);
+        }
         let mut application_properties = std::mem::take(&mut self.scratch);
         application_properties.clear();
         if let Err(error) = publish.properties.encode_application(&mut application_properties) {
@@ -290,7 +301,7 @@ impl Shard {
         }
         let publication = Publication {
             publisher: Some(session),
-            qos: publish.qos,
+            qos: self.outgoing_qos(publish.qos),
             retain: publish.retain,
             topic,
             application_properties: &application_properties,
@@ -301,6 +312,11 @@ impl Shard {
         let accepted = self.accept(&publication, now);
         self.scratch = application_properties;
         accepted
+    }
+
+    /// Returns the highest QoS that a message may be delivered with: that of the publisher, unless subscriptions decide alone.
+    pub(super) fn outgoing_qos(&self, published: QoS) -> QoS {
+        if self.shared.settings().upgrade_qos { QoS::ExactlyOnce } else { published }
     }
 
     /// Publishes a message of the broker's own accord, as it does with a Will.
