@@ -58,15 +58,15 @@ fn traffic_over_tls_arrives_once() {
 #[test]
 fn tls_connections_are_resumed_if_that_is_asked_for_and_not_otherwise() {
     with_each_broker(|name, broker, certificate| {
-        let connects = ["--scenario=connects-150", "--transport=tls", &certificate.ca()];
+        let connects = ["--scenario=connects-400", "--transport=tls", &certificate.ca()];
 
         let full = broker.run(&connects);
         let resumed = broker.run(&[&connects[..], &["--tls-resume"]].concat());
 
         assert_eq!(full["connections"]["resumed"], 0, "{name}: {full}");
-        // The first of those that are opened at a time have nothing to resume yet.
+        // The first of those that are opened at a time, about a hundred, have nothing to resume yet.
         let resumed = resumed["connections"]["resumed"].as_u64().unwrap();
-        assert!((50..150).contains(&resumed), "{name}: {resumed}");
+        assert!((200..400).contains(&resumed), "{name}: {resumed}");
     });
 }
 
