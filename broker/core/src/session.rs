@@ -5,13 +5,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use veilmq_protocol::{PacketId, TopicFilter};
+use veilmq_protocol::{PacketId, TopicFilter, TopicName};
 
-use crate::access::{Access, Permissions, User};
+use crate::access::{Access, Action, Permissions, User};
 use crate::id::{ConnectionId, IdSet, SessionId};
+use crate::message::Message;
 use crate::outbound::Outbound;
 use crate::record::{Record, SessionRecord, SubscriptionRecord, WillRecord};
 use crate::share::{Availability, Preference};
+use crate::stats::Stats;
 use crate::time::Moment;
 
 /// The interval that never ends ([MQTT-3.1.2-23], section 3.1.2.11.2).
@@ -90,6 +92,11 @@ impl Session {
         }
     }
 
+    /// Tells whether its client may receive a message now.
+    pub(crate) fn may_receive(&mut self, message: &Message, stats: &Stats) -> bool {
+        permits_receiving(&mut self.permissions, message, stats)
+    }
+
     /// Tells whether its client would still be let in.
     pub(crate) fn is_admitted(&self, access: &Access) -> bool {
         access.admits(self.user.as_ref(), self.authenticated && self.user.is_none())
@@ -159,6 +166,18 @@ impl FromIterator<PacketId> for Received {
         let identifiers: IdSet<PacketId> = identifiers.into_iter().collect();
         Self((!identifiers.is_empty()).then(|| Box::new(identifiers)))
     }
+}
+
+/// Tells whether a client with these permissions may receive a message now.
+pub(crate) fn permits_receiving(
+    permissions: &mut Option<Box<Permissions>>,
+    message: &Message,
+    stats: &Stats,
+) -> bool {
+    let Some(permissions) = permissions else { return true };
+    let is_allowed = TopicName::new(message.topic()).is_ok_and(|topic| permissions.allow_receive(topic));
+    stats.acl_checked(Action::Receive, is_allowed);
+    is_allowed
 }
 
 /// Tells whether a filter, as subscribed, is that of a Shared Subscription.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use veilmq_protocol::{Acknowledgement, Packet, PacketId, QoS, ReasonCode, TopicName};
+use veilmq_protocol::{Acknowledgement, Packet, PacketId, QoS, ReasonCode};
 
 use super::Shard;
 use super::outgoing::Sending;
@@ -13,6 +13,7 @@ use crate::matches::{Matches, Target};
 use crate::message::Message;
 use crate::queue::First;
 use crate::record::{Record, Stage};
+use crate::session::permits_receiving;
 use crate::stats::DropReason;
 use crate::time::Moment;
 use crate::waiting::{Delivery, Waiting};
@@ -43,12 +44,11 @@ impl Shard {
     /// Sends a QoS 0 message without a delivery, as nearly all are sent: nothing is before it and the connection has space. False
     /// if it has to go the long way.
     fn pass_through(&mut self, target: &Target, message: &Arc<Message>, retain: bool, now: Moment) -> bool {
-        let Some(state) = self.sessions.get(&target.session) else { return false };
+        let Some(state) = self.sessions.get_mut(&target.session) else { return false };
         let Some(connection) = state.connection else { return false };
-        if state.permissions.is_some() && !self.may_receive(target.session, message.topic()) {
+        if !state.may_receive(message, &self.stats) {
             return true;
         }
-        let Some(state) = self.sessions.get(&target.session) else { return false };
         if !state.outbound.may_send_now(QoS::AtMostOnce) || message.is_expired(now) {
             return false;
         }
@@ -83,11 +83,10 @@ impl Shard {
         if state.connection.is_none() && delivery.qos == QoS::AtMostOnce && !waits {
             return;
         }
-        if state.permissions.is_some() && !self.may_receive(session, delivery.message.topic()) {
+        if !state.may_receive(&delivery.message, &self.stats) {
             self.settle(session, &delivery.into());
             return;
         }
-        let Some(state) = self.sessions.get_mut(&session) else { return };
         if state.durable
             && !delivery.stored
             && delivery.qos != QoS::AtMostOnce
@@ -215,14 +214,15 @@ impl Shard {
                 None => state.outbound.next_assured(now),
             };
             match first {
+                // What it may receive can have changed since.
+                First::Delivery(delivery) if !state.may_receive(&delivery.message, &self.stats) => {
+                    let bytes = delivery.message.size_bytes();
+                    self.left_queue(bytes, bytes);
+                    self.drop_delivery(session, delivery, DropReason::NotAuthorized);
+                }
                 First::Delivery(delivery) => {
                     let bytes = delivery.message.size_bytes();
                     self.left_queue(bytes, bytes);
-                    // What it may receive can have changed since.
-                    if !self.may_receive(session, delivery.message.topic()) {
-                        self.drop_delivery(session, delivery, DropReason::NotAuthorized);
-                        continue;
-                    }
                     self.begin(session, connection, delivery, now);
                 }
                 First::Expired(waiting) => {
@@ -245,12 +245,7 @@ impl Shard {
             }
             Some(Resend::Publish { delivery, packet_id, dup }) => {
                 // What it may receive can have changed since.
-                let is_allowed = match &mut state.permissions {
-                    Some(permissions) => TopicName::new(delivery.message.topic())
-                        .is_ok_and(|topic| permissions.allow_receive(topic)),
-                    None => true,
-                };
-                if !is_allowed {
+                if !permits_receiving(&mut state.permissions, &delivery.message, &self.stats) {
                     self.stats.messages_dropped(DropReason::NotAuthorized, 1);
                     self.finish(session, packet_id);
                     return true;
