@@ -264,6 +264,7 @@ impl Shard {
         Ok(())
     }
 
+    #[inline(never)]
     fn log_refusal(
         &mut self,
         session: SessionId,
