@@ -108,7 +108,7 @@ pub enum Input<'a> {
 /// Something the shard asks for. The order within a turn matters: commits come before the parcels that depend on them.
 #[derive(Debug)]
 pub enum Effect {
-    /// The outbox of this connection ([`crate::Shard::outbox`]) has bytes to write.
+    /// The outbox of this connection ([`crate::Shard::write`]) has bytes to write.
     Flush(ConnectionId),
     /// Write what is left, then close the connection; the shard has forgotten it.
     Close {
