@@ -12,7 +12,7 @@ use crate::report::{Connections, Counts, RunReport};
 use crate::stats::{Histogram, ratio};
 use crate::workload::Workload;
 
-/// Connections that are on their way at a time.
+/// Clients that open connections at the same time, one after the other each.
 const AT_A_TIME: usize = 32;
 
 /// Opens and closes `count` connections; the report's latency is that of opening one, CONNACK included.
@@ -50,7 +50,8 @@ async fn open_all(plan: &Plan, count: u32) -> Result<Opened, LoadError> {
     let run = run_name();
     let mut clients = JoinSet::new();
     for _ in 0..AT_A_TIME {
-        let (plan, next, run) = (plan.clone(), Rc::clone(&next), run.clone());
+        let (next, run) = (Rc::clone(&next), run.clone());
+        let plan = Plan { transport: plan.transport.for_one_client(), ..plan.clone() };
         clients.spawn_local(async move {
             let mut opened = Opened::default();
             while next.get() < count {

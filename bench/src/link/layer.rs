@@ -28,6 +28,14 @@ impl Transport {
         }
     }
 
+    /// The same for one client of many, which keeps what it may resume to itself.
+    pub(crate) fn for_one_client(&self) -> Self {
+        match self {
+            Self::Tcp | Self::Veil(_) => self.clone(),
+            Self::Tls(transport) => Self::Tls(Arc::new(transport.for_one_client())),
+        }
+    }
+
     /// The words of a command line that ask for it.
     pub(crate) fn words(&self) -> Vec<String> {
         let mut words = vec![format!("--transport={}", self.name())];

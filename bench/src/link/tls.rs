@@ -13,8 +13,8 @@ use thiserror::Error;
 use super::LinkError;
 use super::buffers::{Inbox, Outbox, Window};
 
-/// Sessions that are kept to be resumed.
-const SESSIONS_KEPT: usize = 1_024;
+/// Servers whose sessions a client keeps to be resumed: the one under load.
+const SERVERS_KEPT: usize = 1;
 
 /// Why TLS cannot be spoken.
 #[derive(Debug, Error)]
@@ -52,8 +52,8 @@ pub(crate) struct TlsTransport {
 }
 
 impl TlsTransport {
-    /// Trusts the certificates in the PEM file `authorities` for a server called `name`; clients resume sessions of each other if
-    /// `resumes` is set.
+    /// Trusts the certificates in the PEM file `authorities` for a server called `name`; sessions are resumed if `resumes` is
+    /// set.
     ///
     /// # Errors
     /// The file or the name cannot be used.
@@ -74,11 +74,18 @@ impl TlsTransport {
             .map_err(TlsError::Setup)?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        config.resumption =
-            if resumes { Resumption::in_memory_sessions(SESSIONS_KEPT) } else { Resumption::disabled() };
+        config.resumption = resumption(resumes);
         let server = ServerName::try_from(name.to_owned())
             .map_err(|source| TlsError::Name { name: name.to_owned(), source })?;
         Ok(Self { config: Arc::new(config), name: server, authorities: path(), resumes })
+    }
+
+    /// The same for one client: it resumes no sessions but its own. All clients together would keep a handful of tickets
+    /// for a server, and most of them would find none.
+    pub(super) fn for_one_client(&self) -> Self {
+        let mut config = ClientConfig::clone(&self.config);
+        config.resumption = resumption(self.resumes);
+        Self { config: Arc::new(config), name: self.name.clone(), authorities: self.authorities.clone(), ..*self }
     }
 
     pub(super) fn layer(&self) -> Result<TlsLayer, LinkError> {
@@ -96,6 +103,11 @@ impl TlsTransport {
         words.extend(self.resumes.then(|| "--tls-resume".to_owned()));
         words
     }
+}
+
+/// What a client keeps of its sessions.
+fn resumption(resumes: bool) -> Resumption {
+    if resumes { Resumption::in_memory_sessions(SERVERS_KEPT) } else { Resumption::disabled() }
 }
 
 pub(super) struct TlsLayer {
