@@ -85,7 +85,12 @@ impl TlsTransport {
     pub(super) fn for_one_client(&self) -> Self {
         let mut config = ClientConfig::clone(&self.config);
         config.resumption = resumption(self.resumes);
-        Self { config: Arc::new(config), name: self.name.clone(), authorities: self.authorities.clone(), ..*self }
+        Self {
+            config: Arc::new(config),
+            name: self.name.clone(),
+            authorities: self.authorities.clone(),
+            ..*self
+        }
     }
 
     pub(super) fn layer(&self) -> Result<TlsLayer, LinkError> {

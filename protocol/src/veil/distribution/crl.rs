@@ -4,9 +4,11 @@
 //! strictly. Nothing here has verified the signature.
 
 use alloc::vec::Vec;
-use core::ops::Deref;
 
-use super::{DistributionError, read_type};
+use super::{
+    DistributionError, read_type,
+    signed::{Signed, skip_signature},
+};
 use crate::veil::{
     envelope::MAGIC,
     layout::{LayoutError, Reader, put_v16},
@@ -14,7 +16,6 @@ use crate::veil::{
 };
 
 const CRL: u8 = 0x17;
-const SIGNATURE_LEN: usize = 64;
 const ENTRY_LEN: usize = 9;
 
 /// Why a certificate was revoked; the values are those of RFC 5280 section 5.3.1.
@@ -104,12 +105,8 @@ impl CrlFields {
     }
 }
 
-/// A revocation list: its fields, read through `Deref`, and its bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Crl {
-    fields: CrlFields,
-    bytes: Vec<u8>,
-}
+/// A revocation list.
+pub type Crl = Signed<CrlFields>;
 
 impl Crl {
     /// Parses a revocation list; the signature is not verified here.
@@ -134,29 +131,9 @@ impl Crl {
             let reason = RevocationReason::from_value(entries.u8("reason")?);
             fields.revoked.push(Revoked { serial, reason });
         }
-        reader.take(SIGNATURE_LEN, "signature")?;
+        skip_signature(&mut reader)?;
         reader.finish()?;
         fields.check()?;
-        Ok(Self { fields, bytes: bytes.into() })
-    }
-
-    /// The list as it travels.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// The bytes the signature covers, and the signature.
-    #[must_use]
-    pub fn signed_parts(&self) -> (&[u8], &[u8]) {
-        self.bytes.split_at(self.bytes.len().saturating_sub(SIGNATURE_LEN))
-    }
-}
-
-impl Deref for Crl {
-    type Target = CrlFields;
-
-    fn deref(&self) -> &CrlFields {
-        &self.fields
+        Ok(Self::new(fields, bytes))
     }
 }

@@ -4,9 +4,12 @@
 //! bytes end with the signature, which nothing here has verified.
 
 use alloc::{string::String, vec::Vec};
-use core::ops::Deref;
 
-use super::{DistributionError, read_type, text};
+use super::{
+    DistributionError, read_type,
+    signed::{SIGNATURE_LEN, Signed, skip_signature},
+    text,
+};
 use crate::{
     TopicFilter,
     veil::{
@@ -18,7 +21,6 @@ use crate::{
 };
 
 const KEYHEAD: u8 = 0x13;
-const SIGNATURE_LEN: usize = 64;
 /// The longest KEYHEAD without its bundle, in bytes (VEIL-1 section 17).
 const HEAD_BYTES_MAX: usize = 8192;
 
@@ -157,12 +159,8 @@ impl KeyHeadFields {
     }
 }
 
-/// A KEYHEAD: its fields, read through `Deref`, and its bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyHead {
-    fields: KeyHeadFields,
-    bytes: Vec<u8>,
-}
+/// A KEYHEAD.
+pub type KeyHead = Signed<KeyHeadFields>;
 
 impl KeyHead {
     /// Parses a KEYHEAD and returns it with what follows: its bundle, if it has one. Nothing is verified here.
@@ -195,33 +193,13 @@ impl KeyHead {
             member_count: reader.u16("member count")?,
             certificate: Certificate::parse(reader.v16("issuer certificate")?)?,
         };
-        reader.take(SIGNATURE_LEN, "signature")?;
+        skip_signature(&mut reader)?;
         fields.check()?;
         if reader.offset() > HEAD_BYTES_MAX {
             return Err(DistributionError::Value("length"));
         }
         let (bytes, rest) = payload.split_at(reader.offset());
-        Ok((Self { fields, bytes: bytes.into() }, rest))
-    }
-
-    /// The head as it travels, without a bundle.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// The bytes the signature covers, and the signature.
-    #[must_use]
-    pub fn signed_parts(&self) -> (&[u8], &[u8]) {
-        self.bytes.split_at(self.bytes.len().saturating_sub(SIGNATURE_LEN))
-    }
-}
-
-impl Deref for KeyHead {
-    type Target = KeyHeadFields;
-
-    fn deref(&self) -> &KeyHeadFields {
-        &self.fields
+        Ok((Self::new(fields, bytes), rest))
     }
 }
 

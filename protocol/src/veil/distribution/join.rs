@@ -4,9 +4,12 @@
 //! parsed from, because both sides hash them.
 
 use alloc::{string::String, vec::Vec};
-use core::ops::Deref;
 
-use super::{DistributionError, read_type, text};
+use super::{
+    DistributionError, read_type,
+    signed::{Signed, skip_signature},
+    text,
+};
 use crate::{
     TopicFilter,
     veil::{
@@ -20,7 +23,6 @@ use crate::{
 const JOIN_REQUEST: u8 = 0x16;
 const JOIN_RESPONSE: u8 = 0x18;
 const JOIN_FINISH: u8 = 0x19;
-const SIGNATURE_LEN: usize = 64;
 
 /// What a JOIN_REQ says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,12 +68,8 @@ impl JoinRequestFields {
     }
 }
 
-/// A JOIN_REQ: its fields, read through `Deref`, and its bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JoinRequest {
-    fields: JoinRequestFields,
-    bytes: Vec<u8>,
-}
+/// A JOIN_REQ.
+pub type JoinRequest = Signed<JoinRequestFields>;
 
 impl JoinRequest {
     /// Parses a JOIN_REQ; the signature is not verified here.
@@ -89,30 +87,10 @@ impl JoinRequest {
             scope: text(reader.v16("scope")?, "scope")?,
             certificate: Certificate::parse(reader.v16("certificate")?)?,
         };
-        reader.take(SIGNATURE_LEN, "signature")?;
+        skip_signature(&mut reader)?;
         reader.finish()?;
         fields.check()?;
-        Ok(Self { fields, bytes: bytes.into() })
-    }
-
-    /// The request as it travels.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// The bytes the signature covers, and the signature.
-    #[must_use]
-    pub fn signed_parts(&self) -> (&[u8], &[u8]) {
-        self.bytes.split_at(self.bytes.len().saturating_sub(SIGNATURE_LEN))
-    }
-}
-
-impl Deref for JoinRequest {
-    type Target = JoinRequestFields;
-
-    fn deref(&self) -> &JoinRequestFields {
-        &self.fields
+        Ok(Self::new(fields, bytes))
     }
 }
 

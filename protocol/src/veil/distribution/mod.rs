@@ -9,6 +9,7 @@ mod crl;
 mod head;
 mod join;
 mod prekey;
+mod signed;
 #[cfg(feature = "channel")]
 mod signing;
 mod topic;
@@ -27,6 +28,7 @@ pub use self::{
     head::{KeyHead, KeyHeadFields, KeyHeadFlags, WrapSuite},
     join::{JoinFinish, JoinRequest, JoinRequestFields, JoinResponse},
     prekey::{Prekey, PrekeyFields},
+    signed::Signed,
     topic::{DistributionTopic, SCOPE_HASH_LEN},
     wrap::{BUNDLE_MEMBERS_MAX, Wrap, WrapKind, bundle, put_bundle},
 };

@@ -3,9 +3,11 @@
 //! Public halves only. Nothing here has verified the signature.
 
 use alloc::vec::Vec;
-use core::ops::Deref;
 
-use super::{DistributionError, read_type};
+use super::{
+    DistributionError, read_type,
+    signed::{Signed, skip_signature},
+};
 use crate::veil::{
     envelope::MAGIC,
     layout::{Reader, put_v16},
@@ -13,7 +15,6 @@ use crate::veil::{
 };
 
 const PREKEY: u8 = 0x15;
-const SIGNATURE_LEN: usize = 64;
 
 /// What a prekey says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,12 +46,8 @@ impl PrekeyFields {
     }
 }
 
-/// A prekey: its fields, read through `Deref`, and its bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Prekey {
-    fields: PrekeyFields,
-    bytes: Vec<u8>,
-}
+/// A prekey.
+pub type Prekey = Signed<PrekeyFields>;
 
 impl Prekey {
     /// Parses a prekey; the signature is not verified here.
@@ -66,31 +63,11 @@ impl Prekey {
             x25519: reader.array("x25519")?,
             certificate: Certificate::parse(reader.v16("certificate")?)?,
         };
-        reader.take(SIGNATURE_LEN, "signature")?;
+        skip_signature(&mut reader)?;
         reader.finish()?;
         if fields.id == 0 {
             return Err(DistributionError::Value("prekey id"));
         }
-        Ok(Self { fields, bytes: bytes.into() })
-    }
-
-    /// The prekey as it travels.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// The bytes the signature covers, and the signature.
-    #[must_use]
-    pub fn signed_parts(&self) -> (&[u8], &[u8]) {
-        self.bytes.split_at(self.bytes.len().saturating_sub(SIGNATURE_LEN))
-    }
-}
-
-impl Deref for Prekey {
-    type Target = PrekeyFields;
-
-    fn deref(&self) -> &PrekeyFields {
-        &self.fields
+        Ok(Self::new(fields, bytes))
     }
 }
