@@ -26,7 +26,7 @@ pub(super) const OPTIONS: &[Row] = &[
     Row::boolean(
         "check_retain_source",
         Global,
-        "no effect: without rules on topics every publisher still has its rights",
+        "no effect: a retained message is held against the rights of who is to receive it, not again of who published it",
         forget_boolean,
     )
     .without_effect(),
