@@ -34,7 +34,10 @@ impl Side {
 
     fn stopped(rest: &str, files: &[(&str, &str)]) -> Self {
         // The directory is known only once the broker has been made.
-        let broker = Broker::configured(|address| format!("[[listeners]]\naddress = \"{address}\"\n"));
+        let broker = Broker::configured(|address| {
+            // A client may come in on one shard and have its session on another.
+            format!("shards.count = 2\n[[listeners]]\naddress = \"{address}\"\n")
+        });
         let side = Self { broker };
         let path = side.path("veilmq.toml");
         let head = fs::read_to_string(&path).unwrap();
