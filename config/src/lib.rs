@@ -34,16 +34,17 @@ mod mqtt;
 mod options;
 mod proxy;
 mod relations;
+mod storage;
 mod tls;
 mod unknown;
 mod value;
+mod veil;
 
 pub use access::{AccessConfig, AclConfig, AclSubscribe, BadCredentials, BansConfig};
 pub use address::{FileMode, ListenAddress, NoListenAddress};
 pub use broker_config::{
-    AdminConfig, BrokerConfig, Durability, FanOut, ListenerConfig, ListenerDurability, ListenerProtocol,
-    LogConfig, LogFormat, LogLevel, Mode, MosquittoConfig, ProcessConfig, Scheme, ShardsConfig,
-    StorageConfig, Suite, SysConfig, VeilConfig,
+    AdminConfig, BrokerConfig, ListenerConfig, ListenerDurability, ListenerProtocol, LogConfig, LogFormat,
+    LogLevel, Mode, MosquittoConfig, ProcessConfig, ShardsConfig, SysConfig,
 };
 pub use environment::process_environment;
 pub use error::{ConfigError, Fault, Origin};
@@ -56,6 +57,8 @@ pub use mosquitto::{
 pub use mqtt::MqttConfig;
 pub use options::{OPTIONS, OptionSpec};
 pub use proxy::{Network, NoNetwork, ProxyProtocolConfig};
+pub use storage::{Durability, StorageConfig};
 pub use tls::{
     CertificateConfig, CertificateIdentity, ClientCertificate, ListenerTlsConfig, TlsConfig, TlsVersion,
 };
+pub use veil::{FanOut, Scheme, Suite, VeilConfig};

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use crate::address::ListenAddress;
-use crate::broker_config::{BrokerConfig, Durability, Mode};
+use crate::broker_config::{BrokerConfig, Mode};
 use crate::error::{ConfigError, Fault, Origin};
 use crate::options::LISTENERS;
+use crate::storage::Durability;
 use crate::tls::{CertificateIdentity, ListenerTlsConfig};
 
 const TRUSTED: &str = "listeners[].proxy_protocol.trusted";

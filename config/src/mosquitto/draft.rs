@@ -10,11 +10,12 @@ use super::Note;
 use super::tls::TlsDraft;
 use crate::access::{AccessConfig, AclConfig, AclSubscribe, BadCredentials};
 use crate::broker_config::{
-    AdminConfig, BrokerConfig, DEFAULT_PORT, Durability, ListenerConfig, ListenerProtocol, LogLevel, Mode,
+    AdminConfig, BrokerConfig, DEFAULT_PORT, ListenerConfig, ListenerProtocol, LogLevel, Mode,
 };
 use crate::error::{ConfigError, Fault, Origin};
 use crate::limits::LimitsConfig;
 use crate::mqtt::MqttConfig;
+use crate::storage::Durability;
 use crate::{ListenAddress, ProxyProtocolConfig};
 
 /// What stands behind the name of Mosquitto's database in the name of our directory beside it.
