@@ -35,7 +35,7 @@ mod message;
 
 pub use client::{
     Backoff, Builder, Client, ConnectError, KeyRequestError, PendingPublish, PublishBuilder, PublishError,
-    ReauthenticateError, RequestError, Status, SubscribeBuilder, SubscribeError, Subscription,
+    ReauthenticateError, RequestError, Status, SubscribeBuilder, SubscribeError, Subscription, Tls, TlsError,
 };
 pub use message::{Message, Properties, Publication, Received, Sealed, Will};
 pub use veilmq_protocol::{QoS, ReasonCode, RetainHandling, TopicError, TopicFilter, TopicName};

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use clap::{ArgAction, Args, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
 use veilmq_client::{
-    Builder, Client, QoS, Will,
+    Builder, Client, QoS, Tls, TlsError, Will,
     e2e::{
         ArticleKey, ArticleKeys, Directory, EnvelopeOptions, EpochTiming, Keyring, MasterSecret, Scope,
         ScopeConfig, SenderPolicy,
@@ -78,6 +78,19 @@ pub(crate) struct Connection {
     /// Do not print progress and warnings on standard error
     #[arg(long)]
     pub(crate) quiet: bool,
+
+    /// File with the authorities to believe (PEM); connects over TLS
+    #[arg(long, value_name = "FILE", help_heading = "TLS")]
+    cafile: Option<PathBuf>,
+    /// Certificate to show to the broker (PEM)
+    #[arg(long, value_name = "FILE", help_heading = "TLS", requires = "cafile", requires = "key")]
+    cert: Option<PathBuf>,
+    /// Private key of that certificate (PEM)
+    #[arg(long, value_name = "FILE", help_heading = "TLS", requires = "cert")]
+    key: Option<PathBuf>,
+    /// Name the broker's certificate must carry [default: the host]
+    #[arg(long, value_name = "NAME", help_heading = "TLS", requires = "cafile")]
+    tls_name: Option<String>,
 
     /// Who this client is: NAME of NAME.vmc and NAME.key, or a folder with one such pair
     #[arg(long, value_name = "DIR_OR_FILE", help_heading = "VEIL-1")]
@@ -175,6 +188,9 @@ impl Connection {
         if let Some(will) = self.will(given) {
             builder = builder.will(will);
         }
+        if let Some(tls) = self.tls()? {
+            builder = builder.tls(tls);
+        }
         let builder = self.with_scope(self.with_channel(builder)?)?;
         self.keys.add_to(builder, self.sign)
     }
@@ -186,6 +202,20 @@ impl Connection {
 
     pub(crate) fn given(&self) -> Result<Given, Failure> {
         Given::parse(&self.properties)
+    }
+
+    fn tls(&self) -> Result<Option<Tls>, Failure> {
+        let failed = |error: TlsError| Failure::new(error.to_string());
+        let Some(authorities) = &self.cafile else { return Ok(None) };
+        let tls = match (&self.cert, &self.key) {
+            (Some(chain), Some(key)) => Tls::showing(authorities, chain, key),
+            _ => Tls::trusting(authorities),
+        };
+        let tls = tls.map_err(failed)?;
+        Ok(Some(match &self.tls_name {
+            Some(name) => tls.expecting(name).map_err(failed)?,
+            None => tls,
+        }))
     }
 
     fn session_expiry(&self, given: &Given) -> Result<u32, Failure> {

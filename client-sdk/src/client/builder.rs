@@ -23,6 +23,7 @@ use super::{
     error::ConnectError,
     keys::Keys,
     sealing::{Sealing, restore, unsigned_kid},
+    transport::Tls,
 };
 use crate::{
     e2e::{
@@ -71,6 +72,7 @@ impl Builder {
             endpoint: Endpoint {
                 host: host.to_owned(),
                 port,
+                tls: None,
                 connect_timeout: Duration::from_secs(10),
                 reconnect: true,
                 backoff: Backoff::default(),
@@ -228,6 +230,12 @@ impl Builder {
     /// Connects as an ordinary MQTT client even with an identity: for brokers that do not speak VEIL-1.
     pub const fn without_channel(mut self) -> Self {
         self.plain_channel = true;
+        self
+    }
+
+    /// Connects over TLS, to brokers that are to be reached so.
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.endpoint.tls = Some(tls);
         self
     }
 

@@ -4,6 +4,7 @@
 //! is full, no publication is taken; what waits to be sent is limited too.
 
 mod keys;
+mod requests;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,14 +13,13 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tracing::{debug, info, warn};
 use veilmq_protocol::{ReasonCode, SubscribeOptions, veil::channel::Identity};
 
+use self::requests::{Input, next_input};
 use super::{
     Status,
     backoff::Backoff,
@@ -28,18 +28,17 @@ use super::{
     keys::{KeyAnswer, KeyRequest, Parked},
     routes::{Blocked, Delivery, Routes, STALL, Taken},
     sealing::{Form, Incoming, Sealing},
+    transport::{Moved, Tls, Transport},
 };
 use crate::{
     e2e::{Saved, Scope},
     message::{Message, Publication, Will},
-    session::{Channel, CloseReason, Event, Receipt, Session, SubmitError, Submitted, Token},
+    session::{Channel, CloseReason, Event, Receipt, Session, Token},
 };
 
 /// A publication is taken only while less than this waits to be sent, in bytes.
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
 const READ_BYTES: usize = 64 << 10;
-/// Publications taken in a row before the socket gets its turn.
-const PUBLISH_BATCH: usize = 64;
 /// What an interval means that the clock cannot express: a year.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3_600);
 /// How long the last bytes of a connection may take.
@@ -104,6 +103,7 @@ enum Waiter {
 pub(super) struct Endpoint {
     pub(super) host: String,
     pub(super) port: u16,
+    pub(super) tls: Option<Tls>,
     pub(super) connect_timeout: Duration,
     pub(super) reconnect: bool,
     pub(super) backoff: Backoff,
@@ -146,15 +146,6 @@ pub(super) struct Driver {
     first: Option<oneshot::Sender<Result<(), ConnectError>>>,
     clock: Clock,
     attempt: u32,
-}
-
-/// What the application side of the driver has for it.
-enum Input {
-    Publish(PublishCommand),
-    Command(Command),
-    Taken,
-    /// Every handle is gone.
-    Abandoned,
 }
 
 impl Driver {
@@ -245,10 +236,11 @@ impl Driver {
     }
 
     /// Opens the transport and puts CONNECT into the output; `None` when the application has gone meanwhile.
-    async fn connect(&mut self) -> Option<Result<TcpStream, ConnectError>> {
+    async fn connect(&mut self) -> Option<Result<Transport, ConnectError>> {
         let address = self.endpoint.address();
         let (host, port) = (self.endpoint.host.clone(), self.endpoint.port);
-        let opening = timeout(self.endpoint.connect_timeout, TcpStream::connect((host, port)));
+        let opening = Transport::open(host, port, self.endpoint.tls.clone());
+        let opening = timeout(self.endpoint.connect_timeout, opening);
         let error = match self.meanwhile(opening).await? {
             Ok(Ok(stream)) => return Some(self.begin(stream)),
             Ok(Err(error)) => error.to_string(),
@@ -257,13 +249,10 @@ impl Driver {
         Some(Err(ConnectError::Unreachable { address, error }))
     }
 
-    fn begin(&mut self, stream: TcpStream) -> Result<TcpStream, ConnectError> {
+    fn begin(&mut self, stream: Transport) -> Result<Transport, ConnectError> {
         let will = self.endpoint.will.as_ref().map(|will| self.sealing.will(will)).transpose()?;
         self.session.connect(will.as_ref(), self.clock.now(), &mut entropy)?;
         self.sent_total = 0;
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%error, "cannot set TCP_NODELAY");
-        }
         Ok(stream)
     }
 
@@ -284,7 +273,7 @@ impl Driver {
     }
 
     /// Drives one connection to its end.
-    async fn serve(&mut self, mut stream: TcpStream) -> CloseReason {
+    async fn serve(&mut self, mut stream: Transport) -> CloseReason {
         let mut buffer = vec![0; READ_BYTES];
         loop {
             if let Some(reason) = self.advance() {
@@ -292,18 +281,14 @@ impl Driver {
                 return reason;
             }
             let may_read = self.blocked.is_empty();
-            let writes = self.session.output_len() > 0;
             let accepts = self.session.accepts_publication() && self.session.output_len() < OUTPUT_BYTES_MAX;
             let wake = self.next_wake();
-            let (mut reader, mut writer) = stream.split();
+            let room_to_read = may_read.then_some(buffer.as_mut_slice());
             tokio::select! {
-                read = reader.read(&mut buffer), if may_read => match read {
-                    Ok(0) => return CloseReason::Lost("closed by the broker".to_owned()),
-                    Ok(len) => self.session.receive(buffer.get(..len).unwrap_or_default()),
-                    Err(error) => return CloseReason::Lost(error.to_string()),
-                },
-                written = writer.write(self.session.output()), if writes => match written {
-                    Ok(len) => self.sent(len),
+                moved = stream.move_bytes(room_to_read, self.session.output()) => match moved {
+                    Ok(Moved::Read(0)) => return CloseReason::Lost("closed by the broker".to_owned()),
+                    Ok(Moved::Read(len)) => self.session.receive(buffer.get(..len).unwrap_or_default()),
+                    Ok(Moved::Written(len)) => self.sent(len),
                     Err(error) => return CloseReason::Lost(error.to_string()),
                 },
                 input = next_input(&mut self.publishes, &mut self.commands, &self.taken, accepts) => {
@@ -430,113 +415,6 @@ impl Driver {
         }
     }
 
-    fn answered(&mut self, token: Token, reasons: &[ReasonCode]) {
-        let refused = reasons.iter().position(|reason| reason.is_error());
-        let reason = reasons.get(refused.unwrap_or_default()).copied().unwrap_or_default();
-        match self.waiters.remove(&token) {
-            Some(Waiter::Subscribe { mut filters, receiver, reply }) => {
-                let outcome = match refused {
-                    // The receiver is dropped, so what was granted is given up at the next delivery.
-                    Some(index) => {
-                        Err(SubscribeError::Refused { filter: filters.swap_remove(index), reason })
-                    }
-                    None => Ok(receiver),
-                };
-                let _ = reply.send(outcome);
-            }
-            Some(Waiter::Unsubscribe { filter, reply }) => {
-                let outcome = if refused.is_some() { Err(RequestError::Refused(reason)) } else { Ok(reason) };
-                if outcome.is_ok() {
-                    self.routes.remove(&filter);
-                }
-                let _ = reply.send(outcome);
-            }
-            Some(Waiter::Keys { topic }) => self.key_subscribed(&topic, refused.map(|_| reason)),
-            Some(Waiter::Publish { .. }) | None => {}
-        }
-    }
-
-    fn handle_input(&mut self, input: Input) {
-        match input {
-            Input::Publish(command) => {
-                self.publish(command);
-                for _ in 1..PUBLISH_BATCH {
-                    let accepts =
-                        self.session.accepts_publication() && self.session.output_len() < OUTPUT_BYTES_MAX;
-                    let Some(command) = accepts.then(|| self.publishes.try_recv().ok()).flatten() else {
-                        return;
-                    };
-                    self.publish(command);
-                }
-            }
-            Input::Command(Command::Subscribe { filters, options, queue, reply }) => {
-                let receiver = self.routes.add(filters.clone(), queue);
-                let token = self.session.subscribe(&filters, options);
-                self.waiters.insert(token, Waiter::Subscribe { filters, receiver, reply });
-            }
-            Input::Command(Command::Unsubscribe { filter, reply }) => {
-                let token = self.session.unsubscribe(&filter);
-                self.waiters.insert(token, Waiter::Unsubscribe { filter, reply });
-            }
-            Input::Command(Command::Reauthenticate { renewed, reply }) => {
-                match self.session.reauthenticate(renewed, self.clock.now(), &mut entropy) {
-                    Ok(()) => self.reauthenticating = Some(reply),
-                    Err(error) => {
-                        let _ = reply.send(Err(error.into()));
-                    }
-                }
-            }
-            Input::Command(Command::Keys { scope, request, reply }) => {
-                let _ = reply.send(self.request_keys(&scope, request));
-            }
-            Input::Command(Command::Disconnect { reason }) => self.disconnect(reason),
-            Input::Taken => self.acknowledge_taken(),
-            Input::Abandoned => self.disconnect(ReasonCode::Success),
-        }
-    }
-
-    fn disconnect(&mut self, reason: ReasonCode) {
-        self.acknowledge_taken();
-        // What was submitted before leaves before.
-        let unsealed = std::mem::take(&mut self.unsealed).into_iter().map(|(command, _)| command);
-        for command in unsealed.collect::<Vec<_>>() {
-            self.publish_now(command);
-        }
-        while let Ok(command) = self.publishes.try_recv() {
-            self.publish_now(command);
-        }
-        self.blocked.clear();
-        self.session.disconnect(reason);
-    }
-
-    fn publish(&mut self, command: PublishCommand) {
-        let Some(command) = self.publish_later(command) else { return };
-        self.publish_now(command);
-    }
-
-    fn publish_now(&mut self, command: PublishCommand) {
-        let PublishCommand { publication, form, reply } = command;
-        let topic = publication.topic.clone();
-        let submitted = self.sealing.outgoing(publication, form).and_then(|publication| {
-            self.session.publish(publication).map_err(|error| match error {
-                SubmitError::NotConnected => PublishError::NotConnected,
-                SubmitError::Delivery(error) => PublishError::Delivery { topic: topic.clone(), error },
-            })
-        });
-        match submitted {
-            Ok(Submitted::Queued(token)) => {
-                self.waiters.insert(token, Waiter::Publish { topic, reply });
-            }
-            Ok(Submitted::Written) => {
-                let end = self.sent_total + self.session.output_len() as u64;
-                self.flushing.push((end, reply));
-            }
-            Err(error) => {
-                let _ = reply.send(Err(error));
-            }
-        }
-    }
-
     fn sent(&mut self, len: usize) {
         self.session.sent(len, self.clock.now());
         self.sent_total += len as u64;
@@ -558,12 +436,8 @@ impl Driver {
     }
 
     /// Sends what is left, DISCONNECT at its end, and closes.
-    async fn say_goodbye(&mut self, stream: &mut TcpStream) {
-        let goodbye = async {
-            stream.write_all(self.session.output()).await?;
-            stream.shutdown().await
-        };
-        match timeout(GOODBYE, goodbye).await {
+    async fn say_goodbye(&mut self, stream: &mut Transport) {
+        match timeout(GOODBYE, stream.finish(self.session.output())).await {
             Ok(Ok(())) => {
                 for (_, reply) in self.flushing.drain(..) {
                     let _ = reply.send(Ok(ReasonCode::Success));
@@ -572,19 +446,6 @@ impl Driver {
             Ok(Err(error)) => debug!(%error, "the connection was gone before the last packet"),
             Err(_) => debug!("the broker did not take the last packet in time"),
         }
-    }
-}
-
-async fn next_input(
-    publishes: &mut mpsc::Receiver<PublishCommand>,
-    commands: &mut mpsc::Receiver<Command>,
-    taken: &Taken,
-    accepts: bool,
-) -> Input {
-    tokio::select! {
-        command = commands.recv() => command.map_or(Input::Abandoned, Input::Command),
-        Some(publish) = publishes.recv(), if accepts => Input::Publish(publish),
-        () = taken.changed() => Input::Taken,
     }
 }
 

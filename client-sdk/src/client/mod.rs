@@ -10,6 +10,7 @@ mod publish;
 mod routes;
 mod sealing;
 mod subscribe;
+mod transport;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ pub use self::{
     error::{ConnectError, KeyRequestError, PublishError, ReauthenticateError, RequestError, SubscribeError},
     publish::{PendingPublish, PublishBuilder},
     subscribe::{SubscribeBuilder, Subscription},
+    transport::{Tls, TlsError},
 };
 use self::{
     driver::{Command, PublishCommand},
