@@ -5,10 +5,12 @@
 //! knows the core, which it drives as it drives the program. Invariant: what a test starts is gone when the test ends.
 
 pub mod broker;
+pub mod carrier;
 pub mod certificates;
 pub mod conformance;
 pub mod crash;
 pub mod http;
+pub mod members;
 pub mod message;
 pub mod mosquitto;
 pub mod ports;

@@ -2,11 +2,11 @@
 //!
 //! What passes the wire and what lies on the disk is searched for the plaintext, as `strings` would.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use veilmq_tests::broker::Broker;
+use veilmq_tests::carrier::contents;
 use veilmq_tests::ports::ReservedPort;
 use veilmq_tests::tap::Tap;
 use veilmq_tests::tools::{built_program, run};
@@ -135,21 +135,6 @@ fn holds(bytes: &[u8], wanted: &str) -> bool {
     bytes.windows(wanted.len()).any(|window| window == wanted.as_bytes())
 }
 
-/// The contents of every file below `folder`.
-fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).expect("the folder can be read").map_while(Result::ok) {
-        let path = entry.path();
-        if path.is_dir() {
-            found.extend(contents(&path));
-        } else {
-            let bytes = fs::read(&path).expect("the file can be read");
-            found.push((path, bytes));
-        }
-    }
-    found
-}
-
 #[test]
 fn a_sealed_message_reaches_its_reader_and_its_plaintext_neither_wire_nor_disk() {
     let mut parties = Parties::new();
@@ -257,6 +242,35 @@ fn every_claim_of_the_demo_holds_and_its_readings_are_on_neither_wire_nor_disk()
         for (path, bytes) in contents(&broker.data_dir()) {
             assert!(!holds(&bytes, field), "{} holds {field}", path.display());
         }
+    }
+}
+
+#[test]
+fn every_scheme_is_shown_end_to_end_and_every_claim_of_it_holds() {
+    let mut broker = Broker::not_started();
+    let schemes = "VEILMQ__VEIL__SCHEMES=scheme-4,scheme-3,scheme-2,scheme-1".to_owned();
+    broker.run_under(vec!["env".to_owned(), schemes]);
+    broker.restart();
+    let (port, admin) = (broker.port().to_string(), broker.admin().to_string());
+
+    for (scheme, crossed) in [
+        ("1", "PUBLISH"),
+        ("2", "record EI (packets, encrypted)"),
+        ("3", "record FAN-GE (one body, encrypted once)"),
+        ("4", "record FAN-D (one body, a tag for each)"),
+        ("veil", "record FAN-D (one body, a tag for each)"),
+        ("article", "PUBLISH"),
+    ] {
+        let mut demo = Command::new(built_program("veil"));
+        demo.args(["demo", "--scheme", scheme, "--count", "3", "-p", &port, "--admin", &admin]);
+
+        let output = run(&mut demo, 120);
+
+        let shown = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{scheme}: {shown}\n{}", text(&output.stderr));
+        assert!(shown.contains("broker -> subscriber: "), "{scheme}: {shown}");
+        assert!(shown.contains(crossed), "{scheme}: {shown}");
+        assert!(shown.contains(" claims hold."), "{scheme}: {shown}");
     }
 }
 

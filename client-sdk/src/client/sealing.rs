@@ -93,7 +93,7 @@ impl Sealing {
 
     /// Takes a message on a topic of key distribution; `None` if it is none. Returns whether parked messages may be tried again.
     pub(super) fn key_message(&mut self, message: &Message) -> Option<bool> {
-        let keys = self.keys.as_mut().filter(|_| message.topic.starts_with(DistributionTopic::PREFIX))?;
+        let keys = self.keys.as_mut().filter(|_| DistributionTopic::parse(&message.topic).is_some())?;
         let (topic, payload) = (&message.topic, &message.payload);
         Some(keys.distribution.handle(&mut self.e2e, topic, payload, unix_ms(), &mut entropy))
     }

@@ -6,21 +6,25 @@ use std::{path::Path, sync::Arc};
 
 use tempfile::TempDir;
 use veilmq_client::{
-    Client,
+    Builder, Client,
     e2e::{Directory, EnvelopeOptions, EpochTiming, Keyring, MasterSecret, Scope, ScopeConfig, SenderPolicy},
     identity,
 };
 use veilmq_protocol::veil::{
-    Certificate, Roles, Scheme, Schemes,
+    Certificate, Kid, Roles, Scheme, Schemes,
     channel::{Identity, TrustAnchors},
 };
+use zeroize::Zeroizing;
 
-use super::{Arguments, http};
+use super::{Arguments, http, wire::Wire};
 use crate::{authority, failure::Failure, format::hex, secret};
 
+const LOOPBACK: &str = "127.0.0.1";
 const AUTHORITY: &str = "ca";
 const MASTER_KEY: &str = "master.key";
 const OTHER_KEY: &str = "other.key";
+/// Where messages for one subscriber alone are published (VEIL-1 section 9).
+const PAIRWISE: &str = "_veil/1/p2p/";
 const EPOCH: u32 = 1;
 const DAYS: u32 = 1;
 
@@ -69,7 +73,8 @@ impl Cast {
 
     /// Issues an identity for this run.
     pub(super) fn identity(&self, name: &str, role: Roles) -> Result<Arc<Identity>, Failure> {
-        let scopes = |wanted: Roles| if role.contains(wanted) { vec![self.scope()] } else { Vec::new() };
+        let own = vec![self.scope(), format!("{PAIRWISE}#")];
+        let scopes = |wanted: Roles| if role.contains(wanted) { own.clone() } else { Vec::new() };
         let request = authority::Request {
             subject: format!("veil-demo-{name}-{}", self.run),
             roles: role,
@@ -81,33 +86,67 @@ impl Cast {
         Ok(Arc::new(identity::load(&issued.file)?))
     }
 
+    /// The topic below which `reader` gets messages for itself alone.
+    pub(super) fn pairwise(reader: Kid) -> String {
+        format!("{PAIRWISE}{reader}")
+    }
+
+    /// A wire for one client.
+    pub(super) async fn wire(&self) -> Result<Wire, Failure> {
+        Wire::before(&self.host, self.port).await
+    }
+
+    /// The master secret of the scope.
+    pub(super) fn master(&self) -> Result<Zeroizing<[u8; 32]>, Failure> {
+        secret::load(&self.folder().join(MASTER_KEY))
+    }
+
+    /// Describes a client on a VEIL-1 channel of one scheme to the pinned broker.
+    pub(super) fn on_channel(
+        &self,
+        wire: &Wire,
+        identity: &Arc<Identity>,
+        scheme: Scheme,
+    ) -> Result<Builder, Failure> {
+        let mut anchors = TrustAnchors::new();
+        let pinned = anchors.add(self.broker.clone());
+        pinned.map_err(|error| Failure::new(format!("the certificate of the broker: {error}")))?;
+        identity::add_anchor(&mut anchors, &self.folder().join(AUTHORITY).join("ca.vmc"))?;
+        Ok(Client::builder(LOOPBACK, wire.port())
+            .identity(Arc::clone(identity))
+            .trust(anchors)
+            .broker_name(&self.broker.subject)
+            .schemes(Schemes::of(&[scheme]))
+            // As in the paper, whose broker knows nothing else: messages that a group key alone authenticates.
+            .weak_groups(scheme == Scheme::Four || scheme == Scheme::Three)
+            .session_expiry_seconds(0)
+            .reconnect(false))
+    }
+
+    /// Describes an ordinary MQTT client without any key.
+    pub(super) fn ordinary(&self, wire: &Wire, name: &str) -> Builder {
+        let builder =
+            Client::builder(LOOPBACK, wire.port()).client_id(&self.client_id(&name.replace(' ', "-")));
+        builder.session_expiry_seconds(0).reconnect(false)
+    }
+
     /// Connects over an integrity-only VEIL-1 channel to the pinned broker, with the key of the scope. Messages
     /// are signed, and accepted from `senders` only.
     pub(super) async fn connect(
         &self,
+        wire: &Wire,
         identity: &Arc<Identity>,
         senders: &[&Identity],
     ) -> Result<Client, Failure> {
-        let mut anchors = TrustAnchors::new();
-        let pinned = anchors.add(self.broker.clone());
-        pinned.map_err(|error| Failure::new(format!("the certificate of the broker: {error}")))?;
         let scope = self.scope_config(MASTER_KEY, SenderPolicy::Known, true)?;
-        let client = Client::builder(&self.host, self.port)
-            .identity(Arc::clone(identity))
-            .trust(anchors)
-            .broker_name(&self.broker.subject)
-            .schemes(Schemes::of(&[Scheme::Four]))
-            .directory(directory(senders))
-            .scope(scope)
-            .session_expiry_seconds(0)
-            .reconnect(false);
-        Ok(client.connect().await?)
+        let client = self.on_channel(wire, identity, Scheme::Four)?;
+        Ok(client.weak_groups(false).directory(directory(senders)).scope(scope).connect().await?)
     }
 
     /// Connects as an ordinary MQTT client that has no key at all.
     pub(super) async fn connect_ordinary(&self, name: &str) -> Result<Client, Failure> {
-        let builder = Client::builder(&self.host, self.port).client_id(&self.client_id(name));
-        Ok(builder.session_expiry_seconds(0).reconnect(false).connect().await?)
+        let wire = self.wire().await?;
+        Ok(self.ordinary(&wire, name).connect().await?)
     }
 
     /// Connects as an ordinary MQTT client that has a key, but not the right one.
@@ -117,14 +156,8 @@ impl Cast {
         senders: &[&Identity],
     ) -> Result<Client, Failure> {
         let scope = self.scope_config(OTHER_KEY, SenderPolicy::AnyMember, false)?;
-        let builder = Client::builder(&self.host, self.port).client_id(&self.client_id(name));
-        Ok(builder
-            .directory(directory(senders))
-            .scope(scope)
-            .session_expiry_seconds(0)
-            .reconnect(false)
-            .connect()
-            .await?)
+        let wire = self.wire().await?;
+        Ok(self.ordinary(&wire, name).directory(directory(senders)).scope(scope).connect().await?)
     }
 
     fn client_id(&self, name: &str) -> String {

@@ -6,11 +6,13 @@ mod cast;
 mod http;
 mod readings;
 mod report;
+mod schemes;
+mod wire;
 
 use std::{sync::Arc, time::Duration};
 
-use clap::{ArgAction, Args};
-use tokio::time::{sleep, timeout};
+use clap::{ArgAction, Args, ValueEnum};
+use tokio::time::timeout;
 use veilmq_client::{
     Client, Message, PublishError, QoS, Received, Status, Subscription,
     e2e::{Authentication, OpenError, Provenance},
@@ -19,19 +21,20 @@ use veilmq_protocol::veil::{
     Kid, Roles, Scheme,
     channel::Identity,
     envelope::{Envelope, EnvelopeFlags},
+    record::RecordType,
 };
 
 use self::{
     cast::Cast,
-    readings::Reading,
+    readings::{Reading, Readings},
     report::{Report, column_titles, heading},
+    schemes::Shown,
+    wire::Wire,
 };
 use crate::failure::Failure;
 
 /// No step of the demonstration takes longer than this.
 const STEP: Duration = Duration::from_secs(10);
-/// Sensors are read again after this, so that there is something new to tell.
-const BETWEEN_ROUNDS: Duration = Duration::from_millis(500);
 /// Shorter runs of equal bytes occur by chance.
 const LEAK_BYTES: usize = 6;
 
@@ -49,12 +52,48 @@ pub(crate) struct Arguments {
     /// The broker's admin listener
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9464")]
     pub(crate) admin: String,
+    /// What to show: a scheme of the paper (the broker must offer it, see veil.schemes), what VEIL-1 makes of the fourth, or the
+    /// article's format
+    #[arg(long, value_enum, default_value = "veil")]
+    scheme: SchemeName,
     /// How many readings to publish
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) count: u32,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum SchemeName {
+    /// A key for each pair; packets are plain after an authenticated CONNECT
+    #[value(name = "1")]
+    One,
+    /// A key for each pair; every packet is encrypted on the way
+    #[value(name = "2")]
+    Two,
+    /// A key for the group; messages are encrypted once for all subscribers
+    #[value(name = "3")]
+    Three,
+    /// A key for the group; packets are authenticated on the way
+    #[value(name = "4")]
+    Four,
+    /// The fourth with signatures, and tags that no other subscriber can forge
+    Veil,
+    /// A master key, and neither authentication nor a channel
+    Article,
+}
+
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let shown = match arguments.scheme {
+        SchemeName::One => Shown::Paper(Scheme::One),
+        SchemeName::Two => Shown::Paper(Scheme::Two),
+        SchemeName::Three => Shown::Paper(Scheme::Three),
+        SchemeName::Four => Shown::Paper(Scheme::Four),
+        SchemeName::Article => Shown::Article,
+        SchemeName::Veil => return show_veil(arguments).await,
+    };
+    schemes::run(&Cast::assemble(&arguments).await?, shown, arguments.count).await
+}
+
+async fn show_veil(arguments: Arguments) -> Result<(), Failure> {
     heading("1. A certificate authority, a device and a subscriber, in a temporary folder");
     let cast = Cast::assemble(&arguments).await?;
     let mut stage = Stage::set(cast).await?;
@@ -66,6 +105,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     stage.wrong_key(arguments.count).await?;
     stage.changed_messages(&last).await?;
     stage.plaintext().await?;
+    heading("5. What crossed the wire");
+    stage.show_wires();
     stage.finish().await
 }
 
@@ -75,7 +116,9 @@ struct Stage {
     report: Report,
     device_identity: Arc<Identity>,
     device: Client,
+    device_wire: Wire,
     reader: Client,
+    reader_wire: Wire,
     reads: Subscription,
     /// An ordinary MQTT client without a key: it sees what the broker sees.
     ordinary: Client,
@@ -94,8 +137,9 @@ impl Stage {
         say!("  broker {:?}, key identifier {}, pinned", broker.subject, broker.kid());
         say!("  device {}, subscriber {}", device_identity.kid(), reader_identity.kid());
         let senders: [&Identity; 1] = [&device_identity];
-        let device = cast.connect(&device_identity, &[]).await?;
-        let reader = cast.connect(&reader_identity, &senders).await?;
+        let (device_wire, reader_wire) = (cast.wire().await?, cast.wire().await?);
+        let device = cast.connect(&device_wire, &device_identity, &[]).await?;
+        let reader = cast.connect(&reader_wire, &reader_identity, &senders).await?;
         let on_channel = [&device, &reader].into_iter().all(|client| has_channel_to(client, broker.kid()));
         report.claim(
             "device and subscriber have integrity-only VEIL-1 channels to the pinned broker",
@@ -107,7 +151,20 @@ impl Stage {
         let reads = reader.subscribe(&scope).qos(QoS::AtLeastOnce).await?;
         let sees = ordinary.subscribe(&scope).qos(QoS::AtLeastOnce).await?;
         let strange = stranger.subscribe(&scope).qos(QoS::AtLeastOnce).await?;
-        Ok(Self { cast, report, device_identity, device, reader, reads, ordinary, sees, stranger, strange })
+        Ok(Self {
+            cast,
+            report,
+            device_identity,
+            device,
+            device_wire,
+            reader,
+            reader_wire,
+            reads,
+            ordinary,
+            sees,
+            stranger,
+            strange,
+        })
     }
 
     /// Publishes readings one by one and compares what arrives where; gives the last message as the broker saw it.
@@ -115,18 +172,9 @@ impl Stage {
         column_titles();
         let mut tally = Tally::default();
         let mut last = None;
-        let mut waiting: Vec<Reading> = Vec::new();
+        let mut readings = Readings::default();
         for _ in 0..count {
-            if waiting.is_empty() {
-                if last.is_some() {
-                    sleep(BETWEEN_ROUNDS).await;
-                }
-                waiting = readings::take();
-                waiting.reverse();
-            }
-            let reading = waiting.pop().ok_or_else(|| {
-                Failure::new("this machine has no readings to publish: /proc cannot be read")
-            })?;
+            let reading = readings.next().await?;
             last = Some(self.publish_reading(&reading, &mut tally).await?);
         }
         self.report.claim("the broker acknowledged every reading (QoS 1)", tally.acknowledged == count);
@@ -203,7 +251,8 @@ impl Stage {
     /// the right key, who has not seen the original, shows that the change itself is noticed.
     async fn changed_messages(&mut self, seen: &Message) -> Result<(), Failure> {
         let identity = self.cast.identity("second-reader", Roles::SUBSCRIBER)?;
-        let second = self.cast.connect(&identity, &[&self.device_identity]).await?;
+        let wire = self.cast.wire().await?;
+        let second = self.cast.connect(&wire, &identity, &[&self.device_identity]).await?;
         let mut second_reads = second.subscribe(&seen.topic).qos(QoS::AtLeastOnce).await?;
         let mut flipped = seen.payload.to_vec();
         let middle = flipped.len() / 2;
@@ -240,6 +289,13 @@ impl Stage {
     async fn inject(&mut self, topic: &str, payload: &[u8]) -> Result<Option<OpenError>, Failure> {
         within("PUBACK", self.ordinary.publish(topic, payload).qos(QoS::AtLeastOnce).send()).await??;
         Ok(refusal(&next(&mut self.reads, "the subscriber").await?))
+    }
+
+    fn show_wires(&mut self) {
+        self.device_wire.print("device");
+        self.reader_wire.print("subscriber");
+        let by_tag = self.reader_wire.has_brought(RecordType::FanDigest);
+        self.report.claim("each message had a tag for this subscriber alone", by_tag);
     }
 
     async fn finish(self) -> Result<(), Failure> {

@@ -5,11 +5,17 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde_json::{Map, Value, json};
 
-use crate::format::unix_ms;
+use tokio::time::sleep;
+
+use crate::{failure::Failure, format::unix_ms};
+
+/// Sensors are read again after this, so that there is something new to tell.
+const BETWEEN_ROUNDS: Duration = Duration::from_millis(500);
 
 /// One reading: the last topic level and the JSON text that is published.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,8 +24,33 @@ pub(super) struct Reading {
     pub(super) text: String,
 }
 
+/// Readings one after the other, as many as one wants.
+#[derive(Default)]
+pub(super) struct Readings {
+    waiting: Vec<Reading>,
+    read_before: bool,
+}
+
+impl Readings {
+    /// The next reading; sensors are read again once all of them were given.
+    ///
+    /// # Errors
+    /// This machine has none.
+    pub(super) async fn next(&mut self) -> Result<Reading, Failure> {
+        if self.waiting.is_empty() {
+            if std::mem::replace(&mut self.read_before, true) {
+                sleep(BETWEEN_ROUNDS).await;
+            }
+            self.waiting = take();
+            self.waiting.reverse();
+        }
+        let none = || Failure::new("this machine has no readings to publish: /proc cannot be read");
+        self.waiting.pop().ok_or_else(none)
+    }
+}
+
 /// Reads every sensor once.
-pub(super) fn take() -> Vec<Reading> {
+fn take() -> Vec<Reading> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let values = [
         ("load", load(&read("/proc/loadavg"))),
