@@ -25,6 +25,8 @@ use crate::{failure::Failure, format::hex};
 /// How much of a unit is shown.
 const SHOWN_BYTES: usize = 24;
 const READ_BYTES: usize = 16 << 10;
+/// There is no packet type 0, and no record type as high as this in the first phase of a channel.
+const FIRST_PACKET: u8 = 0x10;
 
 type Captured = Arc<Mutex<Vec<u8>>>;
 
@@ -148,8 +150,8 @@ fn units(mut bytes: &[u8]) -> Vec<Unit> {
 }
 
 fn first_unit(bytes: &[u8]) -> Option<(String, usize)> {
-    if let Ok(header) = RecordHeader::read(bytes) {
-        let header = header?;
+    if bytes.first().is_some_and(|first| *first < FIRST_PACKET) {
+        let header = RecordHeader::read(bytes).ok()??;
         let body = usize::try_from(header.len).ok()?;
         return Some((record_name(header.record_type), HEADER_LEN.checked_add(body)?));
     }
