@@ -9,7 +9,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use veilmq_protocol::veil::channel::{GROUP_TAG_LEN, GroupFan, GroupSealer, Secret32};
+use veilmq_protocol::veil::channel::{GROUP_TAG_LEN, GroupFan, GroupSealer, Operations, Secret32};
 use veilmq_protocol::veil::fanout::put_shared_properties;
 use veilmq_protocol::veil::layout::LayoutError;
 use veilmq_protocol::veil::record::{ControlOp, SharedBody};
@@ -130,6 +130,8 @@ pub(crate) struct Groups {
     /// The message that was sealed last, for each group that it was sealed for; the next member most likely gets the same.
     last: Last,
     rekeys: u64,
+    /// Those of the turn.
+    operations: Option<Operations>,
 }
 
 /// A message for one member, and the key it lacks for it.
@@ -149,6 +151,7 @@ impl Groups {
             memberships: IdMap::default(),
             last: None,
             rekeys: 0,
+            operations: None,
         }
     }
 
@@ -157,9 +160,10 @@ impl Groups {
         self.source.get_or_insert_with(|| Secret32::generate(entropy));
     }
 
-    /// Ends the turn: what was sealed is not kept for longer.
-    pub(crate) fn end_turn(&mut self) {
+    /// Ends the turn: what was sealed is not kept for longer. Returns the operations that sealing it took, if anything was.
+    pub(crate) fn end_turn(&mut self) -> Option<Operations> {
         self.last = None;
+        self.operations.take()
     }
 
     /// Returns how many keys took the place of another.
@@ -193,6 +197,7 @@ impl Groups {
             Some(sealed) => sealed,
             None => match group.seal(scheme, message, now) {
                 Ok(sealed) => {
+                    *self.operations.get_or_insert_default() += group.sealer.take_operations();
                     forget(&mut self.last, gid);
                     if let Some((_, all)) = &mut self.last {
                         all.push((gid, sealed.clone()));

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use veilmq_protocol::veil::channel::Operations;
 use veilmq_protocol::{PacketType, QoS};
 
 use crate::access::Action;
@@ -82,6 +83,7 @@ pub struct Stats {
     handshakes_failed: AtomicU64,
     record_failures: AtomicU64,
     group_rekeys: AtomicU64,
+    channel_operations: [AtomicU64; Operations::NAMES.len()],
     acl_checks: [AtomicU64; Action::NAMES.len()],
     acl_denied: [AtomicU64; Action::NAMES.len()],
     connections: AtomicU64,
@@ -172,6 +174,13 @@ impl Stats {
     /// Shows how many group keys took the place of another.
     pub(crate) fn group_rekeys(&self, total: u64) {
         self.group_rekeys.store(total, Ordering::Relaxed);
+    }
+
+    /// Cryptography was used on records or messages of channels.
+    pub(crate) fn channel_operations(&self, made: &Operations) {
+        for (cell, count) in self.channel_operations.iter().zip(made.counts()) {
+            add(cell, count);
+        }
     }
 
     /// A rule was asked for.
@@ -284,6 +293,14 @@ impl Stats {
             "reason",
             &CloseLabel::NAMES,
             &self.connections_closed,
+        );
+        family(
+            "veilmq_channel_operations_total",
+            "Cryptographic operations on records and messages of VEIL-1 channels; handshakes are not among them.",
+            Counter,
+            "operation",
+            &Operations::NAMES,
+            &self.channel_operations,
         );
         family(
             "veilmq_acl_checks_total",

@@ -52,7 +52,10 @@ mod sender;
 mod state;
 mod wrapping;
 
-use veilmq_protocol::{PublishProperties, TopicName, veil::Kid};
+use veilmq_protocol::{
+    PublishProperties, TopicName,
+    veil::{Kid, channel::Operations},
+};
 
 pub use self::{
     article::{ArticleKey, ArticleKeys, ArticleMaster, sequence_number, with_sequence_number},
@@ -198,6 +201,14 @@ impl E2e {
     /// Returns how many (sender, topic) pairs were forgotten by the replay state for lack of space.
     pub fn replay_evictions(&self) -> u64 {
         self.receiver.replay.evictions()
+    }
+
+    /// Returns the cryptographic operations that sealing and opening messages took since this was last asked, without
+    /// signatures.
+    pub fn take_operations(&mut self) -> Operations {
+        let mut made = std::mem::take(&mut self.sender.operations);
+        made += std::mem::take(&mut self.receiver.operations);
+        made
     }
 
     /// Erases every key whose time is over. Returns when the next one is due, in unix milliseconds.

@@ -5,7 +5,7 @@
 use veilmq_protocol::{
     PublishProperties, TopicName,
     veil::{
-        channel::{hash, verify},
+        channel::{Operations, hash, verify},
         envelope::{Envelope, EnvelopeFlags, EnvelopeHeader},
     },
 };
@@ -38,6 +38,8 @@ pub(super) struct Receiver {
     pub(super) directory: Directory,
     keys: Lru<StreamId, StreamKey>,
     associated_data: Vec<u8>,
+    /// What opening took since it was last taken, of messages that were not authentic as well.
+    pub(super) operations: Operations,
 }
 
 impl Receiver {
@@ -47,6 +49,7 @@ impl Receiver {
             directory: Directory::default(),
             keys: Lru::new(limits.stream_keys_max),
             associated_data: Vec::new(),
+            operations: Operations::default(),
         }
     }
 
@@ -146,6 +149,7 @@ impl Receiver {
             ),
         };
         let key = derived.as_ref().or_else(|| self.keys.peek(&id)).ok_or(OpenError::BadTag)?;
+        self.operations += Operations::SEALED;
         let mut plaintext =
             key.open(header.seq, &self.associated_data, envelope.body).map_err(|_| OpenError::BadTag)?;
         // Only keys that opened something are kept, so forged headers cannot flush the cache.

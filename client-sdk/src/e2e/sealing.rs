@@ -7,7 +7,7 @@ use veilmq_protocol::{
     PublishProperties, TopicName,
     veil::{
         Kid, Suite,
-        channel::{Identity, hash, sign},
+        channel::{Identity, Operations, hash, sign},
         envelope::{EnvelopeFlags, EnvelopeHeader, HEADER_BYTES, SIGNATURE_BYTES},
     },
 };
@@ -169,6 +169,7 @@ fn seal_envelope(
         || within.keys.with_key(id.issuer, scope, id.epoch, |group_key| StreamKey::derive(group_key, &id));
     let key = sender.key(id, derive).ok_or(SealError::NoKey)?;
     key.seal(header.seq, &associated, &mut out, start, entropy).map_err(|_| SealError::TooLong)?;
+    sender.operations += Operations::SEALED;
     if let Some(identity) = signer {
         let digest = hash(&[&associated, out.get(start..).unwrap_or_default()]);
         out.extend_from_slice(&sign(identity.keys(), "source", &digest));

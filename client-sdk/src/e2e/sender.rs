@@ -5,7 +5,10 @@
 
 use std::collections::HashMap;
 
-use veilmq_protocol::veil::{channel::hash, envelope::WILL_SESSION_BIT};
+use veilmq_protocol::veil::{
+    channel::{Operations, hash},
+    envelope::WILL_SESSION_BIT,
+};
 
 use super::{
     cipher::{StreamId, StreamKey},
@@ -33,6 +36,8 @@ pub(super) struct Sender {
     newest_session_ms: u64,
     streams: HashMap<Box<str>, Stream>,
     keys: Lru<StreamId, StreamKey>,
+    /// What sealing took since it was last taken.
+    pub(super) operations: Operations,
 }
 
 struct Stream {
@@ -56,6 +61,7 @@ impl Sender {
             newest_session_ms: 0,
             streams: HashMap::new(),
             keys: Lru::new(keys_max),
+            operations: Operations::default(),
         }
     }
 

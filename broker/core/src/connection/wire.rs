@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use veilmq_protocol::veil::channel::{OpenRecord, RecordSealer, gbody_digest};
+use veilmq_protocol::veil::channel::{OpenRecord, Operations, RecordSealer};
 use veilmq_protocol::veil::fanout::{put_shared_properties, put_subscriber_header};
 use veilmq_protocol::veil::layout::LayoutError;
 use veilmq_protocol::veil::record::{ControlOp, SharedBody};
@@ -293,6 +293,11 @@ impl Wire {
         }
     }
 
+    /// Returns what was sealed since this was last asked, in operations; None without a channel.
+    pub(crate) fn take_operations(&mut self) -> Option<Operations> {
+        self.channel.as_mut().map(|channel| channel.sealer.take_operations())
+    }
+
     fn check(&self, packet_bytes: usize) -> Result<(), SendError> {
         if packet_bytes > self.packet_bytes_max as usize { Err(SendError::TooLarge) } else { Ok(()) }
     }
@@ -327,7 +332,7 @@ impl Wire {
         let Some(channel) = &mut self.channel else { return Ok(()) };
         let payload = message.payload().as_wire_bytes();
         let body_head = shared_body_head(message)?;
-        let digest = message.digest(|| gbody_digest(&[&body_head, payload]));
+        let digest = message.digest(|| channel.sealer.digest(&[&body_head, payload]));
         let mut header = Vec::new();
         put_subscriber_header(head, &mut header)?;
         let body_bytes = body_head.len() + payload.len();

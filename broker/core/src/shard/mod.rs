@@ -171,7 +171,9 @@ impl Shard {
     /// this order.
     pub fn end_turn(&mut self, environment: &mut Environment<'_>, effects: &mut Vec<Effect>) {
         self.let_go_of_stored(environment.now);
-        self.outgoing.groups.end_turn();
+        if let Some(made) = self.outgoing.groups.end_turn() {
+            self.stats.channel_operations(&made);
+        }
         self.report_queues();
         if !self.records.is_empty() {
             effects.push(Effect::Commit {
@@ -258,6 +260,9 @@ impl Shard {
             Some(Connection::Established(established)) => {
                 established.is_dirty = false;
                 established.wire.seal(now, rekey_milliseconds, rekey_records);
+                if let Some(made) = established.wire.take_operations() {
+                    self.stats.channel_operations(&made);
+                }
                 established.corked_until.is_none() && !established.wire.outbox().is_empty()
             }
         }

@@ -123,6 +123,7 @@ impl Shard {
                     return self.step_packet(connection, version, bytes, environment, effects);
                 };
                 let opened = channel.opener.next(bytes, packet_bytes_max + RECORD_OVERHEAD_MAX)?;
+                self.stats.channel_operations(&channel.opener.take_operations());
                 let Some(record) = opened else { return Ok(Step::More) };
                 self.record(connection, record, bytes, environment, effects)
             }

@@ -1,6 +1,7 @@
 //! Broker group keys through a whole broker: FAN-G and FAN-GE, grants, and new keys when members leave (VEIL-1 sections 6.3, 6.4).
 
 use veilmq_core::FanOutForm;
+use veilmq_protocol::veil::channel::Operations;
 use veilmq_protocol::veil::record::ControlOp;
 use veilmq_protocol::{Unsubscribe, UnsubscribeFiltersBuf};
 
@@ -124,6 +125,37 @@ fn members_get_the_key_right_before_the_first_message_in_every_suite_scheme_and_
                     ["PUBLISH f/t \"short\" qos0".to_owned(), format!("PUBLISH f/t {LONG:?} qos0")]
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn operations_on_channels_are_counted_where_they_are_made() {
+    for suite in Suite::ALL {
+        for (scheme, form, expected) in [
+            (Scheme::Two, FanOutForm::Digest, [2, 2, 0, 0]),
+            (Scheme::Three, FanOutForm::Group, [1, 1, 0, 0]),
+            (Scheme::Three, FanOutForm::Digest, [1, 1, 2, 1]),
+            (Scheme::Four, FanOutForm::Group, [0, 1, 0, 0]),
+            (Scheme::Four, FanOutForm::GroupOuter, [0, 1, 2, 0]),
+            (Scheme::Four, FanOutForm::Digest, [0, 0, 2, 1]),
+        ] {
+            let mut realm = grouping(fan_out(form));
+            let _members =
+                [realm.member("lake-1", 11, scheme, suite), realm.member("lake-2", 12, scheme, suite)];
+            let (press, _) = realm.world.join("press-07", true, 0);
+            // The first message brings keys.
+            realm.say(press, "f/t", LONG);
+            let counted = |realm: &Realm| {
+                Operations::NAMES.map(|name| realm.world.sample("veilmq_channel_operations_total", name))
+            };
+            let before = counted(&realm);
+
+            realm.say(press, "f/t", LONG);
+
+            let after = counted(&realm);
+            let made: Vec<u64> = after.iter().zip(before).map(|(after, before)| after - before).collect();
+            assert_eq!(made, expected, "{suite:?} {scheme:?} {form:?}");
         }
     }
 }

@@ -51,7 +51,7 @@ impl OuterTag<'_> {
         self.scratch.clear();
         self.scratch.extend_from_slice(clear);
         self.scratch.extend_from_slice(bound);
-        self.keys.tag_matches(self.sequence, self.scratch, tag)
+        self.keys.digest_tag_matches(self.sequence, self.scratch, tag)
     }
 }
 
@@ -61,6 +61,7 @@ pub(super) fn open_digest(record: &[u8], mut outer: OuterTag<'_>) -> Option<FanD
     let body = header.end..record.len().checked_sub(outer.keys.tag_len())?;
     let shared = record.get(body.clone())?;
     let (clear, tag) = (record.get(..header.end)?, record.get(body.end..)?);
+    outer.keys.tally.digest();
     let matches = outer.matches(clear, &gbody_digest(&[shared]), tag);
     (matches && shared.first() == Some(&FORM_SHORT)).then_some(FanDelivery { header, body })
 }

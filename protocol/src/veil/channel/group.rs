@@ -7,6 +7,7 @@
 use super::{
     fanout::{FanDelivery, OuterTag, locate_header},
     kdf::{Secret32, hash, hmac_state},
+    operations::Operations,
     suite_keys::{Purpose, SuiteKeys},
 };
 use crate::veil::{
@@ -46,12 +47,19 @@ impl GroupKey {
 
     /// `gtag = HMAC(Derive(GK_B, "g mac", gid || epoch, 32), "veil1 group" || G-body)`.
     fn tag(&self, body: &[&[u8]]) -> [u8; GROUP_TAG_LEN] {
+        self.sealing.tally.mac();
         let mut mac = self.mac.clone();
         mac.update(b"veil1 group");
         for part in body {
             mac.update(part);
         }
         mac.finalize().into_bytes().into()
+    }
+
+    /// What an outer tag binds of a FAN-GE message.
+    fn digest(&self, shared: &[u8]) -> [u8; 32] {
+        self.sealing.tally.digest();
+        hash(&[shared])
     }
 }
 
@@ -92,6 +100,12 @@ impl GroupSealer {
             outer_tag: self.key.outer_tag,
             scope,
         }
+    }
+
+    /// The operations that were made since they were last taken.
+    #[must_use]
+    pub fn take_operations(&mut self) -> Operations {
+        self.key.sealing.tally.take()
     }
 
     fn stamp(&mut self, broker_unix_ms: u64) -> GroupStamp {
@@ -144,12 +158,12 @@ impl GroupSealer {
         SharedBody { stamp: Some(stamp), ..body }.encode_head(out)?;
         out.extend_from_slice(body.payload);
         self.key.sealing.seal(stamp.sequence, out, start, CLEAR_LEN);
-        let shared = out.get(start..).unwrap_or_default();
+        let (shared, outer_tag) = (out.get(start..).unwrap_or_default(), self.key.outer_tag);
         Ok(GroupFan {
             record_type: RecordType::FanGroupEncrypted,
-            bound: hash(&[shared]),
+            bound: if outer_tag { self.key.digest(shared) } else { [0; 32] },
             len: shared.len(),
-            outer_tag: self.key.outer_tag,
+            outer_tag,
         })
     }
 }
@@ -231,6 +245,15 @@ impl GroupKeys {
         }
     }
 
+    /// The operations under group keys since they were last taken.
+    pub(super) fn take_operations(&self) -> Operations {
+        let mut made = Operations::default();
+        for membership in self.memberships.values() {
+            made += membership.key.sealing.tally.take();
+        }
+        made
+    }
+
     /// Adds the keys that came with a re-authentication to those it has.
     pub(super) fn adopt(&mut self, granted: Self) -> Result<(), LayoutError> {
         granted.memberships.into_values().try_for_each(|membership| self.grant(membership.key))
@@ -283,7 +306,7 @@ impl GroupKeys {
         let shared_end = record.len().checked_sub(outer_len)?;
         let (record, outer_tag) = record.split_at_mut_checked(shared_end)?;
         let (own, shared) = record.split_at_mut_checked(header.end)?;
-        if member.key.outer_tag && !outer.matches(own, &hash(&[shared]), outer_tag) {
+        if member.key.outer_tag && !outer.matches(own, &member.key.digest(shared), outer_tag) {
             return None;
         }
         let plain = member.key.sealing.open(sequence, shared, CLEAR_LEN)?;

@@ -7,6 +7,7 @@ use super::{
     fanout::{FanDelivery, OuterTag, open_digest},
     group::GroupKeys,
     kdf::Secret32,
+    operations::Operations,
     record::{DirectionKeys, Side},
 };
 use crate::veil::{
@@ -114,6 +115,15 @@ impl RecordOpener {
         self.keys.as_ref().is_some_and(|keys| keys.next.is_some())
     }
 
+    /// The operations that were made since they were last taken.
+    #[must_use]
+    pub fn take_operations(&mut self) -> Operations {
+        let Some(keys) = &self.keys else { return Operations::default() };
+        let mut made = keys.direction.keys.tally.take();
+        made += keys.groups.take_operations();
+        made
+    }
+
     /// Takes a GroupGrant that came in ServerFinish (VEIL-1 section 4.4).
     pub(super) fn install_group(&mut self, grant: &ControlOp<'_>) -> Result<(), LayoutError> {
         match &mut self.keys {
@@ -169,6 +179,7 @@ impl OpenerKeys {
         side: Side,
     ) -> Result<Content, RecordError> {
         if let Some(next) = self.next.take_if(|next| next.phase == phase) {
+            next.keys.tally.go_on_from(&self.direction.keys.tally);
             self.direction = next;
         }
         let sequence = self.direction.next_sequence();

@@ -42,7 +42,9 @@ impl DirectionKeys {
     /// `ap_x' = Derive(ap_x, "upd", "", 32)`; record numbers restart, the phase flips.
     pub(super) fn update(&mut self) {
         self.secret = self.secret.derive("upd", &[]);
-        self.keys = SuiteKeys::new(self.suite, &self.secret, &Purpose::RECORDS);
+        let next = SuiteKeys::new(self.suite, &self.secret, &Purpose::RECORDS);
+        next.tally.go_on_from(&self.keys.tally);
+        self.keys = next;
         self.phase = self.phase.next();
         self.sequence = 0;
     }

@@ -1,6 +1,8 @@
 //! Sealing records (VEIL-1 sections 5.2, 5.4, 6.3 and 4.8), in the caller's buffer.
 
-use super::{group::GroupFan, kdf::Secret32, record::DirectionKeys, suite_keys::RecordTag};
+use super::{
+    group::GroupFan, kdf::Secret32, operations::Operations, record::DirectionKeys, suite_keys::RecordTag,
+};
 use crate::veil::{
     layout::LayoutError,
     record::{ControlOp, HEADER_LEN, RecordType},
@@ -152,7 +154,7 @@ impl RecordSealer {
         self.scratch.extend_from_slice(clear);
         self.scratch.extend_from_slice(bound);
         let sequence = self.direction.next_sequence();
-        self.direction.keys.tag(sequence, &self.scratch)
+        self.direction.keys.digest_tag(sequence, &self.scratch)
     }
 
     /// Appends a CTRL record. [`ControlOp::KeyUpdate`] also switches to the next keys.
@@ -181,6 +183,7 @@ impl RecordSealer {
     /// open.
     pub fn switch_to(&mut self, mut next: Self) {
         next.direction.succeed(&self.direction);
+        next.direction.keys.tally.go_on_from(&self.direction.keys.tally);
         *self = next;
     }
 
@@ -188,6 +191,19 @@ impl RecordSealer {
     #[must_use]
     pub const fn records(&self) -> u64 {
         self.direction.sequence()
+    }
+
+    /// [`gbody_digest`] of a body that is to be sent here, which counts as one of this sealer's operations.
+    #[must_use]
+    pub fn digest(&self, parts: &[&[u8]]) -> [u8; 32] {
+        self.direction.keys.tally.digest();
+        gbody_digest(parts)
+    }
+
+    /// The operations that were made since they were last taken.
+    #[must_use]
+    pub fn take_operations(&mut self) -> Operations {
+        self.direction.keys.tally.take()
     }
 
     /// How many bytes [`begin`](Self::begin) and [`finish`](Self::finish) add at most.

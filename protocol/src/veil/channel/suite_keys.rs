@@ -7,6 +7,7 @@ use super::{
     aead::{self, Aead},
     cbc_hmac::{self, CbcHmac},
     kdf::Secret32,
+    operations::Tally,
 };
 use crate::veil::registry::Suite;
 use alloc::{boxed::Box, vec::Vec};
@@ -55,73 +56,105 @@ impl<'a> Purpose<'a> {
     }
 }
 
-pub(super) enum SuiteKeys {
+/// The keys of one purpose, which count what is done with them.
+pub(super) struct SuiteKeys {
+    keys: Keys,
+    pub(super) tally: Tally,
+}
+
+enum Keys {
     CbcHmac(Box<CbcHmac>),
     Aead(Aead),
 }
 
 impl SuiteKeys {
     pub(super) fn new(suite: Suite, secret: &Secret32, purpose: &Purpose<'_>) -> Self {
-        match suite {
-            Suite::Aes256CbcHmacSha256 => Self::CbcHmac(Box::new(CbcHmac::new(secret, purpose))),
-            Suite::Aes256Gcm => Self::Aead(Aead::aes_gcm(secret, purpose)),
-            Suite::ChaCha20Poly1305 => Self::Aead(Aead::chacha(secret, purpose)),
-        }
+        let keys = match suite {
+            Suite::Aes256CbcHmacSha256 => Keys::CbcHmac(Box::new(CbcHmac::new(secret, purpose))),
+            Suite::Aes256Gcm => Keys::Aead(Aead::aes_gcm(secret, purpose)),
+            Suite::ChaCha20Poly1305 => Keys::Aead(Aead::chacha(secret, purpose)),
+        };
+        Self { keys, tally: Tally::default() }
     }
 
     /// How many bytes of initialization vector stand before an encrypted body.
     pub(super) const fn iv_len(&self) -> usize {
-        match self {
-            Self::CbcHmac(_) => cbc_hmac::BLOCK_LEN,
-            Self::Aead(_) => 0,
+        match &self.keys {
+            Keys::CbcHmac(_) => cbc_hmac::BLOCK_LEN,
+            Keys::Aead(_) => 0,
         }
     }
 
     pub(super) const fn tag_len(&self) -> usize {
-        match self {
-            Self::CbcHmac(_) => cbc_hmac::TAG_LEN,
-            Self::Aead(_) => aead::TAG_LEN,
+        match &self.keys {
+            Keys::CbcHmac(_) => cbc_hmac::TAG_LEN,
+            Keys::Aead(_) => aead::TAG_LEN,
         }
     }
 
     /// What the length field of an encrypted record says for a body of `plain_len` bytes.
     pub(super) const fn encrypted_len(&self, plain_len: usize) -> usize {
-        match self {
-            Self::CbcHmac(_) => CbcHmac::encrypted_len(plain_len),
-            Self::Aead(_) => plain_len + aead::TAG_LEN,
+        match &self.keys {
+            Keys::CbcHmac(_) => CbcHmac::encrypted_len(plain_len),
+            Keys::Aead(_) => plain_len + aead::TAG_LEN,
         }
     }
 
-    /// `RecTag(hd, data)`, with `hd || data` in one piece.
+    /// `RecTag(hd, data)` over a whole record, with `hd || data` in one piece.
     pub(super) fn tag(&self, sequence: u64, authenticated: &[u8]) -> RecordTag {
-        match self {
-            Self::CbcHmac(keys) => RecordTag::new(&keys.tag(sequence, authenticated)),
-            Self::Aead(keys) => RecordTag::new(&keys.tag(sequence, authenticated)),
+        self.tally.mac();
+        self.make_tag(sequence, authenticated)
+    }
+
+    /// The same over the digest of a message in place of the message.
+    pub(super) fn digest_tag(&self, sequence: u64, authenticated: &[u8]) -> RecordTag {
+        self.tally.digest_tag();
+        self.make_tag(sequence, authenticated)
+    }
+
+    fn make_tag(&self, sequence: u64, authenticated: &[u8]) -> RecordTag {
+        match &self.keys {
+            Keys::CbcHmac(keys) => RecordTag::new(&keys.tag(sequence, authenticated)),
+            Keys::Aead(keys) => RecordTag::new(&keys.tag(sequence, authenticated)),
         }
     }
 
+    /// Verifies what [`tag`](Self::tag) makes.
     pub(super) fn tag_matches(&self, sequence: u64, authenticated: &[u8], tag: &[u8]) -> bool {
-        match self {
-            Self::CbcHmac(keys) => keys.tag_matches(sequence, authenticated, tag),
-            Self::Aead(keys) => keys.tag_matches(sequence, authenticated, tag),
+        self.tally.mac();
+        self.verify_tag(sequence, authenticated, tag)
+    }
+
+    /// Verifies what [`digest_tag`](Self::digest_tag) makes.
+    pub(super) fn digest_tag_matches(&self, sequence: u64, authenticated: &[u8], tag: &[u8]) -> bool {
+        self.tally.digest_tag();
+        self.verify_tag(sequence, authenticated, tag)
+    }
+
+    fn verify_tag(&self, sequence: u64, authenticated: &[u8], tag: &[u8]) -> bool {
+        match &self.keys {
+            Keys::CbcHmac(keys) => keys.tag_matches(sequence, authenticated, tag),
+            Keys::Aead(keys) => keys.tag_matches(sequence, authenticated, tag),
         }
     }
 
     /// Encrypts what stands after `clear_len` bytes from `start` of `out` and after room for the IV,
     /// authenticates the clear bytes with it, and appends the tag.
     pub(super) fn seal(&self, sequence: u64, out: &mut Vec<u8>, start: usize, clear_len: usize) {
-        let tag = match self {
-            Self::CbcHmac(keys) => RecordTag::new(&keys.seal(sequence, out, start, clear_len)),
-            Self::Aead(keys) => RecordTag::new(&keys.seal(sequence, &mut out[start..], clear_len)),
+        self.tally.sealed();
+        let tag = match &self.keys {
+            Keys::CbcHmac(keys) => RecordTag::new(&keys.seal(sequence, out, start, clear_len)),
+            Keys::Aead(keys) => RecordTag::new(&keys.seal(sequence, &mut out[start..], clear_len)),
         };
         out.extend_from_slice(tag.as_ref());
     }
 
     /// Verifies and decrypts in place what [`seal`](Self::seal) made; gives where the plaintext is.
     pub(super) fn open(&self, sequence: u64, sealed: &mut [u8], clear_len: usize) -> Option<Range<usize>> {
-        match self {
-            Self::CbcHmac(keys) => keys.open(sequence, sealed, clear_len),
-            Self::Aead(keys) => keys.open(sequence, sealed, clear_len),
+        self.tally.sealed();
+        match &self.keys {
+            Keys::CbcHmac(keys) => keys.open(sequence, sealed, clear_len),
+            Keys::Aead(keys) => keys.open(sequence, sealed, clear_len),
         }
     }
 }
