@@ -17,6 +17,7 @@ use veilmq_protocol::veil::{Certificate, Kid};
 
 use crate::access::{self, AccessError};
 use crate::admin::health::{self, HealthError};
+use crate::admin::read_token;
 use crate::clock;
 use crate::identity::{IdentityError, IdentityFolder};
 use crate::passwd::{self, PasswdError};
@@ -237,6 +238,7 @@ fn execute(command_line: CommandLine, out: &mut impl Write) -> Result<u8, Comman
         None | Some(Command::Import { .. }) => run::run(&config, file.as_deref())?,
         Some(Command::CheckConfig) => {
             access::check(&config)?;
+            read_token(config.admin.token_file.as_deref()).map_err(RunError::from)?;
             let path = file.unwrap_or_default();
             TlsKeeper::new(&config).map_err(RunError::from)?;
             writeln!(out, "{}: the configuration is valid", path.display())?;

@@ -7,16 +7,16 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use jiff::Timestamp;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, reload};
 use veilmq_config::{LogConfig, LogFormat, LogLevel};
 use veilmq_core::CONNECTION_LINES;
 
@@ -25,6 +25,15 @@ const OWN_CRATES: &str = "veilmq";
 
 /// The destinations of this process, for files that are opened anew.
 static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
+
+/// What is written at the moment, so that it can be changed.
+static FILTER: OnceLock<Filter> = OnceLock::new();
+
+struct Filter {
+    level: Mutex<LogLevel>,
+    connections: bool,
+    handle: reload::Handle<Targets, Registry>,
+}
 
 /// A file that lines should be appended to, and cannot be.
 #[derive(Debug, thiserror::Error)]
@@ -41,16 +50,14 @@ pub struct LogError {
 pub fn start(config: &LogConfig) -> Result<(), LogError> {
     let (lines, failure) = Lines::open(&config.destinations);
     let lines = Arc::clone(LINES.get_or_init(|| Arc::new(lines)));
-    let level = level(config.level);
-    let filter = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target(OWN_CRATES, level);
-    let filter = match config.connections {
-        true => filter,
-        false => filter.with_target(CONNECTION_LINES, LevelFilter::OFF),
-    };
+    let (filter, handle) = reload::Layer::new(targets(config.level, config.connections));
+    let shown = Filter { level: Mutex::new(config.level), connections: config.connections, handle };
+    // A second call leaves the filter of the first one in place, as it does everything else.
+    let _ = FILTER.set(shown);
     let is_terminal = config.destinations == ["stderr"] && io::stderr().is_terminal();
     let stamp = Stamp { format: config.timestamp_format.clone() };
     let layer = tracing_subscriber::fmt::layer().with_writer(lines).with_ansi(is_terminal).with_timer(stamp);
-    let with_target = level >= LevelFilter::DEBUG;
+    let with_target = config.level >= LogLevel::Debug;
     let layer = match (config.format, config.timestamps) {
         (LogFormat::Text, true) => layer.with_target(with_target).boxed(),
         (LogFormat::Text, false) => layer.with_target(with_target).without_time().boxed(),
@@ -60,6 +67,37 @@ pub fn start(config: &LogConfig) -> Result<(), LogError> {
     // It fails only if a subscriber is set already, as in a test that starts several brokers.
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
     failure.map_or(Ok(()), Err)
+}
+
+/// Returns the least severe level that is written.
+pub fn current_level() -> Option<LogLevel> {
+    FILTER.get().map(|filter| *filter.level())
+}
+
+/// Writes lines of this level and more severe ones from now on.
+pub fn change_level(level: LogLevel) {
+    let Some(filter) = FILTER.get() else { return };
+    let mut current = filter.level();
+    let earlier = std::mem::replace(&mut *current, level);
+    // It fails only once nobody logs any more.
+    let _ = filter.handle.reload(targets(level, filter.connections));
+    drop(current);
+    tracing::info!(?earlier, now = ?level, "an operator changed the log level");
+}
+
+impl Filter {
+    fn level(&self) -> MutexGuard<'_, LogLevel> {
+        self.level.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn targets(level: LogLevel, connections: bool) -> Targets {
+    let level = level_filter(level);
+    let targets = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target(OWN_CRATES, level);
+    match connections {
+        true => targets,
+        false => targets.with_target(CONNECTION_LINES, LevelFilter::OFF),
+    }
 }
 
 /// Opens the files among the destinations anew, after somebody has moved them away. One that cannot be opened stays as it is.
@@ -165,7 +203,7 @@ fn text<'a>(panic: &'a PanicHookInfo<'_>) -> &'a str {
     owned.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("panic")
 }
 
-fn level(level: LogLevel) -> LevelFilter {
+fn level_filter(level: LogLevel) -> LevelFilter {
     match level {
         LogLevel::Off => LevelFilter::OFF,
         LogLevel::Error => LevelFilter::ERROR,

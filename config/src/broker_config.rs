@@ -144,12 +144,15 @@ impl ListenerConfig {
 }
 
 /// The admin listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdminConfig {
     /// The HTTP address of metrics and health; `None`, written `"off"`, opens none.
     #[serde(with = "address_or_off")]
     pub address: Option<SocketAddr>,
+    /// The file with the token that operators show; without one nobody can administer the broker there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// What is logged, and how.
@@ -249,7 +252,10 @@ impl Default for BrokerConfig {
             data_dir: PathBuf::from("/var/lib/veilmq"),
             listeners: Vec::new(),
             tls: TlsConfig::default(),
-            admin: AdminConfig { address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT))) },
+            admin: AdminConfig {
+                address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT))),
+                token_file: None,
+            },
             log: LogConfig::default(),
             process: ProcessConfig::default(),
             sys: SysConfig { interval_seconds: 10 },

@@ -59,6 +59,7 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
             ("VEILMQ__VEIL__CERTIFICATE", "/broker.vmc"),
             ("VEILMQ__ACCESS__PASSWORD_FILE", "/passwd"),
             ("VEILMQ__ACL__FILE", "/acl.toml"),
+            ("VEILMQ__ADMIN__TOKEN_FILE", "/token"),
             ("VEILMQ__LOG__TIMESTAMP_FORMAT", "%s"),
             ("VEILMQ__PROCESS__PID_FILE", "/run/veilmq.pid"),
             ("VEILMQ__PROCESS__USER", "nobody"),

@@ -1,4 +1,4 @@
-//! One HTTP/1.1 GET over a plain socket, for the admin listener; no redirects, no TLS.
+//! One HTTP/1.1 request over a plain socket, for the admin listener; no redirects, no TLS.
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -20,9 +20,28 @@ pub struct Response {
 /// # Errors
 /// If the connection fails or the answer is not HTTP.
 pub fn get(address: SocketAddr, path: &str) -> Result<Response> {
+    request(address, "GET", path, &[], "")
+}
+
+/// Sends a request with further header lines and a body to `address`, and returns what is answered within ten seconds.
+///
+/// # Errors
+/// If the connection fails or the answer is not HTTP.
+pub fn request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[&str],
+    body: &str,
+) -> Result<Response> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+    )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
 

@@ -5,6 +5,7 @@
 //! knows the core, which it drives as it drives the program. Invariant: what a test starts is gone when the test ends.
 
 pub mod broker;
+pub mod browser;
 pub mod carrier;
 pub mod certificates;
 pub mod conformance;

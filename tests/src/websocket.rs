@@ -72,6 +72,10 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+fn has_line(head: &str, wanted: &str) -> bool {
+    head.lines().any(|line| line.eq_ignore_ascii_case(wanted))
+}
+
 impl WebSocket {
     /// Opens a WebSocket with the subprotocol `mqtt`; reads time out after ten seconds.
     ///
@@ -81,19 +85,32 @@ impl WebSocket {
     /// # Panics
     /// If it accepts the connection, but not as RFC 6455 and MQTT demand.
     pub fn open(address: SocketAddr) -> Result<Self> {
+        let (websocket, head) = Self::open_with(address, &request("mqtt"))?;
+        // [MQTT-6.0.0-4]
+        assert!(has_line(&head, "sec-websocket-protocol: mqtt"), "{head}");
+        Ok(websocket)
+    }
+
+    /// Opens a WebSocket with a request of its own, as [`request`] makes one, and returns the head of the answer with it.
+    ///
+    /// # Errors
+    /// If the connection is not accepted.
+    ///
+    /// # Panics
+    /// If it is accepted, but not as RFC 6455 demands.
+    pub fn open_with(address: SocketAddr, request: &str) -> Result<(Self, String)> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream.write_all(request("mqtt").as_bytes())?;
+        stream.write_all(request.as_bytes())?;
         let mut websocket = Self { stream, ahead: Vec::new(), payload: Vec::new(), frame_bytes: usize::MAX };
         let head = websocket.response()?;
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-        let has = |wanted: &str| head.lines().any(|line| line.eq_ignore_ascii_case(wanted));
-        assert!(has("upgrade: websocket") && has("connection: upgrade"), "{head}");
+        let is_upgrade =
+            ["upgrade: websocket", "connection: upgrade"].iter().all(|line| has_line(&head, line));
+        assert!(is_upgrade, "{head}");
         assert!(head.contains(&format!(": {ACCEPT}\r\n")), "{head}");
-        // [MQTT-6.0.0-4]
-        assert!(has("sec-websocket-protocol: mqtt"), "{head}");
-        Ok(websocket)
+        Ok((websocket, head))
     }
 
     /// Sends what is written from now on in frames of up to `bytes` bytes.

@@ -99,6 +99,14 @@ pub enum Input<'a> {
         /// What it says.
         payload: &'a [u8],
     },
+    /// An operator wants a client gone: its connection is ended, with 0x98 (Administrative action) in MQTT 5. Nothing happens if
+    /// this shard has no such session.
+    Dismissed {
+        /// The Client Identifier.
+        client_id: &'a str,
+        /// Whether the session ends too.
+        ends_session: bool,
+    },
     /// A deadline that [`crate::Shard::next_deadline`] named may have passed.
     Tick,
     /// The broker is going away: every client is told so and its connection closed.

@@ -120,6 +120,8 @@ pub(crate) enum BrokerReason {
     Busy,
     #[error("not authorised any more")]
     Revoked,
+    #[error("an operator ended the connection")]
+    Dismissed,
 }
 
 impl CloseReason {
@@ -177,6 +179,7 @@ impl CloseReason {
                 | BrokerReason::SessionChanged,
             ) => CloseLabel::Refused,
             Self::Broker(BrokerReason::Revoked) => CloseLabel::Revoked,
+            Self::Broker(BrokerReason::Dismissed) => CloseLabel::Dismissed,
         }
     }
 
@@ -216,6 +219,8 @@ impl CloseReason {
             Self::Broker(BrokerReason::Shutdown) => Some(ReasonCode::ServerShuttingDown),
             Self::Broker(BrokerReason::Busy) => Some(ReasonCode::ServerBusy),
             Self::Broker(BrokerReason::Revoked) => Some(ReasonCode::NotAuthorized),
+            // Section 3.14.2.1
+            Self::Broker(BrokerReason::Dismissed) => Some(ReasonCode::AdministrativeAction),
             Self::Broker(
                 BrokerReason::StorageFailed
                 | BrokerReason::StorageFull
@@ -351,11 +356,12 @@ pub(crate) enum CloseLabel {
     Shutdown,
     StorageFailed,
     Revoked,
+    Dismissed,
 }
 
 impl CloseLabel {
     /// All labels, in the order of their discriminants.
-    pub(crate) const NAMES: [&'static str; 11] = [
+    pub(crate) const NAMES: [&'static str; 12] = [
         "disconnected",
         "closed",
         "connect_timeout",
@@ -367,6 +373,7 @@ impl CloseLabel {
         "shutdown",
         "storage_failed",
         "revoked",
+        "dismissed",
     ];
 }
 

@@ -62,7 +62,9 @@ pub use self::record::{
 };
 pub use self::recovery::{Job, Part, Recovery, RecoveryPart, RecoverySummary};
 pub use self::settings::Settings;
-pub use self::shard::Shard;
+pub use self::shard::{
+    ConnectionSummary, RetainedPart, RetainedSummary, SessionDetail, SessionQuery, SessionSummary, Shard,
+};
 pub use self::share::Allotment;
 pub use self::shared::{OneTrip, Shared, VeilServer};
 pub use self::stats::{Sample, SampleKind, Stats, Totals};

@@ -4,6 +4,7 @@
 //! the budget is refused, never half kept.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use veilmq_protocol::{TopicFilter, TopicName};
@@ -104,11 +105,29 @@ impl RetainedIndex {
         }
         let prefix = literal_prefix(filter.as_str());
         topics
-            .range::<str, _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded))
+            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
             .take_while(|(topic, _)| topic.starts_with(prefix))
             .filter(|(topic, _)| TopicName::new(topic).is_ok_and(|topic| filter.matches(topic)))
             .map(|(_, message)| Arc::clone(message))
             .collect()
+    }
+
+    /// Visits up to `look_at` topics behind `after`, in order; returns the last one if there may be more behind it.
+    pub(crate) fn walk(
+        &self,
+        after: Option<&str>,
+        look_at: usize,
+        mut visit: impl FnMut(&Arc<str>, &Message),
+    ) -> Option<Arc<str>> {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let behind = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut last = None;
+        for (topic, message) in inner.topics.range::<str, _>((behind, Bound::Unbounded)).take(look_at) {
+            visit(topic, message);
+            last = Some(topic);
+        }
+        let is_end = last.is_none() || last == inner.topics.last_key_value().map(|(topic, _)| topic);
+        last.filter(|_| !is_end).cloned()
     }
 
     /// Returns how many messages of clients are retained, and their bytes.

@@ -191,7 +191,7 @@ impl Shared {
     }
 
     /// Returns the one shard where the session of a Client Identifier lives.
-    pub(crate) fn home(&self, client_id: &str) -> ShardIndex {
+    pub fn home(&self, client_id: &str) -> ShardIndex {
         let mut hasher = SipHasher13::new_with_key(&self.hash_key);
         hasher.write(client_id.as_bytes());
         let shards = u64::from(self.settings.shards.max(1));

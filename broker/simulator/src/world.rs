@@ -155,6 +155,11 @@ impl World {
         self.life == Some(0)
     }
 
+    /// Returns one of the shards.
+    pub fn shard(&self, index: usize) -> &Shard {
+        &self.shards[index]
+    }
+
     /// Returns what the clock shows.
     pub fn now(&self) -> Moment {
         self.now

@@ -12,6 +12,8 @@ use veilmq_config::BansConfig;
 
 /// How many addresses, users, and addresses of users are remembered; some megabytes.
 const ENTRIES_MAX: usize = 65_536;
+/// What is shown of a banned user's name.
+const NAME_BYTES_MAX: usize = 256;
 
 /// Counts wrong passwords and says who is banned.
 pub(super) struct Limiter {
@@ -22,6 +24,28 @@ pub(super) struct Limiter {
     /// From where users have proved who they are.
     familiar: HashMap<(u64, IpAddr), Instant>,
     names: RandomState,
+    /// The names of users that were banned, shortened, for those who look.
+    banned_names: HashMap<u64, Box<str>>,
+}
+
+/// Whom a ban concerns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Banned {
+    /// An IPv4 address, or the IPv6 addresses with the same first 64 bits.
+    Address(IpAddr),
+    /// A User Name.
+    User(String),
+}
+
+/// A ban in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ban {
+    /// Whom it concerns.
+    pub banned: Banned,
+    /// How long it still lasts.
+    pub left: Duration,
+    /// Whether an operator made it.
+    pub by_operator: bool,
 }
 
 /// Who is banned from now on.
@@ -39,6 +63,7 @@ impl Limiter {
             users: Table::default(),
             familiar: HashMap::new(),
             names: RandomState::new(),
+            banned_names: HashMap::new(),
         }
     }
 
@@ -54,6 +79,9 @@ impl Limiter {
             return true;
         }
         let user = self.names.hash_one(user);
+        if self.users.is_banned_by_operator(&user, now) {
+            return true;
+        }
         let is_familiar = address.is_some_and(|address| self.familiar.contains_key(&(user, address)));
         !is_familiar && self.users.is_banned(&user, now)
     }
@@ -61,12 +89,72 @@ impl Limiter {
     /// Takes note of a wrong password; returns who is banned because of it.
     pub(super) fn failed(&mut self, address: Option<IpAddr>, user: &str, now: Instant) -> NewBans {
         let config = self.config;
-        let user = self.names.hash_one(user);
-        NewBans {
+        let hash = self.names.hash_one(user);
+        let new = NewBans {
             address: address.is_some_and(|address| {
                 self.addresses.failed(network(address), config.failures_per_address_max, &config, now)
             }),
-            user: self.users.failed(user, config.failures_per_user_max, &config, now),
+            user: self.users.failed(hash, config.failures_per_user_max, &config, now),
+        };
+        if new.user {
+            self.remember_name(hash, user, now);
+        }
+        new
+    }
+
+    /// Bans somebody because an operator says so. Familiar addresses do not help.
+    pub(super) fn ban(&mut self, banned: &Banned, lasting: Duration, now: Instant) {
+        let window = Duration::from_secs(self.config.window_seconds.into());
+        match banned {
+            Banned::Address(address) => self.addresses.ban(network(*address), lasting, window, now),
+            Banned::User(user) => {
+                let hash = self.names.hash_one(user.as_str());
+                self.users.ban(hash, lasting, window, now);
+                self.remember_name(hash, user, now);
+            }
+        }
+    }
+
+    /// Lifts a ban, whoever made it, and forgets the failures that led to it; false if there is none.
+    pub(super) fn lift(&mut self, banned: &Banned, now: Instant) -> bool {
+        match banned {
+            Banned::Address(address) => self.addresses.lift(&network(*address), now),
+            Banned::User(user) => {
+                let hash = self.names.hash_one(user.as_str());
+                self.banned_names.remove(&hash);
+                self.users.lift(&hash, now)
+            }
+        }
+    }
+
+    /// Returns the bans in force, at most `count_max` of each kind, those of operators first.
+    pub(super) fn bans(&self, count_max: usize, now: Instant) -> Vec<Ban> {
+        let addresses = self.addresses.in_force(count_max, now).map(|(address, left, by_operator)| Ban {
+            banned: Banned::Address(*address),
+            left,
+            by_operator,
+        });
+        let users = self.users.in_force(count_max, now).map(|(user, left, by_operator)| Ban {
+            banned: Banned::User(self.banned_names.get(user).map(ToString::to_string).unwrap_or_default()),
+            left,
+            by_operator,
+        });
+        addresses.chain(users).collect()
+    }
+
+    /// Tells whether an operator has banned an address.
+    pub(super) fn is_banned_by_operator(&self, address: IpAddr, now: Instant) -> bool {
+        self.addresses.is_banned_by_operator(&network(address), now)
+    }
+
+    fn remember_name(&mut self, hash: u64, user: &str, now: Instant) {
+        if self.banned_names.len() >= ENTRIES_MAX {
+            let users = &self.users;
+            self.banned_names.retain(|hash, _| users.is_banned(hash, now));
+        }
+        if self.banned_names.len() < ENTRIES_MAX {
+            let shortened = user.floor_char_boundary(NAME_BYTES_MAX);
+            self.banned_names.insert(hash, user[..shortened].into());
         }
     }
 
@@ -116,6 +204,7 @@ struct Entry {
     since: Instant,
     failures: u32,
     banned_until: Option<Instant>,
+    by_operator: bool,
 }
 
 impl Entry {
@@ -133,6 +222,34 @@ impl<K: Eq + Hash> Table<K> {
         self.entries.get(key).is_some_and(|entry| entry.is_banned(now))
     }
 
+    fn is_banned_by_operator(&self, key: &K, now: Instant) -> bool {
+        self.entries.get(key).is_some_and(|entry| entry.by_operator && entry.is_banned(now))
+    }
+
+    fn ban(&mut self, key: K, lasting: Duration, window: Duration, now: Instant) {
+        if self.entries.len() >= ENTRIES_MAX && !self.entries.contains_key(&key) {
+            self.make_room(window, now);
+        }
+        let banned_until = now.checked_add(lasting);
+        self.entries.insert(key, Entry { since: now, failures: 0, banned_until, by_operator: true });
+    }
+
+    fn lift(&mut self, key: &K, now: Instant) -> bool {
+        self.entries.remove(key).is_some_and(|entry| entry.is_banned(now))
+    }
+
+    /// Returns who is banned, for how long still, and whether by an operator; those by operators first.
+    fn in_force(&self, count_max: usize, now: Instant) -> impl Iterator<Item = (&K, Duration, bool)> {
+        let of = move |by_operator| {
+            self.entries.iter().filter_map(move |(key, entry)| {
+                let until =
+                    entry.banned_until.filter(|until| now < *until && entry.by_operator == by_operator)?;
+                Some((key, until.duration_since(now), by_operator))
+            })
+        };
+        of(true).chain(of(false)).take(count_max)
+    }
+
     fn banned(&self, now: Instant) -> usize {
         self.entries.values().filter(|entry| entry.is_banned(now)).count()
     }
@@ -146,7 +263,7 @@ impl<K: Eq + Hash> Table<K> {
         if self.entries.len() >= ENTRIES_MAX && !self.entries.contains_key(&key) {
             self.make_room(window, now);
         }
-        let fresh = Entry { since: now, failures: 0, banned_until: None };
+        let fresh = Entry { since: now, failures: 0, banned_until: None, by_operator: false };
         let entry = self.entries.entry(key).or_insert(fresh);
         if entry.is_over(window, now) {
             *entry = fresh;
@@ -156,6 +273,7 @@ impl<K: Eq + Hash> Table<K> {
             return false;
         }
         entry.banned_until = Some(now + Duration::from_secs(config.seconds.into()));
+        entry.by_operator = false;
         true
     }
 
@@ -163,6 +281,9 @@ impl<K: Eq + Hash> Table<K> {
         self.entries.retain(|_, entry| !entry.is_over(window, now));
         if self.entries.len() >= ENTRIES_MAX {
             self.entries.retain(|_, entry| entry.is_banned(now));
+        }
+        if self.entries.len() >= ENTRIES_MAX {
+            self.entries.retain(|_, entry| entry.by_operator);
         }
         if self.entries.len() >= ENTRIES_MAX {
             // So many bans are no protection any more. To keep the oldest would be to let everybody else try for free.
@@ -257,6 +378,48 @@ mod tests {
         for _ in 0..1_000 {
             assert_eq!(limiter.failed(address(1), "a", now), NONE);
         }
+    }
+
+    #[test]
+    fn a_ban_of_an_operator_holds_everywhere_until_it_is_lifted() {
+        let mut limiter = Limiter::new(CONFIG);
+        let now = Instant::now();
+        let ann = Banned::User("ann".into());
+        let place = Banned::Address([192, 0, 2, 1].into());
+        limiter.succeeded(address(7), "ann", now);
+
+        limiter.ban(&ann, Duration::from_secs(60), now);
+        limiter.ban(&place, Duration::from_secs(30), now);
+
+        assert!(limiter.is_banned(address(7), "ann", now), "a familiar address does not help");
+        assert!(limiter.is_banned(address(1), "bob", now));
+        assert!(limiter.is_banned_by_operator([192, 0, 2, 1].into(), now));
+        let ban = |banned: &Banned, seconds| Ban {
+            banned: banned.clone(),
+            left: Duration::from_secs(seconds),
+            by_operator: true,
+        };
+        assert_eq!(limiter.bans(10, now), [ban(&place, 30), ban(&ann, 60)]);
+
+        assert!(limiter.lift(&ann, now) && !limiter.lift(&ann, now));
+        assert!(!limiter.is_banned(address(7), "ann", now));
+        assert_eq!(limiter.bans(10, now + Duration::from_secs(30)), [], "it ends by itself");
+    }
+
+    #[test]
+    fn a_ban_for_guessing_is_listed_with_its_name_and_can_be_lifted() {
+        let mut limiter = Limiter::new(CONFIG);
+        let now = Instant::now();
+        for last in 1..=5 {
+            limiter.failed(address(last), "ann", now);
+        }
+        let ann = Banned::User("ann".into());
+
+        let listed = limiter.bans(10, now);
+
+        assert_eq!(listed, [Ban { banned: ann.clone(), left: Duration::from_secs(300), by_operator: false }]);
+        assert!(limiter.lift(&ann, now));
+        assert!(!limiter.is_banned(address(6), "ann", now));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::time::Duration;
 use veilmq_config::{BadCredentials, BrokerConfig};
 use veilmq_core::{Access, Shared};
 
+pub use self::limiter::{Ban, Banned};
 pub use self::password_file::PasswordFileError;
 pub use self::rules_file::RulesFileError;
 use self::users::Users;

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use veilmq_config::BansConfig;
 use veilmq_core::{ConnectionId, Credentials, Sample, SampleKind, ShardIndex, Verdict};
 
-use super::limiter::{Limiter, NewBans};
+use super::limiter::{Ban, Banned, Limiter, NewBans};
 use super::password::{PasswordHash, Scheme};
 use super::password_file::{PasswordFile, PasswordFileError};
 use super::users::Users;
@@ -50,6 +50,8 @@ struct Inner {
     users: RwLock<Arc<Users>>,
     rehash: Mutex<Rehash>,
     limiter: Mutex<Limiter>,
+    /// Whether an operator has ever banned anybody, so that others need not take the lock.
+    has_operators_bans: AtomicBool,
     patience: Duration,
     counts: Counts,
 }
@@ -92,6 +94,7 @@ impl Verifier {
             users: RwLock::default(),
             rehash: Mutex::new(Rehash::Never),
             limiter: Mutex::new(Limiter::new(bans)),
+            has_operators_bans: AtomicBool::new(false),
             patience,
             counts: Counts::default(),
         });
@@ -124,6 +127,30 @@ impl Verifier {
             counts.busy.fetch_add(1, Ordering::Relaxed);
             reply(shard, connection, Verdict::Busy);
         }
+    }
+
+    /// Bans somebody because an operator says so.
+    pub(crate) fn ban(&self, banned: &Banned, lasting: Duration) {
+        lock(&self.inner.limiter).ban(banned, lasting, Instant::now());
+        self.inner.has_operators_bans.store(true, Ordering::Release);
+    }
+
+    /// Lifts a ban; false if there is none.
+    pub(crate) fn lift(&self, banned: &Banned) -> bool {
+        lock(&self.inner.limiter).lift(banned, Instant::now())
+    }
+
+    /// Returns the bans in force, at most `count_max` of each kind.
+    pub(crate) fn bans(&self, count_max: usize) -> Vec<Ban> {
+        lock(&self.inner.limiter).bans(count_max, Instant::now())
+    }
+
+    /// Tells whether an operator has banned the address of a peer, which then may not even connect.
+    pub(crate) fn is_banned_by_operator(&self, peer: &str) -> bool {
+        self.inner.has_operators_bans.load(Ordering::Acquire)
+            && address_of(peer).is_some_and(|address| {
+                lock(&self.inner.limiter).is_banned_by_operator(address, Instant::now())
+            })
     }
 
     /// Returns the users that passwords are checked against.
@@ -317,7 +344,12 @@ impl MetricSource for Verifier {
 
 /// Returns the address that a connection comes from, if it has one.
 fn address(credentials: &Credentials) -> Option<IpAddr> {
-    credentials.peer.parse().map(|peer: SocketAddr| peer.ip()).ok()
+    address_of(&credentials.peer)
+}
+
+/// A client on a Unix socket has none.
+fn address_of(peer: &str) -> Option<IpAddr> {
+    peer.parse().map(|peer: SocketAddr| peer.ip()).ok()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

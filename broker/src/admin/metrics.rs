@@ -19,6 +19,14 @@ const COMMIT_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.
 
 static METADATA: Metadata<'static> = Metadata::new("veilmq", Level::INFO, None);
 
+const REFUSED: Sample = Sample {
+    name: "veilmq_admin_refused_total",
+    help: "Requests of operators without the right token.",
+    kind: SampleKind::Counter,
+    label: None,
+    value: 0,
+};
+
 /// Somebody who counts.
 pub trait MetricSource: Send + Sync {
     /// Shows every sample; samples of equal name and labels are summed over all sources.
@@ -77,9 +85,10 @@ impl MetricsPage {
         self.sources.write().unwrap_or_else(PoisonError::into_inner).push(source);
     }
 
-    /// Returns the page.
-    pub(super) fn render(&self) -> String {
+    /// Returns the page; `refused` operators have shown no token, or a wrong one.
+    pub(super) fn render(&self, refused: u64) -> String {
         let recorder = self.lock();
+        record(&recorder, &Sample { value: refused, ..REFUSED }, &[]);
         for sample in self.totals().values() {
             record(&recorder, sample, sample.label.as_slice());
         }

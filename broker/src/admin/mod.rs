@@ -1,13 +1,19 @@
-//! The admin listener: metrics, liveness, readiness, the broker's public certificate, and trust in development mode.
+//! The admin listener: metrics, liveness, readiness, the broker's public certificate, trust in development mode, and what
+//! operators do who show a token.
 //!
-//! It runs on a thread of its own, so a busy shard cannot hide that it is busy. It hands out nothing secret and takes nothing
-//! but a public certificate.
+//! It runs on a thread of its own, so a busy shard cannot hide that it is busy. It hands out nothing secret; without the token it
+//! takes nothing but a public certificate.
 
+mod api;
+mod controls;
 pub mod health;
 pub mod metrics;
+mod page;
 mod process;
 mod routes;
+mod server;
 mod state;
+mod token;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -17,8 +23,10 @@ use std::thread::JoinHandle;
 use tokio::net::TcpListener as TokioListener;
 use tokio::sync::oneshot;
 
+pub use controls::{Controls, ReloadRequest};
 pub use process::process_memory;
 pub use state::{AdminState, Pulse, Readiness, Status, StorageDamage, mode_name};
+pub use token::{Token, TokenError, read_token};
 
 /// Why the admin listener did not start.
 #[derive(Debug, thiserror::Error)]
@@ -89,9 +97,8 @@ async fn serve(
     stopped: oneshot::Receiver<()>,
 ) -> io::Result<()> {
     let listener = TokioListener::from_std(listener)?;
-    let service = routes::router(state).into_make_service_with_connect_info::<SocketAddr>();
     tokio::select! {
-        served = axum::serve(listener, service) => served,
+        () = server::serve_for_ever(listener, routes::router(state)) => Ok(()),
         _ = stopped => Ok(()),
     }
 }

@@ -15,6 +15,7 @@ use veilmq_config::Mode;
 use veilmq_protocol::veil::vmc::CERTIFICATE_BYTES_MAX;
 
 use super::state::{AdminState, Status};
+use super::{api, page};
 use crate::trust;
 
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -29,12 +30,14 @@ const TRUST_TYPE: &str = "send the certificate as it is, with Content-Type: appl
 /// Returns the router over the state of the broker.
 pub(super) fn router(state: Arc<AdminState>) -> Router {
     Router::new()
+        .route("/", get(page::page))
         .route("/metrics", get(metrics))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/healthz", get(livez))
         .route("/veil/identity", get(identity))
         .route("/veil/trust", post(add_trust))
+        .nest("/api/v1", api::router(&state))
         .layer(DefaultBodyLimit::max(CERTIFICATE_BYTES_MAX))
         .with_state(state)
 }
@@ -129,6 +132,7 @@ fn refuse(status: StatusCode, error: &str) -> Response {
     answer(status, &json!({ "error": error }))
 }
 
-fn answer(status: StatusCode, body: &Value) -> Response {
+/// Makes an answer in JSON.
+pub(super) fn answer(status: StatusCode, body: &Value) -> Response {
     (status, [(CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
 }

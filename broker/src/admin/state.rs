@@ -1,14 +1,17 @@
 //! What the admin listener knows about the broker: whether it is ready, whether its shards turn, what it counts.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
 use veilmq_config::{ListenAddress, Mode};
 
+use super::controls::Controls;
 use super::metrics::{MetricSource, MetricsPage};
+use super::token::Token;
 use crate::trust::TrustKeeper;
 
 /// How long a shard may take to answer before the broker counts as stuck.
@@ -96,6 +99,9 @@ pub struct AdminState {
     metrics: MetricsPage,
     certificate: Vec<u8>,
     trust: Arc<TrustKeeper>,
+    token: RwLock<Option<Token>>,
+    controls: OnceLock<Controls>,
+    refused: AtomicU64,
 }
 
 impl AdminState {
@@ -119,6 +125,9 @@ impl AdminState {
             metrics: MetricsPage::new(),
             certificate,
             trust,
+            token: RwLock::default(),
+            controls: OnceLock::new(),
+            refused: AtomicU64::new(0),
         }
     }
 
@@ -153,9 +162,34 @@ impl AdminState {
         self.lock().clone()
     }
 
+    /// Lets operators in who show this token from now on; without one nobody.
+    pub fn set_token(&self, token: Option<Token>) {
+        *self.token.write().unwrap_or_else(PoisonError::into_inner) = token;
+    }
+
+    /// Gives operators something to control; the first call counts.
+    pub fn control(&self, controls: Controls) {
+        let _ = self.controls.set(controls);
+    }
+
+    /// Returns what operators can do; None while the broker starts.
+    pub(super) fn controls(&self) -> Option<&Controls> {
+        self.controls.get()
+    }
+
+    /// Tells whether this is the token of operators; None if there is no token at all.
+    pub(super) fn admits(&self, shown: Option<&[u8]>) -> Option<bool> {
+        let token = self.token.read().unwrap_or_else(PoisonError::into_inner);
+        let admitted = token.as_ref()?.is(shown.unwrap_or_default());
+        if !admitted {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(admitted)
+    }
+
     /// Returns the text of `/metrics`.
     pub(super) fn render_metrics(&self) -> String {
-        self.metrics.render()
+        self.metrics.render(self.refused.load(Ordering::Relaxed))
     }
 
     /// Returns the broker's public certificate.

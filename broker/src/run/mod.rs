@@ -3,6 +3,7 @@
 //! Invariant: listeners open only after recovery, and what was acknowledged is durable before the process ends.
 
 mod mosquitto;
+mod notify;
 mod process;
 mod recovery;
 mod reload;
@@ -16,17 +17,22 @@ use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 use veilmq_config::{BrokerConfig, Durability, ListenAddress, ListenerDurability, Mode};
 use veilmq_core::{Promise, Record, Shard, Shared, Stats, StoreError, VeilServer};
 use veilmq_protocol::veil::channel::Identity;
 
+use self::notify::Notifier;
 use self::process::{PidFile, UserError};
 use self::recovery::Recovered;
 use self::reload::{Outcome, Reloader};
 use self::signals::Signals;
 use crate::access::{AccessError, AccessKeeper, Reply, Verifier};
-use crate::admin::{AdminError, AdminServer, AdminState, Status, StorageDamage, mode_name};
+use crate::admin::{
+    AdminError, AdminServer, AdminState, Controls, ReloadRequest, Status, StorageDamage, TokenError,
+    mode_name, read_token,
+};
 use crate::clock;
 use crate::files::{self, FileError};
 use crate::identity::{IdentityError, IdentityFolder};
@@ -42,6 +48,9 @@ use crate::trust::{TrustError, TrustFolder, TrustKeeper};
 
 /// The most bytes of records that may wait for the storage writer; shards stop reading at a quarter of it.
 const STORAGE_BACKLOG_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Reloads that operators may wait for at one time.
+const RELOADS_MAX: usize = 4;
 
 /// Why the broker did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +79,9 @@ pub enum RunError {
     /// The admin listener did not start.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The token of operators cannot be read.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// An MQTT listener did not start.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -114,8 +126,10 @@ pub fn run(config: &BrokerConfig, file: Option<&Path>) -> Result<(), RunError> {
         process::become_user(user, config.mode)?;
     }
     let signals = Signals::receive()?;
-    let running = Broker::start(config)?;
-    signals.serve_until_told_to_end(config, file, &running);
+    let mut notifier = Notifier::of_environment();
+    let mut running = Broker::start(config)?;
+    signals.serve_until_told_to_end(config, file, &mut running, &mut notifier);
+    notifier.stopping();
     running.stop()
 }
 
@@ -123,6 +137,8 @@ pub fn run(config: &BrokerConfig, file: Option<&Path>) -> Result<(), RunError> {
 struct Broker {
     state: Arc<AdminState>,
     reloader: Reloader,
+    /// What operators want read again.
+    reloads: mpsc::Receiver<ReloadRequest>,
     tls: TlsKeeper,
     exchange: Arc<Exchange<Mail>>,
     threads: Vec<JoinHandle<()>>,
@@ -146,6 +162,7 @@ impl Broker {
         settings::forbid_core_dumps();
         settings::raise_open_files_limit(config);
         let tls = TlsKeeper::new(config)?;
+        let token = read_token(config.admin.token_file.as_deref())?;
         let folder = TrustFolder::in_data_dir(&config.data_dir);
         if config.needs_data_dir() {
             files::create_private_folder(&config.data_dir)?;
@@ -170,6 +187,7 @@ impl Broker {
         state.record_globally();
         tls.tell_expiry();
         state.add_metrics(tls.metrics());
+        state.set_token(token);
         let admin = start_admin(config, &state)?;
         let recovered = recovery::recover(store.as_mut(), &shared)?;
         tell_recovered(&state, &report, &recovered);
@@ -191,10 +209,19 @@ impl Broker {
             Services { exchange: &exchange, storage: &storage, verifier: access.verifier(), state: &state };
         let threads = start_shards(config, &shared, recovered.shards, bound, &services)?;
         tell_ready(config, &state, addresses);
-        let reloader = Reloader { trust, access, exchange: Arc::clone(&exchange), outcome };
+        let (reload, reloads) = mpsc::channel(RELOADS_MAX);
+        state.control(Controls {
+            exchange: Arc::clone(&exchange),
+            shared,
+            verifier: Arc::clone(access.verifier()),
+            reload,
+        });
+        let reloader =
+            Reloader { trust, access, exchange: Arc::clone(&exchange), outcome, state: Arc::clone(&state) };
         Ok(Self {
             state,
             reloader,
+            reloads,
             tls,
             exchange,
             threads,

@@ -1,4 +1,4 @@
-//! SIGHUP: what can change while the broker runs is read again and checked, and only then comes into force.
+//! A reload: what can change while the broker runs is read again and checked, and only then comes into force.
 //!
 //! Invariant: what cannot be used changes nothing, is logged, and shows in the metrics until a reload succeeds.
 
@@ -12,6 +12,7 @@ use veilmq_core::{Sample, SampleKind};
 
 use crate::access::AccessKeeper;
 use crate::admin::metrics::MetricSource;
+use crate::admin::{AdminState, read_token};
 use crate::clock;
 use crate::shard::{Exchange, Mail};
 use crate::trust::TrustKeeper;
@@ -22,6 +23,7 @@ pub(super) struct Reloader {
     pub(super) access: Arc<AccessKeeper>,
     pub(super) exchange: Arc<Exchange<Mail>>,
     pub(super) outcome: Arc<Outcome>,
+    pub(super) state: Arc<AdminState>,
 }
 
 /// What became of the last reload; the start counts as one.
@@ -31,8 +33,17 @@ pub(super) struct Outcome {
 }
 
 impl Reloader {
-    /// Reads the configuration, and the files it names. Options that take effect at the start only stay as they are in `config`.
-    pub(super) fn reload(&self, config: &BrokerConfig, file: Option<&Path>) {
+    /// Reads the configuration, and the files it names, because `cause` wants it. Options that take effect at the start only stay as
+    /// they are in `config`.
+    ///
+    /// # Errors
+    /// What cannot be used; nothing has changed then.
+    pub(super) fn reload(
+        &self,
+        config: &BrokerConfig,
+        file: Option<&Path>,
+        cause: &str,
+    ) -> Result<(), String> {
         let sources = Sources {
             file,
             overrides: Overrides::default(),
@@ -45,14 +56,16 @@ impl Reloader {
         let result = loaded.map_err(|error| error.to_string()).and_then(|now| self.apply(config, &now));
         match &result {
             Ok(()) => info!(
-                "SIGHUP: authorities, users and rules were read again; other options take effect at the next start"
+                "{cause}: authorities, users and rules were read again; other options take effect at the next start"
             ),
-            Err(error) => error!("SIGHUP: {error}; nothing has changed"),
+            Err(error) => error!("{cause}: {error}; nothing has changed"),
         }
         self.outcome.note(result.is_ok());
+        result
     }
 
     fn apply(&self, config: &BrokerConfig, now: &BrokerConfig) -> Result<(), String> {
+        let admin = &now.admin;
         let now = BrokerConfig {
             access: now.access.clone(),
             acl: now.acl.clone(),
@@ -60,10 +73,12 @@ impl Reloader {
             veil: now.veil.clone(),
             ..config.clone()
         };
-        // Both are looked at before either changes anything.
+        // All are looked at before either changes anything.
+        let token = read_token(admin.token_file.as_deref()).map_err(|error| error.to_string())?;
         crate::access::check(&now).map_err(|error| error.to_string())?;
         self.trust.reload(&now.veil.trust).map_err(|error| error.to_string())?;
         self.access.reload(&now).map_err(|error| error.to_string())?;
+        self.state.set_token(token);
         self.exchange.change_access();
         Ok(())
     }

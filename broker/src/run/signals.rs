@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{error, info};
 use veilmq_config::BrokerConfig;
 
+use super::notify::Notifier;
 use super::{Broker, RunError};
 use crate::trust::TrustKeeper;
 
@@ -48,13 +49,30 @@ impl Signals {
     }
 
     /// Serves until SIGTERM or SIGINT.
-    pub(super) fn serve_until_told_to_end(self, config: &BrokerConfig, file: Option<&Path>, broker: &Broker) {
-        let Broker { reloader, tls, exchange, state, .. } = broker;
+    pub(super) fn serve_until_told_to_end(
+        self,
+        config: &BrokerConfig,
+        file: Option<&Path>,
+        broker: &mut Broker,
+        notifier: &mut Notifier,
+    ) {
+        let Broker { reloader, reloads, tls, exchange, state, .. } = broker;
         let Self { runtime, mut terminate, mut interrupt, mut hang_up, mut save, mut print } = self;
         runtime.block_on(async {
             let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
             housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut alive = notifier.alive_interval().map(tokio::time::interval);
             let mut trouble = None;
+            let reload = |cause, notifier: &Notifier| {
+                notifier.reloading();
+                let result = reloader.reload(config, file, cause);
+                if tls.reload() {
+                    exchange.tell_distrust();
+                }
+                notifier.ready();
+                result
+            };
+            notifier.ready();
             loop {
                 tokio::select! {
                     _ = terminate.recv() => return info!("SIGTERM: ending"),
@@ -64,11 +82,14 @@ impl Signals {
                     _ = print.recv() => info!("SIGUSR2: there is nothing to print"),
                     _ = hang_up.recv() => {
                         crate::logging::reopen_files();
-                        reloader.reload(config, file);
-                        if tls.reload() {
-                            exchange.tell_distrust();
-                        }
+                        // The log and the metrics say what became of it.
+                        let _ = reload("SIGHUP", notifier);
                     }
+                    Some(reply) = reloads.recv() => {
+                        // Who asked may have given up waiting.
+                        let _ = reply.send(reload("reload", notifier));
+                    }
+                    () = tick(&mut alive) => notifier.alive(&**exchange),
                     _ = housekeeping.tick() => {
                         if tls.rescan() {
                             exchange.tell_distrust();
@@ -79,6 +100,14 @@ impl Signals {
                 }
             }
         });
+    }
+}
+
+/// Waits for the next tick, or for ever.
+async fn tick(interval: &mut Option<Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
     }
 }
 

@@ -17,7 +17,7 @@ use veilmq_core::{ConnectionId, Input, Moment, Outbox};
 
 use super::limit::Permit;
 use super::socket::{DetachedSocket, Socket, Written};
-use super::worker::Worker;
+use super::worker::{OPERATORS_BAN, Worker};
 use crate::tls::DISTRUSTED;
 use crate::transport::End;
 use crate::websocket::CloseCode;
@@ -229,7 +229,11 @@ impl Connection {
             None => return,
         };
         if let Some(client) = client {
-            worker.turn(Input::Located { connection: self.id, peer: &client.to_string() });
+            let client = client.to_string();
+            worker.turn(Input::Located { connection: self.id, peer: &client });
+            if worker.is_banned(&client) {
+                worker.turn(Input::Violated { connection: self.id, rule: OPERATORS_BAN });
+            }
         }
         if let Some(user) = user {
             worker.turn(Input::Vouched { connection: self.id, user: &user });

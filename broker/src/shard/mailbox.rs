@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Notify;
 use veilmq_core::{ConnectionId, ShardIndex, Ticket, Verdict};
 
+use super::orders::{ORDERS_MAX, Order};
 use crate::store::Fetched;
 
 /// Something that can lie in a lane.
@@ -67,6 +68,7 @@ struct Inbox {
     completions: Mutex<Vec<Completion>>,
     fetched: Mutex<Vec<Fetched>>,
     verdicts: Mutex<Vec<(ConnectionId, Verdict)>>,
+    orders: Mutex<Vec<Order>>,
     access_changed: AtomicBool,
     shutdown: AtomicBool,
     distrust: AtomicBool,
@@ -182,6 +184,22 @@ impl<T: Freight> Exchange<T> {
     /// Takes what became of the passwords of a shard.
     pub fn take_verdicts(&self, shard: ShardIndex) -> Vec<(ConnectionId, Verdict)> {
         std::mem::take(&mut lock(&self.inbox(shard).verdicts))
+    }
+
+    /// Gives a shard an order; dropped if too many wait.
+    pub fn order(&self, shard: ShardIndex, order: Order) {
+        let inbox = self.inbox(shard);
+        let mut orders = lock(&inbox.orders);
+        if orders.len() < ORDERS_MAX {
+            orders.push(order);
+        }
+        drop(orders);
+        inbox.wake.notify_one();
+    }
+
+    /// Takes the orders that wait for a shard.
+    pub fn take_orders(&self, shard: ShardIndex) -> Vec<Order> {
+        std::mem::take(&mut lock(&self.inbox(shard).orders))
     }
 
     /// Tells every shard that other rules are in force.

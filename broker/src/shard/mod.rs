@@ -11,6 +11,7 @@ mod flush;
 mod layers;
 mod limit;
 mod mailbox;
+mod orders;
 mod socket;
 mod stream;
 mod worker;
@@ -28,6 +29,7 @@ pub use announce::Announcer;
 pub use counters::Counters;
 pub use limit::{ConnectionLimit, Permit};
 pub use mailbox::{Completion, Exchange, Freight, Posted};
+pub use orders::Order;
 pub use socket::DetachedSocket;
 pub use worker::WorkerParts;
 

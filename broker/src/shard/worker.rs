@@ -23,6 +23,7 @@ use super::counters::Counters;
 use super::layers::{Layers, TooManyHandshakes};
 use super::limit::{ConnectionLimit, Permit};
 use super::mailbox::{Completion, Exchange, Posted};
+use super::orders;
 use super::socket::Socket;
 use super::stream::Stream;
 use crate::access::{Reply, Verifier};
@@ -38,6 +39,8 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 const DISTRUST_CHUNK: usize = 16;
 /// How often connections with a deadline of their own are looked at.
 const PATROL_MILLISECONDS: u64 = 500;
+/// Why a connection is not taken from there.
+pub(super) const OPERATORS_BAN: &str = "an operator has banned the address";
 
 /// What a shard needs to work; it is made on the main thread and moved to the shard's.
 pub struct WorkerParts {
@@ -307,6 +310,10 @@ impl Worker {
         carrier: &Carrier,
         peer: &str,
     ) -> Result<(), &'static str> {
+        if self.is_banned(peer) {
+            self.counters.connection_refused();
+            return Err(OPERATORS_BAN);
+        }
         let Some(permit) = self.limit.permit() else {
             self.counters.connection_refused();
             return Err("limits.connections_max connections are open");
@@ -331,6 +338,11 @@ impl Worker {
         Ok(())
     }
 
+    /// Tells whether an operator has banned the address of a client.
+    pub(super) fn is_banned(&self, peer: &str) -> bool {
+        self.verifier.is_banned_by_operator(peer)
+    }
+
     /// Takes what lies in the mailbox, and lets connections read again that had to pause.
     pub(super) fn take_mail(self: &Rc<Self>, mail: &mut Vec<Mail>, completions: &mut Vec<Completion>) {
         self.exchange.completions(self.index, completions);
@@ -349,6 +361,7 @@ impl Worker {
             self.turn(Input::AccessChanged);
         }
         self.take_verdicts();
+        orders::carry_out(self);
         self.exchange.collect(self.index, mail);
         if !mail.is_empty() {
             self.open_mail(mail);

@@ -183,7 +183,7 @@ impl Draft {
             config: BrokerConfig {
                 mode: Mode::Mosquitto,
                 // Several brokers on one machine is usual, and their port of metrics would be one.
-                admin: AdminConfig { address: None },
+                admin: AdminConfig { address: None, token_file: None },
                 mqtt: MqttConfig {
                     reason_strings: false,
                     refuse_long_keep_alive: true,

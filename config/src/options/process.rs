@@ -5,6 +5,14 @@ use crate::kind::Kind;
 
 pub(super) const OPTIONS: &[OptionSpec] = &[
     option("admin.address", Kind::AddressOrOff, "HTTP address of metrics and health."),
+    unset(
+        option(
+            "admin.token_file",
+            Kind::Path,
+            "File with the token that operators show on the admin listener: 16 or more visible ASCII characters; read again with a reload.",
+        ),
+        "nobody can administer the broker there",
+    ),
     option("log.format", Kind::Choice(&["text", "json"]), "How a log line is written."),
     option(
         "log.level",

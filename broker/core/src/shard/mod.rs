@@ -11,6 +11,7 @@ mod deliver;
 mod fan_out;
 mod gate;
 mod inherit;
+mod inspect;
 mod open;
 mod outgoing;
 mod prove;
@@ -29,6 +30,9 @@ use veilmq_protocol::{Packet, PacketType};
 
 use self::gate::Gated;
 use self::inherit::Estate;
+pub use self::inspect::{
+    ConnectionSummary, RetainedPart, RetainedSummary, SessionDetail, SessionQuery, SessionSummary,
+};
 use self::outgoing::Outgoing;
 use self::spill::Spill;
 use self::timer::Timer;
@@ -162,6 +166,9 @@ impl Shard {
                 self.fetched_for_heirs(&asked, messages, environment.now);
             }
             Input::Announced { topic, payload } => self.announce(topic, payload, environment.now),
+            Input::Dismissed { client_id, ends_session } => {
+                self.dismiss(client_id, ends_session, environment, effects);
+            }
             Input::Tick => self.tick(environment, effects),
             Input::Shutdown => self.shut_down(environment, effects),
         }

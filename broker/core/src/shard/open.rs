@@ -157,7 +157,7 @@ impl Shard {
         (!has_room).then_some(CloseReason::Broker(BrokerReason::StorageFull))
     }
 
-    pub(super) fn session_with_id(&self, client_id: &Arc<str>) -> Option<&Session> {
+    pub(super) fn session_with_id(&self, client_id: &str) -> Option<&Session> {
         self.sessions.get(self.by_client_id.get(client_id)?).map(|session| &**session)
     }
 
