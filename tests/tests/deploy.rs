@@ -1,0 +1,248 @@
+//! What is shipped beside the broker says what the broker does: alerts, dashboard, chart and handbook name metrics that exist, paths that
+//! answer and options that are known.
+//!
+//! The chart is checked as text and by its configuration; that `helm` renders it and a cluster takes it is not shown here.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use veilmq_tests::broker::Broker;
+use veilmq_tests::certificates::Authority;
+use veilmq_tests::tools::{built_program, require_tool, run, workspace_root};
+use veilmq_tests::wire::{Wire, publish_packet};
+
+fn read(path: &str) -> String {
+    let path = workspace_root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Runs promtool, which must be content.
+fn promtool(arguments: &[&str], file: &Path) {
+    let Some(promtool) = require_tool("promtool") else { return };
+    let checked = run(Command::new(promtool).args(arguments).arg(file), 60);
+    let said = [checked.stdout, checked.stderr].concat();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&said));
+}
+
+/// The names of metrics in a text, those of the series of a histogram as that of the histogram.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let is_of_name = |character: char| character.is_ascii_alphanumeric() || character == '_';
+    text.split(|character| !is_of_name(character))
+        .filter(|word| word.starts_with("veilmq_") || word.starts_with("process_"))
+        .filter(|word| !word.ends_with('_'))
+        .map(|word| word.strip_suffix("_bucket").unwrap_or(word).to_owned())
+        .collect()
+}
+
+/// The metrics of a broker that serves TLS, has stored something and was reloaded.
+fn metrics_of_a_broker() -> BTreeSet<String> {
+    let authority = Authority::new();
+    let certificate = authority.issue_for_this_machine();
+    let mut broker = Broker::configured(|address| {
+        format!(
+            "access.anonymous = true\n[[listeners]]\naddress = \"{address}\"\n[[listeners]]\naddress = \"127.0.0.1:0\"\n{}",
+            certificate.on_listener()
+        )
+    });
+    broker.restart();
+    let (mut wire, _) = Wire::connect(broker.address(), "publisher", false);
+    wire.subscribe("a", 1);
+    wire.send(&publish_packet("a", 1, 1, false, b"payload")).unwrap();
+    while wire.packet().expect("PUBACK arrives").first != 0x40 {}
+    let page = broker.get("/metrics").body;
+    page.lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .filter_map(|line| line.split(' ').next())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn dashboard() -> Value {
+    serde_json::from_str(&read("deploy/grafana-dashboard.json")).expect("the dashboard is JSON")
+}
+
+/// The expressions of the dashboard, with values for what Grafana fills in.
+fn expressions() -> Vec<String> {
+    let dashboard = dashboard();
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
+    let annotations = dashboard["annotations"]["list"].as_array().expect("annotations").iter();
+    let expressions =
+        targets.chain(annotations).map(|target| target["expr"].as_str().expect("an expression"));
+    expressions.map(|text| text.replace("$__rate_interval", "5m").replace("$instance", ".*")).collect()
+}
+
+#[test]
+fn every_metric_that_alerts_dashboard_and_handbook_name_is_one_of_the_broker() {
+    let exist = metrics_of_a_broker();
+    let dashboard = expressions().join("\n");
+    for (place, text) in [
+        ("deploy/alerts.yml", read("deploy/alerts.yml")),
+        ("deploy/grafana-dashboard.json", dashboard),
+        ("docs/operations.md", read("docs/operations.md")),
+    ] {
+        let named = metrics_in(&text);
+        assert!(named.len() > 10, "{place}: {named:?}");
+        // It is there once certificates were read again.
+        let absent: Vec<_> =
+            named.difference(&exist).filter(|name| *name != "veilmq_tls_reloads_total").collect();
+        assert!(absent.is_empty(), "{place} names {absent:?}, which the broker does not have: {exist:?}");
+    }
+}
+
+#[test]
+fn the_alerts_are_rules_and_each_is_seen_to_fire_and_to_be_quiet() {
+    let rules = read("deploy/alerts.yml");
+    let tests = read("deploy/alerts.test.yml");
+    let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    for alert in alerts {
+        for test in ["fires", "is quiet"] {
+            assert!(tests.contains(&format!("- name: {alert} {test}\n")), "no test: {alert} {test}");
+        }
+    }
+
+    promtool(&["check", "rules"], &workspace_root().join("deploy/alerts.yml"));
+    promtool(&["test", "rules"], &workspace_root().join("deploy/alerts.test.yml"));
+}
+
+#[test]
+fn every_expression_of_the_dashboard_is_one_that_prometheus_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dashboard.yml");
+    let rules = expressions().into_iter().enumerate().map(|(number, expression)| {
+        let expression = serde_json::to_string(&expression).unwrap();
+        format!("      - {{record: 'panel:{number}', expr: {expression}}}\n")
+    });
+    fs::write(&file, format!("groups:\n  - name: dashboard\n    rules:\n{}", rules.collect::<String>()))
+        .unwrap();
+
+    promtool(&["check", "rules"], &file);
+}
+
+#[test]
+fn the_panels_of_the_dashboard_do_not_overlap_and_have_numbers_of_their_own() {
+    let dashboard = dashboard();
+    let mut numbers = BTreeSet::new();
+    let mut places = BTreeSet::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let at = |key: &str| panel["gridPos"][key].as_u64().unwrap();
+        assert!(numbers.insert(panel["id"].as_u64().unwrap()), "{panel}");
+        for x in at("x")..at("x") + at("w") {
+            for y in at("y")..at("y") + at("h") {
+                assert!(x < 24 && places.insert((x, y)), "{} lies on another", panel["title"]);
+            }
+        }
+    }
+}
+
+fn chart(file: &str) -> String {
+    read(&format!("deploy/helm/veilmq/{file}"))
+}
+
+fn templates() -> Vec<(PathBuf, String)> {
+    let folder = workspace_root().join("deploy/helm/veilmq/templates");
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let templates: Vec<_> = entries.map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect();
+    assert!(templates.len() >= 7);
+    templates
+}
+
+/// The paths of `values.yaml`, such as `image.tag`: the file has one key in a line, indented by two.
+fn value_paths() -> BTreeSet<String> {
+    let mut above: Vec<String> = Vec::new();
+    let mut paths = BTreeSet::new();
+    for line in chart("values.yaml").lines() {
+        let depth = line.len() - line.trim_start().len();
+        let Some((key, _)) = line.trim_start().split_once(':') else { continue };
+        if key.chars().all(|character| character.is_ascii_alphanumeric()) && depth / 2 <= above.len() {
+            above.truncate(depth / 2);
+            above.push(key.to_owned());
+            paths.insert(above.join("."));
+        }
+    }
+    paths
+}
+
+#[test]
+fn every_value_that_the_chart_uses_has_a_default_and_every_default_is_used() {
+    let paths = value_paths();
+    let mut used = BTreeSet::new();
+    for (path, text) in templates() {
+        for piece in text.split(".Values.").skip(1) {
+            let name: String = piece
+                .chars()
+                .take_while(|character| character.is_ascii_alphanumeric() || *character == '.')
+                .collect();
+            assert!(paths.contains(&name), "{}: {name} is not in values.yaml", path.display());
+            used.insert(name);
+        }
+    }
+    let is_used = |path: &String| {
+        used.iter().any(|name| path.starts_with(name.as_str()) || name.starts_with(&format!("{path}.")))
+    };
+    let unused: Vec<_> = paths.iter().filter(|path| !is_used(path)).collect();
+    assert!(unused.is_empty(), "nothing uses {unused:?}");
+}
+
+#[test]
+fn the_blocks_of_the_templates_are_closed() {
+    for (path, text) in templates() {
+        let actions: Vec<&str> = text
+            .split("{{")
+            .skip(1)
+            .map(|rest| rest.split_once("}}").unwrap_or_else(|| panic!("{}: {rest}", path.display())).0)
+            .map(|action| action.trim_matches('-').trim())
+            .collect();
+        let begins = |action: &&&str| {
+            ["if ", "with ", "range ", "define "].iter().any(|word| action.starts_with(word))
+        };
+        let opened = actions.iter().filter(begins).count();
+        assert_eq!(opened, actions.iter().filter(|action| **action == "end").count(), "{}", path.display());
+    }
+}
+
+#[test]
+fn the_configuration_of_the_chart_is_valid_and_its_probes_ask_the_paths_that_answer() {
+    let values = chart("values.yaml");
+    let (_, rest) = values.split_once("config: |\n").expect("values.yaml has a configuration");
+    let configuration: Vec<&str> = rest
+        .lines()
+        .take_while(|line| line.is_empty() || line.starts_with("  "))
+        .map(str::trim_start)
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("veilmq.toml");
+    fs::write(&file, configuration.join("\n")).unwrap();
+
+    let checked = run(Command::new(built_program("veilmq")).arg("check-config").arg("-c").arg(&file), 30);
+
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    let pod = chart("templates/statefulset.yaml");
+    let broker = Broker::start();
+    for (probe, path) in
+        [("startupProbe", "/readyz"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")]
+    {
+        let probe = pod.split_once(&format!("{probe}:")).expect("the probe is there").1;
+        assert!(
+            probe.trim_start().starts_with(&format!("httpGet: {{path: {path}, port: admin}}")),
+            "{probe}"
+        );
+        assert_eq!(broker.get(path).status, 200);
+    }
+    for line in [
+        "runAsNonRoot: true",
+        "readOnlyRootFilesystem: true",
+        "allowPrivilegeEscalation: false",
+        "drop: [ALL]",
+    ] {
+        assert!(pod.contains(line), "{line}");
+    }
+    let version =
+        read("Cargo.toml").lines().find_map(|line| Some(line.strip_prefix("version = ")?.to_owned()));
+    assert!(chart("Chart.yaml").contains(&format!("appVersion: {}", version.expect("a version"))));
+}
