@@ -260,6 +260,7 @@ fn number_from_environment(name: &str) -> Option<u64> {
 
 #[test]
 fn a_damaged_directory_never_prevents_a_start_and_never_loses_anything_silently() {
+    // [E01]
     let copies = number_from_environment("VEILMQ_DAMAGES").unwrap_or(COPIES_DEFAULT);
     let seed = number_from_environment("VEILMQ_DAMAGE_SEED").unwrap_or(1);
     let not_stored = files_without_store();

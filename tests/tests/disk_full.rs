@@ -256,6 +256,7 @@ fn fills_up_and_recovers(reserve_bytes: usize, words: &str) {
 
 #[test]
 fn a_disk_that_reaches_its_reserve_loses_nothing_acknowledged_and_recovers() {
+    // [D09]
     fills_up_and_recovers(RESERVE_BYTES, "storage is full: ");
 }
 

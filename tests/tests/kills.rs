@@ -51,6 +51,7 @@ fn start(fleet: &mut Fleet, broker: &mut Broker) {
 
 #[test]
 fn nothing_acknowledged_is_lost_and_nothing_at_qos_2_comes_twice_over_kills_at_random_moments() {
+    // [C12], [E01]
     let kills = from_environment("VEILMQ_KILLS", 8);
 
     let faults = kill_under_load(Broker::start(), kills, Duration::from_secs(30));

@@ -114,6 +114,7 @@ fn without_reason_string(answer: Vec<u8>) -> Vec<u8> {
 
 #[test]
 fn every_malformed_form_is_answered_with_its_reason_and_the_connection_is_closed() {
+    // [A03]
     let broker = Broker::start();
     let (mut bystander, _) = Wire::connect(broker.address(), "bystander", true);
 
@@ -133,6 +134,7 @@ fn every_malformed_form_is_answered_with_its_reason_and_the_connection_is_closed
 
 #[test]
 fn an_unfinished_packet_is_waited_for_and_then_taken() {
+    // [A05]
     let broker = Broker::start();
     let mut wire = Wire::open(broker.address());
     let connect = connect_packet("slow", true);

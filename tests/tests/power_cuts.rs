@@ -221,6 +221,7 @@ fn cut_and_compare(start: Start, count: u64) {
 
 #[test]
 fn a_broker_that_began_with_nothing_keeps_its_promises_over_power_cuts() {
+    // [E02]
     cut_and_compare(Start::Empty, from_environment("VEILMQ_CUTS", 12).div_ceil(2));
 }
 

@@ -336,6 +336,7 @@ fn a_large_message_reaches_a_subscriber_that_reads_in_small_bites() {
 
 #[test]
 fn a_subscriber_that_reads_nothing_is_closed_and_costs_the_others_nothing() {
+    // [D06]
     let broker = start("limits.write_seconds_max = 1\nlimits.outbox_bytes_max = 65_536");
     let mut stuck = client(&broker, "stuck");
     subscribe(&mut stuck, "flood");

@@ -72,7 +72,7 @@ fn a_repeated_pubrec_is_answered_with_pubrel_again() {
 
 #[test]
 fn a_repeated_qos_2_publish_is_acknowledged_again_and_delivered_once() {
-    // [MQTT-4.3.3-10], [MQTT-4.3.3-12]
+    // [MQTT-4.3.3-10], [MQTT-4.3.3-12], [C04]
     let mut world = World::new(1);
     let (subscriber, _) = world.join("s", true, 0);
     let (publisher, _) = world.join("p", true, 60);
@@ -116,6 +116,7 @@ fn a_refusal_of_an_unknown_identifier_is_not_released() {
 
 #[test]
 fn an_answer_of_the_wrong_kind_is_a_protocol_error() {
+    // [C07]
     for (qos, answer) in [
         (QoS::AtLeastOnce, Packet::PubRec as fn(Acknowledgement<'static>) -> Packet<'static>),
         (QoS::ExactlyOnce, Packet::PubAck),
@@ -237,6 +238,7 @@ fn a_finished_exchange_frees_the_brokers_receive_maximum() {
 
 #[test]
 fn a_message_that_cannot_be_retained_reaches_nobody_and_is_counted() {
+    // [D03]
     let mut world = World::with(Settings { retained_bytes_max: 0, ..Settings::default() });
     let (client, _) = world.join("c", true, 0);
     world.subscribe(client, "t", QoS::AtMostOnce);
@@ -406,6 +408,7 @@ fn a_topic_alias_stands_for_its_topic_on_this_connection() {
 
 #[test]
 fn limits_of_topics_are_held() {
+    // [D01]
     let deep = "a/".repeat(10);
     let mut world = World::with(Settings { topic_levels_max: 5, ..Settings::default() });
     let (client, _) = world.join("c", true, 0);
@@ -427,6 +430,7 @@ fn limits_of_topics_are_held() {
 
 #[test]
 fn the_queue_of_an_offline_session_is_bounded_and_the_overflow_is_counted() {
+    // [D05]
     let mut world = World::with(Settings { session_queue_messages_max: 2, ..Settings::default() });
     let (subscriber, _) = world.join("s", true, 600);
     world.subscribe(subscriber, "t", QoS::AtLeastOnce);

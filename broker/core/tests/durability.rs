@@ -420,6 +420,7 @@ fn a_retained_message_on_its_way_to_a_durable_session_survives_a_crash() {
 
 #[test]
 fn a_clock_that_was_set_back_prolongs_no_session() {
+    // [C09]
     let mut world = World::new(1);
     let (client, _) = world.join("x", true, 60);
     world.cut(client);

@@ -32,6 +32,7 @@ proptest! {
         shards in 1..4_u16,
         actions in prop::collection::vec(action(), 1..150),
     ) {
+    // [C06]
         let mut run = Run::new(shards, memory_bytes(&actions));
         for action in &actions {
             run.step(action);

@@ -157,6 +157,7 @@ proptest! {
         shards in 1..4_u16,
         actions in prop::collection::vec(action(false), 1..120),
     ) {
+    // [C06]
         run(shards, &actions);
     }
 

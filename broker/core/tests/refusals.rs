@@ -301,6 +301,7 @@ fn answer_to_first(reason_strings: bool, bytes: &[u8]) -> (Vec<u8>, bool) {
 
 #[test]
 fn a_violation_after_connack_gets_disconnect_with_its_reason() {
+    // [A09], [A10], [D01]
     let connect = connect_v5("v", true, 0);
     check(
         ESTABLISHED.iter().map(|(what, bytes, code, _)| {
@@ -315,6 +316,7 @@ fn a_violation_after_connack_gets_disconnect_with_its_reason() {
 
 #[test]
 fn a_violation_before_connack_gets_connack_with_its_reason() {
+    // [A03]
     check(
         OPENING.iter().map(|(what, bytes, code, _)| {
             (*what, answer_to_first(false, bytes), packet(0x20, &[0, *code, 0]))
@@ -341,6 +343,7 @@ fn a_violation_of_mqtt_3_1_1_gets_a_return_code_or_nothing() {
 
 #[test]
 fn more_unacknowledged_messages_than_our_receive_maximum_are_0x93() {
+    // [C08]
     let mut world = World::with(Settings { receive_maximum: 2, ..Settings::default() });
     let (connection, _) = world.join("x", true, 0);
     for packet_id in 1..=3 {

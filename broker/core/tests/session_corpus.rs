@@ -55,6 +55,7 @@ fn play_all(scripts: &[Vec<u8>], play: fn(&[u8])) {
 
 #[test]
 fn the_session_corpus_holds() {
+    // [A12]
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/session");
     let (written, found) = (scripts(&folder), scripts(&folder.join("found")));
     assert!(written.len() >= WRITTEN_MIN && found.len() >= FOUND_MIN, "the corpus has lost scripts");

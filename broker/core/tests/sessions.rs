@@ -88,6 +88,7 @@ fn a_session_without_expiry_interval_is_not_there_to_be_taken_over() {
 
 #[test]
 fn disconnect_may_shorten_the_session_but_not_prolong_one_that_had_none() {
+    // [C09]
     let mut world = World::new(1);
     let (shortened, _) = world.join("a", true, 60);
     let (prolonged, _) = world.join("b", true, 0);
@@ -143,7 +144,7 @@ fn mqtt_3_1_knows_no_session_present() {
 
 #[test]
 fn silence_of_one_and_a_half_keep_alives_ends_the_connection() {
-    // [MQTT-3.1.2-22]
+    // [MQTT-3.1.2-22], [C10]
     let mut world = World::new(1);
     let connection = world.connect(&Connect { keep_alive_seconds: 10, ..connect_v5("x", true, 0) });
     world.bytes(connection);
@@ -318,6 +319,7 @@ fn a_delayed_will_waits_and_a_reconnect_stops_it() {
 
 #[test]
 fn a_will_is_published_no_later_than_the_end_of_its_session() {
+    // [C09]
     let mut world = World::new(1);
     let (watcher, _) = world.join("watcher", true, 0);
     world.subscribe(watcher, "w", QoS::AtMostOnce);
@@ -332,7 +334,7 @@ fn a_will_is_published_no_later_than_the_end_of_its_session() {
 
 #[test]
 fn a_second_connect_is_a_protocol_error() {
-    // [MQTT-3.1.0-2]
+    // [MQTT-3.1.0-2], [A10]
     let mut connect = Vec::new();
     Packet::Connect(connect_v5("x", true, 0)).encode(ProtocolVersion::V5, &mut connect).unwrap();
     for second in [connect.as_slice(), b"\x10\x0a\0\x04MQTT\x06\x02\0\x3c", b"\x10\0"] {
@@ -374,7 +376,7 @@ fn anonymous_clients_are_refused_where_they_are_not_allowed() {
 
 #[test]
 fn a_keep_alive_above_the_limit_is_overridden_and_told() {
-    // [MQTT-3.2.2-21]
+    // [MQTT-3.2.2-21], [C10]
     let mut world = World::with(Settings { keep_alive_seconds_max: 20, ..Settings::default() });
     let connect = Connect { keep_alive_seconds: 0, ..connect_v5("x", true, 0) };
     let connection = world.connect(&connect);

@@ -81,6 +81,7 @@ fn is_all_gone(world: &mut World) {
 
 #[test]
 fn ten_thousand_messages_wait_in_little_memory_and_arrive_in_order() {
+    // [D05]
     let mut rows = vec![(QoS::AtLeastOnce, 2, true, 10_000)];
     for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
         rows.extend([(1, false), (3, false), (3, true)].map(|(shards, crashes)| (qos, shards, crashes, 500)));
@@ -380,6 +381,7 @@ fn what_spilled_has_no_heir_when_its_group_is_gone() {
 
 #[test]
 fn the_queues_of_all_sessions_have_a_limit_together() {
+    // [D05]
     let one = {
         let mut world = world(1);
         offline(&mut world, "s", "t", QoS::AtLeastOnce);

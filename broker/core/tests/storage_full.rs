@@ -34,6 +34,7 @@ fn kept(world: &mut World, topic: &str) -> Vec<String> {
 
 #[test]
 fn a_publication_that_has_to_be_stored_is_refused_by_its_acknowledgement() {
+    // [D09]
     type Row = (&'static str, u32, Packet<'static>, &'static str);
     let at_least_once = |topic| Packet::Publish(publish(topic, "x", QoS::AtLeastOnce, 1));
     let exactly_once = |topic| Packet::Publish(publish(topic, "x", QoS::ExactlyOnce, 1));

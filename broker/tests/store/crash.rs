@@ -19,6 +19,7 @@ const SESSIONS: [u64; 3] = [1, 2, 3];
 
 #[test]
 fn what_was_committed_survives_kill_at_any_point() {
+    // [C12]
     if let Some(directory) = std::env::var_os(DIRECTORY) {
         commit_until_killed(Path::new(&directory));
     }

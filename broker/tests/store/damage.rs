@@ -66,6 +66,7 @@ fn is_loud(report: &OpenReport) -> bool {
 
 #[test]
 fn whatever_bit_is_flipped_the_store_opens_and_no_loss_is_silent() {
+    // [E01]
     let (original, texts) = filled();
     let log = original.path().join("store/db");
     let len = fs::metadata(&log).unwrap().len();
@@ -157,6 +158,7 @@ fn contents_that_cannot_be_read_are_set_aside_and_kept() {
 
 #[test]
 fn a_directory_of_an_unknown_format_is_refused_and_left_alone() {
+    // [E09]
     let (original, texts) = filled();
     let format = original.path().join("format");
     let known = fs::read(&format).unwrap();

@@ -437,6 +437,7 @@ fn plain_packets_after_the_handshake_break_the_channel() {
 
 #[test]
 fn while_many_handshakes_are_half_open_an_address_begins_four_a_second() {
+    // [A13]
     let mut realm = realm(Settings { half_open_max: 1, reason_strings: false, ..Settings::default() });
     let is_refused = |realm: &mut Realm| {
         let (connection, _) = realm.begin("a", Schemes::ALL, Suite::Aes256Gcm);

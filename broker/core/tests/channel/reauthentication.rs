@@ -252,6 +252,7 @@ fn an_auth_that_is_not_due_ends_the_connection_with_its_reason() {
 
 #[test]
 fn only_one_re_authentication_is_under_way() {
+    // [A13]
     let (mut realm, mut client) = joined();
     realm.begin_again(&mut client);
     realm.packets(&mut client);
@@ -331,6 +332,7 @@ fn a_proof_that_was_changed_or_made_for_another_channel_is_refused() {
 
 #[test]
 fn an_exchange_that_takes_too_long_ends_the_connection() {
+    // [A13]
     let (mut realm, mut client) = joined();
     let identity = realm.identity(10, "press-07");
     realm.reauthenticate(&mut client, &identity);
