@@ -83,6 +83,25 @@ impl Broker {
         broker
     }
 
+    /// Sends SIGHUP and waits until the broker has obeyed; tells whether what it read came into force.
+    ///
+    /// # Panics
+    /// If it is not running or takes too long.
+    #[must_use]
+    pub fn reload(&self) -> bool {
+        let lines = || self.log().matches("SIGHUP").count();
+        let before = lines();
+        let process = self.process_id().and_then(|process| i32::try_from(process).ok());
+        let process = process.map(Pid::from_raw).expect("the broker is running");
+        kill(process, Signal::SIGHUP).expect("it can be sent a signal");
+        let has_obeyed = (0..1_000).any(|_| {
+            thread::sleep(Duration::from_millis(20));
+            lines() > before
+        });
+        assert!(has_obeyed, "the reload takes too long");
+        self.metric("veilmq_config_last_reload_successful") == Some(1.0)
+    }
+
     /// Prepares a broker without a configuration file; [`Broker::restart`] starts it. Its data directory does not exist yet.
     #[must_use]
     pub fn not_started() -> Self {

@@ -8,8 +8,6 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use veilmq_tests::broker::Broker;
 use veilmq_tests::mosquitto::Mosquitto;
 use veilmq_tests::puppet::Version;
@@ -63,17 +61,7 @@ impl Side {
 
     /// Sends SIGHUP and waits until the broker has obeyed.
     fn reload(&self, succeeds: bool) {
-        let lines = || self.broker.log().matches("SIGHUP").count();
-        let before = lines();
-        let pid = Pid::from_raw(i32::try_from(self.broker.process_id().unwrap()).unwrap());
-        kill(pid, Signal::SIGHUP).unwrap();
-        wait_until("the reload", || lines() > before);
-        assert_eq!(
-            self.broker.metric(REFUSED),
-            Some(if succeeds { 1.0 } else { 0.0 }),
-            "{}",
-            self.broker.log()
-        );
+        assert_eq!(self.broker.reload(), succeeds, "{}", self.broker.log());
     }
 
     /// Connects with MQTT 5 and returns the connection and its CONNACK.

@@ -2,17 +2,19 @@
 //!
 //! What passes the wire and what lies on the disk is searched for the plaintext, as `strings` would.
 
-use std::path::Path;
 use std::process::{Command, Output};
 
 use veilmq_tests::broker::Broker;
 use veilmq_tests::carrier::contents;
+use veilmq_tests::parties::Parties;
 use veilmq_tests::ports::ReservedPort;
+use veilmq_tests::search::{holds, text};
 use veilmq_tests::tap::Tap;
 use veilmq_tests::tools::{built_program, run};
 use veilmq_tests::websocket::bridge;
 use veilmq_tests::wire::{Published, Wire, publish_packet};
 
+const SCOPE: &str = "readings/#";
 const TOPIC: &str = "readings/room";
 const PLAINTEXT: &str = "the temperature of the room is 21.5";
 /// No record fits into one frame.
@@ -20,128 +22,44 @@ const FRAME_BYTES: usize = 11;
 /// `veil sub -W` ran out.
 const TIMED_OUT: Option<i32> = Some(27);
 
-/// A broker that trusts an authority, a device and a reader that the authority certified, and their common key.
-struct Parties {
-    broker: Broker,
-    tap: Tap,
+/// The parties, with a broker in development mode.
+fn parties() -> Parties {
+    let broker = Broker::start();
+    let tap = Tap::start(broker.address());
+    Parties::meet(broker, tap)
 }
 
-impl Parties {
-    fn new() -> Self {
-        let broker = Broker::start();
-        let tap = Tap::start(broker.address());
-        Self::meet(broker, tap)
-    }
-
-    /// The same with a broker that speaks WebSocket; the frames are made behind the tap.
-    fn over_websocket() -> Self {
-        let broker = Broker::start_configured(|address| {
-            format!("[[listeners]]\naddress = \"{address}\"\nprotocol = \"websocket\"\n")
-        });
-        let tap = Tap::start(bridge(broker.address(), FRAME_BYTES));
-        Self::meet(broker, tap)
-    }
-
-    fn meet(broker: Broker, tap: Tap) -> Self {
-        let parties = Self { broker, tap };
-        parties.make_authority("ca");
-        parties.issue("ca", "device", "publisher");
-        parties.issue("ca", "reader", "subscriber");
-        parties.made(&["key", "new", &parties.path("key")]);
-        parties.trust("ca");
-        parties
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.broker.directory().join(name).to_str().expect("temporary directories are UTF-8").to_owned()
-    }
-
-    fn veil(&self, arguments: &[&str]) -> Output {
-        run(Command::new(built_program("veil")).args(arguments), 60)
-    }
-
-    fn made(&self, arguments: &[&str]) {
-        let output = self.veil(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    fn make_authority(&self, name: &str) {
-        self.made(&["ca", "init", "--dir", &self.path(name), "--name", name]);
-    }
-
-    fn issue(&self, authority: &str, subject: &str, role: &str) {
-        let out = self.path(subject);
-        self.made(&[
-            "ca",
-            "issue",
-            "--dir",
-            &self.path(authority),
-            "--subject",
-            subject,
-            "--role",
-            role,
-            "--out",
-            &out,
-        ]);
-    }
-
-    /// Tells the running broker to trust an authority; it looks at its folder of authorities once a second.
-    fn trust(&self, authority: &str) {
-        let certificate = Path::new(&self.path(authority)).join("ca.vmc");
-        let mut command = Command::new(built_program("veilmq"));
-        command.args(["trust", "add"]).arg(certificate).arg("--data-dir").arg(self.broker.data_dir());
-        let output = run(&mut command, 30);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let known = || self.broker.log().contains("authority is trusted");
-        let is_known = (0..500).any(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-            known()
-        });
-        assert!(is_known, "the broker did not notice the authority");
-    }
-
-    /// Runs `veil pub` or `veil sub` as `subject` with the key in the file `key`, through the tap.
-    fn exchange(&self, command: &str, subject: &str, key: &str, more: &[&str]) -> Output {
-        let port = self.tap.address().port().to_string();
-        let broker = self.broker.data_dir().join("identity/broker.vmc");
-        let (identity, key, broker) =
-            (self.path(subject), self.path(key), broker.to_str().expect("UTF-8").to_owned());
-        let base =
-            [command, "-h", "127.0.0.1", "-p", &port, "-q", "1", "--identity", &identity, "--trust", &broker];
-        self.veil(&[&base, ["--scope", "readings/#", "--master-key", &key].as_slice(), more].concat())
-    }
-
-    fn publish(&self, subject: &str) -> Output {
-        self.exchange("pub", subject, "key", &["-t", TOPIC, "-m", PLAINTEXT, "--retain", "--sign"])
-    }
-
-    fn read(&self, key: &str, more: &[&str]) -> Output {
-        let sender = Path::new(&self.path("device")).join("device.vmc");
-        let sender = sender.to_str().expect("temporary directories are UTF-8").to_owned();
-        self.exchange(
-            "sub",
-            "reader",
-            key,
-            &[&["-t", "readings/#", "--sender", &sender, "-v"], more].concat(),
-        )
-    }
+/// The same with a broker that speaks WebSocket; the frames are made behind the tap.
+fn parties_over_websocket() -> Parties {
+    let broker = Broker::start_configured(|address| {
+        format!("[[listeners]]\naddress = \"{address}\"\nprotocol = \"websocket\"\n")
+    });
+    let tap = Tap::start(bridge(broker.address(), FRAME_BYTES));
+    Parties::meet(broker, tap)
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+fn publish(parties: &Parties, subject: &str) -> Output {
+    parties.exchange("pub", subject, "key", SCOPE, &["-t", TOPIC, "-m", PLAINTEXT, "--retain", "--sign"])
 }
 
-fn holds(bytes: &[u8], wanted: &str) -> bool {
-    bytes.windows(wanted.len()).any(|window| window == wanted.as_bytes())
+fn read(parties: &Parties, key: &str, more: &[&str]) -> Output {
+    let sender = parties.path("device/device.vmc");
+    parties.exchange(
+        "sub",
+        "reader",
+        key,
+        SCOPE,
+        &[&["-t", "readings/#", "--sender", &sender, "-v"], more].concat(),
+    )
 }
 
 #[test]
 fn a_sealed_message_reaches_its_reader_and_its_plaintext_neither_wire_nor_disk() {
-    let mut parties = Parties::new();
-    let away = parties.read("key", &["-c", "-W", "1"]);
+    let mut parties = parties();
+    let away = read(&parties, "key", &["-c", "-W", "1"]);
     assert_eq!(away.status.code(), TIMED_OUT, "{}", text(&away.stderr));
 
-    let published = parties.publish("device");
+    let published = publish(&parties, "device");
     assert!(published.status.success(), "{}", text(&published.stderr));
     parties.broker.kill();
 
@@ -152,7 +70,7 @@ fn a_sealed_message_reaches_its_reader_and_its_plaintext_neither_wire_nor_disk()
     }
 
     parties.broker.restart();
-    let read = parties.read("key", &["-c", "-C", "1", "-W", "20"]);
+    let read = read(&parties, "key", &["-c", "-C", "1", "-W", "20"]);
     assert_eq!(text(&read.stdout), format!("{TOPIC} {PLAINTEXT}\n"), "{}", text(&read.stderr));
     let captured = parties.tap.captured();
     assert!(holds(&captured, TOPIC), "the exchange is searched");
@@ -162,10 +80,10 @@ fn a_sealed_message_reaches_its_reader_and_its_plaintext_neither_wire_nor_disk()
 
 #[test]
 fn a_sealed_message_travels_in_a_channel_over_websocket() {
-    let parties = Parties::over_websocket();
+    let parties = parties_over_websocket();
 
-    let published = parties.publish("device");
-    let read = parties.read("key", &["-C", "1", "-W", "20"]);
+    let published = publish(&parties, "device");
+    let read = read(&parties, "key", &["-C", "1", "-W", "20"]);
 
     assert!(published.status.success(), "{}", text(&published.stderr));
     assert_eq!(text(&read.stdout), format!("{TOPIC} {PLAINTEXT}\n"), "{}", text(&read.stderr));
@@ -173,11 +91,11 @@ fn a_sealed_message_travels_in_a_channel_over_websocket() {
 
 #[test]
 fn a_wrong_key_and_a_flipped_bit_are_clear_errors() {
-    let parties = Parties::new();
+    let parties = parties();
     parties.made(&["key", "new", &parties.path("another-key")]);
-    assert!(parties.publish("device").status.success());
+    assert!(publish(&parties, "device").status.success());
 
-    let wrong_key = parties.read("another-key", &["-C", "1", "-W", "2"]);
+    let wrong_key = read(&parties, "another-key", &["-C", "1", "-W", "2"]);
 
     assert_eq!((wrong_key.status.code(), text(&wrong_key.stdout)), (TIMED_OUT, String::new()));
     assert!(
@@ -195,7 +113,7 @@ fn a_wrong_key_and_a_flipped_bit_are_clear_errors() {
     publish[0] |= 1;
     wire.send(&publish).expect("PUBLISH can be sent");
 
-    let flipped = parties.read("key", &["-C", "1", "-W", "2"]);
+    let flipped = read(&parties, "key", &["-C", "1", "-W", "2"]);
 
     assert_eq!((flipped.status.code(), text(&flipped.stdout)), (TIMED_OUT, String::new()));
     assert!(
@@ -207,15 +125,15 @@ fn a_wrong_key_and_a_flipped_bit_are_clear_errors() {
 
 #[test]
 fn a_device_that_no_trusted_authority_certified_is_refused() {
-    let parties = Parties::new();
+    let parties = parties();
     parties.make_authority("stranger");
     parties.issue("stranger", "impostor", "publisher");
 
-    let refused = parties.publish("impostor");
+    let refused = publish(&parties, "impostor");
 
     assert_eq!(refused.status.code(), Some(0x87), "not authorized: {}", text(&refused.stderr));
     assert!(text(&refused.stderr).contains("certificate"), "{}", text(&refused.stderr));
-    assert!(parties.publish("device").status.success(), "the certified one is still welcome");
+    assert!(publish(&parties, "device").status.success(), "the certified one is still welcome");
 }
 
 #[test]
