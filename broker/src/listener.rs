@@ -16,7 +16,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use veilmq_config::{FileMode, ListenAddress, ListenerProtocol, Network};
-use veilmq_core::Promise;
+use veilmq_core::{ConnectionId, Input, Promise};
 
 use crate::shard::ConnectionLimit;
 use crate::tls::TlsAcceptor;
@@ -84,6 +84,11 @@ pub struct Carrier {
 }
 
 impl Carrier {
+    /// Says that a connection was accepted there.
+    pub(crate) fn accepted<'a>(&self, connection: ConnectionId, peer: &'a str) -> Input<'a> {
+        Input::Accepted { connection, peer, promise: self.promise, is_encrypted: self.tls.is_some() }
+    }
+
     /// Tells whether a peer with this address of TCP may connect.
     pub fn takes(&self, peer: IpAddr) -> bool {
         self.proxies.as_ref().is_none_or(|proxies| proxies.iter().any(|network| network.contains(peer)))

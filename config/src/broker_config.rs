@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccessConfig, AclConfig, BansConfig, Durability, FileMode, LimitsConfig, ListenAddress,
+    AccessConfig, AclConfig, BansConfig, Durability, E2eConfig, FileMode, LimitsConfig, ListenAddress,
     ListenerTlsConfig, MqttConfig, Note, ProxyProtocolConfig, StorageConfig, TlsConfig, VeilConfig,
 };
 
@@ -57,6 +57,9 @@ pub struct BrokerConfig {
     pub storage: StorageConfig,
     /// The VEIL-1 channel.
     pub veil: VeilConfig,
+    /// What is asked of messages that are sealed end to end.
+    #[serde(default)]
+    pub e2e: E2eConfig,
 }
 
 /// Where the broker stands: tried out on this machine, or set up by an operator.
@@ -267,6 +270,7 @@ impl Default for BrokerConfig {
             limits: LimitsConfig::default(),
             storage: StorageConfig::default(),
             veil: VeilConfig::default(),
+            e2e: E2eConfig::default(),
         }
     }
 }

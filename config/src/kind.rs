@@ -6,11 +6,15 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use veilmq_protocol::TopicFilter;
+use veilmq_protocol::veil::Kid;
 
 use crate::address::{FileMode, ListenAddress};
 use crate::options::OFF;
 use crate::proxy::Network;
 use crate::value::{Given, Shape};
+
+/// The longest text in a list: that of a Client Identifier.
+const TEXT_BYTES_MAX: usize = 65_535;
 
 /// The values an option may have; `Display` says it in words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +41,14 @@ pub enum Kind {
     Path,
     /// A list of paths.
     Paths,
+    /// A list of texts, none empty or with NUL.
+    Texts,
+    /// A Topic Filter, not of a Shared Subscription.
+    TopicFilter,
     /// A list of Topic Filters, none of a Shared Subscription.
     TopicFilters,
+    /// A list of key identifiers of VEIL-1.
+    KeyIdentifiers,
     /// An IP address with a port, or a Unix socket.
     ListenAddress,
     /// The permissions of a file.
@@ -53,12 +63,18 @@ impl Kind {
     /// How the text of an environment variable is read for it.
     pub(crate) fn shape(self) -> Shape {
         match self {
-            Self::Choices(_) | Self::Paths | Self::TopicFilters | Self::Networks => Shape::List,
+            Self::Choices(_)
+            | Self::Paths
+            | Self::Texts
+            | Self::TopicFilters
+            | Self::KeyIdentifiers
+            | Self::Networks => Shape::List,
             Self::Integer { .. } => Shape::Integer,
             Self::Boolean => Shape::Boolean,
             Self::Choice(_)
             | Self::Text { .. }
             | Self::Path
+            | Self::TopicFilter
             | Self::ListenAddress
             | Self::FileMode
             | Self::AddressOrOff => Shape::Text,
@@ -81,7 +97,14 @@ impl Kind {
             }
             (Self::Path, Given::Text(text)) => !text.is_empty() && !text.contains('\0'),
             (Self::Paths, Given::List(list)) => list.iter().all(|element| Self::Path.allows(element)),
+            (Self::Texts, Given::List(list)) => {
+                list.iter().all(|element| Self::Text { bytes_max: TEXT_BYTES_MAX }.allows(element))
+            }
+            (Self::TopicFilter, given @ Given::Text(_)) => is_topic_filter(given),
             (Self::TopicFilters, Given::List(list)) => list.iter().all(is_topic_filter),
+            (Self::KeyIdentifiers, Given::List(list)) => {
+                list.iter().all(|element| matches!(element, Given::Text(text) if text.parse::<Kid>().is_ok()))
+            }
             (Self::ListenAddress, Given::Text(text)) => text.parse::<ListenAddress>().is_ok(),
             (Self::FileMode, Given::Text(text)) => {
                 (3..=4).contains(&text.len()) && text.parse::<FileMode>().is_ok_and(|mode| mode.0 <= 0o777)
@@ -113,6 +136,9 @@ impl fmt::Display for Kind {
             Self::Text { bytes_max } => write!(f, "a text of 1 to {bytes_max} bytes without NUL"),
             Self::Path => f.write_str("a path in UTF-8"),
             Self::Paths => f.write_str("a list of paths in UTF-8"),
+            Self::Texts => write!(f, "a list of texts of 1 to {TEXT_BYTES_MAX} bytes without NUL"),
+            Self::TopicFilter => f.write_str("a Topic Filter without $share"),
+            Self::KeyIdentifiers => f.write_str("a list of key identifiers of 16 hexadecimal digits"),
             Self::TopicFilters => f.write_str("a list of Topic Filters without $share"),
             Self::ListenAddress => f.write_str(
                 "an IP address with a port, such as 127.0.0.1:1883 or [::1]:1883, or unix: with a path of at most 107 bytes",

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use veilmq_config::{
-    BrokerConfig, FileMode, ListenerDurability, ListenerTlsConfig, OPTIONS, OptionSpec, Overrides,
-    ProxyProtocolConfig, Sources,
+    BrokerConfig, E2eChannel, E2eFormat, E2eMode, E2ePolicyConfig, FileMode, ListenerDurability,
+    ListenerTlsConfig, OPTIONS, OptionSpec, Overrides, ProxyProtocolConfig, Sources, Suite,
 };
 
 type Flat = BTreeMap<String, String>;
@@ -81,6 +81,22 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
         client_ca_file: Some("/ca.crt".into()),
         crl_file: Some("/ca.crl".into()),
         ..tls
+    });
+
+    every_key.e2e.policies.push(E2ePolicyConfig {
+        name: "all".to_owned(),
+        topics: "#".to_owned(),
+        mode: E2eMode::Require,
+        formats: vec![E2eFormat::Ve1],
+        scope: Some("#".to_owned()),
+        suites: vec![Suite::Aes256Gcm],
+        require_signed: true,
+        sender_binding: true,
+        bridges: vec!["bridge".to_owned()],
+        bridged_senders: vec!["0123456789abcdef".to_owned()],
+        skew_seconds_max: Some(1),
+        payload_bytes_max: Some(1),
+        require_channel: E2eChannel::Veil,
     });
 
     // Only one of the two may be given.

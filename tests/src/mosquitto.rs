@@ -50,6 +50,12 @@ impl Mosquitto {
         succeeded(&run(&mut self.command("mosquitto_pub", arguments), RUN_SECONDS_MAX), arguments);
     }
 
+    /// Runs `mosquitto_pub` or another of the clients with `arguments` to its end, and returns what it printed and how it ended.
+    #[must_use]
+    pub fn attempt(&self, program: &str, arguments: &[&str]) -> Output {
+        run(&mut self.command(program, arguments), RUN_SECONDS_MAX)
+    }
+
     /// Runs `mosquitto_sub` with `arguments` to its end (`-C` or `-E` must be among them) and returns its output.
     ///
     /// # Panics

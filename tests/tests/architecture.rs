@@ -140,6 +140,16 @@ fn no_dependency_path_leads_from_the_broker_to_end_to_end_keys() {
 }
 
 #[test]
+fn the_broker_that_enforces_links_nothing_that_unwraps_a_group_key() {
+    let graph = Graph::load();
+
+    for broker in BROKER_SIDE {
+        assert_eq!(graph.path(broker, "hpke", Kinds::All), None, "{broker} must not reach hpke");
+    }
+    assert!(graph.path("veilmq-client", "hpke", Kinds::Shipped).is_some(), "the client unwraps with it");
+}
+
+#[test]
 fn no_dependency_path_leads_from_the_client_to_the_broker() {
     let graph = Graph::load();
 

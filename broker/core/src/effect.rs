@@ -25,6 +25,8 @@ pub enum Input<'a> {
         peer: &'a str,
         /// What acknowledgements on it promise.
         promise: Promise,
+        /// Whether TLS carries it.
+        is_encrypted: bool,
     },
     /// A proxy, which is what connected, has told where the client is. It comes before CONNECT.
     Located {

@@ -1,17 +1,18 @@
 //! The Reason Strings of acknowledgements: one sentence for each refusal, for whoever reads the client's log.
 //!
-//! A sentence depends on the packet and its Reason Code alone, so it tells a client no more of others than the code does.
+//! A sentence depends on the packet and its Reason Code alone, or on what the client itself sent, so it tells a client no more of
+//! others than the code does.
 
 use veilmq_protocol::{Acknowledgement, Packet, PacketType, ReasonCode, SubAck, UnsubAck};
 
-/// Puts the sentence into an acknowledgement that says no; None for every other packet.
-pub(crate) fn explained<'a>(packet: &Packet<'a>) -> Option<Packet<'a>> {
+/// Puts the sentence into an acknowledgement that says no, for `why` or for its Reason Code; None for every other packet.
+pub(crate) fn explained<'a>(packet: &Packet<'a>, why: Option<&'static str>) -> Option<Packet<'a>> {
     let packet_type = packet.packet_type();
     match *packet {
-        Packet::PubAck(ack) => with(packet_type, ack).map(Packet::PubAck),
-        Packet::PubRec(ack) => with(packet_type, ack).map(Packet::PubRec),
-        Packet::PubRel(ack) => with(packet_type, ack).map(Packet::PubRel),
-        Packet::PubComp(ack) => with(packet_type, ack).map(Packet::PubComp),
+        Packet::PubAck(ack) => with(packet_type, ack, why).map(Packet::PubAck),
+        Packet::PubRec(ack) => with(packet_type, ack, why).map(Packet::PubRec),
+        Packet::PubRel(ack) => with(packet_type, ack, why).map(Packet::PubRel),
+        Packet::PubComp(ack) => with(packet_type, ack, why).map(Packet::PubComp),
         Packet::SubAck(suback) => {
             let reason = suback.reason_codes().find(|reason| reason.is_error())?;
             let reason_string = Some(sentence(packet_type, reason)?);
@@ -34,8 +35,12 @@ pub(crate) fn explained<'a>(packet: &Packet<'a>) -> Option<Packet<'a>> {
     }
 }
 
-fn with(packet: PacketType, ack: Acknowledgement<'_>) -> Option<Acknowledgement<'_>> {
-    let reason_string = Some(sentence(packet, ack.reason)?);
+fn with<'a>(
+    packet: PacketType,
+    ack: Acknowledgement<'a>,
+    why: Option<&'static str>,
+) -> Option<Acknowledgement<'a>> {
+    let reason_string = Some(why.or_else(|| sentence(packet, ack.reason))?);
     Some(Acknowledgement { reason_string, ..ack })
 }
 

@@ -12,6 +12,7 @@ use veilmq_protocol::{
 
 use crate::capabilities::Unavailable;
 use crate::connection::SendError;
+use crate::e2e::Refusal;
 use crate::settings::Settings;
 
 /// Why a connection ends, grouped by who caused it.
@@ -78,6 +79,8 @@ pub(crate) enum PeerError {
     SessionOfIdentity,
     #[error("not authorised: the session of this client identifier belongs to another user")]
     SessionOfUser,
+    #[error("the Will Message: {0}")]
+    EndToEnd(Refusal),
     #[error("user name or password refused")]
     Credentials,
     #[error("too many wrong passwords")]
@@ -143,6 +146,7 @@ impl CloseReason {
             Self::Peer(PeerError::KeepAlive { .. }) => CloseLabel::KeepAlive,
             Self::Peer(
                 PeerError::NotAuthorized(_)
+                | PeerError::EndToEnd(_)
                 | PeerError::SessionOfIdentity
                 | PeerError::SessionOfUser
                 | PeerError::Credentials
@@ -208,6 +212,7 @@ impl CloseReason {
                 PeerError::NotAuthorized(_) | PeerError::SessionOfIdentity | PeerError::SessionOfUser => {
                     Some(ReasonCode::NotAuthorized)
                 }
+                PeerError::EndToEnd(refusal) => Some(refusal.reason_code()),
                 PeerError::Credentials => Some(ReasonCode::BadUserNameOrPassword),
                 PeerError::Banned => Some(ReasonCode::Banned),
                 PeerError::AuthenticationMethod => Some(ReasonCode::BadAuthenticationMethod),
@@ -257,6 +262,7 @@ impl CloseReason {
                 | PeerError::ReauthenticationTimeout { .. }
                 | PeerError::ClientId(_)
                 | PeerError::NotAuthorized(_)
+                | PeerError::EndToEnd(_)
                 | PeerError::Credentials
                 | PeerError::Banned
                 | PeerError::Impatient { .. }
@@ -297,6 +303,8 @@ impl Notice {
             ReasonCode::BadUserNameOrPassword if version == ProtocolVersion::V311 => {
                 ReasonCode::NotAuthorized
             }
+            // No return code of theirs is for a Will Message that is not taken.
+            ReasonCode::PayloadFormatInvalid if version != ProtocolVersion::V5 => ReasonCode::NotAuthorized,
             // Table 3-1 has no "server shutting down" before CONNACK; "server unavailable" is its equivalent.
             ReasonCode::ServerShuttingDown => ReasonCode::ServerUnavailable,
             reason => reason,

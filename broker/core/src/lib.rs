@@ -4,12 +4,14 @@
 //! [`Input`] and is asked through [`Effect`]. A driver owns the sockets and the store; a [`Shard`] owns everything else that
 //! one thread needs, and [`Shared`] is what shards have in common.
 //!
-//! Payloads are opaque here ([`Payload`]): the core moves them and never looks into them.
+//! Payloads are opaque here ([`Payload`]): the core moves them, and looks at no more of them than the clear header of an envelope,
+//! where a [`Policy`] asks for one.
 
 mod access;
 mod capabilities;
 mod connection;
 mod durability;
+mod e2e;
 mod effect;
 mod explanation;
 mod farewell;
@@ -50,6 +52,9 @@ pub use self::access::{
 pub use self::capabilities::Capabilities;
 pub use self::connection::Arrival;
 pub use self::durability::{Promise, RelaxedTopics};
+pub use self::e2e::{
+    Enforcement, MessageFormat, Policies, Policy, PolicyError, PolicySample, RequiredChannel,
+};
 pub use self::effect::{Effect, Input, Parcel, Reader};
 pub use self::groups::{FanOut, FanOutForm};
 pub use self::id::{ConnectionId, IdHasher, IdMap, MessageId, SessionId, ShardIndex, Ticket};

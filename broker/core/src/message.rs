@@ -266,7 +266,7 @@ impl fmt::Debug for Message {
     }
 }
 
-/// A payload: opaque to the broker, which for end-to-end topics holds only ciphertext.
+/// A payload: opaque to the broker, which for end-to-end topics holds only ciphertext and looks at headers alone.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Payload<'a>(&'a [u8]);
 
@@ -281,7 +281,7 @@ impl<'a> Payload<'a> {
         self.0.is_empty()
     }
 
-    /// Returns the bytes for a socket or a store, the only two places that may have them.
+    /// Returns the bytes for a socket, a store or the policy of their topic, the only places that may have them.
     pub fn as_wire_bytes(self) -> &'a [u8] {
         self.0
     }

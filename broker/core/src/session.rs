@@ -8,6 +8,7 @@ use std::sync::Arc;
 use veilmq_protocol::{PacketId, TopicFilter, TopicName};
 
 use crate::access::{Access, Action, Permissions, User};
+use crate::e2e::Member;
 use crate::id::{ConnectionId, IdSet, SessionId};
 use crate::message::Message;
 use crate::outbound::Outbound;
@@ -29,6 +30,8 @@ pub(crate) struct Session {
     pub(crate) authenticated: bool,
     /// The user that its client is, or only says it is; None with an identity, and for clients without a user name.
     pub(crate) user: Option<User>,
+    /// The VEIL-1 identity of its client, since that connected last.
+    pub(crate) identity: Option<Arc<Member>>,
     /// What its client may do; None if that is everything.
     pub(crate) permissions: Option<Box<Permissions>>,
     /// The session outlives its connection, so its state is stored. It stays so once it has been.
@@ -56,6 +59,7 @@ impl Session {
             connection: None,
             authenticated: false,
             user: None,
+            identity: None,
             permissions: None,
             durable: false,
             expiry_seconds: 0,

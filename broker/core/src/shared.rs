@@ -9,6 +9,7 @@ use veilmq_protocol::TopicName;
 use veilmq_protocol::veil::channel::{Identity, ServerPolicy, TicketKeys, TrustAnchors};
 
 use crate::access::Access;
+use crate::e2e::Registry;
 use crate::farewell::PeerError;
 use crate::groups::FanOut;
 use crate::handshakes::{HalfOpen, Handshakes};
@@ -72,6 +73,8 @@ pub struct Shared {
     veil: Option<VeilServer>,
     trust: RwLock<TrustAnchors>,
     access: RwLock<Arc<Access>>,
+    /// What policies have counted.
+    pub(crate) policy_counters: Registry,
     handshakes: Arc<Handshakes>,
     replays: Mutex<Replays>,
     tickets: Mutex<TicketKeys>,
@@ -98,6 +101,7 @@ impl Shared {
             veil,
             trust: RwLock::default(),
             access,
+            policy_counters: Registry::default(),
             handshakes: Arc::default(),
             replays: Mutex::new(Replays::new(one_trip.clock_skew_milliseconds, one_trip.replays_max)),
             tickets: Mutex::new(TicketKeys::new(one_trip.ticket_milliseconds, one_trip.replays_max)),
@@ -124,7 +128,8 @@ impl Shared {
 
     /// Changes who may connect and what clients may do. Every shard must then be told with [`crate::Input::AccessChanged`]; what
     /// it does until then goes by the earlier tables.
-    pub fn set_access(&self, access: Access) {
+    pub fn set_access(&self, mut access: Access) {
+        access.policies.count_in(&self.policy_counters);
         *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
     }
 
@@ -196,6 +201,11 @@ impl Shared {
         hasher.write(client_id.as_bytes());
         let shards = u64::from(self.settings.shards.max(1));
         ShardIndex(u16::try_from(hasher.finish() % shards).unwrap_or(0))
+    }
+
+    /// Returns the key of hashes whose values clients must not be able to choose.
+    pub(crate) fn hash_key(&self) -> [u8; 16] {
+        self.hash_key
     }
 
     pub(crate) fn veil(&self) -> Option<&VeilServer> {

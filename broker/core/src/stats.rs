@@ -50,9 +50,11 @@ pub(crate) enum DropReason {
     QueuesFull,
     /// It waited in the store and cannot be read back.
     Unreadable,
+    /// A policy on end-to-end encryption refused it.
+    EndToEnd,
 }
 
-const DROPS: [&str; 9] = [
+const DROPS: [&str; 10] = [
     "queue_full",
     "qos0_no_space",
     "too_large",
@@ -62,6 +64,7 @@ const DROPS: [&str; 9] = [
     "storage_full",
     "queues_full",
     "unreadable",
+    "e2e_policy",
 ];
 
 /// Counters and gauges of one shard.

@@ -30,7 +30,12 @@ impl Party {
                 let connection = ConnectionId(attempt);
                 let shard = Shard::new(ShardIndex(index), Arc::clone(shared));
                 let mut party = Self { shard, connection, received: Vec::new(), parcels: Vec::new() };
-                party.turn(Input::Accepted { connection, peer: "test", promise: Promise::Stored });
+                party.turn(Input::Accepted {
+                    connection,
+                    peer: "test",
+                    promise: Promise::Stored,
+                    is_encrypted: false,
+                });
                 party.send(&Packet::Connect(connect_v5(&format!("{index}-{attempt}"), true, 0)));
                 (party.take_received() == ["CONNACK 0x00"]).then_some(party)
             })

@@ -28,6 +28,8 @@ pub struct World {
     pub store: MemoryStore,
     /// What acknowledgements promise on connections that are opened from now on.
     pub promise: Promise,
+    /// Whether TLS carries connections that are opened from now on.
+    pub is_encrypted: bool,
     /// Batches are made durable at once; otherwise they wait for [`World::commit`].
     pub commits_at_once: bool,
     pending: VecDeque<Pending>,
@@ -103,6 +105,7 @@ impl World {
             shards,
             store,
             promise: Promise::Stored,
+            is_encrypted: false,
             commits_at_once: true,
             pending: VecDeque::new(),
             half_stored: Vec::new(),
@@ -297,7 +300,8 @@ impl World {
         let connection = ConnectionId(self.next_connection);
         self.next_connection += 1;
         self.clients.insert(connection.0, Client { shard, version, received: Vec::new(), closed: false });
-        self.turn(shard, Input::Accepted { connection, peer: "test", promise: self.promise });
+        let (promise, is_encrypted) = (self.promise, self.is_encrypted);
+        self.turn(shard, Input::Accepted { connection, peer: "test", promise, is_encrypted });
         connection
     }
 
@@ -381,6 +385,17 @@ impl World {
                 sum += if sample.name == name && labelled { sample.value } else { 0 };
             });
         }
+        sum
+    }
+
+    /// Returns what a policy has counted; `label` is the value of the last label.
+    pub fn policy_sample(&self, name: &str, policy: &str, label: &str) -> u64 {
+        let mut sum = 0;
+        self.shared.visit_policies(&mut |sample| {
+            let is_of_policy = sample.labels.contains(&("policy", policy));
+            let is_labelled = sample.labels.last().is_some_and(|(_, value)| *value == label);
+            sum += if sample.name == name && is_of_policy && is_labelled { sample.value } else { 0 };
+        });
         sum
     }
 

@@ -6,6 +6,7 @@ mod acl_file;
 mod limiter;
 pub mod password;
 pub mod password_file;
+mod policies;
 mod rules_file;
 mod users;
 mod verifier;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use veilmq_config::{BadCredentials, BrokerConfig};
-use veilmq_core::{Access, Shared};
+use veilmq_core::{Access, PolicyError, Shared};
 
 pub use self::limiter::{Ban, Banned};
 pub use self::password_file::PasswordFileError;
@@ -33,6 +34,9 @@ pub enum AccessError {
     /// The file of rules cannot be used.
     #[error(transparent)]
     Rules(#[from] RulesFileError),
+    /// A policy on end-to-end encryption makes no sense.
+    #[error("e2e.policies: {0}")]
+    Policies(#[from] PolicyError),
     /// The operating system gave no thread.
     #[error("cannot start the password threads: {0}")]
     Threads(io::Error),
@@ -103,6 +107,7 @@ impl Tables {
             anonymous: config.access.anonymous,
             users: users.as_ref().map(Users::stamps),
             rules: rules_file::read(&config.acl)?,
+            policies: policies::policies(&config.e2e.policies)?,
             tells_bad_credentials: config.access.bad_credentials == BadCredentials::BadUserNameOrPassword,
         };
         let rehash = match path {

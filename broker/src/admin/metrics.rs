@@ -3,11 +3,11 @@
 //! Nothing is counted here: each thread counts for itself, without sharing a cache line, and a scrape adds up.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-use veilmq_core::{Sample, SampleKind, Stats};
+use veilmq_core::{PolicySample, Sample, SampleKind, Stats};
 
 use super::process;
 use crate::clock;
@@ -31,6 +31,9 @@ const REFUSED: Sample = Sample {
 pub trait MetricSource: Send + Sync {
     /// Shows every sample; samples of equal name and labels are summed over all sources.
     fn visit(&self, visit: &mut dyn FnMut(Sample));
+
+    /// Shows every counter of policies; only one source has any.
+    fn visit_policies(&self, _visit: &mut dyn FnMut(PolicySample<'_>)) {}
 }
 
 impl MetricSource for Stats {
@@ -92,6 +95,9 @@ impl MetricsPage {
         for sample in self.totals().values() {
             record(&recorder, sample, sample.label.as_slice());
         }
+        for source in self.sources().iter() {
+            source.visit_policies(&mut |sample| record_policy(&recorder, &sample));
+        }
         let mut page = self.handle.render();
         process::append(&mut page);
         page
@@ -101,9 +107,13 @@ impl MetricsPage {
         self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn sources(&self) -> RwLockReadGuard<'_, Vec<Arc<dyn MetricSource>>> {
+        self.sources.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn totals(&self) -> Totals {
         let mut totals = Totals::new();
-        for source in self.sources.read().unwrap_or_else(PoisonError::into_inner).iter() {
+        for source in self.sources().iter() {
             source.visit(&mut |sample| {
                 let identity = (sample.name, sample.label);
                 let total = totals.entry(identity).or_insert(Sample { value: 0, ..sample });
@@ -159,4 +169,13 @@ fn record(recorder: &PrometheusRecorder, sample: &Sample, labels: &[(&'static st
             recorder.register_gauge(&key, &METADATA).set(sample.value as f64);
         }
     }
+}
+
+/// The names of policies are the operator's, so they live no longer than the sample.
+fn record_policy(recorder: &PrometheusRecorder, sample: &PolicySample<'_>) {
+    recorder.describe_counter(KeyName::from_const_str(sample.name), None, sample.help.into());
+    let labels: Vec<Label> =
+        sample.labels.iter().map(|(key, value)| Label::new(*key, (*value).to_owned())).collect();
+    let key = Key::from_parts(sample.name, labels);
+    recorder.register_counter(&key, &METADATA).absolute(sample.value);
 }

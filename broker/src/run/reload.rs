@@ -56,7 +56,7 @@ impl Reloader {
         let result = loaded.map_err(|error| error.to_string()).and_then(|now| self.apply(config, &now));
         match &result {
             Ok(()) => info!(
-                "{cause}: authorities, users and rules were read again; other options take effect at the next start"
+                "{cause}: authorities, users, rules and policies were read again; other options take effect at the next start"
             ),
             Err(error) => error!("{cause}: {error}; nothing has changed"),
         }
@@ -70,6 +70,7 @@ impl Reloader {
             access: now.access.clone(),
             acl: now.acl.clone(),
             bans: now.bans,
+            e2e: now.e2e.clone(),
             veil: now.veil.clone(),
             ..config.clone()
         };

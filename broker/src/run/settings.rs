@@ -7,8 +7,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 use veilmq_config::{BrokerConfig, Durability, Mode, MqttConfig, VeilConfig};
 use veilmq_core::{
-    Capabilities, FanOut, FanOutForm, OneTrip, RelaxedTopics, Sample, SampleKind, Settings, Shared,
-    StorageState,
+    Capabilities, FanOut, FanOutForm, OneTrip, PolicySample, RelaxedTopics, Sample, SampleKind, Settings,
+    Shared, StorageState,
 };
 use veilmq_protocol::QoS;
 use veilmq_protocol::veil::channel::ServerPolicy;
@@ -211,6 +211,10 @@ pub(super) struct DaemonMetrics {
 }
 
 impl MetricSource for DaemonMetrics {
+    fn visit_policies(&self, visit: &mut dyn FnMut(PolicySample<'_>)) {
+        self.shared.visit_policies(visit);
+    }
+
     fn visit(&self, visit: &mut dyn FnMut(Sample)) {
         let (messages, retained_bytes) = self.shared.retained_totals();
         for (name, help, value) in [

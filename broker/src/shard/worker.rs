@@ -334,7 +334,7 @@ impl Worker {
         };
         let id = ConnectionId(self.connection_ids.fetch_add(1, Ordering::Relaxed));
         self.adopt(id, Socket::new(stream, layers), permit);
-        self.turn(Input::Accepted { connection: id, peer, promise: carrier.promise });
+        self.turn(carrier.accepted(id, peer));
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! Invariant: its keys are exactly the serialised fields of `BrokerConfig`; a test compares the two.
 
 mod access;
+mod e2e;
 mod limits;
 mod listeners;
 mod mqtt;
@@ -66,6 +67,7 @@ const SECTIONS: &[&[OptionSpec]] = &[
     limits::OPTIONS,
     storage::OPTIONS,
     veil::OPTIONS,
+    e2e::OPTIONS,
 ];
 
 /// Every option, in the order of the documentation.
@@ -118,7 +120,8 @@ impl OptionSpec {
 
     /// Whether each table of the list it is in needs it.
     pub(crate) fn is_needed(&self) -> bool {
-        self.key == LISTENERS || self.key.starts_with("listeners[].tls.certificates[].")
+        matches!(self.key, LISTENERS | "e2e.policies[].name" | "e2e.policies[].topics")
+            || self.key.starts_with("listeners[].tls.certificates[].")
     }
 
     /// Whether an environment variable sets it; what carries MQTT stands before the address instead.

@@ -3,7 +3,7 @@
 use super::{OptionSpec, integer, option, unset};
 use crate::kind::Kind;
 
-const SUITES: &[&str] = &["aes-256-gcm", "chacha20-poly1305", "aes-256-cbc-hmac-sha-256"];
+pub(super) const SUITES: &[&str] = &["aes-256-gcm", "chacha20-poly1305", "aes-256-cbc-hmac-sha-256"];
 const SCHEMES: &[&str] = &["scheme-4", "scheme-3", "scheme-2", "scheme-1"];
 const FAN_OUTS: &[&str] = &["digest", "group-outer", "group"];
 

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 pub(crate) use self::permissions::{Action, Permissions};
+pub(crate) use self::rules::Pattern;
 pub use self::rules::{Actions, Rule, RuleEffect, Rules, Stage, Subject, Template, TemplateError};
+use crate::e2e::Policies;
 use crate::farewell::PeerError;
 
 /// Who may connect, and what clients may do.
@@ -27,6 +29,8 @@ pub struct Access {
     pub users: Option<HashMap<Arc<str>, u64>>,
     /// What clients may do; None lets everybody do everything.
     pub rules: Option<Rules>,
+    /// What messages have to be on some topics, whoever may publish there.
+    pub policies: Policies,
     /// Whether MQTT 5 clients are told 0x86 when user name and password are refused, and not 0x87 as by everything else that
     /// they are not authorised to.
     pub tells_bad_credentials: bool,
@@ -35,7 +39,13 @@ pub struct Access {
 impl Access {
     /// Makes the tables of a broker that knows no users and has no rules.
     pub fn open_to(anonymous: bool) -> Self {
-        Self { anonymous, users: None, rules: None, tells_bad_credentials: true }
+        Self {
+            anonymous,
+            users: None,
+            rules: None,
+            policies: Policies::default(),
+            tells_bad_credentials: true,
+        }
     }
 
     /// Tells whether a client may go on: nothing that it proved when it connected has been taken back since.

@@ -180,7 +180,7 @@ fn substitute(mut text: &str, user: &str, client_id: &str) -> String {
 
 /// The topics that a rule concerns for one client.
 #[derive(Debug)]
-pub(super) struct Pattern {
+pub(crate) struct Pattern {
     levels: Box<[Level]>,
     /// Only rules that are written with a `$` concern topics that begin with one, whatever clients call themselves.
     is_dollar: bool,
@@ -194,8 +194,17 @@ enum Level {
 }
 
 impl Pattern {
+    /// Reads a Topic Filter in which nothing stands for anything else.
+    ///
+    /// # Errors
+    /// [`TemplateError`].
+    pub(crate) fn literal(filter: &str) -> Result<Self, TemplateError> {
+        // A literal template names nobody, so it needs nobody's name.
+        Template::literal(filter)?.resolve(None, "").ok_or(TemplateError::NotAFilter)
+    }
+
     /// Tells whether a topic is one of them ([MQTT-4.7.1-2], [MQTT-4.7.2-1]).
-    pub(super) fn matches(&self, topic: TopicName<'_>) -> bool {
+    pub(crate) fn matches(&self, topic: TopicName<'_>) -> bool {
         if topic.is_dollar() != self.is_dollar {
             return false;
         }

@@ -3,6 +3,8 @@
 //! Nothing here sends: callers write the packets this file makes. Invariant: at most one re-authentication is under way, from the
 //! client's AUTH 0x19 to its first record under the new keys, and an exchange that waits for the client has a deadline.
 
+use std::sync::Arc;
+
 use veilmq_protocol::veil::channel::{
     AwaitClientFinish, Predecessor, RecordOpener, RecordSealer, ServerAccepted, ServerStart,
 };
@@ -11,6 +13,7 @@ use veilmq_protocol::veil::record::RECORD_OVERHEAD_MAX;
 use veilmq_protocol::{Auth, Packet, ProtocolVersion, ReasonCode};
 
 use super::{auth_packet, certificate_over_at};
+use crate::e2e::Member;
 use crate::farewell::{BrokerReason, CloseReason, PeerError};
 use crate::handshakes::HalfOpen;
 use crate::shared::Shared;
@@ -38,6 +41,8 @@ pub(crate) struct Reauthenticated {
     pub(crate) auth: Vec<u8>,
     /// Seals what follows it.
     pub(crate) sealer: RecordSealer,
+    /// Whose certificate was shown now.
+    pub(crate) identity: Arc<Member>,
     /// When the connection has to end under the certificate that was shown now.
     pub(crate) certificate_over_at: Moment,
 }
@@ -108,6 +113,7 @@ impl Channel {
         environment: &mut Environment<'_>,
     ) -> Result<Reauthenticated, CloseReason> {
         let certificate_over_at = certificate_over_at(&accepted.client, environment);
+        let identity = Member::of(&accepted.client);
         let params = finish_params(&accepted, shared, environment)?;
         let (finish, sealing) = accepted.server_finish(params)?;
         let mut auth = Vec::new();
@@ -117,7 +123,7 @@ impl Channel {
         let (sealer, opener, predecessor) = sealing.seal_auth(&mut auth)?.into_parts();
         self.opener.switch_to(opener)?;
         self.predecessor = predecessor;
-        Ok(Reauthenticated { auth, sealer, certificate_over_at })
+        Ok(Reauthenticated { auth, sealer, identity, certificate_over_at })
     }
 }
 

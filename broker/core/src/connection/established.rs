@@ -19,6 +19,8 @@ pub(crate) struct Established {
     pub(crate) peer: Box<str>,
     /// What acknowledgements to the client promise.
     pub(crate) promise: Promise,
+    /// TLS carries the connection.
+    pub(crate) is_encrypted: bool,
     /// When the connection has to end because the client's certificate has expired.
     pub(crate) certificate_over_at: Option<Moment>,
     pub(crate) wire: Wire,
@@ -57,6 +59,7 @@ impl Established {
             session,
             peer,
             promise: Promise::default(),
+            is_encrypted: false,
             certificate_over_at: None,
             wire,
             channel: None,

@@ -10,9 +10,9 @@ mod wire;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use veilmq_protocol::veil::Certificate;
 use veilmq_protocol::veil::channel::ServerAccepted;
 use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
-use veilmq_protocol::veil::{Certificate, Kid};
 use veilmq_protocol::{Auth, Connect, ProtocolVersion, ReasonCode};
 
 pub(crate) use self::channel::{Channel, finish_params};
@@ -22,6 +22,7 @@ pub(crate) use self::opening::{Next, Opening};
 pub(crate) use self::wire::{Fan, SendError, Wire};
 use crate::access::User;
 use crate::durability::Promise;
+use crate::e2e::Member;
 use crate::handshakes::HalfOpen;
 use crate::id::ConnectionId;
 use crate::record::WillRecord;
@@ -109,6 +110,10 @@ pub struct Arrival {
     pub(crate) connection: ConnectionId,
     pub(crate) peer: Box<str>,
     pub(crate) promise: Promise,
+    /// TLS carries the connection.
+    pub(crate) is_encrypted: bool,
+    /// What follows CONNACK comes in records.
+    pub(crate) has_records: bool,
     pub(crate) request: ConnectRequest,
     /// The VEIL-1 handshake, complete but for the ServerFinish.
     pub(crate) channel: Option<ServerAccepted>,
@@ -117,7 +122,7 @@ pub struct Arrival {
     /// The user that the client is; None without a user name, and with an identity.
     pub(crate) user: Option<User>,
     /// The VEIL-1 identity of the client.
-    pub(crate) identity: Option<Kid>,
+    pub(crate) identity: Option<Arc<Member>>,
     /// When a connection under the client's certificate has to end.
     pub(crate) certificate_over_at: Option<Moment>,
     /// Bytes that followed the last packet of the opening.
@@ -138,7 +143,7 @@ impl Arrival {
 
     /// Returns the name by which rules know the client; that of a certificate is its Client Identifier.
     pub(crate) fn user_name(&self) -> Option<&str> {
-        match (&self.user, self.identity) {
+        match (&self.user, &self.identity) {
             (_, Some(_)) => Some(&self.request.client_id),
             (user, None) => user.as_ref().map(|user| &*user.name),
         }

@@ -15,6 +15,7 @@ use super::one_trip::{Offer, compact, resume};
 use super::{Arrival, ConnectRequest, SendError, auth_packet, certificate_over_at, packet_bytes_max};
 use crate::access::{Access, Credentials, Proof, User, Verdict};
 use crate::durability::Promise;
+use crate::e2e::Member;
 use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
 use crate::handshakes::HalfOpen;
 use crate::id::ConnectionId;
@@ -29,6 +30,8 @@ pub(crate) struct Opening {
     pub(crate) connection: ConnectionId,
     pub(crate) peer: Box<str>,
     pub(crate) promise: Promise,
+    /// TLS carries the connection.
+    pub(crate) is_encrypted: bool,
     pub(crate) accepted_at: Moment,
     /// The bytes of a packet that has not arrived in full.
     pub(crate) partial: Vec<u8>,
@@ -81,6 +84,7 @@ impl Opening {
             connection,
             peer: Box::from(peer),
             promise: Promise::default(),
+            is_encrypted: false,
             accepted_at,
             partial: Vec::new(),
             outbox: Outbox::default(),
@@ -265,7 +269,9 @@ impl Opening {
             peer: self.peer.clone(),
             user,
             promise: self.promise,
-            identity: channel.as_ref().map(|accepted| accepted.client.kid()),
+            is_encrypted: self.is_encrypted,
+            has_records: channel.as_ref().is_some_and(|accepted| accepted.scheme.is_framed()),
+            identity: channel.as_ref().map(|accepted| Member::of(&accepted.client)),
             certificate_over_at: channel.as_ref().map(over_at),
             request,
             channel,

@@ -49,7 +49,7 @@ impl Shard {
             }
             let unknown = Acknowledgement::new(packet_id, ReasonCode::PacketIdentifierNotFound);
             if let Some(Connection::Established(established)) = self.connections.get_mut(&connection) {
-                self.outgoing.send_explained(established, &Packet::PubRel(unknown));
+                self.outgoing.send_explained(established, &Packet::PubRel(unknown), None);
             }
             return Ok(());
         };

@@ -76,6 +76,9 @@ impl Shard {
             .wire
             .switch_after(&done.auth, done.sealer, environment.now)
             .map_err(|_| PeerError::HANDSHAKE_UNFIT)?;
+        if let Some(state) = self.session_on(connection) {
+            state.identity = Some(done.identity);
+        }
         tracing::info!(connection = connection.0, client = &*client_id, "re-authenticated");
         self.stats.handshake(true);
         self.outgoing.dirty.push(connection);

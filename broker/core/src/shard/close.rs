@@ -7,6 +7,7 @@ use veilmq_protocol::{Packet, TopicFilter, TopicName};
 use super::Shard;
 use super::publish::Publication;
 use crate::connection::{Connection, Established, Opening, Wire};
+use crate::e2e::Inspected;
 use crate::effect::Effect;
 use crate::farewell::{CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
@@ -150,6 +151,11 @@ impl Shard {
                 session = session.0,
                 "will message refused: not authorised any more"
             );
+            return;
+        }
+        let inspected = Inspected { topic, payload: &will.payload, retain: will.retain };
+        if let Some(refusal) = self.refusal_of_due_will(&inspected) {
+            tracing::info!(topic = topic.as_str(), session = session.0, %refusal, "will message refused");
             return;
         }
         let publication = Publication {

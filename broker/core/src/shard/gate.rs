@@ -42,6 +42,13 @@ pub(super) struct Held {
 pub(super) enum Answer {
     PubAck(PacketId, ReasonCode),
     PubRec(PacketId, ReasonCode),
+    /// A PUBACK or PUBREC that says no, and why.
+    Refused {
+        packet_id: PacketId,
+        exactly_once: bool,
+        reason: ReasonCode,
+        why: &'static str,
+    },
     PubComp(PacketId),
     /// PUBREL named an identifier that awaits none ([MQTT-3.6.2-1] code 0x92).
     PubCompUnknown(PacketId),
@@ -167,6 +174,8 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) {
         self.settled = self.settled.max(Some(ticket));
+        // What was accepted and is not stored comes again, and is no repetition.
+        self.streams.forget();
         while let Some((_, gated)) = self.gated.pop_front_if(|(waits_for, _)| *waits_for <= ticket) {
             let connection = match gated {
                 Gated::Answer { session, connection, answer } => {
@@ -220,11 +229,18 @@ impl Shard {
             Answer::PubRec(_, reason) if reason.is_error() => {
                 established.unacknowledged = established.unacknowledged.saturating_sub(1);
             }
+            Answer::Refused { .. } => {
+                established.unacknowledged = established.unacknowledged.saturating_sub(1);
+            }
             Answer::PubRec(..) | Answer::PubCompUnknown(_) | Answer::SubAck(..) | Answer::UnsubAck(..) => {}
         }
         let packet = match answer {
             Answer::PubAck(packet_id, reason) => Packet::PubAck(Acknowledgement::new(*packet_id, *reason)),
             Answer::PubRec(packet_id, reason) => Packet::PubRec(Acknowledgement::new(*packet_id, *reason)),
+            Answer::Refused { packet_id, exactly_once, reason, .. } => {
+                let refusal = Acknowledgement::new(*packet_id, *reason);
+                if *exactly_once { Packet::PubRec(refusal) } else { Packet::PubAck(refusal) }
+            }
             Answer::PubComp(packet_id) => {
                 Packet::PubComp(Acknowledgement::new(*packet_id, ReasonCode::Success))
             }
@@ -244,6 +260,15 @@ impl Shard {
                 reasons,
             }),
         };
-        self.outgoing.send_explained(established, &packet);
+        let why = match answer {
+            Answer::Refused { why, .. } => Some(*why),
+            Answer::PubAck(..)
+            | Answer::PubRec(..)
+            | Answer::PubComp(_)
+            | Answer::PubCompUnknown(_)
+            | Answer::SubAck(..)
+            | Answer::UnsubAck(..) => None,
+        };
+        self.outgoing.send_explained(established, &packet, why);
     }
 }

@@ -8,6 +8,7 @@ mod authenticate;
 mod close;
 mod connack;
 mod deliver;
+mod enforce;
 mod fan_out;
 mod gate;
 mod inherit;
@@ -38,6 +39,7 @@ use self::spill::Spill;
 use self::timer::Timer;
 use crate::access::Access;
 use crate::connection::{Connection, Established};
+use crate::e2e::Streams;
 use crate::effect::{Effect, Input, Parcel, Reader};
 use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
 use crate::groups::Groups;
@@ -82,6 +84,10 @@ pub struct Shard {
     settled: Option<Ticket>,
     /// What waits for a commit, oldest first.
     gated: VecDeque<(Ticket, Gated)>,
+    /// The envelopes that clients of this shard have published lately.
+    streams: Streams,
+    /// The wall clock of this turn.
+    unix_ms: u64,
     /// The application properties of the PUBLISH at hand.
     scratch: Vec<u8>,
     /// Lines on connections that were refused.
@@ -98,6 +104,8 @@ impl Shard {
         Self {
             index,
             access: shared.access(),
+            streams: Streams::new(shared.hash_key()),
+            unix_ms: 0,
             shared,
             connections: IdMap::default(),
             sessions: IdMap::default(),
@@ -134,9 +142,10 @@ impl Shard {
 
     /// Takes in what happened. Effects that cannot wait for the end of the turn are appended to `effects`.
     pub fn handle(&mut self, environment: &mut Environment<'_>, input: Input<'_>, effects: &mut Vec<Effect>) {
+        self.unix_ms = environment.unix_ms;
         match input {
-            Input::Accepted { connection, peer, promise } => {
-                self.accepted(connection, peer, promise, environment.now);
+            Input::Accepted { connection, peer, promise, is_encrypted } => {
+                self.accepted(connection, peer, (promise, is_encrypted), environment.now);
             }
             Input::Located { connection, peer } => self.located(connection, peer),
             Input::Vouched { connection, user } => self.vouched(connection, user),

@@ -17,10 +17,17 @@ use crate::storage::StorageState;
 use crate::time::{Environment, Moment};
 
 impl Shard {
-    pub(super) fn accepted(&mut self, connection: ConnectionId, peer: &str, promise: Promise, now: Moment) {
+    pub(super) fn accepted(
+        &mut self,
+        connection: ConnectionId,
+        peer: &str,
+        (promise, is_encrypted): (Promise, bool),
+        now: Moment,
+    ) {
         self.stats.connection_opened();
         let mut opening = Opening::new(connection, peer, now);
         opening.promise = promise;
+        opening.is_encrypted = is_encrypted;
         self.connections.insert(connection, Connection::Opening(Box::new(opening)));
         self.arm_connect(connection, now);
     }
@@ -120,7 +127,7 @@ impl Shard {
             peer = %arrival.peer,
             client = &*arrival.request.client_id,
             version = arrival.request.version.level(),
-            identity = arrival.identity.map(tracing::field::display),
+            identity = arrival.identity.as_ref().map(|member| tracing::field::display(member.kid)),
             user = arrival.user.as_ref().map(|user| &*user.name),
             session_present = present,
             "connected"
@@ -143,7 +150,8 @@ impl Shard {
             return Some(CloseReason::Broker(BrokerReason::Shutdown));
         }
         let session = self.session_with_id(&arrival.request.client_id);
-        if let Some(refusal) = self.refusal_of_stranger(arrival).or_else(|| self.refusal_of_will(arrival)) {
+        let refusal = self.refusal_of_stranger(arrival).or_else(|| self.refusal_of_will(arrival));
+        if let Some(refusal) = refusal.or_else(|| self.refusal_of_unsealed_will(arrival)) {
             return Some(refusal.into());
         }
         let was_stored = session.is_some_and(|session| session.durable);
@@ -219,6 +227,7 @@ impl Shard {
         state.connection = Some(arrival.connection);
         state.authenticated = arrival.is_authenticated();
         state.user = arrival.user.clone();
+        state.identity = arrival.identity.clone();
         state.permissions = permissions_of(state, &self.access);
         state.disconnected_at = None;
         state.expiry_seconds = expiry_seconds;
@@ -245,9 +254,10 @@ impl Shard {
         channel: Option<Box<Channel>>,
         now: Moment,
     ) {
-        let Arrival { connection, peer, promise, request, certificate_over_at, .. } = arrival;
+        let Arrival { connection, peer, promise, is_encrypted, request, certificate_over_at, .. } = arrival;
         let mut established = Established::new(connection, session, peer, wire, now);
         established.promise = promise;
+        established.is_encrypted = is_encrypted;
         established.certificate_over_at = certificate_over_at;
         established.channel = channel;
         established.explains = self.shared.settings().reason_strings

@@ -68,11 +68,16 @@ impl Outgoing {
         }
     }
 
-    /// Writes an acknowledgement, with a Reason String if it says no, the client takes it and it fits ([MQTT-3.4.2-2],
+    /// Writes an acknowledgement, with a Reason String if it says no, the client takes it and it fits: `why`, or what is said of its Reason Code ([MQTT-3.4.2-2],
     /// [MQTT-3.5.2-2], [MQTT-3.6.2-2], [MQTT-3.7.2-2], [MQTT-3.9.2-1], [MQTT-3.11.2-1]). It carries no User Properties, so these
     /// are never too much ([MQTT-3.4.2-3], [MQTT-3.5.2-3], [MQTT-3.6.2-3], [MQTT-3.7.2-3], [MQTT-3.9.2-2], [MQTT-3.11.2-2]).
-    pub(super) fn send_explained(&mut self, established: &mut Established, packet: &Packet<'_>) {
-        let explained = if established.explains { explanation::explained(packet) } else { None };
+    pub(super) fn send_explained(
+        &mut self,
+        established: &mut Established,
+        packet: &Packet<'_>,
+        why: Option<&'static str>,
+    ) {
+        let explained = if established.explains { explanation::explained(packet, why) } else { None };
         match explained.filter(|packet| established.wire.takes(packet)) {
             Some(explained) => self.send(established, &explained),
             None => self.send(established, packet),

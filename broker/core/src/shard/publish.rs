@@ -10,6 +10,7 @@ use super::Shard;
 use super::gate::{Answer, Held};
 use super::share;
 use crate::durability::MessageDurability;
+use crate::e2e::{Inspected, Refusal};
 use crate::effect::Parcel;
 use crate::farewell::{BrokerReason, CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
@@ -87,6 +88,10 @@ pub(super) enum PublishRefused {
     #[error("its payload is larger than this broker takes")]
     PayloadTooLarge,
     #[error("{0}")]
+    EndToEnd(Refusal),
+    #[error("it is the same as one before")]
+    Duplicate,
+    #[error("{0}")]
     Properties(EncodeError),
 }
 
@@ -96,17 +101,22 @@ impl PublishRefused {
             Self::RetainedFull | Self::StorageFull | Self::Properties(_) => ReasonCode::QuotaExceeded,
             Self::Reserved | Self::NotAuthorized => ReasonCode::NotAuthorized,
             Self::PayloadTooLarge => ReasonCode::ImplementationSpecificError,
+            Self::EndToEnd(refusal) => refusal.reason_code(),
+            Self::Duplicate => ReasonCode::Success,
         }
     }
 
     fn log(self, topic: TopicName<'_>, client: Option<&str>, limit: &mut LogLimit, now: Moment) {
         match self {
             // Storage has its own line when it becomes full; one for each message would make the disk no emptier.
-            Self::StorageFull => tracing::debug!(topic = topic.as_str(), refused = %self, "publish refused"),
+            Self::StorageFull | Self::Duplicate => {
+                tracing::debug!(topic = topic.as_str(), refused = %self, "publish refused");
+            }
             Self::RetainedFull
             | Self::Reserved
             | Self::NotAuthorized
             | Self::PayloadTooLarge
+            | Self::EndToEnd(_)
             | Self::Properties(_) => {
                 if let Some(suppressed) = limit.admit(now) {
                     tracing::warn!(topic = topic.as_str(), client, refused = %self, suppressed, "publish refused");
@@ -241,11 +251,28 @@ impl Shard {
         refused: PublishRefused,
     ) -> Result<(), CloseReason> {
         let Some(established) = self.established(connection) else { return Ok(()) };
-        let reason = match (established.wire.version(), refused) {
+        let version = established.wire.version();
+        if exactly_once
+            && matches!(refused, PublishRefused::Duplicate)
+            && let Some(state) = self.session_on(connection)
+        {
+            // Its exchange goes on as that of any other message.
+            state.received.insert(packet_id);
+        }
+        let reason = match (version, refused) {
+            (ProtocolVersion::V5, PublishRefused::EndToEnd(refusal)) => {
+                let (reason, why) = (refusal.reason_code(), refusal.sentence());
+                self.answer(connection, Answer::Refused { packet_id, exactly_once, reason, why }, None);
+                return Ok(());
+            }
             (ProtocolVersion::V5, _) => refused.reason_code(),
             (
                 ProtocolVersion::V31 | ProtocolVersion::V311,
-                PublishRefused::Reserved | PublishRefused::NotAuthorized | PublishRefused::PayloadTooLarge,
+                PublishRefused::Reserved
+                | PublishRefused::NotAuthorized
+                | PublishRefused::PayloadTooLarge
+                | PublishRefused::EndToEnd(_)
+                | PublishRefused::Duplicate,
             ) => ReasonCode::Success,
             (ProtocolVersion::V31 | ProtocolVersion::V311, PublishRefused::StorageFull) => {
                 return Err(CloseReason::Broker(BrokerReason::StorageFull));
@@ -295,6 +322,8 @@ impl Shard {
             self.stats.messages_dropped(DropReason::TooLarge, 1);
             return Err(PublishRefused::PayloadTooLarge);
         }
+        let inspected = Inspected { topic, payload: publish.payload, retain: publish.retain };
+        let mark = self.inspect(session, &inspected)?;
         let mut application_properties = std::mem::take(&mut self.scratch);
         application_properties.clear();
         if let Err(error) = publish.properties.encode_application(&mut application_properties) {
@@ -312,6 +341,9 @@ impl Shard {
         };
         let accepted = self.accept(&publication, now);
         self.scratch = application_properties;
+        if let (Ok(_), Some(mark)) = (&accepted, mark) {
+            self.streams.remember(mark);
+        }
         accepted
     }
 

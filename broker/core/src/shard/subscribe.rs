@@ -159,6 +159,9 @@ impl Shard {
                 }
                 continue;
             }
+            if self.is_withheld(&message) {
+                continue;
+            }
             let delivery = Delivery {
                 qos: message.qos().min(subscription.options.qos),
                 // [MQTT311-3.3.1-8]

@@ -50,7 +50,12 @@ impl Load {
         self.broker.connections += 1;
         let connection = ConnectionId(self.broker.connections);
         let client = Client { connection, version: connect.version };
-        self.broker.turn(Input::Accepted { connection, peer: "192.0.2.1:1883", promise: Promise::Stored });
+        self.broker.turn(Input::Accepted {
+            connection,
+            peer: "192.0.2.1:1883",
+            promise: Promise::Stored,
+            is_encrypted: false,
+        });
         self.broker.receive(connection, &mut encode(client, &[Packet::Connect(*connect)]));
         client
     }

@@ -1,0 +1,28 @@
+//! What is kept of a client's certificate while it is connected: who it is, and what it may publish.
+
+use std::sync::Arc;
+
+use veilmq_protocol::veil::vmc::scope_covers;
+use veilmq_protocol::veil::{Certificate, Kid};
+
+/// A client with a VEIL-1 identity.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) kid: Kid,
+    /// The scopes it may publish to; none restricts nothing (decision record 0200).
+    publish_scopes: Box<[String]>,
+}
+
+impl Member {
+    pub(crate) fn of(certificate: &Certificate) -> Arc<Self> {
+        Arc::new(Self {
+            kid: certificate.kid(),
+            publish_scopes: certificate.publish_scopes.clone().into_boxed_slice(),
+        })
+    }
+
+    /// Tells whether its certificate allows it to publish to a scope.
+    pub(crate) fn may_publish(&self, scope: &str) -> bool {
+        self.publish_scopes.is_empty() || self.publish_scopes.iter().any(|outer| scope_covers(outer, scope))
+    }
+}

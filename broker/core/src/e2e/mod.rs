@@ -1,0 +1,26 @@
+//! What the broker enforces of end-to-end encryption without being able to read anything (VEIL-1 section 13).
+//!
+//! Policies say, for each Topic Filter, what a message has to look like and who may have sealed it. Everything here works on
+//! headers, lengths and public keys: there is no code that opens or makes an envelope, and none is linked. Nothing here acts;
+//! the shard decides what a refusal means on the wire. Invariant: where no policy is in force, a message costs nothing more than
+//! finding that out.
+
+mod counters;
+mod form;
+mod judge;
+mod member;
+mod policies;
+mod policy;
+mod refusal;
+mod streams;
+
+pub use self::counters::PolicySample;
+pub(crate) use self::counters::Registry;
+pub(crate) use self::counters::{Outcome, PolicyCounters};
+pub(crate) use self::judge::{Inspected, Ruling};
+pub(crate) use self::member::Member;
+pub use self::policies::Policies;
+pub(crate) use self::policy::{ActivePolicy, Party};
+pub use self::policy::{Enforcement, MessageFormat, Policy, PolicyError, RequiredChannel};
+pub(crate) use self::refusal::Refusal;
+pub(crate) use self::streams::{Mark, Seen, Streams};

@@ -1,0 +1,107 @@
+//! What the broker asks of messages that are sealed end to end: the section `e2e`.
+//!
+//! It names topics, public identifiers and limits. Invariant: no key can be given here, and none is needed.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Suite;
+
+/// What the broker asks of messages that are sealed end to end.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct E2eConfig {
+    /// The policies; a topic falls under the one with the most specific filter.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<E2ePolicyConfig>,
+}
+
+/// What is asked of the messages on some topics (VEIL-1 section 13.1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct E2ePolicyConfig {
+    /// What metrics call it.
+    pub name: String,
+    /// The Topic Filter of its topics.
+    pub topics: String,
+    /// Whether it is applied.
+    #[serde(default)]
+    pub mode: E2eMode,
+    /// The formats that are allowed.
+    #[serde(default = "only_envelopes")]
+    pub formats: Vec<E2eFormat>,
+    /// The scope that messages are sealed for, if it is not `topics`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// The suites that are allowed.
+    #[serde(default = "every_suite")]
+    pub suites: Vec<Suite>,
+    /// Whether an envelope needs a source signature.
+    #[serde(default)]
+    pub require_signed: bool,
+    /// Whether the sender in an envelope has to be the client itself.
+    #[serde(default = "yes")]
+    pub sender_binding: bool,
+    /// The clients that may pass on what others have sealed.
+    #[serde(default)]
+    pub bridges: Vec<String>,
+    /// Whose envelopes those may pass on: key identifiers of 16 hexadecimal digits.
+    #[serde(default)]
+    pub bridged_senders: Vec<String>,
+    /// How far the time in an envelope may be from the broker's, in seconds; `None` looks at none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skew_seconds_max: Option<u32>,
+    /// The largest payload, in bytes, if there is a bound of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_bytes_max: Option<u32>,
+    /// What has to protect the connection of a publisher.
+    #[serde(default)]
+    pub require_channel: E2eChannel,
+}
+
+/// Whether a policy is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum E2eMode {
+    /// Nothing is looked at.
+    Off,
+    /// What breaks a rule is counted and let through.
+    Prefer,
+    /// What breaks a rule is refused.
+    #[default]
+    Require,
+}
+
+/// A form in which messages are protected end to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum E2eFormat {
+    /// The envelope of VEIL-1 section 10.
+    Ve1,
+    /// The article's (section 11).
+    Article,
+}
+
+/// What has to protect the connection of a publisher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum E2eChannel {
+    /// Nothing.
+    #[default]
+    Any,
+    /// TLS.
+    Tls,
+    /// A VEIL-1 channel.
+    Veil,
+}
+
+fn only_envelopes() -> Vec<E2eFormat> {
+    vec![E2eFormat::Ve1]
+}
+
+fn every_suite() -> Vec<Suite> {
+    vec![Suite::Aes256CbcHmacSha256, Suite::Aes256Gcm, Suite::ChaCha20Poly1305]
+}
+
+fn yes() -> bool {
+    true
+}
