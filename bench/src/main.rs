@@ -20,6 +20,7 @@ mod publisher;
 mod report;
 mod retained;
 mod scenario;
+mod schemes;
 mod stamp;
 mod stats;
 mod subscribe;
@@ -38,7 +39,7 @@ use clap::Parser;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::{Arguments, Command, CompareArguments, GrowthArguments, RunArguments};
+use crate::args::{Arguments, Command, CompareArguments, GrowthArguments, RunArguments, SchemesArguments};
 use crate::broker::{BrokerKind, BrokerSpec, Persistence, RunningBroker, Secrets};
 use crate::compare::Comparison;
 use crate::load::Plan;
@@ -46,7 +47,7 @@ use crate::report::RunReport;
 use crate::table::Style;
 use crate::workload::Workload;
 
-type Failure = Box<dyn Error>;
+type Failure = Box<dyn Error + Send + Sync>;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -89,6 +90,8 @@ async fn execute(command: Command) -> Result<bool, Failure> {
         }
         Command::Compare(arguments) => compare(arguments).await,
         Command::Growth(arguments) => growth(&arguments).await,
+        Command::Schemes(arguments) => schemes(&arguments).await,
+        Command::Part => Ok(schemes::play().await.map(|()| true)?),
     }
 }
 
@@ -144,8 +147,7 @@ async fn compare(arguments: CompareArguments) -> Result<bool, Failure> {
 }
 
 async fn growth(arguments: &GrowthArguments) -> Result<bool, Failure> {
-    let installed = || broker::installed().into_iter().find(|spec| spec.kind == BrokerKind::VeilMq);
-    let spec = arguments.broker.clone().or_else(installed);
+    let spec = arguments.broker.clone().or_else(|| installed(BrokerKind::VeilMq));
     let spec = spec.ok_or("no veilmq is installed here: name a broker with --broker")?;
     // Brokers inherit the limit, so it is raised before the first one starts.
     idle::allow_open_files(arguments.connections_max())?;
@@ -159,6 +161,32 @@ async fn growth(arguments: &GrowthArguments) -> Result<bool, Failure> {
         print!("{report}");
     }
     Ok(report.is_flat())
+}
+
+async fn schemes(arguments: &SchemesArguments) -> Result<bool, Failure> {
+    let veilmq = arguments.veilmq.clone().or_else(|| installed(BrokerKind::VeilMq));
+    let veilmq = veilmq.ok_or("no veilmq is installed here: name one with --veilmq")?;
+    let mosquitto = arguments.mosquitto.clone().or_else(|| installed(BrokerKind::Mosquitto));
+    if mosquitto.is_none() && !arguments.without_mosquitto {
+        return Err(
+            "no mosquitto is installed here: name one with --mosquitto, or say --without-mosquitto".into()
+        );
+    }
+    let mosquitto = mosquitto.filter(|_| !arguments.without_mosquitto);
+    let report = arguments.experiment(veilmq, mosquitto).measure(|step| eprintln!("{step}")).await?;
+    if let Some(directory) = &arguments.plots {
+        report.write(directory)?;
+    }
+    if arguments.json {
+        print_json(&report)?;
+    } else {
+        print!("{report}");
+    }
+    Ok(report.is_as_in_table_2())
+}
+
+fn installed(kind: BrokerKind) -> Option<BrokerSpec> {
+    broker::installed().into_iter().find(|spec| spec.kind == kind)
 }
 
 async fn comparison(arguments: &CompareArguments) -> Result<Comparison, Failure> {

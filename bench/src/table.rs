@@ -69,7 +69,7 @@ fn cells(report: &ComparisonReport) -> Vec<Vec<String>> {
 }
 
 /// The first `names` columns stand at the left, the others are numbers.
-fn table(lines: &[Vec<String>], style: Style, names: usize) -> String {
+pub(crate) fn table(lines: &[Vec<String>], style: Style, names: usize) -> String {
     let columns = lines.first().map_or(0, Vec::len);
     let width =
         |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0).max(3);

@@ -1,6 +1,7 @@
 //! The command line: what the user typed, checked as far as it can be without looking at the machine.
 
 mod growth;
+mod schemes;
 mod transport;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use thiserror::Error;
 use veilmq_protocol::{ProtocolVersion, QoS};
 
 pub(crate) use self::growth::GrowthArguments;
+pub(crate) use self::schemes::SchemesArguments;
 use self::transport::TransportArguments;
 use crate::broker::BrokerSpec;
 use crate::idle::IdlePlan;
@@ -44,6 +46,11 @@ pub(crate) enum Command {
     Compare(CompareArguments),
     /// Measure how the costs of one broker grow, and fail if one grows that should be flat or linear.
     Growth(GrowthArguments),
+    /// Measure the paper's four schemes, `veil` and TLS side by side: latency, CPU of each party, counted operations.
+    Schemes(SchemesArguments),
+    /// Play the publisher or the subscribers of `schemes`, as standard input tells.
+    #[command(hide = true)]
+    Part,
 }
 
 #[derive(Debug, Args)]

@@ -32,6 +32,8 @@ pub(super) struct Setup<'a> {
     pub(super) other_port: u16,
     /// For TLS, where there are secrets.
     pub(super) tls_port: u16,
+    /// Options of ours, as variables of the environment; other brokers are not given any.
+    pub(super) options: &'a [(&'a str, &'a str)],
 }
 
 /// What a kind of broker can do, as far as rows of a comparison ask for it.
@@ -158,6 +160,7 @@ fn veilmq(command: &mut Command, setup: &Setup<'_>) {
             command.env("VEILMQ__VEIL__TRUST", secrets.authority.with_extension("vmc"));
         }
     }
+    command.envs(setup.options.iter().copied());
     command.arg("--data-dir").arg(setup.directory.join("data"));
     command.arg("--admin").arg(format!("127.0.0.1:{}", setup.other_port));
 }
@@ -262,6 +265,7 @@ mod tests {
             port: 41_001,
             other_port: 41_002,
             tls_port: 41_003,
+            options: &[],
         };
 
         for kind in BrokerKind::ALL {

@@ -128,6 +128,8 @@ pub(crate) struct RunningBroker {
     pub(crate) address: SocketAddr,
     /// Where it speaks TLS, if it was given secrets and can.
     pub(crate) tls_address: SocketAddr,
+    /// Where it answers operators, if it has such a place.
+    pub(crate) admin_address: SocketAddr,
     /// Holds its configuration, data and log.
     directory: TempDir,
     persistence: Persistence,
@@ -145,10 +147,11 @@ impl RunningBroker {
     /// # Errors
     /// The program cannot be run, ends, or does not answer in time; the error repeats its last words.
     pub(crate) async fn start(spec: &BrokerSpec, persistence: Persistence) -> Result<Self, BrokerError> {
-        Self::start_with(spec, persistence, None).await
+        Self::start_with(spec, persistence, None, &[]).await
     }
 
-    /// The same with what it takes to speak TLS and VEIL-1.
+    /// The same with what it takes to speak TLS and VEIL-1, and with options of ours, by the names that they have in the
+    /// environment.
     ///
     /// # Errors
     /// As those of [`RunningBroker::start`].
@@ -156,13 +159,14 @@ impl RunningBroker {
         spec: &BrokerSpec,
         persistence: Persistence,
         secrets: Option<&Secrets>,
+        options: &[(&str, &str)],
     ) -> Result<Self, BrokerError> {
         let mut attempt = 1;
         loop {
             let directory = tempfile::Builder::new().prefix("veilmq-bench-").tempdir();
             let directory =
                 directory.map_err(|source| BrokerError::Prepare { label: spec.label.clone(), source })?;
-            match Self::start_once(spec, persistence, secrets, directory).await {
+            match Self::start_once(spec, persistence, secrets, options, directory).await {
                 Err(BrokerError::Ended { .. }) if attempt < START_ATTEMPTS => attempt += 1,
                 result => return result,
             }
@@ -174,9 +178,9 @@ impl RunningBroker {
     /// # Errors
     /// As those of [`RunningBroker::start`].
     pub(crate) async fn kill_and_restart(self, spec: &BrokerSpec) -> Result<Self, BrokerError> {
-        let Self { process, directory, persistence, address: _, tls_address: _ } = self;
+        let Self { process, directory, persistence, address: _, tls_address: _, admin_address: _ } = self;
         drop(process);
-        Self::start_once(spec, persistence, None, directory).await
+        Self::start_once(spec, persistence, None, &[], directory).await
     }
 
     /// Returns the bytes that its directory takes up on disk.
@@ -191,13 +195,15 @@ impl RunningBroker {
         spec: &BrokerSpec,
         persistence: Persistence,
         secrets: Option<&Secrets>,
+        options: &[(&str, &str)],
         directory: TempDir,
     ) -> Result<Self, BrokerError> {
         let prepared = |source| BrokerError::Prepare { label: spec.label.clone(), source };
         let [port, other_port, tls_port] = free_ports().map_err(prepared)?;
         let mut log = tempfile::tempfile().map_err(prepared)?;
         let directory_path = directory.path();
-        let setup = Setup { directory: directory_path, persistence, secrets, port, other_port, tls_port };
+        let setup =
+            Setup { directory: directory_path, persistence, secrets, port, other_port, tls_port, options };
         let mut command = spec.kind.command(&spec.path, &setup).map_err(prepared)?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.try_clone().map_err(prepared)?);
         let child =
@@ -206,6 +212,7 @@ impl RunningBroker {
 
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let tls_address = SocketAddr::from((Ipv4Addr::LOCALHOST, tls_port));
+        let admin_address = SocketAddr::from((Ipv4Addr::LOCALHOST, other_port));
         let deadline = Instant::now() + START_SECONDS_MAX;
         while !answers(address).await {
             if let Some(status) = process.ended().map_err(prepared)? {
@@ -224,7 +231,7 @@ impl RunningBroker {
         if let Some(status) = process.ended().map_err(prepared)? {
             return Err(BrokerError::Ended { label: spec.label.clone(), status, last_words: tail(&mut log) });
         }
-        Ok(Self { process, address, tls_address, directory, persistence })
+        Ok(Self { process, address, tls_address, admin_address, directory, persistence })
     }
 
     /// The certificate by which clients of VEIL-1 channels know our broker.
@@ -260,7 +267,7 @@ pub(crate) async fn version(spec: &BrokerSpec) -> String {
 }
 
 /// A child that is killed and reaped when it is dropped.
-struct Process(Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
     fn ended(&mut self) -> io::Result<Option<ExitStatus>> {

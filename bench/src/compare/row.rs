@@ -194,7 +194,7 @@ impl Fresh {
                 Some(comparison.secrets.as_deref().ok_or("there is no certificate")?)
             }
         };
-        let broker = RunningBroker::start_with(spec, Persistence::Off, secrets).await.map_err(text)?;
+        let broker = RunningBroker::start_with(spec, Persistence::Off, secrets, &[]).await.map_err(text)?;
         let transport = transport(carrier, secrets, &broker)?;
         Ok(Self { broker, transport })
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use veilmq_protocol::veil::channel::Established;
+use veilmq_protocol::veil::channel::{Established, Operations};
 
 use super::LinkError;
 use super::buffers::{Inbox, Outbox, Window};
@@ -84,6 +84,14 @@ impl Layer {
 
     pub(super) fn is_resumed(&self) -> bool {
         matches!(self, Self::Tls(tls) if tls.is_resumed())
+    }
+
+    /// The operations on records of a channel since they were last taken; none without one.
+    pub(super) fn take_operations(&mut self) -> Operations {
+        match self {
+            Self::None | Self::Tls(_) => Operations::default(),
+            Self::Veil(channel) => channel.take_operations(),
+        }
     }
 
     /// Says that nothing more is sent, where that is said; [`Layer::seal`] brings it out.

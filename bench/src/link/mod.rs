@@ -20,7 +20,7 @@ use veilmq_protocol::{
     Connect, ConnectProperties, DecodeError, Disconnect, EncodeError, Packet, PacketType, ProtocolVersion,
     ReasonCode, UserProperties,
     veil::{
-        channel::{HandshakeError, RecordError},
+        channel::{HandshakeError, Operations, RecordError},
         registry::AUTHENTICATION_METHOD,
     },
 };
@@ -178,12 +178,16 @@ impl Link {
                     };
                     let receive_maximum = answer.properties.receive_maximum;
                     let packet_bytes_max = answer.properties.packet_bytes_max;
+                    self.receive_maximum = receive_maximum.map_or(u16::MAX, Into::into);
+                    let established = proven.handle(bytes)?;
+                    if !established.scheme.is_framed() {
+                        return Ok(());
+                    }
                     self.layer = Layer::of_channel(
-                        proven.handle(bytes)?,
+                        established,
                         packet_bytes_max.map_or(usize::MAX, |max| max.get() as usize),
                         options.packet_bytes_max,
                     );
-                    self.receive_maximum = receive_maximum.map_or(u16::MAX, Into::into);
                     // What came behind CONNACK is in records.
                     let early = self.inbox.window.unread().to_vec();
                     self.inbox.window.consume(early.len());
@@ -198,6 +202,11 @@ impl Link {
     /// The handshake took over the keys of an earlier connection.
     pub(crate) fn is_resumed(&self) -> bool {
         self.layer.is_resumed()
+    }
+
+    /// The operations on records of a VEIL-1 channel since they were last taken.
+    pub(crate) fn take_operations(&mut self) -> Operations {
+        self.layer.take_operations()
     }
 
     /// How many QoS 1 and 2 messages the broker allows in flight towards it.

@@ -10,7 +10,7 @@ use thiserror::Error;
 use veilmq_client::identity::{self, IdentityError};
 use veilmq_protocol::veil::channel::{
     AwaitServerFinish, AwaitServerHello, ClientHelloConfig, ClientStart, Content, Established, Identity,
-    IdentityKeys, REKEY_RECORDS, RecordOpener, RecordSealer, TrustAnchors,
+    IdentityKeys, Operations, REKEY_RECORDS, RecordOpener, RecordSealer, TrustAnchors,
 };
 use veilmq_protocol::veil::record::RECORD_OVERHEAD_MAX;
 use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
@@ -46,6 +46,8 @@ pub(crate) struct VeilTransport {
     clients: [u8; IdentityKeys::LEN],
     trust: TrustAnchors,
     files: [PathBuf; 2],
+    schemes: Schemes,
+    suites: Vec<Suite>,
 }
 
 impl VeilTransport {
@@ -62,7 +64,16 @@ impl VeilTransport {
             clients,
             trust: identity::load_anchors(&[broker])?,
             files: [authority.to_owned(), broker.to_owned()],
+            schemes: Schemes::of(&[Scheme::Two, Scheme::Four]),
+            suites: vec![Suite::Aes256Gcm],
         })
+    }
+
+    /// Offers one scheme and one suite instead of Schemes 2 and 4 with AES-256-GCM.
+    pub(crate) fn only(mut self, scheme: Scheme, suite: Suite) -> Self {
+        self.schemes = Schemes::of(&[scheme]);
+        self.suites = vec![suite];
+        self
     }
 
     /// Makes an authority: `NAME.vmc` and `NAME.key`.
@@ -100,8 +111,8 @@ impl VeilTransport {
             seed = later;
         };
         let config = ClientHelloConfig {
-            schemes: Schemes::of(&[Scheme::Two, Scheme::Four]),
-            suites: &[Suite::Aes256Gcm],
+            schemes: self.schemes,
+            suites: &self.suites,
             anchor: self.trust.iter().next().map_or(Kid::from_bytes([0; Kid::LEN]), Certificate::kid),
             now_unix_ms: Some(unix_seconds() * 1_000),
         };
@@ -183,6 +194,12 @@ impl VeilLayer {
             record_bytes_max: own_bytes_max.max(RECORD_BYTES_MAX).saturating_add(RECORD_OVERHEAD_MAX),
             rebuilt: Vec::new(),
         }
+    }
+
+    pub(super) fn take_operations(&mut self) -> Operations {
+        let mut made = self.sealer.take_operations();
+        made += self.opener.take_operations();
+        made
     }
 
     pub(super) fn seal(&mut self, outbox: &mut Outbox, sealed: &mut Outbox) -> Result<(), LinkError> {
