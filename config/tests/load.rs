@@ -261,6 +261,12 @@ fn both_ends_of_every_range_fit_the_type_of_the_option() {
                 configured(&format!("{LISTENER}{member} = {number}\n"), Overrides::default(), &[]);
                 continue;
             }
+            if let Some(member) = spec.key.strip_prefix("e2e.policies[].") {
+                let policy = "[[e2e.policies]]\nname = \"p\"\ntopics = \"t\"\n";
+                let text = format!("{LISTENER}{policy}{member} = {number}\n");
+                configured(&text, Overrides::default(), &[]);
+                continue;
+            }
             let variable = spec.variable();
             let environment =
                 [(variable.as_str(), number.as_str()), ("VEILMQ__STORAGE__DURABILITY", "interval")];
