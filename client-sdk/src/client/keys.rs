@@ -230,6 +230,11 @@ fn tell(event: &KeyEvent) {
         KeyEvent::Admitted { scope, member } => info!(scope, %member, "member, or its new prekey"),
         KeyEvent::Removed { scope, member } => info!(scope, %member, "member removed; the epoch changes"),
         KeyEvent::Revocations { authority, number } => info!(%authority, number, "revocation list"),
+        KeyEvent::JoinPending { scope, issuer } => {
+            info!(scope, %issuer, "JoinPending: the issuer does not answer; its keys may still come");
+        }
+        KeyEvent::Joined { scope, member } => info!(scope, %member, "the member has its keys"),
+        KeyEvent::JoinFailed { issuer, error } => warn!(%issuer, %error, "no keys by asking"),
         KeyEvent::StaleHead { scope, issuer } => {
             warn!(scope, %issuer, "StaleHead: the issuer has not confirmed its key in time");
         }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod adversary;
+mod joining;
 mod model;
 mod world;
 
@@ -419,7 +420,7 @@ fn heads_are_issued_again_in_time_and_an_old_one_is_noticed() {
     assert!(KeyHead::parse(&again).unwrap().0.flags.contains(KeyHeadFlags::REISSUE));
     let is_stale = |now| {
         let events = Party::joining(lake.identity.clone())
-            .visit(&mut Broker { retained: broker.retained.clone() }, now);
+            .visit(&mut Broker { retained: broker.retained.clone(), ..Broker::default() }, now);
         events.iter().any(|event| matches!(event, KeyEvent::StaleHead { .. }))
     };
     assert!(!is_stale(START + DAY / 2 + DAY));

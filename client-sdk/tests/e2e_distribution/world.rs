@@ -103,17 +103,20 @@ pub(crate) fn options() -> EnvelopeOptions {
     EnvelopeOptions { senders: SenderPolicy::Known, ..EnvelopeOptions::default() }
 }
 
-/// Keeps retained messages, and nothing else.
+/// Keeps retained messages, and a record of the others.
 #[derive(Default)]
 pub(crate) struct Broker {
     pub(crate) retained: BTreeMap<String, Vec<u8>>,
+    /// What was published and not retained, oldest first.
+    pub(crate) passing: Vec<(String, Vec<u8>)>,
 }
 
 impl Broker {
     pub(crate) fn publish(&mut self, messages: Vec<Outgoing>) {
-        for Outgoing { topic, payload, retain } in messages {
-            assert!(retain, "{topic}");
-            if payload.is_empty() {
+        for Outgoing { topic, payload, retain, .. } in messages {
+            if !retain {
+                self.passing.push((topic, payload));
+            } else if payload.is_empty() {
                 self.retained.remove(&topic);
             } else {
                 self.retained.insert(topic, payload);

@@ -59,7 +59,7 @@ impl Driver {
                 payload: outgoing.payload.into(),
                 qos: QoS::AtLeastOnce,
                 retain: outgoing.retain,
-                properties: Properties::default(),
+                properties: answer_properties(outgoing.answer),
             };
             match self.session.publish(publication) {
                 Ok(Submitted::Queued(token)) => {
@@ -152,4 +152,9 @@ impl Driver {
         self.work_on_keys();
         Ok(done)
     }
+}
+
+fn answer_properties(answer: Option<(String, Vec<u8>)>) -> Properties {
+    let (response_topic, correlation_data) = answer.unzip();
+    Properties { response_topic, correlation_data, ..Properties::default() }
 }

@@ -14,6 +14,8 @@ use veilmq_protocol::veil::{
     },
 };
 
+use zeroize::Zeroizing;
+
 use super::{Outgoing, policy::IssuePolicy};
 use crate::e2e::{
     Entropy,
@@ -35,6 +37,9 @@ pub enum IssuedState {
     /// A later epoch has replaced it.
     Stopped,
 }
+
+/// A head, and its keys as a wrap holds them.
+type HeadAndRow = (KeyHead, Zeroizing<Vec<u8>>);
 
 pub(super) struct Issuer {
     pub(super) scope: Scope,
@@ -126,6 +131,33 @@ impl Issuer {
         true
     }
 
+    /// Whether the holder of a verified certificate is a member, or becomes one by showing it.
+    pub(super) fn lets_in(&self, certificate: &Certificate) -> bool {
+        let kid = certificate.kid();
+        let is_member = self.members.contains_key(&kid);
+        !self.barred.contains(&kid) && (is_member || self.policy.admission.admits(certificate, &self.scope))
+    }
+
+    /// The newest head that was announced, as it is with the members of now, and its keys as a wrap holds them.
+    ///
+    /// # Errors
+    /// [`DistributionError`] when the head cannot be built.
+    pub(super) fn current(
+        &mut self,
+        identity: &Identity,
+        now_unix_ms: u64,
+    ) -> Result<Option<HeadAndRow>, DistributionError> {
+        let newest = self.epochs.last_key_value().filter(|(_, epoch)| epoch.activate_ms.is_some());
+        let Some((&number, _)) = newest else { return Ok(None) };
+        if self.stale {
+            // What is retained next is newer still.
+            self.head_ms = now_unix_ms.max(self.head_ms.saturating_add(1));
+        }
+        let Some(epoch) = self.epochs.get(&number) else { return Ok(None) };
+        let head = self.head(number, epoch, true, identity)?.sign(identity.keys())?;
+        Ok(Some((head, self.row(now_unix_ms).encode())))
+    }
+
     /// Takes a verified prekey: of a member, or of someone whose certificate admits it. Returns whether it is new.
     pub(super) fn offer(&mut self, prekey: &Prekey, entropy: Entropy<'_>) -> bool {
         let kid = prekey.certificate.kid();
@@ -200,7 +232,7 @@ impl Issuer {
             return;
         }
         let (number, previous) = self.tip.map_or((1, [0; 32]), |(last, link)| (last.saturating_add(1), link));
-        let mut key = zeroize::Zeroizing::new([0; 32]);
+        let mut key = Zeroizing::new([0; 32]);
         entropy(key.as_mut_slice());
         let key = GroupKey::new(&key);
         let commitment = wrapping::commitment(&key, &self.scope, number, self.own);
@@ -376,8 +408,10 @@ impl Issuer {
         if !sharded {
             put_bundle(&mut payload, wraps);
         }
-        let retained =
-            |topic: DistributionTopic, payload| Outgoing { topic: topic.to_string(), payload, retain: true };
+        let retained = |topic: DistributionTopic, payload| {
+            let topic = topic.to_string();
+            Outgoing { topic, payload, retain: true, answer: None }
+        };
         let mut packages = vec![retained(DistributionTopic::KeyHead { scope, issuer }, payload)];
         for wrap in wraps.iter().filter(|_| sharded) {
             let mut payload = Vec::with_capacity(128);

@@ -182,6 +182,25 @@ impl Membership {
         result
     }
 
+    /// Takes a head and the keys it commits to from an issuer that was asked.
+    ///
+    /// # Errors
+    /// [`HeadError`].
+    pub(super) fn take_answer(
+        &mut self,
+        head: &KeyHead,
+        keys: Vec<Unwrapped>,
+        holder: Holder<'_>,
+        rings: &mut Rings,
+    ) -> Result<Taken, HeadError> {
+        head.verify(holder.anchors, Some(holder.now_unix_ms / 1000))?;
+        if self.is_known(head)? {
+            return Ok(Taken::Known);
+        }
+        self.install(head, keys, rings);
+        Ok(Taken::Installed { epoch: head.epoch, stale: false, issuer: Box::new(head.certificate.clone()) })
+    }
+
     /// Believes a verified head unless a newer one is known; true if this very one is.
     fn is_known(&self, head: &KeyHead) -> Result<bool, HeadError> {
         let Some(mark) = self.marks.get(&head.issuer) else { return Ok(false) };

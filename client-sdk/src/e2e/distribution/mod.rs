@@ -6,6 +6,8 @@
 //! [`E2e`] that every call is given. Invariant: nothing is installed that a verified head does not commit to.
 
 mod issuer;
+mod join;
+mod joining;
 mod membership;
 mod policy;
 mod prekeys;
@@ -26,11 +28,13 @@ use veilmq_protocol::veil::{
 
 use self::{
     issuer::Issuer,
+    join::{Asked, Asking},
     membership::{Holder, Membership, Taken},
     prekeys::Prekeys,
 };
 pub use self::{
     issuer::{IssuedState, Rotation},
+    join::JoinError,
     membership::HeadError,
     policy::{Admission, IssuePolicy},
 };
@@ -58,6 +62,8 @@ pub struct Outgoing {
     pub payload: Vec<u8>,
     /// Whether the broker is to keep it.
     pub retain: bool,
+    /// Response Topic and Correlation Data, for what belongs to a request.
+    pub answer: Option<(String, Vec<u8>)>,
 }
 
 /// Something people may want to know of; no part of it is secret.
@@ -117,6 +123,27 @@ pub enum KeyEvent {
         /// The epoch in that head.
         epoch: u32,
     },
+    /// An issuer has not answered in time; its keys may still come with a head.
+    JoinPending {
+        /// The scope.
+        scope: String,
+        /// Who was asked.
+        issuer: Kid,
+    },
+    /// A member has confirmed that it has its keys.
+    Joined {
+        /// The scope.
+        scope: String,
+        /// The member.
+        member: Kid,
+    },
+    /// An online join came to nothing.
+    JoinFailed {
+        /// Who was asked.
+        issuer: Kid,
+        /// Why.
+        error: JoinError,
+    },
     /// A revocation list was taken.
     Revocations {
         /// The authority.
@@ -143,6 +170,11 @@ pub struct Distribution {
     lists: BTreeMap<Kid, Crl>,
     /// Senders whose certificates are asked for.
     wanted: BTreeSet<Kid>,
+    /// What this member has asked, and what was asked of this issuer.
+    asking: Vec<Asking>,
+    asked: Asked,
+    /// To be published as soon as there is a connection.
+    queued: Vec<Outgoing>,
     changed: bool,
     events: Vec<KeyEvent>,
 }
@@ -159,6 +191,9 @@ impl Distribution {
             prekey_due: true,
             lists: BTreeMap::new(),
             wanted: BTreeSet::new(),
+            asking: Vec::new(),
+            asked: Asked::default(),
+            queued: Vec::new(),
             changed: false,
             events: Vec::new(),
         }
@@ -273,6 +308,12 @@ impl Distribution {
             filters.push(format!("{}kp/{hash}/+", DistributionTopic::PREFIX));
             filters.push(format!("{}kp/{hash}/+/w/{own}", DistributionTopic::PREFIX));
         }
+        if !self.memberships.is_empty() {
+            filters.push(DistributionTopic::JoinResponse { member: own }.to_string());
+        }
+        if !self.issuers.is_empty() {
+            filters.push(DistributionTopic::Join { issuer: own }.to_string());
+        }
         for authority in self.anchors.iter().filter(|anchor| anchor.roles.contains(Roles::CA)) {
             filters.push(DistributionTopic::Revocations { authority: authority.kid() }.to_string());
         }
@@ -304,7 +345,16 @@ impl Distribution {
                 return self.handle_own_head(scope, payload, entropy);
             }
             Some(DistributionTopic::KeyHead { scope, issuer }) => {
-                return self.handle_half(e2e, scope, issuer, payload, now_unix_ms, Membership::take_head);
+                let before = self.events.len();
+                let can_open =
+                    self.handle_half(e2e, scope, issuer, payload, now_unix_ms, Membership::take_head);
+                if let Some(KeyEvent::HeadRefused { scope, error: HeadError::NotAMember { .. }, .. }) =
+                    self.events.get(before)
+                    && let Ok(scope) = Scope::new(scope)
+                {
+                    self.ask(&scope, issuer, now_unix_ms, entropy);
+                }
+                return can_open;
             }
             Some(DistributionTopic::Wrap { scope, issuer, .. }) => {
                 return self.handle_half(e2e, scope, issuer, payload, now_unix_ms, Membership::take_wrap);
@@ -316,7 +366,14 @@ impl Distribution {
             Some(DistributionTopic::Revocations { authority }) => {
                 self.handle_list(e2e, authority, payload, now_unix_ms, entropy)
             }
-            Some(DistributionTopic::Join { .. } | DistributionTopic::JoinResponse { .. }) | None => Ok(false),
+            Some(DistributionTopic::Join { .. }) => {
+                self.handle_join(payload, now_unix_ms, entropy);
+                return false;
+            }
+            Some(DistributionTopic::JoinResponse { .. }) => {
+                return self.handle_join_response(e2e, payload, now_unix_ms);
+            }
+            None => Ok(false),
         };
         outcome.unwrap_or_else(|error| {
             self.events.push(KeyEvent::Refused { topic: topic.to_owned(), error });
@@ -333,13 +390,15 @@ impl Distribution {
         for issuer in &mut self.issuers {
             self.changed |= issuer.advance(now_unix_ms, &mut *entropy);
         }
+        self.give_up_asking(now_unix_ms);
         e2e.advance(now_unix_ms);
     }
 
     /// When [`advance`](Self::advance) and [`outgoing`](Self::outgoing) have something to do next, in unix milliseconds.
     pub fn next_due(&self) -> u64 {
         let issuers = self.issuers.iter().map(Issuer::next_due);
-        issuers.chain([self.prekeys.next_due()]).min().unwrap_or(u64::MAX)
+        let asking = self.asking.iter().map(|asking| asking.deadline_ms);
+        issuers.chain(asking).chain([self.prekeys.next_due()]).min().unwrap_or(u64::MAX)
     }
 
     /// Returns the prekey of this member, to be published first on every connection: its acknowledgement also tells that what
@@ -348,7 +407,10 @@ impl Distribution {
         self.prekey_due = false;
         let topic = DistributionTopic::Prekey { member: self.identity.kid() }.to_string();
         match self.prekeys.signed(&self.identity) {
-            Ok(prekey) => Some(Outgoing { topic, payload: prekey?.as_bytes().to_vec(), retain: true }),
+            Ok(prekey) => {
+                let payload = prekey?.as_bytes().to_vec();
+                Some(Outgoing { topic, payload, retain: true, answer: None })
+            }
             Err(error) => {
                 self.events.push(KeyEvent::Refused { topic, error });
                 None
@@ -363,7 +425,7 @@ impl Distribution {
 
     /// Returns what is to be published, after [`export`](Self::export) was saved; call it while there is a connection.
     pub fn outgoing(&mut self, e2e: &mut E2e, now_unix_ms: u64, entropy: Entropy<'_>) -> Vec<Outgoing> {
-        let mut outgoing = Vec::new();
+        let mut outgoing = std::mem::take(&mut self.queued);
         if self.prekey_due {
             outgoing.extend(self.introduction());
         }

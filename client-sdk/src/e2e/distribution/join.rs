@@ -1,0 +1,345 @@
+//! The online join (VEIL-1 section 9.1): a member that is left out of a head asks its issuer, and gets the keys in one exchange
+//! whose secrets both sides forget.
+//!
+//! Owns the exchange on both sides, not who may join. Invariants: a request is answered once; an answer counts only from the
+//! issuer that was asked, signed over both ephemeral keys; nobody waits for it.
+
+use std::collections::BTreeMap;
+
+use chacha20poly1305::{
+    ChaCha20Poly1305, KeyInit,
+    aead::{Aead, Payload},
+};
+use subtle::ConstantTimeEq;
+use thiserror::Error;
+use veilmq_protocol::veil::{
+    Certificate, CertificateError, Kid, Roles,
+    channel::{Identity, Secret32, TrustAnchors, extract, hash, hmac, sign, verify},
+    distribution::{DistributionError, JoinFinish, JoinRequest, JoinRequestFields, JoinResponse, KeyHead},
+    layout::{LayoutError, Reader, put_v16},
+};
+use x25519_dalek::{PublicKey, StaticSecret};
+use zeroize::Zeroizing;
+
+use crate::e2e::{
+    Entropy,
+    scope::Scope,
+    wrapping::{UnwrapError, Unwrapped, new_key_pair, read_row},
+};
+
+/// How long a member waits for an answer (VEIL-1 section 9.1).
+const WAIT_MS: u64 = 3_000;
+/// How far the clock of a member may be from that of the issuer.
+const SKEW_MS: u64 = 120_000;
+/// Requests remembered, so that none is answered twice; beyond it none is answered.
+const SEEN_MAX: usize = 16_384;
+/// Answers whose confirmation is awaited.
+const UNCONFIRMED_MAX: usize = 256;
+const LABEL: &str = "join rsp";
+
+/// Names why a join failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// A message of it is malformed, or of someone who may not say this.
+    #[error(transparent)]
+    Object(#[from] DistributionError),
+    /// What is inside the answer is malformed.
+    #[error("the answer is malformed: {0}")]
+    Layout(#[from] LayoutError),
+    /// The certificate of the other side does not count.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The answer cannot be opened, or is not by the issuer that was asked.
+    #[error("the answer is not authentic")]
+    NotAuthentic,
+    /// The issuer lets this member not in.
+    #[error("the issuer refuses, reason {0}")]
+    Refused(u8),
+    /// The keys are not those that the head commits to.
+    #[error(transparent)]
+    Keys(#[from] UnwrapError),
+    /// The request is for someone else, too old or too new, or was answered before.
+    #[error("the request is not for now")]
+    NotFresh,
+}
+
+/// What both sides know once there are two ephemeral keys.
+struct Schedule {
+    key: Secret32,
+    iv: Secret32,
+    issuer_finished: Secret32,
+    member_finished: Secret32,
+    transcript: [u8; 32],
+}
+
+impl Schedule {
+    /// `None` for a public key that makes no secret.
+    fn agree(own: &Secret32, theirs: [u8; 32], request: &[u8], response_head: &[u8]) -> Option<Self> {
+        let shared = StaticSecret::from(*own.as_bytes()).diffie_hellman(&PublicKey::from(theirs));
+        if !shared.was_contributory() {
+            return None;
+        }
+        let nothing = hash(&[]);
+        let early = extract(&[0; 32], &[0; 32]).derive("derived", &nothing);
+        let secret = extract(early.as_bytes(), shared.as_bytes());
+        let transcript = hash(&[b"veil1 join", request, response_head]);
+        let (issuer, member) = (secret.derive("e2e s", &transcript), secret.derive("e2e c", &transcript));
+        Some(Self {
+            key: issuer.derive("key", &[]),
+            iv: first_of(&issuer),
+            issuer_finished: issuer.derive("finished", &[]),
+            member_finished: member.derive("finished", &[]),
+            transcript,
+        })
+    }
+
+    fn seal(&self, flight: &[u8]) -> Option<Vec<u8>> {
+        let cipher = ChaCha20Poly1305::new(self.key.as_bytes().into());
+        cipher.encrypt(self.nonce()?.into(), Payload { msg: flight, aad: &self.transcript }).ok()
+    }
+
+    fn open(&self, flight: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let cipher = ChaCha20Poly1305::new(self.key.as_bytes().into());
+        let opened = cipher.decrypt(self.nonce()?.into(), Payload { msg: flight, aad: &self.transcript });
+        opened.ok().map(Zeroizing::new)
+    }
+
+    fn nonce(&self) -> Option<&[u8; 12]> {
+        self.iv.as_bytes().first_chunk()
+    }
+
+    /// What the issuer signs: `H(J1 || cert_p)`.
+    fn signed(&self, certificate: &Certificate) -> [u8; 32] {
+        hash(&[&self.transcript, certificate.as_bytes()])
+    }
+
+    fn issuer_mac(&self, certificate: &Certificate, signature: &[u8]) -> [u8; 32] {
+        let covered = hash(&[&self.transcript, certificate.as_bytes(), signature]);
+        hmac(self.issuer_finished.as_bytes(), &[&covered])
+    }
+
+    fn finish(&self, flight: &[u8]) -> JoinFinish {
+        let covered = hash(&[&self.transcript, flight]);
+        JoinFinish { mac: hmac(self.member_finished.as_bytes(), &[&covered]) }
+    }
+}
+
+/// `Derive(secret, "iv", "", 12)`, in the first 12 bytes.
+fn first_of(secret: &Secret32) -> Secret32 {
+    let mut iv = Zeroizing::new([0; 32]);
+    veilmq_protocol::veil::channel::derive(secret.as_bytes(), "iv", &[], &mut iv[..12]);
+    Secret32::new(&iv)
+}
+
+/// A request under way.
+pub(super) struct Asking {
+    pub(super) scope: Scope,
+    pub(super) issuer: Kid,
+    pub(super) deadline_ms: u64,
+    request: JoinRequest,
+    secret: Secret32,
+}
+
+/// What an answer brought.
+pub(super) struct Joined {
+    pub(super) head: KeyHead,
+    pub(super) keys: Vec<Unwrapped>,
+    pub(super) finish: JoinFinish,
+}
+
+impl Asking {
+    /// Makes a request for `issuer`.
+    ///
+    /// # Errors
+    /// [`DistributionError`] about shape.
+    pub(super) fn begin(
+        identity: &Identity,
+        scope: Scope,
+        issuer: Kid,
+        now_unix_ms: u64,
+        entropy: Entropy<'_>,
+    ) -> Result<Self, DistributionError> {
+        let mut nonce = [0; 16];
+        entropy(&mut nonce);
+        let (secret, x25519) = new_key_pair(entropy);
+        let fields = JoinRequestFields {
+            nonce,
+            created_ms: now_unix_ms,
+            x25519,
+            issuer,
+            scope: scope.as_str().to_owned(),
+            certificate: identity.certificate().clone(),
+        };
+        let request = fields.sign(identity.keys())?;
+        Ok(Self { scope, issuer, deadline_ms: now_unix_ms.saturating_add(WAIT_MS), request, secret })
+    }
+
+    /// The request as it travels.
+    pub(super) fn request(&self) -> &[u8] {
+        self.request.as_bytes()
+    }
+
+    /// Its nonce, which the answer repeats.
+    pub(super) fn nonce(&self) -> [u8; 16] {
+        self.request.nonce
+    }
+
+    /// Takes the answer.
+    ///
+    /// # Errors
+    /// [`JoinError`].
+    pub(super) fn finish(
+        &self,
+        response: &[u8],
+        anchors: &TrustAnchors,
+        now_unix_ms: u64,
+    ) -> Result<Joined, JoinError> {
+        let (response, head) = JoinResponse::parse(response)?;
+        let schedule = Schedule::agree(&self.secret, response.x25519, self.request.as_bytes(), head);
+        let schedule = schedule.ok_or(JoinError::NotAuthentic)?;
+        let flight = schedule.open(response.flight).ok_or(JoinError::NotAuthentic)?;
+        let mut fields = Reader::new(&flight);
+        let certificate = Certificate::parse(fields.v16("certificate")?)?;
+        let signature: [u8; 64] = fields.array("signature")?;
+        let mac: [u8; 32] = fields.array("mac")?;
+        let head = fields.v16("head")?;
+        let rest = flight.get(fields.offset()..).unwrap_or_default();
+
+        let roles = Roles::PUBLISHER | Roles::KEY_AUTHORITY;
+        anchors.verify(&certificate, roles, None, Some(now_unix_ms / 1000))?;
+        let is_signed =
+            verify(LABEL, &schedule.signed(&certificate), &certificate.ed25519, &signature).is_ok();
+        let is_confirmed = bool::from(schedule.issuer_mac(&certificate, &signature).ct_eq(&mac));
+        if certificate.kid() != self.issuer || !is_signed || !is_confirmed {
+            return Err(JoinError::NotAuthentic);
+        }
+        if head.is_empty() {
+            return Err(JoinError::Refused(rest.first().copied().unwrap_or_default()));
+        }
+        let (head, _) = KeyHead::parse(head)?;
+        if head.issuer != self.issuer || head.scope != self.scope.as_str() {
+            return Err(JoinError::NotAuthentic);
+        }
+        let keys = read_row(&head, rest, &self.scope)?;
+        Ok(Joined { head, keys, finish: schedule.finish(&flight) })
+    }
+}
+
+/// What an issuer has to remember of requests.
+#[derive(Default)]
+pub(super) struct Asked {
+    /// Nonces, and until when they could be fresh.
+    seen: BTreeMap<[u8; 16], u64>,
+    unconfirmed: Vec<Unconfirmed>,
+}
+
+struct Unconfirmed {
+    mac: [u8; 32],
+    scope: String,
+    member: Kid,
+    deadline_ms: u64,
+}
+
+/// What the issuer gives, or why it gives nothing.
+pub(super) enum Answer<'a> {
+    /// The newest head, and its keys as a wrap holds them.
+    Keys(&'a KeyHead, &'a [u8]),
+    /// For a reason that only the two of them can read.
+    Refused(u8),
+}
+
+impl Asked {
+    /// Takes a request that is for now, by someone who is certified, for the first time.
+    ///
+    /// # Errors
+    /// [`JoinError`]; such a request gets no answer.
+    pub(super) fn take(
+        &mut self,
+        payload: &[u8],
+        own: Kid,
+        anchors: &TrustAnchors,
+        now_unix_ms: u64,
+    ) -> Result<JoinRequest, JoinError> {
+        let request = JoinRequest::parse(payload)?;
+        self.forget(now_unix_ms);
+        let is_timely = request.created_ms == 0 || request.created_ms.abs_diff(now_unix_ms) <= SKEW_MS;
+        let is_new = self.seen.len() < SEEN_MAX && !self.seen.contains_key(&request.nonce);
+        if request.issuer != own || !is_timely || !is_new {
+            return Err(JoinError::NotFresh);
+        }
+        request.verify(anchors, Some(now_unix_ms / 1000))?;
+        self.seen.insert(request.nonce, now_unix_ms.saturating_add(2 * SKEW_MS));
+        Ok(request)
+    }
+
+    /// Builds the answer.
+    ///
+    /// # Errors
+    /// [`JoinError`].
+    pub(super) fn answer(
+        &mut self,
+        request: &JoinRequest,
+        answer: &Answer<'_>,
+        identity: &Identity,
+        now_unix_ms: u64,
+        entropy: Entropy<'_>,
+    ) -> Result<Vec<u8>, JoinError> {
+        let mut nonce = [0; 16];
+        entropy(&mut nonce);
+        let (secret, x25519) = new_key_pair(entropy);
+        let mut response = JoinResponse {
+            request_nonce: request.nonce,
+            nonce,
+            created_ms: now_unix_ms,
+            x25519,
+            flight: &[],
+        };
+        let schedule = Schedule::agree(&secret, request.x25519, request.as_bytes(), &response.head());
+        let schedule = schedule.ok_or(JoinError::NotAuthentic)?;
+        let certificate = identity.certificate();
+        let signature = sign(identity.keys(), LABEL, &schedule.signed(certificate));
+        let mut flight = Zeroizing::new(Vec::with_capacity(1_024));
+        put_v16(&mut flight, certificate.as_bytes(), "certificate")?;
+        flight.extend_from_slice(&signature);
+        flight.extend_from_slice(&schedule.issuer_mac(certificate, &signature));
+        match answer {
+            Answer::Keys(head, row) => {
+                put_v16(&mut flight, head.as_bytes(), "head")?;
+                flight.extend_from_slice(row);
+            }
+            Answer::Refused(reason) => {
+                put_v16(&mut flight, &[], "head")?;
+                flight.push(*reason);
+            }
+        }
+        let sealed = schedule.seal(&flight).ok_or(JoinError::NotAuthentic)?;
+        response.flight = &sealed;
+        if matches!(answer, Answer::Keys(..)) && self.unconfirmed.len() < UNCONFIRMED_MAX {
+            self.unconfirmed.push(Unconfirmed {
+                mac: schedule.finish(&flight).mac,
+                scope: request.scope.clone(),
+                member: request.certificate.kid(),
+                deadline_ms: now_unix_ms.saturating_add(SKEW_MS),
+            });
+        }
+        Ok(response.encode()?)
+    }
+
+    /// Takes a JOIN_FIN and returns which member of which scope has confirmed that it has its keys.
+    ///
+    /// # Errors
+    /// [`JoinError`]; [`JoinError::NotAuthentic`] for one that nobody awaits.
+    pub(super) fn confirm(&mut self, payload: &[u8]) -> Result<(String, Kid), JoinError> {
+        let JoinFinish { mac } = JoinFinish::parse(payload)?;
+        let index = self.unconfirmed.iter().position(|awaited| bool::from(awaited.mac.ct_eq(&mac)));
+        let Unconfirmed { scope, member, .. } =
+            self.unconfirmed.swap_remove(index.ok_or(JoinError::NotAuthentic)?);
+        Ok((scope, member))
+    }
+
+    fn forget(&mut self, now_unix_ms: u64) {
+        self.seen.retain(|_, until_ms| *until_ms > now_unix_ms);
+        self.unconfirmed.retain(|awaited| awaited.deadline_ms > now_unix_ms);
+    }
+}

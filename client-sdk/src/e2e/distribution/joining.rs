@@ -1,0 +1,153 @@
+//! The online join as part of the distribution: who is asked, who is let in, and what becomes of it (VEIL-1 sections 9.1, 9.4).
+
+use veilmq_protocol::veil::{
+    Kid,
+    distribution::{DistributionTopic, JoinRequest},
+};
+
+use super::{
+    Distribution, KeyEvent, Outgoing,
+    join::{Answer, Asking, JoinError},
+    membership::{Holder, Taken},
+};
+use crate::e2e::{E2e, Entropy, scope::Scope};
+
+/// The issuer does not let the member in (VEIL-1 section 9.4).
+const NOT_ADMITTED: u8 = 1;
+/// The issuer has no scope of this name.
+const NO_SUCH_SCOPE: u8 = 2;
+/// There is no epoch yet.
+const NO_KEY_YET: u8 = 3;
+
+impl Distribution {
+    /// Asks an issuer for the keys of a scope this program is a member of, unless it is being asked. A member does so by itself
+    /// when a head leaves it out.
+    pub fn ask(&mut self, scope: &Scope, issuer: Kid, now_unix_ms: u64, entropy: Entropy<'_>) {
+        let is_asked = self.asking.iter().any(|asking| asking.scope == *scope && asking.issuer == issuer);
+        if is_asked || issuer == self.identity.kid() {
+            return;
+        }
+        match Asking::begin(&self.identity, scope.clone(), issuer, now_unix_ms, entropy) {
+            Ok(asking) => {
+                let own = DistributionTopic::JoinResponse { member: self.identity.kid() }.to_string();
+                self.queued.push(Outgoing {
+                    topic: DistributionTopic::Join { issuer }.to_string(),
+                    payload: asking.request().to_vec(),
+                    retain: false,
+                    answer: Some((own, asking.nonce().to_vec())),
+                });
+                self.asking.push(asking);
+            }
+            Err(error) => {
+                self.events.push(KeyEvent::Refused { topic: scope.as_str().to_owned(), error });
+            }
+        }
+    }
+
+    /// Gives up the requests that nobody has answered in time; the keys still come with a head.
+    pub(super) fn give_up_asking(&mut self, now_unix_ms: u64) {
+        for late in self.asking.extract_if(.., |asking| asking.deadline_ms <= now_unix_ms) {
+            let (scope, issuer) = (late.scope.as_str().to_owned(), late.issuer);
+            self.events.push(KeyEvent::JoinPending { scope, issuer });
+        }
+    }
+
+    /// Takes what came on the topic of this issuer: a request or a confirmation.
+    pub(super) fn handle_join(&mut self, payload: &[u8], now_unix_ms: u64, entropy: Entropy<'_>) {
+        if self.issuers.is_empty() {
+            return;
+        }
+        if let Ok((scope, member)) = self.asked.confirm(payload) {
+            self.events.push(KeyEvent::Joined { scope, member });
+            return;
+        }
+        let own = self.identity.kid();
+        let answered = match self.asked.take(payload, own, &self.anchors, now_unix_ms) {
+            Ok(request) => self.answer_join(&request, now_unix_ms, entropy),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = answered {
+            self.events.push(KeyEvent::JoinFailed { issuer: own, error });
+        }
+    }
+
+    fn answer_join(
+        &mut self,
+        request: &JoinRequest,
+        now_unix_ms: u64,
+        entropy: Entropy<'_>,
+    ) -> Result<(), JoinError> {
+        let member = request.certificate.kid();
+        let issuer = self.issuers.iter_mut().find(|issuer| issuer.scope.as_str() == request.scope);
+        let mut current = None;
+        let refused = match issuer {
+            None => NO_SUCH_SCOPE,
+            Some(issuer) if !issuer.lets_in(&request.certificate) => NOT_ADMITTED,
+            Some(issuer) => {
+                if issuer.admit(request.certificate.clone(), &mut *entropy) {
+                    self.changed = true;
+                    let scope = request.scope.clone();
+                    self.events.push(KeyEvent::Admitted { scope, member });
+                }
+                current = issuer.current(&self.identity, now_unix_ms)?;
+                NO_KEY_YET
+            }
+        };
+        let answer = match &current {
+            Some((head, row)) => Answer::Keys(head, row),
+            None => Answer::Refused(refused),
+        };
+        let payload = self.asked.answer(request, &answer, &self.identity, now_unix_ms, entropy)?;
+        let topic = DistributionTopic::JoinResponse { member }.to_string();
+        let nonce = request.nonce.to_vec();
+        self.queued.push(Outgoing {
+            topic: topic.clone(),
+            payload,
+            retain: false,
+            answer: Some((topic, nonce)),
+        });
+        Ok(())
+    }
+
+    /// Takes the answer of an issuer. Returns whether messages that could not be opened may be tried again.
+    pub(super) fn handle_join_response(&mut self, e2e: &mut E2e, payload: &[u8], now_unix_ms: u64) -> bool {
+        let nonce = payload.get(3..19).unwrap_or_default();
+        let Some(index) = self.asking.iter().position(|asking| asking.nonce() == nonce) else { return false };
+        let asking = self.asking.swap_remove(index);
+        let (issuer, scope) = (asking.issuer, asking.scope.as_str().to_owned());
+        let joined = match asking.finish(payload, &self.anchors, now_unix_ms) {
+            Ok(joined) => joined,
+            Err(error) => {
+                self.events.push(KeyEvent::JoinFailed { issuer, error });
+                return false;
+            }
+        };
+        let membership = self.memberships.iter_mut().find(|membership| membership.scope == asking.scope);
+        let (Some(membership), Some(rings)) = (membership, e2e.rings_mut(&asking.scope)) else {
+            return false;
+        };
+        let (identity, prekeys, anchors) = (&*self.identity, &self.prekeys, &self.anchors);
+        let holder = Holder { identity, prekeys, anchors, now_unix_ms };
+        let taken = membership.take_answer(&joined.head, joined.keys, holder, rings);
+        self.changed = true;
+        self.queued.push(Outgoing {
+            topic: DistributionTopic::Join { issuer }.to_string(),
+            payload: joined.finish.encode(),
+            retain: false,
+            answer: None,
+        });
+        match taken {
+            Ok(Taken::Installed { epoch, issuer: certificate, .. }) => {
+                self.events.push(KeyEvent::Installed { scope, issuer, epoch });
+                // As with a head: an authority that may not publish need not be known.
+                let _ = e2e.directory_mut().introduce(*certificate, &self.anchors, now_unix_ms);
+                true
+            }
+            Ok(Taken::Known | Taken::Waiting) => false,
+            Err(error) => {
+                self.events.push(KeyEvent::HeadRefused { scope, issuer, error });
+                false
+            }
+        }
+    }
+}

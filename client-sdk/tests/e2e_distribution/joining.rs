@@ -1,0 +1,121 @@
+//! A member that a head leaves out asks its issuer (VEIL-1 section 9.1).
+
+use veilmq_client::e2e::distribution::{Admission, HeadError, IssuePolicy, JoinError, KeyEvent, Rotation};
+
+use super::world::{Broker, Party, SCOPE, SECOND, START, entropy, scope};
+
+/// A publisher whose head is out, and a reader it has never heard of that has just seen this head and asked.
+fn asked(policy: IssuePolicy) -> (Broker, Party, Party, (String, Vec<u8>)) {
+    let mut broker = Broker::default();
+    let mut press = Party::publisher("press", policy);
+    press.visit(&mut broker, START);
+    let mut lake = Party::subscriber("lake");
+    let events = lake.visit(&mut broker, START + SECOND);
+    assert!(
+        matches!(&*events, [KeyEvent::HeadRefused { error: HeadError::NotAMember { .. }, .. }]),
+        "{events:?}"
+    );
+    let request = broker.passing.remove(0);
+    assert_eq!(request.0, format!("_veil/1/jn/{}", press.kid()));
+    (broker, press, lake, request)
+}
+
+/// Hands a message over and gives what the party says to it.
+fn answer(party: &mut Party, message: &(String, Vec<u8>), broker: &mut Broker, now: u64) -> Vec<KeyEvent> {
+    let events = party.hear(message, now);
+    broker.publish(party.keys.outgoing(&mut party.e2e, now, &mut entropy()));
+    events
+}
+
+#[test]
+fn a_member_that_was_left_out_has_its_keys_after_one_exchange() {
+    let now = START + 2 * SECOND;
+    let (mut broker, mut press, mut lake, request) = asked(IssuePolicy::default());
+
+    let admitted = answer(&mut press, &request, &mut broker, now);
+    let response = broker.passing.remove(0);
+    let installed = answer(&mut lake, &response, &mut broker, now);
+    let confirmation = broker.passing.remove(0);
+    let joined = answer(&mut press, &confirmation, &mut broker, now);
+
+    let (scope, member, issuer) = (SCOPE.to_owned(), lake.kid(), press.kid());
+    assert_eq!(admitted, [KeyEvent::Admitted { scope: scope.clone(), member }]);
+    assert_eq!(response.0, format!("_veil/1/jr/{member}"));
+    assert_eq!(installed, [KeyEvent::Installed { scope: scope.clone(), issuer, epoch: 1 }]);
+    assert_eq!(joined, [KeyEvent::Joined { scope, member }]);
+    let message = press.seal(now);
+    assert!(lake.reads(&message, now));
+    // The head that is retained next is no older than what came by asking.
+    press.visit(&mut broker, now + 2 * SECOND);
+    let events = lake.visit(&mut broker, now + 3 * SECOND);
+    assert!(!events.iter().any(|event| matches!(event, KeyEvent::HeadRefused { .. })), "{events:?}");
+}
+
+#[test]
+fn whoever_is_not_let_in_learns_that_and_nothing_else() {
+    let now = START + 2 * SECOND;
+    let named = IssuePolicy { admission: Admission::Named, ..IssuePolicy::default() };
+    let barred = |press: &mut Party, lake: &Party| {
+        press.keys.remove(&scope(), lake.kid(), Rotation::Removal, &mut entropy());
+    };
+    for (policy, bar) in [(named, false), (IssuePolicy::default(), true)] {
+        let (mut broker, mut press, mut lake, request) = asked(policy);
+        if bar {
+            barred(&mut press, &lake);
+        }
+
+        answer(&mut press, &request, &mut broker, now);
+        let events = lake.hear(&broker.passing.remove(0), now);
+
+        let issuer = press.kid();
+        assert_eq!(events, [KeyEvent::JoinFailed { issuer, error: JoinError::Refused(1) }]);
+        let message = press.seal(now);
+        assert!(!lake.reads(&message, now));
+    }
+}
+
+#[test]
+fn an_answer_that_was_changed_anywhere_gives_nothing() {
+    let now = START + 2 * SECOND;
+    let length = {
+        let (mut broker, mut press, _lake, request) = asked(IssuePolicy::default());
+        answer(&mut press, &request, &mut broker, now);
+        broker.passing.remove(0).1.len()
+    };
+    for at in (3..length).step_by(37) {
+        let (mut broker, mut press, mut lake, request) = asked(IssuePolicy::default());
+        answer(&mut press, &request, &mut broker, now);
+        let (topic, mut response) = broker.passing.remove(0);
+        response[at] ^= 1;
+
+        lake.hear(&(topic, response), now);
+
+        let message = press.seal(now);
+        assert!(!lake.reads(&message, now), "byte {at}");
+    }
+}
+
+#[test]
+fn a_request_counts_once_in_its_time_and_for_the_issuer_it_names() {
+    let now = START + 2 * SECOND;
+    let (mut broker, mut press, _lake, request) = asked(IssuePolicy::default());
+    let mut mill = Party::publisher("mill", IssuePolicy::default());
+    mill.visit(&mut broker, START);
+    let not_fresh =
+        |events: &[KeyEvent]| matches!(events, [KeyEvent::JoinFailed { error: JoinError::NotFresh, .. }]);
+
+    assert!(not_fresh(&mill.hear(&request, now)), "it names another issuer");
+    assert!(not_fresh(&press.hear(&request, now + 200 * SECOND)), "it is too old");
+    assert!(!not_fresh(&press.hear(&request, now)));
+    assert!(not_fresh(&press.hear(&request, now)), "it was answered before");
+}
+
+#[test]
+fn a_member_does_not_wait_for_an_issuer_that_is_away() {
+    let (_broker, press, mut lake, _request) = asked(IssuePolicy::default());
+
+    lake.keys.advance(&mut lake.e2e, START + 5 * SECOND, &mut entropy());
+
+    let pending = KeyEvent::JoinPending { scope: SCOPE.to_owned(), issuer: press.kid() };
+    assert_eq!(lake.keys.take_events(), [pending]);
+}
