@@ -182,6 +182,13 @@ pub struct Message {
     pub sealed: Option<Sealed>,
 }
 
+impl Message {
+    /// Whether the message says that what is retained on its topic is deleted, and how far that is proven.
+    pub fn deletes(&self) -> Option<Authentication> {
+        self.sealed.as_ref().filter(|_| self.payload.is_empty()).map(|sealed| sealed.authentication)
+    }
+}
+
 /// Where an opened message came from, and how far that is proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sealed {

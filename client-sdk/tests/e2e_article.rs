@@ -71,8 +71,7 @@ fn every_failure_is_the_same_error() {
     };
     let mut wrong_padding = payload.clone();
     *wrong_padding.last_mut().unwrap() ^= 1;
-    let rows: [(&str, &[u8], ArticleKeys); 8] = [
-        ("empty", b"", master()),
+    let rows: [(&str, &[u8], ArticleKeys); 7] = [
         ("only an IV", &payload[..16], master()),
         ("not whole blocks", &payload[..40], master()),
         ("plaintext JSON", JSON, master()),
@@ -247,4 +246,57 @@ fn the_articles_own_code_refuses_another_key() {
     let Some(answers) = ask_counterpart(&[wrong]) else { return };
 
     assert!(answers[0]["error"].is_string(), "{answers:?}");
+}
+
+#[test]
+fn keys_follow_each_other_with_a_window_in_which_both_are_accepted() {
+    const AT: u64 = 1_790_000_000_000;
+    const WINDOW: u64 = 600_000;
+    let (old, new) = ([1; 32], [2; 32]);
+    let name = topic(TOPIC);
+    let scope = || Scope::new(SCOPE).unwrap();
+    let rotating = || {
+        let mut keys = ArticleKeys::new(ArticleKey::master(&old));
+        keys.rotate(ArticleKey::master(&new), AT, WINDOW);
+        let mut e2e = E2e::new(unsigned(1), Limits::default());
+        e2e.add_scope(ScopeConfig::article(scope(), keys)).unwrap();
+        e2e
+    };
+    let sealed =
+        |key: &[u8; 32]| ArticleKeys::new(ArticleKey::master(key)).encrypt(name, b"{}", [3; 16]).unwrap();
+    let none = plain();
+
+    for (now, old_opens) in
+        [(0, true), (AT - 1, true), (AT, true), (AT + WINDOW - 1, true), (AT + WINDOW, false)]
+    {
+        for told_of_time in [false, true] {
+            let mut e2e = rotating();
+            if told_of_time {
+                e2e.advance(now);
+            }
+            assert!(e2e.open(name, &sealed(&new), false, &none, now).is_ok(), "{now}");
+            assert_eq!(e2e.open(name, &sealed(&old), false, &none, now).is_ok(), old_opens, "{now}");
+        }
+        let payload = rotating().seal(name, b"{}", &none, now, &mut |bytes| bytes.fill(3)).unwrap();
+        assert_eq!(payload, sealed(if now < AT { &old } else { &new }), "{now}");
+    }
+}
+
+#[test]
+fn numbers_begin_with_the_time_and_leave_what_is_numbered_alone() {
+    const NOW: u64 = 1_790_000_000_000;
+    let name = topic("a");
+    let numbering = ArticleKeys::new(ArticleKey::master(&[1; 32])).numbering();
+    let mut e2e = E2e::new(unsigned(1), Limits::default());
+    e2e.add_scope(ScopeConfig::article(Scope::new("a").unwrap(), numbering)).unwrap();
+    let none = plain();
+    let mut text = |json: &str| {
+        let sealed = e2e.seal(name, json.as_bytes(), &none, NOW, &mut |bytes| bytes.fill(3)).unwrap();
+        String::from_utf8(e2e.open(name, &sealed, false, &none, NOW).unwrap().plaintext).unwrap()
+    };
+
+    assert_eq!(text(r#"{"t":1}"#), format!(r#"{{"seq":{NOW},"t":1}}"#));
+    assert_eq!(text(r#"{"t":2}"#), format!(r#"{{"seq":{},"t":2}}"#, NOW + 1));
+    assert_eq!(text(r#"{"seq":7}"#), r#"{"seq":7}"#);
+    assert_eq!(text("21.5"), "21.5");
 }

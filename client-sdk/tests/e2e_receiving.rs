@@ -2,7 +2,7 @@
 
 mod e2e_support;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
 
 use e2e_support::{
     EPOCH, JSON, NOW, SCOPE, TOPIC, certificate, counter, keyring, member, member_with, plain, press, seed,
@@ -38,7 +38,7 @@ fn retained(reader: &mut E2e, payload: &[u8], now: u64) -> Result<Opened> {
 #[test]
 fn plaintext_on_a_scope_is_never_delivered() {
     let mut reader = member(unsigned(1), default());
-    for payload in [&b""[..], b"V", b"VE", b"{}", b"VEIL-1", &[0x56, 0x45, 0x20, 2, 0]] {
+    for payload in [&b"V"[..], b"VE", b"{}", b"VEIL-1", &[0x56, 0x45, 0x20, 2, 0]] {
         assert_eq!(live(&mut reader, payload, NOW), Err(OpenError::NotEncrypted), "{payload:?}");
     }
     assert_eq!(live(&mut reader, b"VE\x10", NOW), Err(OpenError::Malformed("header")));
@@ -48,7 +48,7 @@ fn plaintext_on_a_scope_is_never_delivered() {
 fn envelope_kinds_this_receiver_does_not_have_are_malformed() {
     let payload = seal(&mut member(unsigned(2), default()), NOW);
     let mut reader = member(unsigned(1), default());
-    for (index, bits) in [(2, 0x01), (4, 0x08), (4, 0x40), (4, 0x80)] {
+    for (index, bits) in [(2, 0x02), (4, 0x40), (4, 0x80)] {
         let mut other = payload.clone();
         other[index] |= bits;
         let result = live(&mut reader, &other, NOW);
@@ -57,27 +57,70 @@ fn envelope_kinds_this_receiver_does_not_have_are_malformed() {
 }
 
 #[test]
-fn an_empty_retained_message_is_an_unauthenticated_tombstone() {
+fn an_empty_message_is_a_tombstone_that_proves_nothing_with_or_without_retain() {
     let mut reader = member(unsigned(1), default());
 
-    let opened = retained(&mut reader, b"", NOW).unwrap();
-
-    assert!(opened.is_tombstone());
-    assert_eq!(opened.authentication(), Authentication::None);
-    assert_eq!(opened.plaintext, b"");
+    for opened in [retained(&mut reader, b"", NOW).unwrap(), live(&mut reader, b"", NOW).unwrap()] {
+        assert!(opened.is_tombstone());
+        assert_eq!(opened.authentication(), Authentication::None);
+    }
 }
 
 #[test]
-fn an_authentic_empty_message_is_not_a_tombstone() {
+fn an_authentic_empty_message_is_a_tombstone_that_a_member_has_made() {
     for suite in Suite::ALL {
         let mut sender = member(unsigned(2), EnvelopeOptions { suite, ..default() });
         let payload = sender.seal(topic(TOPIC), b"", &plain(), NOW, &mut counter()).unwrap();
 
         let opened = retained(&mut member(unsigned(1), default()), &payload, NOW).unwrap();
 
-        assert!(!opened.is_tombstone());
+        assert!(opened.is_tombstone());
         assert_eq!(opened.authentication(), Authentication::Group);
     }
+}
+
+#[test]
+fn a_message_in_parts_is_whole_once_its_last_part_came_and_never_twice() {
+    let options = EnvelopeOptions { chunk_bytes: NonZeroU32::new(10).unwrap(), ..default() };
+    let mut sender = member(unsigned(2), options);
+    let mut reader = member(unsigned(1), default());
+    let mut parts = sender.seal_in_parts(topic(TOPIC), JSON, &plain(), NOW, &mut counter()).unwrap();
+    assert_eq!(parts.len(), JSON.len().div_ceil(10));
+
+    parts.reverse();
+    let (last, others) = parts.split_last().unwrap();
+    for part in others {
+        assert_eq!(live(&mut reader, part, NOW), Err(OpenError::Incomplete));
+        assert_eq!(live(&mut reader, part, NOW), Err(OpenError::Replay));
+    }
+    assert_eq!(live(&mut reader, last, NOW).unwrap().plaintext, JSON);
+
+    assert_eq!(live(&mut reader, last, NOW), Err(OpenError::Replay));
+    assert_eq!(retained(&mut reader, last, NOW), Err(OpenError::Malformed("chunk")));
+}
+
+#[test]
+fn a_topic_inside_the_envelope_counts_and_must_lie_in_the_scope() {
+    let options = EnvelopeOptions { inner_topic: true, ..default() };
+    let mut sender = member(unsigned(2), options);
+    let mut reader = member(unsigned(1), default());
+    let elsewhere = topic("remote/line-3");
+    let mut seal = |name| sender.seal(topic(name), JSON, &plain(), NOW, &mut counter()).unwrap();
+    let (first, second) = (seal(TOPIC), seal("factory/line-3/other"));
+
+    for (payload, name) in [(&first, TOPIC), (&second, "factory/line-3/other")] {
+        assert!(reader.opens(elsewhere, payload));
+        let opened = reader.open(elsewhere, payload, false, &plain(), NOW).unwrap();
+        assert_eq!((opened.topic.as_deref(), &*opened.plaintext), (Some(name), JSON));
+        assert_eq!(opened.origin().unwrap().gap, 0, "numbered for the whole scope");
+    }
+    assert_eq!(reader.open(topic(TOPIC), &first, false, &plain(), NOW), Err(OpenError::Replay));
+    assert!(!reader.opens(elsewhere, &seal_plainly()));
+}
+
+/// An envelope that goes by the topic it came on.
+fn seal_plainly() -> Vec<u8> {
+    seal(&mut member(unsigned(3), default()), NOW)
 }
 
 #[test]

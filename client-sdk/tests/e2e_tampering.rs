@@ -67,7 +67,8 @@ fn no_flipped_bit_goes_unnoticed() {
             let result = reader.open(topic(TOPIC), &forged, false, &plain(), NOW);
             assert!(result.is_err(), "bit {bit} of {options:?} gave {result:?}");
         }
-        for length in 0..payload.len() {
+        // Nothing at all is a tombstone, which proves nothing.
+        for length in 1..payload.len() {
             assert!(reader.open(topic(TOPIC), &payload[..length], false, &plain(), NOW).is_err());
         }
 

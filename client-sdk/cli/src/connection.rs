@@ -7,17 +7,17 @@ use tracing_subscriber::filter::LevelFilter;
 use veilmq_client::{
     Builder, Client, QoS, Tls, TlsError, Will,
     e2e::{
-        ArticleKey, ArticleKeys, Directory, EnvelopeOptions, EpochTiming, Keyring, MasterSecret, Scope,
-        ScopeConfig, SenderPolicy,
+        ArticleKey, ArticleKeys, Directory, EnvelopeOptions, EpochTiming, Keyring, MasterSecret, Padding,
+        Scope, ScopeConfig, SenderPolicy,
     },
     identity,
 };
 use veilmq_protocol::veil::{
     Scheme, Schemes, Suite,
-    channel::{Identity, TrustAnchors},
+    channel::{Identity, Secret32, TrustAnchors},
 };
 
-use crate::{failure::Failure, keys::Keys, properties::Given, secret};
+use crate::{failure::Failure, format::unix_ms, keys::Keys, properties::Given, secret};
 
 pub(crate) const EXIT_STATUSES: &str = "Exit status: 0 on success; the Reason Code (128 to 255) if the broker \
     refuses the connection or subscription; 27 if -W runs out; 1 for any other error.";
@@ -129,6 +129,39 @@ pub(crate) struct Connection {
     /// Use the article's format: JSON, encrypted but not authenticated
     #[arg(long, help_heading = "End to end", requires = "scope", conflicts_with_all = ["sign", "sender", "suite", "epoch"])]
     article: bool,
+    /// The key file holds the AES-256 key itself, not a master secret
+    #[arg(long, help_heading = "End to end", requires = "article")]
+    raw: bool,
+    /// Put a sequence number into every JSON object
+    #[arg(long, help_heading = "End to end", requires = "article")]
+    number: bool,
+    /// File with the key that was in use before; accepted for --transition seconds from now
+    #[arg(long, value_name = "FILE", help_heading = "End to end", requires = "article")]
+    previous_key: Option<PathBuf>,
+    /// How long the previous key is accepted
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        help_heading = "End to end",
+        requires = "previous_key",
+        default_value_t = 600
+    )]
+    transition: u64,
+    /// File with a master secret of the article's format; what is published is published in it too, on TOPIC/legacy
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "End to end",
+        requires = "scope",
+        conflicts_with = "article"
+    )]
+    legacy_key: Option<PathBuf>,
+    /// Say when each message was sealed
+    #[arg(long, help_heading = "End to end")]
+    timestamp: bool,
+    /// Hide the lengths of messages: 64, 128, 256 bytes and so on
+    #[arg(long, help_heading = "End to end")]
+    pad: bool,
     #[command(flatten)]
     pub(crate) keys: Keys,
 }
@@ -192,7 +225,7 @@ impl Connection {
             builder = builder.tls(tls);
         }
         let builder = self.with_scope(self.with_channel(builder)?)?;
-        self.keys.add_to(builder, self.sign)
+        self.keys.add_to(builder, &self.envelopes())
     }
 
     /// Who this client is, if it says so.
@@ -274,8 +307,7 @@ impl Connection {
             Scope::new(filter).map_err(|error| Failure::new(format!("--scope {filter:?}: {error}")))?;
         let master = secret::load(path)?;
         if self.article {
-            let keys = ArticleKeys::new(ArticleKey::master(master.as_slice()));
-            return Ok(builder.scope(ScopeConfig::article(scope, keys)));
+            return Ok(builder.scope(ScopeConfig::article(scope, self.article_keys(&master)?)));
         }
         let keyring =
             Keyring::master(MasterSecret::new(master.as_slice()), self.epoch, EpochTiming::default());
@@ -284,13 +316,34 @@ impl Connection {
             directory.pin(identity::load_certificate(path)?);
         }
         let senders = if self.sender.is_empty() { SenderPolicy::AnyMember } else { SenderPolicy::Known };
-        let options = EnvelopeOptions {
-            suite: self.suite.suite(),
+        let options = EnvelopeOptions { suite: self.suite.suite(), senders, ..self.envelopes() };
+        let builder = builder.directory(directory).scope(ScopeConfig::envelope(scope, keyring, options));
+        let Some(path) = &self.legacy_key else { return Ok(builder) };
+        let keys = ArticleKeys::new(ArticleKey::master(secret::load(path)?.as_slice()));
+        builder.copy_to_legacy(filter, keys).map_err(|error| Failure::new(error.to_string()))
+    }
+
+    /// How messages are sealed, whatever their keys.
+    fn envelopes(&self) -> EnvelopeOptions {
+        EnvelopeOptions {
             sign: self.sign,
-            senders,
+            timestamp: self.timestamp,
+            padding: if self.pad { Padding::PowersOfTwo } else { Padding::None },
             ..EnvelopeOptions::default()
+        }
+    }
+
+    fn article_keys(&self, current: &[u8; 32]) -> Result<ArticleKeys, Failure> {
+        let key = |bytes: &[u8; 32]| match self.raw {
+            true => ArticleKey::Raw(Secret32::new(bytes)),
+            false => ArticleKey::master(bytes),
         };
-        Ok(builder.directory(directory).scope(ScopeConfig::envelope(scope, keyring, options)))
+        let mut keys = ArticleKeys::new(key(current));
+        if let Some(path) = &self.previous_key {
+            let until_ms = unix_ms().saturating_add(self.transition.saturating_mul(1_000));
+            keys = keys.accepting(key(&*secret::load(path)?), until_ms);
+        }
+        Ok(if self.number { keys.numbering() } else { keys })
     }
 
     fn start_logging(&self) {

@@ -99,8 +99,12 @@ impl Keys {
     }
 
     /// Adds the scopes to the client.
-    pub(crate) fn add_to(&self, mut builder: Builder, sign: bool) -> Result<Builder, Failure> {
-        let options = || EnvelopeOptions { sign, senders: SenderPolicy::Known, ..EnvelopeOptions::default() };
+    pub(crate) fn add_to(
+        &self,
+        mut builder: Builder,
+        envelopes: &EnvelopeOptions,
+    ) -> Result<Builder, Failure> {
+        let options = || EnvelopeOptions { senders: SenderPolicy::Known, ..envelopes.clone() };
         for filter in &self.join {
             let joined = builder.join_scope_with(filter, options());
             builder = joined.map_err(|error| Failure::new(format!("--join {filter:?}: {error}")))?;

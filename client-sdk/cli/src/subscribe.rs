@@ -212,6 +212,7 @@ fn sealed_json(sealed: &Sealed) -> Value {
             "seq": origin.seq,
             "gap": origin.gap,
             "will": origin.will,
+            "refresh": origin.refresh,
             "age_ms": origin.age_ms,
         }),
         Provenance::Article => json!({ "format": "article", "authentication": authentication }),

@@ -27,8 +27,8 @@ use super::{
 };
 use crate::{
     e2e::{
-        ConfigError, Directory, E2e, EnvelopeOptions, EpochTiming, Keyring, Limits, MasterSecret, Member,
-        Scope, ScopeConfig, SenderPolicy,
+        ArticleKeys, ConfigError, Directory, E2e, EnvelopeOptions, EpochTiming, Keyring, Limits,
+        MasterSecret, Member, Scope, ScopeConfig, SenderPolicy,
         distribution::{Distribution, IssuePolicy},
     },
     message::Will,
@@ -60,6 +60,7 @@ pub struct Builder {
     joined: Vec<(Scope, EnvelopeOptions)>,
     issued: Vec<(Scope, EnvelopeOptions, IssuePolicy)>,
     members: Vec<(Scope, Certificate)>,
+    legacy: Vec<(Scope, ArticleKeys)>,
     directory: Directory,
     limits: Limits,
     state: Option<(PathBuf, Option<StateKey>)>,
@@ -93,6 +94,7 @@ impl Builder {
             joined: Vec::new(),
             issued: Vec::new(),
             members: Vec::new(),
+            legacy: Vec::new(),
             directory: Directory::default(),
             limits: Limits::default(),
             state: None,
@@ -161,7 +163,7 @@ impl Builder {
     }
 
     /// Sets what the broker publishes when the connection is lost; sealed anew at each connection if its topic
-    /// is in an end-to-end scope.
+    /// is in an end-to-end scope. A connection that begins before the key of that scope has come has no Will, with a warning.
     pub fn will(mut self, will: Will) -> Self {
         self.endpoint.will = Some(will);
         self
@@ -253,6 +255,16 @@ impl Builder {
     pub fn master_scope(self, filter: &str, master: MasterSecret) -> Result<Self, ConfigError> {
         let keyring = Keyring::master(master, MASTER_EPOCH, EpochTiming::default());
         Ok(self.scope(ScopeConfig::envelope(Scope::new(filter)?, keyring, EnvelopeOptions::default())))
+    }
+
+    /// Also publishes what is published on a scope in the article's format, on `TOPIC/legacy`, while its readers move from one to
+    /// the other; such copies are left out where they arrive (VEIL-1 section 11).
+    ///
+    /// # Errors
+    /// [`ConfigError`] for what is no filter.
+    pub fn copy_to_legacy(mut self, filter: &str, keys: ArticleKeys) -> Result<Self, ConfigError> {
+        self.legacy.push((Scope::new(filter)?, keys));
+        Ok(self)
     }
 
     /// Becomes a member of an end-to-end scope: its keys come through the broker from whoever is certified to issue them, also
@@ -404,6 +416,9 @@ impl Builder {
             for (scope, options, policy) in self.issued {
                 distribution.issue(&mut e2e, scope, options, policy)?;
             }
+        }
+        for (scope, keys) in self.legacy {
+            e2e.copy_to_legacy(&scope, keys)?;
         }
         let accept = self.accept_replay_after_crash;
         let open = |(path, key): (PathBuf, StateKey)| {

@@ -23,7 +23,7 @@ use self::requests::{Input, next_input};
 use super::{
     Status,
     backoff::Backoff,
-    clock::{Clock, entropy, random_u32, unix_ms},
+    clock::{Clock, entropy, random_u32},
     error::{ConnectError, KeyRequestError, PublishError, ReauthenticateError, RequestError, SubscribeError},
     keys::{KeyAnswer, KeyRequest, Parked},
     routes::{Blocked, Delivery, Routes, STALL, Taken},
@@ -82,7 +82,8 @@ pub(super) enum Command {
 enum Waiter {
     Publish {
         topic: String,
-        reply: PublishReply,
+        /// Nobody waits for what the client publishes by itself.
+        reply: Option<PublishReply>,
     },
     Subscribe {
         filters: Vec<String>,
@@ -132,6 +133,8 @@ pub(super) struct Driver {
     waited: VecDeque<(Parked, bool)>,
     /// Publications that wait for a key, and until when.
     unsealed: VecDeque<(PublishCommand, Instant)>,
+    /// Publications that are sealed and that the session has no room for.
+    ready: VecDeque<(Publication, Option<PublishReply>)>,
     /// The first connection is there, and the keys are not.
     opening: bool,
     /// QoS 0 publications whose last byte is this far in the output of the connection.
@@ -170,6 +173,7 @@ impl Driver {
             blocked: Vec::new(),
             waited: VecDeque::new(),
             unsealed: VecDeque::new(),
+            ready: VecDeque::new(),
             opening: false,
             flushing: Vec::new(),
             sent_total: 0,
@@ -250,7 +254,7 @@ impl Driver {
     }
 
     fn begin(&mut self, stream: Transport) -> Result<Transport, ConnectError> {
-        let will = self.endpoint.will.as_ref().map(|will| self.sealing.will(will)).transpose()?;
+        let will = self.endpoint.will.as_ref().map(|will| self.sealing.will(will)).transpose()?.flatten();
         self.session.connect(will.as_ref(), self.clock.now(), &mut entropy)?;
         self.sent_total = 0;
         Ok(stream)
@@ -260,7 +264,7 @@ impl Driver {
     async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         tokio::pin!(work);
         loop {
-            let accepts = self.session.accepts_publication();
+            let accepts = self.accepts_publication();
             let input = tokio::select! {
                 done = &mut work => return Some(done),
                 input = next_input(&mut self.publishes, &mut self.commands, &self.taken, accepts) => input,
@@ -281,7 +285,7 @@ impl Driver {
                 return reason;
             }
             let may_read = self.blocked.is_empty();
-            let accepts = self.session.accepts_publication() && self.session.output_len() < OUTPUT_BYTES_MAX;
+            let accepts = self.accepts_publication();
             let wake = self.next_wake();
             let room_to_read = may_read.then_some(buffer.as_mut_slice());
             tokio::select! {
@@ -308,6 +312,7 @@ impl Driver {
         self.acknowledge_taken();
         self.sealing.advance();
         self.work_on_keys();
+        self.publish_ready();
         loop {
             self.retry_blocked();
             if !self.blocked.is_empty() {
@@ -325,7 +330,7 @@ impl Driver {
                 Event::Published { token, outcome } => match self.waiters.remove(&token) {
                     Some(Waiter::Publish { topic, reply }) => {
                         let outcome = outcome.map_err(|error| PublishError::Delivery { topic, error });
-                        let _ = reply.send(outcome);
+                        tell(reply, outcome);
                     }
                     Some(Waiter::Keys { topic }) => self.key_published(&topic, outcome.err()),
                     Some(Waiter::Subscribe { .. } | Waiter::Unsubscribe { .. }) | None => {}
@@ -415,6 +420,18 @@ impl Driver {
         }
     }
 
+    fn is_connected(&self) -> bool {
+        matches!(&*self.status.borrow(), Status::Connected { .. })
+    }
+
+    fn accepts_publication(&self) -> bool {
+        self.ready.is_empty() && self.unsealed.len() < keys::UNSEALED_MAX && self.session_has_room()
+    }
+
+    fn session_has_room(&self) -> bool {
+        self.session.accepts_publication() && self.session.output_len() < OUTPUT_BYTES_MAX
+    }
+
     fn sent(&mut self, len: usize) {
         self.session.sent(len, self.clock.now());
         self.sent_total += len as u64;
@@ -428,11 +445,13 @@ impl Driver {
         let session = self.session.next_timeout().map(|due| self.clock.instant(due));
         let stall =
             (!self.blocked.is_empty() && self.session.awaits_answers()).then(|| Instant::now() + STALL);
-        let keys = self
-            .sealing
-            .next_wake()
-            .map(|due| Instant::now() + Duration::from_millis(due.saturating_sub(unix_ms())).min(LONGEST));
-        [session, stall, self.reauthenticate_at, keys, self.unsealed_due()].into_iter().flatten().min()
+        let keys = self.sealing.next_wake().map(|due| Instant::now() + until(due));
+        let refresh = self.sealing.refresh_due().filter(|_| self.is_connected());
+        let refresh = refresh.map(|due| Instant::now() + until(due));
+        [session, stall, self.reauthenticate_at, keys, self.unsealed_due(), refresh]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Sends what is left, DISCONNECT at its end, and closes.
@@ -446,6 +465,18 @@ impl Driver {
             Ok(Err(error)) => debug!(%error, "the connection was gone before the last packet"),
             Err(_) => debug!("the broker did not take the last packet in time"),
         }
+    }
+}
+
+/// How long it is until a moment in unix milliseconds.
+fn until(unix_ms: u64) -> Duration {
+    Duration::from_millis(unix_ms.saturating_sub(super::clock::unix_ms())).min(LONGEST)
+}
+
+/// Tells how a publication ended to whoever still wants to know.
+fn tell(reply: Option<PublishReply>, outcome: Result<ReasonCode, PublishError>) {
+    if let Some(reply) = reply {
+        let _ = reply.send(outcome);
     }
 }
 

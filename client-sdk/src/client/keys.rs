@@ -121,6 +121,11 @@ impl Keys {
         !self.distribution.is_issuer() || (self.phase == Phase::Open && self.held.is_empty())
     }
 
+    /// Whether what the broker retains may still be on its way: a newer key among it, and who may read no longer.
+    pub(super) const fn is_listening(&self) -> bool {
+        matches!(self.phase, Phase::Subscribing(_) | Phase::Listening)
+    }
+
     /// Does what is due and returns what is to be sent; `save` puts the state on disk.
     pub(super) fn work(
         &mut self,

@@ -7,6 +7,7 @@ mod driver;
 mod error;
 mod keys;
 mod publish;
+mod retained;
 mod routes;
 mod sealing;
 mod subscribe;

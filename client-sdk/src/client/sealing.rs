@@ -3,7 +3,7 @@
 //! Invariant: the only way from a plaintext on a scope to a [`Publication`] is through a seal.
 
 use bytes::Bytes;
-use tracing::error;
+use tracing::{error, warn};
 use veilmq_protocol::{
     QoS, TopicName,
     veil::{Kid, channel::hash, distribution::DistributionTopic, layout::Reader},
@@ -14,6 +14,7 @@ use super::{
     clock::{entropy, unix_ms},
     error::{ConnectError, PublishError},
     keys::{KeyWork, Keys, Parked},
+    retained::Retained,
 };
 use crate::{
     e2e::{E2e, OpenError, Saved, StateError, distribution::Distribution},
@@ -52,12 +53,13 @@ pub(super) struct Sealing {
     next_due: Option<u64>,
     /// When what was received is to be saved, in unix milliseconds.
     save_due: Option<u64>,
+    retained: Retained,
 }
 
 impl Sealing {
     pub(super) fn new(mut e2e: E2e, keys: Option<Keys>, file: Option<SealedFile>) -> Self {
         let next_due = e2e.advance(unix_ms());
-        Self { e2e, keys, file, next_due, save_due: None }
+        Self { e2e, keys, file, next_due, save_due: None, retained: Retained::default() }
     }
 
     /// Erases keys whose time is over.
@@ -83,18 +85,33 @@ impl Sealing {
 
     /// Does what is due for the keys and returns what is to be sent.
     pub(super) fn key_work(&mut self) -> KeyWork {
-        let Self { e2e, keys, file, .. } = self;
+        let Self { e2e, keys, file, retained, .. } = self;
         let Some(keys) = keys else { return KeyWork::default() };
-        keys.work(e2e, unix_ms(), |distribution, e2e| {
+        let work = keys.work(e2e, unix_ms(), |distribution, e2e| {
             let Some(file) = file else { return Ok(()) };
             file.save(&content(Some(distribution), e2e, Saved::InPassing)).map_err(|error| error.to_string())
-        })
+        });
+        if !work.publications.is_empty() {
+            retained.look_again();
+        }
+        work
+    }
+
+    /// When something retained may have to be sealed anew, in unix milliseconds.
+    pub(super) fn refresh_due(&self) -> Option<u64> {
+        self.retained.next_due().filter(|due| *due != u64::MAX)
+    }
+
+    /// What this client has had retained under an earlier epoch, sealed anew.
+    pub(super) fn refreshed(&mut self) -> Vec<Publication> {
+        self.retained.refreshed(&mut self.e2e, unix_ms())
     }
 
     /// Takes a message on a topic of key distribution; `None` if it is none. Returns whether parked messages may be tried again.
     pub(super) fn key_message(&mut self, message: &Message) -> Option<bool> {
         let keys = self.keys.as_mut().filter(|_| DistributionTopic::parse(&message.topic).is_some())?;
         let (topic, payload) = (&message.topic, &message.payload);
+        self.retained.look_again();
         Some(keys.distribution.handle(&mut self.e2e, topic, payload, unix_ms(), &mut entropy))
     }
 
@@ -113,50 +130,73 @@ impl Sealing {
         }
     }
 
-    /// Turns what the application publishes into what goes to the broker.
+    /// Turns what the application publishes into what goes to the broker, in this order.
     pub(super) fn outgoing(
         &mut self,
-        mut publication: Publication,
+        publication: Publication,
         form: Form,
-    ) -> Result<Publication, PublishError> {
+    ) -> Result<Vec<Publication>, PublishError> {
         self.advance();
         let topic = publication.topic.clone();
         let name =
             TopicName::new(&topic).map_err(|error| PublishError::Topic { topic: topic.clone(), error })?;
-        let Some(scope) = self.e2e.scope_of(name) else { return Ok(publication) };
+        let Some(scope) = self.e2e.scope_of(name) else { return Ok(vec![publication]) };
         if form == Form::Plain {
             return Err(PublishError::ScopeIsSealed { scope: scope.as_str().to_owned(), topic });
         }
+        let deletes = publication.retain && publication.payload.is_empty();
+        if deletes && !self.e2e.seals_envelopes(name) {
+            return Ok(vec![publication]);
+        }
         let invalid = |error| PublishError::Delivery { topic: topic.clone(), error };
+        let failed = |error| PublishError::Seal { topic: topic.clone(), error };
         let user = encode_pairs(&publication.properties.user).map_err(|error| invalid(error.into()))?;
         let properties = publication.properties.borrow(&user).map_err(|error| invalid(error.into()))?;
-        let sealed = self
-            .e2e
-            .seal(name, &publication.payload, &properties, unix_ms(), &mut entropy)
-            .map_err(|error| PublishError::Seal { topic: topic.clone(), error })?;
-        publication.payload = Bytes::from(sealed);
-        Ok(publication)
+        let (plaintext, now) = (&publication.payload, unix_ms());
+        let sealed = match publication.retain {
+            true => vec![self.e2e.seal(name, plaintext, &properties, now, &mut entropy).map_err(failed)?],
+            false => {
+                let parts = self.e2e.seal_in_parts(name, plaintext, &properties, now, &mut entropy);
+                parts.map_err(failed)?
+            }
+        };
+        let legacy = self.e2e.seal_legacy(name, plaintext, now, &mut entropy).map_err(failed)?;
+        let with = |payload| Publication { payload: Bytes::from(payload), ..publication.clone() };
+        let mut outgoing: Vec<Publication> = sealed.into_iter().map(with).collect();
+        outgoing.extend(legacy.map(|(topic, payload)| Publication { topic, ..with(payload) }));
+        if publication.retain {
+            if deletes {
+                // VEIL-1 section 12.1: the proof that it is deleted, and then the deletion.
+                outgoing.push(publication.clone());
+            }
+            self.retained.remember(publication, self.e2e.refresh_mark(name, now));
+        }
+        Ok(outgoing)
     }
 
-    /// The Will for one CONNECT, sealed under the epoch of now.
-    pub(super) fn will(&mut self, will: &Will) -> Result<Will, ConnectError> {
+    /// The Will for one CONNECT, sealed under the epoch of now; none before there is a key.
+    pub(super) fn will(&mut self, will: &Will) -> Result<Option<Will>, ConnectError> {
         let message = &will.publication;
         let name = TopicName::new(&message.topic)?;
         if !self.e2e.publishes_sealed(name) {
-            return Ok(will.clone());
+            return Ok(Some(will.clone()));
+        }
+        if self.awaits_key(&message.topic) {
+            warn!(topic = message.topic, "there is no key to seal the will with; this connection has none");
+            return Ok(None);
         }
         let user = encode_pairs(&message.properties.user)?;
         let properties = message.properties.borrow(&user)?;
         let sealed = self.e2e.seal_will(name, &message.payload, &properties, unix_ms(), &mut entropy)?;
         let publication = Publication { payload: Bytes::from(sealed), ..message.clone() };
-        Ok(Will { publication, ..*will })
+        Ok(Some(Will { publication, ..*will }))
     }
 
     /// Turns what the broker sent into what the application sees; `may_wait` for a key.
     pub(super) fn incoming(&mut self, mut message: Message, may_wait: bool) -> Incoming {
         self.advance();
         let Ok(name) = TopicName::new(&message.topic) else { return Incoming::Repeat };
-        if !self.e2e.publishes_sealed(name) {
+        if !self.e2e.opens(name, &message.payload) {
             return Incoming::Deliver(Received::Message(message));
         }
         // User Properties are never bound, so they need not be encoded again.
@@ -171,10 +211,18 @@ impl Sealing {
                 message.sealed =
                     Some(Sealed { provenance: opened.provenance, authentication: opened.authentication() });
                 message.payload = Bytes::from(opened.plaintext);
+                if let Some(topic) = opened.topic {
+                    message.topic = topic;
+                }
                 Incoming::Deliver(Received::Message(message))
             }
             // VEIL-1 section 12.2: a QoS 1 repeat is the same envelope, and is dropped silently.
             Err(OpenError::Replay) if message.dup && message.qos != QoS::AtMostOnce => Incoming::Repeat,
+            Err(OpenError::Incomplete) => {
+                self.save_due.get_or_insert(unix_ms() + SAVE_EVERY_MS);
+                Incoming::Repeat
+            }
+            Err(OpenError::LegacyCopy) => Incoming::Repeat,
             Err(OpenError::NoKey { .. }) if may_wait && self.gets_keys(name) => Incoming::Park(message),
             Err(OpenError::UnknownSender(sender)) if may_wait && self.gets_keys(name) => {
                 if let Some(keys) = &mut self.keys {
@@ -186,10 +234,11 @@ impl Sealing {
         }
     }
 
-    /// Whether a message on `topic` must wait for a key before it can be sealed.
+    /// Whether a message on `topic` must wait before it can be sealed: for a key, or for word of a newer one.
     pub(super) fn awaits_key(&self, topic: &str) -> bool {
-        let name = TopicName::new(topic);
-        self.keys.is_some() && name.is_ok_and(|name| self.e2e.awaits_key(name, unix_ms()))
+        let (Some(keys), Ok(name)) = (&self.keys, TopicName::new(topic)) else { return false };
+        let listens = keys.is_listening() && self.e2e.has_distributed_keys(name);
+        listens || self.e2e.awaits_key(name, unix_ms())
     }
 
     /// Whether keys for messages on `topic` may still come.

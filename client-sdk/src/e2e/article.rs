@@ -4,6 +4,8 @@
 //! or move a message without any key, and the sequence number inside the JSON changes with it. Opening has one
 //! error for every cause, and its result is always labelled as unauthenticated.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 use veilmq_protocol::{TopicName, veil::channel::Secret32};
 use zeroize::Zeroizing;
@@ -75,12 +77,22 @@ impl ArticleMaster {
 pub struct ArticleKeys {
     current: ArticleKey,
     previous: Option<(ArticleKey, u64)>,
+    next: Option<Next>,
+    /// The last sequence number of each topic, where messages are numbered.
+    numbers: Option<BTreeMap<Box<str>, u64>>,
+}
+
+/// The key that follows.
+struct Next {
+    key: ArticleKey,
+    activate_ms: u64,
+    transition_ms: u64,
 }
 
 impl ArticleKeys {
     /// Seals and opens with one key.
     pub fn new(current: ArticleKey) -> Self {
-        Self { current, previous: None }
+        Self { current, previous: None, next: None, numbers: None }
     }
 
     /// Also opens with the key that was replaced, until `until_unix_ms`.
@@ -90,10 +102,49 @@ impl ArticleKeys {
         self
     }
 
-    /// Erases the previous key once its time is over; returns when that is.
+    /// Puts a sequence number into every JSON object that has none, as the article does. Numbers begin with the time in
+    /// milliseconds, so that a restart repeats none.
+    #[must_use]
+    pub fn numbering(mut self) -> Self {
+        self.numbers = Some(BTreeMap::new());
+        self
+    }
+
+    /// Seals with another key from `activate_unix_ms` on. It opens at once, since others may be ahead; the one it replaces
+    /// opens for `transition_ms` after that.
+    pub fn rotate(&mut self, next: ArticleKey, activate_unix_ms: u64, transition_ms: u64) {
+        self.next = Some(Next { key: next, activate_ms: activate_unix_ms, transition_ms });
+    }
+
+    /// Takes the next key into use and erases the previous one, each when it is time; returns when that is.
     pub(super) fn advance(&mut self, now_unix_ms: u64) -> Option<u64> {
+        if let Some(next) = self.next.take_if(|next| now_unix_ms >= next.activate_ms) {
+            let replaced = std::mem::replace(&mut self.current, next.key);
+            self.previous = Some((replaced, next.activate_ms.saturating_add(next.transition_ms)));
+        }
         self.previous.take_if(|(_, until_ms)| now_unix_ms >= *until_ms);
-        self.previous.as_ref().map(|(_, until_ms)| *until_ms)
+        let erase = self.previous.as_ref().map(|(_, until_ms)| *until_ms);
+        let activate = self.next.as_ref().map(|next| next.activate_ms);
+        [erase, activate].into_iter().flatten().min()
+    }
+
+    /// Encrypts a JSON text with the key of this moment, numbered if messages are.
+    pub(super) fn seal(
+        &mut self,
+        topic: TopicName<'_>,
+        json: &[u8],
+        now_unix_ms: u64,
+        iv: [u8; IV_BYTES],
+    ) -> Result<Vec<u8>, SealError> {
+        self.advance(now_unix_ms);
+        let numbered = self.numbers.as_mut().and_then(|numbers| {
+            let text = std::str::from_utf8(json).ok()?;
+            let number = numbers.get(topic.as_str()).map_or(now_unix_ms, |last| last.saturating_add(1));
+            let numbered = with_sequence_number(text, number).ok()?;
+            numbers.insert(topic.as_str().into(), number);
+            Some(numbered)
+        });
+        self.encrypt(topic, numbered.as_ref().map_or(json, |text| text.as_bytes()), iv)
     }
 
     /// Encrypts a JSON text under `iv`, which must be random and never used again.
@@ -112,7 +163,7 @@ impl ArticleKeys {
         Ok(cbc_encrypt(self.current.topic_key(topic).as_bytes(), &iv, json))
     }
 
-    /// Decrypts a payload with the current key, then with the previous one while it is accepted.
+    /// Decrypts a payload: tries the newest key first, and of those that were replaced what is still accepted.
     ///
     /// The result is *not authenticated*.
     ///
@@ -125,9 +176,12 @@ impl ArticleKeys {
         payload: &[u8],
         now_unix_ms: u64,
     ) -> Result<Vec<u8>, OpenError> {
+        let next = self.next.iter();
+        let replaced_at = |next: &Next| now_unix_ms >= next.activate_ms.saturating_add(next.transition_ms);
+        let current = (!self.next.as_ref().is_some_and(replaced_at)).then_some(&self.current);
         let previous = self.previous.iter().filter(|(_, until_ms)| now_unix_ms < *until_ms);
-        [&self.current]
-            .into_iter()
+        next.map(|next| &next.key)
+            .chain(current)
             .chain(previous.map(|(key, _)| key))
             .filter_map(|key| cbc_decrypt(key.topic_key(topic).as_bytes(), payload))
             .find(|plaintext| is_json(plaintext))

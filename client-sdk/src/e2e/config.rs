@@ -109,6 +109,14 @@ pub struct EnvelopeOptions {
     /// Accepts live messages under epochs that are kept for retained messages only: for a Session that was
     /// away for longer than the transition window.
     pub backlog: bool,
+    /// Hides the Topic Name from the associated data in the ciphertext (flag b3), for bridges that rename topics: receivers go
+    /// by the name inside. Messages are then numbered for the whole scope, not for each topic.
+    pub inner_topic: bool,
+    /// Longer messages are sealed in parts of this many bytes (default 65,536), unless they are to be retained.
+    pub chunk_bytes: NonZeroU32,
+    /// Publishes what this program has had retained again when the epoch changes, so that those who join later need the
+    /// current key alone (default true). Not for topics on which others have messages retained too.
+    pub refresh_retained: bool,
 }
 
 impl Default for EnvelopeOptions {
@@ -123,6 +131,9 @@ impl Default for EnvelopeOptions {
             padding: Padding::None,
             senders: SenderPolicy::AnyMember,
             backlog: false,
+            inner_topic: false,
+            chunk_bytes: NonZeroU32::MIN.saturating_add((64 << 10) - 1),
+            refresh_retained: true,
         }
     }
 }
@@ -176,12 +187,19 @@ pub struct Limits {
     pub replay: ReplayLimits,
     /// Topics one sender session may publish to; one more starts a new session.
     pub sending_streams_max: usize,
+    /// Bytes of messages kept that have not come completely (default 128 MiB); beyond it the oldest is given up.
+    pub chunked_bytes_max: usize,
     /// Stream keys kept derived, for sending and for receiving each (about 1 KiB apiece).
     pub stream_keys_max: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { replay: ReplayLimits::default(), sending_streams_max: 65_536, stream_keys_max: 1_024 }
+        Self {
+            replay: ReplayLimits::default(),
+            sending_streams_max: 65_536,
+            chunked_bytes_max: 128 << 20,
+            stream_keys_max: 1_024,
+        }
     }
 }

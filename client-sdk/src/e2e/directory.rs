@@ -87,6 +87,11 @@ impl Directory {
         self.revoked.contains(&kid)
     }
 
+    /// Decides what can be decided of `sender` without a topic.
+    pub(super) fn check_unrevoked(&self, sender: Kid) -> Result<(), OpenError> {
+        if self.is_revoked(sender) { Err(OpenError::SenderRevoked(sender)) } else { Ok(()) }
+    }
+
     /// Decides whether `policy` lets `sender` publish to `topic` now (VEIL-1 section 12.1, step 5).
     ///
     /// A signed message needs a certificate whatever the policy: a signature by a key that is expired, or not
@@ -99,9 +104,7 @@ impl Directory {
         topic: TopicName<'_>,
         now_unix_ms: u64,
     ) -> Result<(), OpenError> {
-        if self.is_revoked(sender) {
-            return Err(OpenError::SenderRevoked(sender));
-        }
+        self.check_unrevoked(sender)?;
         let listed = match policy {
             SenderPolicy::AnyMember if !signed => return Ok(()),
             SenderPolicy::AnyMember | SenderPolicy::Known => true,

@@ -28,6 +28,9 @@ pub enum ConfigError {
     /// The keys of this scope come from elsewhere: from a rotation plan, or as article keys.
     #[error("the scope does not take epochs one by one")]
     EpochsArePlanned,
+    /// Copies in the article's format are made of what is sealed in envelopes only.
+    #[error("the scope is none whose messages are envelopes")]
+    NotAnEnvelopeScope,
     /// The certificate allows neither publishing nor being a key authority.
     #[error("the certificate does not allow to issue keys")]
     MayNotIssue,
@@ -52,6 +55,9 @@ pub enum SealError {
     /// The article format carries JSON and nothing else.
     #[error("a message in the article format must be JSON")]
     NotJson,
+    /// The topic is too long for a copy in the article's format beside it.
+    #[error("the topic of the copy in the article's format would be too long")]
+    LegacyTopic,
     /// The plaintext is longer than the suite can seal.
     #[error("the plaintext is too long for the suite")]
     TooLong,
@@ -109,6 +115,12 @@ pub enum OpenError {
         /// Distance between the timestamp and now, in milliseconds.
         age_ms: u64,
     },
+    /// A part of a message was authentic, and others are still missing; no reason to complain.
+    #[error("other parts of the message are missing")]
+    Incomplete,
+    /// It is the copy in the article format of a message that comes in an envelope too; no reason to complain.
+    #[error("a copy in the article format")]
+    LegacyCopy,
     /// A message in the article format did not decrypt to JSON; deliberately one error for every cause.
     #[error("the message is not valid in the article format")]
     BadLegacy,
@@ -136,6 +148,8 @@ impl OpenError {
             Self::SessionRollback => "SessionRollback",
             Self::RetainedRollback => "RetainedRollback",
             Self::TooOld { .. } => "TooOld",
+            Self::Incomplete => "Incomplete",
+            Self::LegacyCopy => "LegacyCopy",
             Self::BadLegacy => "BadLegacy",
         }
     }

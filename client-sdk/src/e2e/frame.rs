@@ -26,19 +26,20 @@ impl BoundProperties {
     }
 }
 
-/// Writes `"veil1 msg" || header || v16 scope || v16 topic || v16 bound`, replacing what was in `out`.
+/// Writes `"veil1 msg" || header || v16 scope || v16 topic || v16 bound`, replacing what was in `out`; `topic` is empty if
+/// the plaintext holds it.
 pub(super) fn associated_data(
     out: &mut Vec<u8>,
     header: &[u8],
     scope: &Scope,
-    topic: TopicName<'_>,
+    topic: &str,
     bound: Option<&PublishProperties<'_>>,
 ) -> Result<(), TooLong> {
     out.clear();
     out.extend_from_slice(b"veil1 msg");
     out.extend_from_slice(header);
     put_v16(out, scope.as_str().as_bytes())?;
-    put_v16(out, topic.as_str().as_bytes())?;
+    put_v16(out, topic.as_bytes())?;
     let start = out.len();
     out.extend_from_slice(&[0, 0]);
     if let Some(properties) = bound {
@@ -70,7 +71,7 @@ fn put_bound(out: &mut Vec<u8>, properties: &PublishProperties<'_>) -> Result<()
     Ok(())
 }
 
-fn put_v16(out: &mut Vec<u8>, field: &[u8]) -> Result<(), TooLong> {
+pub(super) fn put_v16(out: &mut Vec<u8>, field: &[u8]) -> Result<(), TooLong> {
     let length = u16::try_from(field.len()).map_err(|_| TooLong)?;
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(field);
@@ -98,6 +99,15 @@ pub(super) fn unpad(plaintext: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
+/// Takes the topic from the beginning of a plaintext, if there is a Topic Name.
+pub(super) fn take_inner_topic(plaintext: &mut Vec<u8>) -> Option<String> {
+    let (length, rest) = plaintext.split_first_chunk::<2>()?;
+    let topic = rest.get(..usize::from(u16::from_be_bytes(*length)))?;
+    let topic = std::str::from_utf8(topic).ok().filter(|topic| TopicName::new(topic).is_ok())?.to_owned();
+    plaintext.drain(..2 + topic.len());
+    Some(topic)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,8 +116,7 @@ mod tests {
     fn bound(properties: &PublishProperties<'_>) -> Vec<u8> {
         let mut out = Vec::new();
         let scope = Scope::new("a/#").unwrap();
-        let topic = TopicName::new("a/b").unwrap();
-        associated_data(&mut out, b"header", &scope, topic, Some(properties)).unwrap();
+        associated_data(&mut out, b"header", &scope, "a/b", Some(properties)).unwrap();
         let (fixed, bound) = out.split_at(b"veil1 msgheader\0\x03a/#\0\x03a/b".len());
         assert_eq!(fixed, b"veil1 msgheader\0\x03a/#\0\x03a/b");
         bound.to_vec()
@@ -133,8 +142,7 @@ mod tests {
         let properties = PublishProperties { correlation_data: Some(&long), ..PublishProperties::default() };
 
         let scope = Scope::new("a").unwrap();
-        let topic = TopicName::new("a").unwrap();
-        let refused = associated_data(&mut Vec::new(), b"", &scope, topic, Some(&properties));
+        let refused = associated_data(&mut Vec::new(), b"", &scope, "a", Some(&properties));
 
         assert_eq!(refused, Err(TooLong));
     }

@@ -333,6 +333,21 @@ impl Keyring {
         })
     }
 
+    /// Returns when the next epoch becomes active, in unix milliseconds, if it is known.
+    pub fn next_activation(&self, now_unix_ms: u64) -> Option<u64> {
+        let later = |activate_ms: &u64| *activate_ms > now_unix_ms;
+        match &self.source {
+            Source::Planned { plan, .. } => match plan.epoch_at(now_unix_ms) {
+                Some(epoch) => plan.activate_ms(epoch.checked_add(1)?),
+                None => Some(plan.start_ms).filter(later),
+            },
+            Source::Master { activations, .. } => activations.values().copied().filter(later).min(),
+            Source::Explicit { keys } => {
+                keys.values().map(|held| held.window.activate_ms).filter(later).min()
+            }
+        }
+    }
+
     /// Gives `use_key` the group key of `epoch`, or returns `None` if there is none.
     pub(super) fn with_key<T>(
         &self,
@@ -445,6 +460,7 @@ mod tests {
         assert_eq!(keyring.state(12, ACTIVE * 5), Some(EpochState::Current));
         assert_eq!(keyring.state(13, ACTIVE * 5), Some(EpochState::Future));
         assert_eq!(keyring.state(6, ACTIVE * 5), None);
+        assert_eq!(keyring.next_activation(ACTIVE * 5), Some(ACTIVE * 6));
         let late = RotationPlan { first_epoch: 0, start_ms: 50, every_ms: NonZeroU64::MIN };
         let keyring = Keyring::planned(MasterSecret::new(b"m"), late, TIMING);
         assert_eq!(keyring.sending_epoch(49), None);

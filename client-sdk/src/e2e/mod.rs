@@ -34,6 +34,7 @@
 //! ```
 
 mod article;
+mod chunks;
 mod cipher;
 mod config;
 mod directory;
@@ -54,7 +55,11 @@ mod wrapping;
 
 use veilmq_protocol::{
     PublishProperties, TopicName,
-    veil::{Kid, channel::Operations},
+    veil::{
+        Kid,
+        channel::Operations,
+        envelope::{Envelope, EnvelopeFlags},
+    },
 };
 
 pub use self::{
@@ -73,9 +78,12 @@ use self::{
     cipher::StreamId,
     config::{EnvelopeScope, Mode},
     receiver::{Incoming, Receiver},
-    rings::{Keys, Rings},
+    rings::{Issuer, Keys, Rings},
     sender::Sender,
 };
+
+/// What follows the topic of a message on that of its copy in the article's format.
+const LEGACY: &str = "/legacy";
 
 /// Fills a buffer with unpredictable bytes.
 pub type Entropy<'a> = &'a mut dyn FnMut(&mut [u8]);
@@ -92,9 +100,18 @@ pub struct E2e {
     receiver: Receiver,
 }
 
+/// Whose key of which number messages are sealed under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EpochMark {
+    issuer: Issuer,
+    epoch: u32,
+}
+
 struct ScopeEntry {
     id: u32,
     config: ScopeConfig,
+    /// Keys for copies in the article's format.
+    legacy: Option<ArticleKeys>,
 }
 
 impl E2e {
@@ -120,9 +137,32 @@ impl E2e {
         }
         let rank = |entry: &ScopeEntry| entry.config.scope.by_specificity(&config.scope).is_lt();
         let index = self.scopes.partition_point(rank);
-        self.scopes.insert(index, ScopeEntry { id: self.next_scope_id, config });
+        self.scopes.insert(index, ScopeEntry { id: self.next_scope_id, config, legacy: None });
         self.next_scope_id += 1;
         Ok(())
+    }
+
+    /// Has everything that is published on an envelope scope published in the article's format too, on `TOPIC/legacy`, while
+    /// readers move from one to the other (VEIL-1 section 11, mode `dual`). Copies that arrive are left out.
+    ///
+    /// # Errors
+    /// [`ConfigError::NotAnEnvelopeScope`].
+    pub fn copy_to_legacy(&mut self, scope: &Scope, keys: ArticleKeys) -> Result<(), ConfigError> {
+        let entry = self
+            .scopes
+            .iter_mut()
+            .find(|entry| entry.config.scope == *scope && matches!(entry.config.mode, Mode::Envelope { .. }));
+        entry.ok_or(ConfigError::NotAnEnvelopeScope)?.legacy = Some(keys);
+        Ok(())
+    }
+
+    /// Returns the keys of a scope in the article's format, to replace them.
+    pub fn article_keys_mut(&mut self, scope: &Scope) -> Option<&mut ArticleKeys> {
+        let entry = self.scopes.iter_mut().find(|entry| entry.config.scope == *scope)?;
+        match &mut entry.config.mode {
+            Mode::Envelope { .. } => entry.legacy.as_mut(),
+            Mode::Article(keys) => Some(keys),
+        }
     }
 
     /// Removes a scope and erases its keys. Returns whether it was there.
@@ -188,6 +228,37 @@ impl E2e {
         }
     }
 
+    /// Returns whether messages on `topic` are sealed in envelopes.
+    pub fn seals_envelopes(&self, topic: TopicName<'_>) -> bool {
+        find(&self.scopes, topic).is_some_and(|entry| matches!(entry.config.mode, Mode::Envelope { .. }))
+    }
+
+    /// Returns whether a message that came on `topic` must be opened: the topic is in a scope, or the message is an envelope of
+    /// one that has its topic inside.
+    pub fn opens(&self, topic: TopicName<'_>, payload: &[u8]) -> bool {
+        entry_for(&self.scopes, topic, payload).is_some()
+    }
+
+    /// Returns under which key messages on `topic` are sealed now: a value that changes with the epoch. None for topics whose
+    /// retained messages are not to be sealed anew, and while there is no key.
+    pub(crate) fn refresh_mark(&self, topic: TopicName<'_>, now_unix_ms: u64) -> Option<EpochMark> {
+        match &find(&self.scopes, topic)?.config.mode {
+            Mode::Envelope { keys, options } if options.refresh_retained => {
+                keys.sending(now_unix_ms).map(|(issuer, epoch)| EpochMark { issuer, epoch })
+            }
+            Mode::Envelope { .. } | Mode::Article(_) => None,
+        }
+    }
+
+    /// Returns when the next epoch of any scope becomes active, in unix milliseconds, as far as that is known.
+    pub fn next_activation(&self, now_unix_ms: u64) -> Option<u64> {
+        let activations = self.scopes.iter().filter_map(|entry| match &entry.config.mode {
+            Mode::Envelope { keys, .. } => keys.next_activation(now_unix_ms),
+            Mode::Article(_) => None,
+        });
+        activations.min()
+    }
+
     /// Returns the senders this program knows.
     pub fn directory(&self) -> &Directory {
         &self.receiver.directory
@@ -215,9 +286,13 @@ impl E2e {
     ///
     /// Expired keys are refused at any time; calling this is what removes them from memory.
     pub fn advance(&mut self, now_unix_ms: u64) -> Option<u64> {
-        let due = self.scopes.iter_mut().filter_map(|entry| match &mut entry.config.mode {
-            Mode::Envelope { keys, .. } => keys.advance(now_unix_ms),
-            Mode::Article(keys) => keys.advance(now_unix_ms),
+        let due = self.scopes.iter_mut().flat_map(|entry| {
+            let own = match &mut entry.config.mode {
+                Mode::Envelope { keys, .. } => keys.advance(now_unix_ms),
+                Mode::Article(keys) => keys.advance(now_unix_ms),
+            };
+            let legacy = entry.legacy.as_mut().and_then(|keys| keys.advance(now_unix_ms));
+            [own, legacy].into_iter().flatten()
         });
         let next_due = due.min();
         let live = |stream: &StreamId| {
@@ -251,15 +326,18 @@ impl E2e {
         properties: &PublishProperties<'_>,
         now_unix_ms: u64,
     ) -> Result<Opened, OpenError> {
-        if payload.is_empty() && retained {
-            return Ok(Opened { plaintext: Vec::new(), provenance: Provenance::Tombstone, retained });
+        // Who had subscribed before gets what clears a retained message without the RETAIN flag.
+        if payload.is_empty() {
+            let provenance = Provenance::Tombstone;
+            return Ok(Opened { plaintext: Vec::new(), provenance, retained, topic: None });
         }
-        let entry = find(&self.scopes, topic).ok_or(OpenError::TopicMismatch)?;
+        let entry = entry_for(&self.scopes, topic, payload).ok_or(OpenError::TopicMismatch)?;
         match &entry.config.mode {
             Mode::Article(keys) => {
                 let plaintext = keys.decrypt(topic, payload, now_unix_ms)?;
-                Ok(Opened { plaintext, provenance: Provenance::Article, retained })
+                Ok(Opened { plaintext, provenance: Provenance::Article, retained, topic: None })
             }
+            Mode::Envelope { .. } if entry.is_legacy_copy(topic) => Err(OpenError::LegacyCopy),
             Mode::Envelope { keys, options } => {
                 let within = EnvelopeScope { id: entry.id, scope: &entry.config.scope, keys, options };
                 self.receiver.open(within, Incoming { topic, payload, retained, properties, now_unix_ms })
@@ -268,6 +346,24 @@ impl E2e {
     }
 }
 
+impl ScopeEntry {
+    fn is_legacy_copy(&self, topic: TopicName<'_>) -> bool {
+        self.legacy.is_some() && topic.as_str().ends_with(LEGACY)
+    }
+}
+
 fn find<'a>(scopes: &'a [ScopeEntry], topic: TopicName<'_>) -> Option<&'a ScopeEntry> {
     scopes.iter().find(|entry| entry.config.scope.contains(topic))
+}
+
+/// The scope of `topic`, or the one an envelope on another topic says it belongs to.
+fn entry_for<'a>(scopes: &'a [ScopeEntry], topic: TopicName<'_>, payload: &[u8]) -> Option<&'a ScopeEntry> {
+    find(scopes, topic).or_else(|| {
+        let header = Envelope::parse(payload).ok()?.header;
+        let inner = header.flags.contains(EnvelopeFlags::INNER_TOPIC);
+        scopes.iter().find(|entry| {
+            let is_envelope = matches!(entry.config.mode, Mode::Envelope { .. });
+            inner && is_envelope && entry.config.scope.tag() == header.scope_tag
+        })
+    })
 }

@@ -22,7 +22,7 @@ pub enum Provenance {
     Envelope(Origin),
     /// A message in the article's format: anyone may have written or changed it.
     Article,
-    /// An empty retained message: anyone who can publish may have cleared the topic.
+    /// An empty message: anyone who can publish may have cleared the topic.
     Tombstone,
 }
 
@@ -43,6 +43,8 @@ pub struct Origin {
     pub gap: u32,
     /// Whether it was sealed as a Will.
     pub will: bool,
+    /// Whether it was retained before and was published again under a newer epoch: it says nothing new.
+    pub refresh: bool,
     /// Time between sealing and opening in milliseconds, if the sender gave a timestamp.
     pub age_ms: Option<u64>,
 }
@@ -56,6 +58,8 @@ pub struct Opened {
     pub provenance: Provenance,
     /// Whether it was sent from the retained message store.
     pub retained: bool,
+    /// The Topic Name inside the envelope, which counts instead of the one it came on, if there is one.
+    pub topic: Option<String>,
 }
 
 impl Opened {
@@ -76,9 +80,10 @@ impl Opened {
         }
     }
 
-    /// Returns whether the message cleared a retained message.
+    /// Returns whether the message says that what is retained on the topic is deleted; [`Opened::authentication`] tells how far
+    /// that is proven.
     pub fn is_tombstone(&self) -> bool {
-        self.provenance == Provenance::Tombstone
+        self.plaintext.is_empty()
     }
 }
 
@@ -88,6 +93,7 @@ impl fmt::Debug for Opened {
             .field("plaintext_len", &self.plaintext.len())
             .field("provenance", &self.provenance)
             .field("retained", &self.retained)
+            .field("topic", &self.topic)
             .finish()
     }
 }

@@ -5,17 +5,19 @@
 use veilmq_protocol::{
     PublishProperties, TopicName,
     veil::{
+        Kid,
         channel::{Operations, hash, verify},
         envelope::{Envelope, EnvelopeFlags, EnvelopeHeader},
     },
 };
 
 use super::{
+    chunks::{Chunks, MessageName},
     cipher::{StreamId, StreamKey},
     config::{EnvelopeOptions, EnvelopeScope, Limits},
     directory::Directory,
     error::OpenError,
-    frame::{associated_data, unpad},
+    frame::{associated_data, take_inner_topic, unpad},
     keyring::EpochState,
     lru::Lru,
     opened::{Opened, Origin, Provenance},
@@ -36,6 +38,7 @@ pub(super) struct Incoming<'a> {
 pub(super) struct Receiver {
     pub(super) replay: Replay,
     pub(super) directory: Directory,
+    chunks: Chunks,
     keys: Lru<StreamId, StreamKey>,
     associated_data: Vec<u8>,
     /// What opening took since it was last taken, of messages that were not authentic as well.
@@ -47,6 +50,7 @@ impl Receiver {
         Self {
             replay: Replay::new(limits.replay),
             directory: Directory::default(),
+            chunks: Chunks::new(limits.chunked_bytes_max),
             keys: Lru::new(limits.stream_keys_max),
             associated_data: Vec::new(),
             operations: Operations::default(),
@@ -62,7 +66,7 @@ impl Receiver {
         let Incoming { topic, retained, now_unix_ms, .. } = incoming;
         let envelope = Envelope::parse(incoming.payload)?;
         let header = &envelope.header;
-        refuse_unsupported(header.flags)?;
+        refuse_unsupported(header, retained)?;
         if header.scope_tag != scope.tag() {
             return Err(OpenError::TopicMismatch);
         }
@@ -75,16 +79,37 @@ impl Receiver {
         if !suites.is_empty() && !suites.contains(&header.suite) {
             return Err(OpenError::Malformed("suite"));
         }
-        self.directory.check(&options.senders, header.sender, signed, topic, now_unix_ms)?;
-        let arrival = Arrival::new(header, hash(&[topic.as_str().as_bytes()]), retained);
+        let inner = header.flags.contains(EnvelopeFlags::INNER_TOPIC);
+        if inner {
+            self.directory.check_unrevoked(header.sender)?;
+        } else {
+            self.directory.check(&options.senders, header.sender, signed, topic, now_unix_ms)?;
+        }
+        let topic_hash = hash(&[if inner { "" } else { topic.as_str() }.as_bytes()]);
+        let stream_hash = if inner { hash(&[b"veil1 inner", scope.hash()]) } else { topic_hash };
+        let arrival = Arrival::new(header, stream_hash, retained);
         self.replay.check(&arrival, now_unix_ms)?;
 
-        let plaintext = self.authenticate(within, issuer, incoming, &envelope, arrival.stream.topic_hash)?;
+        let mut plaintext = self.authenticate(within, issuer, incoming, &envelope, topic_hash)?;
+        let topic = match inner {
+            false => None,
+            true => {
+                let named = take_inner_topic(&mut plaintext).ok_or(OpenError::Malformed("inner topic"))?;
+                self.check_inner(within, header.sender, signed, &named, now_unix_ms)?;
+                Some(named)
+            }
+        };
 
         let gap = self.replay.commit(&arrival, now_unix_ms);
         let age_ms = header.timestamp_ms.map(|sealed_ms| now_unix_ms.saturating_sub(sealed_ms));
         if !retained && !header.is_will() {
             check_freshness(options.max_age_ms, header.timestamp_ms, now_unix_ms)?;
+        }
+        if let Some(chunk) = header.chunk {
+            let EnvelopeHeader { sender, session, .. } = *header;
+            let name =
+                MessageName { sender, session, topic_hash: stream_hash, signed, message: chunk.message };
+            plaintext = self.chunks.take(name, chunk, plaintext, now_unix_ms)?;
         }
         let origin = Origin {
             sender: header.sender,
@@ -94,9 +119,26 @@ impl Receiver {
             seq: header.seq,
             gap,
             will: header.is_will(),
+            refresh: header.flags.contains(EnvelopeFlags::REFRESH),
             age_ms,
         };
-        Ok(Opened { plaintext, provenance: Provenance::Envelope(origin), retained })
+        Ok(Opened { plaintext, provenance: Provenance::Envelope(origin), retained, topic })
+    }
+
+    /// What is decided by the topic for an envelope that has it inside.
+    fn check_inner(
+        &self,
+        within: EnvelopeScope<'_>,
+        sender: Kid,
+        signed: bool,
+        topic: &str,
+        now_unix_ms: u64,
+    ) -> Result<(), OpenError> {
+        let topic = TopicName::new(topic).map_err(|_| OpenError::Malformed("inner topic"))?;
+        if !within.scope.contains(topic) {
+            return Err(OpenError::TopicMismatch);
+        }
+        self.directory.check(&within.options.senders, sender, signed, topic, now_unix_ms)
     }
 
     /// Erases the keys of streams for which `keep` is false.
@@ -122,7 +164,7 @@ impl Receiver {
             &mut self.associated_data,
             envelope.header_bytes,
             within.scope,
-            incoming.topic,
+            if header.flags.contains(EnvelopeFlags::INNER_TOPIC) { "" } else { incoming.topic.as_str() },
             bound,
         )
         .map_err(|_| OpenError::Malformed("bound properties"))?;
@@ -173,12 +215,13 @@ impl Receiver {
     }
 }
 
-fn refuse_unsupported(flags: EnvelopeFlags) -> Result<(), OpenError> {
-    if flags.contains(EnvelopeFlags::INNER_TOPIC) {
-        return Err(OpenError::Malformed("inner topic flag"));
-    }
-    if flags.contains(EnvelopeFlags::PAIRWISE) {
+fn refuse_unsupported(header: &EnvelopeHeader, retained: bool) -> Result<(), OpenError> {
+    if header.flags.contains(EnvelopeFlags::PAIRWISE) {
         return Err(OpenError::Malformed("pairwise flag"));
+    }
+    // VEIL-1 section 12.5: whoever joins later could not know that it has all parts.
+    if header.chunk.is_some() && (retained || header.is_will()) {
+        return Err(OpenError::Malformed("chunk"));
     }
     Ok(())
 }
@@ -218,7 +261,6 @@ fn check_freshness(
 mod tests {
     use super::*;
     use crate::e2e::{E2e, EpochTiming, GroupKey, Keyring, Member, Scope, ScopeConfig};
-    use veilmq_protocol::veil::Kid;
 
     const NEXT_ACTIVE: u64 = 1_000_000;
 

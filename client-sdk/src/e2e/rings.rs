@@ -57,6 +57,16 @@ impl Keys {
         }
     }
 
+    /// When another epoch to seal under becomes active, in unix milliseconds, if it is known.
+    pub(super) fn next_activation(&self, now_unix_ms: u64) -> Option<u64> {
+        match self {
+            Self::Configured(keyring) => keyring.next_activation(now_unix_ms),
+            Self::Distributed(rings) => {
+                rings.rings.values().filter_map(|ring| ring.keyring.next_activation(now_unix_ms)).min()
+            }
+        }
+    }
+
     /// Whose key of this number an envelope of `sender` is under, and in which state it is: the best there is.
     pub(super) fn receiving(
         &self,

@@ -8,19 +8,20 @@ use veilmq_protocol::{
     veil::{
         Kid, Suite,
         channel::{Identity, Operations, hash, sign},
-        envelope::{EnvelopeFlags, EnvelopeHeader, HEADER_BYTES, SIGNATURE_BYTES},
+        envelope::{Chunk, EnvelopeFlags, EnvelopeHeader, HEADER_BYTES, SIGNATURE_BYTES},
     },
 };
 
 use super::{
-    E2e, Entropy,
+    E2e, Entropy, LEGACY,
+    chunks::MESSAGE_BYTES_MAX,
     cipher::{IV_BYTES, StreamId, StreamKey},
     config::{EnvelopeScope, Member, Mode, Padding},
     error::SealError,
     find,
-    frame::associated_data,
+    frame::{associated_data, put_v16},
     rings::Issuer,
-    sender::{Sender, Slot},
+    sender::{Sender, Slot, StreamOf},
 };
 
 impl E2e {
@@ -39,7 +40,86 @@ impl E2e {
         now_unix_ms: u64,
         entropy: Entropy<'_>,
     ) -> Result<Vec<u8>, SealError> {
-        self.seal_as(Kind::Message, topic, plaintext, properties, now_unix_ms, entropy)
+        self.seal_as(Kind::Message, Content { topic, plaintext, properties }, now_unix_ms, entropy)
+    }
+
+    /// Does the same with a message of any length to 64 MiB: one above `chunk_bytes` becomes several envelopes, to be published
+    /// in this order with the same properties (VEIL-1 section 12.5). They must not be retained.
+    ///
+    /// # Errors
+    /// As [`E2e::seal`].
+    pub fn seal_in_parts(
+        &mut self,
+        topic: TopicName<'_>,
+        plaintext: &[u8],
+        properties: &PublishProperties<'_>,
+        now_unix_ms: u64,
+        entropy: Entropy<'_>,
+    ) -> Result<Vec<Vec<u8>>, SealError> {
+        let part_bytes = find(&self.scopes, topic).and_then(|entry| match &entry.config.mode {
+            Mode::Envelope { options, .. } => usize::try_from(options.chunk_bytes.get()).ok(),
+            Mode::Article(_) => None,
+        });
+        let Some(part_bytes) = part_bytes.filter(|part_bytes| plaintext.len() > *part_bytes) else {
+            return Ok(vec![self.seal(topic, plaintext, properties, now_unix_ms, entropy)?]);
+        };
+        let total_bytes = plaintext.len() as u64;
+        if total_bytes > MESSAGE_BYTES_MAX {
+            return Err(SealError::TooLong);
+        }
+        let mut message = [0; 8];
+        entropy(&mut message);
+        let message = u64::from_be_bytes(message);
+        let count = u32::try_from(plaintext.len().div_ceil(part_bytes)).map_err(|_| SealError::TooLong)?;
+        let parts = (0..count).zip(plaintext.chunks(part_bytes));
+        parts
+            .map(|(index, plaintext)| {
+                let kind = Kind::Chunk(Chunk { message, index, count, total_bytes });
+                self.seal_as(kind, Content { topic, plaintext, properties }, now_unix_ms, &mut *entropy)
+            })
+            .collect()
+    }
+
+    /// Seals a message anew that is retained under an earlier epoch, and marks it as such (VEIL-1 section 8.3).
+    ///
+    /// # Errors
+    /// As [`E2e::seal`].
+    pub fn seal_refresh(
+        &mut self,
+        topic: TopicName<'_>,
+        plaintext: &[u8],
+        properties: &PublishProperties<'_>,
+        now_unix_ms: u64,
+        entropy: Entropy<'_>,
+    ) -> Result<Vec<u8>, SealError> {
+        self.seal_as(Kind::Refresh, Content { topic, plaintext, properties }, now_unix_ms, entropy)
+    }
+
+    /// Makes the copy of a message in the article's format, with the topic to publish it on, where the scope is configured so
+    /// ([`E2e::copy_to_legacy`]).
+    ///
+    /// # Errors
+    /// [`SealError::NotJson`] if there can be none, and [`SealError::LegacyTopic`] if nothing can be published there.
+    pub fn seal_legacy(
+        &mut self,
+        topic: TopicName<'_>,
+        plaintext: &[u8],
+        now_unix_ms: u64,
+        entropy: Entropy<'_>,
+    ) -> Result<Option<(String, Vec<u8>)>, SealError> {
+        let Some(entry) = self.scopes.iter_mut().find(|entry| entry.config.scope.contains(topic)) else {
+            return Ok(None);
+        };
+        let Some(keys) = &mut entry.legacy else { return Ok(None) };
+        let copy = format!("{}{LEGACY}", topic.as_str());
+        let name = TopicName::new(&copy).map_err(|_| SealError::LegacyTopic)?;
+        if plaintext.is_empty() {
+            return Ok(Some((copy, Vec::new())));
+        }
+        let mut iv = [0; IV_BYTES];
+        entropy(&mut iv);
+        let sealed = keys.seal(name, plaintext, now_unix_ms, iv)?;
+        Ok(Some((copy, sealed)))
     }
 
     /// Seals a Will for a CONNECT, in a session of its own (VEIL-1 section 12.3).
@@ -56,25 +136,25 @@ impl E2e {
         now_unix_ms: u64,
         entropy: Entropy<'_>,
     ) -> Result<Vec<u8>, SealError> {
-        self.seal_as(Kind::Will, topic, plaintext, properties, now_unix_ms, entropy)
+        self.seal_as(Kind::Will, Content { topic, plaintext, properties }, now_unix_ms, entropy)
     }
 
     fn seal_as(
         &mut self,
         kind: Kind,
-        topic: TopicName<'_>,
-        plaintext: &[u8],
-        properties: &PublishProperties<'_>,
+        content: Content<'_>,
         now_unix_ms: u64,
         entropy: Entropy<'_>,
     ) -> Result<Vec<u8>, SealError> {
-        let entry = find(&self.scopes, topic).ok_or(SealError::NoScope)?;
-        let (keys, options) = match &entry.config.mode {
-            Mode::Envelope { keys, options } => (keys, options),
+        let topic = content.topic;
+        let owner = self.scopes.iter_mut().find(|entry| entry.config.scope.contains(topic));
+        let entry = owner.ok_or(SealError::NoScope)?;
+        let (keys, options) = match &mut entry.config.mode {
+            Mode::Envelope { keys, options } => (&*keys, &*options),
             Mode::Article(keys) => {
                 let mut iv = [0; IV_BYTES];
                 entropy(&mut iv);
-                return keys.encrypt(topic, plaintext, iv);
+                return keys.seal(topic, content.plaintext, now_unix_ms, iv);
             }
         };
         let (issuer, epoch) = keys.sending(now_unix_ms).ok_or(SealError::NoKey)?;
@@ -89,28 +169,44 @@ impl E2e {
             Some(first) if !suites.contains(&options.suite) => *first,
             Some(_) | None => options.suite,
         };
-        let slot = match kind {
-            Kind::Message => self.sender.next_slot(topic.as_str(), now_unix_ms, entropy)?,
-            Kind::Will => self.sender.will_slot(topic.as_str(), now_unix_ms, entropy)?,
+        let scope = &entry.config.scope;
+        let inner = options.inner_topic.then(|| format!("\0{}", scope.as_str()));
+        let stream = match &inner {
+            // No topic holds U+0000, so this is a stream of its own.
+            Some(name) => StreamOf { name, topic: "" },
+            None => StreamOf::topic(topic.as_str()),
         };
-        let within = EnvelopeScope { id: entry.id, scope: &entry.config.scope, keys, options };
+        let slot = match kind {
+            Kind::Message | Kind::Refresh | Kind::Chunk(_) => {
+                self.sender.next_slot(stream, now_unix_ms, entropy)?
+            }
+            Kind::Will => self.sender.will_slot(stream.topic, now_unix_ms, entropy)?,
+        };
+        let within = EnvelopeScope { id: entry.id, scope, keys, options };
         let kid = self.kid;
-        let outgoing =
-            Outgoing { topic, plaintext, properties, suite, issuer, epoch, kid, signer, slot, now_unix_ms };
+        let outgoing = Outgoing { kind, content, suite, issuer, epoch, kid, signer, slot, now_unix_ms };
         seal_envelope(&mut self.sender, within, &outgoing, entropy)
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Message,
     Will,
+    Refresh,
+    Chunk(Chunk),
 }
 
-struct Outgoing<'a> {
+#[derive(Clone, Copy)]
+struct Content<'a> {
     topic: TopicName<'a>,
     plaintext: &'a [u8],
     properties: &'a PublishProperties<'a>,
+}
+
+struct Outgoing<'a> {
+    kind: Kind,
+    content: Content<'a>,
     suite: Suite,
     issuer: Issuer,
     epoch: u32,
@@ -127,13 +223,15 @@ fn seal_envelope(
     entropy: Entropy<'_>,
 ) -> Result<Vec<u8>, SealError> {
     let EnvelopeScope { scope, options, .. } = within;
-    let Outgoing { signer, .. } = *outgoing;
-    let bound = options.bound.applies_to(outgoing.properties).then_some(outgoing.properties);
+    let Outgoing { kind, signer, content: Content { topic, plaintext, properties }, .. } = *outgoing;
+    let bound = options.bound.applies_to(properties).then_some(properties);
     let header = EnvelopeHeader {
         suite: outgoing.suite,
         flags: EnvelopeFlags::default()
             .with(EnvelopeFlags::SIGNED, signer.is_some())
             .with(EnvelopeFlags::BOUND, bound.is_some())
+            .with(EnvelopeFlags::INNER_TOPIC, options.inner_topic)
+            .with(EnvelopeFlags::REFRESH, kind == Kind::Refresh)
             .with(EnvelopeFlags::PADDED, options.padding != Padding::None),
         scope_tag: scope.tag(),
         epoch: outgoing.epoch,
@@ -141,17 +239,26 @@ fn seal_envelope(
         session: outgoing.slot.session,
         seq: outgoing.slot.seq,
         timestamp_ms: options.timestamp.then_some(outgoing.now_unix_ms),
+        chunk: match kind {
+            Kind::Chunk(chunk) => Some(chunk),
+            Kind::Message | Kind::Will | Kind::Refresh => None,
+        },
     };
-    let padded_length = options.padding.padded_length(outgoing.plaintext.len());
-    let overhead = HEADER_BYTES + 8 + 2 * IV_BYTES + outgoing.suite.tag_len() + SIGNATURE_BYTES;
+    let (inner, outer) = if options.inner_topic { (Some(topic), "") } else { (None, topic.as_str()) };
+    let inner_length = inner.map_or(0, |topic| 2 + topic.as_str().len());
+    let padded_length = options.padding.padded_length(inner_length + plaintext.len());
+    let overhead = HEADER_BYTES + 8 + 24 + 2 * IV_BYTES + outgoing.suite.tag_len() + SIGNATURE_BYTES;
     let mut out = Vec::with_capacity(padded_length + overhead);
     header.encode(&mut out);
     let start = out.len();
     let mut associated = Vec::new();
-    associated_data(&mut associated, &out, scope, outgoing.topic, bound)
-        .map_err(|_| SealError::BoundTooLong)?;
+    associated_data(&mut associated, &out, scope, outer, bound).map_err(|_| SealError::BoundTooLong)?;
 
-    out.extend_from_slice(outgoing.plaintext);
+    if let Some(topic) = inner {
+        // A Topic Name is at most 65,535 bytes long.
+        put_v16(&mut out, topic.as_str().as_bytes()).map_err(|_| SealError::TooLong)?;
+    }
+    out.extend_from_slice(plaintext);
     if options.padding != Padding::None {
         out.push(0x80);
         out.resize(start + padded_length, 0);

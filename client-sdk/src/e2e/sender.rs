@@ -29,6 +29,22 @@ pub(super) struct Slot {
     pub(super) topic_hash: [u8; 32],
 }
 
+/// What messages are numbered by.
+#[derive(Clone, Copy)]
+pub(super) struct StreamOf<'a> {
+    /// A Topic Name, or something no topic is called.
+    pub(super) name: &'a str,
+    /// The topic that the keys depend on; empty if it is inside the plaintext.
+    pub(super) topic: &'a str,
+}
+
+impl<'a> StreamOf<'a> {
+    /// The stream of a topic.
+    pub(super) const fn topic(topic: &'a str) -> Self {
+        Self { name: topic, topic }
+    }
+}
+
 pub(super) struct Sender {
     streams_max: usize,
     session: Option<u64>,
@@ -76,14 +92,15 @@ impl Sender {
         self.close_session();
     }
 
-    /// Takes the next slot on `topic`. Opens a new session if there is none, if the stream is at its end, or if
+    /// Takes the next slot of `stream`. Opens a new session if there is none, if the stream is at its end, or if
     /// there are more streams than may be remembered (forgetting one alone would repeat its numbers).
     pub(super) fn next_slot(
         &mut self,
-        topic: &str,
+        stream: StreamOf<'_>,
         now_unix_ms: u64,
         entropy: &mut dyn FnMut(&mut [u8]),
     ) -> Result<Slot, SealError> {
+        let topic = stream.name;
         match self.streams.get(topic) {
             Some(stream) if stream.next_seq >= SEQ_END => self.close_session(),
             None if self.streams.len() >= self.streams_max => self.close_session(),
@@ -96,7 +113,7 @@ impl Sender {
         if let Some(stream) = self.streams.get_mut(topic) {
             return Ok(stream.next_slot(session));
         }
-        let mut stream = Stream { next_seq: 0, topic_hash: hash(&[topic.as_bytes()]) };
+        let mut stream = Stream { next_seq: 0, topic_hash: hash(&[stream.topic.as_bytes()]) };
         let slot = stream.next_slot(session);
         self.streams.insert(topic.into(), stream);
         Ok(slot)
@@ -177,7 +194,7 @@ mod tests {
     fn session_is_the_time_and_fifteen_random_bits() {
         let mut sender = Sender::new(8, 8);
 
-        let slot = sender.next_slot("a", NOW, &mut all_ones).unwrap();
+        let slot = sender.next_slot(StreamOf::topic("a"), NOW, &mut all_ones).unwrap();
 
         assert_eq!(slot.session, NOW << 16 | 0x7FFF);
     }
@@ -185,7 +202,7 @@ mod tests {
     #[test]
     fn each_topic_is_numbered_from_zero() {
         let mut sender = Sender::new(8, 8);
-        let mut next = |topic| sender.next_slot(topic, NOW, &mut zero).unwrap().seq;
+        let mut next = |topic| sender.next_slot(StreamOf::topic(topic), NOW, &mut zero).unwrap().seq;
 
         assert_eq!([next("a"), next("a"), next("b"), next("a")], [0, 1, 0, 2]);
     }
@@ -204,11 +221,11 @@ mod tests {
     #[test]
     fn stream_is_closed_at_two_to_the_31_and_a_newer_session_follows() {
         let mut sender = Sender::new(8, 8);
-        let first = sender.next_slot("a", NOW, &mut zero).unwrap();
+        let first = sender.next_slot(StreamOf::topic("a"), NOW, &mut zero).unwrap();
         sender.streams.get_mut("a").unwrap().next_seq = SEQ_END - 1;
 
-        let last = sender.next_slot("a", NOW, &mut zero).unwrap();
-        let next = sender.next_slot("a", NOW, &mut zero).unwrap();
+        let last = sender.next_slot(StreamOf::topic("a"), NOW, &mut zero).unwrap();
+        let next = sender.next_slot(StreamOf::topic("a"), NOW, &mut zero).unwrap();
 
         assert_eq!((last.session, last.seq), (first.session, SEQ_END - 1));
         assert_eq!(next.seq, 0);
@@ -218,11 +235,11 @@ mod tests {
     #[test]
     fn too_many_topics_start_a_new_session_instead_of_repeating_numbers() {
         let mut sender = Sender::new(2, 8);
-        let first = sender.next_slot("a", NOW, &mut zero).unwrap();
-        sender.next_slot("b", NOW, &mut zero).unwrap();
+        let first = sender.next_slot(StreamOf::topic("a"), NOW, &mut zero).unwrap();
+        sender.next_slot(StreamOf::topic("b"), NOW, &mut zero).unwrap();
 
-        let third = sender.next_slot("c", NOW, &mut zero).unwrap();
-        let again = sender.next_slot("a", NOW, &mut zero).unwrap();
+        let third = sender.next_slot(StreamOf::topic("c"), NOW, &mut zero).unwrap();
+        let again = sender.next_slot(StreamOf::topic("a"), NOW, &mut zero).unwrap();
 
         assert!(third.session > first.session);
         assert_eq!((again.session, again.seq), (third.session, 0));
@@ -232,13 +249,16 @@ mod tests {
     fn session_numbers_never_wrap_around() {
         let mut sender = Sender::new(8, 8);
 
-        assert_eq!(sender.next_slot("a", 1 << 48, &mut zero), Err(SealError::SessionsExhausted));
+        assert_eq!(
+            sender.next_slot(StreamOf::topic("a"), 1 << 48, &mut zero),
+            Err(SealError::SessionsExhausted)
+        );
     }
 
     #[test]
     fn stream_keys_are_derived_once_and_forgotten_with_their_session() {
         let mut sender = Sender::new(1, 8);
-        let slot = sender.next_slot("a", NOW, &mut zero).unwrap();
+        let slot = sender.next_slot(StreamOf::topic("a"), NOW, &mut zero).unwrap();
         let id = StreamId {
             scope: 0,
             issuer: crate::e2e::rings::Issuer::Configuration,
@@ -253,7 +273,7 @@ mod tests {
         assert!(sender.key(id, || Some(StreamKey::derive(&group_key, &id))).is_some());
         assert!(sender.key(id, || panic!("derived twice")).is_some());
 
-        sender.next_slot("b", NOW, &mut zero).unwrap();
+        sender.next_slot(StreamOf::topic("b"), NOW, &mut zero).unwrap();
         assert!(sender.key(id, || None).is_none());
     }
 

@@ -17,6 +17,8 @@ use super::{
 pub const MAGIC: [u8; 2] = *b"VE";
 /// Third byte of a message envelope: version 1, type message.
 pub const MESSAGE: u8 = 0x10;
+/// Third byte of an envelope with a part of a message.
+pub const CHUNK: u8 = 0x11;
 /// Length of the fixed part of the header, up to and including `seq`.
 pub const HEADER_BYTES: usize = 33;
 /// Length of an Ed25519 signature after the tag.
@@ -92,6 +94,33 @@ pub struct EnvelopeHeader {
     pub seq: u32,
     /// Unix milliseconds at which the sender sealed the message, if it said so.
     pub timestamp_ms: Option<u64>,
+    /// Which part of a message this is, if it is one.
+    pub chunk: Option<Chunk>,
+}
+
+/// Which part of a message an envelope holds (VEIL-1 section 12.5); `index` is less than `count`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// The same for all parts of a message, and another for every message of a sender session.
+    pub message: u64,
+    /// The number of this part, from 0.
+    pub index: u32,
+    /// How many parts there are.
+    pub count: u32,
+    /// The length of the whole message in bytes.
+    pub total_bytes: u64,
+}
+
+impl Chunk {
+    fn read(fields: &mut Reader<'_>) -> Result<Self, EnvelopeError> {
+        let chunk = Self {
+            message: u64::from_be_bytes(field(fields)?),
+            index: u32::from_be_bytes(field(fields)?),
+            count: u32::from_be_bytes(field(fields)?),
+            total_bytes: u64::from_be_bytes(field(fields)?),
+        };
+        if chunk.index < chunk.count { Ok(chunk) } else { Err(EnvelopeError::Malformed("chunk")) }
+    }
 }
 
 impl EnvelopeHeader {
@@ -99,7 +128,8 @@ impl EnvelopeHeader {
     pub fn encode(&self, out: &mut Vec<u8>) {
         let flags = self.flags.with(EnvelopeFlags::TIMESTAMP, self.timestamp_ms.is_some());
         out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&[MESSAGE, self.suite as u8, flags.bits()]);
+        let kind = if self.chunk.is_some() { CHUNK } else { MESSAGE };
+        out.extend_from_slice(&[kind, self.suite as u8, flags.bits()]);
         out.extend_from_slice(&self.scope_tag);
         out.extend_from_slice(&self.epoch.to_be_bytes());
         out.extend_from_slice(self.sender.as_bytes());
@@ -107,6 +137,12 @@ impl EnvelopeHeader {
         out.extend_from_slice(&self.seq.to_be_bytes());
         if let Some(timestamp_ms) = self.timestamp_ms {
             out.extend_from_slice(&timestamp_ms.to_be_bytes());
+        }
+        if let Some(Chunk { message, index, count, total_bytes }) = self.chunk {
+            out.extend_from_slice(&message.to_be_bytes());
+            out.extend_from_slice(&index.to_be_bytes());
+            out.extend_from_slice(&count.to_be_bytes());
+            out.extend_from_slice(&total_bytes.to_be_bytes());
         }
     }
 
@@ -140,7 +176,7 @@ impl<'a> Envelope<'a> {
             [a, b, kind, ..] if [*a, *b] == MAGIC && kind >> 4 == MESSAGE >> 4 => *kind,
             _ => return Err(EnvelopeError::NotEncrypted),
         };
-        if kind != MESSAGE {
+        if !matches!(kind, MESSAGE | CHUNK) {
             return Err(EnvelopeError::Malformed("type"));
         }
         let mut fields = Reader::new(payload);
@@ -162,6 +198,7 @@ impl<'a> Envelope<'a> {
                 true => Some(u64::from_be_bytes(field(&mut fields)?)),
                 false => None,
             },
+            chunk: if kind == CHUNK { Some(Chunk::read(&mut fields)?) } else { None },
         };
         let (header_bytes, rest) = payload.split_at(fields.offset());
         let (body, signature) = match flags.contains(EnvelopeFlags::SIGNED) {
@@ -204,6 +241,7 @@ mod tests {
         session: 0x0102_0304_0506_8708,
         seq: 9,
         timestamp_ms: None,
+        chunk: None,
     };
 
     fn payload(header: &EnvelopeHeader, rest: usize) -> Vec<u8> {
@@ -222,6 +260,20 @@ mod tests {
             b"VE\x10\x02\x06\x01\x02\x03\x04\0\0\0\x07senderid\x01\x02\x03\x04\x05\x06\x87\x08\0\0\0\x09\x11\x22\x33\x44\x55\x66\x77\x88"
         );
         assert_eq!(payload(&HEADER, 0).len(), HEADER_BYTES);
+    }
+
+    #[test]
+    fn a_part_says_which_it_is_and_has_a_number_below_their_count() {
+        let part = |index| Chunk { message: 0x0102_0304_0506_0708, index, count: 3, total_bytes: 150_000 };
+        let of = |index| payload(&EnvelopeHeader { chunk: Some(part(index)), ..HEADER }, 16);
+
+        assert_eq!(of(2)[2], CHUNK);
+        assert_eq!(
+            of(2)[HEADER_BYTES..HEADER_BYTES + 24],
+            *b"\x01\x02\x03\x04\x05\x06\x07\x08\0\0\0\x02\0\0\0\x03\0\0\0\0\0\x02\x49\xf0"
+        );
+        assert_eq!(Envelope::parse(&of(2)).unwrap().header.chunk, Some(part(2)));
+        assert_eq!(Envelope::parse(&of(3)).map(|_| ()), Err(EnvelopeError::Malformed("chunk")));
     }
 
     #[test]
@@ -265,7 +317,8 @@ mod tests {
             (b"{}".to_vec(), EnvelopeError::NotEncrypted),
             (with(0, b'v'), EnvelopeError::NotEncrypted),
             (with(2, 0x20), EnvelopeError::NotEncrypted),
-            (with(2, 0x11), EnvelopeError::Malformed("type")),
+            (with(2, 0x11), EnvelopeError::Malformed("header")),
+            (with(2, 0x12), EnvelopeError::Malformed("type")),
             (with(3, 0), EnvelopeError::Malformed("suite")),
             (with(3, 4), EnvelopeError::Malformed("suite")),
             (with(4, 0x40), EnvelopeError::Malformed("reserved flag")),

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Publications that may wait for a key, and how long.
-const UNSEALED_MAX: usize = 256;
+pub(super) const UNSEALED_MAX: usize = 256;
 const UNSEALED_FOR: Duration = Duration::from_secs(10);
 /// How often an announced key is looked at while something waits for it.
 const ACTIVATION_POLL: Duration = Duration::from_millis(100);
@@ -85,7 +85,7 @@ impl Driver {
         let topic = &command.publication.topic;
         let sealed = command.form == Form::AsScoped;
         let waits = sealed && (self.sealing.awaits_key(topic) || !self.unsealed.is_empty());
-        if !waits || self.unsealed.len() >= UNSEALED_MAX {
+        if !waits {
             return Some(command);
         }
         self.unsealed.push_back((command, Instant::now() + UNSEALED_FOR));

@@ -1,14 +1,15 @@
 //! What the application asks of the driver, and what the broker answers to it.
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use veilmq_protocol::ReasonCode;
 
 use super::{
-    Command, Driver, OUTPUT_BYTES_MAX, PublishCommand, PublishError, RequestError, SubscribeError, Waiter,
-    entropy,
+    Command, Driver, PublishCommand, PublishError, PublishReply, RequestError, SubscribeError, Waiter,
+    entropy, tell,
 };
 use crate::{
     client::routes::Taken,
+    message::Publication,
     session::{SubmitError, Submitted, Token},
 };
 
@@ -56,9 +57,9 @@ impl Driver {
             Input::Publish(command) => {
                 self.publish(command);
                 for _ in 1..PUBLISH_BATCH {
-                    let accepts =
-                        self.session.accepts_publication() && self.session.output_len() < OUTPUT_BYTES_MAX;
-                    let Some(command) = accepts.then(|| self.publishes.try_recv().ok()).flatten() else {
+                    let Some(command) =
+                        self.accepts_publication().then(|| self.publishes.try_recv().ok()).flatten()
+                    else {
                         return;
                     };
                     self.publish(command);
@@ -100,6 +101,9 @@ impl Driver {
         while let Ok(command) = self.publishes.try_recv() {
             self.publish_now(command);
         }
+        for (publication, reply) in std::mem::take(&mut self.ready) {
+            self.submit(publication, reply);
+        }
         self.blocked.clear();
         self.session.disconnect(reason);
     }
@@ -109,28 +113,70 @@ impl Driver {
         self.publish_now(command);
     }
 
+    /// Seals a publication and hands it to the session as soon as there is room.
     pub(super) fn publish_now(&mut self, command: PublishCommand) {
         let PublishCommand { publication, form, reply } = command;
+        match self.sealing.outgoing(publication, form) {
+            Ok(sealed) => {
+                let replies = one_for_each(sealed.len(), reply);
+                self.ready.extend(sealed.into_iter().zip(replies));
+                self.submit_ready();
+            }
+            Err(error) => tell(Some(reply), Err(error)),
+        }
+    }
+
+    /// Publishes what waits for room, and what is to be sealed anew.
+    pub(super) fn publish_ready(&mut self) {
+        if self.is_connected() {
+            let refreshed = self.sealing.refreshed().into_iter().map(|publication| (publication, None));
+            self.ready.extend(refreshed);
+        }
+        self.submit_ready();
+    }
+
+    fn submit_ready(&mut self) {
+        while self.session_has_room()
+            && let Some((publication, reply)) = self.ready.pop_front()
+        {
+            self.submit(publication, reply);
+        }
+    }
+
+    fn submit(&mut self, publication: Publication, reply: Option<PublishReply>) {
         let topic = publication.topic.clone();
-        let submitted = self.sealing.outgoing(publication, form).and_then(|publication| {
-            self.session.publish(publication).map_err(|error| match error {
-                SubmitError::NotConnected => PublishError::NotConnected,
-                SubmitError::Delivery(error) => PublishError::Delivery { topic: topic.clone(), error },
-            })
-        });
-        match submitted {
+        match self.session.publish(publication) {
             Ok(Submitted::Queued(token)) => {
                 self.waiters.insert(token, Waiter::Publish { topic, reply });
             }
             Ok(Submitted::Written) => {
                 let end = self.sent_total + self.session.output_len() as u64;
-                self.flushing.push((end, reply));
+                self.flushing.extend(reply.map(|reply| (end, reply)));
             }
-            Err(error) => {
-                let _ = reply.send(Err(error));
-            }
+            Err(SubmitError::NotConnected) => tell(reply, Err(PublishError::NotConnected)),
+            Err(SubmitError::Delivery(error)) => tell(reply, Err(PublishError::Delivery { topic, error })),
         }
     }
+}
+
+/// Replies for the parts of a publication: all but the last are heard of only if they fail.
+fn one_for_each(parts: usize, reply: PublishReply) -> Vec<Option<PublishReply>> {
+    if parts <= 1 {
+        return vec![Some(reply)];
+    }
+    let (replies, answers): (Vec<_>, Vec<_>) = (0..parts).map(|_| oneshot::channel()).unzip();
+    tokio::spawn(async move {
+        let mut last = None;
+        for answer in answers {
+            // A reply that is dropped means that the client is closed, which the caller learns in the same way.
+            let Ok(outcome) = answer.await else { return };
+            if !matches!(last, Some(Err(_))) {
+                last = Some(outcome);
+            }
+        }
+        tell(Some(reply), last.unwrap_or(Ok(ReasonCode::Success)));
+    });
+    replies.into_iter().map(Some).collect()
 }
 
 pub(super) async fn next_input(

@@ -4,43 +4,40 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
+mod plant;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
-use veilmq_client::e2e::distribution::{Admission, Distribution, IssuePolicy, Rotation};
+use veilmq_client::e2e::distribution::{Distribution, Rotation};
 use veilmq_client::e2e::{
     Authentication, Directory, E2e, EnvelopeOptions, EpochTiming, Keyring, Limits, MasterSecret, Member,
-    OpenError, Scope, ScopeConfig, SenderPolicy,
+    OpenError, Padding, Provenance, Scope, ScopeConfig, SenderPolicy,
 };
-use veilmq_client::{Builder, Client, Message, QoS, Received, Subscription};
+use veilmq_client::{Client, QoS, Will};
 use veilmq_protocol::veil::Roles;
 use veilmq_protocol::veil::channel::Identity;
 use veilmq_protocol::{PublishProperties, TopicName};
-use veilmq_tests::carrier::Carrier;
 use veilmq_tests::members::{anchors, identity, keys};
 use veilmq_tests::tap::Tap;
 
-const SCOPE: &str = "factory/#";
-const TOPIC: &str = "factory/line-3/t";
-const SECRET: &str = "the recipe is 21 parts of flour";
-const WAIT: Duration = Duration::from_secs(40);
-/// How long the tests let a key be announced before it is used, in milliseconds.
-const LEAD_MS: u64 = 300;
+use plant::{
+    Plant, SCOPE, SECRET, TOPIC, activation, message, observed, policy, press, publish, reader, refusal, spy,
+    text,
+};
 
 /// Runs each sentence once through each broker.
 macro_rules! through_both_brokers {
     ($($sentence:ident),+ $(,)?) => {
         mod through_veilmq {
             $(#[tokio::test] async fn $sentence() {
-                super::$sentence(super::Plant::new(super::Carrier::veilmq())).await;
+                super::$sentence(super::Plant::new(veilmq_tests::carrier::Carrier::veilmq())).await;
             })+
         }
         mod through_mosquitto_over_tls {
             $(#[tokio::test] async fn $sentence() {
-                let Some(carrier) = super::Carrier::mosquitto_over_tls() else { return };
+                let Some(carrier) = veilmq_tests::carrier::Carrier::mosquitto_over_tls() else { return };
                 super::$sentence(super::Plant::new(carrier)).await;
             })+
         }
@@ -59,108 +56,13 @@ through_both_brokers!(
     several_publishers_share_a_topic_and_each_has_keys_of_its_own,
     the_members_of_a_shared_subscription_read_each_message_once,
     a_topic_belongs_to_the_most_literal_of_overlapping_scopes,
+    what_is_retained_is_sealed_anew_when_the_epoch_changes,
+    a_deletion_is_proven_before_it_happens,
+    a_will_is_sealed_before_it_is_given_to_the_broker,
+    a_long_message_comes_in_parts_and_once,
+    a_message_whose_topic_is_inside_survives_a_bridge_that_renames_it,
     neither_packets_nor_files_of_the_broker_hold_plaintext_or_keys,
 );
-
-/// A broker, and a folder for what its clients keep.
-struct Plant {
-    carrier: Carrier,
-    folder: TempDir,
-}
-
-impl Plant {
-    fn new(carrier: Carrier) -> Self {
-        Self { carrier, folder: tempfile::tempdir().unwrap() }
-    }
-
-    /// A party that keeps its state from one connection to the next.
-    fn party(&self, identity: &Arc<Identity>) -> Builder {
-        let state = self.folder.path().join(identity.kid().to_string());
-        let client = self.carrier.client().identity(Arc::clone(identity)).trust(anchors()).without_channel();
-        client.state_file(state).reconnect(false)
-    }
-
-    async fn publisher(&self, identity: &Arc<Identity>, members: &[&Identity], scope: &str) -> Client {
-        let mut builder = self.party(identity).issue_scope(scope, policy()).unwrap();
-        for member in members {
-            builder = builder.admit(scope, member.certificate().clone()).unwrap();
-        }
-        builder.connect().await.unwrap()
-    }
-
-    async fn reader(&self, identity: &Arc<Identity>, filter: &str) -> (Client, Subscription) {
-        let client = self.party(identity).join_scope(SCOPE).unwrap().connect().await.unwrap();
-        let messages = client.subscribe(filter).qos(QoS::AtLeastOnce).await.unwrap();
-        (client, messages)
-    }
-
-    /// Someone without any key, who sees what the broker sees and says what the broker can say.
-    async fn meddler(&self) -> Client {
-        self.carrier.client().client_id("meddler").connect().await.unwrap()
-    }
-}
-
-fn policy() -> IssuePolicy {
-    IssuePolicy {
-        key_lead_ms: LEAD_MS,
-        removal_lead_ms: LEAD_MS,
-        settle_ms: 50,
-        admission: Admission::Named,
-        ..IssuePolicy::default()
-    }
-}
-
-/// Until an epoch that was asked for just now is in use.
-async fn activation() {
-    sleep(Duration::from_millis(LEAD_MS + 1_000)).await;
-}
-
-fn press() -> Arc<Identity> {
-    identity("press", Roles::PUBLISHER, &[SCOPE])
-}
-
-fn reader(name: &str) -> Arc<Identity> {
-    identity(name, Roles::SUBSCRIBER, &[SCOPE])
-}
-
-async fn next(messages: &mut Subscription) -> Received {
-    timeout(WAIT, messages.next()).await.expect("something arrives").expect("the client is not closed")
-}
-
-async fn message(messages: &mut Subscription) -> Message {
-    match next(messages).await {
-        Received::Message(message) => message,
-        Received::Refused { topic, error } => panic!("{topic} was refused: {error}"),
-        Received::Missed { count } => panic!("{count} messages were missed"),
-    }
-}
-
-async fn text(messages: &mut Subscription) -> String {
-    String::from_utf8(message(messages).await.payload.to_vec()).unwrap()
-}
-
-async fn refusal(messages: &mut Subscription) -> OpenError {
-    match next(messages).await {
-        Received::Refused { error, .. } => error,
-        Received::Message(message) => panic!("{} was accepted", message.topic),
-        Received::Missed { count } => panic!("{count} messages were missed"),
-    }
-}
-
-async fn publish(client: &Client, topic: &str, payload: impl AsRef<[u8]>, retain: bool) {
-    let publication = client.publish(topic, payload).qos(QoS::AtLeastOnce).retain(retain);
-    timeout(WAIT, publication.send()).await.expect("the broker answers").unwrap();
-}
-
-/// Publishes, and gives what the meddler has seen of it.
-async fn observed(client: &Client, seen: &mut Subscription, payload: &str, retain: bool) -> Vec<u8> {
-    publish(client, TOPIC, payload, retain).await;
-    message(seen).await.payload.to_vec()
-}
-
-async fn spy(meddler: &Client, filter: &str) -> Subscription {
-    meddler.subscribe(filter).qos(QoS::AtLeastOnce).await.unwrap()
-}
 
 async fn a_subscriber_that_joins_while_the_publisher_is_off_reads_what_is_retained_and_what_follows(
     plant: Plant,
@@ -413,6 +315,115 @@ async fn a_topic_belongs_to_the_most_literal_of_overlapping_scopes(plant: Plant)
     assert_eq!([text(&mut both).await, text(&mut both).await], ["smoke", "21.5"]);
     assert_eq!(refusal(&mut one).await, OpenError::TopicMismatch);
     assert_eq!(text(&mut one).await, "21.5");
+}
+
+async fn what_is_retained_is_sealed_anew_when_the_epoch_changes(plant: Plant) {
+    let (press, lake) = (press(), reader("lake"));
+    let publisher = plant.publisher(&press, &[&lake], SCOPE).await;
+    publish(&publisher, TOPIC, "open", true).await;
+    publish(&publisher, "factory/line-4/t", "shut", true).await;
+    publish(&publisher, "factory/line-4/t", "", true).await;
+
+    // Whoever comes now gets no earlier key.
+    publisher.rotate(SCOPE, Rotation::Compromise).await.unwrap();
+    activation().await;
+    publisher.disconnect().await.unwrap();
+
+    let (_client, mut messages) = plant.reader(&lake, SCOPE).await;
+    let retained = message(&mut messages).await;
+    let Provenance::Envelope(origin) = retained.sealed.unwrap().provenance else { panic!("no envelope") };
+    assert_eq!((&*retained.payload, retained.retain), (&b"open"[..], true));
+    assert_eq!((origin.epoch, origin.refresh), (2, true));
+}
+
+async fn a_deletion_is_proven_before_it_happens(plant: Plant) {
+    let (press, lake) = (press(), reader("lake"));
+    let publisher = plant.publisher(&press, &[&lake], SCOPE).await;
+    let (client, mut messages) = plant.reader(&lake, SCOPE).await;
+    publish(&publisher, TOPIC, "open", true).await;
+    assert_eq!(text(&mut messages).await, "open");
+
+    publish(&publisher, TOPIC, "", true).await;
+
+    assert_eq!(message(&mut messages).await.deletes(), Some(Authentication::Group));
+    assert_eq!(message(&mut messages).await.deletes(), Some(Authentication::None));
+    let mut later = client.subscribe(TOPIC).qos(QoS::AtLeastOnce).await.unwrap();
+    publish(&publisher, TOPIC, "not retained", false).await;
+    assert_eq!(text(&mut later).await, "not retained");
+}
+
+async fn a_will_is_sealed_before_it_is_given_to_the_broker(plant: Plant) {
+    let (press, lake) = (press(), reader("lake"));
+    let meddler = plant.meddler().await;
+    let mut seen = spy(&meddler, TOPIC).await;
+    let connect = || async {
+        let will = Will::new(TOPIC, SECRET).qos(QoS::AtLeastOnce);
+        let publisher = plant.party(&press).issue_scope(SCOPE, policy()).unwrap().will(will);
+        publisher.admit(SCOPE, lake.certificate().clone()).unwrap().connect().await.unwrap()
+    };
+    // There are keys from the second connection on; the first has no Will rather than one in the clear.
+    connect().await.disconnect_with_will().await.unwrap();
+    let (_client, mut messages) = plant.reader(&lake, SCOPE).await;
+    let publisher = connect().await;
+    publish(&publisher, TOPIC, "working", false).await;
+
+    publisher.disconnect_with_will().await.unwrap();
+
+    assert_eq!(text(&mut messages).await, "working");
+    let read = message(&mut messages).await;
+    let Provenance::Envelope(origin) = read.sealed.unwrap().provenance else { panic!("no envelope") };
+    assert_eq!((&*read.payload, origin.will), (SECRET.as_bytes(), true));
+    for _ in 0..2 {
+        assert!(!holds(&message(&mut seen).await.payload, SECRET.as_bytes()));
+    }
+}
+
+async fn a_long_message_comes_in_parts_and_once(plant: Plant) {
+    const PART_BYTES: usize = 64 << 10;
+    let (press, lake) = (press(), reader("lake"));
+    let meddler = plant.meddler().await;
+    let mut seen = spy(&meddler, TOPIC).await;
+    let publisher = plant.publisher(&press, &[&lake], SCOPE).await;
+    let (_client, mut messages) = plant.reader(&lake, SCOPE).await;
+    let long: String = (0..50_000).map(|number| format!("{number:06}")).collect();
+
+    publish(&publisher, TOPIC, &long, false).await;
+    publish(&publisher, TOPIC, "short", false).await;
+
+    assert_eq!(text(&mut messages).await, long);
+    assert_eq!(text(&mut messages).await, "short");
+    for _ in 0..long.len().div_ceil(PART_BYTES) + 1 {
+        assert!(message(&mut seen).await.payload.len() < PART_BYTES + 256);
+    }
+}
+
+async fn a_message_whose_topic_is_inside_survives_a_bridge_that_renames_it(plant: Plant) {
+    let client = |name: &str| {
+        let keyring = Keyring::master(MasterSecret::new(b"known to every member"), 1, EpochTiming::default());
+        let options = EnvelopeOptions {
+            inner_topic: true,
+            timestamp: true,
+            padding: Padding::PowersOfTwo,
+            ..EnvelopeOptions::default()
+        };
+        let scope = ScopeConfig::envelope(Scope::new(SCOPE).unwrap(), keyring, options);
+        plant.carrier.client().client_id(name).scope(scope).connect()
+    };
+    let (press, lake) = (client("press").await.unwrap(), client("lake").await.unwrap());
+    let bridge = plant.meddler().await;
+    let mut here = spy(&bridge, SCOPE).await;
+    let mut there = lake.subscribe("remote/#").qos(QoS::AtLeastOnce).await.unwrap();
+
+    for (topic, payload) in [(TOPIC, "21.5"), ("factory/line-4/t", "a bit longer than the other")] {
+        publish(&press, topic, payload, false).await;
+        let passing = message(&mut here).await;
+        publish(&bridge, &format!("remote/{}", passing.topic), &passing.payload, false).await;
+
+        let read = message(&mut there).await;
+        assert_eq!((read.topic.as_str(), &*read.payload), (topic, payload.as_bytes()));
+        // The header with its time, the plaintext in its bucket, and the tag.
+        assert_eq!(passing.payload.len(), 33 + 8 + 64 + 16);
+    }
 }
 
 /// A publisher whose random numbers are known: what it issues and seals is published by someone else.
