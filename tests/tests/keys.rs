@@ -1,0 +1,210 @@
+//! Group keys with the programs as people use them: `veil ca`, `veil pub`, `veil sub` and `veil authority`, through our broker
+//! and through Mosquitto over TLS.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use veilmq_tests::carrier::Carrier;
+use veilmq_tests::tools::{built_program, run};
+
+const SCOPE: &str = "factory/#";
+const TOPIC: &str = "factory/line-3/t";
+const SECRET: &str = "the recipe is 21 parts of flour";
+const WAIT: Duration = Duration::from_secs(40);
+
+/// A process that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A broker, and a folder with an authority and what it has certified.
+struct Plant {
+    carrier: Carrier,
+    folder: TempDir,
+}
+
+impl Plant {
+    fn new(carrier: Carrier) -> Self {
+        let plant = Self { carrier, folder: tempfile::tempdir().unwrap() };
+        plant.made(&["ca", "init", "--dir", "ca"]);
+        plant.certify("press", "publisher", "--publish-scope");
+        for reader in ["lake", "hill"] {
+            plant.certify(reader, "subscriber", "--subscribe-scope");
+        }
+        plant
+    }
+
+    fn certify(&self, name: &str, role: &str, scopes: &str) {
+        let who = ["--subject", name, "--role", role, scopes, SCOPE];
+        self.made(&[&["ca", "issue", "--dir", "ca"], &who[..], &["--out", "."]].concat());
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(built_program("veil"));
+        command.current_dir(self.folder.path()).args(arguments);
+        command
+    }
+
+    fn made(&self, arguments: &[&str]) -> String {
+        let Output { status, stdout, stderr } = run(&mut self.command(arguments), 60);
+        assert!(status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&stderr));
+        String::from_utf8(stdout).unwrap()
+    }
+
+    /// The program with the arguments by which `name` connects, with its keys in a file that outlives the process.
+    fn connecting(&self, verb: &[&str], name: &str, more: &[&str]) -> Command {
+        let state = format!("{name}.state");
+        let who = ["--no-channel", "--trust", "ca/ca.vmc", "--identity", name, "--state", &state];
+        let mut command = self.command(verb);
+        command.args(self.carrier.arguments()).args(who).args(more);
+        command
+    }
+
+    /// Runs one of the programs to its end and gives what it printed.
+    fn run(&self, verb: &str, name: &str, more: &[&str]) -> String {
+        let output = run(&mut self.connecting(&[verb], name, more), 60);
+        assert!(output.status.success(), "{verb} {more:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Starts one of the programs; what it prints goes to `NAME.out`.
+    fn start(&self, verb: &[&str], name: &str, more: &[&str]) -> Running {
+        let output = File::create(self.path(&format!("{name}.out"))).unwrap();
+        let mut command = self.connecting(verb, name, more);
+        Running(command.stdout(output).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    fn read(&self, name: &str) -> Running {
+        self.start(&["sub"], name, &["--join", SCOPE, "-t", SCOPE, "-q", "1"])
+    }
+
+    fn has_printed(&self, name: &str, line: &str) -> bool {
+        let printed = fs::read_to_string(self.path(&format!("{name}.out"))).unwrap_or_default();
+        printed.lines().any(|printed| printed == line)
+    }
+
+    fn wait_for(&self, name: &str, line: &str) {
+        eventually(&format!("{name}: {line}"), || self.has_printed(name, line));
+    }
+
+    fn kid(&self, name: &str) -> String {
+        let shown = self.made(&["show", &format!("{name}.vmc")]);
+        let line = shown.lines().find(|line| line.starts_with("key identifier")).unwrap();
+        line.split_whitespace().last().unwrap().to_owned()
+    }
+}
+
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + WAIT;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what} does not come true");
+        sleep(Duration::from_millis(50));
+    }
+}
+
+/// A reader that was never there before reads what was retained, and then what follows.
+fn a_reader_reads_what_a_publisher_left_behind(plant: &Plant) {
+    let publish = |more: &[&str]| {
+        let base = ["--issue", SCOPE, "--member", "lake.vmc", "-t", TOPIC, "-q", "1", "-m"];
+        plant.run("pub", "press", &[&base[..], more].concat())
+    };
+    publish(&[SECRET, "-r"]);
+
+    let printed = plant.run("sub", "lake", &["--join", SCOPE, "-t", SCOPE, "-C", "1"]);
+    assert_eq!(printed.trim_end(), SECRET);
+
+    let _reader = plant.read("lake");
+    plant.wait_for("lake", SECRET);
+    publish(&["the next batch"]);
+    plant.wait_for("lake", "the next batch");
+    for name in ["press.state", "lake.state"] {
+        let bytes = fs::read(plant.path(name)).unwrap();
+        assert!(!bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes()), "{name}");
+    }
+}
+
+/// Whom the authority removes reads nothing more; the others do, also after its state was lost and restored from a copy.
+fn the_authority_removes_a_member_and_outlives_its_state(plant: &Plant) {
+    plant.certify("keys", "key-authority", "--publish-scope");
+    fs::write(plant.path("passphrase"), "correct horse battery staple").unwrap();
+    let protected = ["--passphrase-file", "passphrase"];
+    let issuing = "issuing the keys of factory/#";
+    let start = || {
+        let authority =
+            plant.start(&["authority", "run"], "keys", &[&protected[..], &["--issue", SCOPE]].concat());
+        plant.wait_for("keys", issuing);
+        authority
+    };
+    let target = ["--state", "keys.state", "--scope", SCOPE];
+    let members = || plant.made(&[&["authority", "members"][..], &target].concat());
+    let publish =
+        |text: &str| plant.run("pub", "press", &["--join", SCOPE, "-t", TOPIC, "-q", "1", "-m", text]);
+    let authority = start();
+    let _readers = ["lake", "hill"].map(|name| plant.read(name));
+    eventually("two members", || members().lines().count() == 2);
+
+    publish("for both");
+    for name in ["lake", "hill"] {
+        plant.wait_for(name, "for both");
+    }
+    let copy = |verb: &str, option: &str| {
+        let state = ["authority", verb, "--state", "keys.state", option, "copy"];
+        plant.made(&[&state[..], &protected].concat())
+    };
+    plant.made(&[&["authority", "remove"][..], &target, &[&plant.kid("hill")]].concat());
+    sleep(Duration::from_secs(6));
+    publish("for one");
+
+    plant.wait_for("lake", "for one");
+    assert!(!plant.has_printed("hill", "for one"));
+    assert!(!members().contains(&plant.kid("hill")));
+
+    // What is published after the copy was made is newer than the state that comes back.
+    copy("backup", "--to");
+    plant.made(&[&["authority", "rotate"][..], &target].concat());
+    drop(authority);
+    fs::remove_file(plant.path("keys.state")).unwrap();
+    copy("restore", "--from");
+    let _authority = start();
+    publish("after the restore");
+    plant.wait_for("lake", "after the restore");
+    assert!(!members().contains(&plant.kid("hill")));
+}
+
+#[test]
+fn a_reader_reads_what_a_publisher_left_behind_with_veilmq() {
+    a_reader_reads_what_a_publisher_left_behind(&Plant::new(Carrier::veilmq()));
+}
+
+#[test]
+fn a_reader_reads_what_a_publisher_left_behind_with_mosquitto_over_tls() {
+    let Some(mosquitto) = Carrier::mosquitto_over_tls() else { return };
+    a_reader_reads_what_a_publisher_left_behind(&Plant::new(mosquitto));
+}
+
+#[test]
+fn the_authority_removes_a_member_and_outlives_its_state_with_veilmq() {
+    the_authority_removes_a_member_and_outlives_its_state(&Plant::new(Carrier::veilmq()));
+}
+
+#[test]
+fn the_authority_removes_a_member_and_outlives_its_state_with_mosquitto_over_tls() {
+    let Some(mosquitto) = Carrier::mosquitto_over_tls() else { return };
+    the_authority_removes_a_member_and_outlives_its_state(&Plant::new(mosquitto));
+}
