@@ -43,6 +43,15 @@ pub enum Input<'a> {
         /// The user name.
         user: &'a str,
     },
+    /// On this connection comes one of the broker's own bridges to other brokers. It needs no account, and no rule holds for it. This
+    /// comes before CONNECT.
+    Bridged {
+        /// The connection.
+        connection: ConnectionId,
+        /// The Packet Identifier behind which those of its messages go on: the bridge passes them on to the other broker, where it
+        /// has used all before them.
+        last_identifier: u16,
+    },
     /// What became of [`Effect::Verify`].
     Verified {
         /// The connection.

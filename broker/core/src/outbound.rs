@@ -20,7 +20,7 @@ use crate::waiting::{Delivery, Waiting};
 pub(crate) struct Outbound {
     in_flight: VecDeque<InFlight>,
     identifiers: IdSet<PacketId>,
-    last_identifier: u16,
+    pub(crate) last_identifier: u16,
     /// What waits; there once something has had to. Most sessions never need the room.
     backlog: Option<Box<Backlog>>,
     /// Messages are being read back.

@@ -13,6 +13,8 @@ use crate::time::Moment;
 /// The first level of the topics that belong to the broker.
 pub(crate) const FIRST_LEVEL: &str = "$SYS";
 const CONTROL: &str = "$CONTROL";
+/// What stands before the Client Identifier in the topic on which a bridge says whether it is up.
+const CONNECTIONS: &str = "$SYS/broker/connection/";
 
 /// A value and where it comes from.
 type Reading = (&'static str, fn(&Totals) -> u64);
@@ -126,14 +128,21 @@ impl SysReport {
     }
 }
 
-/// Tells whether a topic is one that only the broker publishes to.
-pub(crate) fn is_reserved(topic: TopicName<'_>) -> bool {
+/// Tells whether a topic is one that only the broker publishes to. A bridge from another broker says on its own how it fares.
+pub(crate) fn is_reserved(topic: TopicName<'_>, client_id: &str) -> bool {
     // Nothing below $CONTROL is a message for subscribers: whoever answers there does so before anything is routed [B02].
     topic.is_dollar()
+        && !is_state_of(topic, client_id)
         && [FIRST_LEVEL, CONTROL].iter().any(|first_level| {
             let rest = topic.as_str().strip_prefix(first_level);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         })
+}
+
+/// Tells whether a topic is the one on which a bridge with this Client Identifier says whether it is up.
+fn is_state_of(topic: TopicName<'_>, client_id: &str) -> bool {
+    let named = topic.as_str().strip_prefix(CONNECTIONS).and_then(|rest| rest.strip_suffix("/state"));
+    named == Some(client_id)
 }
 
 fn stored_messages(totals: &Totals) -> u64 {

@@ -19,6 +19,10 @@ pub use self::rules::{Actions, Rule, RuleEffect, Rules, Stage, Subject, Template
 use crate::e2e::Policies;
 use crate::farewell::PeerError;
 
+/// The user that the broker's own bridges are, for whom no rule holds. No client can be it, for no text in MQTT holds U+0000
+/// ([MQTT-1.5.4-2]).
+pub(crate) const BRIDGES: &str = "bridges\0";
+
 /// Who may connect, and what clients may do.
 #[derive(Debug)]
 pub struct Access {
@@ -70,6 +74,9 @@ impl Access {
 
     /// Returns what a client may do; None if that is everything.
     pub(crate) fn permissions(&self, user: Option<&str>, client_id: &str) -> Option<Box<Permissions>> {
+        if user == Some(BRIDGES) {
+            return None;
+        }
         self.rules.as_ref().map(|rules| Box::new(rules.permissions(user, client_id)))
     }
 }

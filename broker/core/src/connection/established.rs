@@ -30,6 +30,8 @@ pub(crate) struct Established {
     pub(crate) partial: Vec<u8>,
     /// Acknowledgements that say no may explain themselves ([MQTT-3.1.2-29]).
     pub(crate) explains: bool,
+    /// The client is a bridge of another broker.
+    pub(crate) is_bridge: bool,
     pub(crate) keep_alive_seconds: u16,
     pub(crate) last_received: Moment,
     pub(crate) timer_at: Option<Moment>,
@@ -65,6 +67,7 @@ impl Established {
             channel: None,
             partial: Vec::new(),
             explains: false,
+            is_bridge: false,
             keep_alive_seconds: 0,
             last_received: now,
             timer_at: None,

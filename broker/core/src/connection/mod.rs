@@ -46,6 +46,8 @@ pub(crate) enum Connection {
 #[derive(Debug)]
 pub(crate) struct ConnectRequest {
     pub(crate) version: ProtocolVersion,
+    /// The client is a bridge of another broker.
+    pub(crate) is_bridge: bool,
     pub(crate) clean_start: bool,
     pub(crate) keep_alive_seconds: u16,
     pub(crate) client_id: Arc<str>,
@@ -73,6 +75,7 @@ impl ConnectRequest {
         };
         Self {
             version: connect.version,
+            is_bridge: connect.bridge,
             clean_start: connect.clean_start,
             keep_alive_seconds: connect.keep_alive_seconds,
             client_id_assigned: connect.client_id.is_empty(),
@@ -121,6 +124,8 @@ pub struct Arrival {
     pub(crate) counted: Option<HalfOpen>,
     /// The user that the client is; None without a user name, and with an identity.
     pub(crate) user: Option<User>,
+    /// Where the Packet Identifiers of messages to a bridge of this broker go on.
+    pub(crate) last_identifier: Option<u16>,
     /// The VEIL-1 identity of the client.
     pub(crate) identity: Option<Arc<Member>>,
     /// When a connection under the client's certificate has to end.

@@ -43,6 +43,8 @@ pub(crate) struct Opening {
     pub(crate) packet_bytes_max: usize,
     /// The user that what carries MQTT has proved the client to be.
     pub(crate) vouched: Option<Arc<str>>,
+    /// Where the Packet Identifiers of messages to a bridge of this broker go on.
+    pub(crate) last_identifier: Option<u16>,
     phase: Phase,
 }
 
@@ -91,6 +93,7 @@ impl Opening {
             version: None,
             packet_bytes_max: usize::MAX,
             vouched: None,
+            last_identifier: None,
             phase: Phase::AwaitConnect,
         }
     }
@@ -202,7 +205,7 @@ impl Opening {
         if let Some(will) = &connect.will {
             shared.check_levels(will.topic)?;
             // The Will could never be published, and the client should know now ([MQTT-3.1.4-2]).
-            if is_reserved(will.topic) {
+            if is_reserved(will.topic, connect.client_id) {
                 return Err(PeerError::NotAuthorized("$SYS and $CONTROL belong to the broker").into());
             }
             settings.capabilities.check_will(will).map_err(PeerError::from)?;
@@ -273,6 +276,7 @@ impl Opening {
             has_records: channel.as_ref().is_some_and(|accepted| accepted.scheme.is_framed()),
             identity: channel.as_ref().map(|accepted| Member::of(&accepted.client)),
             certificate_over_at: channel.as_ref().map(over_at),
+            last_identifier: self.last_identifier,
             request,
             channel,
             counted: None,

@@ -149,6 +149,7 @@ impl Shard {
             }
             Input::Located { connection, peer } => self.located(connection, peer),
             Input::Vouched { connection, user } => self.vouched(connection, user),
+            Input::Bridged { connection, last_identifier } => self.bridged(connection, last_identifier),
             Input::Verified { connection, verdict } => {
                 self.verified(connection, verdict, environment, effects);
             }

@@ -233,6 +233,9 @@ impl Shard {
         state.expiry_seconds = expiry_seconds;
         // [MQTT-3.1.2-7], [MQTT-3.1.3-9] The Will takes the place of one whose delay had not passed.
         state.will = request.will.clone();
+        if let Some(last) = arrival.last_identifier {
+            state.outbound.last_identifier = last;
+        }
         state.outbound.connected(quota);
         state.outbound.bound_bytes_in_flight(settings.inflight_bytes_max);
         // A session that was stored stays so until it ends; one without expiry interval never outlives its connection.
@@ -263,6 +266,7 @@ impl Shard {
         established.explains = self.shared.settings().reason_strings
             && request.version == ProtocolVersion::V5
             && request.problem_information;
+        established.is_bridge = request.is_bridge;
         established.keep_alive_seconds = self.keep_alive_seconds(&request);
         self.connections.insert(connection, Connection::Established(Box::new(established)));
         self.arm_established(connection);

@@ -310,7 +310,8 @@ impl Shard {
         topic: TopicName<'_>,
         now: Moment,
     ) -> Result<Accepted, PublishRefused> {
-        if is_reserved(topic) {
+        let client_id = self.sessions.get(&session).map_or("", |state| &*state.client_id);
+        if is_reserved(topic, client_id) {
             self.stats.messages_dropped(DropReason::NotAuthorized, 1);
             return Err(PublishRefused::Reserved);
         }

@@ -29,7 +29,7 @@ impl Shard {
         now: Moment,
     ) -> Result<(), CloseReason> {
         let Some(established) = self.established(connection) else { return Ok(()) };
-        let version = established.wire.version();
+        let (version, is_bridge) = (established.wire.version(), established.is_bridge);
         if version == ProtocolVersion::V5 {
             self.shared.settings().capabilities.check_subscribe(subscribe).map_err(PeerError::from)?;
         }
@@ -43,7 +43,10 @@ impl Shard {
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         let mut granted = Vec::with_capacity(subscribe.filters.len());
         for (filter, options) in subscribe.filters {
-            let options = self.shared.settings().capabilities.grant(options);
+            let mut options = self.shared.settings().capabilities.grant(options);
+            // What MQTT 3 cannot say and a bridge means: nothing it brought goes back, and what is retained stays so.
+            options.no_local |= is_bridge;
+            options.retain_as_published |= is_bridge;
             let subscription = SubscriptionRecord {
                 options,
                 subscription_id: subscribe.subscription_id.map(NonZeroU32::get),

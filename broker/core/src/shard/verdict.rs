@@ -7,7 +7,7 @@ use std::sync::Arc;
 use veilmq_protocol::{TopicFilter, TopicName};
 
 use super::Shard;
-use crate::access::{Action, Permissions, Verdict};
+use crate::access::{Action, BRIDGES, Permissions, Verdict};
 use crate::connection::{Arrival, Connection};
 use crate::effect::Effect;
 use crate::farewell::{BrokerReason, CloseReason, PeerError};
@@ -23,6 +23,14 @@ impl Shard {
     pub(super) fn vouched(&mut self, connection: ConnectionId, user: &str) {
         if let Some(Connection::Opening(opening)) = self.connections.get_mut(&connection) {
             opening.vouched = Some(Arc::from(user));
+        }
+    }
+
+    /// Takes note that one of the broker's own bridges is the client.
+    pub(super) fn bridged(&mut self, connection: ConnectionId, last_identifier: u16) {
+        if let Some(Connection::Opening(opening)) = self.connections.get_mut(&connection) {
+            opening.vouched = Some(Arc::from(BRIDGES));
+            opening.last_identifier = Some(last_identifier);
         }
     }
 

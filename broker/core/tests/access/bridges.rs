@@ -1,0 +1,107 @@
+//! Bridges: the broker's own, which rules do not concern, and those of other brokers, which MQTT 3 cannot say all about.
+
+use veilmq_core::{Access, Input};
+use veilmq_protocol::{Connect, Packet, ProtocolVersion, QoS};
+use veilmq_simulator::{Conn, World, connect_v5, connect_v311, options};
+
+use super::{PUBLISH, deny, rules};
+
+/// Connects as one of the broker's own bridges.
+fn bridge(world: &mut World, last_identifier: u16) -> Conn {
+    let bridge = world.accept(0, ProtocolVersion::V5);
+    world.turn(0, Input::Bridged { connection: bridge, last_identifier });
+    world.send(bridge, &Packet::Connect(connect_v5("local.b", false, u32::MAX)));
+    bridge
+}
+
+#[test]
+fn a_bridge_of_this_broker_needs_no_account_and_no_rule_holds_for_it() {
+    let mut world = World::new(2);
+    let nothing = || Access { rules: rules(vec![deny(PUBLISH, "#")], true), ..Access::open_to(false) };
+    world.set_access(nothing());
+
+    let first = bridge(&mut world, 0);
+    world.subscribe(first, "t/#", QoS::AtLeastOnce);
+    world.publish(first, "t/own", "x", QoS::AtLeastOnce, 1);
+
+    let expected = ["CONNACK 0x00", "SUBACK [01]", "PUBLISH t/own \"x\" qos1 id1", "PUBACK id1"];
+    let mut received = world.received(first);
+    received.sort();
+    let mut expected = expected.map(str::to_owned);
+    expected.sort();
+    assert_eq!(received, expected);
+    world.cut(first);
+    let (mut world, _) = world.crash(2);
+    world.set_access(nothing());
+    let again = bridge(&mut world, 0);
+    assert_eq!(world.received(again)[0], "CONNACK 0x00 present");
+}
+
+#[test]
+fn nobody_else_has_the_session_of_a_bridge() {
+    let mut world = World::new(1);
+    let own = bridge(&mut world, 0);
+    world.received(own);
+
+    let stranger = world.connect(&connect_v5("local.b", true, 0));
+    let named = world.connect(&Connect { username: Some("bridges"), ..connect_v5("local.b", true, 0) });
+
+    assert_eq!(world.received(stranger), ["CONNACK 0x87"]);
+    assert_eq!(world.received(named), ["CONNACK 0x87"]);
+    assert!(!world.is_closed(own));
+}
+
+#[test]
+fn messages_to_a_bridge_have_the_identifiers_behind_those_it_has_used() {
+    let mut world = World::new(1);
+    let own = bridge(&mut world, 7);
+    world.subscribe(own, "t", QoS::AtLeastOnce);
+    world.received(own);
+    let (publisher, _) = world.join("p", true, 0);
+
+    world.publish(publisher, "t", "a", QoS::AtLeastOnce, 1);
+    let before = world.received(own);
+    world.cut(own);
+    let again = bridge(&mut world, 10);
+    world.publish(publisher, "t", "b", QoS::AtLeastOnce, 2);
+
+    assert_eq!(before, ["PUBLISH t \"a\" qos1 id8"]);
+    assert_eq!(
+        world.received(again),
+        ["CONNACK 0x00 present", "PUBLISH t \"a\" qos1 id8 dup", "PUBLISH t \"b\" qos1 id11"]
+    );
+}
+
+#[test]
+fn a_bridge_of_another_broker_gets_nothing_back_and_what_is_retained_stays_so() {
+    let mut world = World::new(1);
+    let other = world.connect(&Connect { bridge: true, ..connect_v311("b", true) });
+    world.subscribe_with(other, "t", options(QoS::AtMostOnce));
+    world.received(other);
+    let (publisher, _) = world.join("p", true, 0);
+
+    world.publish(other, "t", "own", QoS::AtMostOnce, 0);
+    world.publish(publisher, "t", "of somebody else", QoS::AtMostOnce, 0);
+    world.retain(publisher, "t", "kept");
+
+    assert_eq!(
+        world.received(other),
+        ["PUBLISH t \"of somebody else\" qos0", "PUBLISH t \"kept\" qos0 retain"]
+    );
+}
+
+#[test]
+fn a_client_says_below_sys_whether_its_own_bridge_is_up_and_nothing_else() {
+    let mut world = World::new(1);
+    let (reader, _) = world.join("r", true, 0);
+    world.subscribe(reader, "$SYS/#", QoS::AtMostOnce);
+    world.received(reader);
+    let (bridge, _) = world.join("b", true, 0);
+
+    for topic in ["$SYS/broker/connection/b/state", "$SYS/broker/connection/c/state", "$SYS/broker/uptime"] {
+        world.publish(bridge, topic, "1", QoS::AtLeastOnce, 1);
+    }
+
+    assert_eq!(world.received(bridge), ["PUBACK id1", "PUBACK id1 0x87", "PUBACK id1 0x87"]);
+    assert_eq!(world.received(reader), ["PUBLISH $SYS/broker/connection/b/state \"1\" qos0"]);
+}
