@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod admin;
+pub mod bridge;
 pub mod cli;
 pub mod clock;
 pub mod files;

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccessConfig, AclConfig, BansConfig, Durability, E2eConfig, FileMode, LimitsConfig, ListenAddress,
-    ListenerTlsConfig, MqttConfig, Note, ProxyProtocolConfig, StorageConfig, TlsConfig, VeilConfig,
+    AccessConfig, AclConfig, BansConfig, BridgeConfig, Durability, E2eConfig, FileMode, LimitsConfig,
+    ListenAddress, ListenerTlsConfig, MqttConfig, Note, ProxyProtocolConfig, StorageConfig, TlsConfig,
+    VeilConfig,
 };
 
 /// The MQTT port of a broker that was given none.
@@ -60,6 +61,9 @@ pub struct BrokerConfig {
     /// What is asked of messages that are sealed end to end.
     #[serde(default)]
     pub e2e: E2eConfig,
+    /// The bridges to other brokers, no two with one name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bridges: Vec<BridgeConfig>,
 }
 
 /// Where the broker stands: tried out on this machine, or set up by an operator.
@@ -271,6 +275,7 @@ impl Default for BrokerConfig {
             storage: StorageConfig::default(),
             veil: VeilConfig::default(),
             e2e: E2eConfig::default(),
+            bridges: Vec::new(),
         }
     }
 }

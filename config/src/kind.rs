@@ -3,12 +3,13 @@
 //! Invariant: what is allowed here can be read into the type of the option.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use veilmq_protocol::TopicFilter;
 use veilmq_protocol::veil::Kid;
+use veilmq_protocol::{TopicFilter, TopicName};
 
 use crate::address::{FileMode, ListenAddress};
+use crate::bridge::RemoteAddress;
 use crate::options::OFF;
 use crate::proxy::Network;
 use crate::value::{Given, Shape};
@@ -37,6 +38,11 @@ pub enum Kind {
         /// The most bytes.
         bytes_max: usize,
     },
+    /// A text as above, which may be empty.
+    TextOrNone {
+        /// The most bytes.
+        bytes_max: usize,
+    },
     /// A path in UTF-8, relative to the working directory.
     Path,
     /// A list of paths.
@@ -45,6 +51,8 @@ pub enum Kind {
     Texts,
     /// A Topic Filter, not of a Shared Subscription.
     TopicFilter,
+    /// A Topic Name.
+    TopicName,
     /// A list of Topic Filters, none of a Shared Subscription.
     TopicFilters,
     /// A list of key identifiers of VEIL-1.
@@ -53,6 +61,10 @@ pub enum Kind {
     ListenAddress,
     /// The permissions of a file.
     FileMode,
+    /// An IP address.
+    IpAddress,
+    /// A list of host names or IP addresses, perhaps with ports, at least one.
+    RemoteAddresses,
     /// A list of IP addresses and networks.
     Networks,
     /// An IP address with a port, or `off`.
@@ -68,11 +80,15 @@ impl Kind {
             | Self::Texts
             | Self::TopicFilters
             | Self::KeyIdentifiers
+            | Self::RemoteAddresses
             | Self::Networks => Shape::List,
             Self::Integer { .. } => Shape::Integer,
             Self::Boolean => Shape::Boolean,
             Self::Choice(_)
             | Self::Text { .. }
+            | Self::TextOrNone { .. }
+            | Self::TopicName
+            | Self::IpAddress
             | Self::Path
             | Self::TopicFilter
             | Self::ListenAddress
@@ -94,6 +110,15 @@ impl Kind {
             }
             (Self::Text { bytes_max }, Given::Text(text)) => {
                 (1..=bytes_max).contains(&text.len()) && !text.contains('\0')
+            }
+            (Self::TextOrNone { bytes_max }, Given::Text(text)) => {
+                text.len() <= bytes_max && !text.contains('\0')
+            }
+            (Self::TopicName, Given::Text(text)) => TopicName::new(text).is_ok(),
+            (Self::IpAddress, Given::Text(text)) => text.parse::<IpAddr>().is_ok(),
+            (Self::RemoteAddresses, Given::List(list)) => {
+                let is_address = |element: &Given| matches!(element, Given::Text(text) if text.parse::<RemoteAddress>().is_ok());
+                !list.is_empty() && list.iter().all(is_address)
             }
             (Self::Path, Given::Text(text)) => !text.is_empty() && !text.contains('\0'),
             (Self::Paths, Given::List(list)) => list.iter().all(|element| Self::Path.allows(element)),
@@ -134,6 +159,12 @@ impl fmt::Display for Kind {
             Self::Choice(words) => write!(f, "one of {}", words.join(", ")),
             Self::Choices(words) => write!(f, "a list of some of {}, none twice", words.join(", ")),
             Self::Text { bytes_max } => write!(f, "a text of 1 to {bytes_max} bytes without NUL"),
+            Self::TextOrNone { bytes_max } => write!(f, "a text of at most {bytes_max} bytes without NUL"),
+            Self::TopicName => f.write_str("a Topic Name"),
+            Self::IpAddress => f.write_str("an IP address"),
+            Self::RemoteAddresses => {
+                f.write_str("a list of host names or IP addresses, such as broker.example:1883; the port may be left out")
+            }
             Self::Path => f.write_str("a path in UTF-8"),
             Self::Paths => f.write_str("a list of paths in UTF-8"),
             Self::Texts => write!(f, "a list of texts of 1 to {TEXT_BYTES_MAX} bytes without NUL"),

@@ -22,6 +22,7 @@
 
 mod access;
 mod address;
+mod bridge;
 mod broker_config;
 mod document;
 mod e2e;
@@ -43,6 +44,10 @@ mod veil;
 
 pub use access::{AccessConfig, AclConfig, AclSubscribe, BadCredentials, BansConfig};
 pub use address::{FileMode, ListenAddress, NoListenAddress};
+pub use bridge::{
+    BridgeConfig, BridgeDirection, BridgeNotifications, BridgePassword, BridgeProtocol, BridgeReload,
+    BridgeStart, BridgeTlsConfig, BridgeTopicConfig, NoRemoteAddress, RemoteAddress, TcpKeepAliveConfig,
+};
 pub use broker_config::{
     AdminConfig, BrokerConfig, ListenerConfig, ListenerDurability, ListenerProtocol, LogConfig, LogFormat,
     LogLevel, Mode, MosquittoConfig, ProcessConfig, ShardsConfig, SysConfig,

@@ -78,6 +78,7 @@ impl Known {
         self.one_file_has_the_rules(config)?;
         self.listeners_fit_their_addresses(config)?;
         config.check_tls(self)?;
+        config.check_bridges(self)?;
         match config.mode {
             Mode::Development => self.development_stays_on_loopback(config),
             Mode::Configured => self.somebody_may_connect(config),

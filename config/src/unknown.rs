@@ -92,7 +92,8 @@ mod tests {
             ("limit", Some("limits")),
             ("listener", Some("listeners")),
             ("packet_bytes_max", Some("limits.packet_bytes_max")),
-            ("bridge", None),
+            ("bridge", Some("bridges")),
+            ("cluster", None),
         ] {
             assert_eq!(nearest(key), expected, "{key}");
         }

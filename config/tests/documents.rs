@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use veilmq_config::{
-    BrokerConfig, E2eChannel, E2eFormat, E2eMode, E2ePolicyConfig, FileMode, ListenerDurability,
-    ListenerTlsConfig, OPTIONS, OptionSpec, Overrides, ProxyProtocolConfig, Sources, Suite,
+    BridgeConfig, BridgePassword, BridgeTlsConfig, BridgeTopicConfig, BrokerConfig, E2eChannel, E2eFormat,
+    E2eMode, E2ePolicyConfig, FileMode, ListenerDurability, ListenerTlsConfig, OPTIONS, OptionSpec,
+    Overrides, ProxyProtocolConfig, Sources, Suite, TcpKeepAliveConfig,
 };
 
 type Flat = BTreeMap<String, String>;
@@ -98,6 +99,32 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
         payload_bytes_max: Some(1),
         require_channel: E2eChannel::Veil,
     });
+    every_key.bridges = vec![BridgeConfig {
+        bind_address: Some([127, 0, 0, 1].into()),
+        tls: Some(BridgeTlsConfig {
+            ca: Some("/ca".into()),
+            certificate_file: Some("/bridge.crt".into()),
+            key_file: Some("/bridge.key".into()),
+            alpn: Some("mqtt".into()),
+            ..BridgeTlsConfig::default()
+        }),
+        tcp_keep_alive: Some(TcpKeepAliveConfig::default()),
+        tcp_user_timeout_milliseconds: Some(1),
+        client_id: Some("a".into()),
+        username: Some("b".into()),
+        password: Some(BridgePassword::new("c")),
+        session_expiry_seconds: Some(1),
+        packet_bytes_max: Some(20),
+        local_client_id: Some("d".into()),
+        local_clean_start: Some(true),
+        notification_topic: Some("e".into()),
+        topics: vec![BridgeTopicConfig {
+            local_prefix: "f".into(),
+            remote_prefix: "g".into(),
+            ..BridgeTopicConfig::default()
+        }],
+        ..BridgeConfig::default()
+    }];
 
     // Only one of the two may be given.
     every_key.acl.mosquitto_file = Some(PathBuf::from("/acl"));

@@ -119,7 +119,8 @@ fn unknown_key_is_an_error_that_suggests_the_nearest_key() {
             "[[listeners]]\nadress = \"127.0.0.1:1\"\n",
             "FILE:2: unknown key listeners[].adress; did you mean listeners[].address?",
         ),
-        ("bridge = \"x\"", "FILE:1: unknown key bridge; docs/configuration.md lists every key"),
+        ("bridge = \"x\"", "FILE:1: unknown key bridge; did you mean bridges?"),
+        ("cluster = \"x\"", "FILE:1: unknown key cluster; docs/configuration.md lists every key"),
         ("mode = \"development\"", "FILE:1: unknown key mode; did you mean listeners[].mode?"),
         ("\"log.level\" = \"info\"", "FILE:1: unknown key \"log.level\"; did you mean log.level?"),
     ] {
@@ -253,6 +254,40 @@ fn relations_between_options_name_both_and_where_each_is_set() {
         ),
     ] {
         assert_eq!(error_in_file(&format!("{}\n{LISTENER}", text.trim_end()), &[]), expected, "{text}");
+    }
+}
+
+#[test]
+fn a_bridge_that_cannot_work_is_named() {
+    const BRIDGE: &str =
+        "[[listeners]]\naddress = \"127.0.0.1:1883\"\n[[bridges]]\nname = \"b\"\naddresses = [\"h\"]\n";
+    for (text, expected) in [
+        (
+            "[[bridges.topics]]\npattern = \"a#\"\n".to_owned(),
+            "FILE:7: bridges[].topics[].pattern = \"a#\" is not allowed; allowed: no such value, because \"a#\" is no Topic Filter without $share",
+        ),
+        (
+            "restart_seconds_max = 4\n".to_owned(),
+            "FILE:6: bridges[].restart_seconds_max = \"4\" is not allowed; allowed: no such value, because bridges[].restart_seconds_min is 5",
+        ),
+        (
+            "tls = { key_file = \"k\" }\n".to_owned(),
+            "FILE:6: bridges[].tls.certificate_file must be given; a certificate is of no use without its key, nor a key without its certificate",
+        ),
+        (
+            "protocol = \"3.1.1\"\npassword = \"p\"\n".to_owned(),
+            "FILE:7: bridges[].username must be given; MQTT 3 knows no password without a user name",
+        ),
+        (
+            "[[bridges]]\nname = \"b\"\naddresses = [\"i\"]\n".to_owned(),
+            "FILE:7: bridges[].name = \"b\" is not allowed; allowed: no such value, because another bridge has this name",
+        ),
+        (
+            "[[bridges]]\nname = \"c\"\n".to_owned(),
+            "FILE:6: bridges[].addresses must be given; each table of the list needs it",
+        ),
+    ] {
+        assert_eq!(error_in_file(&format!("{BRIDGE}{text}"), &[]), expected);
     }
 }
 

@@ -20,10 +20,18 @@ fn load(
 }
 
 fn configured(text: &str, overrides: Overrides, environment: &[(&str, &str)]) -> BrokerConfig {
+    try_configured(text, overrides, environment).unwrap()
+}
+
+fn try_configured(
+    text: &str,
+    overrides: Overrides,
+    environment: &[(&str, &str)],
+) -> Result<BrokerConfig, ConfigError> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("veilmq.toml");
     std::fs::write(&file, text).unwrap();
-    load(Some(&file), overrides, environment).unwrap()
+    load(Some(&file), overrides, environment)
 }
 
 fn addresses(config: &BrokerConfig) -> Vec<String> {
@@ -256,23 +264,18 @@ fn both_ends_of_every_range_fit_the_type_of_the_option() {
         let Kind::Integer { min, max } = spec.kind else { continue };
         for end in [min, max] {
             let number = end.to_string();
-            if let Some(member) = spec.key.strip_prefix("listeners[].") {
-                // No variable sets it.
-                configured(&format!("{LISTENER}{member} = {number}\n"), Overrides::default(), &[]);
-                continue;
-            }
-            if let Some(member) = spec.key.strip_prefix("e2e.policies[].") {
-                let policy = "[[e2e.policies]]\nname = \"p\"\ntopics = \"t\"\n";
-                let text = format!("{LISTENER}{policy}{member} = {number}\n");
-                configured(&text, Overrides::default(), &[]);
-                continue;
-            }
             let variable = spec.variable();
             let environment =
                 [(variable.as_str(), number.as_str()), ("VEILMQ__STORAGE__DURABILITY", "interval")];
 
             // A relation may forbid the value; the type may not.
-            let result = load(None, Overrides::default(), &environment);
+            let result = match in_a_list(spec.key) {
+                // No variable sets it.
+                Some(table) => {
+                    try_configured(&format!("{LISTENER}{table} = {number}\n"), Overrides::default(), &[])
+                }
+                None => load(None, Overrides::default(), &environment),
+            };
 
             assert!(
                 match &result {
@@ -284,4 +287,21 @@ fn both_ends_of_every_range_fit_the_type_of_the_option() {
             );
         }
     }
+}
+
+/// A table of a list up to the name of this option, if it is in one.
+fn in_a_list(key: &str) -> Option<String> {
+    let (list, member) = key.split_once("[].")?;
+    let (table, member) = member.rsplit_once('.').unwrap_or(("", member));
+    let first = match list {
+        "listeners" => String::new(),
+        "e2e.policies" => "[[e2e.policies]]\nname = \"p\"\ntopics = \"#\"\n".to_owned(),
+        _ => "[[bridges]]\nname = \"b\"\naddresses = [\"h\"]\n".to_owned(),
+    };
+    let inner = match table {
+        "" => String::new(),
+        "topics[]" => "[[bridges.topics]]\npattern = \"t\"\n".to_owned(),
+        table => format!("[{list}.{table}]\n"),
+    };
+    Some(format!("{first}{inner}{member}"))
 }

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use veilmq_config::{
-    BrokerConfig, CertificateIdentity, ClientCertificate, ConfigError, Durability, Fate, ListenerProtocol,
-    LogLevel, Mode, Overrides, Scope, Sources, Strictness, TlsVersion, import_mosquitto, is_mosquitto_file,
+    BridgeConfig, BridgeDirection, BridgeNotifications, BridgeProtocol, BridgeTopicConfig, BrokerConfig,
+    CertificateIdentity, ClientCertificate, ConfigError, Durability, Fate, ListenerProtocol, LogLevel, Mode,
+    Overrides, Scope, Sources, Strictness, TlsVersion, import_mosquitto, is_mosquitto_file,
     mosquitto_options,
 };
 
@@ -368,6 +369,23 @@ fn every_error_names_file_line_and_option() {
             "listener 1\ncertfile /b.crt\nkeyfile /b.key\nenable_proxy_protocol 2\n",
             "FILE:1: enable_proxy_protocol cannot be used with TLS or with client certificates that the proxy has seen",
         ),
+        (
+            "connection a\naddress b\ntopic c sideways\n",
+            "FILE:3: topic = c sideways is not allowed; allowed: a pattern, perhaps with in, out or both behind it, then a QoS from 0 to 2, then what stands before it here and there; \"\" is nothing",
+        ),
+        (
+            "connection a\naddress b\nrestart_timeout 9 3\n",
+            "FILE:3: restart_timeout = 9 3 is not allowed; allowed: one or two whole numbers from 1 to 86400, the second not less than the first",
+        ),
+        ("connection a\ntopic b\n", "FILE:1: connection needs `address` below it"),
+        (
+            "connection a\naddress b\nbridge_psk 01\n",
+            "FILE:3: bridge_psk is not supported: pre-shared keys of TLS are not available; use certificates",
+        ),
+        (
+            "connection a\naddress b\nbridge_require_ocsp true\n",
+            "FILE:3: bridge_require_ocsp = true is not allowed; allowed: false: answers of OCSP are not looked at",
+        ),
         ("topic a\n", "FILE:1: topic belongs to a bridge, so `connection NAME` must stand above it"),
         ("plugin /none\n", "FILE:1: plugin is not supported: plugins written in C cannot be loaded"),
         ("plugin_opt_x y\n", "FILE:1: plugin_opt_x is not supported: plugins written in C cannot be loaded"),
@@ -403,19 +421,66 @@ fn import_comments_on_what_changes_nothing_and_loads_as_the_same() {
 #[test]
 fn lenient_import_lists_what_it_skipped() {
     let conf = Conf::new(
-        "listener 1884 127.0.0.1\nfoo bar\nplugin /x.so\nconnection b\naddress 127.0.0.1:1\nlistener 1885 127.0.0.1\n",
+        "listener 1884 127.0.0.1\nfoo bar\nplugin /x.so\nconnection b\naddress 127.0.0.1:1\nbridge_psk ab\nlistener 1885 127.0.0.1\n",
     );
     let strict = import_mosquitto(&conf.path(), Strictness::Strict).unwrap_err().to_string();
 
     let text = import_mosquitto(&conf.path(), Strictness::Lenient).unwrap();
 
     assert!(strict.contains("mosquitto.conf:2: unknown option foo"), "{strict}");
-    for line in
-        [":2: foo: skipped: ", ":3: plugin: skipped: ", ":4: connection: skipped: ", ":5: address: skipped: "]
-    {
+    for line in [":2: foo: skipped: ", ":3: plugin: skipped: ", ":6: bridge_psk: skipped: "] {
         assert!(text.contains(line), "{line} in {text}");
     }
     assert!(text.contains("127.0.0.1:1885"), "{text}");
+}
+
+#[test]
+fn a_connection_is_a_bridge_with_what_stands_below_it() {
+    let config = load(
+        "connection first\naddress 192.0.2.1 broker.example:8883\ntopic a/# both 1 l/ \"\"\ntopic \"\" in 0 here there\ntopic b\n\
+         restart_timeout 3\nconnection second\naddresses ::1:1884\nbridge_protocol_version mqttv50\nbridge_cafile /ca.crt\n\
+         bridge_insecure true\nnotifications_local_only true\ntry_private false\ncleansession true\nremote_username u\n\
+         remote_password p w\nbridge_tcp_keepalive 10 5 3\nbridge_max_packet_size 0\nrestart_timeout 2 9\nlocal_username x\n\
+         listener 1884 127.0.0.1\nconnection third\naddress h\nnotifications false\nbridge_require_ocsp false\n",
+    );
+    let [first, second, third] = config.bridges.as_slice() else { panic!("{:?}", config.bridges) };
+
+    let map = |pattern: &str, direction, qos, local: &str, remote: &str| BridgeTopicConfig {
+        pattern: pattern.to_owned(),
+        direction,
+        qos,
+        local_prefix: local.to_owned(),
+        remote_prefix: remote.to_owned(),
+    };
+    let remote = |bridge: &BridgeConfig| {
+        bridge.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        (first.name.as_str(), remote(first).as_str()),
+        ("first", "192.0.2.1:1883 broker.example:8883")
+    );
+    assert_eq!(
+        first.topics,
+        [
+            map("a/#", BridgeDirection::Both, 1, "l/", ""),
+            map("", BridgeDirection::In, 0, "here", "there"),
+            map("b", BridgeDirection::Out, 0, "", ""),
+        ]
+    );
+    assert_eq!((first.protocol, first.says_bridge, first.clean_start), (BridgeProtocol::V311, true, false));
+    assert_eq!((first.receive_maximum, first.keep_alive_seconds), (20, 60));
+    assert_eq!((first.restart_seconds_min, first.restart_seconds_max), (3, 3));
+    assert_eq!((first.notifications, &first.tls), (BridgeNotifications::Both, &None));
+    assert_eq!(remote(second), "[::1]:1884");
+    assert_eq!((second.protocol, second.says_bridge, second.clean_start), (BridgeProtocol::V5, false, true));
+    let tls = second.tls.as_ref().unwrap();
+    assert_eq!((tls.ca.as_deref(), tls.any_name), (Some(Path::new("/ca.crt")), true));
+    assert_eq!(second.password.as_ref().unwrap().as_bytes(), b"p w");
+    assert_eq!((second.restart_seconds_min, second.restart_seconds_max), (2, 9));
+    assert_eq!((second.notifications, second.packet_bytes_max), (BridgeNotifications::Local, None));
+    assert_eq!(second.tcp_keep_alive.unwrap().interval_seconds, 5);
+    assert_eq!((remote(third).as_str(), third.notifications), ("h:1883", BridgeNotifications::Off));
+    assert_eq!(config.listeners.len(), 1);
 }
 
 #[test]

@@ -83,7 +83,14 @@ impl Wire {
     /// # Errors
     /// If the connection cannot be made.
     pub fn try_open(address: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect(address)?;
+        Self::on(TcpStream::connect(address)?)
+    }
+
+    /// Takes a connection that is there; reads time out after ten seconds.
+    ///
+    /// # Errors
+    /// If the operating system refuses.
+    pub fn on(stream: TcpStream) -> Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         Ok(Self { stream, received_bytes: 0 })

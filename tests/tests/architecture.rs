@@ -11,7 +11,8 @@ use serde_json::Value;
 use veilmq_tests::tools::{run, workspace_root};
 
 /// Everything on the broker's side of the boundary.
-const BROKER_SIDE: [&str; 4] = ["veilmq", "veilmq-core", "veilmq-config", "veilmq-simulator"];
+const BROKER_SIDE: [&str; 5] =
+    ["veilmq", "veilmq-bridge", "veilmq-core", "veilmq-config", "veilmq-simulator"];
 /// Everything that holds or uses end-to-end keys.
 const CLIENT_SIDE: [&str; 2] = ["veilmq-client", "veilmq-cli"];
 /// What `veilmq-core` may depend on. It asks for time, randomness, network and disk; it never fetches them.

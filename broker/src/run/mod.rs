@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 use veilmq_config::{BrokerConfig, Durability, ListenAddress, ListenerDurability, Mode};
 use veilmq_core::{Promise, Record, Shard, Shared, Stats, StoreError, VeilServer};
@@ -33,12 +33,15 @@ use crate::admin::{
     AdminError, AdminServer, AdminState, Controls, ReloadRequest, Status, StorageDamage, TokenError,
     mode_name, read_token,
 };
+use crate::bridge::{BridgeCounters, BridgeError, BridgePlan, Bridges, Door, Visits};
 use crate::clock;
 use crate::files::{self, FileError};
 use crate::identity::{IdentityError, IdentityFolder};
 use crate::listener::{self, Bound, Carrier, ListenError, SocketFile};
 use crate::logging;
-use crate::shard::{self, Announcer, Completion, ConnectionLimit, Counters, Exchange, Mail, WorkerParts};
+use crate::shard::{
+    self, Announcer, Completion, ConnectionLimit, Counters, Exchange, Gate, Mail, WorkerParts,
+};
 use crate::store::{
     self, Condition, DirectoryError, OpenReport, Room, StorageHandle, StorageWriter, WriterOptions,
     WriterParts,
@@ -82,6 +85,9 @@ pub enum RunError {
     /// The token of operators cannot be read.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// A bridge cannot be made.
+    #[error(transparent)]
+    Bridge(#[from] BridgeError),
     /// An MQTT listener did not start.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -143,6 +149,7 @@ struct Broker {
     exchange: Arc<Exchange<Mail>>,
     threads: Vec<JoinHandle<()>>,
     writer: StorageWriter,
+    bridges: Arc<Bridges>,
     _socket_files: Vec<SocketFile>,
     /// Answers until the broker has ended.
     _admin: Option<AdminServer>,
@@ -163,6 +170,7 @@ impl Broker {
         settings::raise_open_files_limit(config);
         let tls = TlsKeeper::new(config)?;
         let token = read_token(config.admin.token_file.as_deref())?;
+        let plans = BridgePlan::all(config)?;
         let folder = TrustFolder::in_data_dir(&config.data_dir);
         if config.needs_data_dir() {
             files::create_private_folder(&config.data_dir)?;
@@ -207,7 +215,15 @@ impl Broker {
         let socket_files = bound.iter().filter_map(|bound| SocketFile::of(&bound.address)).collect();
         let services =
             Services { exchange: &exchange, storage: &storage, verifier: access.verifier(), state: &state };
-        let threads = start_shards(config, &shared, recovered.shards, bound, &services)?;
+        let (door, visits) = Door::new();
+        let (gate, closed) = watch::channel(false);
+        let entrances = Entrances { bound, visits, gate: closed };
+        let threads = start_shards(config, &shared, recovered.shards, entrances, &services)?;
+        let counters = Arc::<BridgeCounters>::default();
+        state.add_metrics(Arc::clone(&counters) as _);
+        let bridges = Bridges::start(plans, door, counters).map_err(RunError::system("start the bridges"))?;
+        let bridges = Arc::new(bridges);
+        gate.send_replace(true);
         tell_ready(config, &state, addresses);
         let (reload, reloads) = mpsc::channel(RELOADS_MAX);
         state.control(Controls {
@@ -216,8 +232,14 @@ impl Broker {
             verifier: Arc::clone(access.verifier()),
             reload,
         });
-        let reloader =
-            Reloader { trust, access, exchange: Arc::clone(&exchange), outcome, state: Arc::clone(&state) };
+        let reloader = Reloader {
+            trust,
+            access,
+            exchange: Arc::clone(&exchange),
+            bridges: Arc::clone(&bridges),
+            outcome,
+            state: Arc::clone(&state),
+        };
         Ok(Self {
             state,
             reloader,
@@ -226,6 +248,7 @@ impl Broker {
             exchange,
             threads,
             writer,
+            bridges,
             _socket_files: socket_files,
             _admin: admin,
         })
@@ -234,6 +257,7 @@ impl Broker {
     /// Says farewell to the clients, makes everything durable, and ends.
     fn stop(self) -> Result<(), RunError> {
         self.state.update(|readiness| readiness.status = Status::Draining);
+        self.bridges.stop();
         self.exchange.shut_down();
         for thread in self.threads {
             if thread.join().is_err() {
@@ -379,11 +403,18 @@ struct Services<'a> {
     state: &'a AdminState,
 }
 
+/// How connections come to the shards.
+struct Entrances {
+    bound: Vec<Bound>,
+    visits: Visits,
+    gate: Gate,
+}
+
 fn start_shards(
     config: &BrokerConfig,
     shared: &Arc<Shared>,
     shards: Vec<Shard>,
-    mut bound: Vec<Bound>,
+    entrances: Entrances,
     services: &Services<'_>,
 ) -> Result<Vec<JoinHandle<()>>, RunError> {
     let limit = ConnectionLimit::new(config.limits.connections_max as usize);
@@ -396,6 +427,8 @@ fn start_shards(
     let reply: Arc<Reply> =
         Arc::new(move |shard, connection, verdict| judging.judge(shard, connection, verdict));
     let mut announcer = announcer(config, shared, counting);
+    let Entrances { mut bound, visits, gate } = entrances;
+    let mut visits = Some(visits);
     let mut threads = Vec::new();
     for (shard, counters) in shards.into_iter().zip(counters) {
         state.add_metrics(Arc::clone(shard.stats()) as _);
@@ -415,7 +448,7 @@ fn start_shards(
             websocket_message_bytes_max: config.limits.packet_bytes_max as usize,
         };
         let listeners = bound.iter_mut().filter_map(Bound::take).collect();
-        let thread = shard::start(parts, listeners, announcer.take());
+        let thread = shard::start(parts, listeners, announcer.take(), visits.take(), gate.clone());
         threads.push(thread.map_err(RunError::system("start a shard thread"))?);
     }
     Ok(threads)

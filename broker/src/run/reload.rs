@@ -13,6 +13,7 @@ use veilmq_core::{Sample, SampleKind};
 use crate::access::AccessKeeper;
 use crate::admin::metrics::MetricSource;
 use crate::admin::{AdminState, read_token};
+use crate::bridge::{BridgePlan, Bridges};
 use crate::clock;
 use crate::shard::{Exchange, Mail};
 use crate::trust::TrustKeeper;
@@ -22,6 +23,7 @@ pub(super) struct Reloader {
     pub(super) trust: Arc<TrustKeeper>,
     pub(super) access: Arc<AccessKeeper>,
     pub(super) exchange: Arc<Exchange<Mail>>,
+    pub(super) bridges: Arc<Bridges>,
     pub(super) outcome: Arc<Outcome>,
     pub(super) state: Arc<AdminState>,
 }
@@ -56,7 +58,7 @@ impl Reloader {
         let result = loaded.map_err(|error| error.to_string()).and_then(|now| self.apply(config, &now));
         match &result {
             Ok(()) => info!(
-                "{cause}: authorities, users, rules and policies were read again; other options take effect at the next start"
+                "{cause}: authorities, users, rules, policies and bridges were read again; other options take effect at the next start"
             ),
             Err(error) => error!("{cause}: {error}; nothing has changed"),
         }
@@ -72,15 +74,18 @@ impl Reloader {
             bans: now.bans,
             e2e: now.e2e.clone(),
             veil: now.veil.clone(),
+            bridges: now.bridges.clone(),
             ..config.clone()
         };
         // All are looked at before either changes anything.
         let token = read_token(admin.token_file.as_deref()).map_err(|error| error.to_string())?;
         crate::access::check(&now).map_err(|error| error.to_string())?;
+        let plans = BridgePlan::all(&now).map_err(|error| error.to_string())?;
         self.trust.reload(&now.veil.trust).map_err(|error| error.to_string())?;
         self.access.reload(&now).map_err(|error| error.to_string())?;
         self.state.set_token(token);
         self.exchange.change_access();
+        self.bridges.change(plans);
         Ok(())
     }
 }

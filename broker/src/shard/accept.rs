@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::Gate;
 use super::stream::Stream;
 use super::worker::Worker;
 use crate::listener::{Carrier, Listener, ListeningSocket};
@@ -17,8 +18,10 @@ const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Accepts until the task is aborted.
-pub(super) async fn accept_for_ever(worker: Rc<Worker>, listener: Listener) {
+/// Accepts from the moment when the gate opens until the task is aborted.
+pub(super) async fn accept_for_ever(worker: Rc<Worker>, listener: Listener, mut gate: Gate) {
+    // Without anybody to open it the broker is ending.
+    let _ = gate.wait_for(|is_open| *is_open).await;
     let Listener { socket, carrier } = listener;
     let socket = match Socket::attach(socket) {
         Ok(socket) => socket,

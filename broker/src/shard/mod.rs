@@ -14,6 +14,7 @@ mod mailbox;
 mod orders;
 mod socket;
 mod stream;
+mod visits;
 mod worker;
 
 use std::io;
@@ -21,6 +22,7 @@ use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 use veilmq_core::{Arrival, Parcel};
@@ -34,6 +36,7 @@ pub use socket::DetachedSocket;
 pub use worker::WorkerParts;
 
 use crate::admin::Pulse;
+use crate::bridge::Visits;
 use crate::clock;
 use crate::listener::Listener;
 use worker::Worker;
@@ -47,6 +50,9 @@ const LINGER_MAX: Duration = Duration::from_secs(1);
 /// What a connection on its way weighs in a mailbox, with the packets it may have sent ahead.
 const ARRIVAL_BYTES: usize = 4 * 1024;
 const FAREWELL_POLL: Duration = Duration::from_millis(10);
+
+/// Turns true when clients are let in; until then their connections wait in the kernel.
+pub type Gate = watch::Receiver<bool>;
 
 /// What shards send each other.
 pub enum Mail {
@@ -89,7 +95,8 @@ impl<T: Freight + Send> Pulse for Exchange<T> {
     }
 }
 
-/// Starts the thread of one shard, which accepts on `listeners`; the shard with the announcer speaks for the broker.
+/// Starts the thread of one shard, which accepts on `listeners`; the shard with the announcer speaks for the broker, that with the
+/// visits takes its bridges in.
 ///
 /// # Errors
 /// The operating system gave no thread or no event queue.
@@ -97,25 +104,38 @@ pub fn start(
     parts: WorkerParts,
     listeners: Vec<Listener>,
     announcer: Option<Announcer>,
+    visits: Option<Visits>,
+    gate: Gate,
 ) -> io::Result<JoinHandle<()>> {
     let name = format!("{THREAD_NAME_PREFIX}{}", parts.shard.index().0);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(name).spawn(move || {
         let tasks = LocalSet::new();
-        tasks.block_on(&runtime, run(Worker::new(parts), listeners, announcer));
+        tasks.block_on(&runtime, run(Worker::new(parts), listeners, announcer, visits, gate));
     })
 }
 
 /// Works until the broker ends and the clients have had their farewell.
-async fn run(worker: Rc<Worker>, listeners: Vec<Listener>, announcer: Option<Announcer>) {
+async fn run(
+    worker: Rc<Worker>,
+    listeners: Vec<Listener>,
+    announcer: Option<Announcer>,
+    visits: Option<Visits>,
+    gate: Gate,
+) {
     tokio::task::spawn_local(flush::flush_for_ever(Rc::clone(&worker)));
     tokio::task::spawn_local(keep_time(Rc::clone(&worker)));
     if let Some(announcer) = announcer {
         tokio::task::spawn_local(announcer.announce_for_ever(Rc::clone(&worker)));
     }
+    if let Some(visits) = visits {
+        tokio::task::spawn_local(visits::receive_for_ever(Rc::clone(&worker), visits));
+    }
     let accepting: Vec<_> = listeners
         .into_iter()
-        .map(|listener| tokio::task::spawn_local(accept::accept_for_ever(Rc::clone(&worker), listener)))
+        .map(|listener| {
+            tokio::task::spawn_local(accept::accept_for_ever(Rc::clone(&worker), listener, gate.clone()))
+        })
         .collect();
     let (mut mail, mut completions) = (Vec::new(), Vec::new());
     while !worker.exchange().is_shutting_down(worker.index()) {

@@ -300,7 +300,7 @@ impl Worker {
         self.rings.set(self.rings.get() | 1 << shard.0);
     }
 
-    /// Takes a socket that was accepted.
+    /// Takes a socket that was accepted, and says which connection that is now.
     ///
     /// # Errors
     /// Why it was closed at once instead.
@@ -309,7 +309,7 @@ impl Worker {
         stream: Stream,
         carrier: &Carrier,
         peer: &str,
-    ) -> Result<(), &'static str> {
+    ) -> Result<ConnectionId, &'static str> {
         if self.is_banned(peer) {
             self.counters.connection_refused();
             return Err(OPERATORS_BAN);
@@ -335,7 +335,7 @@ impl Worker {
         let id = ConnectionId(self.connection_ids.fetch_add(1, Ordering::Relaxed));
         self.adopt(id, Socket::new(stream, layers), permit);
         self.turn(carrier.accepted(id, peer));
-        Ok(())
+        Ok(id)
     }
 
     /// Tells whether an operator has banned the address of a client.

@@ -62,7 +62,7 @@ pub enum TlsError {
         certificate: PathBuf,
     },
     /// rustls cannot work with what the files say.
-    #[error("listeners[].tls: {0}")]
+    #[error("TLS: {0}")]
     Unusable(Error),
 }
 
@@ -218,7 +218,7 @@ fn read_certificate(pair: &CertificateConfig) -> Result<(Facts, CertifiedKey), T
     let chain = read_certificates(CERTIFICATE, path)?;
     let facts = chain.first().and_then(|own| certificate::facts(own));
     let facts = facts.ok_or_else(|| unusable("the first one is malformed"))?;
-    let key = read_key(&pair.key_file)?;
+    let key = read_key(KEY, &pair.key_file)?;
     let provider = rustls::crypto::ring::default_provider();
     match CertifiedKey::from_der(chain, key, &provider) {
         Ok(key) => Ok((facts, key)),
@@ -230,10 +230,14 @@ fn read_certificate(pair: &CertificateConfig) -> Result<(Facts, CertifiedKey), T
     }
 }
 
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let text = zeroize::Zeroizing::new(read_file(KEY, path)?);
+/// Reads a private key from a file that the option `key` names.
+///
+/// # Errors
+/// [`TlsError`], naming both.
+pub(crate) fn read_key(key: &'static str, path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let text = zeroize::Zeroizing::new(read_file(key, path)?);
     PrivateKeyDer::from_pem_slice(&text)
-        .map_err(|error| content(KEY, path, "private key in PEM that is not encrypted", &reason(&error)))
+        .map_err(|error| content(key, path, "private key in PEM that is not encrypted", &reason(&error)))
 }
 
 fn read_verifier(config: &ListenerTlsConfig) -> Result<Option<Verifier>, TlsError> {
@@ -264,7 +268,14 @@ fn read_verifier(config: &ListenerTlsConfig) -> Result<Option<Verifier>, TlsErro
     }
 }
 
-fn read_certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// Reads the certificates, at least one, in a file that the option `key` names.
+///
+/// # Errors
+/// [`TlsError`], naming both.
+pub(crate) fn read_certificates(
+    key: &'static str,
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let text = read_file(key, path)?;
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     match read {

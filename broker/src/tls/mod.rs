@@ -20,6 +20,7 @@ use tracing::debug;
 
 use acceptor::Verifier;
 pub use acceptor::{TlsAcceptor, TlsError};
+pub(crate) use acceptor::{read_certificates, read_key};
 pub use keeper::TlsKeeper;
 
 use crate::transport::End;

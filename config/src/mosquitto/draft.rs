@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 use super::Note;
+use super::bridge::BridgeDraft;
 use super::tls::TlsDraft;
 use crate::access::{AccessConfig, AclConfig, AclSubscribe, BadCredentials};
 use crate::broker_config::{
@@ -52,6 +53,7 @@ pub(super) struct Draft {
     pub(super) is_persistent: bool,
     pub(super) persistence_location: PathBuf,
     pub(super) persistence_file: String,
+    pub(super) bridges: Vec<BridgeDraft>,
     pub(super) notes: Vec<Note>,
 }
 
@@ -212,6 +214,7 @@ impl Draft {
             is_persistent: false,
             persistence_location: PathBuf::new(),
             persistence_file: "mosquitto.db".to_owned(),
+            bridges: Vec::new(),
             notes: Vec::new(),
         }
     }
@@ -219,6 +222,12 @@ impl Draft {
     /// The listener that options attach to.
     pub(super) fn listener(&mut self) -> &mut ListenerDraft {
         &mut self.listeners[self.current]
+    }
+
+    /// The bridge that options attach to, once there is one.
+    pub(super) fn bridge(&mut self) -> &mut BridgeDraft {
+        let last = self.bridges.len() - 1;
+        &mut self.bridges[last]
     }
 
     /// Makes the configuration of what was read. `ports` are those of the command line, which count only where no listener is
@@ -245,6 +254,8 @@ impl Draft {
         self.config.log.level = self.log_level.unwrap_or(LogLevel::Info);
         self.bound_queues();
         self.choose_directory();
+        let bridges = std::mem::take(&mut self.bridges).into_iter().map(BridgeDraft::finish);
+        self.config.bridges = bridges.collect::<Result<_, _>>()?;
         self.config.mosquitto.notes = self.notes;
         Ok(self.config)
     }

@@ -87,7 +87,6 @@ struct Reader {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Block {
     Listener,
-    /// A bridge that is being skipped.
     Bridge,
 }
 
@@ -136,10 +135,11 @@ impl Reader {
     }
 
     fn option(&mut self, option: &'static MosquittoOption, line: &Line) -> Result<(), ConfigError> {
-        if option.name == "connection" {
-            self.block = Block::Bridge;
+        let begins_bridge = option.name == "connection";
+        if begins_bridge {
+            self.block = Block::Listener;
         }
-        if option.scope == Scope::Bridge && self.block != Block::Bridge {
+        if option.scope == Scope::Bridge && !begins_bridge && self.block != Block::Bridge {
             return Err(fault(line, "belongs to a bridge, so `connection NAME` must stand above it"));
         }
         if option.fate == Fate::Refused {
@@ -154,6 +154,10 @@ impl Reader {
         }
         self.any_security |= option.scope == Scope::Security;
         self.apply(option, line)?;
+        if begins_bridge {
+            self.block = Block::Bridge;
+            self.draft.bridge().origin = line.origin.clone();
+        }
         if option.fate == Fate::WithoutEffect {
             self.note(line, option.note);
         }

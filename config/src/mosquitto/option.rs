@@ -100,6 +100,8 @@ impl MosquittoOption {
     pub(super) fn is_named(&self, name: &str) -> bool {
         match self.name.strip_suffix('*') {
             Some(prefix) => name.len() > prefix.len() && name.starts_with(prefix),
+            // Mosquitto takes both.
+            None if name == "addresses" => self.name == "address",
             None => self.name == name,
         }
     }

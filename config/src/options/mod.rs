@@ -4,6 +4,7 @@
 //! Invariant: its keys are exactly the serialised fields of `BrokerConfig`; a test compares the two.
 
 mod access;
+mod bridges;
 mod e2e;
 mod limits;
 mod listeners;
@@ -23,6 +24,17 @@ pub(crate) const LISTENERS: &str = "listeners[].address";
 pub(crate) const SCHEMES_OF_LISTENERS: &[(&str, &str, bool)] =
     &[("mqtts://", "mqtt", true), ("ws://", "websocket", false), ("wss://", "websocket", true)];
 const MEMORY_BYTES_MAX: i64 = 1 << 40;
+/// What each table of a list needs.
+const NEEDED: &[&str] = &[
+    LISTENERS,
+    "listeners[].tls.certificates[].certificate_file",
+    "listeners[].tls.certificates[].key_file",
+    "e2e.policies[].name",
+    "e2e.policies[].topics",
+    "bridges[].name",
+    "bridges[].addresses",
+    "bridges[].topics[].pattern",
+];
 const VARIABLE_PREFIX: &str = "VEILMQ";
 
 /// One option of the configuration file.
@@ -68,6 +80,7 @@ const SECTIONS: &[&[OptionSpec]] = &[
     storage::OPTIONS,
     veil::OPTIONS,
     e2e::OPTIONS,
+    bridges::OPTIONS,
 ];
 
 /// Every option, in the order of the documentation.
@@ -120,8 +133,7 @@ impl OptionSpec {
 
     /// Whether each table of the list it is in needs it.
     pub(crate) fn is_needed(&self) -> bool {
-        matches!(self.key, LISTENERS | "e2e.policies[].name" | "e2e.policies[].topics")
-            || self.key.starts_with("listeners[].tls.certificates[].")
+        NEEDED.contains(&self.key)
     }
 
     /// Whether an environment variable sets it; what carries MQTT stands before the address instead.

@@ -1,0 +1,393 @@
+//! One connection of a bridge, from the CONNECT to the other broker to the end.
+//!
+//! A link lives as long as both its connections do; the next one begins with nothing but the settings, because everything that
+//! lasts is in the sessions on both sides. Whoever drives it opens the connection to the other broker, then the one to this broker
+//! when [`Link::wants_local`], passes on what each side sends, and writes [`Link::output`].
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use veilmq_protocol::{Disconnect, Frame, Packet, PacketId, QoS, ReasonCode, next_frame};
+
+use crate::echo::Echoes;
+use crate::error::Fault;
+use crate::flow::Flow;
+use crate::inbox::Inbox;
+use crate::keep_alive::{Due, KeepAlive};
+use crate::opening::Own;
+use crate::settings::Settings;
+
+/// How much may wait to be written to one side before no more is taken from the other, in bytes.
+const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+/// How long a broker may take to answer CONNECT, in milliseconds.
+const CONNECT_MILLISECONDS: u64 = 20_000;
+
+/// One of the two brokers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// This one.
+    Local,
+    /// The other one.
+    Remote,
+}
+
+impl Side {
+    /// The other side.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Local => Self::Remote,
+            Self::Remote => Self::Local,
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "this broker",
+            Self::Remote => "the other broker",
+        })
+    }
+}
+
+/// Something that the operator may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Messages cross from now on.
+    Up,
+    /// A broker refused a subscription; messages of that mapping do not cross.
+    SubscriptionRefused {
+        /// Which one.
+        side: Side,
+        /// The Topic Filter.
+        filter: String,
+        /// Its answer.
+        reason: ReasonCode,
+    },
+    /// A broker refused a message for good; it is gone.
+    MessageRefused {
+        /// Which one.
+        side: Side,
+        /// Its answer.
+        reason: ReasonCode,
+    },
+    /// A message that had crossed this bridge before was stopped.
+    LoopStopped,
+}
+
+/// How far a link has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The other broker has been sent CONNECT.
+    AwaitRemoteConnAck,
+    /// The other broker has accepted, and the driver is to connect to this one, which has been sent CONNECT.
+    AwaitLocalConnAck,
+    /// Messages cross.
+    Relaying,
+    /// A link to this broker alone subscribes, for what is published while the other broker is away.
+    Parking,
+    /// It has, and stays to see what is published.
+    Watching,
+    /// It has: the link can be dropped.
+    Parked,
+}
+
+/// What a link holds for one side.
+#[derive(Debug)]
+pub(crate) struct Half {
+    pub(crate) inbox: Inbox,
+    pub(crate) output: BytesMut,
+    /// Messages that come from this side.
+    pub(crate) flow: Flow,
+    /// Packets of the bridge itself that this side has not answered.
+    pub(crate) own: HashMap<PacketId, Own>,
+    pub(crate) keep_alive: KeepAlive,
+}
+
+impl Half {
+    fn new(keep_alive_seconds: u16, now: u64) -> Self {
+        Self {
+            inbox: Inbox::default(),
+            output: BytesMut::new(),
+            flow: Flow::new(0, false),
+            own: HashMap::new(),
+            keep_alive: KeepAlive::new(keep_alive_seconds, now),
+        }
+    }
+}
+
+/// One connection of a bridge.
+#[derive(Debug)]
+pub struct Link {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) stage: Stage,
+    pub(crate) local: Half,
+    pub(crate) remote: Half,
+    pub(crate) events: VecDeque<Event>,
+    pub(crate) echoes: Option<Echoes>,
+    /// What the other broker calls its topics in short.
+    pub(crate) aliases: HashMap<NonZeroU16, String>,
+    /// The other broker kept the session.
+    pub(crate) remote_session_present: bool,
+    /// What the other broker takes.
+    pub(crate) remote_receive_maximum: u16,
+    pub(crate) remote_packet_bytes_max: Option<u32>,
+    pub(crate) remote_maximum_qos: QoS,
+    pub(crate) remote_keeps_retained: bool,
+    /// The Packet Identifier that the other broker was given last, by a message or by the bridge itself.
+    pub(crate) last_identifier: u16,
+    /// When a message last crossed, or the bridge came up.
+    pub(crate) crossed_at: u64,
+    /// The messages that a link which only subscribes has seen, and whether it stays to see them.
+    pub(crate) seen: usize,
+    pub(crate) stays: bool,
+    pub(crate) began_at: u64,
+    pub(crate) now: u64,
+}
+
+impl Link {
+    /// Begins a link whose connection to the other broker has just opened. Its own packets have the Packet Identifiers behind
+    /// `last_identifier`, which is that of the link before it, or 0. Times are milliseconds of any clock that only goes forward.
+    ///
+    /// # Errors
+    /// The settings make no CONNECT.
+    pub fn open(settings: Arc<Settings>, last_identifier: u16, now: u64) -> Result<Self, Fault> {
+        let mut link = Self::new(settings, Stage::AwaitRemoteConnAck, now);
+        link.last_identifier = last_identifier;
+        link.connect_to_remote()?;
+        Ok(link)
+    }
+
+    /// Begins a link to this broker alone, which subscribes and is then [parked](Self::is_parked): from then on what is published
+    /// here waits in the session.
+    ///
+    /// # Errors
+    /// The settings make no CONNECT.
+    pub fn park(settings: Arc<Settings>, now: u64) -> Result<Self, Fault> {
+        let mut link = Self::new(settings, Stage::Parking, now);
+        link.connect_to_local()?;
+        Ok(link)
+    }
+
+    /// Begins a link to this broker alone, which subscribes and then [sees](Self::seen) what is published. What it sees at QoS 1
+    /// and 2 stays in the session.
+    ///
+    /// # Errors
+    /// The settings make no CONNECT.
+    pub fn watch(settings: Arc<Settings>, now: u64) -> Result<Self, Fault> {
+        let mut link = Self::park(settings, now)?;
+        link.stays = true;
+        Ok(link)
+    }
+
+    fn new(settings: Arc<Settings>, stage: Stage, now: u64) -> Self {
+        let echoes = settings.is_echoed().then(|| Echoes::new(settings.hash_key));
+        Self {
+            stage,
+            local: Half::new(0, now),
+            remote: Half::new(settings.remote.keep_alive_seconds, now),
+            events: VecDeque::new(),
+            echoes,
+            aliases: HashMap::new(),
+            remote_session_present: false,
+            remote_receive_maximum: u16::MAX,
+            remote_packet_bytes_max: settings.remote.sent_packet_bytes_max,
+            remote_maximum_qos: QoS::ExactlyOnce,
+            remote_keeps_retained: true,
+            last_identifier: 0,
+            crossed_at: now,
+            seen: 0,
+            stays: false,
+            began_at: now,
+            now,
+            settings,
+        }
+    }
+
+    /// Says whether the connection to this broker is to be opened now, if it is not open yet.
+    #[must_use]
+    pub fn wants_local(&self) -> bool {
+        self.stage != Stage::AwaitRemoteConnAck
+    }
+
+    /// Says whether this broker now collects what is published for the bridge.
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        self.stage == Stage::Parked
+    }
+
+    /// How many messages a link that [watches](Self::watch) has seen.
+    #[must_use]
+    pub fn seen(&self) -> usize {
+        self.seen
+    }
+
+    /// The Packet Identifier behind which those of messages from this broker, and those of the next link, go on.
+    #[must_use]
+    pub fn last_identifier(&self) -> u16 {
+        self.last_identifier
+    }
+
+    /// Says whether to read from a side: not while the other one takes nothing.
+    #[must_use]
+    pub fn reads(&self, side: Side) -> bool {
+        let is_open = side == Side::Remote || self.wants_local();
+        is_open
+            && self.half(side).inbox.wants_more()
+            && self.half(side.other()).output.len() < OUTPUT_BYTES_MAX
+    }
+
+    /// Takes what a side has sent.
+    ///
+    /// # Errors
+    /// Why the link has to end.
+    pub fn receive(&mut self, side: Side, bytes: &[u8], now: u64) -> Result<(), Fault> {
+        self.half_mut(side).inbox.push(bytes);
+        self.proceed(now)
+    }
+
+    /// Goes on with what had to wait, after [output](Self::output) was written.
+    ///
+    /// # Errors
+    /// Why the link has to end.
+    pub fn proceed(&mut self, now: u64) -> Result<(), Fault> {
+        self.now = now;
+        while self.take_one(Side::Remote)? | self.take_one(Side::Local)? {}
+        Ok(())
+    }
+
+    /// What is to be written to a side; the driver takes from its front what it has written.
+    pub fn output(&mut self, side: Side) -> &mut BytesMut {
+        &mut self.half_mut(side).output
+    }
+
+    /// What happened that the operator may want to know.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`Self::tick`] is due.
+    #[must_use]
+    pub fn deadline(&self) -> Option<u64> {
+        match self.stage {
+            Stage::AwaitRemoteConnAck | Stage::AwaitLocalConnAck | Stage::Parking => {
+                Some(self.began_at + CONNECT_MILLISECONDS)
+            }
+            Stage::Relaying => {
+                let alive = [self.remote.keep_alive.deadline(), self.local.keep_alive.deadline()];
+                alive.into_iter().chain([self.idle_at()]).flatten().min()
+            }
+            Stage::Watching => self.local.keep_alive.deadline(),
+            Stage::Parked => None,
+        }
+    }
+
+    /// Does what is due: PINGREQ, or the end of a link whose other side is silent.
+    ///
+    /// # Errors
+    /// A broker has not answered in time.
+    pub fn tick(&mut self, now: u64) -> Result<(), Fault> {
+        self.now = now;
+        if self.deadline().is_none_or(|deadline| now < deadline) {
+            return Ok(());
+        }
+        match self.stage {
+            Stage::AwaitRemoteConnAck => Err(Fault::Silent { side: Side::Remote, packet: "CONNECT" }),
+            Stage::AwaitLocalConnAck | Stage::Parking => {
+                Err(Fault::Silent { side: Side::Local, packet: "CONNECT" })
+            }
+            Stage::Relaying if self.idle_at().is_some_and(|at| at <= now) => Err(Fault::Idle),
+            Stage::Relaying => {
+                self.keep_alive(Side::Remote)?;
+                self.keep_alive(Side::Local)
+            }
+            Stage::Watching => self.keep_alive(Side::Local),
+            Stage::Parked => Ok(()),
+        }
+    }
+
+    /// [MQTT-3.1.2-20]
+    fn keep_alive(&mut self, side: Side) -> Result<(), Fault> {
+        let now = self.now;
+        match self.half_mut(side).keep_alive.due(now) {
+            Due::Nothing => Ok(()),
+            Due::Ping => self.write(side, &Packet::PingReq),
+            Due::End => Err(Fault::Silent { side, packet: "PINGREQ" }),
+        }
+    }
+
+    /// When a link that is to end without messages does.
+    fn idle_at(&self) -> Option<u64> {
+        Some(self.crossed_at + self.settings.idle_milliseconds?)
+    }
+
+    /// Ends the link on purpose: both brokers are told, and the Will is not sent.
+    ///
+    /// # Errors
+    /// As [`Self::receive`].
+    pub fn close(&mut self) -> Result<(), Fault> {
+        let farewell = Packet::Disconnect(Disconnect::new(ReasonCode::Success));
+        match self.stage {
+            Stage::AwaitRemoteConnAck => {}
+            Stage::AwaitLocalConnAck | Stage::Relaying => {
+                self.write(Side::Remote, &farewell)?;
+                self.write(Side::Local, &farewell)?;
+            }
+            Stage::Parking | Stage::Watching | Stage::Parked => self.write(Side::Local, &farewell)?,
+        }
+        Ok(())
+    }
+
+    /// Takes one packet of a side, if there is one and it can be taken now.
+    fn take_one(&mut self, side: Side) -> Result<bool, Fault> {
+        let must_wait = side == Side::Remote && self.stage == Stage::AwaitLocalConnAck;
+        if must_wait || self.half(side.other()).output.len() >= OUTPUT_BYTES_MAX {
+            return Ok(false);
+        }
+        let bytes_max = self.settings.packet_bytes_max(side);
+        let malformed = |error| Fault::Malformed { side, error };
+        let Some(bytes) = self.half_mut(side).inbox.take(bytes_max).map_err(malformed)? else {
+            return Ok(false);
+        };
+        let frame: Frame<'_> = match next_frame(&bytes, bytes_max as usize).map_err(malformed)? {
+            Some((frame, _)) => frame,
+            None => return Ok(false),
+        };
+        let packet = Packet::decode(frame, self.settings.version(side)).map_err(malformed)?;
+        let is_taken = match self.stage {
+            Stage::AwaitRemoteConnAck | Stage::AwaitLocalConnAck => self.accepted(side, &packet)?,
+            Stage::Parking | Stage::Watching | Stage::Parked => self.parking(&packet)?,
+            Stage::Relaying => self.relay(side, packet)?,
+        };
+        if !is_taken {
+            self.half_mut(side).inbox.hold(bytes.clone());
+        }
+        Ok(is_taken)
+    }
+
+    /// Writes a packet for a side.
+    pub(crate) fn write(&mut self, side: Side, packet: &Packet<'_>) -> Result<(), Fault> {
+        let (version, now) = (self.settings.version(side), self.now);
+        let half = self.half_mut(side);
+        half.keep_alive.sent(now);
+        packet.encode(version, &mut half.output).map_err(|error| Fault::Unwritable { side, error })
+    }
+
+    pub(crate) fn half(&self, side: Side) -> &Half {
+        match side {
+            Side::Local => &self.local,
+            Side::Remote => &self.remote,
+        }
+    }
+
+    pub(crate) fn half_mut(&mut self, side: Side) -> &mut Half {
+        match side {
+            Side::Local => &mut self.local,
+            Side::Remote => &mut self.remote,
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! What becomes of each packet while messages cross.
+
+use std::sync::Arc;
+
+use veilmq_protocol::{
+    Acknowledgement, DecodeError, Packet, Publish, PublishProperties, QoS, ReasonCode, TopicName,
+    UserPropertiesBuf,
+};
+
+use crate::error::Fault;
+use crate::link::{Event, Link, Side};
+use crate::mapping::Mapping;
+use crate::settings::Settings;
+
+/// The User Property in which a message carries the bridges it has crossed.
+const TRAIL: &str = "veilmq-bridge";
+/// The most bridges a message crosses.
+const CROSSINGS_MAX: usize = 16;
+/// What a User Property adds besides its name and value, and what lengths before it may grow by, in bytes.
+const PROPERTY_OVERHEAD: usize = 1 + 2 + 2 + 3 + 3;
+
+impl Link {
+    /// Takes a packet of a side; `false` if it has to wait.
+    pub(crate) fn relay(&mut self, side: Side, packet: Packet<'_>) -> Result<bool, Fault> {
+        match packet {
+            Packet::Publish(publish) => return self.publish(side, &publish),
+            Packet::PubAck(answer) => self.acknowledged(side, &answer)?,
+            Packet::PubRec(answer) => self.received(side, &answer)?,
+            Packet::PubRel(release) => self.release(side, &release)?,
+            Packet::PubComp(answer) => self.completed(side, &answer)?,
+            Packet::SubAck(answer) => self.subscribed(side, answer.packet_id, answer.reason_codes()),
+            Packet::UnsubAck(answer) => drop(self.half_mut(side).own.remove(&answer.packet_id)),
+            Packet::PingResp => self.half_mut(side).keep_alive.answered(),
+            Packet::Disconnect(farewell) => {
+                return Err(Fault::Disconnected { side, reason: farewell.reason });
+            }
+            Packet::Connect(_)
+            | Packet::ConnAck(_)
+            | Packet::Subscribe(_)
+            | Packet::Unsubscribe(_)
+            | Packet::PingReq
+            | Packet::Auth(_) => return Err(Fault::Unexpected { side, packet: packet.packet_type().name() }),
+        }
+        Ok(true)
+    }
+
+    fn publish(&mut self, side: Side, publish: &Publish<'_>) -> Result<bool, Fault> {
+        let topic = self.topic_of(side, publish)?;
+        let settings = Arc::clone(&self.settings);
+        let crossing = settings.map(side, &topic);
+        let Some((_, mapped)) = crossing.filter(|_| !self.has_crossed(side, &topic, publish)) else {
+            return self.decline(side, publish).map(|()| true);
+        };
+        let Ok(mapped) = TopicName::new(&mapped) else { return self.decline(side, publish).map(|()| true) };
+        if !self.begin(side, publish)? {
+            return Ok(false);
+        }
+        self.cross(side, publish, mapped)?;
+        Ok(true)
+    }
+
+    /// The Topic Name of a PUBLISH, which an alias may stand for.
+    fn topic_of(&mut self, side: Side, publish: &Publish<'_>) -> Result<String, Fault> {
+        let unknown = Fault::Malformed { side, error: DecodeError::TopicAliasInvalid("Topic Alias") };
+        let topic = publish.topic.map(|topic| topic.as_str().to_owned());
+        let Some(alias) = publish.properties.topic_alias else { return topic.ok_or(unknown) };
+        let alias_max = match side {
+            Side::Local => 0,
+            Side::Remote => self.settings.remote.topic_alias_maximum,
+        };
+        match topic {
+            Some(topic) if alias.get() <= alias_max => {
+                self.aliases.insert(alias, topic.clone());
+                Ok(topic)
+            }
+            Some(_) => Err(unknown),
+            None => self.aliases.get(&alias).cloned().ok_or(unknown),
+        }
+    }
+
+    /// Says whether a message comes back that went over this bridge.
+    fn has_crossed(&mut self, side: Side, topic: &str, publish: &Publish<'_>) -> bool {
+        let now = self.now;
+        if side == Side::Remote
+            && let Some(echoes) = &mut self.echoes
+            && echoes.is_echo(topic, publish.payload, now)
+        {
+            return true;
+        }
+        let Some(mark) = &self.settings.mark else { return false };
+        let crossings = || publish.properties.user.iter().filter(|(name, _)| *name == TRAIL);
+        let has_crossed =
+            crossings().any(|(_, crossed)| crossed == mark) || crossings().count() >= CROSSINGS_MAX;
+        if has_crossed {
+            self.events.push_back(Event::LoopStopped);
+        }
+        has_crossed
+    }
+
+    /// Answers for a message that does not cross.
+    fn decline(&mut self, side: Side, publish: &Publish<'_>) -> Result<(), Fault> {
+        let Some(id) = publish.packet_id else { return Ok(()) };
+        let answer = Acknowledgement::new(id, ReasonCode::Success);
+        if publish.qos == QoS::AtLeastOnce {
+            return self.write(side, &Packet::PubAck(answer));
+        }
+        self.half_mut(side).flow.decline(id);
+        self.write(side, &Packet::PubRec(answer))
+    }
+
+    /// Takes the identifier of a message into use on the other side; `false` if that must wait.
+    fn begin(&mut self, side: Side, publish: &Publish<'_>) -> Result<bool, Fault> {
+        let Some(id) = publish.packet_id else { return Ok(true) };
+        let is_taken = self.half(side.other()).own.contains_key(&id);
+        let flow = &mut self.half_mut(side).flow;
+        if is_taken || !flow.has_room(id) {
+            return Ok(false);
+        }
+        flow.begin(id);
+        let releases = publish.qos == QoS::ExactlyOnce && flow.must_release_first(id, publish.dup);
+        if side == Side::Local && !publish.dup {
+            self.last_identifier = id.value();
+        }
+        if releases {
+            let release = Acknowledgement::new(id, ReasonCode::Success);
+            self.write(side.other(), &Packet::PubRel(release))?;
+        }
+        Ok(true)
+    }
+
+    fn cross(&mut self, side: Side, publish: &Publish<'_>, topic: TopicName<'_>) -> Result<(), Fault> {
+        let sink = side.other();
+        let unwritable = |error| Fault::Unwritable { side: sink, error };
+        let mut user = UserPropertiesBuf::new();
+        for (name, value) in publish.properties.user {
+            user.push(name, value).map_err(unwritable)?;
+        }
+        if let Some(mark) = &self.settings.mark {
+            user.push(TRAIL, mark).map_err(unwritable)?;
+        }
+        let properties = PublishProperties {
+            topic_alias: None,
+            subscription_ids: Default::default(),
+            user: user.as_user_properties(),
+            ..publish.properties
+        };
+        let keeps = match sink {
+            Side::Local => self.settings.local.keeps_retained,
+            Side::Remote => self.settings.remote.passes_retain && self.remote_keeps_retained,
+        };
+        let retain = publish.retain && keeps;
+        self.write(sink, &Packet::Publish(Publish { topic: Some(topic), retain, properties, ..*publish }))?;
+        self.crossed_at = self.now;
+        if sink == Side::Remote {
+            self.expect_echo(topic.as_str(), publish.payload);
+        }
+        Ok(())
+    }
+
+    /// Remembers a message that the other broker will send back.
+    fn expect_echo(&mut self, topic: &str, payload: &[u8]) {
+        let comes_back = |mapping: &Mapping| mapping.map(Side::Remote, topic).is_some();
+        if let Some(echoes) = &mut self.echoes
+            && self.settings.mappings.iter().any(comes_back)
+        {
+            echoes.expect(topic, payload, self.now);
+        }
+    }
+
+    /// A side has answered a QoS 1 message to the end.
+    fn acknowledged(&mut self, side: Side, answer: &Acknowledgement<'_>) -> Result<(), Fault> {
+        if self.half_mut(side).own.remove(&answer.packet_id).is_some() || !self.judge(side, answer)? {
+            return Ok(());
+        }
+        self.half_mut(side.other()).flow.end(answer.packet_id);
+        self.pass(side, Packet::PubAck, answer)
+    }
+
+    /// A side has taken charge of a QoS 2 message, or refused it.
+    fn received(&mut self, side: Side, answer: &Acknowledgement<'_>) -> Result<(), Fault> {
+        if !self.judge(side, answer)? {
+            return Ok(());
+        }
+        if answer.reason.is_error() {
+            self.half_mut(side.other()).flow.end(answer.packet_id);
+        }
+        self.pass(side, Packet::PubRec, answer)
+    }
+
+    /// A side releases a QoS 2 message.
+    fn release(&mut self, side: Side, release: &Acknowledgement<'_>) -> Result<(), Fault> {
+        let id = release.packet_id;
+        let flow = &mut self.half_mut(side).flow;
+        if flow.was_declined(id) {
+            return self.write(side, &Packet::PubComp(Acknowledgement::new(id, ReasonCode::Success)));
+        }
+        flow.begin(id);
+        self.pass(side, Packet::PubRel, release)
+    }
+
+    /// A side has answered a QoS 2 message to the end.
+    fn completed(&mut self, side: Side, answer: &Acknowledgement<'_>) -> Result<(), Fault> {
+        let flow = &mut self.half_mut(side.other()).flow;
+        if flow.was_released_first(answer.packet_id) || !flow.end(answer.packet_id) {
+            return Ok(());
+        }
+        self.pass(side, Packet::PubComp, answer)
+    }
+
+    /// Says whether an acknowledgement is one for a message that was passed on; a broker that has no room is asked again later.
+    fn judge(&mut self, side: Side, answer: &Acknowledgement<'_>) -> Result<bool, Fault> {
+        if !self.half(side.other()).flow.is_open(answer.packet_id) {
+            return Ok(false);
+        }
+        if answer.reason == ReasonCode::QuotaExceeded {
+            return Err(Fault::Overloaded { side, reason: answer.reason });
+        }
+        if answer.reason.is_error() {
+            self.events.push_back(Event::MessageRefused { side, reason: answer.reason });
+        }
+        Ok(true)
+    }
+
+    /// Passes an acknowledgement on, without what only the broker that sent it means.
+    fn pass<'a>(
+        &mut self,
+        side: Side,
+        packet: impl FnOnce(Acknowledgement<'a>) -> Packet<'a>,
+        answer: &Acknowledgement<'_>,
+    ) -> Result<(), Fault> {
+        self.write(side.other(), &packet(Acknowledgement::new(answer.packet_id, answer.reason)))
+    }
+}
+
+impl Settings {
+    /// What the trail adds to a packet, in bytes.
+    pub(crate) fn trail_bytes_max(&self) -> usize {
+        self.mark.as_ref().map_or(0, |mark| TRAIL.len() + mark.len() + PROPERTY_OVERHEAD)
+    }
+}

@@ -1,0 +1,203 @@
+//! A bridge between two real cores: what crosses, under which names, and how often when connections and brokers die.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod random;
+mod rig;
+mod wire;
+
+use veilmq_bridge::{Direction, Event, Mapping, Side};
+use veilmq_protocol::{ProtocolVersion, QoS};
+use veilmq_simulator::options;
+
+use rig::{Rig, mapping, settings};
+
+const VERSIONS: [ProtocolVersion; 3] = [ProtocolVersion::V31, ProtocolVersion::V311, ProtocolVersion::V5];
+const LEVELS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
+
+#[test]
+fn messages_cross_in_both_directions_at_every_qos_and_in_every_version() {
+    for version in VERSIONS {
+        let mut rig = Rig::new(settings(version, vec![mapping("a/#", Direction::Both, QoS::ExactlyOnce)]));
+        rig.listen(Side::Local);
+        rig.listen(Side::Remote);
+        rig.park();
+        rig.up();
+
+        for (number, qos) in LEVELS.into_iter().enumerate() {
+            rig.publish(Side::Local, "a/out", &format!("{number}"), qos);
+            rig.publish(Side::Remote, "a/in", &format!("{number}"), qos);
+            rig.publish(Side::Local, "b/not", "mapped", qos);
+            rig.pump().unwrap();
+        }
+
+        // A client that is away gets no QoS 0.
+        assert_eq!(rig.heard(Side::Remote), ["a/in 1", "a/out 1", "a/in 2", "a/out 2"], "{version:?}");
+        let here = ["a/out 1", "b/not mapped", "a/in 1", "a/out 2", "b/not mapped", "a/in 2"];
+        assert_eq!(rig.heard(Side::Local), here, "{version:?}");
+    }
+}
+
+#[test]
+fn topics_are_renamed_and_a_direction_is_kept() {
+    let map = |pattern, direction, local, remote| {
+        Mapping::new(pattern, direction, QoS::AtLeastOnce, local, remote).unwrap()
+    };
+    let mut rig = Rig::new(settings(
+        ProtocolVersion::V5,
+        vec![
+            map("temperature/#", Direction::Out, "house/", "site/7/"),
+            map("order/+", Direction::In, "", "site/7/"),
+            map("", Direction::Out, "house/door", "doors/7"),
+        ],
+    ));
+    rig.listen(Side::Local);
+    rig.listen(Side::Remote);
+    rig.park();
+    rig.up();
+
+    for topic in ["house/temperature/hall", "house/temperature", "house/door", "house/door/bell", "order/x"] {
+        rig.publish(Side::Local, topic, "out", QoS::AtLeastOnce);
+    }
+    for topic in ["site/7/order/42", "site/7/order/42/x", "site/7/temperature/hall", "site/8/order/42"] {
+        rig.publish(Side::Remote, topic, "in", QoS::AtLeastOnce);
+    }
+    rig.pump().unwrap();
+    let heard = |rig: &mut Rig, side, payload: &str| {
+        let mut topics = rig.heard(side);
+        topics.retain(|topic| topic.ends_with(payload));
+        topics
+    };
+
+    let out = ["site/7/temperature/hall out", "site/7/temperature out", "doors/7 out"];
+    assert_eq!(heard(&mut rig, Side::Remote, "out"), out);
+    assert_eq!(heard(&mut rig, Side::Local, "in"), ["order/42 in"]);
+}
+
+#[test]
+fn no_name_from_the_other_broker_becomes_a_dollar_topic_under_a_wildcard() {
+    // [E07]
+    let crafted = Mapping::new("#", Direction::In, QoS::AtLeastOnce, "", "in/").unwrap();
+
+    assert_eq!(crafted.map(Side::Remote, "in/a"), Some("a".into()));
+    assert_eq!(crafted.map(Side::Remote, "in/$CONTROL/dynamic-security/v1"), None);
+    assert_eq!(crafted.map(Side::Remote, "in/$SYS/broker/uptime"), None);
+    assert_eq!(crafted.map(Side::Remote, "in/"), None);
+    assert_eq!(crafted.map(Side::Local, "a"), None);
+}
+
+#[test]
+fn what_is_published_while_the_bridge_is_down_waits_for_it_in_order() {
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let mut rig =
+            Rig::new(settings(ProtocolVersion::V311, vec![mapping("#", Direction::Out, QoS::ExactlyOnce)]));
+        rig.listen(Side::Remote);
+        rig.park();
+        let numbers: Vec<String> = (0..200).map(|number| number.to_string()).collect();
+
+        for number in &numbers {
+            rig.publish(Side::Local, "t", number, qos);
+        }
+        rig.crash(Side::Local);
+        rig.up();
+
+        let expected: Vec<String> = numbers.iter().map(|number| format!("t {number}")).collect();
+        assert_eq!(rig.heard(Side::Remote), expected, "{qos:?}");
+    }
+}
+
+#[test]
+fn the_mapping_limits_the_qos() {
+    let mut rig =
+        Rig::new(settings(ProtocolVersion::V5, vec![mapping("#", Direction::Both, QoS::AtLeastOnce)]));
+    rig.park();
+    rig.up();
+    let (conn, _) = rig.there.join("watcher", true, 0);
+    rig.there.subscribe(conn, "#", QoS::ExactlyOnce);
+    rig.there.received(conn);
+
+    rig.publish(Side::Local, "t", "x", QoS::ExactlyOnce);
+    rig.pump().unwrap();
+
+    assert_eq!(rig.there.received(conn), ["PUBLISH t \"x\" qos1 id1"]);
+}
+
+#[test]
+fn retained_messages_cross_and_stay_retained_unless_that_is_not_wanted() {
+    for (passes_retain, expected) in [(true, "t new retained"), (false, "t new")] {
+        let mut settings =
+            settings(ProtocolVersion::V5, vec![mapping("#", Direction::Out, QoS::AtLeastOnce)]);
+        settings.remote.passes_retain = passes_retain;
+        let mut rig = Rig::new(settings);
+        let (conn, _) = rig.here.join("keeper", true, 0);
+        rig.here.retain(conn, "t", "old");
+        rig.here.retain(conn, "t", "new");
+        rig.park();
+        let (watcher, _) = rig.there.join("watcher", true, 0);
+        let as_published =
+            veilmq_protocol::SubscribeOptions { retain_as_published: true, ..options(QoS::AtLeastOnce) };
+        rig.there.subscribe_with(watcher, "t", as_published);
+        rig.there.received(watcher);
+
+        rig.up();
+
+        let received = rig.there.received(watcher).join(" ");
+        assert_eq!(received.contains("retain"), expected.contains("retained"), "{received}");
+        assert!(received.contains("\"new\"") && !received.contains("\"old\""), "{received}");
+    }
+}
+
+#[test]
+fn a_message_does_not_come_back_over_a_bridge_that_maps_both_ways() {
+    for version in VERSIONS {
+        let mut rig = Rig::new(settings(version, vec![mapping("#", Direction::Both, QoS::ExactlyOnce)]));
+        rig.listen(Side::Local);
+        rig.listen(Side::Remote);
+        rig.park();
+        rig.up();
+
+        rig.publish(Side::Local, "t", "from here", QoS::ExactlyOnce);
+        rig.publish(Side::Remote, "t", "from there", QoS::ExactlyOnce);
+        rig.pump().unwrap();
+
+        assert_eq!(rig.heard(Side::Local), ["t from here", "t from there"], "{version:?}");
+        assert_eq!(rig.heard(Side::Remote), ["t from there", "t from here"], "{version:?}");
+    }
+}
+
+#[test]
+fn a_message_that_says_the_same_later_is_none_that_comes_back() {
+    let mut rig =
+        Rig::new(settings(ProtocolVersion::V311, vec![mapping("#", Direction::Both, QoS::AtLeastOnce)]));
+    rig.listen(Side::Local);
+    rig.park();
+    rig.up();
+
+    rig.publish(Side::Local, "lamp", "on", QoS::AtLeastOnce);
+    rig.pump().unwrap();
+    rig.publish(Side::Remote, "lamp", "on", QoS::AtLeastOnce);
+    rig.pump().unwrap();
+
+    assert_eq!(rig.heard(Side::Local), ["lamp on", "lamp on"]);
+}
+
+#[test]
+fn a_message_crosses_each_bridge_once_however_the_brokers_are_joined() {
+    // [E06] Two bridges from the same broker to the same other one: what one takes over, the other brings back.
+    let both = vec![mapping("#", Direction::Both, QoS::AtLeastOnce)];
+    let mut rig = Rig::new(settings(ProtocolVersion::V5, both));
+    rig.listen(Side::Local);
+    rig.park();
+    rig.up();
+    let (conn, _) = rig.there.join("another bridge", true, 0);
+    let mut user = veilmq_protocol::UserPropertiesBuf::new();
+    user.push("veilmq-bridge", "here/bridge").unwrap();
+    let mut publish = veilmq_simulator::publish("t", "round trip", QoS::AtLeastOnce, 1);
+    publish.properties.user = user.as_user_properties();
+
+    rig.there.send(conn, &veilmq_protocol::Packet::Publish(publish));
+    rig.pump().unwrap();
+
+    assert_eq!(rig.heard(Side::Local), [""; 0]);
+    assert_eq!(rig.events, [Event::Up, Event::LoopStopped]);
+}

@@ -1,0 +1,287 @@
+//! What a bridge sends to another broker, to the byte: as Mosquitto's bridges do, whose brokers and tests are used to it.
+
+use std::sync::Arc;
+
+use veilmq_bridge::{Direction, Event, Fault, Link, Mapping, Settings, Side};
+use veilmq_protocol::{ProtocolVersion, QoS, ReasonCode};
+
+use crate::rig::settings;
+
+fn sample(version: ProtocolVersion) -> Settings {
+    let map = |pattern, direction, qos, local, remote| {
+        Mapping::new(pattern, direction, qos, local, remote).unwrap()
+    };
+    let mut settings = settings(
+        version,
+        vec![
+            map("bridge/#", Direction::Both, QoS::AtLeastOnce, "", ""),
+            map("out/#", Direction::Out, QoS::ExactlyOnce, "lp/", "rp/"),
+        ],
+    );
+    settings.remote.says_bridge = true;
+    settings.remote.client_id = "bsamp".into();
+    settings.remote.session_expiry_seconds = None;
+    settings.remote.notification_topic = Some("$SYS/broker/connection/bsamp/state".into());
+    settings.remote.unsubscribes = true;
+    settings
+}
+
+const TOPIC: &[u8] = b"\x00\x22$SYS/broker/connection/bsamp/state";
+
+fn hex(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
+}
+
+#[test]
+fn connect_has_the_bit_of_bridges_and_the_will_that_tells_of_the_end() {
+    let mut link = Link::open(Arc::new(sample(ProtocolVersion::V311)), 0, 0).unwrap();
+
+    let head = b"\x10\x38\x00\x04MQTT\x84\x2c\x00\x3c\x00\x05bsamp";
+    assert_eq!(link.output(Side::Remote).split(), hex(&[head, TOPIC, b"\x00\x010"]));
+    assert!(!link.wants_local());
+}
+
+#[test]
+fn connect_of_mqtt_5_has_the_receive_maximum() {
+    let mut link = Link::open(Arc::new(sample(ProtocolVersion::V5)), 0, 0).unwrap();
+
+    let head = b"\x10\x3d\x00\x04MQTT\x05\x2c\x00\x3c\x03\x21\x00\x14\x00\x05bsamp\x00";
+    assert_eq!(link.output(Side::Remote).split(), hex(&[head, TOPIC, b"\x00\x010"]));
+}
+
+#[test]
+fn after_connack_come_the_notification_the_subscriptions_and_the_unsubscriptions() {
+    for (version, connack, expected) in [
+        (
+            ProtocolVersion::V311,
+            b"\x20\x02\x00\x00".as_slice(),
+            hex(&[
+                &[0x33, 0x27],
+                TOPIC,
+                b"\x00\x011",
+                b"\x82\x0d\x00\x02\x00\x08bridge/#\x01",
+                b"\xa2\x0c\x00\x03\x00\x08rp/out/#",
+            ]),
+        ),
+        (
+            ProtocolVersion::V5,
+            b"\x20\x03\x00\x00\x00",
+            hex(&[
+                &[0x33, 0x28],
+                TOPIC,
+                b"\x00\x01\x001",
+                b"\x82\x0e\x00\x02\x00\x00\x08bridge/#\x0d",
+                b"\xa2\x0d\x00\x03\x00\x00\x08rp/out/#",
+            ]),
+        ),
+    ] {
+        let mut link = Link::open(Arc::new(sample(version)), 0, 0).unwrap();
+        link.output(Side::Remote).clear();
+
+        link.receive(Side::Remote, connack, 1).unwrap();
+
+        assert_eq!(link.output(Side::Remote).split(), expected, "{version:?}");
+        assert!(link.wants_local());
+    }
+}
+
+#[test]
+fn packets_of_the_bridge_and_messages_have_one_running_number_from_link_to_link() {
+    let mut link = relaying(sample(ProtocolVersion::V311));
+    assert_eq!(link.last_identifier(), 3);
+    link.receive(Side::Local, b"\x32\x0e\x00\x08bridge/x\x00\x04\x00a", 1).unwrap();
+    link.receive(Side::Local, b"\x32\x0e\x00\x08bridge/x\x00\x05\x00b", 1).unwrap();
+    // What is sent again is no new message.
+    link.receive(Side::Local, b"\x3a\x0e\x00\x08bridge/x\x00\x04\x00a", 1).unwrap();
+
+    let mut next = Link::open(Arc::new(sample(ProtocolVersion::V311)), link.last_identifier(), 2).unwrap();
+    next.output(Side::Remote).clear();
+    next.receive(Side::Remote, b"\x20\x02\x00\x00", 2).unwrap();
+
+    let own = hex(&[
+        &[0x33, 0x27],
+        TOPIC,
+        b"\x00\x061",
+        b"\x82\x0d\x00\x07\x00\x08bridge/#\x01",
+        b"\xa2\x0c\x00\x08\x00\x08rp/out/#",
+    ]);
+    assert_eq!(next.output(Side::Remote).split(), own);
+}
+
+#[test]
+fn a_link_that_watches_counts_what_is_published_and_acknowledges_nothing() {
+    let mut link = Link::watch(Arc::new(sample(ProtocolVersion::V311)), 0).unwrap();
+    link.receive(Side::Local, b"\x20\x03\x00\x00\x00", 0).unwrap();
+    link.receive(Side::Local, b"\x90\x04\xff\xff\x00\x01\x90\x04\xff\xfe\x00\x02", 0).unwrap();
+    link.output(Side::Local).clear();
+
+    link.receive(Side::Local, b"\x32\x0e\x00\x08bridge/x\x00\x01\x00a", 1).unwrap();
+    link.receive(Side::Local, b"\x32\x0e\x00\x08bridge/x\x00\x02\x00b", 1).unwrap();
+
+    assert_eq!(link.seen(), 2);
+    assert!(!link.is_parked());
+    assert!(link.output(Side::Local).is_empty());
+}
+
+#[test]
+fn a_link_that_is_to_end_without_messages_does() {
+    let mut settings = sample(ProtocolVersion::V311);
+    settings.idle_milliseconds = Some(5_000);
+    let mut link = relaying(settings);
+    link.receive(Side::Local, b"\x30\x0c\x00\x08bridge/x\x00a", 3_000).unwrap();
+
+    assert_eq!(link.deadline(), Some(8_000));
+    link.tick(7_999).unwrap();
+
+    assert_eq!(link.tick(8_000), Err(Fault::Idle));
+}
+
+#[test]
+fn this_broker_hears_of_the_bridge_as_often_as_it_wants() {
+    let mut link = Link::open(Arc::new(sample(ProtocolVersion::V311)), 0, 0).unwrap();
+    link.receive(Side::Remote, b"\x20\x02\x00\x00", 0).unwrap();
+    link.receive(Side::Local, b"\x20\x06\x00\x00\x03\x13\x00\x0a", 0).unwrap();
+    link.output(Side::Local).clear();
+
+    link.tick(10_000).unwrap();
+
+    assert_eq!(link.output(Side::Local).split(), b"\xc0\x00".as_slice());
+    assert!(!link.output(Side::Remote).ends_with(b"\xc0\x00"));
+}
+
+#[test]
+fn a_refusal_ends_the_link_and_is_named() {
+    let mut link = Link::open(Arc::new(sample(ProtocolVersion::V311)), 0, 0).unwrap();
+
+    let fault = link.receive(Side::Remote, b"\x20\x02\x00\x01", 1).unwrap_err();
+
+    let expected = Fault::Refused { side: Side::Remote, reason: ReasonCode::UnsupportedProtocolVersion };
+    assert_eq!(fault, expected);
+    assert_eq!(fault.to_string(), "the other broker refused the connection: Unsupported Protocol Version");
+}
+
+/// A link between two brokers that do whatever a test says.
+fn relaying(settings: Settings) -> Link {
+    let version = settings.remote.version;
+    let mut link = Link::open(Arc::new(settings), 0, 0).unwrap();
+    let connack: &[u8] = match version {
+        ProtocolVersion::V5 => b"\x20\x03\x00\x00\x00",
+        ProtocolVersion::V31 | ProtocolVersion::V311 => b"\x20\x02\x00\x00",
+    };
+    link.receive(Side::Remote, connack, 0).unwrap();
+    link.receive(Side::Local, b"\x20\x03\x00\x00\x00", 0).unwrap();
+    assert_eq!(link.next_event(), Some(Event::Up));
+    link.output(Side::Remote).clear();
+    link.output(Side::Local).clear();
+    link
+}
+
+#[test]
+fn a_silent_broker_is_asked_and_then_given_up() {
+    let mut link = relaying(sample(ProtocolVersion::V311));
+
+    assert_eq!(link.deadline(), Some(60_000));
+    link.tick(59_999).unwrap();
+    assert!(link.output(Side::Remote).is_empty());
+    link.tick(60_000).unwrap();
+    assert_eq!(link.output(Side::Remote).split(), b"\xc0\x00".as_slice());
+    link.receive(Side::Remote, b"\xd0\x00", 60_010).unwrap();
+    link.tick(120_000).unwrap();
+    assert_eq!(link.output(Side::Remote).split(), b"\xc0\x00".as_slice());
+
+    let fault = link.tick(180_000).unwrap_err();
+
+    assert_eq!(fault, Fault::Silent { side: Side::Remote, packet: "PINGREQ" });
+}
+
+#[test]
+fn faults_of_the_other_broker_end_the_link_with_their_name() {
+    let table: [(&[u8], &str); 6] = [
+        (b"\xe0\x02\x8b\x00", "the other broker ended the connection: Server shutting down"),
+        (b"\xc0\x00", "the other broker sent PINGREQ, which it must not send now"),
+        (b"\x20\x03\x00\x00\x00", "the other broker sent CONNACK, which it must not send now"),
+        (b"\x36\x05\x00\x01tx\x00", "the other broker sent a malformed packet: fixed header flags"),
+        (b"\x30\x06\x00\x00\x03\x23\x00\x07", "the other broker sent a malformed packet: Topic Alias"),
+        (b"\x30\xff\xff\xff\x7f", "the other broker sent a malformed packet: "),
+    ];
+    for (bytes, expected) in table {
+        let mut link = relaying(sample(ProtocolVersion::V5));
+
+        let fault = link.receive(Side::Remote, bytes, 1).unwrap_err().to_string();
+
+        assert!(fault.starts_with(expected), "{bytes:02x?}: {fault}");
+    }
+}
+
+#[test]
+fn refusals_of_subscriptions_and_messages_are_told() {
+    let mut link = relaying(sample(ProtocolVersion::V5));
+
+    link.receive(Side::Remote, b"\x90\x04\x00\x02\x00\x87", 1).unwrap();
+    link.receive(Side::Local, b"\x32\x0e\x00\x08bridge/x\x00\x07\x00x", 1).unwrap();
+    link.receive(Side::Remote, b"\x40\x03\x00\x07\x87", 1).unwrap();
+
+    let reason = ReasonCode::NotAuthorized;
+    let filter = "bridge/#".to_owned();
+    let subscription = Event::SubscriptionRefused { side: Side::Remote, filter, reason };
+    assert_eq!(link.next_event(), Some(subscription));
+    assert_eq!(link.next_event(), Some(Event::MessageRefused { side: Side::Remote, reason }));
+    assert_eq!(link.output(Side::Local).split(), b"\x40\x03\x00\x07\x87".as_slice());
+}
+
+#[test]
+fn a_message_is_not_acknowledged_while_the_other_side_has_no_room() {
+    let mut link = relaying(sample(ProtocolVersion::V5));
+    link.receive(Side::Remote, b"\x32\x0e\x00\x08bridge/x\x00\x07\x00x", 1).unwrap();
+
+    let fault = link.receive(Side::Local, b"\x40\x03\x00\x07\x97", 1).unwrap_err();
+
+    assert_eq!(fault, Fault::Overloaded { side: Side::Local, reason: ReasonCode::QuotaExceeded });
+    assert!(link.output(Side::Remote).is_empty());
+}
+
+#[test]
+fn aliases_of_the_other_broker_are_understood_as_far_as_it_was_told() {
+    let mut settings = sample(ProtocolVersion::V5);
+    settings.remote.topic_alias_maximum = 1;
+    settings.mark = None;
+    let mut link = relaying(settings);
+
+    link.receive(Side::Remote, b"\x30\x0f\x00\x08bridge/x\x03\x23\x00\x01a", 1).unwrap();
+    link.receive(Side::Remote, b"\x30\x07\x00\x00\x03\x23\x00\x01b", 1).unwrap();
+    assert_eq!(
+        link.output(Side::Local).split(),
+        b"\x30\x0c\x00\x08bridge/x\x00a\x30\x0c\x00\x08bridge/x\x00b".as_slice()
+    );
+
+    assert!(link.receive(Side::Remote, b"\x30\x0f\x00\x08bridge/x\x03\x23\x00\x02c", 1).is_err());
+}
+
+#[test]
+fn nothing_is_read_from_one_side_while_the_other_takes_nothing() {
+    let mut link = relaying(sample(ProtocolVersion::V311));
+    let payload = vec![b'x'; 100_000];
+    let mut publish = vec![0x30];
+    let mut length = payload.len() + 10;
+    while length > 0 {
+        publish.push((length & 0x7f) as u8 | if length > 0x7f { 0x80 } else { 0 });
+        length >>= 7;
+    }
+    publish.extend_from_slice(b"\x00\x08bridge/x");
+    publish.extend_from_slice(&payload);
+
+    for _ in 0..20 {
+        link.receive(Side::Remote, &publish, 1).unwrap();
+    }
+
+    assert!(!link.reads(Side::Remote));
+    assert!(link.reads(Side::Local));
+    assert!(link.output(Side::Local).len() < 1_200_000);
+    let mut written = 0;
+    while !link.output(Side::Local).is_empty() {
+        written += link.output(Side::Local).split().len();
+        link.proceed(2).unwrap();
+    }
+    assert!(written >= 20 * payload.len());
+    assert!(link.reads(Side::Remote));
+}

@@ -1,0 +1,180 @@
+//! What one bridge is to do: its options, and what is made of them.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use veilmq_bridge::{Direction, LocalSettings, Mapping, MappingError, RemoteSettings, Settings};
+use veilmq_config::{
+    BridgeConfig, BridgeDirection, BridgeNotifications, BridgeProtocol, BridgeReload, BridgeStart,
+    BrokerConfig,
+};
+use veilmq_protocol::{ProtocolVersion, QoS};
+
+use super::tls;
+use crate::tls::TlsError;
+
+/// What a PUBLISH from this broker may have beside what fitted into its publisher's packet, in bytes.
+const GROWTH_BYTES: u32 = 1_024;
+/// A session that never expires (MQTT 5.0 section 3.1.2.11.2).
+const NEVER: u32 = u32::MAX;
+
+/// Why bridges cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BridgeError {
+    /// A topic is none.
+    #[error("bridge {bridge}: {source}")]
+    Topic {
+        /// The bridge.
+        bridge: String,
+        /// What is wrong.
+        source: MappingError,
+    },
+    /// TLS cannot be spoken.
+    #[error("bridge {bridge}: {source}")]
+    Tls {
+        /// The bridge.
+        bridge: String,
+        /// What is wrong.
+        source: TlsError,
+    },
+    /// The operating system does not say what this machine is called, or gives no randomness.
+    #[error("bridges: {0}")]
+    System(io::Error),
+}
+
+/// What one bridge is to do.
+#[derive(Debug, Clone)]
+pub struct BridgePlan {
+    /// Its name in logs.
+    pub(super) name: Arc<str>,
+    /// The options it is made of.
+    pub(super) config: BridgeConfig,
+    /// The topic that tells clients of this broker how the bridge fares.
+    pub(super) local_notification_topic: Option<String>,
+    /// How many messages have to wait for a lazy bridge.
+    pub(super) lazy_messages: usize,
+    /// Whether a change of it holds at once.
+    pub(super) changes_at_once: bool,
+    /// What crosses, and as whom.
+    pub(super) settings: Settings,
+}
+
+impl PartialEq for BridgePlan {
+    /// Compares what the operator has said; the rest is made of it.
+    fn eq(&self, other: &Self) -> bool {
+        self.config == other.config
+    }
+}
+
+impl BridgePlan {
+    /// Makes the plans of all bridges, and looks whether their files can be used.
+    ///
+    /// # Errors
+    /// [`BridgeError`], naming the bridge.
+    pub fn all(config: &BrokerConfig) -> Result<Vec<Self>, BridgeError> {
+        if config.bridges.is_empty() {
+            return Ok(Vec::new());
+        }
+        let host = host_name().map_err(BridgeError::System)?;
+        config.bridges.iter().map(|bridge| Self::new(bridge, config, &host)).collect()
+    }
+
+    fn new(bridge: &BridgeConfig, config: &BrokerConfig, host: &str) -> Result<Self, BridgeError> {
+        if let Some(tls) = &bridge.tls {
+            let named = |source| BridgeError::Tls { bridge: bridge.name.clone(), source };
+            tls::client_config(tls).map_err(named)?;
+        }
+        let client_id = bridge.client_id.clone().unwrap_or_else(|| format!("{host}.{}", bridge.name));
+        let topic = bridge.notification_topic.clone();
+        let topic = topic.unwrap_or_else(|| format!("$SYS/broker/connection/{client_id}/state"));
+        let told = |who: &[BridgeNotifications]| who.contains(&bridge.notifications).then(|| topic.clone());
+        let is_lazy = bridge.start == BridgeStart::Lazy;
+        let mut hash_key = [0; 16];
+        getrandom::fill(&mut hash_key).map_err(|error| BridgeError::System(error.into()))?;
+        Ok(Self {
+            name: Arc::from(bridge.name.as_str()),
+            local_notification_topic: told(&[BridgeNotifications::Local, BridgeNotifications::Both]),
+            // More are not sent to a client that acknowledges none.
+            lazy_messages: (bridge.lazy_messages as usize).min(config.limits.inflight_max.into()),
+            changes_at_once: bridge.reload == BridgeReload::Immediate,
+            settings: Settings {
+                local: local_settings(bridge, config, &client_id),
+                mappings: mappings(bridge)?,
+                mark: bridge.marks_messages.then(|| client_id.clone()),
+                idle_milliseconds: is_lazy.then_some(u64::from(bridge.idle_seconds) * 1_000),
+                hash_key,
+                remote: remote_settings(bridge, config, client_id, told(&[BridgeNotifications::Both])),
+            },
+            config: bridge.clone(),
+        })
+    }
+
+    /// The shortest and the longest wait before the bridge connects again.
+    pub(super) fn waits(&self) -> (Duration, Duration) {
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        (seconds(self.config.restart_seconds_min), seconds(self.config.restart_seconds_max))
+    }
+}
+
+fn remote_settings(
+    bridge: &BridgeConfig,
+    config: &BrokerConfig,
+    client_id: String,
+    notification_topic: Option<String>,
+) -> RemoteSettings {
+    let kept_seconds = bridge.session_expiry_seconds.unwrap_or(if bridge.clean_start { 0 } else { NEVER });
+    RemoteSettings {
+        version: match bridge.protocol {
+            BridgeProtocol::V31 => ProtocolVersion::V31,
+            BridgeProtocol::V311 => ProtocolVersion::V311,
+            BridgeProtocol::V5 => ProtocolVersion::V5,
+        },
+        says_bridge: bridge.says_bridge,
+        client_id,
+        username: bridge.username.clone(),
+        password: bridge.password.as_ref().map(|password| password.as_bytes().to_vec()),
+        clean_start: bridge.clean_start,
+        session_expiry_seconds: Some(kept_seconds).filter(|seconds| *seconds > 0),
+        keep_alive_seconds: bridge.keep_alive_seconds,
+        receive_maximum: bridge.receive_maximum,
+        packet_bytes_max: config.limits.packet_bytes_max,
+        sent_packet_bytes_max: bridge.packet_bytes_max,
+        topic_alias_maximum: bridge.topic_alias_maximum,
+        notification_topic,
+        passes_retain: bridge.passes_retain,
+        unsubscribes: bridge.unsubscribes,
+    }
+}
+
+fn local_settings(bridge: &BridgeConfig, config: &BrokerConfig, client_id: &str) -> LocalSettings {
+    let is_lazy = bridge.start == BridgeStart::Lazy;
+    // What a lazy bridge has seen has to be there when it connects.
+    let clean_start = bridge.local_clean_start.unwrap_or(bridge.clean_start) && !is_lazy;
+    LocalSettings {
+        client_id: bridge.local_client_id.clone().unwrap_or_else(|| format!("local.{client_id}")),
+        clean_start,
+        session_expiry_seconds: if clean_start { 0 } else { NEVER },
+        maximum_qos: QoS::try_from(config.mqtt.maximum_qos).unwrap_or(QoS::ExactlyOnce),
+        keeps_retained: config.mqtt.retain_available,
+        packet_bytes_max: config.limits.packet_bytes_max.saturating_add(GROWTH_BYTES),
+    }
+}
+
+fn mappings(bridge: &BridgeConfig) -> Result<Vec<Mapping>, BridgeError> {
+    let mapping = |topic: &veilmq_config::BridgeTopicConfig| {
+        let direction = match topic.direction {
+            BridgeDirection::In => Direction::In,
+            BridgeDirection::Out => Direction::Out,
+            BridgeDirection::Both => Direction::Both,
+        };
+        let qos = QoS::try_from(topic.qos).unwrap_or(QoS::ExactlyOnce);
+        Mapping::new(&topic.pattern, direction, qos, &topic.local_prefix, &topic.remote_prefix)
+            .map_err(|source| BridgeError::Topic { bridge: bridge.name.clone(), source })
+    };
+    bridge.topics.iter().map(mapping).collect()
+}
+
+fn host_name() -> io::Result<String> {
+    Ok(nix::unistd::gethostname()?.to_string_lossy().into_owned())
+}

@@ -1,0 +1,413 @@
+//! The life of one bridge: subscribe here, connect there, let messages cross, and begin again when that ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info, warn};
+use veilmq_bridge::{Event, Fault, Link, Settings, Side};
+use veilmq_config::{BridgeStart, RemoteAddress};
+use veilmq_protocol::{ProtocolVersion, ReasonCode};
+
+use super::door::Door;
+use super::plan::BridgePlan;
+use super::remote::{self, Duplex};
+use super::state::BridgeCounters;
+use super::wires::{LinkEnd, Wires, now};
+
+/// How often a bridge that is down tells this broker that its session is still wanted.
+const PARK_INTERVAL: Duration = Duration::from_secs(24 * 3_600);
+/// How long a farewell may take.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
+/// How often a bridge that is up elsewhere looks whether its first address answers again.
+const PREFERENCE_INTERVAL: Duration = Duration::from_secs(30);
+/// What notifications say.
+const UP: &str = "1";
+const DOWN: &str = "0";
+
+/// What a bridge is told while it works.
+#[derive(Debug)]
+pub(super) struct Orders {
+    /// What it is to do from its next connection on.
+    pub(super) plan: Arc<BridgePlan>,
+    /// How often it was to begin anew at once.
+    pub(super) interruptions: u64,
+    /// Whether it is to end, and how.
+    pub(super) leave: Option<Leave>,
+}
+
+impl Orders {
+    pub(super) fn new(plan: Arc<BridgePlan>) -> Self {
+        Self { plan, interruptions: 0, leave: None }
+    }
+}
+
+/// How a bridge ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// The broker ends, and what waits for the bridge goes on waiting.
+    Stopped,
+    /// There is no such bridge any more, and nothing waits for it.
+    Forgotten,
+}
+
+/// Why a bridge has stopped for now.
+enum End {
+    /// There are new orders.
+    Interrupted,
+    /// Something failed, in words.
+    Failed(String),
+    /// The other broker does not know of bridges: begin again as an ordinary client.
+    NotAsBridge,
+    /// Nothing crossed for so long that a lazy bridge leaves.
+    Idle,
+    /// The first address answers again.
+    Preferred,
+}
+
+/// One bridge at work.
+pub(super) struct Runner {
+    orders: watch::Receiver<Orders>,
+    plan: Arc<BridgePlan>,
+    /// Those of the plan, as far as the other broker takes them.
+    settings: Arc<Settings>,
+    interruptions: u64,
+    door: Door,
+    counters: Arc<BridgeCounters>,
+    parked_at: Option<Instant>,
+    /// Who waits for the first time that this broker keeps what is published.
+    first_parked: Option<oneshot::Sender<()>>,
+    /// The address that is tried first.
+    first_address: usize,
+    last_identifier: u16,
+    wait: Duration,
+}
+
+impl Runner {
+    pub(super) fn new(
+        orders: watch::Receiver<Orders>,
+        door: Door,
+        counters: Arc<BridgeCounters>,
+        first_parked: oneshot::Sender<()>,
+    ) -> Self {
+        let (plan, interruptions) = {
+            let orders = orders.borrow();
+            (Arc::clone(&orders.plan), orders.interruptions)
+        };
+        Self {
+            settings: Arc::new(plan.settings.clone()),
+            wait: plan.waits().0,
+            orders,
+            plan,
+            interruptions,
+            door,
+            counters,
+            parked_at: None,
+            first_parked: Some(first_parked),
+            first_address: 0,
+            last_identifier: 0,
+        }
+    }
+
+    /// Works until it is told to leave.
+    pub(super) async fn run(mut self) {
+        self.announce(DOWN).await;
+        loop {
+            self.take_orders().await;
+            let leave = self.orders.borrow().leave;
+            match leave {
+                Some(Leave::Stopped) => return,
+                Some(Leave::Forgotten) => return self.forget(&self.settings).await,
+                None => {}
+            }
+            match self.live().await {
+                End::Interrupted | End::NotAsBridge | End::Preferred => continue,
+                End::Idle => debug!(bridge = &*self.plan.name, "the bridge leaves until messages wait"),
+                End::Failed(reason) => {
+                    self.counters.failed();
+                    warn!(bridge = &*self.plan.name, reason, "the bridge is down");
+                    self.pause().await;
+                }
+            }
+        }
+    }
+
+    /// Goes by the plan that is wanted now.
+    async fn take_orders(&mut self) {
+        let (plan, interruptions) = {
+            let orders = self.orders.borrow_and_update();
+            (Arc::clone(&orders.plan), orders.interruptions)
+        };
+        self.interruptions = interruptions;
+        if plan == self.plan {
+            return;
+        }
+        if plan.settings.local.client_id != self.settings.local.client_id {
+            self.forget(&self.settings).await;
+        }
+        self.settings = Arc::new(plan.settings.clone());
+        self.wait = plan.waits().0;
+        (self.plan, self.parked_at, self.first_address) = (plan, None, 0);
+    }
+
+    /// Waits until there are orders that cannot wait.
+    async fn interruption(&self) {
+        let (mut orders, known) = (self.orders.clone(), self.interruptions);
+        // Without anybody to give orders the broker is ending.
+        let _ = orders.wait_for(|orders| orders.leave.is_some() || orders.interruptions != known).await;
+    }
+
+    /// Waits before the next attempt, each time longer, and not as long as others that failed at the same moment.
+    async fn pause(&mut self) {
+        if self.plan.config.start == BridgeStart::Once {
+            info!(bridge = &*self.plan.name, "the bridge starts once only");
+            return self.interruption().await;
+        }
+        let (shortest, longest) = self.plan.waits();
+        let jitter = f64::from(random_byte()) / 255.0 / 2.0;
+        let wait = self.wait.mul_f64(1.0 - jitter).max(shortest);
+        self.wait = (self.wait * 2).min(longest);
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = self.interruption() => {}
+        }
+    }
+
+    /// Has one connection, and before that, of a lazy bridge, a reason for it.
+    async fn live(&mut self) -> End {
+        self.park_if_due().await;
+        if let Some(first) = self.first_parked.take() {
+            // Nobody may wait any more.
+            let _ = first.send(());
+        }
+        if self.plan.config.start == BridgeStart::Lazy
+            && let Err(end) = self.watch().await
+        {
+            return end;
+        }
+        self.attempt().await
+    }
+
+    /// Has this broker keep what is published while the other one is away.
+    async fn park_if_due(&mut self) {
+        let is_kept = self.parked_at.is_some_and(|at| at.elapsed() < PARK_INTERVAL);
+        if self.settings.local.clean_start || is_kept {
+            return;
+        }
+        match self.park(Arc::clone(&self.settings)).await {
+            Ok(()) => self.parked_at = Some(Instant::now()),
+            Err(reason) => warn!(bridge = &*self.plan.name, reason, "the bridge cannot subscribe here"),
+        }
+    }
+
+    async fn park(&self, settings: Arc<Settings>) -> Result<(), String> {
+        let mut link = Link::park(settings, now()).map_err(|fault| fault.to_string())?;
+        let mut wires = self.local_wires().await?;
+        while !link.is_parked() {
+            wires.turn(&mut link).await.map_err(|end| end.to_string())?;
+            self.tell(&mut link);
+        }
+        wires.finish(&mut link).await;
+        Ok(())
+    }
+
+    /// Leaves nothing on this broker that waits for a bridge.
+    async fn forget(&self, settings: &Settings) {
+        let mut settings = settings.clone();
+        settings.mappings.clear();
+        (settings.local.clean_start, settings.local.session_expiry_seconds) = (true, 0);
+        if let Err(reason) = self.park(Arc::new(settings)).await {
+            warn!(bridge = &*self.plan.name, reason, "the session of the bridge stays until it expires");
+        }
+    }
+
+    /// Waits until there are enough messages for a lazy bridge.
+    async fn watch(&self) -> Result<(), End> {
+        let failed = |fault: Fault| End::Failed(fault.to_string());
+        let mut link = Link::watch(Arc::clone(&self.settings), now()).map_err(failed)?;
+        let mut wires = self.local_wires().await.map_err(End::Failed)?;
+        while link.seen() < self.plan.lazy_messages {
+            let turned = tokio::select! {
+                turned = wires.turn(&mut link) => turned,
+                () = self.interruption() => {
+                    self.say_farewell(&mut link, &mut wires).await;
+                    return Err(End::Interrupted);
+                }
+            };
+            self.tell(&mut link);
+            turned.map_err(|end| End::Failed(end.to_string()))?;
+        }
+        self.say_farewell(&mut link, &mut wires).await;
+        Ok(())
+    }
+
+    async fn local_wires(&self) -> Result<Wires, String> {
+        let local = self.door.connect(&self.plan.name, self.last_identifier).await;
+        local.map(Wires::local).map_err(|error| error.to_string())
+    }
+
+    /// Tries every address once; the first that answers is used until that ends.
+    async fn attempt(&mut self) -> End {
+        let plan = Arc::clone(&self.plan);
+        let count = plan.config.addresses.len();
+        let mut reasons = Vec::new();
+        for offset in 0..count {
+            let index = (self.first_address + offset) % count;
+            let Some(address) = plan.config.addresses.get(index) else { continue };
+            let connected = tokio::select! {
+                connected = remote::connect(&plan.config, address) => connected,
+                () = self.interruption() => return End::Interrupted,
+            };
+            match connected {
+                Ok(stream) => return self.serve(index, address, stream).await,
+                Err(error) => reasons.push(format!("{address}: {error}")),
+            }
+        }
+        End::Failed(format!("cannot connect to the other broker: {}", reasons.join(", ")))
+    }
+
+    /// Uses a connection until it ends, and chooses where to begin next.
+    async fn serve(&mut self, index: usize, address: &RemoteAddress, stream: Box<dyn Duplex>) -> End {
+        debug!(bridge = &*self.plan.name, %address, "connected to the other broker");
+        let mut is_up = false;
+        let end = self.cross(index, address, stream, &mut is_up).await;
+        if is_up {
+            self.counters.down();
+            self.announce(DOWN).await;
+        }
+        let next = (index + 1) % self.plan.config.addresses.len().max(1);
+        self.first_address = match end {
+            End::NotAsBridge => index,
+            _ if is_up && !self.plan.config.round_robin => 0,
+            _ => next,
+        };
+        end
+    }
+
+    async fn cross(
+        &mut self,
+        index: usize,
+        address: &RemoteAddress,
+        stream: Box<dyn Duplex>,
+        is_up: &mut bool,
+    ) -> End {
+        let mut link = match Link::open(Arc::clone(&self.settings), self.last_identifier, now()) {
+            Ok(link) => link,
+            Err(fault) => return End::Failed(fault.to_string()),
+        };
+        let mut wires = Wires::remote(stream);
+        let preference = preference(Arc::clone(&self.plan), index);
+        tokio::pin!(preference);
+        loop {
+            if link.wants_local() && !wires.has_local() {
+                match self.door.connect(&self.plan.name, link.last_identifier()).await {
+                    Ok(local) => wires.add_local(local),
+                    Err(error) => return End::Failed(error.to_string()),
+                }
+            }
+            let turned = tokio::select! {
+                turned = wires.turn(&mut link) => turned,
+                () = self.interruption() => {
+                    self.say_farewell(&mut link, &mut wires).await;
+                    return End::Interrupted;
+                }
+                () = &mut preference => {
+                    self.say_farewell(&mut link, &mut wires).await;
+                    return End::Preferred;
+                }
+            };
+            self.last_identifier = link.last_identifier();
+            if self.tell(&mut link) {
+                *is_up = true;
+                self.wait = self.plan.waits().0;
+                self.counters.up();
+                info!(bridge = &*self.plan.name, %address, "the bridge is up");
+                self.announce(UP).await;
+            }
+            match turned {
+                Ok(()) => {}
+                Err(LinkEnd::Fault(Fault::Idle)) => {
+                    self.say_farewell(&mut link, &mut wires).await;
+                    return End::Idle;
+                }
+                Err(reason) => return self.judge(&reason),
+            }
+        }
+    }
+
+    /// A broker that does not know of bridges is asked again as an ordinary client asks.
+    fn judge(&mut self, reason: &LinkEnd) -> End {
+        let settings = Arc::make_mut(&mut self.settings);
+        let is_refusal = matches!(
+            reason,
+            LinkEnd::Fault(Fault::Refused {
+                side: Side::Remote,
+                reason: ReasonCode::UnsupportedProtocolVersion
+            })
+        );
+        if is_refusal && settings.remote.version != ProtocolVersion::V5 && settings.remote.says_bridge {
+            settings.remote.says_bridge = false;
+            return End::NotAsBridge;
+        }
+        End::Failed(reason.to_string())
+    }
+
+    async fn say_farewell(&self, link: &mut Link, wires: &mut Wires) {
+        // A link that cannot even say farewell is closed without.
+        let _ = link.close();
+        let _ = timeout(FAREWELL_MAX, wires.finish(link)).await;
+    }
+
+    /// Counts and logs what happened; tells whether the bridge has come up.
+    fn tell(&self, link: &mut Link) -> bool {
+        let mut is_up = false;
+        let bridge = &*self.plan.name;
+        while let Some(event) = link.next_event() {
+            match event {
+                Event::Up => is_up = true,
+                Event::SubscriptionRefused { side, filter, reason } => {
+                    self.counters.refused();
+                    warn!(bridge, filter, %reason, "{side} refused a subscription of the bridge");
+                }
+                Event::MessageRefused { side, reason } => {
+                    self.counters.refused();
+                    warn!(bridge, %reason, "{side} refused a message of the bridge");
+                }
+                Event::LoopStopped => {
+                    self.counters.loop_stopped();
+                    debug!(bridge, "a message that had crossed the bridge before was stopped");
+                }
+            }
+        }
+        is_up
+    }
+
+    async fn announce(&self, payload: &'static str) {
+        if let Some(topic) = &self.plan.local_notification_topic {
+            self.door.announce(topic.clone(), payload).await;
+        }
+    }
+}
+
+/// Waits until the first address answers again, if another one is in use and not as good.
+async fn preference(plan: Arc<BridgePlan>, index: usize) {
+    let config = &plan.config;
+    let Some(preferred) = config.addresses.first().filter(|_| index > 0 && !config.round_robin) else {
+        return std::future::pending().await;
+    };
+    loop {
+        sleep(PREFERENCE_INTERVAL).await;
+        if remote::answers(config, preferred).await {
+            return info!(bridge = &*plan.name, address = %preferred, "the preferred address answers again");
+        }
+    }
+}
+
+/// A byte that differs between bridges which wait; how well does not matter.
+fn random_byte() -> u8 {
+    let mut byte = [0];
+    // Without it all wait equally long.
+    let _ = getrandom::fill(&mut byte);
+    byte[0]
+}

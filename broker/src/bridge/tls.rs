@@ -1,0 +1,149 @@
+//! TLS towards the other broker: whom a bridge trusts, and what it shows.
+//!
+//! Files are read for each connection, so a renewed certificate is used from the next one on.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::version::{TLS12, TLS13};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use veilmq_config::{BridgeTlsConfig, TlsVersion};
+
+use crate::files::FileError;
+use crate::tls::{TlsError, read_certificates, read_key};
+
+const AUTHORITIES: &str = "bridges[].tls.ca";
+const CERTIFICATE: &str = "bridges[].tls.certificate_file";
+const KEY: &str = "bridges[].tls.key_file";
+/// Where the authorities of the system usually are.
+const SYSTEM_AUTHORITIES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Makes what TLS connections of a bridge begin with.
+///
+/// # Errors
+/// [`TlsError`], naming the option and the file.
+pub(super) fn client_config(config: &BridgeTlsConfig) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions: &[_] = match config.minimum_version {
+        TlsVersion::Tls12 => &[&TLS12, &TLS13],
+        TlsVersion::Tls13 => &[&TLS13],
+    };
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)
+        .map_err(TlsError::Unusable)?;
+    let authorities = authorities(config)?;
+    let builder = if config.any_name {
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(authorities), Arc::clone(&provider))
+                .build()
+                .map_err(|error| TlsError::Unusable(Error::General(error.to_string())))?;
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyName { verifier, provider }))
+    } else {
+        builder.with_root_certificates(authorities)
+    };
+    let mut client = match (&config.certificate_file, &config.key_file) {
+        (Some(certificate), Some(key)) => builder
+            .with_client_auth_cert(read_certificates(CERTIFICATE, certificate)?, read_key(KEY, key)?)
+            .map_err(TlsError::Unusable)?,
+        (None, _) | (_, None) => builder.with_no_client_auth(),
+    };
+    client.alpn_protocols = config.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    Ok(Arc::new(client))
+}
+
+fn authorities(config: &BridgeTlsConfig) -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    for path in files_of_authorities(config.ca.as_deref())? {
+        for certificate in read_certificates(AUTHORITIES, &path)? {
+            // A bundle of a system may have some that nobody can use.
+            let _ = store.add(certificate);
+        }
+    }
+    if store.is_empty() {
+        let path = config.ca.clone().unwrap_or_else(|| SYSTEM_AUTHORITIES[0].into());
+        let reason = "there is none in it that can be used".to_owned();
+        return Err(TlsError::Content { key: AUTHORITIES, path, what: "authority", reason });
+    }
+    Ok(store)
+}
+
+fn files_of_authorities(given: Option<&Path>) -> Result<Vec<PathBuf>, TlsError> {
+    let Some(given) = given else {
+        let there = SYSTEM_AUTHORITIES.iter().map(PathBuf::from).find(|path| path.exists());
+        return Ok(vec![there.unwrap_or_else(|| SYSTEM_AUTHORITIES[0].into())]);
+    };
+    if !given.is_dir() {
+        return Ok(vec![given.to_owned()]);
+    }
+    let unreadable =
+        |source| TlsError::File { key: AUTHORITIES, source: FileError::new("read folder", given, source) };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(given).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        // OpenSSL's names by hash are links to the same files.
+        if path
+            .extension()
+            .is_some_and(|extension| ["pem", "crt", "cer"].iter().any(|known| extension == *known))
+        {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Accepts a certificate that is for another name, if it is good otherwise.
+#[derive(Debug)]
+struct AnyName {
+    verifier: Arc<WebPkiServerVerifier>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for AnyName {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match self.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,52 @@
+//! What the bridges ask of a shard: to take their connections, and to say how they fare.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::net::UnixStream;
+use tracing::warn;
+use veilmq_config::ListenerProtocol;
+use veilmq_core::{Input, Promise};
+
+use super::stream::Stream;
+use super::worker::Worker;
+use crate::bridge::{Visit, Visits};
+use crate::listener::Carrier;
+
+/// What carries MQTT between a bridge and its broker: nothing but the socket.
+const CARRIER: Carrier = Carrier {
+    protocol: ListenerProtocol::Mqtt,
+    tls: None,
+    proxies: None,
+    promise: Promise::Stored,
+    limit: None,
+};
+
+/// Takes bridges in until none can come any more.
+pub(super) async fn receive_for_ever(worker: Rc<Worker>, mut visits: Visits) {
+    while let Some(visit) = visits.recv().await {
+        match visit {
+            Visit::Connection { socket, bridge, last_identifier } => {
+                let stream = UnixStream::from_std(socket).map(Stream::Unix);
+                let taken = stream.map_err(|error| error.to_string()).and_then(|stream| {
+                    take_in(&worker, stream, &bridge, last_identifier).map_err(str::to_owned)
+                });
+                if let Err(reason) = taken {
+                    warn!(bridge = &*bridge, reason, "the bridge cannot connect to its own broker");
+                }
+            }
+            Visit::Announcement { topic, payload } => worker.announce(&[(topic, payload.to_owned())]),
+        }
+    }
+}
+
+fn take_in(
+    worker: &Rc<Worker>,
+    stream: Stream,
+    bridge: &Arc<str>,
+    last_identifier: u16,
+) -> Result<(), &'static str> {
+    let connection = worker.accept(stream, &CARRIER, &format!("bridge {bridge}"))?;
+    worker.turn(Input::Bridged { connection, last_identifier });
+    Ok(())
+}

@@ -1,0 +1,321 @@
+//! Bridges of the real broker: byte for byte against another broker that the test plays, and against real ones.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
+
+mod real;
+mod rig;
+
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use veilmq_tests::broker::Broker;
+use veilmq_tests::ports::ReservedPort;
+use veilmq_tests::wire::{Wire, acknowledgement, packet, publish_packet, push_string};
+
+use rig::{
+    ACCEPTED, ACCEPTED_V5, QUIET, Remote, Running, STATE, bridge, bridged, config, expect, hear,
+    hears_nothing, is_up, publish, reload, suback, subscribe_packet, subscriber, topic, wait_until,
+};
+
+#[test]
+fn connect_is_that_of_a_bridge_in_every_version() {
+    let will = |version: &[u8], properties: &[u8], will_properties: &[u8]| {
+        let mut body = version.to_vec();
+        body.extend_from_slice(properties);
+        push_string(&mut body, "far");
+        body.extend_from_slice(will_properties);
+        push_string(&mut body, STATE);
+        body.extend_from_slice(b"\0\x010");
+        packet(0x10, &body)
+    };
+    for (lines, expected) in [
+        ("protocol = \"3.1\"", will(b"\0\x06MQIsdp\x83\x2c\0\x3c", b"", b"")),
+        ("protocol = \"3.1.1\"", will(b"\0\x04MQTT\x84\x2c\0\x3c", b"", b"")),
+        (
+            "protocol = \"3.1.1\"\nsays_bridge = false\nkeep_alive_seconds = 9",
+            will(b"\0\x04MQTT\x04\x2c\0\x09", b"", b""),
+        ),
+        (
+            "receive_maximum = 20\ntopic_alias_maximum = 0\nsession_expiry_seconds = 0",
+            will(b"\0\x04MQTT\x05\x2c\0\x3c", b"\x03\x21\0\x14", b"\0"),
+        ),
+        (
+            "clean_start = true\nnotifications = \"local\"\nusername = \"u\"\npassword = \"p\"\nprotocol = \"3.1.1\"",
+            packet(0x10, b"\0\x04MQTT\x84\xc2\0\x3c\0\x03far\0\x01u\0\x01p"),
+        ),
+    ] {
+        let remote = Remote::new();
+        let _broker = bridged(&remote, lines);
+
+        expect(&mut remote.accept(), &expected);
+    }
+}
+
+#[test]
+fn what_the_bridge_says_and_what_it_brings_have_one_running_number() {
+    let remote = Remote::new();
+    let lines = format!("protocol = \"3.1.1\"\n{}{}", topic("in/#", "in", 1), topic("out/#", "out", 1));
+    let broker = bridged(&remote, &lines);
+    let mut first = remote.accepted();
+    let mut state = Vec::new();
+    push_string(&mut state, STATE);
+    let notification = |id: u16| packet(0x33, &[&state, &id.to_be_bytes()[..], b"1"].concat());
+    let unsubscription = |id: u8| packet(0xa2, &[b"\0", &[id][..], b"\0\x05out/#"].concat());
+
+    expect(&mut first, &notification(1));
+    expect(&mut first, &subscribe_packet(2, "in/#", 1));
+    expect(&mut first, &unsubscription(3));
+    publish(&broker, "out/a", 1, "x");
+    expect(&mut first, &publish_packet("out/a", 4, 1, false, b"x"));
+    drop(first);
+    let mut second = remote.accepted();
+
+    expect(&mut second, &notification(5));
+    expect(&mut second, &subscribe_packet(6, "in/#", 1));
+    expect(&mut second, &unsubscription(7));
+    expect(&mut second, &publish_packet("out/a", 4, 1, true, b"x"));
+    second.send(&acknowledgement(0x40, 4)).unwrap();
+    publish(&broker, "out/b", 1, "y");
+    expect(&mut second, &publish_packet("out/b", 8, 1, false, b"y"));
+}
+
+#[test]
+fn in_mqtt_5_nothing_comes_back_and_what_is_retained_stays_so() {
+    let remote = Remote::new();
+    let lines = format!("{QUIET}marks_messages = false\n{}", topic("t/#", "both", 1));
+    let broker = bridged(&remote, &lines);
+    let mut wire = remote.accept();
+    wire.packet().unwrap();
+    wire.send(ACCEPTED_V5).unwrap();
+
+    expect(&mut wire, b"\x82\x09\0\x01\0\0\x03t/#\x0d");
+    wire.send(b"\x90\x04\0\x01\0\x01").unwrap();
+    publish(&broker, "t/a", 1, "x");
+    expect(&mut wire, b"\x32\x09\0\x03t/a\0\x02\0x");
+    wire.send(b"\x40\x02\0\x02").unwrap();
+    let mut local = subscriber(&broker, "s", "t/#");
+    wire.send(b"\x32\x09\0\x03t/b\0\x07\0y").unwrap();
+
+    expect(&mut wire, b"\x40\x02\0\x07");
+    assert_eq!(hear(&mut local, 1), ["t/b y"]);
+}
+
+#[test]
+fn a_message_at_qos_2_crosses_once_in_either_direction_over_cuts() {
+    let remote = Remote::new();
+    let lines = format!("{QUIET}protocol = \"3.1.1\"\n{}", topic("t/#", "both", 2));
+    let broker = bridged(&remote, &lines);
+    let mut local = subscriber(&broker, "s", "t/in");
+    let next = |wait_for: u16| {
+        let mut wire = remote.accepted();
+        expect(&mut wire, &subscribe_packet(wait_for, "t/#", 2));
+        wire.send(&suback(wait_for, 2)).unwrap();
+        wire
+    };
+
+    let mut wire = next(1);
+    publish(&broker, "t/out", 2, "x");
+    expect(&mut wire, &publish_packet("t/out", 2, 2, false, b"x"));
+    wire.send(&publish_packet("t/in", 9, 2, false, b"y")).unwrap();
+    expect(&mut wire, &acknowledgement(0x50, 9));
+    drop(wire);
+    let mut wire = next(3);
+    expect(&mut wire, &publish_packet("t/out", 2, 2, true, b"x"));
+    wire.send(&acknowledgement(0x50, 2)).unwrap();
+    expect(&mut wire, &acknowledgement(0x62, 2));
+    wire.send(&publish_packet("t/in", 9, 2, true, b"y")).unwrap();
+    expect(&mut wire, &acknowledgement(0x50, 9));
+    wire.send(&acknowledgement(0x62, 9)).unwrap();
+    expect(&mut wire, &acknowledgement(0x70, 9));
+    drop(wire);
+    let mut wire = next(4);
+    expect(&mut wire, &acknowledgement(0x62, 2));
+    wire.send(&acknowledgement(0x70, 2)).unwrap();
+
+    assert_eq!(hear(&mut local, 1), ["t/in y"]);
+    hears_nothing(&mut local);
+    hears_nothing(&mut wire);
+}
+
+#[test]
+fn what_is_published_while_the_other_broker_is_away_waits_even_over_a_crash() {
+    let port = ReservedPort::new();
+    let lines = format!("{QUIET}protocol = \"3.1.1\"\n{}", topic("t/#", "out", 2));
+    let mut broker = Broker::start_configured(|own| config(own, port.address(), &lines));
+    wait_until("the bridge has tried to connect", || {
+        broker.metric("veilmq_bridge_failures_total").is_some_and(|failures| failures >= 1.0)
+    });
+
+    publish(&broker, "t/1", 1, "x");
+    publish(&broker, "t/2", 2, "y");
+    broker.kill();
+    broker.restart();
+    publish(&broker, "t/3", 1, "z");
+    let remote = Remote::at(port.address());
+    let mut wire = remote.accepted();
+
+    assert_eq!(hear(&mut wire, 3), ["t/1 x", "t/2 y", "t/3 z"]);
+    wait_until("the bridge is up", || is_up(&broker));
+}
+
+#[test]
+fn a_broker_that_does_not_know_of_bridges_is_asked_as_a_client_asks() {
+    let remote = Remote::new();
+    let broker = bridged(&remote, &format!("{QUIET}protocol = \"3.1.1\"\n{}", topic("t", "both", 0)));
+
+    let mut refusing = remote.accept();
+    expect(&mut refusing, &packet(0x10, b"\0\x04MQTT\x84\0\0\x3c\0\x03far"));
+    refusing.send(&[0x20, 2, 0, 1]).unwrap();
+    let mut wire = remote.accept();
+    expect(&mut wire, &packet(0x10, b"\0\x04MQTT\x04\0\0\x3c\0\x03far"));
+    wire.send(ACCEPTED).unwrap();
+    expect(&mut wire, &subscribe_packet(1, "t", 0));
+    let mut local = subscriber(&broker, "s", "t");
+    publish(&broker, "t", 1, "x");
+    assert_eq!(hear(&mut wire, 1), ["t x"]);
+    // It sends back what it is sent, as it knows no better.
+    wire.send(&packet(0x30, b"\0\x01tx")).unwrap();
+
+    assert_eq!(hear(&mut local, 1), ["t x"]);
+    hears_nothing(&mut local);
+}
+
+#[test]
+fn clients_see_whether_the_bridge_is_up() {
+    let remote = Remote::new();
+    let broker = bridged(&remote, "protocol = \"3.1.1\"\nnotifications = \"local\"\n");
+    let mut watcher = subscriber(&broker, "s", "$SYS/broker/connection/#");
+
+    let mut wire = remote.accept();
+    assert_eq!(hear(&mut watcher, 1), [format!("{STATE} 0")]);
+    wire.send(ACCEPTED).unwrap();
+    assert_eq!(hear(&mut watcher, 1), [format!("{STATE} 1")]);
+    assert!(is_up(&broker));
+    drop(wire);
+
+    assert_eq!(hear(&mut watcher, 1), [format!("{STATE} 0")]);
+}
+
+#[test]
+fn no_rule_and_no_password_stands_in_the_way_of_a_bridge() {
+    let remote = Remote::new();
+    let lines = format!("{QUIET}protocol = \"3.1.1\"\n{}", topic("t", "out", 1));
+    let rules = TempDir::new().unwrap();
+    let file = rules.path().join("acl");
+    std::fs::write(&file, "topic write t\n").unwrap();
+    let broker = Broker::start_configured(|own| {
+        format!("acl.mosquitto_file = {file:?}\n{}", config(own, remote.address(), &lines))
+    });
+    let mut wire = remote.accepted();
+
+    publish(&broker, "t", 1, "x");
+
+    assert_eq!(hear(&mut wire, 1), ["t x"]);
+}
+
+#[test]
+fn a_lazy_bridge_connects_when_enough_waits_and_leaves_when_nothing_does() {
+    let remote = Remote::new();
+    let lines = "protocol = \"3.1.1\"\nstart = \"lazy\"\nlazy_messages = 2\nidle_seconds = 1\n";
+    let broker = bridged(&remote, &format!("{QUIET}{lines}{}", topic("t", "out", 1)));
+    wait_until("the bridge has subscribed", || {
+        publish(&broker, "t", 1, "x");
+        thread::sleep(Duration::from_millis(500));
+        remote.0.accept().is_ok_and(|(stream, _)| {
+            stream.set_nonblocking(false).unwrap();
+            let mut wire = Wire::on(stream).unwrap();
+            wire.packet().unwrap();
+            wire.send(ACCEPTED).unwrap();
+            assert_eq!(hear(&mut wire, 2), ["t x", "t x"]);
+            // Nothing crosses any more, so it says farewell.
+            expect(&mut wire, &[0xe0, 0]);
+            true
+        })
+    });
+
+    publish(&broker, "t", 1, "y");
+    thread::sleep(Duration::from_millis(500));
+    assert!(remote.0.accept().is_err(), "one message is not enough");
+    publish(&broker, "t", 1, "z");
+
+    assert_eq!(hear(&mut remote.accepted(), 2), ["t y", "t z"]);
+}
+
+#[test]
+fn the_second_address_is_used_while_the_first_is_away() {
+    let (away, there) = (ReservedPort::new(), Remote::new());
+    let addresses = [away.address(), there.address()];
+    let _broker = Broker::start_configured(|own| {
+        let bridge =
+            bridge("b", &addresses, &format!("{QUIET}protocol = \"3.1.1\"\n{}", topic("t", "in", 0)));
+        format!("access.anonymous = true\n[[listeners]]\naddress = \"{own}\"\n{bridge}")
+    });
+
+    expect(&mut there.accepted(), &subscribe_packet(1, "t", 0));
+}
+
+#[test]
+fn a_reload_touches_the_bridges_that_have_changed_alone() {
+    let (stays, changes, comes) = (Remote::new(), Remote::new(), Remote::new());
+    let lines = |pattern: &str| format!("{QUIET}protocol = \"3.1.1\"\n{}", topic(pattern, "in", 0));
+    let named = |name: &str, remote: &Remote, pattern: &str| {
+        bridge(name, &[remote.address()], &lines(pattern)).replace("\"far\"", &format!("\"far-{name}\""))
+    };
+    let head = |own: SocketAddr| format!("access.anonymous = true\n[[listeners]]\naddress = \"{own}\"\n");
+    let before = format!("{}{}", named("stays", &stays, "a"), named("changes", &changes, "b"));
+    let broker = Broker::start_configured(|own| head(own) + &before);
+    let (mut staying, mut changing) = (stays.accepted(), changes.accepted());
+    expect(&mut staying, &subscribe_packet(1, "a", 0));
+    expect(&mut changing, &subscribe_packet(1, "b", 0));
+
+    let after = [named("stays", &stays, "a"), named("changes", &changes, "c"), named("comes", &comes, "d")];
+    reload(&broker, &(head(broker.address()) + &after.concat()));
+
+    expect(&mut changing, &[0xe0, 0]);
+    let (mut changed, mut coming) = (changes.accepted(), comes.accepted());
+    expect(&mut changed, &subscribe_packet(2, "c", 0));
+    expect(&mut coming, &subscribe_packet(1, "d", 0));
+    let mut local = subscriber(&broker, "s", "a");
+    staying.send(&packet(0x30, b"\0\x01ax")).unwrap();
+    assert_eq!(hear(&mut local, 1), ["a x"]);
+
+    reload(&broker, &(head(broker.address()) + &after[1..].concat()));
+
+    expect(&mut staying, &[0xe0, 0]);
+    wait_until("two are left", || broker.metric("veilmq_bridges{state=\"up\"}") == Some(2.0));
+    assert_eq!(broker.metric("veilmq_bridges{state=\"down\"}"), Some(0.0));
+}
+
+#[test]
+fn a_connection_of_a_mosquitto_conf_is_a_bridge() {
+    let remote = Remote::new();
+    let (port, admin, directory) = (ReservedPort::new(), ReservedPort::new(), TempDir::new().unwrap());
+    let conf = directory.path().join("mosquitto.conf");
+    let text = format!(
+        "listener {} 127.0.0.1\nallow_anonymous true\nconnection sample\naddress {}\nremote_clientid far\n\
+         topic # in 0 local/ remote/\ntopic +/v both 1 here/ there/\nnotifications false\n\
+         bridge_attempt_unsubscribe false\nrestart_timeout 1\n",
+        port.number(),
+        remote.address()
+    );
+    std::fs::write(&conf, text).unwrap();
+    let mut command = Command::new(veilmq_tests::tools::built_program("veilmq"));
+    command.arg("-c").arg(&conf).arg("--admin").arg(admin.address().to_string());
+    let _running = Running(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let mut wire = remote.accept();
+
+    expect(&mut wire, &packet(0x10, b"\0\x04MQTT\x84\0\0\x3c\0\x03far"));
+    wire.send(ACCEPTED).unwrap();
+    expect(&mut wire, &subscribe_packet(1, "remote/#", 0));
+    expect(&mut wire, &subscribe_packet(2, "there/+/v", 1));
+    let (mut local, _) = Wire::connect(port.address(), "s", true);
+    local.subscribe("local/#", 0);
+    wire.send(&packet(0x30, b"\0\x08remote/ax")).unwrap();
+    assert_eq!(hear(&mut local, 1), ["local/a x"]);
+    local.send(&publish_packet("here/a/v", 1, 1, false, b"y")).unwrap();
+
+    expect(&mut wire, &publish_packet("there/a/v", 3, 1, false, b"y"));
+}

@@ -1,0 +1,154 @@
+//! Bridges between real brokers: two of ours, over TLS too, and Mosquitto as the other one.
+
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+use veilmq_tests::broker::Broker;
+use veilmq_tests::certificates::Authority;
+use veilmq_tests::ports::ReservedPort;
+use veilmq_tests::tools::require_tool;
+use veilmq_tests::wire::{Wire, acknowledgement, packet, publish_packet};
+
+use crate::rig::{
+    PATIENCE, Running, bridge, config, expect, hear, hears_nothing, is_up, publish, subscriber, topic,
+    wait_until,
+};
+
+#[test]
+fn a_message_crosses_each_bridge_once_however_two_brokers_are_joined() {
+    for (lines, joined_twice) in
+        [("protocol = \"3.1.1\"", false), ("protocol = \"5\"", false), ("protocol = \"5\"", true)]
+    {
+        let lines = format!("{lines}\n{}", topic("t/#", "both", 2));
+        let mut there = Broker::not_started();
+        let first = Broker::start_configured(|own| {
+            there = Broker::configured(|other| {
+                let open = format!("access.anonymous = true\n[[listeners]]\naddress = \"{other}\"\n");
+                let back = bridge("back", &[own], &lines).replace("\"far\"", "\"back\"");
+                if joined_twice { open + &back } else { open }
+            });
+            there.restart();
+            config(own, there.address(), &lines)
+        });
+        wait_until("the bridges are up", || is_up(&first) && (!joined_twice || is_up(&there)));
+        let (mut here_hears, mut there_hears) =
+            (subscriber(&first, "s", "t/#"), subscriber(&there, "s", "t/#"));
+
+        publish(&first, "t/a", 1, "from here");
+        publish(&there, "t/b", 2, "from there");
+
+        // Each of two bridges takes a message over, and each brings back what the other took over; then it has crossed both.
+        let (own, others) = if joined_twice { (3, 2) } else { (1, 1) };
+        for (hears, of_here, of_there) in [(&mut here_hears, own, others), (&mut there_hears, others, own)] {
+            let mut heard = hear(hears, of_here + of_there);
+            heard.sort();
+            let expected = [vec!["t/a from here"; of_here], vec!["t/b from there"; of_there]].concat();
+            assert_eq!(heard, expected, "{lines}");
+            hears_nothing(hears);
+        }
+    }
+}
+
+#[test]
+fn over_tls_a_bridge_trusts_its_authorities_alone_and_shows_its_certificate() {
+    let (authority, strangers) = (Authority::new(), Authority::new());
+    let own = authority.issue_for_this_machine();
+    let ca = format!("ca = {:?}", authority.certificate());
+    let elsewhere = authority.issue("elsewhere", 7, &["elsewhere.example"]);
+    let shown = format!("certificate_file = {:?}\nkey_file = {:?}", own.certificate, own.key);
+    let asked = format!(
+        "client_certificate = \"required\"\nclient_ca_file = {:?}\ncrl_file = {:?}\n",
+        authority.certificate(),
+        authority.revocations()
+    );
+    for (certificate, asked, tls, expected) in [
+        (&own, "", ca.clone(), None),
+        (&own, asked.as_str(), format!("{ca}\n{shown}"), None),
+        (&elsewhere, "", format!("{ca}\nany_name = true"), None),
+        (&elsewhere, "", ca.clone(), Some("certificate not valid for name")),
+        (&own, "", format!("ca = {:?}", strangers.certificate()), Some("invalid peer certificate")),
+        (
+            &own,
+            "",
+            format!("ca = {:?}\nany_name = true", strangers.certificate()),
+            Some("invalid peer certificate"),
+        ),
+    ] {
+        let there = Broker::start_configured(|address| {
+            format!(
+                "access.anonymous = true\n[[listeners]]\naddress = \"{address}\"\n[listeners.tls]\n{asked}{}",
+                certificate.on_listener()
+            )
+        });
+        let lines = format!("[bridges.tls]\n{tls}\n{}", topic("t", "both", 1));
+        let here = Broker::start_configured(|own| config(own, there.address(), &lines));
+
+        match expected {
+            None => wait_until("the bridge is up", || is_up(&here)),
+            Some(reason) => {
+                wait_until(reason, || here.log().contains(reason));
+                assert!(!is_up(&here));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bridge_whose_authorities_cannot_be_read_starts_nothing() {
+    let lines = format!("[bridges.tls]\nca = \"/absent/ca.crt\"\n{}", topic("t", "out", 1));
+    let nowhere = ReservedPort::new();
+    let mut broker = Broker::configured(|own| config(own, nowhere.address(), &lines));
+
+    assert!(broker.try_restart().is_err());
+
+    let log = broker.log();
+    assert!(log.contains("bridge b: bridges[].tls.ca: cannot "), "{log}");
+    assert!(log.contains("/absent/ca.crt"), "{log}");
+}
+
+#[test]
+fn mosquitto_is_bridged_in_every_version_and_may_go_and_come_back() {
+    let Some(program) = require_tool("mosquitto") else { return };
+    for version in ["3.1", "3.1.1", "5"] {
+        let (port, directory) = (ReservedPort::new(), TempDir::new().unwrap());
+        let conf = directory.path().join("mosquitto.conf");
+        let text = format!("listener {} 127.0.0.1\nallow_anonymous true\n", port.number());
+        std::fs::write(&conf, text).unwrap();
+        let start = || {
+            let mut command = Command::new(&program);
+            let child =
+                command.arg("-c").arg(&conf).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            wait_until("mosquitto listens", || Wire::try_open(port.address()).is_ok());
+            Running(child)
+        };
+        let mosquitto = start();
+        let lines = format!("protocol = \"{version}\"\nclean_start = false\n{}", topic("t/#", "both", 2));
+        let broker = Broker::start_configured(|own| config(own, port.address(), &lines));
+        wait_until("the bridge is up", || is_up(&broker));
+        let mut here = subscriber(&broker, "s", "t/#");
+        let there = || {
+            let (mut wire, _) = Wire::connect(port.address(), "s", true);
+            wire.subscribe("t/#", 2);
+            wire.set_patience(PATIENCE).unwrap();
+            wire
+        };
+        let mut far = there();
+
+        publish(&broker, "t/1", 2, "out");
+        assert_eq!(hear(&mut far, 1), ["t/1 out"], "{version}");
+        far.send(&publish_packet("t/2", 9, 1, false, b"in")).unwrap();
+        assert_eq!(hear(&mut here, 2), ["t/1 out", "t/2 in"], "{version}");
+        drop(mosquitto);
+        wait_until("the bridge is down", || !is_up(&broker));
+        // Retained, it is there for whoever subscribes before it comes or after.
+        let (mut wire, _) = Wire::connect(broker.address(), "publisher", true);
+        wire.send(&packet(0x33, b"\0\x03t/3\0\x01later")).unwrap();
+        expect(&mut wire, &acknowledgement(0x40, 1));
+        let _again = start();
+        let mut far = there();
+
+        assert_eq!(hear(&mut far, 1), ["t/3 later"], "{version}");
+        assert_eq!(hear(&mut here, 1), ["t/3 later"], "{version}");
+        hears_nothing(&mut here);
+    }
+}
