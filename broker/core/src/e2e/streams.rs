@@ -157,6 +157,7 @@ mod tests {
             session,
             seq,
             timestamp_ms: None,
+            chunk: None,
         }
     }
 

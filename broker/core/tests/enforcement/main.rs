@@ -40,6 +40,7 @@ fn header(seq: u32) -> EnvelopeHeader {
         session: 0x0123_4567_89ab_0001,
         seq,
         timestamp_ms: None,
+        chunk: None,
     }
 }
 
