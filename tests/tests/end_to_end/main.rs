@@ -15,10 +15,12 @@ use veilmq_client::e2e::{
     Authentication, Directory, E2e, EnvelopeOptions, EpochTiming, Keyring, Limits, MasterSecret, Member,
     OpenError, Padding, Provenance, Scope, ScopeConfig, SenderPolicy,
 };
-use veilmq_client::{Client, QoS, Will};
+use veilmq_client::{Client, ConnectError, QoS, Tls, Will};
 use veilmq_protocol::veil::Roles;
 use veilmq_protocol::veil::channel::Identity;
 use veilmq_protocol::{PublishProperties, TopicName};
+use veilmq_tests::carrier::Carrier;
+use veilmq_tests::certificates::Authority;
 use veilmq_tests::members::{anchors, identity, keys};
 use veilmq_tests::tap::Tap;
 
@@ -32,12 +34,12 @@ macro_rules! through_both_brokers {
     ($($sentence:ident),+ $(,)?) => {
         mod through_veilmq {
             $(#[tokio::test] async fn $sentence() {
-                super::$sentence(super::Plant::new(veilmq_tests::carrier::Carrier::veilmq())).await;
+                super::$sentence(super::Plant::new(super::Carrier::veilmq())).await;
             })+
         }
         mod through_mosquitto_over_tls {
             $(#[tokio::test] async fn $sentence() {
-                let Some(carrier) = veilmq_tests::carrier::Carrier::mosquitto_over_tls() else { return };
+                let Some(carrier) = super::Carrier::mosquitto_over_tls() else { return };
                 super::$sentence(super::Plant::new(carrier)).await;
             })+
         }
@@ -63,6 +65,19 @@ through_both_brokers!(
     a_message_whose_topic_is_inside_survives_a_bridge_that_renames_it,
     neither_packets_nor_files_of_the_broker_hold_plaintext_or_keys,
 );
+
+#[tokio::test]
+async fn a_broker_that_no_trusted_authority_certified_gets_no_client() {
+    let Some(carrier) = Carrier::mosquitto_over_tls() else { return };
+    let strangers = Authority::new();
+    let tls = Tls::trusting(&strangers.certificate()).unwrap();
+
+    let refused = carrier.client().tls(tls).connect().await;
+
+    let Err(ConnectError::Unreachable { error, .. }) = refused else { panic!("the client has connected") };
+    assert!(error.contains("invalid peer certificate"), "{error}");
+    assert!(carrier.client().connect().await.is_ok(), "its own authority is believed");
+}
 
 async fn a_subscriber_that_joins_while_the_publisher_is_off_reads_what_is_retained_and_what_follows(
     plant: Plant,
