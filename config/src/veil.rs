@@ -32,6 +32,10 @@ pub struct VeilConfig {
     pub proof_milliseconds: u32,
     /// How long a ticket for RESUME is good for, in seconds; 0 gives none (VEIL-1 section 4.7).
     pub ticket_seconds: u32,
+    /// Whether a client may protect each PUBLISH with a property instead of sending records (VEIL-1 section 5.3).
+    pub property_mode: bool,
+    /// Whether that is only for connections that are encrypted by TLS; without TLS, only PUBLISH is protected: a weakening.
+    pub property_requires_tls: bool,
     /// How messages are authenticated to subscribers (VEIL-1 section 6.3).
     pub fan_out: FanOut,
     /// Topic Filters whose topics share a group key; every other topic has its own.
@@ -130,6 +134,8 @@ impl Default for VeilConfig {
             replays_max: 1 << 20,
             proof_milliseconds: 5_000,
             ticket_seconds: 86_400,
+            property_mode: true,
+            property_requires_tls: true,
             fan_out: FanOut::Digest,
             group_scopes: Vec::new(),
             group_key_seconds: 3_600,

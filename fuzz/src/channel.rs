@@ -9,13 +9,14 @@ use std::collections::BTreeMap;
 use veilmq_core::{FanOut, FanOutForm, OneTrip, Settings, VeilServer};
 use veilmq_protocol::veil::channel::{
     AwaitServerFinish, AwaitServerHello, ClientHelloConfig, ClientStart, CompactStart, Content, Established,
-    Identity, IdentityKeys, Predecessor, RecordOpener, RecordSealer, ResumeStart, Resumption, ServerPolicy,
-    TrustAnchors,
+    Identity, IdentityKeys, Predecessor, PropertyChannel, RecordOpener, RecordSealer, ResumeStart,
+    Resumption, ServerPolicy, TrustAnchors,
 };
+use veilmq_protocol::veil::hello::ChannelForm;
 use veilmq_protocol::veil::registry::{AUTHENTICATION_METHOD, Scheme, Schemes, Suite};
 use veilmq_protocol::veil::vmc::{CertificateFields, Roles};
 use veilmq_protocol::{
-    Auth, Connect, ConnectProperties, Packet, ProtocolVersion, QoS, ReasonCode, Subscribe,
+    Auth, Connect, ConnectProperties, Packet, PacketType, ProtocolVersion, QoS, ReasonCode, Subscribe,
     SubscribeFiltersBuf, TopicFilter, UserProperties, next_frame,
 };
 use veilmq_simulator::{Conn, World, connect_v5, id, options, publish};
@@ -70,6 +71,12 @@ struct Client {
     is_good: bool,
 }
 
+/// A connection in property mode.
+struct Stock {
+    connection: Conn,
+    channel: PropertyChannel,
+}
+
 enum Exchange {
     Hello(AwaitServerHello),
     Finish(AwaitServerFinish),
@@ -79,6 +86,7 @@ struct Stage {
     world: World,
     anchors: TrustAnchors,
     clients: BTreeMap<usize, Client>,
+    stock: BTreeMap<usize, Stock>,
     tickets: BTreeMap<usize, Resumption>,
     /// Makes what clients draw at random differ.
     drawn: u8,
@@ -93,7 +101,8 @@ impl Stage {
         };
         let veil = VeilServer {
             identity: identity(2, "broker", Roles::BROKER),
-            policy: ServerPolicy { suites: Suite::ALL.into(), schemes: Schemes::ALL },
+            policy: ServerPolicy { schemes: Schemes::ALL, property_mode: true, ..ServerPolicy::default() },
+            property_requires_tls: false,
             one_trip: OneTrip::default(),
             fan_out: FanOut { form, rekey_milliseconds_min: 0, ..FanOut::default() },
         };
@@ -108,7 +117,14 @@ impl Stage {
         let mut anchors = TrustAnchors::new();
         anchors.add(authority.clone()).expect("an authority");
         world.shared.trust().write().expect("no panic").add(authority).expect("an authority");
-        Self { world, anchors, clients: BTreeMap::new(), tickets: BTreeMap::new(), drawn: 0 }
+        Self {
+            world,
+            anchors,
+            clients: BTreeMap::new(),
+            stock: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            drawn: 0,
+        }
     }
 
     fn play(&mut self, deed: u8, number: u8) {
@@ -126,6 +142,9 @@ impl Stage {
             9 => self.world.pass(u64::from(number) * 100),
             10 => self.stray(slot, ReasonCode::ReAuthenticate, &[1, number]),
             11 => self.stray(slot, ReasonCode::ContinueAuthentication, &[3, number]),
+            12 => self.property_mode(slot, number),
+            13 => self.protected(slot, number),
+            14 => self.damage_protected(slot, number),
             _ => self.garbage(slot, number),
         }
         self.collect();
@@ -142,6 +161,7 @@ impl Stage {
             suites,
             anchor: identity(1, "authority", Roles::CA).kid(),
             now_unix_ms: Some(self.world.now().milliseconds()),
+            form: ChannelForm::Records,
         }
     }
 
@@ -271,16 +291,57 @@ impl Stage {
     }
 
     fn subscribe(&mut self, slot: usize) {
-        let mut filters = SubscribeFiltersBuf::default();
-        let filter = TopicFilter::new("t").expect("a filter");
-        filters.push(filter, options(QoS::AtMostOnce)).expect("one filter");
-        let subscribe = Subscribe {
-            packet_id: id(1),
-            subscription_id: None,
-            user: UserProperties::default(),
-            filters: filters.as_filters(),
+        self.raw(slot, &subscribe());
+    }
+
+    /// Connects as a library that protects each PUBLISH with a property, and subscribes.
+    fn property_mode(&mut self, slot: usize, number: u8) {
+        let suites = [Suite::ALL[usize::from(number) % 3]];
+        let config = ClientHelloConfig {
+            schemes: Schemes::ALL,
+            form: ChannelForm::Property,
+            ..self.config(number, &suites)
         };
-        self.raw(slot, &encode(&Packet::Subscribe(subscribe)));
+        let (start, hello) = ClientStart::new(&config, &mut self.draw()).expect("a short list");
+        let connect = Self::connect(slot, &hello);
+        let (connection, answer) = self.open(slot, &connect);
+        let hello = auth_data(&answer).expect("AUTH 0x18 answers a good CONNECT");
+        let (finish, awaiting) = start
+            .sent_connect(&connect)
+            .handle(&hello, &Self::member(slot), &self.anchors, Some("broker"), SECONDS)
+            .expect("the broker proves who it is");
+        self.world.send_bytes(connection, &auth_packet(ReasonCode::ContinueAuthentication, &finish));
+        let answer = self.world.bytes(connection);
+        let (_, len) = next_frame(&answer, usize::MAX).expect("CONNACK").expect("CONNACK");
+        let established = awaiting.handle(&answer[..len]).expect("the broker finishes");
+        let channel = established.into_property_mode().expect("Scheme 4 is there in property mode");
+        // It has taken over what the same name had.
+        self.clients.remove(&slot);
+        let mut stock = Stock { connection, channel };
+        stock.receives(&answer[len..]);
+        self.stock.insert(slot, stock);
+        self.world.send_bytes(connection, &subscribe());
+    }
+
+    /// Publishes in property mode.
+    fn protected(&mut self, slot: usize, number: u8) {
+        let Some(stock) = self.stock.get_mut(&slot) else { return };
+        let packet = stock.seal(number);
+        self.world.send_bytes(stock.connection, &packet);
+    }
+
+    /// A PUBLISH with one bit of its payload flipped is the end of a connection in property mode.
+    fn damage_protected(&mut self, slot: usize, number: u8) {
+        self.collect();
+        let Some(mut stock) = self.stock.remove(&slot) else { return };
+        let mut packet = stock.seal(number.saturating_add(1));
+        if let Some(last) = packet.last_mut() {
+            *last ^= 1 << (number & 7);
+        }
+        self.world.send_bytes(stock.connection, &packet);
+        assert!(self.world.is_closed(stock.connection), "a payload of {number} bytes");
+        let farewell = self.world.bytes(stock.connection);
+        assert_eq!(farewell.get(2), Some(&0x87), "{farewell:02x?}");
     }
 
     /// Sends an AUTH that nothing led to.
@@ -317,10 +378,19 @@ impl Stage {
         if let Some(client) = self.clients.remove(&slot) {
             self.world.cut(client.connection);
         }
+        if let Some(stock) = self.stock.remove(&slot) {
+            self.world.cut(stock.connection);
+        }
     }
 
     /// Lets every client open what it received and answer, until nobody has anything to say.
     fn collect(&mut self) {
+        for stock in self.stock.values_mut() {
+            let bytes = self.world.bytes(stock.connection);
+            stock.receives(&bytes);
+        }
+        let world = &self.world;
+        self.stock.retain(|_, stock| !world.is_closed(stock.connection));
         loop {
             let mut answers = Vec::new();
             for (slot, client) in &mut self.clients {
@@ -400,6 +470,40 @@ impl Client {
             }
         }
     }
+}
+
+impl Stock {
+    fn seal(&mut self, number: u8) -> Vec<u8> {
+        let payload = "x".repeat(usize::from(number));
+        let plain = encode(&Packet::Publish(publish("t", &payload, QoS::AtMostOnce, 0)));
+        let mut packet = Vec::new();
+        self.channel.publishes.seal(&plain, &mut packet).expect("a PUBLISH");
+        packet
+    }
+
+    /// Takes packets in, of which each PUBLISH is authentic.
+    fn receives(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (frame, len) = next_frame(rest, usize::MAX).expect("a packet").expect("a whole packet");
+            if frame.packet_type() == PacketType::Publish {
+                self.channel.published.open(frame).expect("the broker's messages are authentic");
+            }
+            rest = &rest[len..];
+        }
+    }
+}
+
+fn subscribe() -> Vec<u8> {
+    let mut filters = SubscribeFiltersBuf::default();
+    let filter = TopicFilter::new("t").expect("a filter");
+    filters.push(filter, options(QoS::AtMostOnce)).expect("one filter");
+    encode(&Packet::Subscribe(Subscribe {
+        packet_id: id(1),
+        subscription_id: None,
+        user: UserProperties::default(),
+        filters: filters.as_filters(),
+    }))
 }
 
 fn encode(packet: &Packet<'_>) -> Vec<u8> {

@@ -46,6 +46,18 @@ impl<'a> UserProperties<'a> {
         *self
     }
 
+    /// The same pairs but for the last.
+    #[cfg(feature = "channel")]
+    pub(crate) fn without_last(self) -> Self {
+        let mut rest = self;
+        let mut last_len = 0;
+        while let Some(encoded) = rest.next_encoded() {
+            last_len = encoded.len() as u32;
+        }
+        let encoded_len = self.encoded_len.saturating_sub(last_len);
+        Self { count: self.count.saturating_sub(1), encoded_len, ..self }
+    }
+
     /// The encoding of the next pair, identifier included.
     fn next_encoded(&mut self) -> Option<&'a [u8]> {
         while self.count > 0 {

@@ -18,8 +18,8 @@ use veilmq_protocol::{
             ClientHelloConfig, ClientStart, HandshakeError, Identity, ServerPolicy, ServerStart, TrustAnchors,
         },
         hello::{
-            ClientFinish, ClientHello, Flight, HelloError, JoinStatus, Opening, ServerAnswer, ServerFinish,
-            ServerFinishParams, ServerHello,
+            ChannelForm, ClientFinish, ClientHello, Flight, HelloError, JoinStatus, Opening, ServerAnswer,
+            ServerFinish, ServerFinishParams, ServerHello,
         },
     },
 };
@@ -35,8 +35,9 @@ fn handshake_messages_are_those_of_the_vectors_byte_for_byte() {
         suites: &[Suite::Aes256Gcm, Suite::Aes256CbcHmacSha256],
         anchor: ca_keys().kid(),
         now_unix_ms: Some(NOW_MS),
+        form: ChannelForm::Records,
     };
-    let policy = ServerPolicy { suites: SUITES.into(), schemes: Schemes::ALL };
+    let policy = ServerPolicy { suites: SUITES.into(), schemes: Schemes::ALL, property_mode: false };
 
     let (client, hello) = ClientStart::new(&config, &mut entropy(&["nc", "eph c"])).unwrap();
     assert_eq!(hello.len(), vectors["handshake"]["sizes"]["CH"]);

@@ -19,7 +19,7 @@ use veilmq_protocol::{
             HandshakeError, Identity, ResumeStart, Resumption, ServerPolicy, ServerStart, TicketKeys,
             TrustAnchors,
         },
-        hello::{ClientHello, Opening, ServerFinishParams},
+        hello::{ChannelForm, ClientHello, Opening, ServerFinishParams},
         registry::AUTHENTICATION_METHOD,
     },
 };
@@ -59,7 +59,7 @@ impl Setup {
         Self {
             scheme: Scheme::Four,
             suite: Suite::Aes256Gcm,
-            policy: ServerPolicy { suites: Suite::ALL.into(), schemes: Schemes::ALL },
+            policy: ServerPolicy { schemes: Schemes::ALL, ..ServerPolicy::default() },
             client: publisher(),
             client_trust: trust(),
             broker_trust: trust(),
@@ -75,6 +75,7 @@ impl Setup {
             suites,
             anchor: ca_keys().kid(),
             now_unix_ms: Some(NOW_MS),
+            form: ChannelForm::Records,
         }
     }
 

@@ -12,6 +12,7 @@ use veilmq_protocol::veil::channel::{
     AwaitServerFinish, AwaitServerHello, ClientHelloConfig, ClientStart, Content, Established, Identity,
     IdentityKeys, Operations, REKEY_RECORDS, RecordOpener, RecordSealer, TrustAnchors,
 };
+use veilmq_protocol::veil::hello::ChannelForm;
 use veilmq_protocol::veil::record::RECORD_OVERHEAD_MAX;
 use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
 use veilmq_protocol::veil::{
@@ -115,6 +116,7 @@ impl VeilTransport {
             suites: &self.suites,
             anchor: self.trust.iter().next().map_or(Kid::from_bytes([0; Kid::LEN]), Certificate::kid),
             now_unix_ms: Some(unix_seconds() * 1_000),
+            form: ChannelForm::Records,
         };
         Ok(ClientStart::new(&config, &mut entropy)?)
     }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use veilmq_protocol::veil::channel::{HandshakeError, RecordError};
+use veilmq_protocol::veil::channel::{HandshakeError, PropertyError, RecordError};
 use veilmq_protocol::{
     ConnAck, ConnAckProperties, DecodeError, Disconnect, Packet, PacketType, ProtocolVersion, ReasonCode,
 };
@@ -95,6 +95,8 @@ pub(crate) enum PeerError {
     Handshake(HandshakeError),
     #[error("VEIL-1 record: {0}")]
     Record(RecordError),
+    #[error("VEIL-1 property mode: {0}")]
+    Property(PropertyError),
 }
 
 impl PeerError {
@@ -157,7 +159,7 @@ impl CloseReason {
                 | PeerError::ReauthenticationTimeout { .. }
                 | PeerError::ClientId(_),
             ) => CloseLabel::Refused,
-            Self::Peer(PeerError::Record(_)) => CloseLabel::RecordAuthentication,
+            Self::Peer(PeerError::Record(_) | PeerError::Property(_)) => CloseLabel::RecordAuthentication,
             Self::Peer(
                 PeerError::Transport(_)
                 | PeerError::Packet(_)
@@ -219,6 +221,7 @@ impl CloseReason {
                 // Table 3-1: the CONNECT is valid but is not accepted.
                 PeerError::ConnAck(_) => Some(ReasonCode::ImplementationSpecificError),
                 PeerError::Handshake(error) => Some(error.reason()),
+                PeerError::Property(error) => Some(error.reason()),
             },
             Self::Broker(BrokerReason::TakenOver) => Some(ReasonCode::SessionTakenOver),
             Self::Broker(BrokerReason::Shutdown) => Some(ReasonCode::ServerShuttingDown),
@@ -244,6 +247,7 @@ impl CloseReason {
                 // Who tries to get in learns nothing of why that fails (VEIL-1 section 4.9), nor of others' sessions.
                 PeerError::Handshake(_)
                 | PeerError::Record(_)
+                | PeerError::Property(_)
                 | PeerError::SessionOfIdentity
                 | PeerError::SessionOfUser => None,
                 PeerError::Transport(_)
@@ -406,6 +410,12 @@ impl From<DecodeError> for CloseReason {
 impl From<HandshakeError> for CloseReason {
     fn from(error: HandshakeError) -> Self {
         Self::Peer(PeerError::Handshake(error))
+    }
+}
+
+impl From<PropertyError> for CloseReason {
+    fn from(error: PropertyError) -> Self {
+        Self::Peer(PeerError::Property(error))
     }
 }
 

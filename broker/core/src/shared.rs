@@ -1,5 +1,6 @@
 //! What all shards share: routes, retained messages, trust and the numbers that never repeat. Read-mostly.
 
+use std::borrow::Cow;
 use std::hash::Hasher;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -30,10 +31,22 @@ pub struct VeilServer {
     pub identity: Identity,
     /// The suites and schemes it serves.
     pub policy: ServerPolicy,
+    /// Whether property mode, if the policy allows it, is for encrypted connections only (VEIL-1 section 5.3).
+    pub property_requires_tls: bool,
     /// How it serves handshakes of one round trip.
     pub one_trip: OneTrip,
     /// How it fans messages out.
     pub fan_out: FanOut,
+}
+
+impl VeilServer {
+    /// Returns what is accepted on a connection that is encrypted below MQTT, or is not.
+    pub(crate) fn policy_for(&self, is_encrypted: bool) -> Cow<'_, ServerPolicy> {
+        if self.policy.property_mode && self.property_requires_tls && !is_encrypted {
+            return Cow::Owned(ServerPolicy { property_mode: false, ..self.policy.clone() });
+        }
+        Cow::Borrowed(&self.policy)
+    }
 }
 
 /// How the broker serves COMPACT and RESUME (VEIL-1 sections 4.6 and 4.7).

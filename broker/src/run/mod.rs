@@ -286,6 +286,7 @@ fn share(config: &BrokerConfig, identity: Option<Identity>) -> Result<Arc<Shared
     let veil = identity.map(|identity| VeilServer {
         identity,
         policy: settings::server_policy(&config.veil),
+        property_requires_tls: config.veil.property_requires_tls,
         one_trip: settings::one_trip(&config.veil, clock::unix_ms()),
         fan_out: settings::fan_out(&config.veil),
     });

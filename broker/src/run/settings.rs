@@ -116,7 +116,7 @@ pub(super) fn server_policy(veil: &VeilConfig) -> ServerPolicy {
             veilmq_config::Suite::ChaCha20Poly1305 => Suite::ChaCha20Poly1305,
         })
         .collect();
-    ServerPolicy { suites, schemes: Schemes::of(&schemes) }
+    ServerPolicy { suites, schemes: Schemes::of(&schemes), property_mode: veil.property_mode }
 }
 
 /// Returns how messages are fanned out.
@@ -151,6 +151,12 @@ pub(super) fn weakenings(veil: &VeilConfig) -> Vec<Weakening> {
         found.push(Weakening {
             option: "veil.schemes",
             meaning: "scheme-1 protects CONNECT only: the packets that follow are plain MQTT",
+        });
+    }
+    if veil.property_mode && !veil.property_requires_tls {
+        found.push(Weakening {
+            option: "veil.property_requires_tls",
+            meaning: "in property mode without TLS, packets other than PUBLISH are neither authentic nor secret",
         });
     }
     if veil.fan_out == veilmq_config::FanOut::Group {
@@ -272,6 +278,11 @@ mod tests {
         assert_eq!(options(&veil), [""; 0]);
         let schemes = vec![veilmq_config::Scheme::Scheme1];
         assert_eq!(options(&VeilConfig { schemes, ..veil.clone() }), ["veil.schemes"]);
+        let property_requires_tls = false;
+        assert_eq!(
+            options(&VeilConfig { property_requires_tls, ..veil.clone() }),
+            ["veil.property_requires_tls"]
+        );
         let fan_out = veilmq_config::FanOut::Group;
         assert_eq!(options(&VeilConfig { fan_out, ..veil.clone() }), ["veil.fan_out"]);
         assert_eq!(options(&VeilConfig { fan_out, enabled: false, ..veil }), [""; 0]);

@@ -9,6 +9,7 @@ use veilmq_protocol::{
             AwaitCompactAnswer, AwaitResumeAnswer, AwaitServerFinish, AwaitServerHello, ClientHelloConfig,
             ClientStart, CompactStart, Established, HandshakeError, ResumeStart, Resumption,
         },
+        hello::ChannelForm,
         registry::AUTHENTICATION_METHOD,
     },
 };
@@ -51,6 +52,7 @@ pub(super) fn connect(
         suites: &channel.suites,
         anchor: channel.anchor(),
         now_unix_ms: Some(now.unix_ms),
+        form: ChannelForm::Records,
     };
     let packet = |hello: &[u8]| options.connect_packet(clean_start, will, Some(hello));
     if let Some(resumption) = resumption.filter(|resumption| is_usable(resumption, channel, now)) {

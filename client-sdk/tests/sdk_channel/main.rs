@@ -115,7 +115,7 @@ fn handshake(rig: &mut Rig, broker: &Identity, touch: impl FnOnce(&mut Vec<u8>))
     let connect_bytes = rig.sent();
     let Packet::Connect(connect) = decode(&connect_bytes) else { panic!("CONNECT") };
     assert_eq!(connect.properties.authentication_method, Some(AUTHENTICATION_METHOD));
-    let policy = ServerPolicy { suites: Suite::ALL.into(), schemes: Schemes::ALL };
+    let policy = ServerPolicy { schemes: Schemes::ALL, ..ServerPolicy::default() };
     let hello = connect.properties.authentication_data.unwrap();
     let mut entropy = |bytes: &mut [u8]| bytes.fill(99);
     let (server_hello, server) =

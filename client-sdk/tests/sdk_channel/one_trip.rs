@@ -19,7 +19,7 @@ fn compact_options() -> SessionOptions {
 }
 
 fn policy() -> ServerPolicy {
-    ServerPolicy { suites: Suite::ALL.into(), schemes: Schemes::ALL }
+    ServerPolicy { schemes: Schemes::ALL, ..ServerPolicy::default() }
 }
 
 fn broker() -> Identity {

@@ -52,6 +52,16 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "How long a ticket to resume a channel is good for, in seconds; 0 gives none. A restart makes all tickets useless.",
     ),
     option(
+        "veil.property_mode",
+        Kind::Boolean,
+        "Whether a client of Scheme 4 may protect each PUBLISH with a User Property instead of sending records.",
+    ),
+    option(
+        "veil.property_requires_tls",
+        Kind::Boolean,
+        "Whether that is for connections inside TLS only; without TLS, packets other than PUBLISH are unprotected (a weakening).",
+    ),
+    option(
         "veil.fan_out",
         Kind::Choice(FAN_OUTS),
         "How messages are authenticated to subscribers: each by a tag of its own, a group key as well, or (a weakening) a group key alone.",

@@ -11,6 +11,7 @@ pub mod envelope;
 pub mod fanout;
 pub mod hello;
 pub mod layout;
+pub mod property_mode;
 pub mod record;
 pub mod registry;
 pub mod vmc;

@@ -9,7 +9,7 @@ use veilmq_protocol::{
             AwaitServerHello, ClientHelloConfig, ClientStart, Established, HandshakeError, Identity,
             ServerPolicy, ServerStart, TrustAnchors,
         },
-        hello::{JoinStatus, ServerFinishParams},
+        hello::{ChannelForm, JoinStatus, ServerFinishParams},
         registry::AUTHENTICATION_METHOD,
     },
 };
@@ -53,7 +53,7 @@ impl Setup {
         Self {
             schemes: Schemes::of(&[scheme]),
             suites: vec![suite],
-            policy: ServerPolicy { suites: Suite::ALL.into(), schemes: Schemes::ALL },
+            policy: ServerPolicy { schemes: Schemes::ALL, ..ServerPolicy::default() },
             client: publisher(),
             broker: broker(),
             client_trust: trust(),
@@ -70,6 +70,7 @@ impl Setup {
             suites: &self.suites,
             anchor: ca_keys().kid(),
             now_unix_ms: Some(NOW_MS),
+            form: ChannelForm::Records,
         };
         ClientStart::new(&config, &mut entropy(&["nc", "eph c"])).unwrap()
     }

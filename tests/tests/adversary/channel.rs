@@ -11,6 +11,7 @@ use veilmq_protocol::veil::channel::{
     ClientHelloConfig, ClientStart, Content, Established, GroupSealer, HandshakeError, RecordError,
     RecordOpener, RecordSealer, Secret32, ServerPolicy, ServerStart, Side,
 };
+use veilmq_protocol::veil::hello::ChannelForm;
 use veilmq_protocol::veil::record::{ControlOp, SharedBody};
 use veilmq_protocol::veil::{Roles, Scheme, Schemes, Suite};
 
@@ -241,6 +242,7 @@ fn client_hello(byte: u8) -> (ClientStart, Vec<u8>) {
         suites: &[Suite::Aes256Gcm],
         anchor: keys("authority").kid(),
         now_unix_ms: Some(1_000),
+        form: ChannelForm::Records,
     };
     ClientStart::new(&config, &mut drawing(byte)).unwrap()
 }

@@ -24,7 +24,7 @@ pub(crate) struct Established {
     /// When the connection has to end because the client's certificate has expired.
     pub(crate) certificate_over_at: Option<Moment>,
     pub(crate) wire: Wire,
-    /// Opens records and re-authenticates; None on a connection without a VEIL-1 channel.
+    /// Opens records and re-authenticates; None on a connection without records.
     pub(crate) channel: Option<Box<Channel>>,
     /// The bytes of a packet or record that has not arrived in full.
     pub(crate) partial: Vec<u8>,

@@ -4,10 +4,10 @@
 //! A CONNECT says who wrote it, not that they are there: a copy says the same. Invariant: a [`Proving`] has no session, and so
 //! costs nobody theirs.
 
-use veilmq_protocol::veil::Scheme;
 use veilmq_protocol::veil::channel::{
-    ClientExpectation, CompactClient, HandshakeError, RecordOpener, ServerAccepted, ServerStart,
+    ClientExpectation, CompactClient, HandshakeError, RecordOpener, ServerAccepted, ServerPolicy, ServerStart,
 };
+use veilmq_protocol::veil::hello::ChannelForm;
 
 use super::{Arrival, Channel, Wire};
 use crate::farewell::{BrokerReason, CloseReason};
@@ -40,6 +40,8 @@ pub(super) struct Offer<'a> {
     pub(super) connect_packet: &'a [u8],
     pub(super) hello: &'a [u8],
     pub(super) client_id: &'a str,
+    /// What the broker accepts on this connection.
+    pub(super) policy: &'a ServerPolicy,
 }
 
 /// Answers a ClientHello of COMPACT.
@@ -55,9 +57,9 @@ pub(super) fn compact(
     let now_unix_ms = environment.unix_ms;
     let client = shared.with_trust(|trust| {
         let expected = ClientExpectation { trust, client_id: offer.client_id, now_unix_ms };
-        let Offer { connect_packet, hello, .. } = offer;
+        let Offer { connect_packet, hello, policy, .. } = offer;
         let skew_ms = veil.one_trip.clock_skew_milliseconds;
-        ServerStart.compact(connect_packet, hello, &veil.identity, &veil.policy, &expected, skew_ms)
+        ServerStart.compact(connect_packet, hello, &veil.identity, policy, &expected, skew_ms)
     })?;
     check_new(&client, veil, shared, environment.now)?;
     Ok(client.answer(&veil.identity, now_unix_ms, environment.entropy)?)
@@ -70,8 +72,8 @@ fn check_new(
     now: Moment,
 ) -> Result<(), CloseReason> {
     // Without records nothing more is shown, and a CONNECT of before the start could have been taken then.
-    let (scheme, _) = client.protection();
-    if scheme == Scheme::One && client.time_unix_ms() <= veil.one_trip.started_unix_ms {
+    let is_all = client.protection().form != ChannelForm::Records;
+    if is_all && client.time_unix_ms() <= veil.one_trip.started_unix_ms {
         return Err(HandshakeError::Replayed.into());
     }
     match shared.replays().show(client.fingerprint(), now) {
@@ -85,7 +87,6 @@ fn check_new(
 pub(super) fn resume(
     ticket: &[u8],
     offer: Offer<'_>,
-    veil: &VeilServer,
     shared: &Shared,
     environment: &mut Environment<'_>,
 ) -> Result<Option<ServerAccepted>, CloseReason> {
@@ -93,7 +94,7 @@ pub(super) fn resume(
     let Some(contents) = shared.tickets().open(ticket, now_unix_ms) else { return Ok(None) };
     let resuming = shared.with_trust(|trust| {
         let expected = ClientExpectation { trust, client_id: offer.client_id, now_unix_ms };
-        ServerStart.resume(offer.connect_packet, offer.hello, contents, &veil.policy, &expected)
+        ServerStart.resume(offer.connect_packet, offer.hello, contents, offer.policy, &expected)
     })?;
     match resuming.filter(|resuming| shared.tickets().spend(resuming.ticket())) {
         Some(resuming) => Ok(Some(resuming.answer(now_unix_ms, environment.entropy)?)),

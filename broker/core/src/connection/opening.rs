@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use veilmq_protocol::veil::channel::{AwaitClientFinish, HandshakeError, ServerAccepted, ServerStart};
-use veilmq_protocol::veil::hello::{self, ClientHello};
+use veilmq_protocol::veil::hello::{self, ChannelForm, ClientHello};
 use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
 use veilmq_protocol::{Auth, Connect, DecodeError, Frame, Packet, PacketType, ProtocolVersion, ReasonCode};
 use zeroize::Zeroizing;
@@ -273,7 +273,9 @@ impl Opening {
             user,
             promise: self.promise,
             is_encrypted: self.is_encrypted,
-            has_records: channel.as_ref().is_some_and(|accepted| accepted.scheme.is_framed()),
+            has_records: channel
+                .as_ref()
+                .is_some_and(|accepted| accepted.protection.form == ChannelForm::Records),
             identity: channel.as_ref().map(|accepted| Member::of(&accepted.client)),
             certificate_over_at: channel.as_ref().map(over_at),
             last_identifier: self.last_identifier,
@@ -298,11 +300,13 @@ impl Opening {
             return Err(CloseReason::Broker(BrokerReason::HalfOpen));
         };
         let hello = connect.properties.authentication_data.unwrap_or_default();
-        let offer = Offer { connect_packet: packet_bytes, hello, client_id: &request.client_id };
+        let policy = veil.policy_for(self.is_encrypted);
+        let offer =
+            Offer { connect_packet: packet_bytes, hello, client_id: &request.client_id, policy: &policy };
         let accepted = match ClientHello::parse(hello).map_err(HandshakeError::from)?.opening {
             hello::Opening::Sigma => None,
             hello::Opening::Compact { .. } => Some(compact(offer, veil, shared, environment)?),
-            hello::Opening::Resume { ticket, .. } => resume(ticket, offer, veil, shared, environment)?,
+            hello::Opening::Resume { ticket, .. } => resume(ticket, offer, shared, environment)?,
         };
         if let Some(accepted) = accepted {
             let mut arrival = self.arrival(request, None, Some(accepted), environment);
@@ -313,7 +317,7 @@ impl Opening {
             packet_bytes,
             hello,
             &veil.identity,
-            &veil.policy,
+            &policy,
             environment.unix_ms,
             environment.entropy,
         )?;

@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use veilmq_protocol::veil::channel::{OpenRecord, Operations, RecordSealer};
+use veilmq_protocol::veil::channel::{
+    OpenRecord, Operations, PropertyError, PropertyOpener, PropertySealer, RecordSealer,
+};
 use veilmq_protocol::veil::fanout::{put_shared_properties, put_subscriber_header};
 use veilmq_protocol::veil::layout::LayoutError;
 use veilmq_protocol::veil::record::{ControlOp, SharedBody};
@@ -34,7 +36,36 @@ pub(crate) struct Wire {
     aliases: Option<Box<TopicAliases>>,
 }
 
-struct Channel {
+/// What packets go through.
+enum Channel {
+    Records(Records),
+    /// Each PUBLISH has a property.
+    Property(PropertyMode),
+}
+
+/// Both halves of property mode (VEIL-1 section 5.3).
+struct PropertyMode {
+    publishes: PropertySealer,
+    published: PropertyOpener,
+}
+
+impl Channel {
+    fn records(&self) -> Option<&Records> {
+        match self {
+            Self::Records(records) => Some(records),
+            Self::Property(_) => None,
+        }
+    }
+
+    fn records_mut(&mut self) -> Option<&mut Records> {
+        match self {
+            Self::Records(records) => Some(records),
+            Self::Property(_) => None,
+        }
+    }
+}
+
+struct Records {
     sealer: RecordSealer,
     fan: Fan,
     open: Option<OpenRecord>,
@@ -73,6 +104,9 @@ pub(crate) enum SendError {
     /// Its per-subscriber part does not fit into a record.
     #[error("{0}")]
     Record(#[from] LayoutError),
+    /// The property that protects it cannot be made.
+    #[error("{0}")]
+    Property(#[from] PropertyError),
 }
 
 impl Wire {
@@ -89,12 +123,26 @@ impl Wire {
 
     /// Sends everything from now on in records.
     pub(crate) fn secure(&mut self, sealer: RecordSealer, fan: Fan, now: Moment) {
-        self.channel = Some(Box::new(Channel { sealer, fan, open: None, opened_at: 0, keys_since: now }));
+        let records = Records { sealer, fan, open: None, opened_at: 0, keys_since: now };
+        self.channel = Some(Box::new(Channel::Records(records)));
+    }
+
+    /// Gives every PUBLISH from now on its property, and checks those of the client.
+    pub(crate) fn protect(&mut self, publishes: PropertySealer, published: PropertyOpener) {
+        self.channel = Some(Box::new(Channel::Property(PropertyMode { publishes, published })));
+    }
+
+    /// Returns what checks each PUBLISH of the client; None outside of property mode.
+    pub(crate) fn published(&mut self) -> Option<&mut PropertyOpener> {
+        match self.channel.as_deref_mut()? {
+            Channel::Records(_) => None,
+            Channel::Property(mode) => Some(&mut mode.published),
+        }
     }
 
     /// Returns the scheme and suite of the groups that messages are to be sealed for; None if there are none.
     pub(crate) fn group(&self) -> Option<(Scheme, Suite)> {
-        match self.channel.as_ref()?.fan {
+        match self.channel.as_ref()?.records()?.fan {
             Fan::Group(scheme, suite) => Some((scheme, suite)),
             Fan::Alone | Fan::Digest => None,
         }
@@ -138,7 +186,7 @@ impl Wire {
         self.open_record();
         self.outbox.append(|tail| tail.extend_from_slice(auth));
         self.close_record();
-        if let Some(channel) = &mut self.channel {
+        if let Some(channel) = records_of(&mut self.channel) {
             channel.sealer.switch_to(next);
             channel.keys_since = now;
         }
@@ -169,7 +217,11 @@ impl Wire {
         head: &PublishHead<'_>,
         message: &Arc<Message>,
     ) -> Result<usize, SendError> {
-        let fans_out = self.channel.as_ref().is_some_and(|channel| channel.fan.digests());
+        let fans_out = match self.channel.as_deref_mut() {
+            None => false,
+            Some(Channel::Records(records)) => records.fan.digests(),
+            Some(Channel::Property(_)) => return self.publish_protected(head, message),
+        };
         if fans_out && message.topic_as_bytes().len() + message.payload().len() >= FAN_BODY_BYTES_MIN {
             let bytes = self.publish_bytes(head)?;
             self.fan_out(head, message)?;
@@ -186,6 +238,24 @@ impl Wire {
         Ok(bytes)
     }
 
+    /// Sends a PUBLISH with its property; returns its length in bytes.
+    fn publish_protected(
+        &mut self,
+        head: &PublishHead<'_>,
+        message: &Arc<Message>,
+    ) -> Result<usize, SendError> {
+        let plain_bytes = self.publish_bytes(head)?;
+        let Some(Channel::Property(mode)) = self.channel.as_deref_mut() else { return Ok(0) };
+        let mut plain = Vec::with_capacity(plain_bytes);
+        head.encode(self.version, &mut plain);
+        plain.extend_from_slice(message.payload().as_wire_bytes());
+        let mut packet = Vec::new();
+        mode.publishes.seal(&plain, &mut packet)?;
+        self.check(packet.len())?;
+        self.outbox.append(|tail| tail.extend_from_slice(&packet));
+        Ok(packet.len())
+    }
+
     /// Returns the length of a PUBLISH in bytes, if the client takes as much.
     pub(crate) fn publish_bytes(&self, head: &PublishHead<'_>) -> Result<usize, SendError> {
         let bytes = head.encoded_len(self.version);
@@ -196,7 +266,7 @@ impl Wire {
     /// Sends an operation on the channel, if there is one.
     pub(crate) fn control(&mut self, op: &ControlOp<'_>) -> Result<(), SendError> {
         self.close_record();
-        let Some(channel) = &mut self.channel else { return Ok(()) };
+        let Some(channel) = records_of(&mut self.channel) else { return Ok(()) };
         Ok(self.outbox.append(|tail| channel.sealer.control(tail, op))?)
     }
 
@@ -211,7 +281,7 @@ impl Wire {
             self.control(grant)?;
         }
         self.close_record();
-        let Some(channel) = &mut self.channel else { return Ok(()) };
+        let Some(channel) = records_of(&mut self.channel) else { return Ok(()) };
         let mut header = Vec::new();
         put_subscriber_header(head, &mut header)?;
         let GroupMessage { fan, body, .. } = &admission.message;
@@ -286,7 +356,7 @@ impl Wire {
     /// Ends the turn: closes the open record, and changes keys that are old (VEIL-1 section 4.8).
     pub(crate) fn seal(&mut self, now: Moment, rekey_milliseconds: u64, rekey_records: u64) {
         self.close_record();
-        let Some(channel) = &mut self.channel else { return };
+        let Some(channel) = records_of(&mut self.channel) else { return };
         if channel.sealer.records() >= rekey_records || now.since(channel.keys_since) >= rekey_milliseconds {
             channel.keys_since = now;
             self.outbox.append(|tail| channel.sealer.key_update(tail));
@@ -295,7 +365,10 @@ impl Wire {
 
     /// Returns what was sealed since this was last asked, in operations; None without a channel.
     pub(crate) fn take_operations(&mut self) -> Option<Operations> {
-        self.channel.as_mut().map(|channel| channel.sealer.take_operations())
+        Some(match self.channel.as_deref_mut()? {
+            Channel::Records(records) => records.sealer.take_operations(),
+            Channel::Property(mode) => mode.publishes.take_operations(),
+        })
     }
 
     fn check(&self, packet_bytes: usize) -> Result<(), SendError> {
@@ -303,7 +376,7 @@ impl Wire {
     }
 
     fn open_record(&mut self) {
-        let Some(channel) = &mut self.channel else { return };
+        let Some(channel) = records_of(&mut self.channel) else { return };
         if channel.open.is_none() {
             channel.opened_at = self.outbox.len_bytes();
             channel.open = Some(self.outbox.append(|tail| channel.sealer.begin(tail)));
@@ -311,14 +384,15 @@ impl Wire {
     }
 
     fn close_record(&mut self) {
-        let Some(channel) = &mut self.channel else { return };
+        let Some(channel) = records_of(&mut self.channel) else { return };
         if let Some(open) = channel.open.take() {
             self.outbox.append(|tail| channel.sealer.finish(tail, open));
         }
     }
 
     fn limit_record(&mut self) {
-        let full = self.channel.as_ref().is_some_and(|channel| {
+        let records = self.channel.as_ref().and_then(|channel| channel.records());
+        let full = records.is_some_and(|channel| {
             channel.open.is_some() && self.outbox.len_bytes() - channel.opened_at >= RECORD_BYTES
         });
         if full {
@@ -329,7 +403,7 @@ impl Wire {
     /// Writes a FAN-D record: the body's digest is computed once for all subscribers (VEIL-1 section 6.3).
     fn fan_out(&mut self, head: &PublishHead<'_>, message: &Arc<Message>) -> Result<(), SendError> {
         self.close_record();
-        let Some(channel) = &mut self.channel else { return Ok(()) };
+        let Some(channel) = records_of(&mut self.channel) else { return Ok(()) };
         let payload = message.payload().as_wire_bytes();
         let body_head = shared_body_head(message)?;
         let digest = message.digest(|| channel.sealer.digest(&[&body_head, payload]));
@@ -347,6 +421,10 @@ impl Wire {
     }
 }
 
+fn records_of(channel: &mut Option<Box<Channel>>) -> Option<&mut Records> {
+    channel.as_mut()?.records_mut()
+}
+
 /// Returns the G-body of a message up to its payload (VEIL-1 section 6.1).
 fn shared_body_head(message: &Message) -> Result<Vec<u8>, LayoutError> {
     let mut properties = Vec::new();
@@ -361,6 +439,11 @@ fn shared_body_head(message: &Message) -> Result<Vec<u8>, LayoutError> {
 
 impl std::fmt::Debug for Channel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Channel").field("fan", &self.fan).finish_non_exhaustive()
+        match self {
+            Self::Records(records) => {
+                f.debug_struct("Records").field("fan", &records.fan).finish_non_exhaustive()
+            }
+            Self::Property(_) => f.write_str("Property"),
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::num::{NonZeroU16, NonZeroU32};
 
 use veilmq_protocol::veil::channel::{AwaitPacket, ServerAccepted};
+use veilmq_protocol::veil::hello::ChannelForm;
 use veilmq_protocol::veil::registry::{AUTHENTICATION_METHOD, Scheme};
 use veilmq_protocol::{ConnAck, ConnAckProperties, Packet, ProtocolVersion, ReasonCode};
 
@@ -12,7 +13,7 @@ use crate::farewell::{CloseReason, PeerError};
 use crate::time::Environment;
 
 impl Shard {
-    /// Writes CONNACK, with the ServerFinish of a channel in it, and returns the channel's receiving half.
+    /// Writes CONNACK, with the ServerFinish of a channel in it, and returns the channel's receiving half, if it has records.
     pub(super) fn write_connack(
         &self,
         request: &ConnectRequest,
@@ -21,6 +22,7 @@ impl Shard {
         mut wire: Wire,
         environment: &mut Environment<'_>,
     ) -> Result<(Wire, Option<Box<Channel>>), CloseReason> {
+        let form = channel.as_ref().map_or(ChannelForm::Plain, |accepted| accepted.protection.form);
         let finish = channel.map(|accepted| self.server_finish(accepted, environment)).transpose()?;
         let response_information = self.response_information(request);
         let properties = match request.version {
@@ -28,7 +30,7 @@ impl Shard {
                 response_information: response_information.as_deref(),
                 authentication_method: finish.as_ref().map(|_| AUTHENTICATION_METHOD),
                 authentication_data: finish.as_ref().map(|(bytes, _)| bytes.as_slice()),
-                ..self.capabilities(request)
+                ..self.capabilities(request, form)
             },
             ProtocolVersion::V31 | ProtocolVersion::V311 => ConnAckProperties::default(),
         };
@@ -44,8 +46,15 @@ impl Shard {
         let channel = sealing.seal_connack(&mut bytes)?;
         wire.send_opening(&bytes).map_err(PeerError::ConnAck)?;
         let (scheme, suite) = (channel.scheme, channel.suite);
-        if !scheme.is_framed() {
-            return Ok((wire, None));
+        match form {
+            ChannelForm::Plain => return Ok((wire, None)),
+            ChannelForm::Property => {
+                if let Some(channel) = channel.into_property_mode() {
+                    wire.protect(channel.publishes, channel.published);
+                }
+                return Ok((wire, None));
+            }
+            ChannelForm::Records => {}
         }
         let (sealer, opener, predecessor) = channel.into_parts();
         let fan = match scheme {
@@ -73,8 +82,10 @@ impl Shard {
         Some(template.replace("%c", &request.client_id))
     }
 
-    fn capabilities<'a>(&self, request: &'a ConnectRequest) -> ConnAckProperties<'a> {
+    fn capabilities<'a>(&self, request: &'a ConnectRequest, form: ChannelForm) -> ConnAckProperties<'a> {
         let settings = self.shared.settings();
+        // Nothing would authenticate what an alias stands for (VEIL-1 section 5.3).
+        let aliases = if form == ChannelForm::Property { 0 } else { settings.topic_alias_maximum };
         let expiry_seconds = self.session_expiry_seconds(request);
         let keep_alive = self.keep_alive_seconds(request);
         let mut properties = ConnAckProperties {
@@ -85,7 +96,7 @@ impl Shard {
             packet_bytes_max: u32::try_from(settings.packet_bytes_max).ok().and_then(NonZeroU32::new),
             // [MQTT-3.1.3-7]
             assigned_client_id: request.client_id_assigned.then_some(&*request.client_id),
-            topic_alias_maximum: (settings.topic_alias_maximum > 0).then_some(settings.topic_alias_maximum),
+            topic_alias_maximum: (aliases > 0).then_some(aliases),
             server_keep_alive_seconds: (keep_alive != request.keep_alive_seconds).then_some(keep_alive),
             ..ConnAckProperties::default()
         };

@@ -21,7 +21,7 @@ impl Shard {
 
     /// Makes group keys possible before the first connection that needs them.
     pub(super) fn prepare_groups(&mut self, arrival: &Arrival, environment: &mut Environment<'_>) {
-        if arrival.channel.as_ref().is_some_and(|accepted| self.uses_groups(accepted.scheme)) {
+        if arrival.channel.as_ref().is_some_and(|accepted| self.uses_groups(accepted.protection.scheme)) {
             self.outgoing.groups.seed(environment.entropy);
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use veilmq_protocol::veil::channel::ServerAccepted;
+use veilmq_protocol::veil::hello::ChannelForm;
 use veilmq_protocol::{PacketType, ProtocolVersion};
 
 use super::Shard;
@@ -278,7 +279,7 @@ impl Shard {
     }
 }
 
-/// Tells whether a handshake has shown that the client is there. Scheme 1 has no record that could show it later.
+/// Tells whether a handshake has shown that the client is there. Without records nothing could show it later.
 fn is_proven(accepted: &ServerAccepted) -> bool {
-    accepted.is_proven || !accepted.scheme.is_framed()
+    accepted.is_proven || accepted.protection.form != ChannelForm::Records
 }

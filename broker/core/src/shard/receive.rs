@@ -120,7 +120,10 @@ impl Shard {
             Some(Connection::Established(established)) => {
                 let Some(channel) = &mut established.channel else {
                     let version = established.wire.version();
-                    return self.step_packet(connection, version, bytes, environment, effects);
+                    return match established.wire.published() {
+                        None => self.step_packet(connection, version, bytes, environment, effects),
+                        Some(_) => self.step_protected(connection, bytes, environment, effects),
+                    };
                 };
                 let opened = channel.opener.next(bytes, packet_bytes_max + RECORD_OVERHEAD_MAX)?;
                 self.stats.channel_operations(&channel.opener.take_operations());
@@ -128,6 +131,33 @@ impl Shard {
                 self.record(connection, record, bytes, environment, effects)
             }
         }
+    }
+
+    /// Handles the next packet of a client in property mode, where each PUBLISH has to be authentic (VEIL-1 section 5.3).
+    fn step_protected(
+        &mut self,
+        connection: ConnectionId,
+        bytes: &[u8],
+        environment: &mut Environment<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Step, CloseReason> {
+        let Some((frame, consumed)) = next_frame(bytes, self.shared.settings().packet_bytes_max)? else {
+            return Ok(Step::More);
+        };
+        if frame.packet_type() != PacketType::Publish {
+            return self.step_packet(connection, ProtocolVersion::V5, bytes, environment, effects);
+        }
+        self.stats.packet_received(PacketType::Publish);
+        let Some(opener) = self.established(connection).and_then(|state| state.wire.published()) else {
+            return Ok(Step::Gone);
+        };
+        let opened = opener.open(frame);
+        let made = opener.take_operations();
+        self.stats.channel_operations(&made);
+        let publish = opened?;
+        self.shared.check_user_properties(publish.properties.user.len())?;
+        self.publish_received(connection, &publish, environment.now)?;
+        Ok(Step::Consumed(consumed))
     }
 
     /// Handles a record that was opened in `bytes`.

@@ -16,7 +16,7 @@ fn grouping(fan_out: FanOut) -> Realm {
 }
 
 fn grouping_on(shards: u16, fan_out: FanOut) -> Realm {
-    let policy = ServerPolicy { suites: Suite::ALL.into(), schemes: Schemes::ALL };
+    let policy = ServerPolicy { schemes: Schemes::ALL, ..ServerPolicy::default() };
     realm_fanning(Settings { shards, ..Settings::default() }, policy, OneTrip::default(), fan_out)
 }
 

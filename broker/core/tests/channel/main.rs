@@ -5,13 +5,15 @@
 mod answers;
 mod groups;
 mod one_trip;
+mod property_mode;
 mod reauthentication;
 
-use veilmq_core::{FanOut, OneTrip, Settings, VeilServer};
+use veilmq_core::{FanOut, Input, OneTrip, Settings, VeilServer};
 use veilmq_protocol::veil::channel::{
-    ClientHelloConfig, ClientStart, Content, Identity, IdentityKeys, Predecessor, RecordOpener, RecordSealer,
-    ServerPolicy, TrustAnchors,
+    AwaitServerHello, ClientHelloConfig, ClientStart, Content, Established, Identity, IdentityKeys,
+    Predecessor, RecordOpener, RecordSealer, ServerPolicy, TrustAnchors,
 };
+use veilmq_protocol::veil::hello::ChannelForm;
 use veilmq_protocol::veil::registry::{AUTHENTICATION_METHOD, Scheme, Schemes, Suite};
 use veilmq_protocol::veil::vmc::{Certificate, CertificateFields, Roles};
 use veilmq_protocol::{
@@ -71,11 +73,24 @@ fn realm_with(settings: Settings, policy: ServerPolicy, one_trip: OneTrip) -> Re
 }
 
 fn realm_fanning(settings: Settings, policy: ServerPolicy, one_trip: OneTrip, fan_out: FanOut) -> Realm {
+    realm_serving(settings, policy, one_trip, fan_out, true)
+}
+
+fn realm_serving(
+    settings: Settings,
+    policy: ServerPolicy,
+    one_trip: OneTrip,
+    fan_out: FanOut,
+    property_requires_tls: bool,
+) -> Realm {
     let authority = identity(1, "authority", Roles::CA, None);
     let authority_keys = IdentityKeys::from_seeds(&[1; 32], &[1 ^ 0xFF; 32]);
     let broker = identity(2, "broker", Roles::BROKER, None);
     let broker_certificate = broker.certificate().clone();
-    let world = World::with_veil(settings, VeilServer { identity: broker, policy, one_trip, fan_out });
+    let world = World::with_veil(
+        settings,
+        VeilServer { identity: broker, policy, property_requires_tls, one_trip, fan_out },
+    );
     world.shared.trust().write().unwrap().add(authority.certificate().clone()).unwrap();
     let mut anchors = TrustAnchors::default();
     anchors.add(broker_certificate.clone()).unwrap();
@@ -96,12 +111,7 @@ impl Realm {
     }
 
     /// Sends CONNECT with a ClientHello and returns what the broker answers with.
-    fn begin(
-        &mut self,
-        client_id: &str,
-        schemes: Schemes,
-        suite: Suite,
-    ) -> (Conn, veilmq_protocol::veil::channel::AwaitServerHello) {
+    fn begin(&mut self, client_id: &str, schemes: Schemes, suite: Suite) -> (Conn, AwaitServerHello) {
         self.begin_with(connect_v5(client_id, true, 0), schemes, suite)
     }
 
@@ -111,12 +121,24 @@ impl Realm {
         connect: Connect<'_>,
         schemes: Schemes,
         suite: Suite,
-    ) -> (Conn, veilmq_protocol::veil::channel::AwaitServerHello) {
+    ) -> (Conn, AwaitServerHello) {
+        self.begin_in(ChannelForm::Records, connect, schemes, suite)
+    }
+
+    /// Does the same as a client that can do this after CONNACK.
+    fn begin_in(
+        &mut self,
+        form: ChannelForm,
+        connect: Connect<'_>,
+        schemes: Schemes,
+        suite: Suite,
+    ) -> (Conn, AwaitServerHello) {
         let config = ClientHelloConfig {
             schemes,
             suites: &[suite],
             anchor: self.broker.kid(),
             now_unix_ms: Some(self.world.now().milliseconds()),
+            form,
         };
         let (start, hello) = ClientStart::new(&config, &mut |bytes| bytes.fill(0x33)).unwrap();
         let connect = Packet::Connect(Connect {
@@ -168,6 +190,13 @@ impl Realm {
         suite: Suite,
     ) -> Client {
         let (connection, awaiting) = self.begin_with(connect, schemes, suite);
+        let established = self.conclude(identity, connection, awaiting);
+        let (sealer, opener, predecessor) = established.into_parts();
+        Client { connection, sealer, opener, predecessor }
+    }
+
+    /// Goes on from the broker's AUTH to CONNACK.
+    fn conclude(&mut self, identity: &Identity, connection: Conn, awaiting: AwaitServerHello) -> Established {
         let bytes = self.world.bytes(connection);
         let (frame, _) = next_frame(&bytes, usize::MAX).unwrap().unwrap();
         let Packet::Auth(auth) = Packet::decode(frame, ProtocolVersion::V5).unwrap() else {
@@ -178,8 +207,7 @@ impl Realm {
             .unwrap();
         self.finish(connection, &finish);
         let connack = self.world.bytes(connection);
-        let (sealer, opener, predecessor) = awaiting.handle(&connack).unwrap().into_parts();
-        Client { connection, sealer, opener, predecessor }
+        awaiting.handle(&connack).unwrap()
     }
 
     fn send(&mut self, client: &mut Client, packets: &[Packet<'_>]) {

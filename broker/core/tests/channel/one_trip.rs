@@ -26,7 +26,13 @@ fn with_hello(connect: Connect<'_>, hello: &[u8]) -> Vec<u8> {
 impl Realm {
     fn config<'a>(&self, schemes: Schemes, suites: &'a [Suite]) -> ClientHelloConfig<'a> {
         let now_unix_ms = Some(self.world.now().milliseconds());
-        ClientHelloConfig { schemes, suites, anchor: self.broker.kid(), now_unix_ms }
+        ClientHelloConfig {
+            schemes,
+            suites,
+            anchor: self.broker.kid(),
+            now_unix_ms,
+            form: ChannelForm::Records,
+        }
     }
 
     /// The CONNECT of COMPACT; `nonce` makes it another one.
@@ -82,10 +88,7 @@ impl Realm {
     }
 }
 
-pub(super) fn client(
-    connection: Conn,
-    mut established: veilmq_protocol::veil::channel::Established,
-) -> (Client, Option<Resumption>) {
+pub(super) fn client(connection: Conn, mut established: Established) -> (Client, Option<Resumption>) {
     let resumption = established.take_resumption();
     let (sealer, opener, predecessor) = established.into_parts();
     (Client { connection, sealer, opener, predecessor }, resumption)

@@ -1,11 +1,17 @@
 //! What a handshake ends in, the same on both sides.
 
 use super::{
-    kdf::Secret32, opener::RecordOpener, record::Side, schedule::ApplicationSecrets, sealer::RecordSealer,
+    handshake_server::Protection,
+    kdf::Secret32,
+    opener::RecordOpener,
+    property_mode::{PropertyOpener, PropertySealer},
+    record::Side,
+    schedule::ApplicationSecrets,
+    sealer::RecordSealer,
     ticket::Resumption,
 };
 use crate::veil::{
-    hello::ServerFinishParams,
+    hello::{ChannelForm, ServerFinishParams},
     layout::{LayoutError, Reader},
     record::ControlOp,
     registry::{Kid, Scheme, Suite},
@@ -34,7 +40,7 @@ impl Predecessor {
 
 /// An established channel: who is at the other end, and the keys of both directions.
 ///
-/// In Scheme 1 packets travel plain and the sealer and opener go unused; see [`Scheme::is_framed`].
+/// Where packets do not travel in records the sealer and opener go unused, but for operations in property mode.
 pub struct Established {
     /// Seals what this side sends.
     pub sealer: RecordSealer,
@@ -44,20 +50,34 @@ pub struct Established {
     pub scheme: Scheme,
     /// The chosen suite.
     pub suite: Suite,
+    /// How packets are protected.
+    pub form: ChannelForm,
     /// The peer's certificate, which is verified.
     pub peer: Certificate,
     /// A secret for protocols above the channel, equal on both sides.
     pub exporter: Secret32,
     resumption: Secret32,
+    property: Option<(PropertySealer, PropertyOpener)>,
     /// What the broker told the client with ServerFinish, apart from group keys, which a client keeps in the opener only.
     pub params: ServerFinishParams,
+}
+
+/// A channel in property mode (VEIL-1 section 5.3).
+pub struct PropertyChannel {
+    /// Protects what this side publishes.
+    pub publishes: PropertySealer,
+    /// Checks what the peer publishes.
+    pub published: PropertyOpener,
+    /// Seals the operations of section 5.4, each of which is the payload of a PUBLISH.
+    pub operations: RecordSealer,
+    /// Opens those of the peer.
+    pub operated: RecordOpener,
 }
 
 impl Established {
     pub(super) fn new(
         side: Side,
-        scheme: Scheme,
-        suite: Suite,
+        Protection { scheme, suite, form }: Protection,
         peer: Certificate,
         secrets: ApplicationSecrets,
         params: ServerFinishParams,
@@ -66,14 +86,18 @@ impl Established {
             Side::Client => (secrets.client, secrets.server),
             Side::Broker => (secrets.server, secrets.client),
         };
+        let property = (form == ChannelForm::Property)
+            .then(|| (PropertySealer::new(side, &sending), PropertyOpener::new(side, &receiving)));
         Self {
             sealer: RecordSealer::new(suite, scheme, sending),
             opener: RecordOpener::new(side, suite, scheme, receiving),
             scheme,
             suite,
+            form,
             peer,
             exporter: secrets.exporter,
             resumption: secrets.resumption,
+            property,
             params,
         }
     }
@@ -85,6 +109,14 @@ impl Established {
         let predecessor =
             Predecessor { exporter, peer: peer.kid(), scheme, suite, resumption, certificate: peer };
         (sealer, opener, predecessor)
+    }
+
+    /// Takes the channel apart in property mode; `None` in any other.
+    #[must_use]
+    pub fn into_property_mode(self) -> Option<PropertyChannel> {
+        let Self { sealer, opener, property, .. } = self;
+        let (publishes, published) = property?;
+        Some(PropertyChannel { publishes, published, operations: sealer, operated: opener })
     }
 
     /// Takes the ticket that the broker gave with ServerFinish, if it gave one (VEIL-1 section 4.7).

@@ -7,14 +7,15 @@ use super::{
     Established, Predecessor,
     error::HandshakeError,
     flight::{Ephemeral, Expectation, Sender, check, prove},
+    handshake_server::Protection,
     identity::Identity,
     schedule::{EarlySecret, Transcript},
     server_finish::{Carrier, Conclusion, locate},
     trust::TrustAnchors,
 };
 use crate::veil::{
-    hello::{ClientFinish, ClientHello, HelloFlags, Opening, ServerFinish, ServerHello},
-    registry::{Kid, Schemes, Suite},
+    hello::{ChannelForm, ClientFinish, ClientHello, HelloFlags, Opening, ServerFinish, ServerHello},
+    registry::{Kid, Scheme, Schemes, Suite},
     vmc::Certificate,
 };
 use alloc::vec::Vec;
@@ -30,24 +31,33 @@ pub struct ClientHelloConfig<'a> {
     pub anchor: Kid,
     /// Its time in unix milliseconds, or `None` on a device without a clock.
     pub now_unix_ms: Option<u64>,
+    /// What it can do after CONNACK: records, or a property with each PUBLISH and then Scheme 4 only. Scheme 1 goes with either.
+    pub form: ChannelForm,
 }
 
 /// What was offered, to hold the broker's choice against.
 pub(super) struct Offer {
     schemes: Schemes,
     suites: Vec<u8>,
+    form: ChannelForm,
 }
 
 impl Offer {
-    pub(super) fn check(&self, hello: &ServerHello) -> Result<(), HandshakeError> {
+    /// Checks the broker's choice, and tells the form that follows from it.
+    pub(super) fn check(&self, hello: &ServerHello) -> Result<ChannelForm, HandshakeError> {
         if !self.suites.contains(&hello.suite.value()) {
             return Err(HandshakeError::SuiteNotOffered(hello.suite));
         }
-        let flags = if hello.scheme.is_framed() { HelloFlags::FRAMED } else { HelloFlags::NONE };
-        if !self.schemes.contains(hello.scheme) || hello.flags != flags {
+        let form = match (hello.scheme, self.form) {
+            (Scheme::One, _) => ChannelForm::Plain,
+            (_, ChannelForm::Records) => ChannelForm::Records,
+            (Scheme::Four, ChannelForm::Property) => ChannelForm::Property,
+            _ => return Err(HandshakeError::SchemeNotOffered(hello.scheme)),
+        };
+        if !self.schemes.contains(hello.scheme) || hello.flags != form.flags() {
             return Err(HandshakeError::SchemeNotOffered(hello.scheme));
         }
-        Ok(())
+        Ok(form)
     }
 }
 
@@ -83,7 +93,7 @@ impl ClientStart {
         let suites: Vec<u8> = config.suites.iter().map(|suite| suite.value()).collect();
         let clock = if config.now_unix_ms.is_some() { HelloFlags::NONE } else { HelloFlags::CLOCKLESS };
         let hello = ClientHello {
-            flags: HelloFlags::FRAMED.union(clock),
+            flags: config.form.flags().union(clock),
             schemes: config.schemes,
             suites: &suites,
             nonce,
@@ -95,7 +105,7 @@ impl ClientStart {
             opening,
         };
         let bytes = hello.encode().map_err(HandshakeError::Encode)?;
-        let offer = Offer { schemes: config.schemes, suites };
+        let offer = Offer { schemes: config.schemes, suites, form: config.form };
         Ok((Self { ephemeral, offer }, bytes))
     }
 
@@ -112,7 +122,8 @@ impl ClientStart {
         entropy: &mut dyn FnMut(&mut [u8]),
     ) -> Result<(Self, Vec<u8>), HandshakeError> {
         let schemes = Schemes::of(&[predecessor.scheme]);
-        let config = ClientHelloConfig { schemes, suites: &[predecessor.suite], anchor, now_unix_ms };
+        let form = ChannelForm::Records;
+        let config = ClientHelloConfig { schemes, suites: &[predecessor.suite], anchor, now_unix_ms, form };
         Self::new(&config, entropy)
     }
 
@@ -165,7 +176,7 @@ impl AwaitServerHello {
         now_unix_seconds: Option<u64>,
     ) -> Result<(Vec<u8>, AwaitServerFinish), HandshakeError> {
         let (hello, head, flight) = ServerHello::parse(server_hello)?;
-        self.offer.check(&hello)?;
+        let form = self.offer.check(&hello)?;
         let t1 = self.transcript.then(head);
         let secret = EarlySecret::new(None).agreed(&self.ephemeral.agree(&hello.share)?);
         let expected = Expectation { trust, subject: expected_broker, kid: self.broker, now_unix_seconds };
@@ -178,8 +189,7 @@ impl AwaitServerHello {
         let flight = keys.seal(&t2, client_flight);
         let finish = ClientFinish { flight: &flight }.encode().map_err(HandshakeError::Encode)?;
         let next = AwaitServerFinish(Conclusion {
-            scheme: hello.scheme,
-            suite: hello.suite,
+            protection: Protection { scheme: hello.scheme, suite: hello.suite, form },
             broker,
             transcript: t3,
             secrets: secret.finish(t3),

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::veil::{
     hello::{
-        ClientFinish, ClientHello, FINISH_TAG_LEN, HelloFlags, Opening, ServerFinish, ServerFinishParams,
-        ServerHello,
+        ChannelForm, ClientFinish, ClientHello, FINISH_TAG_LEN, HelloFlags, Opening, ServerFinish,
+        ServerFinishParams, ServerHello,
     },
     layout::put_v16,
     registry::{Kid, Scheme, Schemes, Suite},
@@ -32,35 +32,69 @@ pub struct ServerPolicy {
     pub suites: Vec<Suite>,
     /// The schemes it accepts; among these the highest number decides.
     pub schemes: Schemes,
+    /// Whether Scheme 4 is there for clients without records too, as a property of each PUBLISH (VEIL-1 section 5.3).
+    pub property_mode: bool,
 }
 
 impl Default for ServerPolicy {
-    /// Every suite; Schemes 2 and 4, which need no broker group key.
+    /// Every suite; Schemes 2 and 4, which need no broker group key; no property mode, which belongs inside TLS.
     fn default() -> Self {
-        Self { suites: Suite::ALL.into(), schemes: Schemes::of(&[Scheme::Two, Scheme::Four]) }
+        Self {
+            suites: Suite::ALL.into(),
+            schemes: Schemes::of(&[Scheme::Two, Scheme::Four]),
+            property_mode: false,
+        }
     }
+}
+
+/// What a channel gives packets after CONNACK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protection {
+    /// The scheme.
+    pub scheme: Scheme,
+    /// The suite.
+    pub suite: Suite,
+    /// How packets are protected.
+    pub form: ChannelForm,
 }
 
 impl ServerPolicy {
     /// The same policy for one scheme and suite; `None` when they are not in it.
     pub(super) fn only(&self, scheme: Scheme, suite: Suite) -> Option<Self> {
         let allowed = self.schemes.contains(scheme) && self.suites.contains(&suite);
-        allowed.then(|| Self { suites: [suite].into(), schemes: Schemes::of(&[scheme]) })
+        allowed.then(|| Self {
+            suites: [suite].into(),
+            schemes: Schemes::of(&[scheme]),
+            property_mode: self.property_mode,
+        })
     }
 
-    pub(super) fn choose(&self, hello: &ClientHello<'_>) -> Result<(Scheme, Suite), HandshakeError> {
-        let offered = if hello.flags.contains(HelloFlags::FRAMED) {
-            hello.schemes
+    pub(super) fn choose(&self, hello: &ClientHello<'_>) -> Result<Protection, HandshakeError> {
+        // Records protect more, so who can do both gets them.
+        let form = if hello.flags.contains(HelloFlags::FRAMED) {
+            ChannelForm::Records
+        } else if self.property_mode && hello.flags.contains(HelloFlags::PROPERTY) {
+            ChannelForm::Property
         } else {
-            hello.schemes.intersection(Schemes::of(&[Scheme::One]))
+            ChannelForm::Plain
         };
-        let scheme = self.schemes.intersection(offered).highest();
+        let possible = match form {
+            ChannelForm::Plain => Schemes::of(&[Scheme::One]),
+            ChannelForm::Property => Schemes::of(&[Scheme::One, Scheme::Four]),
+            ChannelForm::Records => Schemes::ALL,
+        };
+        let scheme = self.schemes.intersection(hello.schemes).intersection(possible).highest();
         let suite = hello
             .suites
             .iter()
             .filter_map(|&value| Suite::try_from(value).ok())
             .find(|suite| self.suites.contains(suite));
-        Ok((scheme.ok_or(HandshakeError::NoCommonScheme)?, suite.ok_or(HandshakeError::NoCommonSuite)?))
+        let scheme = scheme.ok_or(HandshakeError::NoCommonScheme)?;
+        Ok(Protection {
+            scheme,
+            suite: suite.ok_or(HandshakeError::NoCommonSuite)?,
+            form: if scheme == Scheme::One { ChannelForm::Plain } else { form },
+        })
     }
 }
 
@@ -114,8 +148,11 @@ impl ServerStart {
         if client.opening != Opening::Sigma {
             return Err(HandshakeError::ModeHere);
         }
-        let policy =
-            ServerPolicy { suites: [predecessor.suite].into(), schemes: Schemes::of(&[predecessor.scheme]) };
+        let policy = ServerPolicy {
+            suites: [predecessor.suite].into(),
+            schemes: Schemes::of(&[predecessor.scheme]),
+            property_mode: false,
+        };
         let chosen = policy.choose(&client)?;
         let start = Transcript::restart(&predecessor.exporter, auth_packet);
         let (message, next) = answer(start, &client, chosen, identity, now_unix_ms, entropy)?;
@@ -127,13 +164,13 @@ impl ServerStart {
 fn answer(
     start: Transcript,
     client: &ClientHello<'_>,
-    (scheme, suite): (Scheme, Suite),
+    protection: Protection,
     identity: &Identity,
     now_unix_ms: u64,
     entropy: &mut dyn FnMut(&mut [u8]),
 ) -> Result<(Vec<u8>, AwaitClientFinish), HandshakeError> {
     let ephemeral = ServerEphemeral::generate(entropy);
-    let mut message = ephemeral.hello((scheme, suite), now_unix_ms).encode_head();
+    let mut message = ephemeral.hello(protection, now_unix_ms).encode_head();
     let t1 = start.then(&message);
     let secret = EarlySecret::new(None).agreed(&ephemeral.key.agree(&client.share)?);
     let keys = secret.server_flight(t1);
@@ -141,7 +178,7 @@ fn answer(
     let t2 = t1.then(&flight);
     put_v16(&mut message, &keys.seal(&t1, flight), "flight").map_err(HandshakeError::Encode)?;
     let client_keys = secret.client_flight(t1);
-    let next = AwaitClientFinish { scheme, suite, transcript: t2, secret, client_keys, client: None };
+    let next = AwaitClientFinish { protection, transcript: t2, secret, client_keys, client: None };
     Ok((message, next))
 }
 
@@ -158,9 +195,10 @@ impl ServerEphemeral {
         Self { nonce, key: Ephemeral::generate(entropy) }
     }
 
-    pub(super) fn hello(&self, (scheme, suite): (Scheme, Suite), now_unix_ms: u64) -> ServerHello {
+    pub(super) fn hello(&self, protection: Protection, now_unix_ms: u64) -> ServerHello {
+        let Protection { scheme, suite, form } = protection;
         ServerHello {
-            flags: if scheme.is_framed() { HelloFlags::FRAMED } else { HelloFlags::NONE },
+            flags: form.flags(),
             scheme,
             suite,
             nonce: self.nonce,
@@ -172,8 +210,7 @@ impl ServerEphemeral {
 
 /// ServerHello is sent; AUTH 0x18 with a ClientFinish is due.
 pub struct AwaitClientFinish {
-    scheme: Scheme,
-    suite: Suite,
+    protection: Protection,
     transcript: Transcript,
     secret: HandshakeSecret,
     client_keys: FlightKeys,
@@ -205,8 +242,7 @@ impl AwaitClientFinish {
         let t3 = t2.then(&flight);
         Ok(ServerAccepted {
             client,
-            scheme: self.scheme,
-            suite: self.suite,
+            protection: self.protection,
             is_proven: true,
             transcript: t3,
             secrets: self.secret.finish(t3),
@@ -219,10 +255,8 @@ impl AwaitClientFinish {
 pub struct ServerAccepted {
     /// The client's certificate, which is verified.
     pub client: Certificate,
-    /// The chosen scheme.
-    pub scheme: Scheme,
-    /// The chosen suite.
-    pub suite: Suite,
+    /// What was chosen.
+    pub protection: Protection,
     /// The client has shown that it is there now; otherwise its first record does (section 4.6).
     pub is_proven: bool,
     transcript: Transcript,
@@ -235,12 +269,12 @@ impl ServerAccepted {
     /// A client that was accepted on the strength of its CONNECT; `prefix` is the broker's half of the handshake.
     pub(super) fn one_trip(
         client: Certificate,
-        (scheme, suite): (Scheme, Suite),
+        protection: Protection,
         transcript: Transcript,
         secrets: ApplicationSecrets,
         prefix: Vec<u8>,
     ) -> Self {
-        Self { client, scheme, suite, is_proven: false, transcript, secrets, prefix }
+        Self { client, protection, is_proven: false, transcript, secrets, prefix }
     }
 
     /// Makes a ticket for this client, for [`ServerFinishParams::ticket`].
@@ -255,8 +289,8 @@ impl ServerAccepted {
     ) -> Result<Vec<u8>, HandshakeError> {
         let fields = TicketFields {
             resumption: &self.secrets.resumption,
-            scheme: self.scheme,
-            suite: self.suite,
+            scheme: self.protection.scheme,
+            suite: self.protection.suite,
             client: &self.client,
         };
         keys.issue(&fields, now_unix_ms, entropy).map_err(HandshakeError::Encode)
@@ -308,9 +342,9 @@ impl AwaitPacket {
 
     fn seal(self, carrier: Carrier, packet: &mut [u8]) -> Result<Established, HandshakeError> {
         let tag_at = locate_end(carrier, packet, FINISH_TAG_LEN)?;
-        let ServerAccepted { client, scheme, suite, transcript, secrets, .. } = self.accepted;
+        let ServerAccepted { client, protection, transcript, secrets, .. } = self.accepted;
         let tag = finish_tag(&self.keys, transcript, packet, &tag_at);
         packet[tag_at].copy_from_slice(&tag);
-        Ok(Established::new(Side::Broker, scheme, suite, client, secrets, self.params))
+        Ok(Established::new(Side::Broker, protection, client, secrets, self.params))
     }
 }

@@ -20,6 +20,7 @@ mod one_trip_client;
 mod one_trip_server;
 mod opener;
 mod operations;
+mod property_mode;
 mod record;
 mod schedule;
 mod sealer;
@@ -30,17 +31,20 @@ mod ticket;
 mod trust;
 
 pub use error::{HandshakeError, RecordError};
-pub use established::{Established, Predecessor};
+pub use established::{Established, Predecessor, PropertyChannel};
 pub use fanout::FanDelivery;
 pub use group::{GROUP_TAG_LEN, GroupFan, GroupSealer};
 pub use handshake_client::{AwaitServerFinish, AwaitServerHello, ClientHelloConfig, ClientStart};
-pub use handshake_server::{AwaitClientFinish, AwaitPacket, ServerAccepted, ServerPolicy, ServerStart};
+pub use handshake_server::{
+    AwaitClientFinish, AwaitPacket, Protection, ServerAccepted, ServerPolicy, ServerStart,
+};
 pub use identity::{Identity, IdentityKeys};
 pub use kdf::{Secret32, derive, extract, hash, hmac};
 pub use one_trip_client::{AwaitCompactAnswer, AwaitResumeAnswer, CompactStart, ResumeStart};
 pub use one_trip_server::{ClientExpectation, CompactClient, ResumingClient};
 pub use opener::{Content, OpenedRecord, RecordOpener};
 pub use operations::Operations;
+pub use property_mode::{PropertyError, PropertyOpener, PropertySealer};
 pub use record::{REKEY_RECORDS, Side};
 pub use sealer::{OpenRecord, RecordSealer, gbody_digest};
 pub use signature::{SignatureError, kid, sign, verify};

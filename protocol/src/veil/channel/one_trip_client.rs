@@ -8,6 +8,7 @@ use super::{
     error::HandshakeError,
     flight::{Expectation, Sender, verify_flight},
     handshake_client::{AwaitServerHello, ClientHelloConfig, ClientStart},
+    handshake_server::Protection,
     identity::Identity,
     kdf::hash,
     schedule::{EarlySecret, Transcript},
@@ -96,15 +97,14 @@ impl AwaitCompactAnswer {
         let answer = ServerAnswer::parse_compact(connack_packet.get(at.clone()).unwrap_or_default())?;
         let proof = answer.proof.ok_or(HandshakeError::FinishMissing)?;
         let ClientStart { ephemeral, offer } = self.start;
-        offer.check(&answer.hello)?;
+        let form = offer.check(&answer.hello)?;
         let t1 = self.transcript.proven(&self.signature, answer.head);
         let secret = EarlySecret::new(None).agreed(&ephemeral.agree(&answer.hello.share)?);
         let expected = Expectation { trust, subject: Some(&self.broker), kid: None, now_unix_seconds };
         let broker = verify_flight(Sender::Broker, &proof, &secret.server_flight(t1), t1, &expected)?;
         let t3 = t1.signed(proof.certificate, &proof.signature);
         let conclusion = Conclusion {
-            scheme: answer.hello.scheme,
-            suite: answer.hello.suite,
+            protection: Protection { scheme: answer.hello.scheme, suite: answer.hello.suite, form },
             broker,
             transcript: t3,
             secrets: secret.finish(t3),
@@ -180,7 +180,7 @@ impl AwaitResumeAnswer {
         let at = locate(Carrier::ConnAck, connack_packet)?;
         let answer = ServerAnswer::parse_resume(connack_packet.get(at.clone()).unwrap_or_default())?;
         let ClientStart { ephemeral, offer } = self.start;
-        offer.check(&answer.hello)?;
+        let form = offer.check(&answer.hello)?;
         let Resumption { scheme, suite, broker, .. } = self.resumption;
         if answer.hello.scheme != scheme {
             return Err(HandshakeError::SchemeNotOffered(answer.hello.scheme));
@@ -191,7 +191,8 @@ impl AwaitResumeAnswer {
         let secret = self.early.agreed(&ephemeral.agree(&answer.hello.share)?);
         let t3 = self.transcript.proven(&self.binder, answer.head);
         let secrets = secret.finish(t3);
-        Conclusion { scheme, suite, broker, transcript: t3, secrets }.establish(
+        let protection = Protection { scheme, suite, form };
+        Conclusion { protection, broker, transcript: t3, secrets }.establish(
             connack_packet,
             at,
             &answer.finish,

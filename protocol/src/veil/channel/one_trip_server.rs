@@ -7,7 +7,7 @@
 use super::{
     error::HandshakeError,
     flight::{Sender, prove},
-    handshake_server::{ServerAccepted, ServerEphemeral, ServerPolicy, ServerStart},
+    handshake_server::{Protection, ServerAccepted, ServerEphemeral, ServerPolicy, ServerStart},
     identity::Identity,
     kdf::hash,
     one_trip_client::COMPACT_LABEL,
@@ -19,7 +19,6 @@ use super::{
 };
 use crate::veil::{
     hello::{BINDER_LEN, ClientHello, Flight, Opening, SIGNATURE_LEN},
-    registry::{Scheme, Suite},
     vmc::{Certificate, Roles},
 };
 use alloc::vec::Vec;
@@ -97,10 +96,10 @@ impl ServerStart {
             return Err(HandshakeError::ModeHere);
         };
         let (scheme, suite) = (contents.scheme, contents.suite);
-        let is_offered = policy.only(scheme, suite).is_some_and(|policy| policy.choose(&hello).is_ok());
+        let chosen = policy.only(scheme, suite).and_then(|policy| policy.choose(&hello).ok());
         let now_unix_seconds = expected.now_unix_ms / 1_000;
-        if !is_offered || contents.check_client(expected.trust, expected.client_id, now_unix_seconds).is_err()
-        {
+        let Some(chosen) = chosen else { return Ok(None) };
+        if contents.check_client(expected.trust, expected.client_id, now_unix_seconds).is_err() {
             return Ok(None);
         }
         let at = locate_end(Carrier::Connect, connect_packet, BINDER_LEN)?;
@@ -109,14 +108,14 @@ impl ServerStart {
         if !bool::from(early.binder(t0).ct_eq(&binder)) {
             return Err(HandshakeError::Binder);
         }
-        Ok(Some(ResumingClient { contents, early, share: hello.share, transcript: t0, binder }))
+        Ok(Some(ResumingClient { contents, chosen, early, share: hello.share, transcript: t0, binder }))
     }
 }
 
 /// A client that has signed its CONNECT, at some time.
 pub struct CompactClient {
     client: Certificate,
-    chosen: (Scheme, Suite),
+    chosen: Protection,
     share: [u8; 32],
     nonce: [u8; 16],
     time_unix_ms: u64,
@@ -134,9 +133,9 @@ impl CompactClient {
         short
     }
 
-    /// The scheme and the suite that were chosen.
+    /// What was chosen.
     #[must_use]
-    pub const fn protection(&self) -> (Scheme, Suite) {
+    pub const fn protection(&self) -> Protection {
         self.chosen
     }
 
@@ -156,22 +155,23 @@ impl CompactClient {
         now_unix_ms: u64,
         entropy: &mut dyn FnMut(&mut [u8]),
     ) -> Result<ServerAccepted, HandshakeError> {
-        let Self { client, chosen: (scheme, suite), share, transcript, signature, .. } = self;
+        let Self { client, chosen, share, transcript, signature, .. } = self;
         let ephemeral = ServerEphemeral::generate(entropy);
-        let mut prefix = ephemeral.hello((scheme, suite), now_unix_ms).encode_head();
+        let mut prefix = ephemeral.hello(chosen, now_unix_ms).encode_head();
         let t1 = transcript.proven(&signature, &prefix);
         let secret = EarlySecret::new(None).agreed(&ephemeral.key.agree(&share)?);
         let proof = prove(Sender::Broker, identity, &secret.server_flight(t1), t1)?;
         let flight = Flight::parse(&proof).map_err(HandshakeError::Encode)?;
         let t3 = t1.signed(flight.certificate, &flight.signature);
         prefix.extend_from_slice(&proof);
-        Ok(ServerAccepted::one_trip(client, (scheme, suite), t3, secret.finish(t3), prefix))
+        Ok(ServerAccepted::one_trip(client, chosen, t3, secret.finish(t3), prefix))
     }
 }
 
 /// A client that knows the secret of a ticket, and has bound its CONNECT to it, at some time.
 pub struct ResumingClient {
     contents: TicketContents,
+    chosen: Protection,
     early: EarlySecret,
     share: [u8; 32],
     transcript: Transcript,
@@ -194,11 +194,11 @@ impl ResumingClient {
         now_unix_ms: u64,
         entropy: &mut dyn FnMut(&mut [u8]),
     ) -> Result<ServerAccepted, HandshakeError> {
-        let TicketContents { scheme, suite, client, .. } = self.contents;
+        let (client, chosen) = (self.contents.client, self.chosen);
         let ephemeral = ServerEphemeral::generate(entropy);
-        let prefix: Vec<u8> = ephemeral.hello((scheme, suite), now_unix_ms).encode_head();
+        let prefix: Vec<u8> = ephemeral.hello(chosen, now_unix_ms).encode_head();
         let t3 = self.transcript.proven(&self.binder, &prefix);
         let secret = self.early.agreed(&ephemeral.key.agree(&self.share)?);
-        Ok(ServerAccepted::one_trip(client, (scheme, suite), t3, secret.finish(t3), prefix))
+        Ok(ServerAccepted::one_trip(client, chosen, t3, secret.finish(t3), prefix))
     }
 }

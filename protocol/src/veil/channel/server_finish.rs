@@ -4,6 +4,7 @@
 use super::{
     Established,
     error::HandshakeError,
+    handshake_server::Protection,
     record::Side,
     schedule::{ApplicationSecrets, FlightKeys, Transcript},
 };
@@ -11,7 +12,7 @@ use crate::{
     PACKET_BYTES_MAX, Packet, ProtocolVersion, ReasonCode, next_frame,
     veil::{
         hello::{FINISH_TAG_LEN, ServerFinish, ServerFinishParams},
-        registry::{AUTHENTICATION_METHOD, Scheme, Suite},
+        registry::AUTHENTICATION_METHOD,
         vmc::Certificate,
     },
 };
@@ -84,8 +85,7 @@ pub(super) fn finish_tag(
 
 /// A handshake on the client's side that lacks nothing but the ServerFinish.
 pub(super) struct Conclusion {
-    pub(super) scheme: Scheme,
-    pub(super) suite: Suite,
+    pub(super) protection: Protection,
     pub(super) broker: Certificate,
     pub(super) transcript: Transcript,
     pub(super) secrets: ApplicationSecrets,
@@ -110,8 +110,8 @@ impl Conclusion {
             .map(Zeroizing::new)?;
         let params = ServerFinishParams::parse(&params)
             .map_err(|error| HandshakeError::Contents("broker parameters", error))?;
-        let Self { scheme, suite, broker, secrets, .. } = self;
-        let mut established = Established::new(Side::Client, scheme, suite, broker, secrets, params);
+        let Self { protection, broker, secrets, .. } = self;
+        let mut established = Established::new(Side::Client, protection, broker, secrets, params);
         established.install_groups().map_err(|error| HandshakeError::Contents("group grants", error))?;
         Ok(established)
     }

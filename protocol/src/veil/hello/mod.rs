@@ -94,6 +94,29 @@ impl HelloFlags {
     }
 }
 
+/// How a channel protects packets after CONNACK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ChannelForm {
+    /// Not at all: Scheme 1.
+    Plain,
+    /// All of them, in records (VEIL-1 section 5.2).
+    Records,
+    /// Each PUBLISH, by a User Property (VEIL-1 section 5.3).
+    Property,
+}
+
+impl ChannelForm {
+    /// The flags that choose it.
+    #[must_use]
+    pub const fn flags(self) -> HelloFlags {
+        match self {
+            Self::Plain => HelloFlags::NONE,
+            Self::Records => HelloFlags::FRAMED,
+            Self::Property => HelloFlags::PROPERTY,
+        }
+    }
+}
+
 /// Reads the type and version bytes every message begins with.
 fn open(bytes: &[u8], expected: u8) -> Result<Reader<'_>, HelloError> {
     let mut reader = Reader::new(bytes);
