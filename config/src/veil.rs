@@ -46,6 +46,8 @@ pub struct VeilConfig {
     pub group_rekey_milliseconds: u32,
     /// Whether a group takes a new key when a member joins.
     pub join_secrecy: bool,
+    /// When clients are told to come back if the broker goes away, in milliseconds; some are told up to twice as long.
+    pub retry_milliseconds: u32,
     /// The age at which the keys of a channel are renewed, in seconds (VEIL-1 section 4.8).
     pub rekey_seconds: u32,
     /// The records after which the keys of a channel are renewed, whichever comes first.
@@ -141,6 +143,7 @@ impl Default for VeilConfig {
             group_key_seconds: 3_600,
             group_rekey_milliseconds: 1_000,
             join_secrecy: false,
+            retry_milliseconds: 1_000,
             rekey_seconds: 3_600,
             rekey_records: 1 << 24,
         }

@@ -103,6 +103,7 @@ impl Stage {
             identity: identity(2, "broker", Roles::BROKER),
             policy: ServerPolicy { schemes: Schemes::ALL, property_mode: true, ..ServerPolicy::default() },
             property_requires_tls: false,
+            retry_milliseconds: 1_000,
             one_trip: OneTrip::default(),
             fan_out: FanOut { form, rekey_milliseconds_min: 0, ..FanOut::default() },
         };

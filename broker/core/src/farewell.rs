@@ -239,6 +239,23 @@ impl CloseReason {
         }
     }
 
+    /// Returns the Reason Code of an end that has nothing to do with the client, which may come back later.
+    pub(crate) fn passes(&self) -> Option<ReasonCode> {
+        let Self::Broker(reason) = self else { return None };
+        match reason {
+            BrokerReason::Shutdown
+            | BrokerReason::StorageFailed
+            | BrokerReason::StorageFull
+            | BrokerReason::SessionChanged => self.reason_code(),
+            BrokerReason::TakenOver
+            | BrokerReason::HalfOpen
+            | BrokerReason::ReplaysFull
+            | BrokerReason::Busy
+            | BrokerReason::Dismissed
+            | BrokerReason::Revoked => None,
+        }
+    }
+
     /// Returns the words for it that the client may read; None where it is to learn no more than the Reason Code.
     fn explanation(&self) -> Option<String> {
         match self {

@@ -23,6 +23,8 @@ use crate::time::Moment;
 /// The groups that one connection takes part in at one time; messages for others are sealed for it alone. A client holds two
 /// keys of each, and at most 1,024.
 const GROUPS_PER_CONNECTION_MAX: usize = 256;
+/// The group keys in one CONNACK.
+const GRANTS_AHEAD_MAX: usize = 16;
 /// The longest name of a group, so that its grant fits into a record.
 const SCOPE_BYTES_MAX: usize = 1_024;
 /// One for each suite, in Schemes 3 and 4.
@@ -215,6 +217,36 @@ impl Groups {
         Some(Ok(Admission { grant, message: sealed }))
     }
 
+    /// Makes a connection a member of groups that are there for topics of its subscriptions already, and returns their keys, each
+    /// as in a GroupGrant. A group that is due for a new key is left out, and so is every group where joining means a new key.
+    pub(crate) fn admit_ahead(
+        &mut self,
+        connection: ConnectionId,
+        (scheme, suite): (Scheme, Suite),
+        filters: &[TopicFilter<'_>],
+    ) -> Vec<Vec<u8>> {
+        let kind = kind(scheme, suite);
+        let mut grants = Vec::new();
+        if self.settings.join_secrecy || filters.is_empty() {
+            return grants;
+        }
+        let valid_ms = u32::try_from(self.settings.key_milliseconds).unwrap_or(u32::MAX);
+        let joined = self.memberships.entry(connection).or_default();
+        for (gid, group) in &mut self.groups {
+            let is_wanted = group.kind == kind && !group.has_lost_member && group.is_for(filters);
+            if !is_wanted || grants.len() >= GRANTS_AHEAD_MAX {
+                continue;
+            }
+            let mut grant = Vec::new();
+            if group.sealer.grant(valid_ms, &group.scope).encode_content(&mut grant).is_ok() {
+                group.members.insert(connection, Member { epoch: group.epoch, number: 0 });
+                joined.insert(*gid);
+                grants.push(grant);
+            }
+        }
+        grants
+    }
+
     /// Returns the group of a message for a connection, a new one if there is none.
     fn join(
         &mut self,
@@ -335,6 +367,14 @@ impl Group {
             members: IdMap::default(),
             has_lost_member: false,
         }
+    }
+
+    /// Tells whether its one topic is among those of a subscription.
+    fn is_for(&self, filters: &[TopicFilter<'_>]) -> bool {
+        let topic = std::str::from_utf8(&self.scope).ok().and_then(|scope| TopicName::new(scope).ok());
+        topic.is_some_and(|topic| {
+            filters.iter().any(|filter| filter.shared().is_none() && filter.matches(topic))
+        })
     }
 
     fn rekey(&mut self, source: &mut Secret32, suite: Suite, outer_tag: bool, now: Moment) {

@@ -33,6 +33,8 @@ pub struct VeilServer {
     pub policy: ServerPolicy,
     /// Whether property mode, if the policy allows it, is for encrypted connections only (VEIL-1 section 5.3).
     pub property_requires_tls: bool,
+    /// When clients are told to come back at the earliest if the broker goes away, in milliseconds; some are told twice as long.
+    pub retry_milliseconds: u32,
     /// How it serves handshakes of one round trip.
     pub one_trip: OneTrip,
     /// How it fans messages out.

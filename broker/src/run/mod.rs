@@ -287,6 +287,7 @@ fn share(config: &BrokerConfig, identity: Option<Identity>) -> Result<Arc<Shared
         identity,
         policy: settings::server_policy(&config.veil),
         property_requires_tls: config.veil.property_requires_tls,
+        retry_milliseconds: config.veil.retry_milliseconds,
         one_trip: settings::one_trip(&config.veil, clock::unix_ms()),
         fan_out: settings::fan_out(&config.veil),
     });

@@ -382,11 +382,12 @@ impl Builder {
         let (publishes, publishes_taken) = mpsc::channel(COMMANDS_MAX);
         let (commands, commands_taken) = mpsc::channel(COMMANDS_MAX);
         let (status_sender, status) = watch::channel(Status::Connecting);
+        let (notice_sender, notice) = watch::channel(None);
         let (first, connected) = oneshot::channel();
         let channels = (publishes_taken, commands_taken);
-        let driver = Driver::new(endpoint, session, sealing, channels, status_sender, first);
+        let driver = Driver::new(endpoint, session, sealing, channels, (status_sender, notice_sender), first);
         tokio::spawn(driver.run());
-        let client = Client { publishes, commands, status };
+        let client = Client { publishes, commands, status, notice };
         let stopped =
             || ConnectError::Failed { address, reason: CloseReason::Lost("the runtime ended".into()) };
         connected.await.map_err(|_| stopped())??;

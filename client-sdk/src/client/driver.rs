@@ -145,6 +145,9 @@ pub(super) struct Driver {
     /// Who waits for the re-authentication under way.
     reauthenticating: Option<ReauthenticateReply>,
     status: watch::Sender<Status>,
+    notice: watch::Sender<Option<String>>,
+    /// What the broker said of when to come back.
+    retry_after: Duration,
     /// Who waits for the first connection.
     first: Option<oneshot::Sender<Result<(), ConnectError>>>,
     clock: Clock,
@@ -157,7 +160,7 @@ impl Driver {
         session: Session,
         sealing: Sealing,
         channels: (mpsc::Receiver<PublishCommand>, mpsc::Receiver<Command>),
-        status: watch::Sender<Status>,
+        (status, notice): (watch::Sender<Status>, watch::Sender<Option<String>>),
         first: oneshot::Sender<Result<(), ConnectError>>,
     ) -> Self {
         let routes = Routes::new(session.receive_maximum());
@@ -180,6 +183,8 @@ impl Driver {
             reauthenticate_at: None,
             reauthenticating: None,
             status,
+            notice,
+            retry_after: Duration::ZERO,
             first: Some(first),
             clock: Clock::start(),
             attempt: 0,
@@ -218,7 +223,8 @@ impl Driver {
             }
             warn!(address = %self.endpoint.address(), reason = %ended, "no connection; connecting again");
             self.status.send_replace(Status::Disconnected(ended));
-            let pause = self.endpoint.backoff.pause(self.attempt, random_u32());
+            let retry_after = std::mem::take(&mut self.retry_after);
+            let pause = self.endpoint.backoff.pause(self.attempt, random_u32()).max(retry_after);
             self.attempt = self.attempt.saturating_add(1);
             if self.meanwhile(tokio::time::sleep(pause)).await.is_none() {
                 return CloseReason::Requested;
@@ -337,7 +343,13 @@ impl Driver {
                 },
                 Event::Answered { token, reasons } => self.answered(token, &reasons),
                 Event::Reauthenticated => self.reauthenticated(),
-                Event::Notice(text) => warn!(notice = %text, "the broker says"),
+                Event::Notice(text) => {
+                    warn!(notice = %text, "the broker says");
+                    self.notice.send_replace(Some(text));
+                }
+                Event::Goodbye { retry_after_ms } => {
+                    self.retry_after = Duration::from_millis(retry_after_ms.into());
+                }
                 Event::Closed(reason) => return Some(reason),
             }
         }

@@ -87,6 +87,7 @@ pub struct Client {
     publishes: mpsc::Sender<PublishCommand>,
     commands: mpsc::Sender<Command>,
     status: watch::Receiver<Status>,
+    notice: watch::Receiver<Option<String>>,
 }
 
 impl Client {
@@ -235,6 +236,11 @@ impl Client {
     /// Follows what the connection is doing.
     pub fn watch_status(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+
+    /// Follows what the broker has to say to people, such as why it refused a message; the last of it, `None` at first.
+    pub fn watch_notice(&self) -> watch::Receiver<Option<String>> {
+        self.notice.clone()
     }
 
     /// Waits until the client is closed for good and says why.

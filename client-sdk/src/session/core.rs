@@ -154,13 +154,13 @@ impl Core {
         self.timers.connack = None;
         self.timers.keep_alive_ms = u64::from(keep_alive) * 1_000;
         self.timers.ping = (keep_alive > 0).then(|| now.monotonic_ms + self.timers.keep_alive_ms);
-        let grants = Grants {
+        let mut grants = Grants {
             receive_maximum: properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get),
             packet_bytes_max: properties.packet_bytes_max.map_or(usize::MAX, |max| max.get() as usize),
             maximum_qos: properties.maximum_qos.unwrap_or(QoS::ExactlyOnce),
             retain_available: properties.retain_available.unwrap_or(true),
         };
-        let channel = self.take_channel(opened, grants.packet_bytes_max, now)?;
+        let channel = self.take_channel(opened, &mut grants, now)?;
         self.established = true;
         self.phase = Phase::Open;
         self.events.push_back(Event::Connected { session_present, channel });
@@ -175,10 +175,13 @@ impl Core {
     fn take_channel(
         &mut self,
         opened: Opened,
-        packet_bytes_max: usize,
+        grants: &mut Grants,
         now: Now,
     ) -> Result<Option<Channel>, CloseReason> {
         let Opened::Channel { mut established, is_proven } = opened else { return Ok(None) };
+        if established.has_weak_groups && !self.allows_weak_groups() {
+            return Err(CloseReason::WeakGroup);
+        }
         let channel = Channel {
             scheme: established.scheme,
             suite: established.suite,
@@ -189,8 +192,12 @@ impl Core {
         if !established.scheme.is_framed() {
             return Ok(Some(channel));
         }
+        // A record that exceeds the broker's limit would be the last (VEIL-1 sections 4.4 and 5.2).
+        let record_bytes_max = established.params.record_bytes_max;
         let (sealer, opener, predecessor) = established.into_parts();
-        self.output.seal_with(sealer, packet_bytes_max);
+        let room = record_bytes_max.map_or(usize::MAX, |bytes| sealer.packets_max(bytes as usize));
+        grants.packet_bytes_max = grants.packet_bytes_max.min(room);
+        self.output.seal_with(sealer, grants.packet_bytes_max);
         self.opener = Some(opener);
         self.reauthentication = Some(Reauthentication::new(predecessor));
         let rekey_ms = self.options.channel.as_ref().map(|channel| channel.rekey_ms);
@@ -267,11 +274,11 @@ impl Core {
             ControlOp::GroupGrant { outer_tag: false, .. } if !self.allows_weak_groups() => {
                 return Err(CloseReason::WeakGroup);
             }
-            // The opener has followed operations on keys; Goodbye precedes DISCONNECT.
-            ControlOp::KeyUpdate
-            | ControlOp::GroupGrant { .. }
-            | ControlOp::GroupRevoke { .. }
-            | ControlOp::Goodbye { .. } => {}
+            ControlOp::Goodbye { retry_after_ms, .. } => {
+                self.events.push_back(Event::Goodbye { retry_after_ms });
+            }
+            // The opener has followed operations on keys.
+            ControlOp::KeyUpdate | ControlOp::GroupGrant { .. } | ControlOp::GroupRevoke { .. } => {}
         }
         Ok(())
     }

@@ -66,6 +66,11 @@ pub enum Event {
     Reauthenticated,
     /// The broker has something to say to people.
     Notice(String),
+    /// The broker is about to end the connection for a reason of its own, which passes.
+    Goodbye {
+        /// When to come back at the earliest, in milliseconds.
+        retry_after_ms: u32,
+    },
     /// The connection is over; what is left of the output may still be sent.
     Closed(CloseReason),
 }

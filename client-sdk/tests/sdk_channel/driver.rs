@@ -18,7 +18,7 @@ use super::{
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// The broker's end of a connection.
-struct Peer {
+pub(super) struct Peer {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
@@ -51,12 +51,12 @@ impl Peer {
         }
     }
 
-    async fn send(&mut self, bytes: &[u8]) {
+    pub(super) async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
     }
 
     /// Accepts the connection of a client with its channel.
-    async fn accept(listener: &TcpListener) -> (Self, Server) {
+    pub(super) async fn accept(listener: &TcpListener) -> (Self, Server) {
         let (stream, _) = timeout(LIMIT, listener.accept()).await.unwrap().unwrap();
         let mut peer = Self { stream, buffer: Vec::new() };
         let connect_bytes = peer.packet().await;
@@ -122,16 +122,19 @@ fn lasting(serial: u64, seed: u8, roles: Roles, subject: &str, issuer: &Identity
     Identity::new(fields.sign(issuer).unwrap(), keys).unwrap()
 }
 
-async fn connected(every: Duration) -> (Client, Peer, Server) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+/// A client of the broker on this port.
+pub(super) fn builder(port: u16) -> veilmq_client::Builder {
     let mut anchors = TrustAnchors::new();
     anchors.add(broker().certificate().clone()).unwrap();
-    let client = Client::builder("127.0.0.1", listener.local_addr().unwrap().port())
+    Client::builder("127.0.0.1", port)
         .identity(Arc::new(client_identity(1, 10)))
         .trust(anchors)
         .keep_alive_seconds(0)
-        .reauthenticate_every(every)
-        .connect();
+}
+
+async fn connected(every: Duration) -> (Client, Peer, Server) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = builder(listener.local_addr().unwrap().port()).reauthenticate_every(every).connect();
     let (client, (peer, server)) = tokio::join!(client, Peer::accept(&listener));
     (client.unwrap(), peer, server)
 }

@@ -3,6 +3,7 @@
 
 mod driver;
 mod one_trip;
+mod operations;
 mod reauthentication;
 #[path = "../sdk_support/mod.rs"]
 mod sdk_support;
@@ -111,6 +112,16 @@ fn auth(data: &[u8]) -> Packet<'_> {
 
 /// Runs the handshake up to the CONNACK, which the test may change before the client gets it.
 fn handshake(rig: &mut Rig, broker: &Identity, touch: impl FnOnce(&mut Vec<u8>)) -> Option<Server> {
+    handshake_with(rig, broker, ServerFinishParams::default(), touch)
+}
+
+/// Does the same with what the broker says in its ServerFinish.
+fn handshake_with(
+    rig: &mut Rig,
+    broker: &Identity,
+    params: ServerFinishParams,
+    touch: impl FnOnce(&mut Vec<u8>),
+) -> Option<Server> {
     rig.connect();
     let connect_bytes = rig.sent();
     let Packet::Connect(connect) = decode(&connect_bytes) else { panic!("CONNECT") };
@@ -130,7 +141,7 @@ fn handshake(rig: &mut Rig, broker: &Identity, touch: impl FnOnce(&mut Vec<u8>))
     let Packet::Auth(finish) = decode(&finish_bytes) else { panic!("AUTH") };
     assert_eq!(finish.reason, ReasonCode::ContinueAuthentication);
     let accepted = server.handle(finish.data.unwrap(), &trust(), connect.client_id, NOW).ok()?;
-    let (data, server) = accepted.server_finish(ServerFinishParams::default()).unwrap();
+    let (data, server) = accepted.server_finish(params).unwrap();
     let mut connack = encode(&Packet::ConnAck(connack(ConnAckProperties {
         authentication_method: Some(AUTHENTICATION_METHOD),
         authentication_data: Some(&data),

@@ -150,6 +150,7 @@ pub(crate) fn describe(event: Option<&Event>) -> String {
         Some(Event::Answered { reasons, .. }) => format!("answered {reasons:?}"),
         Some(Event::Reauthenticated) => "re-authenticated".to_owned(),
         Some(Event::Notice(text)) => format!("notice {text}"),
+        Some(Event::Goodbye { retry_after_ms }) => format!("come back after {retry_after_ms} ms"),
         Some(Event::Closed(reason)) => format!("closed: {reason}"),
     }
 }

@@ -74,6 +74,12 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     integer("veil.group_key_seconds", 60, 604_800, "Age at which a group key is replaced, in seconds."),
     integer("veil.group_rekey_milliseconds", 0, 3_600_000, "Least time between two keys of a group, in ms."),
     option("veil.join_secrecy", Kind::Boolean, "Whether a group takes a new key when a member joins."),
+    integer(
+        "veil.retry_milliseconds",
+        0,
+        3_600_000,
+        "When clients are told to come back if the broker goes away, in ms; some are told up to twice as long.",
+    ),
     integer("veil.rekey_seconds", 60, 604_800, "Age at which the keys of a channel are renewed, in seconds."),
     integer(
         "veil.rekey_records",

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use veilmq_protocol::veil::channel::{
-    AwaitClientFinish, Predecessor, RecordOpener, RecordSealer, ServerAccepted, ServerStart,
+    AwaitClientFinish, HandshakeError, Predecessor, RecordOpener, RecordSealer, ServerAccepted, ServerStart,
 };
 use veilmq_protocol::veil::hello::ServerFinishParams;
 use veilmq_protocol::veil::record::RECORD_OVERHEAD_MAX;
@@ -24,6 +24,8 @@ pub(crate) struct Channel {
     pub(crate) opener: RecordOpener,
     /// What chains the next handshake to the last.
     predecessor: Predecessor,
+    /// When the client is to be given another ticket.
+    ticket_at: Option<Moment>,
     exchange: Option<Box<Exchange>>,
 }
 
@@ -48,8 +50,29 @@ pub(crate) struct Reauthenticated {
 }
 
 impl Channel {
-    pub(crate) fn new(opener: RecordOpener, predecessor: Predecessor) -> Self {
-        Self { opener, predecessor, exchange: None }
+    /// A channel that was made now, with a ticket if the broker gives any.
+    pub(crate) fn new(
+        opener: RecordOpener,
+        predecessor: Predecessor,
+        shared: &Shared,
+        environment: &Environment<'_>,
+    ) -> Self {
+        Self { opener, predecessor, ticket_at: next_ticket_at(shared, environment), exchange: None }
+    }
+
+    /// Returns when the client is to be given another ticket; None if it gets none.
+    pub(crate) fn ticket_at(&self) -> Option<Moment> {
+        self.ticket_at
+    }
+
+    /// Makes another ticket, before the last one is too old to come back with (VEIL-1 section 4.7).
+    pub(crate) fn renew_ticket(
+        &mut self,
+        shared: &Shared,
+        environment: &mut Environment<'_>,
+    ) -> Result<Vec<u8>, HandshakeError> {
+        self.ticket_at = next_ticket_at(shared, environment);
+        self.predecessor.ticket(&mut shared.tickets(), environment.unix_ms, environment.entropy)
     }
 
     /// Returns when the client's proof must have arrived; None while none is due.
@@ -114,7 +137,8 @@ impl Channel {
     ) -> Result<Reauthenticated, CloseReason> {
         let certificate_over_at = certificate_over_at(&accepted.client, environment);
         let identity = Member::of(&accepted.client);
-        let params = finish_params(&accepted, shared, environment)?;
+        let params = finish_params(&accepted, Vec::new(), shared, environment)?;
+        self.ticket_at = next_ticket_at(shared, environment);
         let (finish, sealing) = accepted.server_finish(params)?;
         let mut auth = Vec::new();
         Packet::Auth(auth_packet(ReasonCode::Success, &finish))
@@ -127,9 +151,17 @@ impl Channel {
     }
 }
 
-/// Returns what the broker tells with its ServerFinish: the largest record it takes, the time, and a ticket to come back with.
+/// Returns when a ticket that is given now has half its time behind it.
+fn next_ticket_at(shared: &Shared, environment: &Environment<'_>) -> Option<Moment> {
+    let lifetime = shared.veil().map_or(0, |veil| veil.one_trip.ticket_milliseconds);
+    (lifetime > 0).then(|| environment.now + lifetime / 2)
+}
+
+/// Returns what the broker tells with its ServerFinish: the largest record it takes, the time, a ticket to come back with, and
+/// group keys, each as in a GroupGrant.
 pub(crate) fn finish_params(
     accepted: &ServerAccepted,
+    group_grants: Vec<Vec<u8>>,
     shared: &Shared,
     environment: &mut Environment<'_>,
 ) -> Result<ServerFinishParams, CloseReason> {
@@ -143,6 +175,7 @@ pub(crate) fn finish_params(
         ticket,
         record_bytes_max: u32::try_from(record_bytes_max).ok(),
         time_unix_ms: Some(now_unix_ms),
+        group_grants,
         ..ServerFinishParams::default()
     })
 }

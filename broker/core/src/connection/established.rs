@@ -97,8 +97,14 @@ impl Established {
 
     /// Returns when the connection next needs attention.
     pub(crate) fn next_deadline(&self) -> Option<Moment> {
-        let deadlines = [self.silent_at(), self.certificate_over_at, self.exchange_over_at()];
+        let deadlines =
+            [self.silent_at(), self.certificate_over_at, self.exchange_over_at(), self.ticket_at()];
         deadlines.into_iter().flatten().min()
+    }
+
+    /// Returns when the client is to be given another ticket.
+    pub(crate) fn ticket_at(&self) -> Option<Moment> {
+        self.channel.as_ref()?.ticket_at()
     }
 
     /// Returns when the re-authentication under way has taken too long.

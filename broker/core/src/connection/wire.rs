@@ -5,13 +5,13 @@
 use std::sync::Arc;
 
 use veilmq_protocol::veil::channel::{
-    OpenRecord, Operations, PropertyError, PropertyOpener, PropertySealer, RecordSealer,
+    OpenRecord, Operations, PropertyChannel, PropertyError, PropertyOpener, RecordSealer,
 };
 use veilmq_protocol::veil::fanout::{put_shared_properties, put_subscriber_header};
 use veilmq_protocol::veil::layout::LayoutError;
 use veilmq_protocol::veil::record::{ControlOp, SharedBody};
-use veilmq_protocol::veil::{Scheme, Suite};
-use veilmq_protocol::{EncodeError, PACKET_BYTES_MAX, Packet, ProtocolVersion, PublishHead};
+use veilmq_protocol::veil::{Kid, Scheme, Suite};
+use veilmq_protocol::{EncodeError, PACKET_BYTES_MAX, Packet, ProtocolVersion, PublishHead, QoS};
 
 use super::aliases::{Alias, TopicAliases};
 use crate::groups::{Admission, GroupBody, GroupMessage};
@@ -21,6 +21,8 @@ use crate::time::Moment;
 
 /// Below this many bytes of shared body, a tag over the packet costs no more than FAN-D's (VEIL-1 section 19.2, item 4).
 const FAN_BODY_BYTES_MIN: usize = 128;
+/// What stands before the key identifier in the topic of a client's operations in property mode (VEIL-1 section 5.4).
+const OPERATIONS_TOPIC: &str = "_veil/1/ctl/";
 /// A record that has grown to this size is closed, so that the client can open it early.
 const RECORD_BYTES: usize = 16 * 1024;
 
@@ -45,8 +47,9 @@ enum Channel {
 
 /// Both halves of property mode (VEIL-1 section 5.3).
 struct PropertyMode {
-    publishes: PropertySealer,
-    published: PropertyOpener,
+    channel: Box<PropertyChannel>,
+    /// Each operation is the payload of a PUBLISH on this topic.
+    operations_topic: Box<str>,
 }
 
 impl Channel {
@@ -62,6 +65,36 @@ impl Channel {
             Self::Records(records) => Some(records),
             Self::Property(_) => None,
         }
+    }
+}
+
+impl PropertyMode {
+    /// Makes the PUBLISH that brings an operation: a whole CTRL record is its payload.
+    fn publish_operation(
+        &mut self,
+        version: ProtocolVersion,
+        op: &ControlOp<'_>,
+    ) -> Result<Vec<u8>, SendError> {
+        let mut record = Vec::new();
+        self.channel.operations.control(&mut record, op)?;
+        let head = PublishHead {
+            dup: false,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            packet_id: None,
+            topic: self.operations_topic.as_bytes(),
+            topic_alias: None,
+            message_expiry_seconds: None,
+            subscription_ids: &[],
+            application_properties: &[],
+            payload_len: record.len(),
+        };
+        let mut plain = Vec::with_capacity(head.encoded_len(version));
+        head.encode(version, &mut plain);
+        plain.extend_from_slice(&record);
+        let mut packet = Vec::new();
+        self.channel.publishes.seal(&plain, &mut packet)?;
+        Ok(packet)
     }
 }
 
@@ -128,15 +161,30 @@ impl Wire {
     }
 
     /// Gives every PUBLISH from now on its property, and checks those of the client.
-    pub(crate) fn protect(&mut self, publishes: PropertySealer, published: PropertyOpener) {
-        self.channel = Some(Box::new(Channel::Property(PropertyMode { publishes, published })));
+    pub(crate) fn protect(&mut self, channel: PropertyChannel, client: Kid) {
+        let operations_topic = format!("{OPERATIONS_TOPIC}{client}").into();
+        self.channel =
+            Some(Box::new(Channel::Property(PropertyMode { channel: Box::new(channel), operations_topic })));
+    }
+
+    /// Returns the topic that operations are published on; None where they are records, or nothing.
+    pub(crate) fn operations_topic(&self) -> Option<&str> {
+        match &**self.channel.as_ref()? {
+            Channel::Records(_) => None,
+            Channel::Property(mode) => Some(&mode.operations_topic),
+        }
+    }
+
+    /// Tells whether packets go out in records.
+    pub(crate) fn has_records(&self) -> bool {
+        self.channel.as_ref().is_some_and(|channel| channel.records().is_some())
     }
 
     /// Returns what checks each PUBLISH of the client; None outside of property mode.
     pub(crate) fn published(&mut self) -> Option<&mut PropertyOpener> {
         match self.channel.as_deref_mut()? {
             Channel::Records(_) => None,
-            Channel::Property(mode) => Some(&mut mode.published),
+            Channel::Property(mode) => Some(&mut mode.channel.published),
         }
     }
 
@@ -250,7 +298,7 @@ impl Wire {
         head.encode(self.version, &mut plain);
         plain.extend_from_slice(message.payload().as_wire_bytes());
         let mut packet = Vec::new();
-        mode.publishes.seal(&plain, &mut packet)?;
+        mode.channel.publishes.seal(&plain, &mut packet)?;
         self.check(packet.len())?;
         self.outbox.append(|tail| tail.extend_from_slice(&packet));
         Ok(packet.len())
@@ -265,6 +313,12 @@ impl Wire {
 
     /// Sends an operation on the channel, if there is one.
     pub(crate) fn control(&mut self, op: &ControlOp<'_>) -> Result<(), SendError> {
+        if let Some(Channel::Property(mode)) = self.channel.as_deref_mut() {
+            let packet = mode.publish_operation(self.version, op)?;
+            self.check(packet.len())?;
+            self.outbox.append(|tail| tail.extend_from_slice(&packet));
+            return Ok(());
+        }
         self.close_record();
         let Some(channel) = records_of(&mut self.channel) else { return Ok(()) };
         Ok(self.outbox.append(|tail| channel.sealer.control(tail, op))?)
@@ -367,7 +421,11 @@ impl Wire {
     pub(crate) fn take_operations(&mut self) -> Option<Operations> {
         Some(match self.channel.as_deref_mut()? {
             Channel::Records(records) => records.sealer.take_operations(),
-            Channel::Property(mode) => mode.publishes.take_operations(),
+            Channel::Property(mode) => {
+                let mut made = mode.channel.publishes.take_operations();
+                made += mode.channel.operations.take_operations();
+                made
+            }
         })
     }
 

@@ -90,12 +90,13 @@ impl Shard {
         if established.corked_until.is_some() {
             return Outbox::default();
         }
-        self.say_farewell(&mut established.wire, reason);
+        self.say_farewell(connection, &mut established.wire, reason);
         established.wire.into_outbox()
     }
 
     /// Sends DISCONNECT, if there is something to say. A broken channel gets no answer (VEIL-1 section 16).
-    pub(super) fn say_farewell(&self, wire: &mut Wire, reason: &CloseReason) {
+    pub(super) fn say_farewell(&self, connection: ConnectionId, wire: &mut Wire, reason: &CloseReason) {
+        self.say_goodbye(connection, wire, reason);
         if !matches!(reason, CloseReason::Peer(PeerError::Record(_)))
             && let Some(notice) = reason.notice(self.shared.settings())
             && let Some((packet, bytes)) =

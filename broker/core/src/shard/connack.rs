@@ -19,11 +19,12 @@ impl Shard {
         request: &ConnectRequest,
         channel: Option<ServerAccepted>,
         present: bool,
+        grants: Vec<Vec<u8>>,
         mut wire: Wire,
         environment: &mut Environment<'_>,
     ) -> Result<(Wire, Option<Box<Channel>>), CloseReason> {
         let form = channel.as_ref().map_or(ChannelForm::Plain, |accepted| accepted.protection.form);
-        let finish = channel.map(|accepted| self.server_finish(accepted, environment)).transpose()?;
+        let finish = channel.map(|accepted| self.server_finish(accepted, grants, environment)).transpose()?;
         let response_information = self.response_information(request);
         let properties = match request.version {
             ProtocolVersion::V5 => ConnAckProperties {
@@ -49,8 +50,9 @@ impl Shard {
         match form {
             ChannelForm::Plain => return Ok((wire, None)),
             ChannelForm::Property => {
+                let kid = channel.peer.kid();
                 if let Some(channel) = channel.into_property_mode() {
-                    wire.protect(channel.publishes, channel.published);
+                    wire.protect(channel, kid);
                 }
                 return Ok((wire, None));
             }
@@ -63,15 +65,16 @@ impl Shard {
             Scheme::One | Scheme::Two | Scheme::Three => Fan::Alone,
         };
         wire.secure(sealer, fan, environment.now);
-        Ok((wire, Some(Box::new(Channel::new(opener, predecessor)))))
+        Ok((wire, Some(Box::new(Channel::new(opener, predecessor, &self.shared, environment)))))
     }
 
     fn server_finish(
         &self,
         accepted: ServerAccepted,
+        grants: Vec<Vec<u8>>,
         environment: &mut Environment<'_>,
     ) -> Result<(Vec<u8>, AwaitPacket), CloseReason> {
-        let params = finish_params(&accepted, &self.shared, environment)?;
+        let params = finish_params(&accepted, grants, &self.shared, environment)?;
         Ok(accepted.server_finish(params)?)
     }
 

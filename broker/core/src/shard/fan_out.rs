@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use veilmq_protocol::veil::Scheme;
+use veilmq_protocol::veil::channel::Protection;
+use veilmq_protocol::veil::hello::ChannelForm;
 use veilmq_protocol::veil::record::ControlOp;
 use veilmq_protocol::{PublishHead, TopicFilter};
 
@@ -24,6 +26,21 @@ impl Shard {
         if arrival.channel.as_ref().is_some_and(|accepted| self.uses_groups(accepted.protection.scheme)) {
             self.outgoing.groups.seed(environment.entropy);
         }
+    }
+
+    /// Makes a connection that comes back to its subscriptions a member of the groups that are there for them, and returns the
+    /// keys for CONNACK (VEIL-1 section 4.4). Where rules decide about each message, keys wait for the message.
+    pub(super) fn grant_ahead(&mut self, arrival: &Arrival) -> Vec<Vec<u8>> {
+        let Some(accepted) = &arrival.channel else { return Vec::new() };
+        let Protection { scheme, suite, form } = accepted.protection;
+        if form != ChannelForm::Records || !self.uses_groups(scheme) || self.access.rules.is_some() {
+            return Vec::new();
+        }
+        let Some(session) = self.by_client_id.get(&arrival.request.client_id) else { return Vec::new() };
+        let Some(state) = self.sessions.get(session) else { return Vec::new() };
+        let filters: Vec<TopicFilter<'_>> =
+            state.subscriptions.keys().filter_map(|filter| TopicFilter::new(filter).ok()).collect();
+        self.outgoing.groups.admit_ahead(arrival.connection, (scheme, suite), &filters)
     }
 
     /// Takes a connection out of the groups that a filter brought it into. What it is still sent of them comes with a new key.

@@ -7,6 +7,7 @@ mod acknowledge;
 mod authenticate;
 mod close;
 mod connack;
+mod control;
 mod deliver;
 mod enforce;
 mod fan_out;

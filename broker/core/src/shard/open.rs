@@ -80,12 +80,16 @@ impl Shard {
         // [MQTT-3.2.2-2], [MQTT-3.2.2-3]
         let present = self.by_client_id.contains_key(&arrival.request.client_id);
         let wire = self.wire_of(&arrival.request);
+        let grants = self.grant_ahead(&arrival);
         let channel = arrival.channel.take();
         // [MQTT-3.2.0-1], [MQTT-3.2.0-2] The first packet of the connection, and the only one of its kind.
-        let (wire, channel) = match self.write_connack(&arrival.request, channel, present, wire, environment)
-        {
+        let written = self.write_connack(&arrival.request, channel, present, grants, wire, environment);
+        let (wire, channel) = match written {
             Ok(written) => written,
-            Err(reason) => return self.turn_away(&arrival, &reason, environment, effects),
+            Err(reason) => {
+                self.outgoing.groups.leave_all(arrival.connection);
+                return self.turn_away(&arrival, &reason, environment, effects);
+            }
         };
         let connection = arrival.connection;
         let mut unread = std::mem::take(&mut arrival.unread);

@@ -25,7 +25,8 @@ impl Shard {
         let session_present = self.is_session_present(&arrival);
         let wire = self.wire_of(&arrival.request);
         let channel = arrival.channel.take();
-        let written = self.write_connack(&arrival.request, channel, session_present, wire, environment);
+        let written =
+            self.write_connack(&arrival.request, channel, session_present, Vec::new(), wire, environment);
         let (wire, channel) = match written {
             Ok((wire, Some(channel))) => (wire, channel),
             Ok((_, None)) => {
@@ -95,7 +96,7 @@ impl Shard {
             %reason,
             "connection ended before its first record"
         );
-        self.say_farewell(&mut proving.wire, reason);
+        self.say_farewell(connection, &mut proving.wire, reason);
         proving.wire.into_outbox()
     }
 }

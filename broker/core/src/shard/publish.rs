@@ -301,6 +301,7 @@ impl Shard {
     ) {
         let client = self.sessions.get(&session).map(|state| &*state.client_id);
         refused.log(topic, client, &mut self.refused_publications, now);
+        self.notify(session, &format!("{refused}: {}", topic.as_str()));
     }
 
     fn accept_publish(

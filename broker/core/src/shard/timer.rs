@@ -101,6 +101,9 @@ impl Shard {
                 } else if is_over(established.silent_at()) {
                     PeerError::KeepAlive { seconds: established.keep_alive_seconds }
                 } else {
+                    if is_over(established.ticket_at()) {
+                        self.renew_ticket(connection, environment);
+                    }
                     self.arm_established(connection);
                     return;
                 }

@@ -7,11 +7,11 @@ use veilmq_protocol::{Unsubscribe, UnsubscribeFiltersBuf};
 
 use super::*;
 
-fn fan_out(form: FanOutForm) -> FanOut {
+pub(super) fn fan_out(form: FanOutForm) -> FanOut {
     FanOut { form, ..FanOut::default() }
 }
 
-fn grouping(fan_out: FanOut) -> Realm {
+pub(super) fn grouping(fan_out: FanOut) -> Realm {
     grouping_on(1, fan_out)
 }
 
@@ -30,7 +30,7 @@ impl Realm {
     }
 
     /// What a client received: keys with their epoch, messages with the type of their record.
-    fn opened(&mut self, client: &mut Client) -> Vec<String> {
+    pub(super) fn opened(&mut self, client: &mut Client) -> Vec<String> {
         let mut bytes = self.world.bytes(client.connection);
         let mut rest = bytes.as_mut_slice();
         let mut all = Vec::new();
@@ -60,7 +60,7 @@ impl Realm {
         all
     }
 
-    fn say(&mut self, from: Conn, topic: &str, payload: &str) {
+    pub(super) fn say(&mut self, from: Conn, topic: &str, payload: &str) {
         self.world.publish(from, topic, payload, QoS::AtMostOnce, 0);
     }
 

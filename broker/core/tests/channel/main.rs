@@ -5,6 +5,7 @@
 mod answers;
 mod groups;
 mod one_trip;
+mod operations;
 mod property_mode;
 mod reauthentication;
 
@@ -89,7 +90,14 @@ fn realm_serving(
     let broker_certificate = broker.certificate().clone();
     let world = World::with_veil(
         settings,
-        VeilServer { identity: broker, policy, property_requires_tls, one_trip, fan_out },
+        VeilServer {
+            identity: broker,
+            policy,
+            property_requires_tls,
+            retry_milliseconds: 1_000,
+            one_trip,
+            fan_out,
+        },
     );
     world.shared.trust().write().unwrap().add(authority.certificate().clone()).unwrap();
     let mut anchors = TrustAnchors::default();
@@ -544,7 +552,8 @@ fn an_identity_does_not_inherit_what_a_stranger_did_under_its_name() {
 
 #[test]
 fn a_connection_ends_five_minutes_after_the_certificate_it_was_made_under() {
-    let mut realm = realm(Settings::default());
+    let one_trip = OneTrip { ticket_milliseconds: 0, ..OneTrip::default() };
+    let mut realm = realm_with(Settings::default(), ServerPolicy::default(), one_trip);
     let mut press = realm.join("press-07", 10, Schemes::ALL, Suite::Aes256Gcm);
     let (plain, _) = realm.world.join("plain", true, 0);
     let left_ms = (1_900_000_000 * 1_000) - realm.world.now().milliseconds();
@@ -556,36 +565,4 @@ fn a_connection_ends_five_minutes_after_the_certificate_it_was_made_under() {
     assert!(realm.world.is_closed(press.connection));
     assert_eq!(realm.received(&mut press), ["DISCONNECT 0x87"]);
     assert!(!realm.world.is_closed(plain));
-}
-
-#[test]
-fn keys_change_when_they_are_old_and_the_client_follows() {
-    let mut realm = realm(Settings { rekey_seconds: 60, ..Settings::default() });
-    let mut client = realm.join("press-07", 10, Schemes::ALL, Suite::ChaCha20Poly1305);
-    realm.world.pass(60_000);
-
-    realm.send(&mut client, &[Packet::PingReq]);
-    assert_eq!(realm.received(&mut client), ["PINGRESP", "KeyUpdate"]);
-    let mut update = Vec::new();
-    client.sealer.key_update(&mut update);
-    realm.world.send_bytes(client.connection, &update);
-    realm.send(&mut client, &[Packet::PingReq]);
-
-    assert_eq!(realm.received(&mut client), ["PINGRESP"]);
-}
-
-#[test]
-fn keys_change_after_as_many_records_as_configured() {
-    let mut realm = realm(Settings { rekey_records: 3, ..Settings::default() });
-    let mut client = realm.join("press-07", 10, Schemes::ALL, Suite::Aes256Gcm);
-
-    let answers: Vec<_> = (0..7)
-        .map(|_| {
-            realm.send(&mut client, &[Packet::PingReq]);
-            realm.received(&mut client).join(" ")
-        })
-        .collect();
-
-    let (plain, last) = ("PINGRESP", "PINGRESP KeyUpdate");
-    assert_eq!(answers, [plain, plain, last, plain, plain, last, plain]);
 }

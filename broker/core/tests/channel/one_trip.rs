@@ -71,7 +71,11 @@ impl Realm {
     }
 
     /// The CONNECT of RESUME.
-    fn resume(&self, connect: Connect<'_>, resumption: Resumption) -> (Vec<u8>, AwaitResumeAnswer) {
+    pub(super) fn resume(
+        &self,
+        connect: Connect<'_>,
+        resumption: Resumption,
+    ) -> (Vec<u8>, AwaitResumeAnswer) {
         let config = self.config(Schemes::ALL, &Suite::ALL);
         let (start, hello) = ResumeStart::new(&config, resumption, &mut |bytes| bytes.fill(0x44)).unwrap();
         let mut bytes = with_hello(connect, &hello);
@@ -259,7 +263,7 @@ fn a_session_that_is_no_longer_what_connack_said_is_not_given() {
 
     realm.send(&mut press, &[Packet::PingReq]);
 
-    assert_eq!(realm.received(&mut press), ["DISCONNECT 0x89"]);
+    assert_eq!(realm.received(&mut press), ["Control", "DISCONNECT 0x89"]);
     assert!(realm.world.is_closed(press.connection));
     assert!(!realm.world.is_closed(meanwhile.connection));
 }

@@ -6,12 +6,12 @@ use veilmq_protocol::{PacketType, Publish, PublishProperties, UserPropertiesBuf}
 use super::*;
 
 /// One client in property mode.
-struct Stock {
-    connection: Conn,
-    channel: PropertyChannel,
+pub(super) struct Stock {
+    pub(super) connection: Conn,
+    pub(super) channel: PropertyChannel,
 }
 
-fn property_realm(is_encrypted: bool) -> Realm {
+pub(super) fn property_realm(is_encrypted: bool) -> Realm {
     let policy = ServerPolicy { schemes: Schemes::ALL, property_mode: true, ..ServerPolicy::default() };
     let settings = Settings { reason_strings: false, ..Settings::default() };
     let mut realm = realm_with(settings, policy, OneTrip::default());
@@ -26,7 +26,7 @@ fn encoded(publish: Publish<'_>) -> Vec<u8> {
 }
 
 impl Realm {
-    fn stock(&mut self, client_id: &str, seed: u8) -> Stock {
+    pub(super) fn stock(&mut self, client_id: &str, seed: u8) -> Stock {
         let identity = self.identity(seed, client_id);
         let connect = connect_v5(client_id, true, 0);
         let (connection, awaiting) =

@@ -414,3 +414,35 @@ fn an_exchange_that_is_cut_short_has_failed_and_is_not_half_open_any_more() {
         assert_eq!(realm.world.sample("veilmq_channel_handshakes_total", "failure"), round);
     }
 }
+
+#[test]
+fn keys_change_when_they_are_old_and_the_client_follows() {
+    let mut realm = realm(Settings { rekey_seconds: 60, ..Settings::default() });
+    let mut client = realm.join("press-07", 10, Schemes::ALL, Suite::ChaCha20Poly1305);
+    realm.world.pass(60_000);
+
+    realm.send(&mut client, &[Packet::PingReq]);
+    assert_eq!(realm.received(&mut client), ["PINGRESP", "KeyUpdate"]);
+    let mut update = Vec::new();
+    client.sealer.key_update(&mut update);
+    realm.world.send_bytes(client.connection, &update);
+    realm.send(&mut client, &[Packet::PingReq]);
+
+    assert_eq!(realm.received(&mut client), ["PINGRESP"]);
+}
+
+#[test]
+fn keys_change_after_as_many_records_as_configured() {
+    let mut realm = realm(Settings { rekey_records: 3, ..Settings::default() });
+    let mut client = realm.join("press-07", 10, Schemes::ALL, Suite::Aes256Gcm);
+
+    let answers: Vec<_> = (0..7)
+        .map(|_| {
+            realm.send(&mut client, &[Packet::PingReq]);
+            realm.received(&mut client).join(" ")
+        })
+        .collect();
+
+    let (plain, last) = ("PINGRESP", "PINGRESP KeyUpdate");
+    assert_eq!(answers, [plain, plain, last, plain, plain, last, plain]);
+}

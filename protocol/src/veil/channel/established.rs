@@ -1,6 +1,7 @@
 //! What a handshake ends in, the same on both sides.
 
 use super::{
+    error::HandshakeError,
     handshake_server::Protection,
     kdf::Secret32,
     opener::RecordOpener,
@@ -8,7 +9,7 @@ use super::{
     record::Side,
     schedule::ApplicationSecrets,
     sealer::RecordSealer,
-    ticket::Resumption,
+    ticket::{Resumption, TicketFields, TicketKeys},
 };
 use crate::veil::{
     hello::{ChannelForm, ServerFinishParams},
@@ -17,6 +18,7 @@ use crate::veil::{
     registry::{Kid, Scheme, Suite},
     vmc::Certificate,
 };
+use alloc::vec::Vec;
 use zeroize::Zeroizing;
 
 /// What a handshake leaves for the re-authentication of its channel (VEIL-1 section 4.8): a secret that chains one to the
@@ -31,6 +33,21 @@ pub struct Predecessor {
 }
 
 impl Predecessor {
+    /// Makes another ticket for the client of this channel, for [`ControlOp::Ticket`].
+    ///
+    /// # Errors
+    /// [`HandshakeError::Encode`], which does not happen with a certificate that was parsed.
+    pub fn ticket(
+        &self,
+        keys: &mut TicketKeys,
+        now_unix_ms: u64,
+        entropy: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<Vec<u8>, HandshakeError> {
+        let Self { resumption, scheme, suite, certificate: client, .. } = self;
+        let fields = TicketFields { resumption, scheme: *scheme, suite: *suite, client };
+        keys.issue(&fields, now_unix_ms, entropy).map_err(HandshakeError::Encode)
+    }
+
     /// Takes a ticket that came over the channel; `None` when it is too short to be one.
     #[must_use]
     pub fn resumption(&self, ticket: &[u8]) -> Option<Resumption> {
@@ -58,6 +75,8 @@ pub struct Established {
     pub exporter: Secret32,
     resumption: Secret32,
     property: Option<(PropertySealer, PropertyOpener)>,
+    /// A group key came with ServerFinish that alone authenticates messages (VEIL-1 section 6.3).
+    pub has_weak_groups: bool,
     /// What the broker told the client with ServerFinish, apart from group keys, which a client keeps in the opener only.
     pub params: ServerFinishParams,
 }
@@ -98,6 +117,7 @@ impl Established {
             exporter: secrets.exporter,
             resumption: secrets.resumption,
             property,
+            has_weak_groups: false,
             params,
         }
     }
@@ -132,6 +152,7 @@ impl Established {
             let mut reader = Reader::new(&content);
             let grant = ControlOp::read_group_grant(&mut reader)?;
             reader.finish()?;
+            self.has_weak_groups |= matches!(grant, ControlOp::GroupGrant { outer_tag: false, .. });
             self.opener.install_group(&grant)?;
         }
         Ok(())

@@ -206,6 +206,13 @@ impl RecordSealer {
         self.direction.keys.tally.take()
     }
 
+    /// How many bytes of packets fit into one record whose length field may say `record_bytes_max`.
+    #[must_use]
+    pub const fn packets_max(&self, record_bytes_max: usize) -> usize {
+        // Padding is what the sum for an empty body leaves out: a block at most, which it counts already.
+        record_bytes_max.saturating_sub(self.direction.keys.encrypted_len(0))
+    }
+
     /// How many bytes [`begin`](Self::begin) and [`finish`](Self::finish) add at most.
     #[must_use]
     pub const fn overhead_max(&self) -> usize {
