@@ -9,7 +9,8 @@ use veilmq_protocol::veil::channel::{Secret32, extract};
 
 use super::{error::ConfigError, scope::Scope};
 
-/// A 32-byte group key (GK) of one epoch; erased when dropped.
+/// A 32-byte group key (GK) of one epoch; erased when dropped, compared in constant time.
+#[derive(PartialEq, Eq)]
 pub struct GroupKey(Secret32);
 
 impl GroupKey {

@@ -41,6 +41,7 @@ mod directory;
 pub mod distribution;
 mod error;
 mod frame;
+pub mod join;
 mod keyring;
 mod lru;
 mod opened;
