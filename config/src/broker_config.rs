@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AccessConfig, AclConfig, BansConfig, BridgeConfig, Durability, E2eConfig, FileMode, LimitsConfig,
-    ListenAddress, ListenerTlsConfig, MqttConfig, Note, ProxyProtocolConfig, StorageConfig, TlsConfig,
-    VeilConfig,
+    ListenAddress, ListenerTlsConfig, MqttConfig, Note, ProxyProtocolConfig, RatesConfig, StorageConfig,
+    TlsConfig, VeilConfig,
 };
 
 /// The MQTT port of a broker that was given none.
@@ -54,6 +54,8 @@ pub struct BrokerConfig {
     pub mqtt: MqttConfig,
     /// What a client may make the broker hold or do.
     pub limits: LimitsConfig,
+    /// How fast clients may send.
+    pub rates: RatesConfig,
     /// Where and how durably state is kept.
     pub storage: StorageConfig,
     /// The VEIL-1 channel.
@@ -272,6 +274,7 @@ impl Default for BrokerConfig {
             bans: BansConfig::default(),
             mqtt: MqttConfig::default(),
             limits: LimitsConfig::default(),
+            rates: RatesConfig::default(),
             storage: StorageConfig::default(),
             veil: VeilConfig::default(),
             e2e: E2eConfig::default(),

@@ -35,6 +35,7 @@ mod mosquitto;
 mod mqtt;
 mod options;
 mod proxy;
+mod rates;
 mod relations;
 mod storage;
 mod tls;
@@ -64,6 +65,7 @@ pub use mosquitto::{
 pub use mqtt::MqttConfig;
 pub use options::{OPTIONS, OptionSpec};
 pub use proxy::{Network, NoNetwork, ProxyProtocolConfig};
+pub use rates::RatesConfig;
 pub use storage::{Durability, StorageConfig};
 pub use tls::{
     CertificateConfig, CertificateIdentity, ClientCertificate, ListenerTlsConfig, TlsConfig, TlsVersion,

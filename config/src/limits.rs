@@ -24,6 +24,12 @@ pub struct LimitsConfig {
     pub connect_seconds_max: u32,
     /// Network Connections at one time, all listeners together.
     pub connections_max: u32,
+    /// Network Connections at one time from one IP address; 0 does not limit.
+    pub connections_per_address_max: u32,
+    /// Network Connections at one time that are not established yet.
+    pub opening_connections_max: u32,
+    /// The resident memory of the process that the broker keeps below by refusing, in bytes; 0 does not watch it.
+    pub memory_bytes: u64,
     /// TLS handshakes in progress at one time.
     pub tls_handshakes_max: u32,
     /// The longest Keep Alive granted (Server Keep Alive), in seconds; 0 grants what is asked.
@@ -76,6 +82,9 @@ impl Default for LimitsConfig {
             connect_packet_bytes_max: 64 * 1024,
             connect_seconds_max: 10,
             connections_max: 100_000,
+            connections_per_address_max: 0,
+            opening_connections_max: 10_000,
+            memory_bytes: 0,
             tls_handshakes_max: 1_000,
             keep_alive_seconds_max: 0,
             session_expiry_seconds_max: u32::MAX,

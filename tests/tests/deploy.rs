@@ -39,13 +39,14 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The metrics of a broker that serves TLS, has stored something and was reloaded.
+/// The metrics of a broker that serves TLS, has a policy on end-to-end encryption and has stored something.
 fn metrics_of_a_broker() -> BTreeSet<String> {
     let authority = Authority::new();
     let certificate = authority.issue_for_this_machine();
     let mut broker = Broker::configured(|address| {
         format!(
-            "access.anonymous = true\n[[listeners]]\naddress = \"{address}\"\n[[listeners]]\naddress = \"127.0.0.1:0\"\n{}",
+            "access.anonymous = true\n[[listeners]]\naddress = \"{address}\"\n[[listeners]]\naddress = \"127.0.0.1:0\"\n{}\
+             [[e2e.policies]]\nname = \"home\"\ntopics = \"sealed/#\"\n",
             certificate.on_listener()
         )
     });

@@ -110,6 +110,11 @@ pub enum Input<'a> {
         /// What it says.
         payload: &'a [u8],
     },
+    /// The client has sent so much more than it may that it is not to be waited for: it is told 0x96 (Message rate too high).
+    TooFast {
+        /// The connection.
+        connection: ConnectionId,
+    },
     /// An operator wants a client gone: its connection is ended, with 0x98 (Administrative action) in MQTT 5. Nothing happens if
     /// this shard has no such session.
     Dismissed {

@@ -63,6 +63,8 @@ pub(crate) enum PeerError {
     UserProperties { count: usize, maximum: usize },
     #[error("more unacknowledged messages than the Receive Maximum of {maximum}")]
     ReceiveMaximum { maximum: u16 },
+    #[error("more messages or bytes than the client may send")]
+    MessageRate,
     #[error("no CONNECT within {seconds} s")]
     ConnectTimeout { seconds: u32 },
     #[error("nothing heard for one and a half times the keep alive of {seconds} s")]
@@ -160,6 +162,7 @@ impl CloseReason {
                 | PeerError::ClientId(_),
             ) => CloseLabel::Refused,
             Self::Peer(PeerError::Record(_) | PeerError::Property(_)) => CloseLabel::RecordAuthentication,
+            Self::Peer(PeerError::MessageRate) => CloseLabel::MessageRate,
             Self::Peer(
                 PeerError::Transport(_)
                 | PeerError::Packet(_)
@@ -206,6 +209,8 @@ impl CloseReason {
                 PeerError::TopicLevels { .. } => Some(ReasonCode::TopicNameInvalid),
                 PeerError::ReceiveMaximum { .. } => Some(ReasonCode::ReceiveMaximumExceeded),
                 PeerError::KeepAlive { .. } => Some(ReasonCode::KeepAliveTimeout),
+                // Section 3.14.2.1
+                PeerError::MessageRate => Some(ReasonCode::MessageRateTooHigh),
                 // [MQTT-3.1.3-8]
                 PeerError::ClientId(_) => Some(ReasonCode::ClientIdentifierNotValid),
                 PeerError::UserProperties { .. }
@@ -280,6 +285,7 @@ impl CloseReason {
                 | PeerError::ConnectTimeout { .. }
                 | PeerError::ProofTimeout { .. }
                 | PeerError::KeepAlive { .. }
+                | PeerError::MessageRate
                 | PeerError::ReauthenticationTimeout { .. }
                 | PeerError::ClientId(_)
                 | PeerError::NotAuthorized(_)
@@ -386,11 +392,12 @@ pub(crate) enum CloseLabel {
     StorageFailed,
     Revoked,
     Dismissed,
+    MessageRate,
 }
 
 impl CloseLabel {
     /// All labels, in the order of their discriminants.
-    pub(crate) const NAMES: [&'static str; 12] = [
+    pub(crate) const NAMES: [&'static str; 13] = [
         "disconnected",
         "closed",
         "connect_timeout",
@@ -403,6 +410,7 @@ impl CloseLabel {
         "storage_failed",
         "revoked",
         "dismissed",
+        "message_rate",
     ];
 }
 

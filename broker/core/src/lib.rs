@@ -25,6 +25,7 @@ mod memory;
 mod message;
 mod outbound;
 mod outbox;
+mod pressure;
 mod queue;
 mod record;
 mod recovery;
@@ -62,6 +63,7 @@ pub use self::matches::{Matches, Target};
 pub use self::memory::MemoryStore;
 pub use self::message::{Expiry, Message, MessageParts, Payload};
 pub use self::outbox::Outbox;
+pub use self::pressure::MemoryPressure;
 pub use self::record::{
     Record, Reference, SessionRecord, Stage, Store, StoreError, SubscriptionRecord, WillRecord,
 };

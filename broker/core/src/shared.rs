@@ -16,6 +16,7 @@ use crate::groups::FanOut;
 use crate::handshakes::{HalfOpen, Handshakes};
 use crate::id::{MessageId, Sequence, SessionId, ShardIndex};
 use crate::message::Storing;
+use crate::pressure::{MemoryPressure, PressureSign};
 use crate::queue::QueueTotals;
 use crate::record::Record;
 use crate::replays::Replays;
@@ -95,6 +96,7 @@ pub struct Shared {
     tickets: Mutex<TicketKeys>,
     draining: AtomicBool,
     storage: StorageSign,
+    memory: PressureSign,
     batches: AtomicU64,
     /// The messages that wait on all shards.
     pub(crate) queues: QueueTotals,
@@ -122,6 +124,7 @@ impl Shared {
             tickets: Mutex::new(TicketKeys::new(one_trip.ticket_milliseconds, one_trip.replays_max)),
             draining: AtomicBool::new(false),
             storage: StorageSign::default(),
+            memory: PressureSign::default(),
             batches: AtomicU64::new(0),
             queues: QueueTotals::default(),
             routes: Routes::default(),
@@ -186,6 +189,24 @@ impl Shared {
     /// Returns what durable storage is able to do.
     pub fn storage(&self) -> StorageState {
         self.storage.state()
+    }
+
+    /// Tells every shard how short memory is; whoever watches the process calls this when it changes.
+    pub fn show_memory(&self, pressure: MemoryPressure) {
+        self.memory.show(pressure);
+    }
+
+    /// Returns how short memory is.
+    pub fn memory(&self) -> MemoryPressure {
+        self.memory.pressure()
+    }
+
+    /// Returns what can be kept: what storage is able to do, unless memory does not allow it.
+    pub(crate) fn room(&self) -> StorageState {
+        match (self.storage.state(), self.memory.pressure()) {
+            (StorageState::Ready, MemoryPressure::Critical) => StorageState::Full,
+            (state, _) => state,
+        }
     }
 
     /// Takes note that a batch is durable, or was refused: its messages can be read back from now on, or never. Whoever commits

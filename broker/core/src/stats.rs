@@ -210,6 +210,11 @@ impl Stats {
         }
     }
 
+    /// Returns how many Application Messages were received from clients.
+    pub fn messages_received_so_far(&self) -> u64 {
+        self.messages_received.iter().map(|cell| cell.load(Ordering::Relaxed)).sum()
+    }
+
     /// Adds what this shard has counted and holds to the totals of the broker.
     pub fn add_to(&self, totals: &mut Totals) {
         let sum = |cells: &[AtomicU64]| cells.iter().map(|cell| cell.load(Ordering::Relaxed)).sum::<u64>();

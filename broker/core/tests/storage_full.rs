@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use veilmq_core::StorageState;
+use veilmq_core::{MemoryPressure, StorageState};
 use veilmq_protocol::{Connect, Packet, ProtocolVersion, Publish, PublishProperties, QoS, TopicName, Will};
 use veilmq_simulator::{Conn, World, connect_v5, connect_v311, publish};
 
@@ -317,4 +317,25 @@ fn a_will_is_published_and_stored_all_the_same() {
     world.cut(client);
 
     assert_eq!(world.stored_bodies(), 1);
+}
+
+#[test]
+fn while_memory_is_critical_what_would_have_to_be_kept_is_refused() {
+    // [D09]
+    let mut world = World::new(1);
+    let (away, _) = world.join("away", true, 600);
+    world.subscribe(away, "t", QoS::AtLeastOnce);
+    world.cut(away);
+    let (publisher, _) = world.join("publisher", true, 0);
+    for (pressure, answer) in [
+        (MemoryPressure::High, "PUBACK id1"),
+        (MemoryPressure::Critical, "PUBACK id1 0x97"),
+        (MemoryPressure::None, "PUBACK id1"),
+    ] {
+        world.shared.show_memory(pressure);
+
+        world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
+
+        assert_eq!(world.received(publisher), [answer], "{pressure:?}");
+    }
 }

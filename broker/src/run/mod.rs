@@ -2,6 +2,7 @@
 //!
 //! Invariant: listeners open only after recovery, and what was acknowledged is durable before the process ends.
 
+mod memory;
 mod mosquitto;
 mod notify;
 mod process;
@@ -40,7 +41,7 @@ use crate::identity::{IdentityError, IdentityFolder};
 use crate::listener::{self, Bound, Carrier, ListenError, SocketFile};
 use crate::logging;
 use crate::shard::{
-    self, Announcer, Completion, ConnectionLimit, Counters, Exchange, Gate, Mail, WorkerParts,
+    self, Admission, Announcer, Completion, ConnectionLimit, Counters, Exchange, Gate, Mail, WorkerParts,
 };
 use crate::store::{
     self, Condition, DirectoryError, OpenReport, Room, StorageHandle, StorageWriter, WriterOptions,
@@ -143,6 +144,7 @@ pub fn run(config: &BrokerConfig, file: Option<&Path>) -> Result<(), RunError> {
 struct Broker {
     state: Arc<AdminState>,
     reloader: Reloader,
+    shared: Arc<Shared>,
     /// What operators want read again.
     reloads: mpsc::Receiver<ReloadRequest>,
     tls: TlsKeeper,
@@ -228,7 +230,7 @@ impl Broker {
         let (reload, reloads) = mpsc::channel(RELOADS_MAX);
         state.control(Controls {
             exchange: Arc::clone(&exchange),
-            shared,
+            shared: Arc::clone(&shared),
             verifier: Arc::clone(access.verifier()),
             reload,
         });
@@ -243,6 +245,7 @@ impl Broker {
         Ok(Self {
             state,
             reloader,
+            shared,
             reloads,
             tls,
             exchange,
@@ -419,7 +422,7 @@ fn start_shards(
     entrances: Entrances,
     services: &Services<'_>,
 ) -> Result<Vec<JoinHandle<()>>, RunError> {
-    let limit = ConnectionLimit::new(config.limits.connections_max as usize);
+    let admission = Admission::new(&config.limits, &config.rates);
     let connection_ids = Arc::new(AtomicU64::new(1));
     let counters: Vec<Arc<Counters>> = shards.iter().map(|_| Arc::default()).collect();
     let counting =
@@ -440,7 +443,7 @@ fn start_shards(
             exchange: Arc::clone(exchange),
             storage: (*storage).clone(),
             storage_backlog_bytes_max: STORAGE_BACKLOG_BYTES_MAX / 4,
-            limit: limit.clone(),
+            gate: admission.clone(),
             connection_ids: Arc::clone(&connection_ids),
             verifier: Arc::clone(verifier),
             reply: Arc::clone(&reply),

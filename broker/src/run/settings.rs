@@ -7,8 +7,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 use veilmq_config::{BrokerConfig, Durability, Mode, MqttConfig, VeilConfig};
 use veilmq_core::{
-    Capabilities, FanOut, FanOutForm, OneTrip, PolicySample, RelaxedTopics, Sample, SampleKind, Settings,
-    Shared, StorageState,
+    Capabilities, FanOut, FanOutForm, MemoryPressure, OneTrip, PolicySample, RelaxedTopics, Sample,
+    SampleKind, Settings, Shared, StorageState,
 };
 use veilmq_protocol::QoS;
 use veilmq_protocol::veil::channel::ServerPolicy;
@@ -246,6 +246,15 @@ impl MetricSource for DaemonMetrics {
                 "1 for what storage can do at the moment.",
                 ("state", label),
                 value,
+            );
+        }
+        for (level, label) in [(MemoryPressure::High, "high"), (MemoryPressure::Critical, "critical")] {
+            let help = "1 while the memory of the process is above this level of limits.memory_bytes.";
+            labelled(
+                "veilmq_memory_pressure",
+                help,
+                ("level", label),
+                u64::from(self.shared.memory() >= level),
             );
         }
         for (kind, value) in self.report.damage() {

@@ -10,6 +10,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{error, info};
 use veilmq_config::BrokerConfig;
 
+use super::memory::MemoryWatch;
 use super::notify::Notifier;
 use super::{Broker, RunError};
 use crate::trust::TrustKeeper;
@@ -56,12 +57,13 @@ impl Signals {
         broker: &mut Broker,
         notifier: &mut Notifier,
     ) {
-        let Broker { reloader, reloads, tls, exchange, state, .. } = broker;
+        let Broker { reloader, shared, reloads, tls, exchange, state, .. } = broker;
         let Self { runtime, mut terminate, mut interrupt, mut hang_up, mut save, mut print } = self;
         runtime.block_on(async {
             let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
             housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut alive = notifier.alive_interval().map(tokio::time::interval);
+            let mut memory = MemoryWatch::new(config.limits.memory_bytes);
             let mut trouble = None;
             let reload = |cause, notifier: &Notifier| {
                 notifier.reloading();
@@ -96,6 +98,7 @@ impl Signals {
                         }
                         look_after_trust(&reloader.trust, &mut trouble);
                         state.keep_metrics_small();
+                        memory.look(shared);
                     }
                 }
             }

@@ -16,8 +16,10 @@ use tokio::io::ReadBuf;
 use veilmq_core::{ConnectionId, Input, Moment, Outbox};
 
 use super::limit::Permit;
+use super::meter::Meter;
 use super::socket::{DetachedSocket, Socket, Written};
-use super::worker::{OPERATORS_BAN, Worker};
+use super::worker::Worker;
+use super::{gate, pace};
 use crate::tls::DISTRUSTED;
 use crate::transport::End;
 use crate::websocket::CloseCode;
@@ -41,6 +43,8 @@ pub(super) struct Connection {
     pub(super) is_paused: Cell<bool>,
     /// Its password is being checked, and nothing is read until that is done.
     pub(super) is_being_verified: Cell<bool>,
+    /// It has sent faster than it may, and is not read for a while.
+    pub(super) is_throttled: Cell<bool>,
     pub(super) is_watched: Cell<bool>,
     permit: RefCell<Option<Permit>>,
 }
@@ -68,6 +72,7 @@ impl Connection {
             is_dirty: Cell::new(false),
             is_paused: Cell::new(false),
             is_being_verified: Cell::new(false),
+            is_throttled: Cell::new(false),
             is_watched: Cell::new(false),
             permit: RefCell::new(Some(permit)),
         })
@@ -83,6 +88,23 @@ impl Connection {
         if let Some(waker) = &*self.task.borrow() {
             waker.wake_by_ref();
         }
+    }
+
+    /// Tells whether it holds the right to be not established yet.
+    pub(super) fn is_opening(&self) -> bool {
+        self.permit.borrow().as_ref().is_some_and(Permit::is_opening)
+    }
+
+    /// Gives that right back.
+    pub(super) fn established(&self) {
+        if let Some(permit) = &mut *self.permit.borrow_mut() {
+            permit.established();
+        }
+    }
+
+    /// Lends what measures it, if its rate is limited.
+    pub(super) fn measure<T>(&self, measure: impl FnOnce(&Meter) -> T) -> Option<T> {
+        self.permit.borrow().as_ref().and_then(Permit::meter).map(measure)
     }
 
     /// Tells whether the socket is gone.
@@ -220,6 +242,7 @@ impl Connection {
 
     /// Hands the core what was read for it.
     fn take_in(self: &Rc<Self>, bytes: &mut [u8], worker: &Worker) {
+        let (received_before, length) = (pace::received_so_far(worker), bytes.len());
         let mut plaintext = worker.take_plaintext_buffer();
         let (client, user, packets) = match &mut *self.socket.borrow_mut() {
             Some(socket) => {
@@ -231,8 +254,12 @@ impl Connection {
         if let Some(client) = client {
             let client = client.to_string();
             worker.turn(Input::Located { connection: self.id, peer: &client });
-            if worker.is_banned(&client) {
-                worker.turn(Input::Violated { connection: self.id, rule: OPERATORS_BAN });
+            let located = match &mut *self.permit.borrow_mut() {
+                Some(permit) => gate::locate(worker, permit, &client),
+                None => Ok(()),
+            };
+            if let Err(rule) = located {
+                worker.turn(Input::Violated { connection: self.id, rule });
             }
         }
         if let Some(user) = user {
@@ -242,6 +269,7 @@ impl Connection {
             worker.turn(Input::Received { connection: self.id, bytes: packets });
         }
         worker.give_plaintext_buffer(plaintext);
+        pace::heed(worker, self, received_before, length);
         self.heed_transport(worker);
     }
 

@@ -12,6 +12,7 @@ pub struct Counters {
     accept_errors: AtomicU64,
     write_timeouts: AtomicU64,
     reads_paused: AtomicU64,
+    reads_throttled: AtomicU64,
 }
 
 impl Counters {
@@ -40,6 +41,11 @@ impl Counters {
         self.reads_paused.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A connection was not read for a while because its client sends faster than it may.
+    pub(super) fn read_throttled(&self) {
+        self.reads_throttled.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Returns how many deliveries did not take place because a mailbox was full.
     pub(super) fn messages_dropped(&self) -> u64 {
         self.parcels_dropped.load(Ordering::Relaxed)
@@ -56,7 +62,7 @@ impl Counters {
             ),
             (
                 "veilmq_connections_refused_total",
-                "Network Connections closed when accepted, because limits.connections_max are open.",
+                "Network Connections closed when accepted, because of a limit or a ban.",
                 None,
                 &self.connections_refused,
             ),
@@ -77,6 +83,12 @@ impl Counters {
                 "Times a connection was not read because storage or another shard was behind.",
                 None,
                 &self.reads_paused,
+            ),
+            (
+                "veilmq_reads_throttled_total",
+                "Times a connection was not read for a while because its client sends faster than rates allow.",
+                None,
+                &self.reads_throttled,
             ),
         ] {
             visit(Sample {

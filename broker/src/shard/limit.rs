@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::gate::AddressPlace;
+use super::meter::Meter;
+
 /// The number of connections that may be open, shared by all shards.
 #[derive(Clone, Debug)]
 pub struct ConnectionLimit {
@@ -14,8 +17,20 @@ pub struct ConnectionLimit {
 #[derive(Debug)]
 pub struct Permit {
     open: Arc<AtomicUsize>,
-    /// A right that is given back with this one.
-    other: Option<Box<Permit>>,
+    /// Few connections have it for long.
+    more: Option<Box<More>>,
+}
+
+/// What goes with a right, and is given back with it or before.
+#[derive(Debug, Default)]
+struct More {
+    /// The right that a listener gives.
+    listener: Option<Permit>,
+    /// The right to be not established yet.
+    opening: Option<Permit>,
+    /// The right that an address has.
+    address: Option<AddressPlace>,
+    meter: Option<Meter>,
 }
 
 impl ConnectionLimit {
@@ -28,7 +43,7 @@ impl ConnectionLimit {
     pub fn permit(&self) -> Option<Permit> {
         let more = |open| (open < self.maximum).then_some(open + 1);
         self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
-        Some(Permit { open: Arc::clone(&self.open), other: None })
+        Some(Permit { open: Arc::clone(&self.open), more: None })
     }
 
     /// Returns the number of connections that may be open.
@@ -38,10 +53,43 @@ impl ConnectionLimit {
 }
 
 impl Permit {
-    /// Joins another limit's right to this one, so that both are given back at once.
-    pub fn with(mut self, other: Self) -> Self {
-        self.other = Some(Box::new(other));
+    /// Joins a listener's right to this one, so that both are given back at once.
+    pub fn with(mut self, listener: Self) -> Self {
+        self.more.get_or_insert_default().listener = Some(listener);
         self
+    }
+
+    /// Joins the right to be not established yet.
+    pub(super) fn opening(mut self, opening: Self) -> Self {
+        self.more.get_or_insert_default().opening = Some(opening);
+        self
+    }
+
+    /// Joins the right of an address, and what measures the connection.
+    pub(super) fn place(&mut self, address: Option<AddressPlace>, meter: Option<Meter>) {
+        if address.is_some() || meter.is_some() {
+            let more = self.more.get_or_insert_default();
+            (more.address, more.meter) = (address, meter);
+        }
+    }
+
+    /// Tells whether it is that of a connection which is not established yet.
+    pub(super) fn is_opening(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.opening.is_some())
+    }
+
+    /// Gives back the right to be not established yet.
+    pub(super) fn established(&mut self) {
+        let Some(more) = &mut self.more else { return };
+        more.opening = None;
+        if more.listener.is_none() && more.address.is_none() && more.meter.is_none() {
+            self.more = None;
+        }
+    }
+
+    /// Returns what measures the connection, if its rate is limited.
+    pub(super) fn meter(&self) -> Option<&Meter> {
+        self.more.as_ref()?.meter.as_ref()
     }
 }
 

@@ -20,12 +20,13 @@ use veilmq_protocol::TopicName;
 use super::Mail;
 use super::connection::{CLOSE_SECONDS_MAX, Connection, ConnectionTask};
 use super::counters::Counters;
+use super::gate::Admission;
 use super::layers::{Layers, TooManyHandshakes};
-use super::limit::{ConnectionLimit, Permit};
+use super::limit::Permit;
 use super::mailbox::{Completion, Exchange, Posted};
-use super::orders;
 use super::socket::Socket;
 use super::stream::Stream;
+use super::{gate, orders, pace};
 use crate::access::{Reply, Verifier};
 use crate::clock;
 use crate::listener::Carrier;
@@ -34,13 +35,11 @@ use crate::transport::End;
 use crate::websocket::CloseCode;
 
 /// One buffer for all sockets of a shard.
-const SCRATCH_BYTES: usize = 64 * 1024;
+pub(super) const SCRATCH_BYTES: usize = 64 * 1024;
 /// Connections whose certificates are looked at again in one go; each takes up to a few signatures.
 const DISTRUST_CHUNK: usize = 16;
 /// How often connections with a deadline of their own are looked at.
 const PATROL_MILLISECONDS: u64 = 500;
-/// Why a connection is not taken from there.
-pub(super) const OPERATORS_BAN: &str = "an operator has banned the address";
 
 /// What a shard needs to work; it is made on the main thread and moved to the shard's.
 pub struct WorkerParts {
@@ -52,8 +51,8 @@ pub struct WorkerParts {
     pub storage: StorageHandle,
     /// The bytes waiting for storage above which no more is read, if some of them are this shard's.
     pub storage_backlog_bytes_max: usize,
-    /// How many connections there may be.
-    pub limit: ConnectionLimit,
+    /// Who may have a connection.
+    pub gate: Admission,
     /// Where connections get their numbers.
     pub connection_ids: Arc<AtomicU64>,
     /// Who checks passwords.
@@ -98,7 +97,7 @@ pub(super) struct Worker {
     exchange: Arc<Exchange<Mail>>,
     storage: StorageHandle,
     storage_backlog_bytes_max: usize,
-    limit: ConnectionLimit,
+    gate: Admission,
     connection_ids: Arc<AtomicU64>,
     verifier: Arc<Verifier>,
     reply: Arc<Reply>,
@@ -133,7 +132,7 @@ impl Worker {
             exchange: parts.exchange,
             storage: parts.storage,
             storage_backlog_bytes_max: parts.storage_backlog_bytes_max,
-            limit: parts.limit,
+            gate: parts.gate,
             connection_ids: parts.connection_ids,
             verifier: parts.verifier,
             reply: parts.reply,
@@ -152,6 +151,11 @@ impl Worker {
     /// Returns the mailboxes.
     pub(super) fn exchange(&self) -> &Exchange<Mail> {
         &self.exchange
+    }
+
+    /// Returns who may have a connection.
+    pub(super) fn gate(&self) -> &Admission {
+        &self.gate
     }
 
     /// Returns what is counted.
@@ -270,6 +274,7 @@ impl Worker {
             self.turn(Input::Verified { connection: id, verdict });
             if let Some(connection) = connection {
                 connection.is_being_verified.set(false);
+                pace::establish(self, &connection);
                 connection.wake();
             }
         }
@@ -310,24 +315,7 @@ impl Worker {
         carrier: &Carrier,
         peer: &str,
     ) -> Result<ConnectionId, &'static str> {
-        if self.is_banned(peer) {
-            self.counters.connection_refused();
-            return Err(OPERATORS_BAN);
-        }
-        let Some(permit) = self.limit.permit() else {
-            self.counters.connection_refused();
-            return Err("limits.connections_max connections are open");
-        };
-        let permit = match &carrier.limit {
-            None => permit,
-            Some(limit) => match limit.permit() {
-                Some(own) => permit.with(own),
-                None => {
-                    self.counters.connection_refused();
-                    return Err("listeners[].connections_max connections are open on one listener");
-                }
-            },
-        };
+        let permit = gate::admit(self, carrier, peer).inspect_err(|_| self.counters.connection_refused())?;
         let layers = match Layers::of(carrier, self.websocket_message_bytes_max) {
             Ok(layers) => layers,
             Err(TooManyHandshakes) => return Err("limits.tls_handshakes_max TLS handshakes are under way"),
@@ -391,6 +379,7 @@ impl Worker {
                 Ok(socket) => {
                     let connection = self.adopt(arrival.connection(), socket, permit);
                     self.turn(Input::Arrived(arrival));
+                    pace::establish(self, &connection);
                     // On its way it may have missed that certificates were read again.
                     connection.heed_distrust(self);
                     connection.heed_transport(self);
@@ -488,7 +477,7 @@ impl Worker {
 
     /// Tells whether a connection must not be read now; it is then woken when it may.
     pub(super) fn pause_if_needed(&self, connection: &Rc<Connection>) -> bool {
-        if connection.is_being_verified.get() {
+        if connection.is_being_verified.get() || connection.is_throttled.get() {
             return true;
         }
         if !self.is_behind() {

@@ -34,6 +34,24 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "Network Connections at one time, all listeners together.",
     ),
     integer(
+        "limits.connections_per_address_max",
+        0,
+        10_000_000,
+        "Network Connections at one time from one IP address, all listeners together; 0 does not limit. Behind a proxy without PROXY headers all clients have one.",
+    ),
+    integer(
+        "limits.opening_connections_max",
+        1,
+        10_000_000,
+        "Network Connections at one time that have not been accepted with CONNACK yet; further ones are closed.",
+    ),
+    integer(
+        "limits.memory_bytes",
+        0,
+        MEMORY_BYTES_MAX,
+        "Resident memory of the process, in bytes: from 85 % on nobody else may connect, from 95 % on nothing more is kept for anybody, as with a full disk. 0 does not watch it.",
+    ),
+    integer(
         "limits.tls_handshakes_max",
         1,
         1_000_000,

@@ -10,6 +10,7 @@ mod limits;
 mod listeners;
 mod mqtt;
 mod process;
+mod rates;
 mod storage;
 mod veil;
 
@@ -77,6 +78,7 @@ const SECTIONS: &[&[OptionSpec]] = &[
     access::OPTIONS,
     mqtt::OPTIONS,
     limits::OPTIONS,
+    rates::OPTIONS,
     storage::OPTIONS,
     veil::OPTIONS,
     e2e::OPTIONS,

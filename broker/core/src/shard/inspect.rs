@@ -13,6 +13,7 @@ use crate::effect::Effect;
 use crate::farewell::{BrokerReason, CloseReason};
 use crate::id::ConnectionId;
 use crate::message::Message;
+use crate::pressure::MemoryPressure;
 use crate::record::SubscriptionRecord;
 use crate::session::Session;
 use crate::shared::Shared;
@@ -132,6 +133,25 @@ impl Shard {
         let subscriptions = session.subscriptions.iter().take(subscriptions_max);
         let subscriptions = subscriptions.map(|(filter, record)| (Arc::clone(filter), *record)).collect();
         Some(SessionDetail { summary: self.summary(client_id)?, subscriptions })
+    }
+
+    /// Returns the user of an established connection, if it has one; None before CONNACK.
+    pub fn user_on(&self, connection: ConnectionId) -> Option<Option<Arc<str>>> {
+        let session = match self.connections.get(&connection)? {
+            Connection::Established(established) => self.sessions.get(&established.session)?,
+            Connection::Opening(_) | Connection::Proving(_) => return None,
+        };
+        Some(session.user.as_ref().map(|user| Arc::clone(&user.name)))
+    }
+
+    /// Tells whether a connection is established.
+    pub fn is_established(&self, connection: ConnectionId) -> bool {
+        matches!(self.connections.get(&connection), Some(Connection::Established(_)))
+    }
+
+    /// Returns how short memory is.
+    pub fn memory(&self) -> MemoryPressure {
+        self.shared.memory()
     }
 
     /// Ends the connection of a session because an operator says so, and the session too if `ends_session`.

@@ -177,6 +177,9 @@ impl Shard {
                 self.fetched_for_heirs(&asked, messages, environment.now);
             }
             Input::Announced { topic, payload } => self.announce(topic, payload, environment.now),
+            Input::TooFast { connection } => {
+                self.close(connection, &PeerError::MessageRate.into(), environment, effects);
+            }
             Input::Dismissed { client_id, ends_session } => {
                 self.dismiss(client_id, ends_session, environment, effects);
             }

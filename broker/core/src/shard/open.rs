@@ -161,7 +161,7 @@ impl Shard {
         }
         let was_stored = session.is_some_and(|session| session.durable);
         let is_stored = self.session_expiry_seconds(&arrival.request) > 0;
-        let has_room = match self.shared.storage() {
+        let has_room = match self.shared.room() {
             StorageState::Ready => true,
             // Who comes back for what is stored frees it.
             StorageState::Full => was_stored || !is_stored,

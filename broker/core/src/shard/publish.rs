@@ -183,7 +183,7 @@ impl Shard {
         let durable = state.durable;
         self.count_unacknowledged(connection)?;
         // [MQTT-4.3.3-8] The identifier of a durable session's QoS 2 message is stored, whoever gets the message.
-        let accepted = match self.shared.storage() {
+        let accepted = match self.shared.room() {
             StorageState::Full | StorageState::Failing if exactly_once && durable => Err(self.no_room()),
             _ => self.accept_publish(session, publish, topic, now),
         };
@@ -370,7 +370,7 @@ impl Shard {
     pub(super) fn announce(&mut self, topic: TopicName<'_>, payload: &[u8], now: Moment) {
         let publication = Publication {
             publisher: None,
-            qos: match self.shared.storage() {
+            qos: match self.shared.room() {
                 StorageState::Ready => QoS::ExactlyOnce,
                 StorageState::Full | StorageState::Failing => QoS::AtMostOnce,
             },
@@ -394,7 +394,7 @@ impl Shard {
         // What is kept in memory alone needs no room on the disk.
         let has_room = !publication.refusable
             || durability == MessageDurability::Memory
-            || self.shared.storage() == StorageState::Ready;
+            || self.shared.room() == StorageState::Ready;
         if !has_room && addressed.is_stored() {
             return Err(self.no_room());
         }

@@ -36,7 +36,7 @@ impl Shard {
         let Some(state) = self.session_on(connection) else { return Ok(()) };
         let (session, durable) = (state.id, state.durable);
         // MQTT 3.1 has no word for a refusal, and a subscription that is not stored may not be acknowledged.
-        if version == ProtocolVersion::V31 && durable && self.shared.storage() != StorageState::Ready {
+        if version == ProtocolVersion::V31 && durable && self.shared.room() != StorageState::Ready {
             return Err(CloseReason::Broker(BrokerReason::StorageFull));
         }
         let records_before = self.records.len();
@@ -98,7 +98,7 @@ impl Shard {
             return Err(ReasonCode::NotAuthorized);
         }
         // A subscription that is there already stays in force. Granted anew it could bring retained messages, which are stored.
-        if durable && self.shared.storage() != StorageState::Ready {
+        if durable && self.shared.room() != StorageState::Ready {
             return Err(ReasonCode::QuotaExceeded);
         }
         let subscriptions_max = self.shared.settings().subscriptions_per_session_max;

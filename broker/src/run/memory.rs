@@ -1,0 +1,91 @@
+//! How short memory is: the resident memory of the process against `limits.memory_bytes`.
+//!
+//! Each level is left five per cent below where it is entered, so that it does not come and go.
+
+use tracing::{info, warn};
+use veilmq_core::{MemoryPressure, Shared};
+
+use crate::admin::process_memory;
+
+const HIGH_PER_CENT: u64 = 85;
+const CRITICAL_PER_CENT: u64 = 95;
+const RELIEF_PER_CENT: u64 = 5;
+
+/// Watches the memory of the process, if there is a limit.
+pub(super) struct MemoryWatch {
+    bytes_max: u64,
+    pressure: MemoryPressure,
+}
+
+impl MemoryWatch {
+    /// Watches for `bytes_max`; 0 watches nothing.
+    pub(super) fn new(bytes_max: u64) -> Self {
+        Self { bytes_max, pressure: MemoryPressure::None }
+    }
+
+    /// Looks, and tells the shards what has changed.
+    pub(super) fn look(&mut self, shared: &Shared) {
+        if self.bytes_max == 0 {
+            return;
+        }
+        let (resident_bytes, _) = process_memory();
+        let pressure = self.judge(resident_bytes);
+        if pressure == self.pressure {
+            return;
+        }
+        self.pressure = pressure;
+        shared.show_memory(pressure);
+        let limit_bytes = self.bytes_max;
+        match pressure {
+            MemoryPressure::None => info!(resident_bytes, limit_bytes, "memory is not short any more"),
+            MemoryPressure::High => {
+                warn!(resident_bytes, limit_bytes, "memory is short: nobody else may connect");
+            }
+            MemoryPressure::Critical => {
+                warn!(resident_bytes, limit_bytes, "memory is very short: nothing more is kept for anybody");
+            }
+        }
+    }
+
+    fn judge(&self, resident_bytes: u64) -> MemoryPressure {
+        let is_above = |level, per_cent: u64| {
+            let relief = if self.pressure >= level { RELIEF_PER_CENT } else { 0 };
+            resident_bytes >= self.bytes_max / 100 * (per_cent - relief)
+        };
+        if is_above(MemoryPressure::Critical, CRITICAL_PER_CENT) {
+            MemoryPressure::Critical
+        } else if is_above(MemoryPressure::High, HIGH_PER_CENT) {
+            MemoryPressure::High
+        } else {
+            MemoryPressure::None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_left_below_where_it_was_entered() {
+        // [D09]
+        use MemoryPressure::{Critical, High, None};
+        let mut watch = MemoryWatch::new(1_000);
+        for (resident_bytes, pressure) in [
+            (849, None),
+            (850, High),
+            (800, High),
+            (799, None),
+            (950, Critical),
+            (900, Critical),
+            (899, High),
+            (949, High),
+            (10_000, Critical),
+            (0, None),
+        ] {
+            watch.pressure = watch.judge(resident_bytes);
+
+            assert_eq!(watch.pressure, pressure, "{resident_bytes}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Who may have a connection: so many in all, so many from one address, so many that are not established yet, and none from a banned
+//! address or while memory is short.
+//!
+//! Invariant: what a connection was given by the gate comes back when it is gone.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use veilmq_config::{LimitsConfig, RatesConfig};
+use veilmq_core::MemoryPressure;
+
+use super::limit::{ConnectionLimit, Permit};
+use super::meter::Meters;
+use super::worker::Worker;
+use crate::listener::Carrier;
+
+/// Lets connections in, for all shards.
+#[derive(Clone)]
+pub struct Admission(Arc<Inner>);
+
+struct Inner {
+    all: ConnectionLimit,
+    opening: ConnectionLimit,
+    per_address_max: usize,
+    addresses: Addresses,
+    meters: Option<Arc<Meters>>,
+}
+
+/// How many connections each address has.
+type Addresses = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// One of the connections that an address may have; given back when dropped.
+#[derive(Debug)]
+pub(super) struct AddressPlace {
+    addresses: Addresses,
+    address: IpAddr,
+}
+
+impl Admission {
+    /// Makes the gate of a broker.
+    pub fn new(limits: &LimitsConfig, rates: &RatesConfig) -> Self {
+        Self(Arc::new(Inner {
+            all: ConnectionLimit::new(limits.connections_max as usize),
+            opening: ConnectionLimit::new(limits.opening_connections_max as usize),
+            per_address_max: limits.connections_per_address_max as usize,
+            addresses: Addresses::default(),
+            meters: Meters::new(rates),
+        }))
+    }
+
+    /// Returns what measures clients, if anything does.
+    pub(super) fn meters(&self) -> Option<&Meters> {
+        self.0.meters.as_deref()
+    }
+
+    fn permit(&self, listener: Option<&ConnectionLimit>) -> Result<Permit, &'static str> {
+        let permit = self.0.all.permit().ok_or("limits.connections_max connections are open")?;
+        let permit = match listener {
+            None => permit,
+            Some(limit) => {
+                let own = limit.permit();
+                permit.with(own.ok_or("listeners[].connections_max connections are open on one listener")?)
+            }
+        };
+        let opening = self.0.opening.permit();
+        Ok(permit
+            .opening(opening.ok_or("limits.opening_connections_max connections are not established yet")?))
+    }
+
+    /// Gives a connection the place of its address.
+    fn place(&self, permit: &mut Permit, peer: &str) -> Result<(), &'static str> {
+        let inner = &*self.0;
+        if inner.per_address_max == 0 && inner.meters.is_none() {
+            return Ok(());
+        }
+        // A client on a Unix socket has none.
+        let address = peer.parse().map(|peer: SocketAddr| peer.ip().to_canonical()).ok();
+        let place = match address.filter(|_| inner.per_address_max > 0) {
+            None => None,
+            Some(address) => Some(
+                AddressPlace::take(&inner.addresses, address, inner.per_address_max)
+                    .ok_or("limits.connections_per_address_max connections are open from one address")?,
+            ),
+        };
+        permit.place(place, inner.meters.as_ref().map(|meters| meters.meter(address)));
+        Ok(())
+    }
+}
+
+impl AddressPlace {
+    fn take(addresses: &Addresses, address: IpAddr, maximum: usize) -> Option<Self> {
+        let mut counts = lock(addresses);
+        let count = counts.entry(address).or_insert(0);
+        if *count >= maximum {
+            return None;
+        }
+        *count += 1;
+        Some(Self { addresses: Arc::clone(addresses), address })
+    }
+}
+
+impl Drop for AddressPlace {
+    fn drop(&mut self) {
+        let mut counts = lock(&self.addresses);
+        match counts.get_mut(&self.address) {
+            Some(count) if *count > 1 => *count -= 1,
+            Some(_) | None => drop(counts.remove(&self.address)),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lets a connection in that was accepted; behind a proxy its address is not known yet.
+///
+/// # Errors
+/// Why it is closed at once instead.
+pub(super) fn admit(worker: &Worker, carrier: &Carrier, peer: &str) -> Result<Permit, &'static str> {
+    if worker.with_shard(|shard| shard.memory()) != MemoryPressure::None {
+        return Err("limits.memory_bytes is nearly reached");
+    }
+    let mut permit = worker.gate().permit(carrier.limit.as_ref())?;
+    if carrier.proxies.is_none() {
+        locate(worker, &mut permit, peer)?;
+    }
+    Ok(permit)
+}
+
+/// Looks at the address of a client, once that is known.
+///
+/// # Errors
+/// Why its connection is ended.
+pub(super) fn locate(worker: &Worker, permit: &mut Permit, peer: &str) -> Result<(), &'static str> {
+    if worker.is_banned(peer) {
+        return Err("an operator has banned the address");
+    }
+    worker.gate().place(permit, peer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_so_many_places_and_gets_each_back() {
+        // [A01]
+        let addresses = Addresses::default();
+        let here = IpAddr::from([192, 0, 2, 1]);
+        let first = AddressPlace::take(&addresses, here, 2).unwrap();
+        let second = AddressPlace::take(&addresses, here, 2).unwrap();
+
+        assert!(AddressPlace::take(&addresses, here, 2).is_none());
+        assert!(AddressPlace::take(&addresses, [192, 0, 2, 2].into(), 2).is_some());
+        drop(first);
+        assert!(AddressPlace::take(&addresses, here, 2).is_some());
+        drop(second);
+        assert!(lock(&addresses).is_empty(), "nothing is remembered of who has left");
+    }
+
+    #[test]
+    fn a_connection_that_is_established_makes_room_for_one_that_is_not() {
+        let limits = LimitsConfig { opening_connections_max: 1, ..LimitsConfig::default() };
+        let gate = Admission::new(&limits, &RatesConfig::default());
+        let mut permit = gate.permit(None).unwrap();
+        assert!(permit.is_opening() && gate.permit(None).is_err());
+
+        permit.established();
+
+        assert!(!permit.is_opening() && gate.permit(None).is_ok());
+    }
+}
