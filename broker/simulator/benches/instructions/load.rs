@@ -1,4 +1,4 @@
-//! A shard, its clients, and what they send: prepared first, carried out afterwards.
+//! Shards, their clients, and what they send: prepared first, carried out afterwards.
 //!
 //! A step is what one read of a socket brings, and makes one turn, as it does in the daemon. Invariant: while steps are carried
 //! out, nothing is done but what the core and a driver without sockets have to do.
@@ -19,7 +19,7 @@ pub(crate) struct Client {
     version: ProtocolVersion,
 }
 
-/// A broker of one shard and what is going to happen to it.
+/// A broker and what is going to happen to it.
 pub(crate) struct Load {
     broker: Broker,
     steps: Vec<(ConnectionId, Vec<u8>)>,
@@ -28,49 +28,64 @@ pub(crate) struct Load {
 }
 
 struct Broker {
-    shard: Shard,
+    shards: Vec<Shard>,
+    /// The shard of each connection, by its number.
+    homes: Vec<usize>,
     effects: Vec<Effect>,
     written_bytes: usize,
-    connections: u64,
 }
 
 const NOW: Moment = Moment::from_milliseconds(1_800_000_000_000);
 
 impl Load {
-    /// Makes a broker without clients, whose clients will have had `deliveries` messages in the end.
+    /// Makes a broker of one shard without clients, whose clients will have had `deliveries` messages in the end.
     pub(crate) fn new(deliveries: u64) -> Self {
-        let shared = Shared::new(Settings::default(), [7; 16], None);
-        let shard = Shard::new(ShardIndex(0), shared);
-        let broker = Broker { shard, effects: Vec::new(), written_bytes: 0, connections: 0 };
+        Self::with_shards(1, deliveries)
+    }
+
+    /// The same with several shards.
+    pub(crate) fn with_shards(shards: u16, deliveries: u64) -> Self {
+        let shared = Shared::new(Settings { shards, ..Settings::default() }, [7; 16], None);
+        let shards = (0..shards).map(|index| Shard::new(ShardIndex(index), shared.clone())).collect();
+        let broker = Broker { shards, homes: Vec::new(), effects: Vec::new(), written_bytes: 0 };
         Self { broker, steps: Vec::new(), deliveries }
     }
 
     /// Connects a client at once.
     pub(crate) fn connect(&mut self, connect: &Connect<'_>) -> Client {
-        self.broker.connections += 1;
-        let connection = ConnectionId(self.broker.connections);
+        let connection = ConnectionId(self.broker.homes.len() as u64);
         let client = Client { connection, version: connect.version };
-        self.broker.turn(Input::Accepted {
+        self.broker.homes.push(0);
+        let accepted = Input::Accepted {
             connection,
             peer: "192.0.2.1:1883",
             promise: Promise::Stored,
             is_encrypted: false,
-        });
+        };
+        self.broker.turn(0, accepted);
         self.broker.receive(connection, &mut encode(client, &[Packet::Connect(*connect)]));
         client
     }
 
+    /// Returns the shard that a client's session is on.
+    pub(crate) fn shard_of(&self, client: Client) -> usize {
+        self.broker.homes[client.connection.0 as usize]
+    }
+
     /// Subscribes a client at once.
     pub(crate) fn subscribe(&mut self, client: Client, filter: &str, qos: QoS) {
-        let mut filters = SubscribeFiltersBuf::new();
-        filters.push(TopicFilter::new(filter).unwrap(), options(qos)).unwrap();
-        let subscribe = Subscribe {
-            packet_id: id(1),
-            subscription_id: None,
-            user: UserProperties::default(),
-            filters: filters.as_filters(),
-        };
-        self.broker.receive(client.connection, &mut encode(client, &[Packet::Subscribe(subscribe)]));
+        let mut bytes = subscription(client, filter, qos);
+        self.broker.receive(client.connection, &mut bytes);
+    }
+
+    /// Subscribes a client later.
+    pub(crate) fn subscribe_later(&mut self, client: Client, filter: &str, qos: QoS) {
+        self.steps.push((client.connection, subscription(client, filter, qos)));
+    }
+
+    /// Lets a client send packets at once, all in one read.
+    pub(crate) fn send_now(&mut self, client: Client, packets: &[Packet<'_>]) {
+        self.broker.receive(client.connection, &mut encode(client, packets));
     }
 
     /// Lets a client send packets later, all in one read.
@@ -86,7 +101,9 @@ impl Load {
         carry_out(&mut self.broker, &mut self.steps);
 
         let mut totals = Totals::default();
-        self.broker.shard.stats().add_to(&mut totals);
+        for shard in &self.broker.shards {
+            shard.stats().add_to(&mut totals);
+        }
         assert_eq!(totals.messages_delivered, self.deliveries);
         assert_eq!((totals.messages_dropped, totals.queued_messages), (0, 0));
         assert!(self.broker.written_bytes as u64 >= totals.bytes_sent, "everything is written");
@@ -104,22 +121,28 @@ fn carry_out(broker: &mut Broker, steps: &mut [(ConnectionId, Vec<u8>)]) {
 
 impl Broker {
     fn receive(&mut self, connection: ConnectionId, bytes: &mut [u8]) {
-        self.turn(Input::Received { connection, bytes });
+        self.turn(self.homes[connection.0 as usize], Input::Received { connection, bytes });
     }
 
     /// Makes a turn; sockets take everything, and batches are durable at once.
-    fn turn(&mut self, input: Input<'_>) {
+    fn turn(&mut self, shard: usize, input: Input<'_>) {
         let mut entropy = |bytes: &mut [u8]| bytes.fill(7);
         let mut environment = Environment { now: NOW, unix_ms: NOW.milliseconds(), entropy: &mut entropy };
-        self.shard.handle(&mut environment, input, &mut self.effects);
-        self.shard.end_turn(&mut environment, &mut self.effects);
+        self.shards[shard].handle(&mut environment, input, &mut self.effects);
+        self.shards[shard].end_turn(&mut environment, &mut self.effects);
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
             match effect {
-                Effect::Flush(connection) => self.write(connection),
-                Effect::Commit { ticket, .. } => self.turn(Input::Committed(ticket)),
-                Effect::Hand { arrival, .. } => self.turn(Input::Arrived(arrival)),
-                Effect::Close { .. } | Effect::Fetch { .. } | Effect::Post { .. } | Effect::Verify { .. } => {
+                Effect::Flush(connection) => self.write(shard, connection),
+                Effect::Commit { ticket, .. } => self.turn(shard, Input::Committed(ticket)),
+                Effect::Hand { shard: ShardIndex(home), arrival } => {
+                    self.homes[arrival.connection().0 as usize] = usize::from(home);
+                    self.turn(usize::from(home), Input::Arrived(arrival));
+                }
+                Effect::Post { shard: ShardIndex(other), parcel } => {
+                    self.turn(usize::from(other), Input::Parcel(parcel));
+                }
+                Effect::Close { .. } | Effect::Fetch { .. } | Effect::Verify { .. } => {
                     panic!("{effect:?} in a benchmark")
                 }
             }
@@ -127,8 +150,8 @@ impl Broker {
         self.effects = effects;
     }
 
-    fn write(&mut self, connection: ConnectionId) {
-        let written = self.shard.write(connection, |outbox| {
+    fn write(&mut self, shard: usize, connection: ConnectionId) {
+        let written = self.shards[shard].write(connection, |outbox| {
             let bytes = outbox.as_single().map_or_else(|| vectored_bytes(outbox), <[u8]>::len);
             outbox.advance(bytes);
             assert!(outbox.is_empty(), "one write takes everything");
@@ -142,6 +165,18 @@ fn vectored_bytes(outbox: &Outbox) -> usize {
     let mut slices = Vec::new();
     outbox.slices(&mut slices, 64, usize::MAX);
     slices.iter().map(|slice| slice.len()).sum()
+}
+
+fn subscription(client: Client, filter: &str, qos: QoS) -> Vec<u8> {
+    let mut filters = SubscribeFiltersBuf::new();
+    filters.push(TopicFilter::new(filter).unwrap(), options(qos)).unwrap();
+    let subscribe = Subscribe {
+        packet_id: id(1),
+        subscription_id: None,
+        user: UserProperties::default(),
+        filters: filters.as_filters(),
+    };
+    encode(client, &[Packet::Subscribe(subscribe)])
 }
 
 fn encode(client: Client, packets: &[Packet<'_>]) -> Vec<u8> {

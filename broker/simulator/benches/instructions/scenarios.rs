@@ -25,6 +25,8 @@ const PER_READ: u16 = 16;
 /// Messages that a subscriber has not acknowledged yet.
 const IN_FLIGHT: u16 = 100;
 const SUBSCRIBERS: u16 = 100;
+/// Of a Shared Subscription, or subscribers of retained messages.
+const MEMBERS: u16 = 10;
 const FILTERS: u32 = 10_000;
 const TOPIC: &str = "plant/line/7/pressure";
 
@@ -47,6 +49,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "fan_out_qos_1", messages: MESSAGES as u64, prepare: || fan_out(QoS::AtLeastOnce) },
     // 100 publishers in turn, one subscriber, QoS 0.
     Scenario { name: "fan_in", messages: MESSAGES as u64, prepare: fan_in },
+    // One publisher, one subscriber whose session is on another shard, QoS 0.
+    Scenario { name: "other_shard", messages: MESSAGES as u64, prepare: other_shard },
+    // One publisher, ten clients that share a subscription, QoS 1.
+    Scenario { name: "shared_qos_1", messages: MESSAGES as u64, prepare: shared },
+    // Ten subscriptions with a wildcard, to 320 retained messages each.
+    Scenario { name: "retained", messages: MESSAGES as u64, prepare: retained },
     // 10,000 filters with wildcards, 100 topics again and again.
     Scenario { name: "wildcards_known", messages: MESSAGES as u64, prepare: || wildcards(100) },
     // The same, each topic for the first time.
@@ -198,6 +206,74 @@ fn fan_in() -> Load {
         for publisher in &publishers {
             load.send(*publisher, &[Packet::Publish(publish(TOPIC, &payload, QoS::AtMostOnce, 0))]);
         }
+    }
+    load
+}
+
+fn other_shard() -> Load {
+    let mut load = Load::with_shards(2, u64::from(MESSAGES));
+    let publisher = join(&mut load, "publisher");
+    let mut subscribers = (0..).map(|number| format!("subscriber-{number}"));
+    let subscriber = loop {
+        let subscriber = join(&mut load, &subscribers.next().unwrap());
+        if load.shard_of(subscriber) != load.shard_of(publisher) {
+            break subscriber;
+        }
+    };
+    load.subscribe(subscriber, TOPIC, QoS::AtMostOnce);
+
+    let payload = payload();
+    send_all(&mut load, publisher, PER_READ, |_| {
+        Packet::Publish(publish(TOPIC, &payload, QoS::AtMostOnce, 0))
+    });
+    load
+}
+
+/// Every member acknowledges what it got of the messages before.
+fn shared() -> Load {
+    let mut load = Load::new(u64::from(MESSAGES));
+    let publisher = join(&mut load, "publisher");
+    let members: Vec<Client> =
+        (0..MEMBERS).map(|number| join(&mut load, &format!("member-{number}"))).collect();
+    for member in &members {
+        load.subscribe(*member, "$share/group/plant/#", QoS::AtLeastOnce);
+    }
+
+    let payload = payload();
+    let per_turn = IN_FLIGHT;
+    for turn in 0..MESSAGES / per_turn {
+        let numbers: Vec<u16> = (turn * per_turn + 1..=(turn + 1) * per_turn).collect();
+        for chunk in numbers.chunks(usize::from(PER_READ)) {
+            let packets: Vec<Packet<'_>> = chunk
+                .iter()
+                .map(|number| Packet::Publish(publish(TOPIC, &payload, QoS::AtLeastOnce, *number)))
+                .collect();
+            load.send(publisher, &packets);
+        }
+        // Members take turns, so that each has got as many as the others.
+        let per_member = per_turn / MEMBERS;
+        for member in &members {
+            let packets: Vec<Packet<'_>> = (turn * per_member + 1..=(turn + 1) * per_member)
+                .map(|number| Packet::PubAck(acknowledgement(number)))
+                .collect();
+            load.send(*member, &packets);
+        }
+    }
+    load
+}
+
+fn retained() -> Load {
+    let mut load = Load::new(u64::from(MESSAGES));
+    let publisher = join(&mut load, "publisher");
+    let payload = payload();
+    for number in 0..MESSAGES / MEMBERS {
+        let topic = format!("plant/line/{number}/pressure");
+        let retained = Publish { retain: true, ..publish(&topic, &payload, QoS::AtMostOnce, 0) };
+        load.send_now(publisher, &[Packet::Publish(retained)]);
+    }
+    for number in 0..MEMBERS {
+        let subscriber = join(&mut load, &format!("subscriber-{number}"));
+        load.subscribe_later(subscriber, "plant/line/+/pressure", QoS::AtMostOnce);
     }
     load
 }
