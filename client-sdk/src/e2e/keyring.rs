@@ -9,8 +9,7 @@ use veilmq_protocol::veil::channel::{Secret32, extract};
 
 use super::{error::ConfigError, scope::Scope};
 
-/// A 32-byte group key (GK) of one epoch; erased when dropped, compared in constant time.
-#[derive(PartialEq, Eq)]
+/// A 32-byte group key (GK) of one epoch; erased when dropped.
 pub struct GroupKey(Secret32);
 
 impl GroupKey {

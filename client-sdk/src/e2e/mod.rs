@@ -41,7 +41,6 @@ mod directory;
 pub mod distribution;
 mod error;
 mod frame;
-pub mod join;
 mod keyring;
 mod lru;
 mod opened;
