@@ -8,8 +8,10 @@ use crate::Suite;
 
 /// What the broker asks of messages that are sealed end to end.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct E2eConfig {
+    /// Whether what does not verify on topics of key distribution is refused.
+    pub distribution: E2eDistribution,
     /// The policies; a topic falls under the one with the most specific filter.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<E2ePolicyConfig>,
@@ -38,6 +40,18 @@ pub struct E2ePolicyConfig {
     /// Whether an envelope needs a source signature.
     #[serde(default)]
     pub require_signed: bool,
+    /// Whether a source signature is verified.
+    #[serde(default)]
+    pub verify_signature: bool,
+    /// Whether the epoch of an envelope has to be in use.
+    #[serde(default = "yes")]
+    pub epoch_monotonic: bool,
+    /// How long after the next epoch began one is still taken, in seconds.
+    #[serde(default = "ten_minutes")]
+    pub transition_seconds: u32,
+    /// How long ago an epoch may have begun, in seconds; `None` for any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch_seconds_max: Option<u32>,
     /// Whether the sender in an envelope has to be the client itself.
     #[serde(default = "yes")]
     pub sender_binding: bool,
@@ -56,6 +70,20 @@ pub struct E2ePolicyConfig {
     /// What has to protect the connection of a publisher.
     #[serde(default)]
     pub require_channel: E2eChannel,
+    /// Whether only members of the scope may subscribe.
+    #[serde(default)]
+    pub members_only: bool,
+}
+
+/// What becomes of what does not verify on topics of key distribution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum E2eDistribution {
+    /// It is let through; what verifies counts for policies.
+    #[default]
+    Observe,
+    /// It is refused, and so is what is written by another client than its topic names.
+    Enforce,
 }
 
 /// Whether a policy is applied.
@@ -100,6 +128,10 @@ fn only_envelopes() -> Vec<E2eFormat> {
 
 fn every_suite() -> Vec<Suite> {
     vec![Suite::Aes256CbcHmacSha256, Suite::Aes256Gcm, Suite::ChaCha20Poly1305]
+}
+
+fn ten_minutes() -> u32 {
+    600
 }
 
 fn yes() -> bool {

@@ -53,7 +53,7 @@ pub use broker_config::{
     AdminConfig, BrokerConfig, ListenerConfig, ListenerDurability, ListenerProtocol, LogConfig, LogFormat,
     LogLevel, Mode, MosquittoConfig, ProcessConfig, ShardsConfig, SysConfig,
 };
-pub use e2e::{E2eChannel, E2eConfig, E2eFormat, E2eMode, E2ePolicyConfig};
+pub use e2e::{E2eChannel, E2eConfig, E2eDistribution, E2eFormat, E2eMode, E2ePolicyConfig};
 pub use environment::process_environment;
 pub use error::{ConfigError, Fault, Origin};
 pub use kind::Kind;

@@ -92,12 +92,17 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
         scope: Some("#".to_owned()),
         suites: vec![Suite::Aes256Gcm],
         require_signed: true,
+        verify_signature: true,
+        epoch_monotonic: true,
+        transition_seconds: 1,
+        epoch_seconds_max: Some(1),
         sender_binding: true,
         bridges: vec!["bridge".to_owned()],
         bridged_senders: vec!["0123456789abcdef".to_owned()],
         skew_seconds_max: Some(1),
         payload_bytes_max: Some(1),
         require_channel: E2eChannel::Veil,
+        members_only: true,
     });
     every_key.bridges = vec![BridgeConfig {
         bind_address: Some([127, 0, 0, 1].into()),

@@ -9,4 +9,4 @@ mod wire;
 
 pub use channel::channel;
 pub use session::session;
-pub use wire::{framing, packet, topic, veil_certificate, veil_envelope, veil_hello, veil_record};
+pub use wire::{framing, packet, topic, veil_certificate, veil_distribution, veil_envelope, veil_hello, veil_record};

@@ -43,6 +43,7 @@ fn the_topic_corpus_holds() {
 #[test]
 fn the_veil_corpora_hold() {
     replay(targets::veil_certificate, "veil_certificate", 4);
+    replay(targets::veil_distribution, "veil_distribution", 14);
     replay(targets::veil_envelope, "veil_envelope", 6);
     replay(targets::veil_hello, "veil_hello", 7);
     replay(targets::veil_record, "veil_record", 12);

@@ -15,6 +15,9 @@ use veilmq_tests::wire::{Published, Wire, connect_packet_v5, publish_packet, pub
 
 const PLAINTEXT: &str = "the temperature of the hall is 19.5";
 const POLICIES: &str = "
+[e2e]
+distribution = \"enforce\"
+
 [[e2e.policies]]
 name = \"readings\"
 topics = \"readings/#\"
@@ -25,6 +28,7 @@ name = \"shared\"
 topics = \"shared/#\"
 scope = \"shared/#\"
 sender_binding = false
+transition_seconds = 0
 
 [[e2e.policies]]
 name = \"legacy\"
@@ -160,6 +164,15 @@ fn envelopes_are_refused_where_they_do_not_belong() {
     assert_eq!(code(&mut stranger, "shared/hall", &free), 0);
     assert_eq!(code(&mut stranger, "shared/hall", &changed), 0x99);
     assert_eq!(rejected(broker, "shared", "replay"), 1.0);
+    // Bytes 9 to 12 are the epoch, 29 to 32 the number.
+    let in_epoch = |epoch: u8, number: u8| {
+        let mut payload = free.clone();
+        (payload[12], payload[32]) = (epoch, number);
+        payload
+    };
+    assert_eq!(code(&mut stranger, "shared/hall", &in_epoch(9, 50)), 0x10);
+    assert_eq!(code(&mut stranger, "shared/hall", &in_epoch(8, 51)), 0x99);
+    assert_eq!(rejected(broker, "shared", "epoch"), 1.0);
     // What the publisher retained cannot be cleared by somebody else.
     let mut clear = publish_packet("readings/hall", 1, 1, false, b"");
     clear[0] |= 1;
@@ -168,6 +181,31 @@ fn envelopes_are_refused_where_they_do_not_belong() {
     assert_eq!(old.packet().unwrap().acknowledged(), 1);
     assert_eq!(rejected(broker, "readings", "clear"), 1.0);
     assert_eq!(retained(broker, "readings/hall"), bound);
+}
+
+#[test]
+fn what_is_written_on_topics_of_key_distribution_is_verified() {
+    let parties = parties();
+    let broker = &parties.broker;
+    let head = "_veil/1/kp/950537d600000000/9de50bb148ef83cd";
+    let forged = [b"VE\x13\x01".as_slice(), &[0; 400]].concat();
+    let mut stranger = wire_v5(broker, "stranger");
+
+    for (topic, expected, reason) in [
+        (head, 0x87, "writer"),
+        ("_veil/1/pre/9de50bb148ef83cd", 0x87, "writer"),
+        ("_veil/1/ctl/9de50bb148ef83cd", 0x87, "topic"),
+    ] {
+        assert_eq!(code(&mut stranger, topic, &forged), expected, "{topic}");
+        let sample = format!("veilmq_distribution_rejected_total{{reason=\"{reason}\"}}");
+        assert!(broker.metric(&sample) >= Some(1.0), "{reason}");
+    }
+    // A revocation list speaks for itself, so this one does not.
+    let mut list = publish_packet_v5("_veil/1/crl/9de50bb148ef83cd", 1, 1, &forged);
+    list[0] |= 1;
+    stranger.send(&list).unwrap();
+    assert_eq!(stranger.packet().unwrap().body[2], 0x99);
+    assert_eq!(broker.metric("veilmq_keyhead_total{result=\"rejected\"}"), Some(1.0));
 }
 
 #[test]

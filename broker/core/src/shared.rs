@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use siphasher::sip::SipHasher13;
 use veilmq_protocol::TopicName;
+use veilmq_protocol::veil::Kid;
 use veilmq_protocol::veil::channel::{Identity, ServerPolicy, TicketKeys, TrustAnchors};
 
 use crate::access::Access;
-use crate::e2e::Registry;
+use crate::e2e::{Heads, Ledger, Registry, ScopeHash};
 use crate::farewell::PeerError;
 use crate::groups::FanOut;
 use crate::handshakes::{HalfOpen, Handshakes};
@@ -91,6 +92,7 @@ pub struct Shared {
     access: RwLock<Arc<Access>>,
     /// What policies have counted.
     pub(crate) policy_counters: Registry,
+    heads: RwLock<Heads>,
     handshakes: Arc<Handshakes>,
     replays: Mutex<Replays>,
     tickets: Mutex<TicketKeys>,
@@ -119,6 +121,7 @@ impl Shared {
             trust: RwLock::default(),
             access,
             policy_counters: Registry::default(),
+            heads: RwLock::default(),
             handshakes: Arc::default(),
             replays: Mutex::new(Replays::new(one_trip.clock_skew_milliseconds, one_trip.replays_max)),
             tickets: Mutex::new(TicketKeys::new(one_trip.ticket_milliseconds, one_trip.replays_max)),
@@ -237,6 +240,40 @@ impl Shared {
         hasher.write(client_id.as_bytes());
         let shards = u64::from(self.settings.shards.max(1));
         ShardIndex(u16::try_from(hasher.finish() % shards).unwrap_or(0))
+    }
+
+    /// Verifies something by what is retained and trusted now.
+    pub(crate) fn with_ledger<T>(&self, unix_ms: u64, read: impl FnOnce(&Ledger<'_>) -> T) -> T {
+        self.with_trust(|trust| read(&Ledger { retained: &self.retained, trust, unix_ms }))
+    }
+
+    /// Reads what verified heads say of a scope; those that are retained are read first, once.
+    pub(crate) fn with_heads<T>(&self, scope: ScopeHash, unix_ms: u64, read: impl FnOnce(&Heads) -> T) -> T {
+        {
+            let heads = self.heads.read().unwrap_or_else(PoisonError::into_inner);
+            if !heads.lacks(&scope) {
+                return read(&heads);
+            }
+        }
+        let retained = self.with_ledger(unix_ms, |ledger| ledger.retained_heads(scope));
+        let mut heads = self.heads.write().unwrap_or_else(PoisonError::into_inner);
+        for (head, bundle) in &retained {
+            if heads.compare(scope, head) == Ok(false) {
+                heads.remember(scope, head, bundle);
+            }
+        }
+        heads.has_read(scope);
+        read(&heads)
+    }
+
+    /// Changes what is known of heads.
+    pub(crate) fn change_heads(&self, change: impl FnOnce(&mut Heads)) {
+        change(&mut self.heads.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Returns the public key of a member that has a prekey here.
+    pub(crate) fn public_key_of(&self, sender: Kid, unix_ms: u64) -> Option<[u8; 32]> {
+        self.with_ledger(unix_ms, |ledger| ledger.key_of(sender))
     }
 
     /// Returns the key of hashes whose values clients must not be able to choose.

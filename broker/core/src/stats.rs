@@ -6,6 +6,7 @@ use veilmq_protocol::veil::channel::Operations;
 use veilmq_protocol::{PacketType, QoS};
 
 use crate::access::Action;
+use crate::e2e::DistributionRefusal;
 use crate::farewell::CloseLabel;
 
 /// The values of the label `type`, indexed by packet type.
@@ -67,6 +68,18 @@ const DROPS: [&str; 10] = [
     "e2e_policy",
 ];
 
+/// What became of a KEYHEAD: the values of the label `result`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyHeadResult {
+    Accepted,
+    /// It does not verify, or does not go on from the one before.
+    Rejected,
+}
+
+impl KeyHeadResult {
+    const NAMES: [&'static str; 2] = ["accepted", "rejected"];
+}
+
 /// Counters and gauges of one shard.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -89,6 +102,8 @@ pub struct Stats {
     channel_operations: [AtomicU64; Operations::NAMES.len()],
     acl_checks: [AtomicU64; Action::NAMES.len()],
     acl_denied: [AtomicU64; Action::NAMES.len()],
+    key_heads: [AtomicU64; KeyHeadResult::NAMES.len()],
+    distribution_rejected: [AtomicU64; DistributionRefusal::NAMES.len()],
     connections: AtomicU64,
     sessions_connected: AtomicU64,
     sessions_disconnected: AtomicU64,
@@ -192,6 +207,14 @@ impl Stats {
         if !is_allowed {
             increment(&self.acl_denied[action as usize]);
         }
+    }
+
+    pub(crate) fn key_head(&self, result: KeyHeadResult) {
+        increment(&self.key_heads[result as usize]);
+    }
+
+    pub(crate) fn distribution_rejected(&self, refusal: DistributionRefusal) {
+        increment(&self.distribution_rejected[refusal as usize]);
     }
 
     pub(crate) fn gauges(&self, gauges: &Gauges) {
@@ -325,6 +348,22 @@ impl Stats {
             "action",
             &Action::NAMES,
             &self.acl_denied,
+        );
+        family(
+            "veilmq_keyhead_total",
+            "KEYHEADs that were looked at.",
+            Counter,
+            "result",
+            &KeyHeadResult::NAMES,
+            &self.key_heads,
+        );
+        family(
+            "veilmq_distribution_rejected_total",
+            "Objects of key distribution that were refused.",
+            Counter,
+            "reason",
+            &DistributionRefusal::NAMES,
+            &self.distribution_rejected,
         );
         let mut single = |name, help, kind, label: Option<(&'static str, &'static str)>, cell: &AtomicU64| {
             visit(Sample { name, help, kind, label, value: cell.load(Ordering::Relaxed) });

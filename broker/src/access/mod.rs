@@ -107,7 +107,7 @@ impl Tables {
             anonymous: config.access.anonymous,
             users: users.as_ref().map(Users::stamps),
             rules: rules_file::read(&config.acl)?,
-            policies: policies::policies(&config.e2e.policies)?,
+            policies: policies::policies(&config.e2e)?,
             tells_bad_credentials: config.access.bad_credentials == BadCredentials::BadUserNameOrPassword,
         };
         let rehash = match path {

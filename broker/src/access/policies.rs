@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use veilmq_config::{E2eChannel, E2eFormat, E2eMode, E2ePolicyConfig};
+use veilmq_config::{E2eChannel, E2eConfig, E2eDistribution, E2eFormat, E2eMode, E2ePolicyConfig};
 use veilmq_core::{Enforcement, MessageFormat, Policies, Policy, PolicyError, RequiredChannel};
 use veilmq_protocol::veil::Suite;
 
@@ -10,8 +10,9 @@ use veilmq_protocol::veil::Suite;
 ///
 /// # Errors
 /// [`PolicyError`], naming the policy.
-pub(super) fn policies(configured: &[E2ePolicyConfig]) -> Result<Policies, PolicyError> {
-    Policies::new(configured.iter().map(policy).collect())
+pub(super) fn policies(config: &E2eConfig) -> Result<Policies, PolicyError> {
+    let policies = Policies::new(config.policies.iter().map(policy).collect())?;
+    Ok(policies.enforcing_distribution(config.distribution == E2eDistribution::Enforce))
 }
 
 fn policy(config: &E2ePolicyConfig) -> Policy {
@@ -27,6 +28,10 @@ fn policy(config: &E2ePolicyConfig) -> Policy {
         scope: config.scope.as_deref().map(Arc::from),
         suites: config.suites.iter().filter_map(|suite| Suite::try_from(suite.id()).ok()).collect(),
         require_signed: config.require_signed,
+        verify_signature: config.verify_signature,
+        epoch_monotonic: config.epoch_monotonic,
+        transition_milliseconds: u64::from(config.transition_seconds) * 1_000,
+        epoch_milliseconds_max: config.epoch_seconds_max.map(|seconds| u64::from(seconds) * 1_000),
         sender_binding: config.sender_binding,
         bridges: config.bridges.iter().map(|name| Arc::from(name.as_str())).collect(),
         // What is no key identifier was refused with the configuration.
@@ -38,6 +43,7 @@ fn policy(config: &E2ePolicyConfig) -> Policy {
             E2eChannel::Tls => RequiredChannel::Tls,
             E2eChannel::Veil => RequiredChannel::Veil,
         },
+        members_only: config.members_only,
     }
 }
 

@@ -1,15 +1,8 @@
-//! What surrounds the cipher in an envelope: associated data, bound properties, padding (VEIL-1 section 10).
+//! What surrounds the cipher in an envelope: which properties are bound, and padding (VEIL-1 section 10).
 
 use veilmq_protocol::{PublishProperties, TopicName};
 
-use super::{
-    config::{BoundProperties, Padding},
-    scope::Scope,
-};
-
-/// A field does not fit its two-byte length.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct TooLong;
+use super::config::{BoundProperties, Padding};
 
 impl BoundProperties {
     /// Returns whether a message with these properties is sealed with flag b2.
@@ -24,58 +17,6 @@ impl BoundProperties {
             }
         }
     }
-}
-
-/// Writes `"veil1 msg" || header || v16 scope || v16 topic || v16 bound`, replacing what was in `out`; `topic` is empty if
-/// the plaintext holds it.
-pub(super) fn associated_data(
-    out: &mut Vec<u8>,
-    header: &[u8],
-    scope: &Scope,
-    topic: &str,
-    bound: Option<&PublishProperties<'_>>,
-) -> Result<(), TooLong> {
-    out.clear();
-    out.extend_from_slice(b"veil1 msg");
-    out.extend_from_slice(header);
-    put_v16(out, scope.as_str().as_bytes())?;
-    put_v16(out, topic.as_bytes())?;
-    let start = out.len();
-    out.extend_from_slice(&[0, 0]);
-    if let Some(properties) = bound {
-        put_bound(out, properties)?;
-    }
-    let length = u16::try_from(out.len() - start - 2).map_err(|_| TooLong)?;
-    if let Some(field) = out.get_mut(start..start + 2) {
-        field.copy_from_slice(&length.to_be_bytes());
-    }
-    Ok(())
-}
-
-/// Writes properties 0x01, 0x03, 0x08 and 0x09 as MQTT encodes them, in this order, those that are present.
-fn put_bound(out: &mut Vec<u8>, properties: &PublishProperties<'_>) -> Result<(), TooLong> {
-    if let Some(is_utf8) = properties.payload_is_utf8 {
-        out.extend_from_slice(&[0x01, u8::from(is_utf8)]);
-    }
-    let strings = [
-        (0x03, properties.content_type.map(str::as_bytes)),
-        (0x08, properties.response_topic.map(|topic| topic.as_str().as_bytes())),
-        (0x09, properties.correlation_data),
-    ];
-    for (identifier, value) in strings {
-        if let Some(value) = value {
-            out.push(identifier);
-            put_v16(out, value)?;
-        }
-    }
-    Ok(())
-}
-
-pub(super) fn put_v16(out: &mut Vec<u8>, field: &[u8]) -> Result<(), TooLong> {
-    let length = u16::try_from(field.len()).map_err(|_| TooLong)?;
-    out.extend_from_slice(&length.to_be_bytes());
-    out.extend_from_slice(field);
-    Ok(())
 }
 
 impl Padding {
@@ -112,40 +53,6 @@ pub(super) fn take_inner_topic(plaintext: &mut Vec<u8>) -> Option<String> {
 mod tests {
     use super::*;
     use std::num::NonZeroU32;
-
-    fn bound(properties: &PublishProperties<'_>) -> Vec<u8> {
-        let mut out = Vec::new();
-        let scope = Scope::new("a/#").unwrap();
-        associated_data(&mut out, b"header", &scope, "a/b", Some(properties)).unwrap();
-        let (fixed, bound) = out.split_at(b"veil1 msgheader\0\x03a/#\0\x03a/b".len());
-        assert_eq!(fixed, b"veil1 msgheader\0\x03a/#\0\x03a/b");
-        bound.to_vec()
-    }
-
-    #[test]
-    fn bound_properties_are_encoded_as_in_mqtt_in_order_of_identifier() {
-        let all = PublishProperties {
-            payload_is_utf8: Some(true),
-            content_type: Some("json"),
-            response_topic: Some(TopicName::new("r/1").unwrap()),
-            correlation_data: Some(&[0xFF]),
-            ..PublishProperties::default()
-        };
-
-        assert_eq!(bound(&all), b"\0\x13\x01\x01\x03\0\x04json\x08\0\x03r/1\x09\0\x01\xFF");
-        assert_eq!(bound(&PublishProperties::default()), b"\0\0");
-    }
-
-    #[test]
-    fn bound_properties_that_exceed_their_length_field_are_refused() {
-        let long = vec![0; 65_535];
-        let properties = PublishProperties { correlation_data: Some(&long), ..PublishProperties::default() };
-
-        let scope = Scope::new("a").unwrap();
-        let refused = associated_data(&mut Vec::new(), b"", &scope, "a", Some(&properties));
-
-        assert_eq!(refused, Err(TooLong));
-    }
 
     #[test]
     fn padding_reaches_the_next_bucket_and_always_leaves_room_for_its_mark() {

@@ -6,6 +6,7 @@ use veilmq_protocol::{
     PublishProperties, TopicName,
     veil::{
         Kid,
+        binding::associated_data,
         channel::{Operations, hash, verify},
         envelope::{Envelope, EnvelopeFlags, EnvelopeHeader},
     },
@@ -17,7 +18,7 @@ use super::{
     config::{EnvelopeOptions, EnvelopeScope, Limits},
     directory::Directory,
     error::OpenError,
-    frame::{associated_data, take_inner_topic, unpad},
+    frame::{take_inner_topic, unpad},
     keyring::EpochState,
     lru::Lru,
     opened::{Opened, Origin, Provenance},
@@ -163,7 +164,7 @@ impl Receiver {
         associated_data(
             &mut self.associated_data,
             envelope.header_bytes,
-            within.scope,
+            within.scope.as_str(),
             if header.flags.contains(EnvelopeFlags::INNER_TOPIC) { "" } else { incoming.topic.as_str() },
             bound,
         )

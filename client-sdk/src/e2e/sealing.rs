@@ -7,8 +7,10 @@ use veilmq_protocol::{
     PublishProperties, TopicName,
     veil::{
         Kid, Suite,
+        binding::associated_data,
         channel::{Identity, Operations, hash, sign},
         envelope::{Chunk, EnvelopeFlags, EnvelopeHeader, HEADER_BYTES, SIGNATURE_BYTES},
+        layout::put_v16,
     },
 };
 
@@ -19,7 +21,6 @@ use super::{
     config::{EnvelopeScope, Member, Mode, Padding},
     error::SealError,
     find,
-    frame::{associated_data, put_v16},
     rings::Issuer,
     sender::{Sender, Slot, StreamOf},
 };
@@ -252,11 +253,12 @@ fn seal_envelope(
     header.encode(&mut out);
     let start = out.len();
     let mut associated = Vec::new();
-    associated_data(&mut associated, &out, scope, outer, bound).map_err(|_| SealError::BoundTooLong)?;
+    associated_data(&mut associated, &out, scope.as_str(), outer, bound)
+        .map_err(|_| SealError::BoundTooLong)?;
 
     if let Some(topic) = inner {
         // A Topic Name is at most 65,535 bytes long.
-        put_v16(&mut out, topic.as_str().as_bytes()).map_err(|_| SealError::TooLong)?;
+        put_v16(&mut out, topic.as_str().as_bytes(), "topic").map_err(|_| SealError::TooLong)?;
     }
     out.extend_from_slice(plaintext);
     if options.padding != Padding::None {

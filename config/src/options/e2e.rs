@@ -4,6 +4,11 @@ use super::{OptionSpec, option, unset};
 use crate::kind::Kind;
 
 pub(super) const OPTIONS: &[OptionSpec] = &[
+    option(
+        "e2e.distribution",
+        Kind::Choice(&["observe", "enforce"]),
+        "Whether objects of key distribution are refused that do not verify or that another client wrote than their topic names.",
+    ),
     unset(
         option(
             "e2e.policies[].name",
@@ -58,6 +63,38 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     ),
     unset(
         option(
+            "e2e.policies[].verify_signature",
+            Kind::Boolean,
+            "Whether a source signature is verified, where there is one.",
+        ),
+        "`false`",
+    ),
+    unset(
+        option(
+            "e2e.policies[].epoch_monotonic",
+            Kind::Boolean,
+            "Whether an epoch has to be in use: of a verified KEYHEAD or, while none is known, not before the sender's last.",
+        ),
+        "`true`",
+    ),
+    unset(
+        option(
+            "e2e.policies[].transition_seconds",
+            Kind::Integer { min: 0, max: 604_800 },
+            "How long after the next epoch began one is still taken, in seconds.",
+        ),
+        "`600`",
+    ),
+    unset(
+        option(
+            "e2e.policies[].epoch_seconds_max",
+            Kind::Integer { min: 1, max: 31_536_000 },
+            "How long ago an epoch may have begun, in seconds; it needs a verified KEYHEAD then.",
+        ),
+        "any time",
+    ),
+    unset(
+        option(
             "e2e.policies[].sender_binding",
             Kind::Boolean,
             "Whether the sender in an envelope has to be the client itself, by its VEIL-1 identity.",
@@ -103,5 +140,13 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
             "What has to protect the connection of a publisher.",
         ),
         "`any`",
+    ),
+    unset(
+        option(
+            "e2e.policies[].members_only",
+            Kind::Boolean,
+            "Whether a SUBSCRIBE for any of these topics is refused to clients without a wrap in a verified KEYHEAD.",
+        ),
+        "`false`",
     ),
 ];

@@ -2,7 +2,7 @@
 
 mod veil;
 
-pub use veil::{veil_certificate, veil_envelope, veil_hello, veil_record};
+pub use veil::{veil_certificate, veil_distribution, veil_envelope, veil_hello, veil_record};
 
 use veilmq_protocol::{
     Frame, Packet, ProtocolVersion, PublishProperties, TopicFilter, TopicName, frame_len, next_frame,

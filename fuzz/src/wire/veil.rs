@@ -4,6 +4,10 @@ use veilmq_protocol::{
     Packet, ProtocolVersion, next_frame,
     veil::{
         Certificate,
+        distribution::{
+            Crl, DistributionError, DistributionTopic, JoinFinish, JoinRequest, JoinResponse, KeyHead,
+            Prekey, Wrap, bundle, put_bundle,
+        },
         envelope::Envelope,
         fanout::join,
         hello::{
@@ -115,4 +119,54 @@ pub fn veil_envelope(data: &[u8]) {
     again.extend_from_slice(envelope.body);
     again.extend_from_slice(envelope.signature.map_or(&[][..], |signature| signature));
     assert_eq!(again, data);
+}
+
+/// What travels to distribute keys: an object that parses keeps its bytes, and says the same when it is built again.
+pub fn veil_distribution(data: &[u8]) {
+    if let Ok((head, rest)) = KeyHead::parse(data) {
+        assert_eq!([head.as_bytes(), rest].concat(), data);
+        let again = rebuilt(head.to_be_signed(), head.signed_parts());
+        assert_eq!(KeyHead::parse(&again).map(|(again, _)| (*again).clone()), Ok((*head).clone()));
+    }
+    if let Ok(prekey) = Prekey::parse(data) {
+        assert_eq!(prekey.as_bytes(), data);
+        assert_eq!(rebuilt(prekey.to_be_signed(), prekey.signed_parts()), data);
+    }
+    if let Ok(list) = Crl::parse(data) {
+        assert_eq!(list.as_bytes(), data);
+        let again = rebuilt(list.to_be_signed(), list.signed_parts());
+        assert_eq!(Crl::parse(&again).map(|again| (*again).clone()), Ok((*list).clone()));
+    }
+    if let Ok(request) = JoinRequest::parse(data) {
+        assert_eq!(rebuilt(request.to_be_signed(), request.signed_parts()), data);
+    }
+    if let Ok((response, head)) = JoinResponse::parse(data) {
+        assert_eq!(response.head(), head);
+        assert_eq!(response.encode().as_deref(), Ok(data));
+    }
+    if let Ok(finish) = JoinFinish::parse(data) {
+        assert_eq!(finish.encode(), data);
+    }
+    if let Ok(wrap) = Wrap::parse(data) {
+        let mut again = Vec::new();
+        wrap.encode(&mut again);
+        assert_eq!(again, data);
+    }
+    if let Ok(wraps) = bundle(data) {
+        let mut again = Vec::new();
+        put_bundle(&mut again, &wraps);
+        assert_eq!(again, data);
+    }
+    if let Ok(text) = core::str::from_utf8(data)
+        && let Some(topic) = DistributionTopic::parse(text)
+    {
+        assert_eq!(topic.to_string(), text);
+    }
+}
+
+/// Builds the signed bytes of what parsed and puts the signature behind them.
+fn rebuilt(built: Result<Vec<u8>, DistributionError>, (_, signature): (&[u8], &[u8])) -> Vec<u8> {
+    let mut again = built.expect("parsed fields can be built");
+    again.extend_from_slice(signature);
+    again
 }

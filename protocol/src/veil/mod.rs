@@ -4,6 +4,7 @@
 //! distributes keys, and the clear header of an envelope. It never opens an envelope and holds no key. Feature `channel`
 //! adds the cryptography of the client-broker channel in [`channel`]; it changes no layout.
 
+pub mod binding;
 #[cfg(feature = "channel")]
 pub mod channel;
 pub mod distribution;

@@ -3,11 +3,13 @@
 //! First what the payload looks like, then who sends it over what, then when it was sealed, and last whether it was there
 //! before. Invariant: a message that is refused leaves nothing behind but a count.
 
-use veilmq_protocol::TopicName;
-use veilmq_protocol::veil::envelope::{EnvelopeFlags, EnvelopeHeader};
+use veilmq_protocol::veil::binding::verify_source;
+use veilmq_protocol::veil::envelope::{Envelope, EnvelopeFlags, EnvelopeHeader};
+use veilmq_protocol::{PublishProperties, TopicName};
 
 use super::form::{Form, form_of};
-use super::{ActivePolicy, Enforcement, Mark, Outcome, Party, Refusal, Seen, Streams};
+use super::{ActivePolicy, Enforcement, EpochState, Mark, Outcome, Party, Refusal, Seen, Streams};
+use crate::shared::Shared;
 
 /// A message that is about to be published.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +17,15 @@ pub(crate) struct Inspected<'a> {
     pub(crate) topic: TopicName<'a>,
     pub(crate) payload: &'a [u8],
     pub(crate) retain: bool,
+    pub(crate) properties: &'a PublishProperties<'a>,
+}
+
+/// What a message is compared with.
+#[derive(Clone, Copy)]
+pub(crate) struct Context<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) streams: &'a Streams,
+    pub(crate) unix_ms: u64,
 }
 
 impl Inspected<'_> {
@@ -37,21 +48,21 @@ pub(crate) enum Ruling {
 
 impl ActivePolicy {
     /// Judges a message of a client, and counts it.
-    pub(crate) fn judge(
-        &self,
-        message: &Inspected<'_>,
-        party: &Party<'_>,
-        streams: &Streams,
-        unix_ms: u64,
-    ) -> Ruling {
-        let (form, fault) = self.look_at(message, party, unix_ms);
+    pub(crate) fn judge(&self, message: &Inspected<'_>, party: &Party<'_>, context: Context<'_>) -> Ruling {
+        let (form, fault) = self.look_at(message, party, context);
         let seen = match (fault, form.header) {
             (None, Some(header)) => {
-                Some(streams.look_up(&header, stream_topic(&header, message), message.payload))
+                let topic = stream_topic(&header, message);
+                Some(context.streams.look_up(&header, topic, message.payload))
             }
             (Some(_), _) | (None, None) => None,
         };
-        let fault = fault.or((seen == Some(Seen::Other)).then_some(Refusal::Replay));
+        let fault = match seen {
+            Some(Seen::Other) => Some(Refusal::Replay),
+            // The dearest check comes last, and not for what goes nowhere.
+            Some(Seen::No(_)) => self.check_signature(message, party, context).err(),
+            Some(Seen::Same) | None => fault,
+        };
         let (outcome, ruling) = match (fault, self.policy.enforcement, seen) {
             (None, _, Some(Seen::Same)) => (Outcome::Duplicate, Ruling::Duplicate),
             (None, _, Some(Seen::No(mark))) => (Outcome::Accepted, Ruling::Pass(Some(mark))),
@@ -74,18 +85,17 @@ impl ActivePolicy {
         &self,
         will: &Inspected<'_>,
         party: &Party<'_>,
-        unix_ms: u64,
+        context: Context<'_>,
     ) -> Result<(), Refusal> {
-        let (form, fault) = self.look_at(will, party, unix_ms);
+        let (form, fault) = self.look_at(will, party, context);
+        let fault =
+            fault.or_else(|| form.header.and_then(|_| self.check_signature(will, party, context).err()));
         self.refuse(&form, fault)
     }
 
     /// Judges a Will Message that is due, which may have come under another policy. Who sealed it, and when, was looked at then.
-    pub(crate) fn judge_due_will(&self, will: &Inspected<'_>) -> Result<(), Refusal> {
-        if will.is_clear() {
-            return Ok(());
-        }
-        let form = form_of(self, will.payload);
+    pub(crate) fn judge_due_will(&self, payload: &[u8]) -> Result<(), Refusal> {
+        let form = form_of(self, payload);
         self.refuse(&form, form.fault)
     }
 
@@ -100,18 +110,69 @@ impl ActivePolicy {
     }
 
     /// Returns what a message looks like, and the first rule that it breaks.
-    fn look_at(&self, message: &Inspected<'_>, party: &Party<'_>, unix_ms: u64) -> (Form, Option<Refusal>) {
+    fn look_at(
+        &self,
+        message: &Inspected<'_>,
+        party: &Party<'_>,
+        context: Context<'_>,
+    ) -> (Form, Option<Refusal>) {
         if message.is_clear() {
             let form = Form { format: None, header: None, fault: None };
             return (form, self.check_clear(party).err());
         }
         let form = form_of(self, message.payload);
         let sender = form.header.map(|header| header.sender);
-        let fault = form
-            .fault
-            .or_else(|| self.check_party(party, sender).err())
-            .or_else(|| form.header.and_then(|header| self.check_time(&header, unix_ms).err()));
+        let fault = form.fault.or_else(|| self.check_party(party, sender).err()).or_else(|| {
+            let header = form.header?;
+            self.check_time(&header, context.unix_ms).and_then(|()| self.check_epoch(&header, context)).err()
+        });
         (form, fault)
+    }
+
+    fn check_epoch(&self, header: &EnvelopeHeader, context: Context<'_>) -> Result<(), Refusal> {
+        let (monotonic, maximum) = (self.policy.epoch_monotonic, self.policy.epoch_milliseconds_max);
+        if !monotonic && maximum.is_none() {
+            return Ok(());
+        }
+        let (now, transition) = (context.unix_ms, self.policy.transition_milliseconds);
+        let state = context.shared.with_heads(self.scope_hash, now, |heads| {
+            heads.epoch(self.scope_hash, header.sender, header.epoch, now, transition)
+        });
+        match (state, maximum) {
+            (EpochState::InUse { since_ms }, Some(maximum)) if now.saturating_sub(since_ms) > maximum => {
+                Err(Refusal::EpochAge)
+            }
+            (EpochState::InUse { .. }, _) => Ok(()),
+            (EpochState::NotInUse, _) if monotonic => Err(Refusal::Epoch),
+            (EpochState::NoHead | EpochState::NotInUse, Some(_)) => Err(Refusal::EpochAge),
+            (EpochState::NotInUse, None) => Ok(()),
+            (EpochState::NoHead, None) => match context.streams.has_left(header, now, transition) {
+                true => Err(Refusal::Epoch),
+                false => Ok(()),
+            },
+        }
+    }
+
+    /// Verifies the source signature of an envelope that has one, with the key of the client or of whom it speaks for.
+    fn check_signature(
+        &self,
+        message: &Inspected<'_>,
+        party: &Party<'_>,
+        context: Context<'_>,
+    ) -> Result<(), Refusal> {
+        if !self.policy.verify_signature {
+            return Ok(());
+        }
+        let envelope = Envelope::parse(message.payload).map_err(|_| Refusal::Malformed)?;
+        if envelope.signature.is_none() {
+            return Ok(());
+        }
+        let sender = envelope.header.sender;
+        let own = party.member.filter(|member| member.kid == sender).map(|member| member.ed25519);
+        let key = own.or_else(|| context.shared.public_key_of(sender, context.unix_ms));
+        let key = key.ok_or(Refusal::Signature)?;
+        verify_source(&envelope, &self.scope, message.topic.as_str(), message.properties, &key)
+            .map_err(|_| Refusal::Signature)
     }
 
     fn check_time(&self, header: &EnvelopeHeader, unix_ms: u64) -> Result<(), Refusal> {

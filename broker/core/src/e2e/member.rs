@@ -9,6 +9,8 @@ use veilmq_protocol::veil::{Certificate, Kid};
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) kid: Kid,
+    /// Its public key.
+    pub(crate) ed25519: [u8; 32],
     /// The scopes it may publish to; none restricts nothing (decision record 0200).
     publish_scopes: Box<[String]>,
 }
@@ -17,6 +19,7 @@ impl Member {
     pub(crate) fn of(certificate: &Certificate) -> Arc<Self> {
         Arc::new(Self {
             kid: certificate.kid(),
+            ed25519: certificate.ed25519,
             publish_scopes: certificate.publish_scopes.clone().into_boxed_slice(),
         })
     }

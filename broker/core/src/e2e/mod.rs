@@ -6,7 +6,9 @@
 //! finding that out.
 
 mod counters;
+mod distribution;
 mod form;
+mod heads;
 mod judge;
 mod member;
 mod policies;
@@ -17,7 +19,9 @@ mod streams;
 pub use self::counters::PolicySample;
 pub(crate) use self::counters::Registry;
 pub(crate) use self::counters::{Outcome, PolicyCounters};
-pub(crate) use self::judge::{Inspected, Ruling};
+pub(crate) use self::distribution::{DistributionRefusal, Ledger, Passed, is_distribution};
+pub(crate) use self::heads::{EpochState, Heads, Membership, ScopeHash};
+pub(crate) use self::judge::{Context, Inspected, Ruling};
 pub(crate) use self::member::Member;
 pub use self::policies::Policies;
 pub(crate) use self::policy::{ActivePolicy, Party};

@@ -6,8 +6,8 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use veilmq_protocol::TopicName;
 use veilmq_protocol::veil::distribution::DistributionTopic;
+use veilmq_protocol::{TopicFilter, TopicName};
 
 use super::counters::Registry;
 use super::policy::{ActivePolicy, Policy, PolicyError};
@@ -18,6 +18,8 @@ use super::{Enforcement, PolicySample};
 pub struct Policies {
     /// The most specific first.
     active: Vec<ActivePolicy>,
+    /// What does not verify on topics of key distribution is refused.
+    pub(crate) enforces_distribution: bool,
 }
 
 impl Policies {
@@ -38,12 +40,27 @@ impl Policies {
             active.push(ActivePolicy::new(policy)?);
         }
         active.sort_by(|a, b| rank(&a.policy.topics).cmp(&rank(&b.policy.topics)));
-        Ok(Self { active })
+        Ok(Self { active, enforces_distribution: false })
     }
 
-    /// Tells whether no topic falls under any policy.
+    /// Has what does not verify on topics of key distribution refused as well, or let through.
+    #[must_use]
+    pub fn enforcing_distribution(self, enforces_distribution: bool) -> Self {
+        Self { enforces_distribution, ..self }
+    }
+
+    /// Tells whether no message has to be looked at.
     pub(crate) fn is_empty(&self) -> bool {
-        self.active.is_empty()
+        self.active.is_empty() && !self.enforces_distribution
+    }
+
+    /// Returns the policies that let only members subscribe to some topic that a filter matches.
+    pub(crate) fn closed(&self, filter: TopicFilter<'_>) -> impl Iterator<Item = &ActivePolicy> {
+        let closed = self
+            .active
+            .iter()
+            .filter(|active| active.policy.members_only && active.policy.enforcement == Enforcement::Require);
+        closed.filter(move |active| overlap(&active.policy.topics, filter.as_str()))
     }
 
     /// Returns the policy to apply to a topic.
@@ -67,6 +84,25 @@ impl crate::Shared {
     /// Visits what every policy has counted.
     pub fn visit_policies(&self, visit: &mut dyn FnMut(PolicySample<'_>)) {
         self.policy_counters.visit(visit);
+    }
+}
+
+/// Tells whether some topic is matched by both filters ([MQTT-4.7.2-1]).
+fn overlap(left: &str, right: &str) -> bool {
+    if left.starts_with('$') != right.starts_with('$') {
+        return false;
+    }
+    let (mut left, mut right) = (left.split('/'), right.split('/'));
+    loop {
+        match (left.next(), right.next()) {
+            (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
+            (None, Some(_)) | (Some(_), None) => return false,
+            (Some(left), Some(right)) => {
+                if left != "+" && right != "+" && left != right {
+                    return false;
+                }
+            }
+        }
     }
 }
 
@@ -107,6 +143,26 @@ mod tests {
             ("_veil/1/pre/0123456789abcdef", None),
         ] {
             assert_eq!(owner(&policies, topic), expected, "{topic}");
+        }
+    }
+
+    #[test]
+    fn filters_overlap_where_some_topic_matches_both() {
+        // [MQTT-4.7.2-1]
+        for (left, right, expected) in [
+            ("a/#", "a", true),
+            ("a/#", "#", true),
+            ("a/b", "a/+", true),
+            ("a/+/c", "a/b/#", true),
+            ("+/b", "a/#", true),
+            ("a/b", "a/c", false),
+            ("a/b/c", "a/+", false),
+            ("a", "a/+", false),
+            ("$x/#", "#", false),
+            ("$x/#", "$x/y", true),
+        ] {
+            assert_eq!(overlap(left, right), expected, "{left} {right}");
+            assert_eq!(overlap(right, left), expected, "{right} {left}");
         }
     }
 

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use veilmq_protocol::TopicName;
-use veilmq_protocol::veil::distribution::scope_tag;
+use veilmq_protocol::veil::distribution::{scope_hash, scope_tag};
 use veilmq_protocol::veil::vmc::scope_covers;
 use veilmq_protocol::veil::{Kid, Suite};
 
-use super::{Member, PolicyCounters, Refusal};
+use super::{Member, PolicyCounters, Refusal, ScopeHash};
 use crate::access::Pattern;
 
 /// What is asked of the messages on some topics (VEIL-1 section 13.1).
@@ -27,8 +27,16 @@ pub struct Policy {
     pub scope: Option<Arc<str>>,
     /// The suites that are allowed, at least one.
     pub suites: Vec<Suite>,
-    /// Whether an envelope needs a source signature, which is not verified.
+    /// Whether an envelope needs a source signature.
     pub require_signed: bool,
+    /// Whether a source signature is verified, where there is one.
+    pub verify_signature: bool,
+    /// Whether an epoch has to be in use: that of a verified KEYHEAD, or while none is known, no earlier one than the sender's last.
+    pub epoch_monotonic: bool,
+    /// How long after the next epoch began one is still taken, in milliseconds.
+    pub transition_milliseconds: u64,
+    /// How long ago an epoch may have begun, in milliseconds; it needs a verified KEYHEAD then.
+    pub epoch_milliseconds_max: Option<u64>,
     /// Whether the sender in an envelope has to be the client itself, by its VEIL-1 identity.
     pub sender_binding: bool,
     /// The clients that may pass on what `bridged_senders` have sealed: user names, and Client Identifiers of identities.
@@ -41,6 +49,8 @@ pub struct Policy {
     pub payload_bytes_max: usize,
     /// What has to protect the connection of a publisher.
     pub channel: RequiredChannel,
+    /// Whether only clients with a wrap in a verified KEYHEAD, and issuers, may subscribe.
+    pub members_only: bool,
 }
 
 impl Policy {
@@ -54,12 +64,17 @@ impl Policy {
             scope: None,
             suites: Suite::ALL.to_vec(),
             require_signed: false,
+            verify_signature: false,
+            epoch_monotonic: true,
+            transition_milliseconds: 600_000,
+            epoch_milliseconds_max: None,
             sender_binding: true,
             bridges: Vec::new(),
             bridged_senders: Vec::new(),
             skew_milliseconds_max: None,
             payload_bytes_max: usize::MAX,
             channel: RequiredChannel::Any,
+            members_only: false,
         }
     }
 }
@@ -139,6 +154,7 @@ pub(crate) struct ActivePolicy {
     pattern: Pattern,
     pub(crate) scope: Arc<str>,
     pub(crate) scope_tag: [u8; 4],
+    pub(crate) scope_hash: ScopeHash,
     pub(crate) counters: Arc<PolicyCounters>,
 }
 
@@ -165,8 +181,8 @@ impl ActivePolicy {
             let topics = Arc::clone(&policy.topics);
             return Err(PolicyError::Scope { policy: name(), scope, topics });
         }
-        let scope_tag = scope_tag(&scope);
-        Ok(Self { policy, pattern, scope, scope_tag, counters: Arc::default() })
+        let (scope_tag, scope_hash) = (scope_tag(&scope), scope_hash(&scope));
+        Ok(Self { policy, pattern, scope, scope_tag, scope_hash, counters: Arc::default() })
     }
 
     pub(super) fn matches(&self, topic: TopicName<'_>) -> bool {

@@ -18,11 +18,15 @@ pub(crate) enum Refusal {
     Time,
     Replay,
     Clear,
+    Epoch,
+    EpochAge,
+    Signature,
+    Member,
 }
 
 impl Refusal {
     /// The values of the label `reason`, in the order of their discriminants.
-    pub(crate) const NAMES: [&'static str; 12] = [
+    pub(crate) const NAMES: [&'static str; 16] = [
         "plaintext",
         "malformed",
         "format",
@@ -35,6 +39,10 @@ impl Refusal {
         "time",
         "replay",
         "clear",
+        "epoch",
+        "epoch_age",
+        "signature",
+        "member",
     ];
 
     /// Returns the Reason Code of PUBACK, PUBREC or CONNACK (VEIL-1 section 16).
@@ -47,8 +55,12 @@ impl Refusal {
             | Self::Scope
             | Self::Unsigned
             | Self::Time
+            | Self::Epoch
+            | Self::EpochAge
             | Self::Replay => ReasonCode::PayloadFormatInvalid,
-            Self::Channel | Self::Sender | Self::Clear => ReasonCode::NotAuthorized,
+            Self::Channel | Self::Sender | Self::Clear | Self::Signature | Self::Member => {
+                ReasonCode::NotAuthorized
+            }
             // What `limits.payload_bytes_max` refuses is answered in the same way.
             Self::Size => ReasonCode::ImplementationSpecificError,
         }
@@ -68,6 +80,10 @@ impl Refusal {
             Self::Sender => "the sender in the envelope is not this client",
             Self::Time => "the time in the envelope is missing or too far from now",
             Self::Replay => "the envelope repeats a number with other content, or is too old to compare",
+            Self::Epoch => "the epoch of the envelope is not in use",
+            Self::EpochAge => "the epoch of the envelope is too old, or nobody says how old it is",
+            Self::Signature => "the source signature does not verify, or the sender is not known here",
+            Self::Member => "only members of the scope may subscribe to it",
             Self::Clear => "only publishers of the scope may clear its retained messages",
         }
     }

@@ -6,7 +6,7 @@
 //! cannot make it grow.
 
 use std::collections::HashMap;
-use std::hash::Hasher;
+use std::hash::{Hash, Hasher};
 
 use siphasher::sip::SipHasher13;
 use veilmq_protocol::veil::Kid;
@@ -34,6 +34,8 @@ pub(crate) struct Mark {
     stream: Stream,
     seq: u32,
     digest: u32,
+    scope_tag: [u8; 4],
+    epoch: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,9 +49,49 @@ struct Stream {
 #[derive(Debug)]
 pub(crate) struct Streams {
     key: [u8; 16],
-    /// The streams used since the last change of generations, and those before them.
-    current: HashMap<Stream, Window>,
-    previous: HashMap<Stream, Window>,
+    windows: Generations<Stream, Window>,
+    epochs: Generations<(Kid, [u8; 4]), Newest>,
+}
+
+/// The newest epoch that a sender has used in a scope.
+#[derive(Debug)]
+struct Newest {
+    epoch: u32,
+    since_ms: u64,
+}
+
+/// A table that forgets what has not been used for long: what was used since the last change of generations, and before it.
+#[derive(Debug)]
+struct Generations<K, V> {
+    current: HashMap<K, V>,
+    previous: HashMap<K, V>,
+}
+
+impl<K: Copy + Eq + Hash, V> Generations<K, V> {
+    fn new() -> Self {
+        Self { current: HashMap::new(), previous: HashMap::new() }
+    }
+
+    fn look_up(&self, key: &K) -> Option<&V> {
+        self.current.get(key).or_else(|| self.previous.get(key))
+    }
+
+    /// Returns an entry to be changed, which counts as used.
+    fn entry(&mut self, key: K, make: impl FnOnce() -> V) -> &mut V {
+        if !self.current.contains_key(&key) {
+            let value = self.previous.remove(&key).unwrap_or_else(make);
+            if self.current.len() >= GENERATION {
+                self.previous = std::mem::take(&mut self.current);
+            }
+            return self.current.entry(key).or_insert(value);
+        }
+        self.current.entry(key).or_insert_with(make)
+    }
+
+    fn forget(&mut self) {
+        self.current.clear();
+        self.previous.clear();
+    }
 }
 
 #[derive(Debug)]
@@ -62,7 +104,7 @@ struct Window {
 impl Streams {
     /// Makes windows whose digests nobody can predict who does not know the key.
     pub(crate) fn new(key: [u8; 16]) -> Self {
-        Self { key, current: HashMap::new(), previous: HashMap::new() }
+        Self { key, windows: Generations::new(), epochs: Generations::new() }
     }
 
     /// Looks an envelope up and changes nothing. `topic` is empty where the envelope hides it.
@@ -71,30 +113,35 @@ impl Streams {
             Stream { sender: header.sender, session: header.session, topic: self.digest(topic.as_bytes()) };
         // The lower half; 0 stands for an empty place.
         let digest = (self.digest(payload) as u32).max(1);
-        let mark = Mark { stream, seq: header.seq, digest };
-        match self.current.get(&stream).or_else(|| self.previous.get(&stream)) {
+        let (scope_tag, epoch) = (header.scope_tag, header.epoch);
+        let mark = Mark { stream, seq: header.seq, digest, scope_tag, epoch };
+        match self.windows.look_up(&stream) {
             Some(window) => window.look_up(mark),
             None => Seen::No(mark),
         }
     }
 
-    /// Remembers an envelope that was accepted.
-    pub(crate) fn remember(&mut self, mark: Mark) {
-        if let Some(window) = self.current.get_mut(&mark.stream) {
-            return window.remember(mark);
-        }
-        let mut window = self.previous.remove(&mark.stream).unwrap_or_else(|| Window::beginning_at(mark.seq));
-        window.remember(mark);
-        if self.current.len() >= GENERATION {
-            self.previous = std::mem::take(&mut self.current);
-        }
-        self.current.insert(mark.stream, window);
+    /// Tells whether a sender has gone on to a later epoch of the scope, longer ago than the transition takes.
+    pub(crate) fn has_left(&self, header: &EnvelopeHeader, unix_ms: u64, transition_ms: u64) -> bool {
+        let newest = self.epochs.look_up(&(header.sender, header.scope_tag));
+        newest.is_some_and(|newest| {
+            header.epoch < newest.epoch && unix_ms.saturating_sub(newest.since_ms) >= transition_ms
+        })
     }
 
-    /// Forgets everything: what was accepted may not have been stored, and comes again.
+    /// Remembers an envelope that was accepted.
+    pub(crate) fn remember(&mut self, mark: Mark, unix_ms: u64) {
+        self.windows.entry(mark.stream, || Window::beginning_at(mark.seq)).remember(mark);
+        let first = || Newest { epoch: mark.epoch, since_ms: unix_ms };
+        let newest = self.epochs.entry((mark.stream.sender, mark.scope_tag), first);
+        if mark.epoch > newest.epoch {
+            *newest = Newest { epoch: mark.epoch, since_ms: unix_ms };
+        }
+    }
+
+    /// Forgets what was seen: what was accepted may not have been stored, and comes again.
     pub(crate) fn forget(&mut self) {
-        self.current.clear();
-        self.previous.clear();
+        self.windows.forget();
     }
 
     fn digest(&self, bytes: &[u8]) -> u64 {
@@ -164,7 +211,7 @@ mod tests {
     fn accept(streams: &mut Streams, session: u64, seq: u32, payload: &[u8]) -> &'static str {
         match streams.look_up(&header(session, seq), "t", payload) {
             Seen::No(mark) => {
-                streams.remember(mark);
+                streams.remember(mark, 0);
                 "new"
             }
             Seen::Same => "same",
@@ -213,9 +260,23 @@ mod tests {
             accept(&mut streams, u64::MAX, number, b"a");
         }
 
-        assert!(streams.current.len() + streams.previous.len() <= 2 * GENERATION);
+        assert!(streams.windows.current.len() + streams.windows.previous.len() <= 2 * GENERATION);
         assert_eq!(accept(&mut streams, u64::MAX, last - 100, b"a"), "same");
         assert_eq!(accept(&mut streams, 0, 0, b"b"), "new", "it was forgotten");
+    }
+
+    #[test]
+    fn a_sender_may_use_an_earlier_epoch_for_the_length_of_a_transition() {
+        let mut streams = Streams::new([1; 16]);
+        let of = |epoch: u32, seq: u32| EnvelopeHeader { epoch, ..header(1, seq) };
+        let Seen::No(mark) = streams.look_up(&of(3, 0), "t", b"a") else { panic!("it is new") };
+        streams.remember(mark, 1_000);
+
+        for (epoch, now, expected) in
+            [(2, 1_000, false), (2, 1_499, false), (2, 1_500, true), (3, 9_000, false), (4, 9_000, false)]
+        {
+            assert_eq!(streams.has_left(&of(epoch, 1), now, 500), expected, "{epoch} at {now}");
+        }
     }
 
     #[test]

@@ -7,7 +7,6 @@ use veilmq_protocol::{Packet, TopicFilter, TopicName};
 use super::Shard;
 use super::publish::Publication;
 use crate::connection::{Connection, Established, Opening, Wire};
-use crate::e2e::Inspected;
 use crate::effect::Effect;
 use crate::farewell::{CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
@@ -154,8 +153,7 @@ impl Shard {
             );
             return;
         }
-        let inspected = Inspected { topic, payload: &will.payload, retain: will.retain };
-        if let Some(refusal) = self.refusal_of_due_will(&inspected) {
+        if let Some(refusal) = self.refusal_of_due_will(topic, &will) {
             tracing::info!(topic = topic.as_str(), session = session.0, %refusal, "will message refused");
             return;
         }

@@ -1,44 +1,143 @@
 //! Where policies on end-to-end encryption meet what clients publish: the one place where a message is refused for their sake.
 
-use veilmq_protocol::TopicName;
+use veilmq_protocol::veil::Kid;
+use veilmq_protocol::veil::distribution::{DistributionTopic, KeyHead, Wrap, scope_hash};
+use veilmq_protocol::{PublishProperties, TopicFilter, TopicName};
 
 use super::Shard;
 use super::publish::PublishRefused;
 use crate::connection::{Arrival, Connection};
-use crate::e2e::{Inspected, Mark, Party, Refusal, Ruling};
+use crate::e2e::{
+    Context, DistributionRefusal, Inspected, Mark, Membership, Party, Passed, Refusal, Ruling, ScopeHash,
+    is_distribution,
+};
 use crate::farewell::PeerError;
 use crate::id::SessionId;
 use crate::message::Message;
+use crate::record::WillRecord;
 use crate::session::Session;
-use crate::stats::DropReason;
+use crate::stats::{DropReason, KeyHeadResult};
+
+/// What is to be remembered of a message once it has been accepted.
+#[derive(Debug)]
+pub(super) enum Due {
+    Nothing,
+    Envelope(Mark),
+    Head(Box<(KeyHead, Vec<Wrap>)>),
+}
 
 impl Shard {
     /// Judges a message of a client; returns what is to be remembered of it once it has been accepted.
-    pub(super) fn inspect(
-        &self,
-        session: SessionId,
-        message: &Inspected<'_>,
-    ) -> Result<Option<Mark>, PublishRefused> {
-        if self.access.policies.is_empty() { Ok(None) } else { self.inspect_by_policy(session, message) }
+    pub(super) fn inspect(&self, session: SessionId, message: &Inspected<'_>) -> Result<Due, PublishRefused> {
+        if self.access.policies.is_empty() {
+            Ok(Due::Nothing)
+        } else {
+            self.inspect_by_policy(session, message)
+        }
     }
 
     /// Kept out of the way of publications where there are no policies.
     #[inline(never)]
-    fn inspect_by_policy(
-        &self,
-        session: SessionId,
-        message: &Inspected<'_>,
-    ) -> Result<Option<Mark>, PublishRefused> {
-        let Some(active) = self.access.policies.of(message.topic) else { return Ok(None) };
-        let Some(state) = self.sessions.get(&session) else { return Ok(None) };
-        match active.judge(message, &self.party(state), &self.streams, self.unix_ms) {
-            Ruling::Pass(mark) => Ok(mark),
+    fn inspect_by_policy(&self, session: SessionId, message: &Inspected<'_>) -> Result<Due, PublishRefused> {
+        let Some(state) = self.sessions.get(&session) else { return Ok(Due::Nothing) };
+        if is_distribution(message.topic) {
+            return self.inspect_distribution(state, message);
+        }
+        let Some(active) = self.access.policies.of(message.topic) else { return Ok(Due::Nothing) };
+        match active.judge(message, &self.party(state), self.context()) {
+            Ruling::Pass(mark) => Ok(mark.map_or(Due::Nothing, Due::Envelope)),
             Ruling::Duplicate => Err(PublishRefused::Duplicate),
             Ruling::Refuse(refusal) => {
                 self.stats.messages_dropped(DropReason::EndToEnd, 1);
                 Err(PublishRefused::EndToEnd(refusal))
             }
         }
+    }
+
+    /// Verifies an object of key distribution. Where nothing is enforced, a head that passes counts all the same.
+    fn inspect_distribution(&self, state: &Session, message: &Inspected<'_>) -> Result<Due, PublishRefused> {
+        let is_head = matches!(
+            DistributionTopic::parse(message.topic.as_str()),
+            Some(DistributionTopic::KeyHead { .. })
+        );
+        let verified = self.verify_distribution(state, message);
+        match (&verified, is_head) {
+            (Ok(Due::Head(_)), _) => self.stats.key_head(KeyHeadResult::Accepted),
+            (Err(_), true) => self.stats.key_head(KeyHeadResult::Rejected),
+            (Ok(_), _) | (Err(_), false) => {}
+        }
+        match verified {
+            Ok(due) => Ok(due),
+            Err(_) if !self.access.policies.enforces_distribution => Ok(Due::Nothing),
+            Err(refusal) => {
+                self.stats.distribution_rejected(refusal);
+                self.stats.messages_dropped(DropReason::EndToEnd, 1);
+                Err(PublishRefused::Distribution(refusal))
+            }
+        }
+    }
+
+    fn verify_distribution(
+        &self,
+        state: &Session,
+        message: &Inspected<'_>,
+    ) -> Result<Due, DistributionRefusal> {
+        let writer = state.identity.as_deref();
+        let passed = self.shared.with_ledger(self.unix_ms, |ledger| ledger.verify(message, writer))?;
+        match passed {
+            Passed::Plain => Ok(Due::Nothing),
+            Passed::Join(scope) => match TopicFilter::new(&scope) {
+                Ok(scope) if self.may_subscribe(state.id, scope) => Ok(Due::Nothing),
+                Ok(_) | Err(_) => Err(DistributionRefusal::Scope),
+            },
+            Passed::Head(head) => {
+                let scope = scope_hash(&head.0.scope);
+                let is_known =
+                    self.shared.with_heads(scope, self.unix_ms, |heads| heads.compare(scope, &head.0))?;
+                Ok(if is_known { Due::Nothing } else { Due::Head(head) })
+            }
+        }
+    }
+
+    /// Remembers what has been accepted.
+    pub(super) fn remember(&mut self, due: Due) {
+        match due {
+            Due::Nothing => {}
+            Due::Envelope(mark) => self.streams.remember(mark, self.unix_ms),
+            Due::Head(head) => {
+                let (head, bundle) = *head;
+                let scope = scope_hash(&head.scope);
+                self.shared.change_heads(|heads| heads.remember(scope, &head, &bundle));
+            }
+        }
+    }
+
+    /// Tells whether a client may subscribe, as far as that is for members alone.
+    pub(super) fn is_member_where_asked(&self, session: SessionId, filter: TopicFilter<'_>) -> bool {
+        let kid = self.sessions.get(&session).and_then(|state| Some(state.identity.as_ref()?.kid));
+        for active in self.access.policies.closed(filter.inner()) {
+            if !kid.is_some_and(|kid| self.is_member(active.scope_hash, kid)) {
+                active.counters.rejected(Refusal::Member);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn is_member(&self, scope: ScopeHash, kid: Kid) -> bool {
+        let found = self.shared.with_heads(scope, self.unix_ms, |heads| heads.membership(scope, kid));
+        found.into_iter().any(|membership| match membership {
+            Membership::Member => true,
+            Membership::Stranger => false,
+            Membership::Sharded(issuer) => {
+                let topic = DistributionTopic::Wrap { scope, issuer, member: kid }.to_string();
+                self.shared.retained.current(&topic).is_some()
+            }
+        })
+    }
+
+    fn context(&self) -> Context<'_> {
+        Context { shared: &self.shared, streams: &self.streams, unix_ms: self.unix_ms }
     }
 
     fn party<'a>(&'a self, session: &'a Session) -> Party<'a> {
@@ -61,6 +160,9 @@ impl Shard {
     pub(super) fn refusal_of_unsealed_will(&self, arrival: &Arrival) -> Option<PeerError> {
         let will = arrival.request.will.as_ref()?;
         let topic = TopicName::new(&will.topic).ok()?;
+        if self.access.policies.enforces_distribution && is_distribution(topic) {
+            return Some(PeerError::NotAuthorized("nothing of key distribution is said by a Will Message"));
+        }
         let active = self.access.policies.of(topic)?;
         let party = Party {
             member: arrival.identity.as_deref(),
@@ -68,13 +170,16 @@ impl Shard {
             is_encrypted: arrival.is_encrypted,
             has_records: arrival.has_records,
         };
-        let will = Inspected { topic, payload: &will.payload, retain: will.retain };
-        active.judge_will(&will, &party, self.unix_ms).err().map(PeerError::EndToEnd)
+        let properties = PublishProperties::decode_application(&will.application_properties).ok()?;
+        let will = Inspected { topic, payload: &will.payload, retain: will.retain, properties: &properties };
+        active.judge_will(&will, &party, self.context()).err().map(PeerError::EndToEnd)
     }
 
     /// Tells why a Will Message that is due may not be published after all.
-    pub(super) fn refusal_of_due_will(&self, will: &Inspected<'_>) -> Option<Refusal> {
-        let refusal = self.access.policies.of(will.topic)?.judge_due_will(will).err()?;
+    pub(super) fn refusal_of_due_will(&self, topic: TopicName<'_>, will: &WillRecord) -> Option<Refusal> {
+        let active = self.access.policies.of(topic)?;
+        let is_clear = will.retain && will.payload.is_empty();
+        let refusal = if is_clear { None } else { active.judge_due_will(&will.payload).err() }?;
         self.stats.messages_dropped(DropReason::EndToEnd, 1);
         Some(refusal)
     }

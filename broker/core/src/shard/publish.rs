@@ -10,7 +10,7 @@ use super::Shard;
 use super::gate::{Answer, Held};
 use super::share;
 use crate::durability::MessageDurability;
-use crate::e2e::{Inspected, Refusal};
+use crate::e2e::{DistributionRefusal, Inspected, Refusal};
 use crate::effect::Parcel;
 use crate::farewell::{BrokerReason, CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
@@ -89,6 +89,8 @@ pub(super) enum PublishRefused {
     PayloadTooLarge,
     #[error("{0}")]
     EndToEnd(Refusal),
+    #[error("{0}")]
+    Distribution(DistributionRefusal),
     #[error("it is the same as one before")]
     Duplicate,
     #[error("{0}")]
@@ -102,6 +104,7 @@ impl PublishRefused {
             Self::Reserved | Self::NotAuthorized => ReasonCode::NotAuthorized,
             Self::PayloadTooLarge => ReasonCode::ImplementationSpecificError,
             Self::EndToEnd(refusal) => refusal.reason_code(),
+            Self::Distribution(refusal) => refusal.reason_code(),
             Self::Duplicate => ReasonCode::Success,
         }
     }
@@ -117,6 +120,7 @@ impl PublishRefused {
             | Self::NotAuthorized
             | Self::PayloadTooLarge
             | Self::EndToEnd(_)
+            | Self::Distribution(_)
             | Self::Properties(_) => {
                 if let Some(suppressed) = limit.admit(now) {
                     tracing::warn!(topic = topic.as_str(), client, refused = %self, suppressed, "publish refused");
@@ -265,6 +269,11 @@ impl Shard {
                 self.answer(connection, Answer::Refused { packet_id, exactly_once, reason, why }, None);
                 return Ok(());
             }
+            (ProtocolVersion::V5, PublishRefused::Distribution(refusal)) => {
+                let (reason, why) = (refusal.reason_code(), refusal.sentence());
+                self.answer(connection, Answer::Refused { packet_id, exactly_once, reason, why }, None);
+                return Ok(());
+            }
             (ProtocolVersion::V5, _) => refused.reason_code(),
             (
                 ProtocolVersion::V31 | ProtocolVersion::V311,
@@ -272,6 +281,7 @@ impl Shard {
                 | PublishRefused::NotAuthorized
                 | PublishRefused::PayloadTooLarge
                 | PublishRefused::EndToEnd(_)
+                | PublishRefused::Distribution(_)
                 | PublishRefused::Duplicate,
             ) => ReasonCode::Success,
             (ProtocolVersion::V31 | ProtocolVersion::V311, PublishRefused::StorageFull) => {
@@ -324,8 +334,9 @@ impl Shard {
             self.stats.messages_dropped(DropReason::TooLarge, 1);
             return Err(PublishRefused::PayloadTooLarge);
         }
-        let inspected = Inspected { topic, payload: publish.payload, retain: publish.retain };
-        let mark = self.inspect(session, &inspected)?;
+        let (payload, retain) = (publish.payload, publish.retain);
+        let inspected = Inspected { topic, payload, retain, properties: &publish.properties };
+        let due = self.inspect(session, &inspected)?;
         let mut application_properties = std::mem::take(&mut self.scratch);
         application_properties.clear();
         if let Err(error) = publish.properties.encode_application(&mut application_properties) {
@@ -343,8 +354,8 @@ impl Shard {
         };
         let accepted = self.accept(&publication, now);
         self.scratch = application_properties;
-        if let (Ok(_), Some(mark)) = (&accepted, mark) {
-            self.streams.remember(mark);
+        if accepted.is_ok() {
+            self.remember(due);
         }
         accepted
     }

@@ -94,7 +94,7 @@ impl Shard {
         if filter.inner().levels().count() > self.shared.settings().topic_levels_max {
             return Err(ReasonCode::TopicFilterInvalid);
         }
-        if !self.may_subscribe(session, filter) {
+        if !self.may_subscribe(session, filter) || !self.is_member_where_asked(session, filter) {
             return Err(ReasonCode::NotAuthorized);
         }
         // A subscription that is there already stays in force. Granted anew it could bring retained messages, which are stored.

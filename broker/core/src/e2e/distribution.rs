@@ -1,0 +1,294 @@
+//! Who may write what on the topics of key distribution (VEIL-1 section 9): each object is verified by itself, and its writer is the
+//! one that its topic names.
+//!
+//! Holds no key and needs none: certificates, signatures and links are public. Invariant: what does not pass is stored nowhere, so
+//! the retained objects of a broker that enforces this are those of their issuers.
+
+use veilmq_protocol::veil::channel::TrustAnchors;
+use veilmq_protocol::veil::distribution::{
+    Crl, DistributionError, DistributionTopic, JoinFinish, JoinRequest, JoinResponse, KeyHead, KeyHeadFlags,
+    Prekey, Wrap, bundle, scope_hash,
+};
+use veilmq_protocol::veil::{Kid, Roles};
+use veilmq_protocol::{ReasonCode, TopicName};
+
+use super::heads::{Break, ScopeHash};
+use super::{Inspected, Member};
+use crate::retained::RetainedIndex;
+
+/// The topics of schemes that deliver to each receiver on its own: an ordinary message, for one.
+const PAIRWISE: &str = "_veil/1/p2p/";
+
+/// Why an object of key distribution is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.sentence())]
+pub(crate) enum DistributionRefusal {
+    /// It is written by another client than the one that its topic names.
+    Writer,
+    /// No object of key distribution has this topic.
+    Topic,
+    /// It does not have the layout of what its topic is for.
+    Malformed,
+    /// It is retained and should not be, or the other way around.
+    Retain,
+    /// Its topic names another scope, issuer or member than the object.
+    Mismatch,
+    /// Its certificate is not trusted, or does not allow it.
+    Certificate,
+    /// Its signature does not verify.
+    Signature,
+    /// A newer one is known.
+    Rollback,
+    /// It leaves epochs out.
+    Gap,
+    /// It does not continue the epoch before.
+    Link,
+    /// Too many issuers are known.
+    Full,
+    /// Who asks to join may not subscribe to the scope.
+    Scope,
+}
+
+impl DistributionRefusal {
+    /// The values of the label `reason`, in the order of their discriminants.
+    pub(crate) const NAMES: [&'static str; 12] = [
+        "writer",
+        "topic",
+        "malformed",
+        "retain",
+        "mismatch",
+        "certificate",
+        "signature",
+        "rollback",
+        "gap",
+        "link",
+        "full",
+        "scope",
+    ];
+
+    /// Returns the Reason Code of PUBACK or PUBREC.
+    pub(crate) fn reason_code(self) -> ReasonCode {
+        match self {
+            Self::Writer | Self::Topic | Self::Certificate | Self::Signature | Self::Scope => {
+                ReasonCode::NotAuthorized
+            }
+            Self::Malformed | Self::Retain | Self::Mismatch | Self::Rollback | Self::Gap | Self::Link => {
+                ReasonCode::PayloadFormatInvalid
+            }
+            Self::Full => ReasonCode::QuotaExceeded,
+        }
+    }
+
+    /// Returns the sentence for the client's log.
+    pub(crate) fn sentence(self) -> &'static str {
+        match self {
+            Self::Writer => "only the client that this topic names may write to it",
+            Self::Topic => "no object of key distribution has this topic",
+            Self::Malformed => "the payload is not what this topic of key distribution is for",
+            Self::Retain => "whether it is retained does not fit this topic of key distribution",
+            Self::Mismatch => "the object is for another topic of key distribution",
+            Self::Certificate => "the certificate in it is not trusted, or does not allow it",
+            Self::Signature => "its signature does not verify",
+            Self::Rollback => "a newer one of this issuer is known",
+            Self::Gap => "the head leaves epochs out",
+            Self::Link => "the head does not continue the epoch before",
+            Self::Full => "the broker knows too many issuers",
+            Self::Scope => "not authorised to subscribe to the scope",
+        }
+    }
+}
+
+impl From<Break> for DistributionRefusal {
+    fn from(broken: Break) -> Self {
+        match broken {
+            Break::Rollback => Self::Rollback,
+            Break::Gap => Self::Gap,
+            Break::Link => Self::Link,
+            Break::Full => Self::Full,
+        }
+    }
+}
+
+impl From<DistributionError> for DistributionRefusal {
+    fn from(error: DistributionError) -> Self {
+        match error {
+            DistributionError::Layout(_) | DistributionError::Type { .. } | DistributionError::Value(_) => {
+                Self::Malformed
+            }
+            DistributionError::Certificate(_) | DistributionError::Scope => Self::Certificate,
+            DistributionError::Signature => Self::Signature,
+        }
+    }
+}
+
+/// What follows from an object that passed.
+#[derive(Debug)]
+pub(crate) enum Passed {
+    /// Nothing.
+    Plain,
+    /// Its writer has to be allowed to subscribe to this scope.
+    Join(Box<str>),
+    /// It is genuine, and has to go on from the one before; then it is to be remembered.
+    Head(Box<(KeyHead, Vec<Wrap>)>),
+}
+
+/// What an object is verified against.
+pub(crate) struct Ledger<'a> {
+    pub(crate) retained: &'a RetainedIndex,
+    pub(crate) trust: &'a TrustAnchors,
+    pub(crate) unix_ms: u64,
+}
+
+/// Tells whether a topic is one of key distribution.
+pub(crate) fn is_distribution(topic: TopicName<'_>) -> bool {
+    topic.as_str().starts_with(DistributionTopic::PREFIX) && !topic.as_str().starts_with(PAIRWISE)
+}
+
+impl Ledger<'_> {
+    /// Verifies what a client publishes on a topic of key distribution.
+    pub(crate) fn verify(
+        &self,
+        message: &Inspected<'_>,
+        writer: Option<&Member>,
+    ) -> Result<Passed, DistributionRefusal> {
+        let topic = DistributionTopic::parse(message.topic.as_str()).ok_or(DistributionRefusal::Topic)?;
+        let is_written_by =
+            |kid: Kid| writer.filter(|writer| writer.kid == kid).map(drop).ok_or(DistributionRefusal::Writer);
+        let is_clear = message.retain && message.payload.is_empty();
+        match topic {
+            DistributionTopic::Prekey { member } => {
+                is_written_by(member)?;
+                is_retained(message, true)?;
+                if is_clear { Ok(Passed::Plain) } else { self.prekey(message.payload, member) }
+            }
+            DistributionTopic::KeyHead { scope, issuer } => {
+                is_written_by(issuer)?;
+                is_retained(message, true)?;
+                if is_clear { Ok(Passed::Plain) } else { self.head(message.payload, scope, issuer) }
+            }
+            DistributionTopic::Wrap { issuer, member, .. } => {
+                is_written_by(issuer)?;
+                is_retained(message, true)?;
+                if is_clear { Ok(Passed::Plain) } else { wrap(message.payload, member) }
+            }
+            DistributionTopic::Join { issuer } => {
+                is_retained(message, false)?;
+                self.join(message.payload, issuer, writer.ok_or(DistributionRefusal::Writer)?)
+            }
+            DistributionTopic::JoinResponse { .. } => {
+                writer.ok_or(DistributionRefusal::Writer)?;
+                is_retained(message, false)?;
+                JoinResponse::parse(message.payload)?;
+                Ok(Passed::Plain)
+            }
+            DistributionTopic::Revocations { authority } => {
+                is_retained(message, true)?;
+                self.revocations(message, authority)
+            }
+        }
+    }
+
+    fn prekey(&self, payload: &[u8], member: Kid) -> Result<Passed, DistributionRefusal> {
+        let prekey = Prekey::parse(payload)?;
+        if prekey.certificate.kid() != member {
+            return Err(DistributionRefusal::Mismatch);
+        }
+        prekey.verify(self.trust, self.unix_ms)?;
+        Ok(Passed::Plain)
+    }
+
+    fn head(&self, payload: &[u8], scope: ScopeHash, issuer: Kid) -> Result<Passed, DistributionRefusal> {
+        let (head, bundle) = self.verified_head(payload, scope, issuer)?;
+        Ok(Passed::Head(Box::new((head, bundle))))
+    }
+
+    /// Reads a head and verifies it by itself; how it stands to earlier ones is another question.
+    fn verified_head(
+        &self,
+        payload: &[u8],
+        scope: ScopeHash,
+        issuer: Kid,
+    ) -> Result<(KeyHead, Vec<Wrap>), DistributionRefusal> {
+        let (head, rest) = KeyHead::parse(payload)?;
+        let wraps = match head.flags.contains(KeyHeadFlags::BUNDLE) {
+            true => bundle(rest)?,
+            false if rest.is_empty() => Vec::new(),
+            false => return Err(DistributionRefusal::Malformed),
+        };
+        if head.issuer != issuer || scope_hash(&head.scope) != scope {
+            return Err(DistributionRefusal::Mismatch);
+        }
+        head.verify(self.trust, Some(self.unix_ms / 1_000))?;
+        Ok((head, wraps))
+    }
+
+    fn join(&self, payload: &[u8], issuer: Kid, writer: &Member) -> Result<Passed, DistributionRefusal> {
+        if JoinFinish::parse(payload).is_ok() {
+            return Ok(Passed::Plain);
+        }
+        let request = JoinRequest::parse(payload)?;
+        if request.issuer != issuer {
+            return Err(DistributionRefusal::Mismatch);
+        }
+        if request.certificate.kid() != writer.kid {
+            return Err(DistributionRefusal::Writer);
+        }
+        request.verify(self.trust, Some(self.unix_ms / 1_000))?;
+        Ok(Passed::Join(request.scope.as_str().into()))
+    }
+
+    /// A list speaks for itself, whoever brings it; nobody can take one back.
+    fn revocations(&self, message: &Inspected<'_>, authority: Kid) -> Result<Passed, DistributionRefusal> {
+        let list = Crl::parse(message.payload)?;
+        if list.issuer.kid() != authority {
+            return Err(DistributionRefusal::Mismatch);
+        }
+        list.verify(self.trust)?;
+        let current = self.retained.current(message.topic.as_str());
+        let current = current.and_then(|message| Crl::parse(message.payload().as_wire_bytes()).ok());
+        match current {
+            Some(current) if current.as_bytes() == list.as_bytes() => Ok(Passed::Plain),
+            Some(current) if current.number >= list.number => Err(DistributionRefusal::Rollback),
+            Some(_) | None => Ok(Passed::Plain),
+        }
+    }
+
+    /// Reads the heads that are retained for a scope, those that verify.
+    pub(crate) fn retained_heads(&self, scope: ScopeHash) -> Vec<(KeyHead, Vec<Wrap>)> {
+        let filter = format!("{}kp/{}/+", DistributionTopic::PREFIX, Kid::from_bytes(scope));
+        let Ok(filter) = veilmq_protocol::TopicFilter::new(&filter) else { return Vec::new() };
+        let messages = self.retained.matching(filter).into_iter();
+        let verified = messages.filter_map(|message| match DistributionTopic::parse(message.topic())? {
+            DistributionTopic::KeyHead { scope, issuer } => {
+                self.verified_head(message.payload().as_wire_bytes(), scope, issuer).ok()
+            }
+            DistributionTopic::Prekey { .. }
+            | DistributionTopic::Wrap { .. }
+            | DistributionTopic::Join { .. }
+            | DistributionTopic::JoinResponse { .. }
+            | DistributionTopic::Revocations { .. } => None,
+        });
+        verified.collect()
+    }
+
+    /// Returns the public key of a client that is not the one that publishes, if it has a prekey here.
+    pub(crate) fn key_of(&self, sender: Kid) -> Option<[u8; 32]> {
+        let topic = DistributionTopic::Prekey { member: sender }.to_string();
+        let message = self.retained.current(&topic)?;
+        let prekey = Prekey::parse(message.payload().as_wire_bytes()).ok()?;
+        let certificate = &prekey.certificate;
+        let verified = self.trust.verify(certificate, Roles::CLIENT, None, Some(self.unix_ms / 1_000));
+        (certificate.kid() == sender && verified.is_ok()).then_some(certificate.ed25519)
+    }
+}
+
+fn is_retained(message: &Inspected<'_>, expected: bool) -> Result<(), DistributionRefusal> {
+    if message.retain == expected { Ok(()) } else { Err(DistributionRefusal::Retain) }
+}
+
+fn wrap(payload: &[u8], member: Kid) -> Result<Passed, DistributionRefusal> {
+    match Wrap::parse(payload)?.kid == member {
+        true => Ok(Passed::Plain),
+        false => Err(DistributionRefusal::Mismatch),
+    }
+}
