@@ -65,6 +65,9 @@ struct Options {
     /// Check the configuration (-c FILE) and end, as `check-config` does
     #[arg(long)]
     test_config: bool,
+    /// Whether the program was called by the name of the one that it replaces.
+    #[arg(skip)]
+    replaces_mosquitto: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -155,10 +158,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     let is_mosquitto = arguments.first().is_some_and(|program| names_mosquitto(Path::new(program)));
     let command_line = match CommandLine::try_parse_from(arguments) {
-        Ok(command_line) => command_line,
+        Ok(mut command_line) => {
+            command_line.options.replaces_mosquitto = is_mosquitto;
+            command_line
+        }
         Err(error) => return explain(&error, if is_mosquitto { MOSQUITTO_STATUS } else { 2 }),
     };
-    match execute(command_line, &mut io::stdout().lock()) {
+    // Not locked: where the broker logs to standard output, so do its other threads.
+    match execute(command_line, &mut io::stdout()) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("veilmq: {error}");
@@ -262,6 +269,7 @@ fn load(options: Options) -> Result<BrokerConfig, CommandError> {
             admin: options.admin,
             verbose: options.verbose,
             quiet: options.quiet,
+            replaces_mosquitto: options.replaces_mosquitto,
         },
         environment: veilmq_config::process_environment(),
     });

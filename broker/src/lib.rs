@@ -20,4 +20,5 @@ pub mod tls;
 mod transport;
 pub mod trust;
 mod upkeep;
+mod watched;
 mod websocket;

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use veilmq_config::{FileMode, ListenAddress, ListenerProtocol, Network};
-use veilmq_core::{ConnectionId, Input, Promise};
+use veilmq_config::{FileMode, ListenAddress, ListenerConfig, ListenerProtocol, ProxyProtocolConfig};
+use veilmq_core::{ConnectionId, EntranceId, Input, Promise};
 
 use crate::shard::ConnectionLimit;
 use crate::tls::TlsAcceptor;
@@ -73,10 +73,14 @@ pub struct Listener {
 pub struct Carrier {
     /// The topmost protocol.
     pub protocol: ListenerProtocol,
+    /// The origins of web pages that may connect by WebSocket, unless all may.
+    pub origins: Option<Arc<[String]>>,
     /// TLS below that, if any.
     pub tls: Option<Arc<TlsAcceptor>>,
-    /// Below all else a PROXY header, if any, and from which networks.
-    pub proxies: Option<Arc<[Network]>>,
+    /// Below all else a PROXY header, if any, from which networks, and what it has to say.
+    pub proxies: Option<Arc<ProxyProtocolConfig>>,
+    /// The number of the listener.
+    pub entrance: EntranceId,
     /// What acknowledgements promise there.
     pub promise: Promise,
     /// How many there may be, if the listener has a limit of its own.
@@ -86,12 +90,15 @@ pub struct Carrier {
 impl Carrier {
     /// Says that a connection was accepted there.
     pub(crate) fn accepted<'a>(&self, connection: ConnectionId, peer: &'a str) -> Input<'a> {
-        Input::Accepted { connection, peer, promise: self.promise, is_encrypted: self.tls.is_some() }
+        let (entrance, promise, is_encrypted) = (self.entrance, self.promise, self.tls.is_some());
+        Input::Accepted { connection, peer, entrance, promise, is_encrypted }
     }
 
     /// Tells whether a peer with this address of TCP may connect.
     pub fn takes(&self, peer: IpAddr) -> bool {
-        self.proxies.as_ref().is_none_or(|proxies| proxies.iter().any(|network| network.contains(peer)))
+        self.proxies
+            .as_ref()
+            .is_none_or(|proxies| proxies.trusted.iter().any(|network| network.contains(peer)))
     }
 }
 
@@ -132,29 +139,32 @@ impl SocketFile {
     }
 }
 
-/// Makes `count` listening sockets for one address; `mode` is for the file of a Unix socket. Port 0 is resolved by the first.
+/// Makes `count` listening sockets for the address of a listener. Port 0 is resolved by the first.
 ///
 /// # Errors
 /// Names the address, and what the operating system answered.
-pub fn bind(
-    address: &ListenAddress,
-    mode: FileMode,
-    carrier: Carrier,
-    count: usize,
-) -> Result<Bound, ListenError> {
-    let named = |source| ListenError { address: address.clone(), source };
-    match address {
-        ListenAddress::Tcp(address) => bind_tcp(*address, carrier, count).map_err(named),
+pub fn bind(listener: &ListenerConfig, carrier: Carrier, count: usize) -> Result<Bound, ListenError> {
+    let named = |source| ListenError { address: listener.address.clone(), source };
+    let mode = listener.mode.unwrap_or_default();
+    match &listener.address {
+        ListenAddress::Tcp(address) => {
+            bind_tcp(*address, listener.interface.as_deref(), carrier, count).map_err(named)
+        }
         ListenAddress::Unix(path) => bind_unix(path, mode, carrier, count).map_err(named),
     }
 }
 
-fn bind_tcp(address: SocketAddr, carrier: Carrier, count: usize) -> io::Result<Bound> {
-    let first = bind_one(address, Sharing::Afterwards)?;
+fn bind_tcp(
+    address: SocketAddr,
+    interface: Option<&str>,
+    carrier: Carrier,
+    count: usize,
+) -> io::Result<Bound> {
+    let first = bind_one(address, interface, Sharing::Afterwards)?;
     let address = first.local_addr()?;
     let mut sockets = vec![ListeningSocket::Tcp(first)];
     for _ in 1..count {
-        sockets.push(ListeningSocket::Tcp(bind_one(address, Sharing::AtOnce)?));
+        sockets.push(ListeningSocket::Tcp(bind_one(address, interface, Sharing::AtOnce)?));
     }
     Ok(Bound { address: address.into(), carrier, sockets })
 }
@@ -168,10 +178,13 @@ enum Sharing {
     AtOnce,
 }
 
-fn bind_one(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
+fn bind_one(address: SocketAddr, interface: Option<&str>, sharing: Sharing) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
+    }
+    if let Some(interface) = interface {
+        socket.bind_device(Some(interface.as_bytes()))?;
     }
     // A restart must not wait for the old connections to leave TIME_WAIT.
     socket.set_reuse_address(true)?;
@@ -225,14 +238,16 @@ mod tests {
 
     const PLAIN: Carrier = Carrier {
         protocol: ListenerProtocol::Mqtt,
+        origins: None,
         tls: None,
         proxies: None,
+        entrance: EntranceId(0),
         promise: Promise::Stored,
         limit: None,
     };
 
     fn try_bind(address: &ListenAddress, count: usize) -> Result<Bound, ListenError> {
-        bind(address, FileMode::default(), PLAIN, count)
+        bind(&ListenerConfig::mqtt(address.clone()), PLAIN, count)
     }
 
     fn bind_to_any_port(count: usize) -> (SocketAddr, Vec<TcpListener>) {
@@ -283,7 +298,8 @@ mod tests {
         let address = ListenAddress::Unix(path.clone());
         drop(UnixListener::bind(&path).unwrap());
 
-        let bound = bind(&address, FileMode(0o600), PLAIN, 3).unwrap();
+        let private = ListenerConfig { mode: Some(FileMode(0o600)), ..ListenerConfig::mqtt(address.clone()) };
+        let bound = bind(&private, PLAIN, 3).unwrap();
 
         assert_eq!(bound.sockets.len(), 3);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);

@@ -1,9 +1,11 @@
 //! The PROXY protocol, versions 1 and 2: what a proxy says of the client before the client's own bytes.
 //!
-//! Only the header is looked at, and nothing of it is kept but an address. Whoever may send one is the listener's to decide: a header
+//! Only the header is looked at, and nothing of it is kept but an address and what it says of the client's TLS. Whoever may send one is the listener's to decide: a header
 //! from anybody else would be a lie. Invariant: a header that is not complete holds at most [`HEADER_BYTES_MAX`] bytes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use veilmq_config::{ProxiedTls, ProxyIdentity, ProxyProtocolConfig};
 
 /// The longest header of version 1, with its end of line (section 2.1).
 const LINE_BYTES_MAX: usize = 107;
@@ -17,6 +19,19 @@ const FIXED_BYTES: usize = 16;
 const MALFORMED: &str = "a malformed PROXY header";
 const ABSENT: &str = "no PROXY header, and the listener expects one";
 const TOO_LONG: &str = "a PROXY header that is too long";
+const OTHER_VERSION: &str = "a PROXY header of another version than the listener takes";
+const NO_TLS: &str = "the proxy does not say that the client speaks TLS with it";
+const NO_CERTIFICATE: &str = "the proxy does not say that the client has a valid certificate";
+const NO_NAME: &str = "the proxy does not say the common name of the client's certificate";
+
+/// The field that says what is known of the client's TLS (section 2.2.6).
+const TLS_FIELD: u8 = 0x20;
+/// The field within it with the common name of the client's certificate.
+const COMMON_NAME_FIELD: u8 = 0x22;
+/// The client speaks TLS.
+const SPEAKS_TLS: u8 = 0x01;
+/// It has shown a certificate on this connection, or earlier in this session of TLS.
+const IS_CERTIFIED: u8 = 0x02 | 0x04;
 
 /// A header that is arriving.
 #[derive(Default)]
@@ -31,6 +46,39 @@ pub(crate) struct Proxied {
     pub(crate) consumed: usize,
     /// Where the client is; None if the proxy speaks for itself or does not know.
     pub(crate) client: Option<SocketAddr>,
+    version: u8,
+    tls: ClientTls,
+}
+
+/// What a proxy says of the TLS between the client and itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct ClientTls {
+    is_spoken: bool,
+    is_certified: bool,
+    common_name: Option<Box<str>>,
+}
+
+impl Proxied {
+    /// Returns the user that the client is, if its certificate says so and that counts.
+    ///
+    /// # Errors
+    /// The rule of the listener that the client breaks.
+    pub(crate) fn user(&mut self, config: &ProxyProtocolConfig) -> Result<Option<Box<str>>, &'static str> {
+        if config.version.is_some_and(|version| version != self.version) {
+            return Err(OTHER_VERSION);
+        }
+        match config.tls {
+            ProxiedTls::Any => {}
+            ProxiedTls::Required if !self.tls.is_spoken => return Err(NO_TLS),
+            ProxiedTls::Certificate if !self.tls.is_certified => return Err(NO_CERTIFICATE),
+            ProxiedTls::Required | ProxiedTls::Certificate => {}
+        }
+        match config.identity {
+            ProxyIdentity::None => Ok(None),
+            // Without it a client could say whatever it likes of itself.
+            ProxyIdentity::Cn => self.tls.common_name.take().map(Some).ok_or(NO_NAME),
+        }
+    }
 }
 
 impl ProxyHeader {
@@ -46,14 +94,12 @@ impl ProxyHeader {
         if parsed.is_none() && self.arrived.len() >= HEADER_BYTES_MAX {
             return Err(TOO_LONG);
         }
-        Ok(parsed.map(|(length, client)| Proxied { consumed: length.saturating_sub(before), client }))
+        Ok(parsed.map(|parsed| Proxied { consumed: parsed.consumed.saturating_sub(before), ..parsed }))
     }
 }
 
-/// The length of the header, and the client's address.
-type Parsed = Option<(usize, Option<SocketAddr>)>;
-
-fn parse(bytes: &[u8]) -> Result<Parsed, &'static str> {
+/// Reads a whole header, which counts as consumed.
+fn parse(bytes: &[u8]) -> Result<Option<Proxied>, &'static str> {
     if starts_alike(bytes, SIGNATURE) {
         binary(bytes)
     } else if starts_alike(bytes, b"PROXY ") {
@@ -69,7 +115,7 @@ fn starts_alike(bytes: &[u8], start: &[u8]) -> bool {
 }
 
 /// Version 1: a line of text.
-fn line(bytes: &[u8]) -> Result<Parsed, &'static str> {
+fn line(bytes: &[u8]) -> Result<Option<Proxied>, &'static str> {
     let front = bytes.get(..LINE_BYTES_MAX).unwrap_or(bytes);
     let Some(end) = front.windows(2).position(|pair| pair == b"\r\n") else {
         return if front.len() == LINE_BYTES_MAX { Err(TOO_LONG) } else { Ok(None) };
@@ -84,7 +130,7 @@ fn line(bytes: &[u8]) -> Result<Parsed, &'static str> {
         }
         _ => return Err(MALFORMED),
     };
-    Ok(Some((end + 2, client)))
+    Ok(Some(Proxied { consumed: end + 2, client, version: 1, tls: ClientTls::default() }))
 }
 
 fn address(ip: &str, port: &str, is_v4: bool) -> Result<SocketAddr, &'static str> {
@@ -98,7 +144,7 @@ fn address(ip: &str, port: &str, is_v4: bool) -> Result<SocketAddr, &'static str
 }
 
 /// Version 2: a fixed head, addresses, and further fields.
-fn binary(bytes: &[u8]) -> Result<Parsed, &'static str> {
+fn binary(bytes: &[u8]) -> Result<Option<Proxied>, &'static str> {
     let Some((head, _)) = bytes.split_first_chunk::<FIXED_BYTES>() else { return Ok(None) };
     let [.., command, family, high, low] = *head;
     let length = FIXED_BYTES + usize::from(u16::from_be_bytes([high, low]));
@@ -106,15 +152,15 @@ fn binary(bytes: &[u8]) -> Result<Parsed, &'static str> {
         return Err(TOO_LONG);
     }
     let Some(content) = bytes.get(FIXED_BYTES..length) else { return Ok(None) };
-    let client = match command {
-        0x20 => None,
+    let (client, tls) = match command {
+        0x20 => (None, ClientTls::default()),
         0x21 => client(family, content)?,
         _ => return Err(MALFORMED),
     };
-    Ok(Some((length, client)))
+    Ok(Some(Proxied { consumed: length, client, version: 2, tls }))
 }
 
-fn client(family: u8, content: &[u8]) -> Result<Option<SocketAddr>, &'static str> {
+fn client(family: u8, content: &[u8]) -> Result<(Option<SocketAddr>, ClientTls), &'static str> {
     let (client, fields) = match family {
         // TCP over IPv4.
         0x11 => {
@@ -134,15 +180,51 @@ fn client(family: u8, content: &[u8]) -> Result<Option<SocketAddr>, &'static str
         0x31 => (None, content.get(216..).ok_or(MALFORMED)?),
         _ => return Err(MALFORMED),
     };
-    check_fields(fields)?;
-    Ok(client)
+    Ok((client, client_tls(fields)?))
+}
+
+fn client_tls(fields: &[u8]) -> Result<ClientTls, &'static str> {
+    let mut tls = ClientTls::default();
+    for_each_field(fields, |kind, content| {
+        if kind == TLS_FIELD {
+            tls = tls_field(content)?;
+        }
+        Ok(())
+    })?;
+    Ok(tls)
+}
+
+fn tls_field(content: &[u8]) -> Result<ClientTls, &'static str> {
+    let ([client, verified @ ..], fields) = content.split_first_chunk::<5>().ok_or(MALFORMED)?;
+    let mut common_name = None;
+    for_each_field(fields, |kind, content| {
+        if kind == COMMON_NAME_FIELD {
+            let name = str::from_utf8(content).map_err(|_| MALFORMED)?;
+            // CONNECT could not have such a User Name either.
+            let is_one = !name.is_empty() && !name.contains('\0') && content.len() <= usize::from(u16::MAX);
+            common_name = is_one.then(|| name.into());
+        }
+        Ok(())
+    })?;
+    let is_certified = client & IS_CERTIFIED != 0 && *verified == [0; 4];
+    Ok(ClientTls {
+        is_spoken: client & SPEAKS_TLS != 0,
+        is_certified,
+        common_name: common_name.filter(|_| is_certified),
+    })
 }
 
 /// Each field has a type, a length and so many bytes.
-fn check_fields(mut fields: &[u8]) -> Result<(), &'static str> {
+fn for_each_field(
+    mut fields: &[u8],
+    mut visit: impl FnMut(u8, &[u8]) -> Result<(), &'static str>,
+) -> Result<(), &'static str> {
     while !fields.is_empty() {
-        let ([_, high, low], rest) = fields.split_first_chunk::<3>().ok_or(MALFORMED)?;
-        fields = rest.get(usize::from(u16::from_be_bytes([*high, *low]))..).ok_or(MALFORMED)?;
+        let ([kind, high, low], rest) = fields.split_first_chunk::<3>().ok_or(MALFORMED)?;
+        let (content, rest) =
+            rest.split_at_checked(usize::from(u16::from_be_bytes([*high, *low]))).ok_or(MALFORMED)?;
+        visit(*kind, content)?;
+        fields = rest;
     }
     Ok(())
 }
@@ -183,16 +265,56 @@ mod tests {
             (binary_header(0x21, 0x31, &[0; 216]), None),
         ] {
             let followed = [header.as_slice(), b"\x10\x0c"].concat();
-            let proxied = Proxied { consumed: header.len(), client };
-            assert_eq!(ProxyHeader::default().receive(&followed), Ok(Some(proxied)), "{header:02x?}");
+            let version = if header.starts_with(b"PROXY") { 1 } else { 2 };
+            let proxied = |consumed| Proxied { consumed, client, version, tls: ClientTls::default() };
+            let read = ProxyHeader::default().receive(&followed);
+            assert_eq!(read, Ok(Some(proxied(header.len()))), "{header:02x?}");
 
             let mut in_parts = ProxyHeader::default();
             for byte in &header[..header.len() - 1] {
                 assert_eq!(in_parts.receive(&[*byte]), Ok(None));
             }
             let rest = &followed[header.len() - 1..];
-            assert_eq!(in_parts.receive(rest), Ok(Some(Proxied { consumed: 1, client })));
+            assert_eq!(in_parts.receive(rest), Ok(Some(proxied(1))));
         }
+    }
+
+    /// What a listener makes of a client of which its proxy says this, in the field on TLS.
+    fn judged(
+        config: &ProxyProtocolConfig,
+        tls: Option<(u8, u32, &str)>,
+    ) -> Result<Option<Box<str>>, &'static str> {
+        let field = tls.map(|(client, verified, name)| {
+            let name = [&[COMMON_NAME_FIELD, 0, u8::try_from(name.len()).unwrap()], name.as_bytes()].concat();
+            let content = [&[client][..], &verified.to_be_bytes(), &name].concat();
+            [&[TLS_FIELD, 0, u8::try_from(content.len()).unwrap()], content.as_slice()].concat()
+        });
+        let header = binary_header(0x21, 0x11, &[V4, &field.unwrap_or_default()].concat());
+        ProxyHeader::default().receive(&header).unwrap().unwrap().user(config)
+    }
+
+    #[test]
+    fn what_a_proxy_says_of_tls_lets_a_client_in_or_not() {
+        let config = |tls, identity| ProxyProtocolConfig { tls, identity, ..ProxyProtocolConfig::default() };
+        let any = config(ProxiedTls::Any, ProxyIdentity::None);
+        let required = config(ProxiedTls::Required, ProxyIdentity::None);
+        let certified = config(ProxiedTls::Certificate, ProxyIdentity::Cn);
+        for (config, tls, expected) in [
+            (&any, None, Ok(None)),
+            (&required, None, Err(NO_TLS)),
+            (&required, Some((0, 0, "")), Err(NO_TLS)),
+            (&required, Some((SPEAKS_TLS, 1, "")), Ok(None)),
+            (&certified, Some((SPEAKS_TLS, 0, "lamp")), Err(NO_CERTIFICATE)),
+            (&certified, Some((SPEAKS_TLS | 0x02, 1, "lamp")), Err(NO_CERTIFICATE)),
+            (&certified, Some((SPEAKS_TLS | 0x02, 0, "")), Err(NO_NAME)),
+            (&certified, Some((SPEAKS_TLS | 0x02, 0, "lamp")), Ok(Some("lamp".into()))),
+            (&certified, Some((SPEAKS_TLS | 0x04, 0, "lamp")), Ok(Some("lamp".into()))),
+        ] {
+            assert_eq!(judged(config, tls), expected, "{tls:?}");
+        }
+        let mut old = ProxyHeader::default().receive(b"PROXY UNKNOWN\r\n").unwrap().unwrap();
+        let new_only = ProxyProtocolConfig { version: Some(2), ..ProxyProtocolConfig::default() };
+        assert_eq!(old.user(&new_only), Err(OTHER_VERSION));
     }
 
     #[test]
@@ -219,6 +341,11 @@ mod tests {
             (binary_header(0x21, 0x31, &[0; 215]), MALFORMED),
             (binary_header(0x21, 0x11, &[V4, &[4, 0]].concat()), MALFORMED),
             (binary_header(0x21, 0x11, &[V4, &[4, 0, 9, 1]].concat()), MALFORMED),
+            (binary_header(0x21, 0x11, &[V4, &[TLS_FIELD, 0, 4, 1, 0, 0, 0]].concat()), MALFORMED),
+            (
+                binary_header(0x21, 0x11, &[V4, &[TLS_FIELD, 0, 7, 1, 0, 0, 0, 0, 0x22, 0]].concat()),
+                MALFORMED,
+            ),
             (binary_header(0x21, 0x11, &[V4, &[0; 9_000]].concat())[..FIXED_BYTES].to_vec(), TOO_LONG),
         ] {
             assert_eq!(ProxyHeader::default().receive(&header), Err(rule), "{header:02x?}");

@@ -17,6 +17,26 @@ pub struct AccessConfig {
     pub rehash: bool,
     /// What an MQTT 5 client is told whose user name or password is wrong.
     pub bad_credentials: BadCredentials,
+    /// What every Client Identifier has to begin with; `None` is anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id_prefix: Option<String>,
+}
+
+/// Who may connect on one listener and what its clients may do, instead of what is said for all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenerAccessConfig {
+    /// Whether a client that proves no identity may connect.
+    pub anonymous: bool,
+    /// The file with user names and hashes of passwords; `None` checks no password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// The file of rules in TOML; `None`, with no other file, lets every client do everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acl_file: Option<PathBuf>,
+    /// The file of rules in Mosquitto's format, if there is none in TOML.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mosquitto_acl_file: Option<PathBuf>,
 }
 
 /// What an MQTT 5 client is told whose user name or password is wrong.
@@ -76,6 +96,7 @@ impl AccessConfig {
             password_file: None,
             rehash: false,
             bad_credentials: BadCredentials::BadUserNameOrPassword,
+            client_id_prefix: None,
         }
     }
 }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AccessConfig, AclConfig, BansConfig, BridgeConfig, Durability, E2eConfig, FileMode, LimitsConfig,
-    ListenAddress, ListenerTlsConfig, MqttConfig, Note, ProxyProtocolConfig, RatesConfig, StorageConfig,
-    TlsConfig, VeilConfig,
+    ListenAddress, ListenerAccessConfig, ListenerMqttConfig, ListenerTlsConfig, MqttConfig, Note,
+    ProxyProtocolConfig, RatesConfig, StorageConfig, TlsConfig, VeilConfig,
 };
 
 /// The MQTT port of a broker that was given none.
@@ -111,6 +111,18 @@ pub struct ListenerConfig {
     /// When what its clients have stored is acknowledged, if not as `storage.durability` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<ListenerDurability>,
+    /// The network interface that connections have to come by, if that matters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// The origins of web pages that may connect by WebSocket; none in the list lets all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub websocket_origins: Vec<String>,
+    /// Who may connect there, if it is not as for all listeners.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<ListenerAccessConfig>,
+    /// What is offered of MQTT there, where that is not what all listeners offer.
+    #[serde(default, skip_serializing_if = "ListenerMqttConfig::is_default")]
+    pub mqtt: ListenerMqttConfig,
     /// Network Connections at one time on this listener, if it has a limit of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections_max: Option<u32>,
@@ -138,16 +150,21 @@ pub enum ListenerProtocol {
 }
 
 impl ListenerConfig {
-    /// A listener for MQTT on TCP itself.
-    pub(crate) fn mqtt(address: SocketAddr) -> Self {
+    /// Makes a listener for plain MQTT on this address.
+    #[must_use]
+    pub fn mqtt(address: ListenAddress) -> Self {
         Self {
-            address: address.into(),
+            address,
             mode: None,
             protocol: ListenerProtocol::Mqtt,
             tls: None,
             proxy_protocol: None,
             durability: None,
             connections_max: None,
+            interface: None,
+            websocket_origins: Vec::new(),
+            access: None,
+            mqtt: ListenerMqttConfig::default(),
         }
     }
 }
@@ -304,8 +321,8 @@ impl BrokerConfig {
 
 pub(crate) fn loopback_listeners(port: u16) -> [ListenerConfig; 2] {
     [
-        ListenerConfig::mqtt(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
-        ListenerConfig::mqtt(SocketAddr::from((Ipv6Addr::LOCALHOST, port))),
+        ListenerConfig::mqtt(SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()),
+        ListenerConfig::mqtt(SocketAddr::from((Ipv6Addr::LOCALHOST, port)).into()),
     ]
 }
 

@@ -43,6 +43,8 @@ pub enum Kind {
         /// The most bytes.
         bytes_max: usize,
     },
+    /// A Topic Name that does not begin with `$`.
+    TopicPrefix,
     /// A path in UTF-8, relative to the working directory.
     Path,
     /// A list of paths.
@@ -89,6 +91,7 @@ impl Kind {
             | Self::TextOrNone { .. }
             | Self::TopicName
             | Self::IpAddress
+            | Self::TopicPrefix
             | Self::Path
             | Self::TopicFilter
             | Self::ListenAddress
@@ -120,6 +123,7 @@ impl Kind {
                 let is_address = |element: &Given| matches!(element, Given::Text(text) if text.parse::<RemoteAddress>().is_ok());
                 !list.is_empty() && list.iter().all(is_address)
             }
+            (Self::TopicPrefix, Given::Text(text)) => !text.starts_with('$') && TopicName::new(text).is_ok(),
             (Self::Path, Given::Text(text)) => !text.is_empty() && !text.contains('\0'),
             (Self::Paths, Given::List(list)) => list.iter().all(|element| Self::Path.allows(element)),
             (Self::Texts, Given::List(list)) => {
@@ -165,6 +169,7 @@ impl fmt::Display for Kind {
             Self::RemoteAddresses => {
                 f.write_str("a list of host names or IP addresses, such as broker.example:1883; the port may be left out")
             }
+            Self::TopicPrefix => f.write_str("a Topic Name that does not begin with $"),
             Self::Path => f.write_str("a path in UTF-8"),
             Self::Paths => f.write_str("a list of paths in UTF-8"),
             Self::Texts => write!(f, "a list of texts of 1 to {TEXT_BYTES_MAX} bytes without NUL"),

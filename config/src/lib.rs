@@ -43,7 +43,7 @@ mod unknown;
 mod value;
 mod veil;
 
-pub use access::{AccessConfig, AclConfig, AclSubscribe, BadCredentials, BansConfig};
+pub use access::{AccessConfig, AclConfig, AclSubscribe, BadCredentials, BansConfig, ListenerAccessConfig};
 pub use address::{FileMode, ListenAddress, NoListenAddress};
 pub use bridge::{
     BridgeConfig, BridgeDirection, BridgeNotifications, BridgePassword, BridgeProtocol, BridgeReload,
@@ -62,9 +62,9 @@ pub use load::{Overrides, Sources};
 pub use mosquitto::{
     Fate, MosquittoOption, Note, Scope, Strictness, import_mosquitto, is_mosquitto_file, mosquitto_options,
 };
-pub use mqtt::MqttConfig;
+pub use mqtt::{ListenerMqttConfig, MqttConfig, MqttVersion};
 pub use options::{OPTIONS, OptionSpec};
-pub use proxy::{Network, NoNetwork, ProxyProtocolConfig};
+pub use proxy::{Network, NoNetwork, ProxiedTls, ProxyIdentity, ProxyProtocolConfig};
 pub use rates::RatesConfig;
 pub use storage::{Durability, StorageConfig};
 pub use tls::{

@@ -30,6 +30,8 @@ pub struct LimitsConfig {
     pub opening_connections_max: u32,
     /// The resident memory of the process that the broker keeps below by refusing, in bytes; 0 does not watch it.
     pub memory_bytes: u64,
+    /// Sessions at one time, connected or not; 0 is no bound.
+    pub sessions_max: u32,
     /// TLS handshakes in progress at one time.
     pub tls_handshakes_max: u32,
     /// The longest Keep Alive granted (Server Keep Alive), in seconds; 0 grants what is asked.
@@ -85,6 +87,7 @@ impl Default for LimitsConfig {
             connections_per_address_max: 0,
             opening_connections_max: 10_000,
             memory_bytes: 0,
+            sessions_max: 0,
             tls_handshakes_max: 1_000,
             keep_alive_seconds_max: 0,
             session_expiry_seconds_max: u32::MAX,

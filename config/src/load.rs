@@ -46,6 +46,8 @@ pub struct Overrides {
     pub verbose: bool,
     /// `-q`: nothing is logged, whatever else is said.
     pub quiet: bool,
+    /// The program was called by the name of Mosquitto: without a file it does what that one does without.
+    pub replaces_mosquitto: bool,
 }
 
 impl BrokerConfig {
@@ -60,6 +62,9 @@ impl BrokerConfig {
         let environment: Vec<_> = sources.environment.into_iter().collect();
         let mut known = Known::default();
         let (defaults, file) = match sources.file {
+            None if sources.overrides.replaces_mosquitto => {
+                (mosquitto::without_file(&sources.overrides.ports)?, None)
+            }
             None => (Self::development(user_data_dir(&environment)), None),
             Some(path) if is_mosquitto_file(path)? => {
                 (mosquitto::read(path, &sources.overrides.ports, Strictness::Strict)?, None)
@@ -138,7 +143,7 @@ fn add_port(config: &mut BrokerConfig, port: u16, is_first: bool) {
         Mode::Mosquitto => {}
         Mode::Configured => {
             for ip in [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()] {
-                let listener = ListenerConfig::mqtt(SocketAddr::new(ip, port));
+                let listener = ListenerConfig::mqtt(SocketAddr::new(ip, port).into());
                 if !config.listeners.contains(&listener) {
                     config.listeners.push(listener);
                 }

@@ -32,6 +32,72 @@ pub struct MqttConfig {
     pub response_information: Option<String>,
 }
 
+/// What one listener offers of MQTT, where that is not what all offer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenerMqttConfig {
+    /// The versions that are spoken there.
+    pub versions: Vec<MqttVersion>,
+    /// The highest QoS there, 0 to 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maximum_qos: Option<u8>,
+    /// The Topic Alias Maximum announced there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic_alias_maximum: Option<u16>,
+    /// The topics of one connection that get an alias towards its client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic_alias_to_client_max: Option<u16>,
+    /// Whether a Client Identifier may be empty where MQTT allows that.
+    pub empty_client_id: bool,
+    /// What a Client Identifier begins with that the broker assigns.
+    pub assigned_client_id_prefix: String,
+    /// Whether the user name takes the place of the Client Identifier.
+    pub user_name_as_client_id: bool,
+    /// What stands before every topic of the clients there, who do not see it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mount_point: Option<String>,
+}
+
+/// A version of MQTT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MqttVersion {
+    /// MQTT 3.1.
+    #[serde(rename = "3.1")]
+    V31,
+    /// MQTT 3.1.1.
+    #[serde(rename = "3.1.1")]
+    V311,
+    /// MQTT 5.0.
+    #[serde(rename = "5")]
+    V5,
+}
+
+impl MqttVersion {
+    /// All that there are.
+    pub const ALL: [Self; 3] = [Self::V31, Self::V311, Self::V5];
+}
+
+impl Default for ListenerMqttConfig {
+    fn default() -> Self {
+        Self {
+            versions: MqttVersion::ALL.to_vec(),
+            maximum_qos: None,
+            topic_alias_maximum: None,
+            topic_alias_to_client_max: None,
+            empty_client_id: true,
+            assigned_client_id_prefix: "auto-".to_owned(),
+            user_name_as_client_id: false,
+            mount_point: None,
+        }
+    }
+}
+
+impl ListenerMqttConfig {
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 impl Default for MqttConfig {
     fn default() -> Self {
         Self {

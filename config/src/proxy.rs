@@ -12,6 +12,37 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 pub struct ProxyProtocolConfig {
     /// From where proxies connect; nobody else may.
     pub trusted: Vec<Network>,
+    /// The version of their headers, 1 or 2; `None` is either.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<u8>,
+    /// What the header has to say of the client's TLS.
+    pub tls: ProxiedTls,
+    /// What of the client's certificate is the User Name.
+    pub identity: ProxyIdentity,
+}
+
+/// What a proxy has to say of the TLS between the client and itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxiedTls {
+    /// Nothing.
+    #[default]
+    Any,
+    /// That the client speaks TLS.
+    Required,
+    /// That the client has shown a valid certificate.
+    Certificate,
+}
+
+/// What of the certificate that a client has shown its proxy is the User Name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyIdentity {
+    /// Nothing.
+    #[default]
+    None,
+    /// The common name, and a client without one is refused.
+    Cn,
 }
 
 /// The addresses that begin with the same bits (RFC 4632).

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::access::ListenerAccessConfig;
 use crate::address::ListenAddress;
 use crate::broker_config::{BrokerConfig, Mode};
 use crate::error::{ConfigError, Fault, Origin};
@@ -76,6 +77,7 @@ impl Known {
         self.listeners_promise_what_the_broker_keeps(config)?;
         self.addresses_are_distinct(config)?;
         self.one_file_has_the_rules(config)?;
+        self.one_file_has_the_rules_of_a_listener(config)?;
         self.listeners_fit_their_addresses(config)?;
         config.check_tls(self)?;
         config.check_bridges(self)?;
@@ -170,6 +172,17 @@ impl Known {
         ))
     }
 
+    fn one_file_has_the_rules_of_a_listener(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
+        const KEY: &str = "listeners[].access.mosquitto_acl_file";
+        let accesses = config.listeners.iter().filter_map(|listener| listener.access.as_ref());
+        let mut both =
+            accesses.filter(|access| access.acl_file.is_some() && access.mosquitto_acl_file.is_some());
+        match both.next() {
+            None => Ok(()),
+            Some(_) => Err(self.refuse_value(KEY, "listeners[].access.acl_file has the rules".to_owned())),
+        }
+    }
+
     fn addresses_are_distinct(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
         let mut taken: Vec<(&'static str, ListenAddress)> = Vec::new();
         for (key, address) in addresses(config) {
@@ -241,7 +254,9 @@ impl Known {
         let has_users = |tls: &ListenerTlsConfig| tls.identity != CertificateIdentity::None;
         let has_certified_users =
             config.listeners.iter().filter_map(|listener| listener.tls.as_ref()).any(has_users);
-        if config.access.anonymous
+        let may_connect = |access: &ListenerAccessConfig| access.anonymous || access.password_file.is_some();
+        if config.listeners.iter().filter_map(|listener| listener.access.as_ref()).any(may_connect)
+            || config.access.anonymous
             || config.access.password_file.is_some()
             || config.veil.enabled
             || has_certified_users

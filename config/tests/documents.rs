@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use veilmq_config::{
     BridgeConfig, BridgePassword, BridgeTlsConfig, BridgeTopicConfig, BrokerConfig, E2eChannel, E2eFormat,
-    E2eMode, E2ePolicyConfig, FileMode, ListenerDurability, ListenerTlsConfig, OPTIONS, OptionSpec,
-    Overrides, ProxyProtocolConfig, Sources, Suite, TcpKeepAliveConfig,
+    E2eMode, E2ePolicyConfig, FileMode, ListenerAccessConfig, ListenerDurability, ListenerMqttConfig,
+    ListenerTlsConfig, OPTIONS, OptionSpec, Overrides, ProxyProtocolConfig, Sources, Suite,
+    TcpKeepAliveConfig,
 };
 
 type Flat = BTreeMap<String, String>;
@@ -61,6 +62,7 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
             ("VEILMQ__ACCESS__PASSWORD_FILE", "/passwd"),
             ("VEILMQ__ACL__FILE", "/acl.toml"),
             ("VEILMQ__ADMIN__TOKEN_FILE", "/token"),
+            ("VEILMQ__ACCESS__CLIENT_ID_PREFIX", "dev-"),
             ("VEILMQ__LOG__TIMESTAMP_FORMAT", "%s"),
             ("VEILMQ__PROCESS__PID_FILE", "/run/veilmq.pid"),
             ("VEILMQ__PROCESS__USER", "nobody"),
@@ -75,7 +77,23 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
     every_key.listeners[0].mode = Some(FileMode::default());
     every_key.listeners[0].durability = Some(ListenerDurability::Commit);
     every_key.listeners[0].connections_max = Some(1);
-    every_key.listeners[0].proxy_protocol = Some(ProxyProtocolConfig::default());
+    every_key.listeners[0].interface = Some("eth0".to_owned());
+    every_key.listeners[0].websocket_origins = vec!["https://example.org".to_owned()];
+    every_key.listeners[0].access = Some(ListenerAccessConfig {
+        anonymous: true,
+        password_file: Some("/passwd".into()),
+        acl_file: Some("/acl.toml".into()),
+        mosquitto_acl_file: Some("/acl".into()),
+    });
+    every_key.listeners[0].mqtt = ListenerMqttConfig {
+        maximum_qos: Some(1),
+        topic_alias_maximum: Some(1),
+        topic_alias_to_client_max: Some(1),
+        mount_point: Some("m/".to_owned()),
+        ..ListenerMqttConfig::default()
+    };
+    every_key.listeners[0].proxy_protocol =
+        Some(ProxyProtocolConfig { version: Some(2), ..ProxyProtocolConfig::default() });
     let tls = every_key.listeners[0].tls.clone().unwrap();
     every_key.listeners[0].tls = Some(ListenerTlsConfig {
         certificates: every_key.certificates_of(&tls),

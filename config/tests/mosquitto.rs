@@ -1,16 +1,15 @@
-//! `mosquitto.conf`: what its lines come to, what is wrong with it, and that `docs/mosquitto.md` says the same.
+//! `mosquitto.conf`: what its lines come to, and what is wrong with it.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use veilmq_config::{
     BridgeConfig, BridgeDirection, BridgeNotifications, BridgeProtocol, BridgeTopicConfig, BrokerConfig,
-    CertificateIdentity, ClientCertificate, ConfigError, Durability, Fate, ListenerProtocol, LogLevel, Mode,
-    Overrides, Scope, Sources, Strictness, TlsVersion, import_mosquitto, is_mosquitto_file,
-    mosquitto_options,
+    CertificateIdentity, ClientCertificate, ConfigError, Durability, ListenerAccessConfig,
+    ListenerMqttConfig, ListenerProtocol, LogLevel, Mode, MqttVersion, Overrides, ProxiedTls, ProxyIdentity,
+    Sources, Strictness, TlsVersion, import_mosquitto, is_mosquitto_file,
 };
 
 /// A `mosquitto.conf` in a directory of its own.
@@ -158,8 +157,75 @@ fn a_listener_has_the_tls_the_proxies_and_the_limit_that_stand_below_it() {
 }
 
 #[test]
+fn each_listener_has_its_own_users_rules_and_ways() {
+    let config = load(
+        "per_listener_settings true\nlistener 1 127.0.0.1\npassword_file /p1\nacl_file /a1\n\
+         listener 2 127.0.0.1\nallow_anonymous true\nallow_zero_length_clientid false\nauto_id_prefix own-\n\
+         accept_protocol_versions 4, 5\nmount_point site/\nuse_username_as_clientid true\nmax_qos 0\n\
+         max_topic_alias 3\nbind_interface lo\nwebsockets_origin http://a\nwebsockets_origin http://b\n\
+         listener 3 127.0.0.1\npassword_file /p1\nacl_file /a1\n",
+    );
+
+    let [first, second, third] = &config.listeners[..] else { panic!("three listeners") };
+    assert_eq!(config.access.password_file.as_deref(), Some(Path::new("/p1")));
+    assert_eq!(config.acl.mosquitto_file.as_deref(), Some(Path::new("/a1")));
+    assert_eq!((&first.access, &third.access), (&None, &None), "what all say needs no word of their own");
+    let open = ListenerAccessConfig { anonymous: true, ..ListenerAccessConfig::default() };
+    assert_eq!(second.access, Some(open));
+    assert_eq!(first.mqtt, ListenerMqttConfig::default());
+    let own = ListenerMqttConfig {
+        versions: vec![MqttVersion::V311, MqttVersion::V5],
+        maximum_qos: Some(0),
+        topic_alias_maximum: Some(3),
+        topic_alias_to_client_max: None,
+        empty_client_id: false,
+        assigned_client_id_prefix: "own-".to_owned(),
+        user_name_as_client_id: true,
+        mount_point: Some("site/".to_owned()),
+    };
+    assert_eq!(second.mqtt, own);
+    assert_eq!(second.interface.as_deref(), Some("lo"));
+    assert_eq!(second.websocket_origins, ["http://a", "http://b"]);
+}
+
+#[test]
+fn a_proxy_may_have_to_vouch_for_tls_and_certificates() {
+    for (text, tls, identity) in [
+        ("enable_proxy_protocol 1\n", ProxiedTls::Any, ProxyIdentity::None),
+        (
+            "enable_proxy_protocol 2\nproxy_protocol_v2_require_tls true\n",
+            ProxiedTls::Required,
+            ProxyIdentity::None,
+        ),
+        (
+            "enable_proxy_protocol 2\nrequire_certificate true\nuse_identity_as_username true\n",
+            ProxiedTls::Certificate,
+            ProxyIdentity::Cn,
+        ),
+    ] {
+        let config = load(&format!("listener 1 127.0.0.1\n{text}"));
+        let proxy = config.listeners[0].proxy_protocol.as_ref().unwrap();
+        assert_eq!((proxy.tls, proxy.identity, &config.listeners[0].tls), (tls, identity, &None), "{text}");
+    }
+    assert_eq!(
+        error("listener 1\nenable_proxy_protocol 1\nproxy_protocol_v2_require_tls true\n"),
+        "FILE:1: enable_proxy_protocol must be 2 for what the proxy says of TLS"
+    );
+}
+
+#[test]
+fn the_prefix_of_one_listener_goes_before_that_of_all() {
+    let config = load(
+        "auto_id_prefix all-\nlistener 1 127.0.0.1\nlistener 2 127.0.0.1\nlistener_auto_id_prefix own-\n",
+    );
+
+    let prefixes = config.listeners.iter().map(|listener| &*listener.mqtt.assigned_client_id_prefix);
+    assert_eq!(prefixes.collect::<Vec<_>>(), ["all-", "own-"]);
+}
+
+#[test]
 fn files_that_people_really_use_are_taken_as_they_are() {
-    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mosquitto_samples");
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/mosquitto");
     let sample = |name| {
         let sources =
             Sources { file: Some(&*samples.join(name)), overrides: Overrides::default(), environment: [] };
@@ -167,14 +233,14 @@ fn files_that_people_really_use_are_taken_as_they_are() {
     };
 
     let home = sample("zigbee2mqtt.conf");
-    let devices = sample("client-certificates.conf");
+    let devices = sample("two-tls-listeners.conf");
 
     assert_eq!(addresses(&home), ["0.0.0.0:1883", "[::]:1883", "0.0.0.0:9001", "[::]:9001"]);
     assert_eq!(home.log.destinations, ["/mosquitto/log/mosquitto.log", "stdout"]);
     assert_eq!(home.limits.session_queue_messages_max, 8_212);
     assert!(home.access.anonymous);
     assert_eq!(home.data_dir, Path::new("/mosquitto/data/mosquitto.db.veilmq"));
-    assert_eq!(addresses(&devices), ["0.0.0.0:8883", "0.0.0.0:9443", "unix:/run/mosquitto/mosquitto.sock"]);
+    assert_eq!(addresses(&devices), ["0.0.0.0:8883", "0.0.0.0:8884", "0.0.0.0:9443"]);
     assert!(!devices.access.anonymous);
     assert_eq!(devices.limits.session_expiry_seconds_max, 30 * 86_400);
 }
@@ -196,7 +262,8 @@ fn limits_are_those_of_the_file() {
     let config = load(
         "max_inflight_messages 7\nmax_queued_messages 100\nmax_keepalive 120\nmax_packet_size 200\nmaximum_qos 1\n\
          retain_available false\nmax_topic_alias 4\nmax_topic_alias_broker 3\nsys_interval 0\n\
-         persistent_client_expiration 2h\nmax_queued_bytes 4096\nglobal_max_connections 50\n",
+         persistent_client_expiration 2h\nmax_queued_bytes 4096\nglobal_max_connections 50\nglobal_max_clients 60\n\
+         clientid_prefixes dev-\n",
     );
 
     assert_eq!((config.limits.inflight_max, config.limits.receive_maximum), (7, 7));
@@ -204,11 +271,13 @@ fn limits_are_those_of_the_file() {
     assert_eq!(config.limits.session_queue_bytes_max, 4_096);
     assert_eq!(config.limits.keep_alive_seconds_max, 120);
     assert_eq!(config.limits.packet_bytes_max, 200);
-    assert_eq!((config.mqtt.maximum_qos, config.mqtt.retain_available), (1, false));
-    assert_eq!((config.limits.topic_alias_maximum, config.limits.topic_alias_to_client_max), (4, 3));
+    let offered = &config.listeners[0].mqtt;
+    assert_eq!((offered.maximum_qos, config.mqtt.retain_available), (Some(1), false));
+    assert_eq!((offered.topic_alias_maximum, offered.topic_alias_to_client_max), (Some(4), Some(3)));
     assert_eq!(config.sys.interval_seconds, 0);
     assert_eq!(config.limits.session_expiry_seconds_max, 7_200);
-    assert_eq!(config.limits.connections_max, 50);
+    assert_eq!((config.limits.connections_max, config.limits.sessions_max), (50, 60));
+    assert_eq!(config.access.client_id_prefix.as_deref(), Some("dev-"));
     let config = load(
         "message_size_limit 77\nmax_inflight_bytes 99\nupgrade_outgoing_qos true\nqueue_qos0_messages true\n\
          pid_file /run/m.pid\nuser mosquitto\nconnection_messages false\nlog_timestamp false\nlog_timestamp_format %s\n",
@@ -315,7 +384,10 @@ fn included_files_are_read_in_their_place_and_begin_at_the_default_listener() {
     );
     assert_eq!(config.listeners[1].protocol, ListenerProtocol::Mqtt);
     assert_eq!(config.limits.keep_alive_seconds_max, 20, "the later file wins");
-    assert_eq!(config.limits.topic_alias_maximum, 10, "it belongs to the default listener");
+    assert!(
+        config.listeners.iter().all(|listener| listener.mqtt.topic_alias_maximum.is_none()),
+        "it belongs to the default listener"
+    );
 }
 
 #[test]
@@ -367,7 +439,15 @@ fn every_error_names_file_line_and_option() {
         ),
         (
             "listener 1\ncertfile /b.crt\nkeyfile /b.key\nenable_proxy_protocol 2\n",
-            "FILE:1: enable_proxy_protocol cannot be used with TLS or with client certificates that the proxy has seen",
+            "FILE:1: certfile cannot be used with `enable_proxy_protocol`",
+        ),
+        (
+            "listener 1\nmount_point a/#\n",
+            "FILE:2: mount_point = a/# is not allowed; allowed: a Topic Name that does not begin with $",
+        ),
+        (
+            "listener 1\naccept_protocol_versions 4,6\n",
+            "FILE:2: accept_protocol_versions = 4,6 is not allowed; allowed: a list of some of 3, 4 and 5, separated by commas",
         ),
         (
             "connection a\naddress b\ntopic c sideways\n",
@@ -497,41 +577,4 @@ fn a_name_or_the_first_line_tells_the_format() {
 
         assert_eq!(is_mosquitto_file(&path).unwrap(), expected, "{name}");
     }
-}
-
-#[test]
-fn every_option_of_mosquitto_is_listed_once() {
-    let names: BTreeSet<&str> = mosquitto_options().map(|option| option.name).collect();
-
-    assert_eq!(names.len(), mosquitto_options().count());
-    assert_eq!(names.len(), 139);
-}
-
-fn documented_row(option: &veilmq_config::MosquittoOption) -> String {
-    let scope = match option.scope {
-        Scope::Global => "broker",
-        Scope::Security => "broker or listener",
-        Scope::Listener => "listener",
-        Scope::Bridge => "bridge",
-        Scope::Plugin => "plugin",
-    };
-    let fate = match option.fate {
-        Fate::Honoured => "honoured",
-        Fate::WithoutEffect => "no effect",
-        Fate::Refused => "refused",
-    };
-    let note = option.note.strip_prefix("no effect: ").unwrap_or(option.note);
-    format!("| `{}` | {scope} | {fate} | {note} |", option.name)
-}
-
-#[test]
-fn the_document_has_one_true_row_for_each_option_of_mosquitto() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/mosquitto.md");
-    let document = fs::read_to_string(path).unwrap();
-
-    let mut expected: Vec<String> = mosquitto_options().map(documented_row).collect();
-    expected.sort();
-
-    let rows: Vec<&str> = document.lines().filter(|line| line.starts_with("| `")).collect();
-    assert_eq!(rows, expected, "the table should be\n{}\n", expected.join("\n"));
 }

@@ -93,11 +93,12 @@ impl PublishHead<'_> {
 
     fn write_properties<S: Sink>(&self, out: &mut S) {
         out.variable_byte_integer(self.properties_len());
-        out.u32_property(Property::MessageExpiryInterval, self.message_expiry_seconds);
         out.u16_property(Property::TopicAlias, self.topic_alias.map(NonZeroU16::get));
         for &id in self.subscription_ids {
             write_subscription_id(id, out);
         }
         out.put(self.application_properties);
+        // Last, as by Mosquitto; their order means nothing (section 2.2.2.2).
+        out.u32_property(Property::MessageExpiryInterval, self.message_expiry_seconds);
     }
 }

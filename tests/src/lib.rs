@@ -10,6 +10,7 @@ pub mod carrier;
 pub mod certificates;
 pub mod conformance;
 pub mod crash;
+pub mod drop_in;
 pub mod http;
 pub mod members;
 pub mod message;

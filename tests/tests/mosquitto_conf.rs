@@ -4,147 +4,27 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::io::Write;
+use std::net::TcpStream;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tempfile::TempDir;
+use nix::sys::signal::Signal;
+use veilmq_tests::drop_in::{Place, Running, connect, heard, v3, v5};
 use veilmq_tests::ports::ReservedPort;
 use veilmq_tests::tools::{built_program, require_tool, run};
 use veilmq_tests::wire::packet;
 
-const START_SECONDS_MAX: u64 = 60;
-/// The time within which the packets of one answer follow each other.
-const PAUSE: Duration = Duration::from_millis(100);
-/// How long a broker may think about an answer; one that does not come by then does not come.
-const SILENCE: Duration = Duration::from_millis(1_500);
-
-/// A broker that runs from a `mosquitto.conf`: Mosquitto itself, or ours in its place.
-struct Running {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Running {
-    /// Starts `program` and waits until it listens.
-    fn start(program: &Path, conf: &Path, port: u16) -> Self {
-        let log = fs::File::create(conf.with_extension("log")).unwrap();
-        let mut command = Command::new(program);
-        command.arg("-v").arg("-c").arg(conf).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let mut child = command.spawn().unwrap();
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let deadline = Instant::now() + Duration::from_secs(START_SECONDS_MAX);
-        while TcpStream::connect(address).is_err() {
-            let ended = child.try_wait().unwrap();
-            let log = || fs::read_to_string(conf.with_extension("log")).unwrap_or_default();
-            assert!(
-                ended.is_none() && Instant::now() < deadline,
-                "{} does not start: {}",
-                program.display(),
-                log()
-            );
-            thread::sleep(Duration::from_millis(10));
-        }
-        Self { child, address }
-    }
-
-    /// Sends each packet on one connection and returns what came back after each, in hexadecimal digits.
-    fn answers(&self, packets: &[Vec<u8>]) -> Vec<String> {
-        let mut socket = TcpStream::connect(self.address).unwrap();
-        packets
-            .iter()
-            .map(|packet| socket.write_all(packet).map_or_else(|_| "closed".into(), |()| heard(&mut socket)))
-            .collect()
-    }
-
-    fn terminate(mut self) -> ExitStatus {
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), Signal::SIGTERM).unwrap();
-        self.child.wait().unwrap()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // An error means that it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Hears what comes until nothing more does.
-fn heard(socket: &mut TcpStream) -> String {
-    let mut heard = String::new();
-    let mut bytes = [0; 4_096];
-    for patience in [SILENCE, PAUSE, PAUSE, PAUSE] {
-        socket.set_read_timeout(Some(patience)).unwrap();
-        match socket.read(&mut bytes) {
-            Ok(0) => return heard + "closed",
-            Ok(length) => heard.extend(bytes[..length].iter().map(|byte| format!("{byte:02x}"))),
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => return heard + "closed",
-            Err(_) => break,
-        }
-    }
-    heard
-}
-
-/// A `mosquitto.conf` in a directory of its own, and a port.
-struct Place {
-    directory: TempDir,
-    port: ReservedPort,
-}
-
-impl Place {
-    fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap(), port: ReservedPort::new() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    /// Writes the file; Mosquitto must not become somebody who cannot read it.
-    fn write(&self, text: &str) -> PathBuf {
-        let conf = self.path("mosquitto.conf");
-        fs::write(&conf, format!("user root\nlistener {} 127.0.0.1\n{text}", self.port.number())).unwrap();
-        conf
-    }
-
-    fn start(&self, program: &Path, text: &str) -> Running {
-        Running::start(program, &self.write(text), self.port.number())
-    }
-
-    fn persistence(&self) -> String {
-        format!(
-            "allow_anonymous true\npersistence true\npersistence_location {}\n",
-            self.directory.path().display()
-        )
-    }
-}
-
-/// A CONNECT of MQTT 3.1.1, or of 5 with these properties.
-fn connect(version: u8, client_id: &str, clean: bool, keep_alive: u16, properties: &[u8]) -> Vec<u8> {
-    let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', version, if clean { 2 } else { 0 }];
-    body.extend(keep_alive.to_be_bytes());
-    if version == 5 {
-        body.push(u8::try_from(properties.len()).unwrap());
-        body.extend(properties);
-    }
-    body.extend(u16::try_from(client_id.len()).unwrap().to_be_bytes());
-    body.extend(client_id.as_bytes());
-    packet(0x10, &body)
-}
-
-fn v3(client_id: &str, clean: bool) -> Vec<u8> {
-    connect(4, client_id, clean, 60, &[])
-}
-
-fn v5(client_id: &str) -> Vec<u8> {
-    connect(5, client_id, true, 60, &[])
+/// A CONNECT with a user name and no password.
+fn named(version: u8, client_id: &str, user: &str) -> Vec<u8> {
+    let mut bytes = connect(version, client_id, true, 60, &[]);
+    // Behind the fixed header and the name and level of the protocol.
+    bytes[9] |= 0x80;
+    bytes.extend(u16::try_from(user.len()).unwrap().to_be_bytes());
+    bytes.extend(user.as_bytes());
+    bytes[1] += u8::try_from(user.len()).unwrap() + 2;
+    bytes
 }
 
 /// Two brokers with the same file give the same answers to the same packets.
@@ -228,6 +108,19 @@ fn the_same_file_gives_the_same_answers_as_mosquitto() {
             "per_listener_settings true\nmax_packet_size 2000000\nallow_anonymous true\n".into(),
             vec![vec![v5("a")]],
         ),
+        (
+            format!("{bounded}allow_zero_length_clientid false\n"),
+            vec![vec![v5("")], vec![v3("", true)], vec![v3("", false)], vec![v3("a", true)]],
+        ),
+        (
+            format!("{bounded}use_username_as_clientid true\n"),
+            vec![vec![v5("a")], vec![v3("a", true)], vec![named(5, "a", "ann")], vec![named(4, "a", "ann")]],
+        ),
+        (
+            format!("{bounded}clientid_prefixes dev-\n"),
+            vec![vec![v5("a")], vec![v3("a", true)], vec![v5("dev-a")]],
+        ),
+        (format!("{bounded}max_qos 0\nmax_topic_alias 0\n"), vec![vec![v5("a")]]),
     ];
     for (text, conversations) in cases {
         let answers: Vec<Vec<Vec<String>>> = [mosquitto.clone(), built_program("veilmq")]
@@ -314,6 +207,27 @@ fn what_is_wrong_with_a_file_is_named_with_status_3() {
 }
 
 #[test]
+fn without_a_file_two_of_them_serve_this_machine_side_by_side_under_the_name_of_mosquitto() {
+    let place = Place::new();
+    let renamed = place.path("mosquitto");
+    std::os::unix::fs::symlink(built_program("veilmq"), &renamed).unwrap();
+    let second = ReservedPort::new();
+    let start = |port: &ReservedPort| {
+        let mut command = Command::new(&renamed);
+        command.args(["-v", "-p", &port.number().to_string()]).env("HOME", place.directory.path());
+        Running::of(command, port.number(), &place.path(&format!("{}.log", port.number())))
+    };
+
+    let brokers = [start(&place.port), start(&second)];
+
+    for broker in brokers {
+        assert_eq!(broker.answers(&[v5("a")]), ["200e00000b22000a27001e8480210014"], "Mosquitto's bounds");
+        assert_eq!(broker.terminate().code(), Some(0));
+    }
+    assert!(!place.path(".local").exists(), "nothing is kept");
+}
+
+#[test]
 fn a_session_is_there_after_a_restart_until_the_database_is_removed() {
     let place = Place::new();
     let start = || place.start(&built_program("veilmq"), &place.persistence());
@@ -341,12 +255,12 @@ fn a_database_that_mosquitto_wrote_is_left_alone() {
     let Some(mosquitto) = require_tool("mosquitto") else { return };
     let place = Place::new();
     let theirs = place.start(&mosquitto, &place.persistence());
-    theirs.answers(&[v3("durable", false)]);
+    drop(theirs.answers(&[v3("durable", false)]));
     theirs.terminate();
     let before = fs::read(place.path("mosquitto.db")).unwrap();
 
     let ours = place.start(&built_program("veilmq"), &place.persistence());
-    ours.answers(&[v3("durable", false)]);
+    drop(ours.answers(&[v3("durable", false)]));
     ours.terminate();
 
     assert_eq!(fs::read(place.path("mosquitto.db")).unwrap(), before);
@@ -383,12 +297,12 @@ fn log_and_number_of_the_process_go_where_the_file_says() {
         number.display()
     );
     let running = place.start(&built_program("veilmq"), &text);
-    running.answers(&[v3("unheard", true)]);
+    drop(running.answers(&[v3("unheard", true)]));
     let process = running.child.id().to_string();
 
     let written = fs::read_to_string(&number).unwrap();
     fs::rename(&log, place.path("broker.log.1")).unwrap();
-    kill(Pid::from_raw(i32::try_from(running.child.id()).unwrap()), Signal::SIGHUP).unwrap();
+    running.signal(Signal::SIGHUP);
     let deadline = Instant::now() + Duration::from_secs(20);
     while !log.exists() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(10));
@@ -415,11 +329,11 @@ fn log_and_number_of_the_process_go_where_the_file_says() {
 fn without_persistence_nothing_is_written() {
     let place = Place::new();
     let running = place.start(&built_program("veilmq"), "allow_anonymous true\n");
-    running.answers(&[v3("durable", false)]);
+    drop(running.answers(&[v3("durable", false)]));
     for signal in [Signal::SIGUSR1, Signal::SIGUSR2] {
-        kill(Pid::from_raw(i32::try_from(running.child.id()).unwrap()), signal).unwrap();
+        running.signal(signal);
     }
-    running.answers(&[v3("durable", false)]);
+    drop(running.answers(&[v3("durable", false)]));
 
     assert_eq!(running.terminate().code(), Some(0), "the signals of Mosquitto do not end it");
     let mut names: Vec<_> =

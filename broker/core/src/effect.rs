@@ -7,6 +7,7 @@ use veilmq_protocol::TopicName;
 use crate::access::{Credentials, Verdict};
 use crate::connection::Arrival;
 use crate::durability::Promise;
+use crate::entrance::EntranceId;
 use crate::id::{ConnectionId, MessageId, SessionId, ShardIndex, Ticket};
 use crate::matches::Matches;
 use crate::message::Message;
@@ -23,6 +24,8 @@ pub enum Input<'a> {
         connection: ConnectionId,
         /// Who it is, for log lines only.
         peer: &'a str,
+        /// The listener that it came by.
+        entrance: EntranceId,
         /// What acknowledgements on it promise.
         promise: Promise,
         /// Whether TLS carries it.

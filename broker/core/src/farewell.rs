@@ -61,6 +61,8 @@ pub(crate) enum PeerError {
     TopicLevels { levels: usize, maximum: usize },
     #[error("{count} User Properties in a packet, {maximum} are allowed")]
     UserProperties { count: usize, maximum: usize },
+    #[error("topic too long behind the mount point of the listener")]
+    MountedTopic,
     #[error("more unacknowledged messages than the Receive Maximum of {maximum}")]
     ReceiveMaximum { maximum: u16 },
     #[error("more messages or bytes than the client may send")]
@@ -75,6 +77,8 @@ pub(crate) enum PeerError {
     ReauthenticationTimeout { seconds: u32 },
     #[error("client identifier refused: {0}")]
     ClientId(&'static str),
+    #[error("an empty client identifier is not taken here")]
+    EmptyClientId,
     #[error("not authorised: {0}")]
     NotAuthorized(&'static str),
     #[error("not authorised: the session of this client identifier belongs to a VEIL-1 identity")]
@@ -123,6 +127,8 @@ pub(crate) enum BrokerReason {
     ReplaysFull,
     #[error("the session has changed since CONNACK")]
     SessionChanged,
+    #[error("there are as many sessions as this broker keeps")]
+    TooManySessions,
     #[error("too many passwords are being checked")]
     Busy,
     #[error("not authorised any more")]
@@ -159,7 +165,8 @@ impl CloseReason {
                 | PeerError::ConnAck(_)
                 | PeerError::Handshake(_)
                 | PeerError::ReauthenticationTimeout { .. }
-                | PeerError::ClientId(_),
+                | PeerError::ClientId(_)
+                | PeerError::EmptyClientId,
             ) => CloseLabel::Refused,
             Self::Peer(PeerError::Record(_) | PeerError::Property(_)) => CloseLabel::RecordAuthentication,
             Self::Peer(PeerError::MessageRate) => CloseLabel::MessageRate,
@@ -172,6 +179,7 @@ impl CloseReason {
                 | PeerError::Unavailable(_)
                 | PeerError::TopicAlias { .. }
                 | PeerError::TopicLevels { .. }
+                | PeerError::MountedTopic
                 | PeerError::UserProperties { .. }
                 | PeerError::ReceiveMaximum { .. }
                 | PeerError::Impatient { .. },
@@ -183,6 +191,7 @@ impl CloseReason {
             }
             Self::Broker(
                 BrokerReason::HalfOpen
+                | BrokerReason::TooManySessions
                 | BrokerReason::Busy
                 | BrokerReason::ReplaysFull
                 | BrokerReason::SessionChanged,
@@ -206,12 +215,13 @@ impl CloseReason {
                 PeerError::Unexpected { .. } | PeerError::Protocol(_) => Some(ReasonCode::ProtocolError),
                 PeerError::Unavailable(unavailable) => Some(unavailable.reason()),
                 PeerError::TopicAlias { .. } => Some(ReasonCode::TopicAliasInvalid),
-                PeerError::TopicLevels { .. } => Some(ReasonCode::TopicNameInvalid),
+                PeerError::TopicLevels { .. } | PeerError::MountedTopic => Some(ReasonCode::TopicNameInvalid),
                 PeerError::ReceiveMaximum { .. } => Some(ReasonCode::ReceiveMaximumExceeded),
                 PeerError::KeepAlive { .. } => Some(ReasonCode::KeepAliveTimeout),
                 // Section 3.14.2.1
                 PeerError::MessageRate => Some(ReasonCode::MessageRateTooHigh),
-                // [MQTT-3.1.3-8]
+                // [MQTT-3.1.3-8] There is none that could be not valid; Mosquitto says the same.
+                PeerError::EmptyClientId => Some(ReasonCode::UnspecifiedError),
                 PeerError::ClientId(_) => Some(ReasonCode::ClientIdentifierNotValid),
                 PeerError::UserProperties { .. }
                 | PeerError::ReauthenticationTimeout { .. }
@@ -238,6 +248,7 @@ impl CloseReason {
                 BrokerReason::StorageFailed
                 | BrokerReason::StorageFull
                 | BrokerReason::HalfOpen
+                | BrokerReason::TooManySessions
                 | BrokerReason::ReplaysFull,
             ) => Some(ReasonCode::QuotaExceeded),
             Self::Broker(BrokerReason::SessionChanged) => Some(ReasonCode::ServerBusy),
@@ -255,6 +266,7 @@ impl CloseReason {
             BrokerReason::TakenOver
             | BrokerReason::HalfOpen
             | BrokerReason::ReplaysFull
+            | BrokerReason::TooManySessions
             | BrokerReason::Busy
             | BrokerReason::Dismissed
             | BrokerReason::Revoked => None,
@@ -280,6 +292,7 @@ impl CloseReason {
                 | PeerError::Unavailable(_)
                 | PeerError::TopicAlias { .. }
                 | PeerError::TopicLevels { .. }
+                | PeerError::MountedTopic
                 | PeerError::UserProperties { .. }
                 | PeerError::ReceiveMaximum { .. }
                 | PeerError::ConnectTimeout { .. }
@@ -288,6 +301,7 @@ impl CloseReason {
                 | PeerError::MessageRate
                 | PeerError::ReauthenticationTimeout { .. }
                 | PeerError::ClientId(_)
+                | PeerError::EmptyClientId
                 | PeerError::NotAuthorized(_)
                 | PeerError::EndToEnd(_)
                 | PeerError::Credentials
@@ -423,6 +437,12 @@ impl From<PeerError> for CloseReason {
 impl From<Unavailable> for PeerError {
     fn from(unavailable: Unavailable) -> Self {
         Self::Unavailable(unavailable)
+    }
+}
+
+impl From<DecodeError> for PeerError {
+    fn from(error: DecodeError) -> Self {
+        Self::Packet(error)
     }
 }
 

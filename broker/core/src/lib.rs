@@ -13,6 +13,7 @@ mod connection;
 mod durability;
 mod e2e;
 mod effect;
+mod entrance;
 mod explanation;
 mod farewell;
 mod groups;
@@ -47,8 +48,8 @@ mod waiting;
 pub const CONNECTION_LINES: &str = "veilmq_connections";
 
 pub use self::access::{
-    Access, Actions, Credentials, Rule, RuleEffect, Rules, Stage as RuleStage, Subject, Template,
-    TemplateError, Verdict,
+    Access, AccessTables, Actions, Credentials, Rule, RuleEffect, Rules, Stage as RuleStage, Subject,
+    Template, TemplateError, Verdict,
 };
 pub use self::capabilities::Capabilities;
 pub use self::connection::Arrival;
@@ -57,6 +58,7 @@ pub use self::e2e::{
     Enforcement, MessageFormat, Policies, Policy, PolicyError, PolicySample, RequiredChannel,
 };
 pub use self::effect::{Effect, Input, Parcel, Reader};
+pub use self::entrance::{Entrance, EntranceId, Versions};
 pub use self::groups::{FanOut, FanOutForm};
 pub use self::id::{ConnectionId, IdHasher, IdMap, MessageId, SessionId, ShardIndex, Ticket};
 pub use self::matches::{Matches, Target};

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use veilmq_protocol::{PacketId, TopicFilter, TopicName};
 
-use crate::access::{Access, Action, Permissions, User};
+use crate::access::{AccessTables, Action, Permissions, User};
 use crate::e2e::Member;
+use crate::entrance::EntranceId;
 use crate::id::{ConnectionId, IdSet, SessionId};
 use crate::message::Message;
 use crate::outbound::Outbound;
@@ -26,6 +27,8 @@ pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) client_id: Arc<str>,
     pub(crate) connection: Option<ConnectionId>,
+    /// The listener that its client came by last, if that was since the start of the broker.
+    pub(crate) entrance: Option<EntranceId>,
     /// Its client proved who it is: as `user`, or with a VEIL-1 identity that vouches for the Client Identifier if there is none.
     pub(crate) authenticated: bool,
     /// The user that its client is, or only says it is; None with an identity, and for clients without a user name.
@@ -57,6 +60,7 @@ impl Session {
             id,
             client_id,
             connection: None,
+            entrance: None,
             authenticated: false,
             user: None,
             identity: None,
@@ -102,8 +106,8 @@ impl Session {
     }
 
     /// Tells whether its client would still be let in.
-    pub(crate) fn is_admitted(&self, access: &Access) -> bool {
-        access.admits(self.user.as_ref(), self.authenticated && self.user.is_none())
+    pub(crate) fn is_admitted(&self, access: &AccessTables) -> bool {
+        access.admits(self.entrance, self.user.as_ref(), self.authenticated && self.user.is_none())
     }
 
     /// Returns how many of the subscriptions are shared.

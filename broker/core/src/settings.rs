@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::capabilities::Capabilities;
 use crate::durability::RelaxedTopics;
+use crate::entrance::Entrance;
 
 /// Limits and capabilities. Bytes are bytes, seconds are seconds; every limit is inclusive.
 #[derive(Clone, Debug)]
@@ -14,6 +15,8 @@ pub struct Settings {
     pub anonymous: bool,
     /// The optional parts of MQTT on offer.
     pub capabilities: Capabilities,
+    /// What listeners offer, by [`crate::EntranceId`]; one that is not among them offers what these settings say.
+    pub entrances: Vec<Entrance>,
     /// Whether refusals and farewells of MQTT 5 explain themselves with a Reason String.
     pub reason_strings: bool,
     /// The Server Reference that clients are given when the broker goes away.
@@ -50,6 +53,10 @@ pub struct Settings {
     pub topic_alias_to_client_max: u16,
     /// The most levels in a Topic Name or Topic Filter.
     pub topic_levels_max: usize,
+    /// What every Client Identifier has to begin with, if anything.
+    pub client_id_prefix: Option<Arc<str>>,
+    /// The most sessions, connected or not; 0 for no bound.
+    pub sessions_max: usize,
     /// The longest Client Identifier.
     pub client_id_bytes_max: usize,
     /// The most User Properties in one packet.
@@ -88,6 +95,7 @@ impl Default for Settings {
             shards: 1,
             anonymous: true,
             capabilities: Capabilities::default(),
+            entrances: Vec::new(),
             reason_strings: true,
             server_reference: None,
             response_information: None,
@@ -106,6 +114,8 @@ impl Default for Settings {
             topic_alias_maximum: 16,
             topic_alias_to_client_max: 16,
             topic_levels_max: 200,
+            client_id_prefix: None,
+            sessions_max: 0,
             client_id_bytes_max: 1_024,
             user_properties_max: 128,
             subscriptions_per_session_max: 100_000,

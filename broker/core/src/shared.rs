@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::hash::Hasher;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use siphasher::sip::SipHasher13;
@@ -10,8 +10,9 @@ use veilmq_protocol::TopicName;
 use veilmq_protocol::veil::Kid;
 use veilmq_protocol::veil::channel::{Identity, ServerPolicy, TicketKeys, TrustAnchors};
 
-use crate::access::Access;
+use crate::access::{Access, AccessTables};
 use crate::e2e::{Heads, Ledger, Registry, ScopeHash};
+use crate::entrance::{Entrance, EntranceId};
 use crate::farewell::PeerError;
 use crate::groups::FanOut;
 use crate::handshakes::{HalfOpen, Handshakes};
@@ -86,10 +87,12 @@ impl Default for OneTrip {
 /// The state that all shards share.
 pub struct Shared {
     settings: Settings,
+    /// What a listener offers that is not among [`Settings::entrances`].
+    entrance: Entrance,
     hash_key: [u8; 16],
     veil: Option<VeilServer>,
     trust: RwLock<TrustAnchors>,
-    access: RwLock<Arc<Access>>,
+    access: RwLock<Arc<AccessTables>>,
     /// What policies have counted.
     pub(crate) policy_counters: Registry,
     heads: RwLock<Heads>,
@@ -97,6 +100,8 @@ pub struct Shared {
     replays: Mutex<Replays>,
     tickets: Mutex<TicketKeys>,
     draining: AtomicBool,
+    /// The sessions of all shards.
+    session_count: AtomicUsize,
     storage: StorageSign,
     memory: PressureSign,
     batches: AtomicU64,
@@ -111,10 +116,11 @@ pub struct Shared {
 impl Shared {
     /// Makes the state of a broker without sessions; `hash_key` is random, so that clients cannot choose their shard.
     pub fn new(settings: Settings, hash_key: [u8; 16], veil: Option<VeilServer>) -> Arc<Self> {
-        let access = RwLock::new(Arc::new(Access::open_to(settings.anonymous)));
+        let access = RwLock::new(Arc::new(Access::open_to(settings.anonymous).into()));
         let retained = RetainedIndex::new(settings.retained_bytes_max);
         let one_trip = veil.as_ref().map(|veil| veil.one_trip.clone()).unwrap_or_default();
         Arc::new(Self {
+            entrance: Entrance::of(&settings),
             settings,
             hash_key,
             veil,
@@ -126,6 +132,7 @@ impl Shared {
             replays: Mutex::new(Replays::new(one_trip.clock_skew_milliseconds, one_trip.replays_max)),
             tickets: Mutex::new(TicketKeys::new(one_trip.ticket_milliseconds, one_trip.replays_max)),
             draining: AtomicBool::new(false),
+            session_count: AtomicUsize::new(0),
             storage: StorageSign::default(),
             memory: PressureSign::default(),
             batches: AtomicU64::new(0),
@@ -142,6 +149,11 @@ impl Shared {
         &self.settings
     }
 
+    /// Returns what a listener offers.
+    pub(crate) fn entrance(&self, id: EntranceId) -> &Entrance {
+        self.settings.entrances.get(usize::from(id.0)).unwrap_or(&self.entrance)
+    }
+
     /// Returns the authorities whose certificates admit clients; they may change at any time.
     pub fn trust(&self) -> &RwLock<TrustAnchors> {
         &self.trust
@@ -149,12 +161,13 @@ impl Shared {
 
     /// Changes who may connect and what clients may do. Every shard must then be told with [`crate::Input::AccessChanged`]; what
     /// it does until then goes by the earlier tables.
-    pub fn set_access(&self, mut access: Access) {
-        access.policies.count_in(&self.policy_counters);
+    pub fn set_access(&self, access: impl Into<AccessTables>) {
+        let mut access = access.into();
+        access.policies_mut().count_in(&self.policy_counters);
         *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
     }
 
-    pub(crate) fn access(&self) -> Arc<Access> {
+    pub(crate) fn access(&self) -> Arc<AccessTables> {
         Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -309,6 +322,20 @@ impl Shared {
 
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Tells whether another session would be one too many. Shards that begin one at the same moment may each find room.
+    pub(crate) fn has_all_sessions(&self) -> bool {
+        let maximum = self.settings.sessions_max;
+        maximum > 0 && self.session_count.load(Ordering::Relaxed) >= maximum
+    }
+
+    pub(crate) fn session_began(&self) {
+        self.session_count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn session_ended(&self) {
+        self.session_count.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(crate) fn next_session(&self) -> SessionId {

@@ -6,7 +6,8 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use veilmq_core::{
-    ConnectionId, Effect, Environment, Input, Moment, Parcel, Promise, Settings, Shard, ShardIndex, Shared,
+    ConnectionId, Effect, EntranceId, Environment, Input, Moment, Parcel, Promise, Settings, Shard,
+    ShardIndex, Shared,
 };
 use veilmq_protocol::{
     Packet, ProtocolVersion, Publish, QoS, Subscribe, SubscribeFiltersBuf, TopicFilter, Unsubscribe,
@@ -33,6 +34,7 @@ impl Party {
                 party.turn(Input::Accepted {
                     connection,
                     peer: "test",
+                    entrance: EntranceId::default(),
                     promise: Promise::Stored,
                     is_encrypted: false,
                 });

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use veilmq_core::{
-    Access, ConnectionId, Credentials, Effect, Environment, Input, Job, MemoryStore, MessageId, Moment,
-    Outbox, Promise, Reader, Record, Recovery, RecoverySummary, Settings, Shard, ShardIndex, Shared, Store,
-    StoreError, Ticket, Totals, VeilServer, Verdict,
+    AccessTables, ConnectionId, Credentials, Effect, EntranceId, Environment, Input, Job, MemoryStore,
+    MessageId, Moment, Outbox, Promise, Reader, Record, Recovery, RecoverySummary, Settings, Shard,
+    ShardIndex, Shared, Store, StoreError, Ticket, Totals, VeilServer, Verdict,
 };
 use veilmq_protocol::{
     Acknowledgement, Connect, Packet, ProtocolVersion, Publish, QoS, ReasonCode, Subscribe,
@@ -30,6 +30,8 @@ pub struct World {
     pub promise: Promise,
     /// Whether TLS carries connections that are opened from now on.
     pub is_encrypted: bool,
+    /// The listener by which connections come that are opened from now on.
+    pub entrance: EntranceId,
     /// Batches are made durable at once; otherwise they wait for [`World::commit`].
     pub commits_at_once: bool,
     pending: VecDeque<Pending>,
@@ -106,6 +108,7 @@ impl World {
             store,
             promise: Promise::Stored,
             is_encrypted: false,
+            entrance: EntranceId::default(),
             commits_at_once: true,
             pending: VecDeque::new(),
             half_stored: Vec::new(),
@@ -301,7 +304,8 @@ impl World {
         self.next_connection += 1;
         self.clients.insert(connection.0, Client { shard, version, received: Vec::new(), closed: false });
         let (promise, is_encrypted) = (self.promise, self.is_encrypted);
-        self.turn(shard, Input::Accepted { connection, peer: "test", promise, is_encrypted });
+        let entrance = self.entrance;
+        self.turn(shard, Input::Accepted { connection, peer: "test", entrance, promise, is_encrypted });
         connection
     }
 
@@ -352,7 +356,7 @@ impl World {
     }
 
     /// Changes who may connect and what clients may do, and tells every shard.
-    pub fn set_access(&mut self, access: Access) {
+    pub fn set_access(&mut self, access: impl Into<AccessTables>) {
         self.shared.set_access(access);
         for shard in 0..self.shards.len() {
             self.turn(shard, Input::AccessChanged);

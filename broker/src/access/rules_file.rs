@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use toml::Spanned;
-use veilmq_config::{AclConfig, AclSubscribe};
+use veilmq_config::AclSubscribe;
 use veilmq_core::{Actions, Rule, RuleEffect, RuleStage, Rules, Subject, Template};
 
 use super::acl_file;
@@ -37,12 +37,16 @@ pub enum RulesFileError {
     },
 }
 
-/// Reads the rules that the configuration names; None if it names none.
+/// Reads the rules of one file, ours or Mosquitto's; None if neither is named.
 ///
 /// # Errors
 /// [`RulesFileError`].
-pub(super) fn read(config: &AclConfig) -> Result<Option<Rules>, RulesFileError> {
-    let (path, parse): (_, fn(&Path, &str) -> _) = match (&config.file, &config.mosquitto_file) {
+pub(super) fn read(
+    file: Option<&PathBuf>,
+    mosquitto_file: Option<&PathBuf>,
+    subscribe: AclSubscribe,
+) -> Result<Option<Rules>, RulesFileError> {
+    let (path, parse): (_, fn(&Path, &str) -> _) = match (file, mosquitto_file) {
         (Some(path), _) => (path, parse),
         (None, Some(path)) => (path, acl_file::parse),
         (None, None) => return Ok(None),
@@ -50,7 +54,7 @@ pub(super) fn read(config: &AclConfig) -> Result<Option<Rules>, RulesFileError> 
     let bytes = read_bytes(path)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| RulesFileError::NotText(path.clone()))?;
     let stages: Vec<RuleStage> = parse(path, text)?;
-    Ok(Some(Rules::new(stages, config.subscribe == AclSubscribe::Strict)))
+    Ok(Some(Rules::new(stages, subscribe == AclSubscribe::Strict)))
 }
 
 /// A file of rules.

@@ -47,7 +47,8 @@ pub struct Verifier {
 struct Inner {
     queue: Mutex<Queue>,
     wake: Condvar,
-    users: RwLock<Arc<Users>>,
+    /// By the number of the listener; those of the first are also for listeners that have none of their own.
+    users: RwLock<Arc<[Users]>>,
     rehash: Mutex<Rehash>,
     limiter: Mutex<Limiter>,
     /// Whether an operator has ever banned anybody, so that others need not take the lock.
@@ -91,7 +92,7 @@ impl Verifier {
         let inner = Arc::new(Inner {
             queue: Mutex::default(),
             wake: Condvar::new(),
-            users: RwLock::default(),
+            users: RwLock::new(Arc::from([])),
             rehash: Mutex::new(Rehash::Never),
             limiter: Mutex::new(Limiter::new(bans)),
             has_operators_bans: AtomicBool::new(false),
@@ -154,13 +155,13 @@ impl Verifier {
     }
 
     /// Returns the users that passwords are checked against.
-    pub(super) fn users(&self) -> Arc<Users> {
+    pub(super) fn users(&self) -> Arc<[Users]> {
         self.inner.users()
     }
 
     /// Goes by other users and limits from now on.
-    pub(super) fn apply(&self, users: Users, rehash: Rehash, bans: BansConfig) {
-        *self.inner.users.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(users);
+    pub(super) fn apply(&self, users: Vec<Users>, rehash: Rehash, bans: BansConfig) {
+        *self.inner.users.write().unwrap_or_else(PoisonError::into_inner) = users.into();
         *lock(&self.inner.rehash) = rehash;
         lock(&self.inner.limiter).set_config(bans);
     }
@@ -220,7 +221,9 @@ impl Inner {
             return Verdict::Banned;
         }
         let users = self.users();
-        let Some(stamp) = users.check(user, &credentials.password) else {
+        let users = users.get(usize::from(credentials.entrance.0)).or(users.first());
+        let known = users.and_then(|known| Some((known, known.check(user, &credentials.password)?)));
+        let Some((known, stamp)) = known else {
             let bans = lock(&self.limiter).failed(address, user, Instant::now());
             self.counts.failed.fetch_add(1, Ordering::Relaxed);
             self.tell_bans(credentials, bans);
@@ -228,7 +231,7 @@ impl Inner {
         };
         lock(&self.limiter).succeeded(address, user, Instant::now());
         self.counts.succeeded.fetch_add(1, Ordering::Relaxed);
-        if users.is_weak(user) {
+        if known.is_weak(user) {
             self.rehash(user, &credentials.password);
         }
         Verdict::Right(stamp)
@@ -255,7 +258,7 @@ impl Inner {
         let rehash = lock(&self.rehash);
         let Rehash::In(path) = &*rehash else { return };
         // Another thread may have done it while this one waited.
-        if !self.users().is_weak(user) {
+        if !self.users().first().is_some_and(|users| users.is_weak(user)) {
             return;
         }
         match self.rehash_in(path, user, password) {
@@ -278,11 +281,13 @@ impl Inner {
         file.set(user, &hash);
         file.write(path)?;
         let mut users = self.users.write().unwrap_or_else(PoisonError::into_inner);
-        *users = Arc::new(users.rehashed(user, hash));
+        if let [common] = &**users {
+            *users = Arc::from([common.rehashed(user, hash)]);
+        }
         Ok(())
     }
 
-    fn users(&self) -> Arc<Users> {
+    fn users(&self) -> Arc<[Users]> {
         Arc::clone(&self.users.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -360,6 +365,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::sync::mpsc;
 
+    use veilmq_core::EntranceId;
+
     use super::*;
 
     const BANS: BansConfig = BansConfig {
@@ -371,6 +378,7 @@ mod tests {
 
     fn credentials(user: &str, password: &[u8]) -> Box<Credentials> {
         Box::new(Credentials {
+            entrance: EntranceId::default(),
             peer: "192.0.2.7:50123".into(),
             client_id: "c".into(),
             user: user.into(),
@@ -395,7 +403,7 @@ mod tests {
             file.write(&path).unwrap();
             let verifier = Verifier::start(BANS, Duration::from_secs(10)).unwrap();
             let rehash = if rehash { Rehash::In(path.clone()) } else { Rehash::Never };
-            verifier.apply(Users::read(&path, &Users::default()).unwrap(), rehash, BANS);
+            verifier.apply(vec![Users::read(&path, &Users::default()).unwrap()], rehash, BANS);
             let (told, verdicts) = mpsc::sync_channel(2 * WAITING_MAX);
             let reply: Arc<Reply> = Arc::new(move |_, _, verdict| told.send(verdict).unwrap());
             Self { verifier, reply, verdicts, path, _folder: folder }
@@ -435,7 +443,7 @@ mod tests {
         let mut file = PasswordFile::default();
         file.set("ann", &strong);
         file.write(&bench.path).unwrap();
-        bench.verifier.apply(Users::read(&bench.path, &Users::default()).unwrap(), Rehash::Never, BANS);
+        bench.verifier.apply(vec![Users::read(&bench.path, &Users::default()).unwrap()], Rehash::Never, BANS);
 
         for _ in 0..WAITING_MAX + 100 {
             bench.verifier.verify(ShardIndex(0), ConnectionId(1), credentials("ann", b"wrong"), &bench.reply);

@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 use veilmq_config::{BrokerConfig, Durability, ListenAddress, ListenerDurability, Mode};
-use veilmq_core::{Promise, Record, Shard, Shared, Stats, StoreError, VeilServer};
+use veilmq_core::{EntranceId, Promise, Record, Shard, Shared, Stats, StoreError, VeilServer};
 use veilmq_protocol::veil::channel::Identity;
 
 use self::notify::Notifier;
@@ -329,16 +329,23 @@ fn tell_recovered(state: &AdminState, report: &OpenReport, recovered: &Recovered
 fn bind(config: &BrokerConfig, tls: &TlsKeeper, shards: u16) -> Result<Vec<Bound>, RunError> {
     let mut bound = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
-        let proxies = listener.proxy_protocol.as_ref().map(|proxy| Arc::from(proxy.trusted.as_slice()));
+        let proxies = listener.proxy_protocol.clone().map(Arc::new);
         let promise = match listener.durability {
             None | Some(ListenerDurability::Commit) => Promise::Stored,
             Some(ListenerDurability::Interval) => Promise::Received,
         };
         let limit = listener.connections_max.map(|maximum| ConnectionLimit::new(maximum as usize));
-        let carrier =
-            Carrier { protocol: listener.protocol, tls: tls.acceptor(index), proxies, promise, limit };
-        let mode = listener.mode.unwrap_or_default();
-        match listener::bind(&listener.address, mode, carrier, usize::from(shards)) {
+        let origins = &listener.websocket_origins;
+        let carrier = Carrier {
+            protocol: listener.protocol,
+            origins: (!origins.is_empty()).then(|| Arc::from(origins.as_slice())),
+            tls: tls.acceptor(index),
+            proxies,
+            entrance: EntranceId(u16::try_from(index).unwrap_or(u16::MAX)),
+            promise,
+            limit,
+        };
+        match listener::bind(listener, carrier, usize::from(shards)) {
             Ok(sockets) => bound.push(sockets),
             Err(error) if config.mode != Mode::Configured && error.is_absent_ipv6() => {
                 warn!("{error}; going on without it");

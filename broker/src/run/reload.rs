@@ -66,6 +66,19 @@ impl Reloader {
         result
     }
 
+    /// Reads users and rules again if a file of theirs has changed.
+    pub(super) fn heed_files(&self) {
+        let Some(result) = self.access.rescan() else { return };
+        match &result {
+            Ok(()) => {
+                self.exchange.change_access();
+                info!("users and rules were read again, for a file of theirs has changed");
+            }
+            Err(error) => error!("a file of users or rules has changed: {error}; nothing else has"),
+        }
+        self.outcome.note(result.is_ok());
+    }
+
     fn apply(&self, config: &BrokerConfig, now: &BrokerConfig) -> Result<(), String> {
         let admin = &now.admin;
         let now = BrokerConfig {

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
-use veilmq_config::{BrokerConfig, Durability, Mode, MqttConfig, VeilConfig};
+use veilmq_config::{
+    BrokerConfig, Durability, ListenerMqttConfig, Mode, MqttConfig, MqttVersion, VeilConfig,
+};
 use veilmq_core::{
-    Capabilities, FanOut, FanOutForm, MemoryPressure, OneTrip, PolicySample, RelaxedTopics, Sample,
-    SampleKind, Settings, Shared, StorageState,
+    Capabilities, Entrance, FanOut, FanOutForm, MemoryPressure, OneTrip, PolicySample, RelaxedTopics, Sample,
+    SampleKind, Settings, Shared, StorageState, Versions,
 };
 use veilmq_protocol::QoS;
 use veilmq_protocol::veil::channel::ServerPolicy;
@@ -23,6 +25,13 @@ const OTHER_FILES: u64 = 256;
 
 /// Returns the limits and capabilities that the core applies.
 pub(super) fn core_settings(config: &BrokerConfig) -> Settings {
+    let settings = common_settings(config);
+    let entrances = config.listeners.iter().map(|listener| entrance(&listener.mqtt, &settings)).collect();
+    Settings { entrances, ..settings }
+}
+
+/// Returns what is the same for all listeners.
+fn common_settings(config: &BrokerConfig) -> Settings {
     let limits = &config.limits;
     Settings {
         shards: shards(config.shards.count),
@@ -36,6 +45,9 @@ pub(super) fn core_settings(config: &BrokerConfig) -> Settings {
             0 => usize::MAX,
             bytes => bytes as usize,
         },
+        entrances: Vec::new(),
+        client_id_prefix: config.access.client_id_prefix.as_deref().map(Arc::from),
+        sessions_max: limits.sessions_max as usize,
         connect_packet_bytes_max: limits.connect_packet_bytes_max as usize,
         connect_seconds_max: limits.connect_seconds_max,
         keep_alive_seconds_max: limits.keep_alive_seconds_max,
@@ -70,13 +82,38 @@ pub(super) fn core_settings(config: &BrokerConfig) -> Settings {
     }
 }
 
+fn entrance(mqtt: &ListenerMqttConfig, settings: &Settings) -> Entrance {
+    let mut entrance = Entrance::of(settings);
+    let speaks = |version| mqtt.versions.contains(&version);
+    entrance.versions = Versions {
+        v31: speaks(MqttVersion::V31),
+        v311: speaks(MqttVersion::V311),
+        v5: speaks(MqttVersion::V5),
+    };
+    if let Some(qos) = mqtt.maximum_qos {
+        entrance.capabilities.maximum_qos = maximum_qos(qos);
+    }
+    entrance.topic_alias_maximum = mqtt.topic_alias_maximum.unwrap_or(settings.topic_alias_maximum);
+    entrance.topic_alias_to_client_max =
+        mqtt.topic_alias_to_client_max.unwrap_or(settings.topic_alias_to_client_max);
+    entrance.empty_client_id = mqtt.empty_client_id;
+    entrance.assigned_prefix = Arc::from(mqtt.assigned_client_id_prefix.as_str());
+    entrance.user_name_is_client_id = mqtt.user_name_as_client_id;
+    entrance.mount_point = mqtt.mount_point.as_deref().map(Arc::from);
+    entrance
+}
+
+fn maximum_qos(qos: u8) -> QoS {
+    QoS::try_from(qos).unwrap_or(QoS::ExactlyOnce)
+}
+
 fn shared_texts(texts: &[String]) -> Vec<Arc<str>> {
     texts.iter().map(|text| Arc::from(text.as_str())).collect()
 }
 
 fn capabilities(mqtt: &MqttConfig) -> Capabilities {
     Capabilities {
-        maximum_qos: QoS::try_from(mqtt.maximum_qos).unwrap_or(QoS::ExactlyOnce),
+        maximum_qos: maximum_qos(mqtt.maximum_qos),
         retain: mqtt.retain_available,
         wildcard_subscriptions: mqtt.wildcard_subscription_available,
         subscription_ids: mqtt.subscription_identifier_available,

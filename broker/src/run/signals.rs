@@ -96,6 +96,7 @@ impl Signals {
                         if tls.rescan() {
                             exchange.tell_distrust();
                         }
+                        reloader.heed_files();
                         look_after_trust(&reloader.trust, &mut trouble);
                         state.keep_metrics_small();
                         memory.look(shared);

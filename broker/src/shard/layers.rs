@@ -4,13 +4,14 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use veilmq_config::ListenerProtocol;
+use veilmq_config::{ListenerProtocol, ProxyProtocolConfig};
 use veilmq_core::Outbox;
 
 use super::socket::SLICES_MAX;
 use crate::listener::Carrier;
-use crate::proxy::{Proxied, ProxyHeader};
+use crate::proxy::ProxyHeader;
 use crate::tls::Tls;
 use crate::transport::End;
 use crate::websocket::{CloseCode, WebSocket};
@@ -18,9 +19,11 @@ use crate::websocket::{CloseCode, WebSocket};
 /// The layers of one connection, at least one.
 pub(super) struct Layers {
     /// The header of a proxy, until it has arrived.
-    proxy: Option<ProxyHeader>,
+    proxy: Option<(ProxyHeader, Arc<ProxyProtocolConfig>)>,
     /// Where the client is, until it is asked for.
     client: Option<SocketAddr>,
+    /// The User Name that the proxy has vouched for, until it is asked for.
+    user: Option<Box<str>>,
     /// The rule that the header broke.
     violated: Option<&'static str>,
     tls: Option<Tls>,
@@ -42,11 +45,14 @@ impl Layers {
         };
         let websocket = match carrier.protocol {
             ListenerProtocol::Mqtt => None,
-            ListenerProtocol::WebSocket => Some(Box::new(WebSocket::new(message_bytes_max))),
+            ListenerProtocol::WebSocket => {
+                Some(Box::new(WebSocket::new(message_bytes_max, carrier.origins.clone())))
+            }
         };
-        let proxy = carrier.proxies.as_ref().map(|_| ProxyHeader::default());
+        let proxy = carrier.proxies.as_ref().map(|config| (ProxyHeader::default(), Arc::clone(config)));
         let is_needed = proxy.is_some() || tls.is_some() || websocket.is_some();
-        Ok(is_needed.then(|| Box::new(Self { proxy, client: None, violated: None, tls, websocket })))
+        Ok(is_needed
+            .then(|| Box::new(Self { proxy, client: None, user: None, violated: None, tls, websocket })))
     }
 
     /// Takes in what was read, and returns the bytes for MQTT: some of it, or what was decrypted into `plaintext`, which was empty.
@@ -70,13 +76,18 @@ impl Layers {
 
     /// Takes the header of a proxy in, and returns what follows it.
     fn take_header<'a>(&mut self, bytes: &'a mut [u8]) -> &'a mut [u8] {
-        let Some(header) = &mut self.proxy else { return bytes };
+        let Some((header, config)) = &mut self.proxy else { return bytes };
         match header.receive(bytes) {
-            Ok(Some(Proxied { consumed, client })) => {
-                self.proxy = None;
-                self.client = client;
-                bytes.get_mut(consumed..).unwrap_or_default()
-            }
+            Ok(Some(mut proxied)) => match proxied.user(config) {
+                Ok(user) => {
+                    (self.user, self.client, self.proxy) = (user, proxied.client, None);
+                    bytes.get_mut(proxied.consumed..).unwrap_or_default()
+                }
+                Err(rule) => {
+                    self.violated = Some(rule);
+                    &mut []
+                }
+            },
             Ok(None) => &mut [],
             Err(rule) => {
                 self.violated = Some(rule);
@@ -92,7 +103,7 @@ impl Layers {
 
     /// Returns, once, the User Name that a layer has proved.
     pub(super) fn take_user(&mut self) -> Option<Box<str>> {
-        self.tls.as_mut()?.take_user()
+        self.user.take().or_else(|| self.tls.as_mut()?.take_user())
     }
 
     /// Tells whether the client may still be connected, as far as it has proved who it is.

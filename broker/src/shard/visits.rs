@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::net::UnixStream;
 use tracing::warn;
 use veilmq_config::ListenerProtocol;
-use veilmq_core::{Input, Promise};
+use veilmq_core::{EntranceId, Input, Promise};
 
 use super::stream::Stream;
 use super::worker::Worker;
@@ -16,8 +16,11 @@ use crate::listener::Carrier;
 /// What carries MQTT between a bridge and its broker: nothing but the socket.
 const CARRIER: Carrier = Carrier {
     protocol: ListenerProtocol::Mqtt,
+    origins: None,
     tls: None,
     proxies: None,
+    // That of no listener, so that what one of them has of its own does not concern bridges.
+    entrance: EntranceId(u16::MAX),
     promise: Promise::Stored,
     limit: None,
 };

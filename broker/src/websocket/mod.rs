@@ -11,6 +11,7 @@ mod request;
 
 use std::io::IoSlice;
 use std::ops::Range;
+use std::sync::Arc;
 
 pub(crate) use tungstenite::protocol::frame::coding::CloseCode;
 use veilmq_core::Outbox;
@@ -23,11 +24,19 @@ use crate::transport::End;
 
 /// One WebSocket, or the request for one.
 pub(crate) struct WebSocket {
-    /// The head of the request as far as it has arrived; None once it was answered.
-    request: Option<Vec<u8>>,
+    /// The request as far as it has arrived; None once it was answered.
+    request: Option<Box<Opening>>,
     inbound: Inbound,
     outbound: Outbound,
     end: Option<End>,
+}
+
+/// A request that has not been answered.
+struct Opening {
+    /// Its head as far as it has arrived.
+    head: Vec<u8>,
+    /// The origins that may ask, unless all may.
+    origins: Option<Arc<[String]>>,
 }
 
 /// What an idle WebSocket costs beside its connection.
@@ -35,10 +44,10 @@ const WEBSOCKET_BYTES_MAX: usize = 256;
 const _: () = assert!(size_of::<WebSocket>() <= WEBSOCKET_BYTES_MAX);
 
 impl WebSocket {
-    /// Expects a request. A message of more than `message_bytes_max` bytes is refused later.
-    pub(crate) fn new(message_bytes_max: usize) -> Self {
+    /// Expects a request, from one of these origins unless all may ask. A message of more than `message_bytes_max` bytes is refused later.
+    pub(crate) fn new(message_bytes_max: usize, origins: Option<Arc<[String]>>) -> Self {
         Self {
-            request: Some(Vec::new()),
+            request: Some(Box::new(Opening { head: Vec::new(), origins })),
             inbound: Inbound::new(message_bytes_max),
             outbound: Outbound::default(),
             end: None,
@@ -73,13 +82,13 @@ impl WebSocket {
 
     /// Answers the request once it is there, and returns how many of the bytes belong to it.
     fn take_request(&mut self, bytes: &[u8]) -> usize {
-        let Some(head) = &mut self.request else { return 0 };
+        let Some(opening) = &mut self.request else { return 0 };
         if self.end.is_some() {
             return 0;
         }
-        let before = head.len();
-        head.extend_from_slice(&bytes[..bytes.len().min(HEAD_BYTES_MAX - before)]);
-        match request::answer(head) {
+        let before = opening.head.len();
+        opening.head.extend_from_slice(&bytes[..bytes.len().min(HEAD_BYTES_MAX - before)]);
+        match request::answer(&opening.head, opening.origins.as_deref()) {
             None => bytes.len(),
             Some(Ok(accepted)) => {
                 self.outbound.open(accepted.response);

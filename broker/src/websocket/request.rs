@@ -6,7 +6,7 @@ use tungstenite::error::{Error, ProtocolError};
 use tungstenite::handshake::machine::TryParse;
 use tungstenite::handshake::server::{Request, create_response, write_response};
 use tungstenite::http::HeaderValue;
-use tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
+use tungstenite::http::header::{ORIGIN, SEC_WEBSOCKET_PROTOCOL};
 
 /// The most bytes of a request's head, as many web servers have it.
 pub(crate) const HEAD_BYTES_MAX: usize = 8_192;
@@ -31,23 +31,28 @@ pub(super) enum Refusal {
     NotWebSocket,
     Version,
     Key,
+    Origin,
     Subprotocol,
 }
 
 /// Answers the request if its head is there in full.
-pub(super) fn answer(head: &[u8]) -> Option<Result<Accepted, Refusal>> {
+pub(super) fn answer(head: &[u8], origins: Option<&[String]>) -> Option<Result<Accepted, Refusal>> {
     match Request::try_parse(head) {
         Ok(None) if head.len() < HEAD_BYTES_MAX => None,
         Ok(None) => Some(Err(Refusal::HeadTooLarge)),
         Ok(Some((head_bytes, request))) => {
-            Some(accept(&request).map(|response| Accepted { head_bytes, response }))
+            Some(accept(&request, origins).map(|response| Accepted { head_bytes, response }))
         }
         Err(error) => Some(Err(Refusal::of(&error))),
     }
 }
 
-fn accept(request: &Request) -> Result<Vec<u8>, Refusal> {
+fn accept(request: &Request, origins: Option<&[String]>) -> Result<Vec<u8>, Refusal> {
     let mut response = create_response(request).map_err(|error| Refusal::of(&error))?;
+    // RFC 6455 section 4.2.2: a server that serves some origins only answers 403 to the others.
+    if !origins.is_none_or(|origins| is_from(request, origins)) {
+        return Err(Refusal::Origin);
+    }
     // [MQTT-6.0.0-3], [MQTT311-6.0.0-3] The client offers it.
     let chosen = subprotocol(request).ok_or(Refusal::Subprotocol)?;
     // [MQTT-6.0.0-4], [MQTT311-6.0.0-4]
@@ -55,6 +60,11 @@ fn accept(request: &Request) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
     write_response(&mut bytes, &response).map_err(|error| Refusal::of(&error))?;
     Ok(bytes)
+}
+
+fn is_from(request: &Request, origins: &[String]) -> bool {
+    let named = request.headers().get(ORIGIN);
+    named.is_some_and(|named| origins.iter().any(|origin| named.as_bytes() == origin.as_bytes()))
 }
 
 fn subprotocol(request: &Request) -> Option<&'static str> {
@@ -94,6 +104,7 @@ impl Refusal {
             Self::NotWebSocket => "the HTTP request asks for no WebSocket",
             Self::Version => "the version of WebSocket is not 13",
             Self::Key => "the HTTP request has no valid Sec-WebSocket-Key",
+            Self::Origin => "the page is of an origin that may not connect",
             Self::Subprotocol => "the HTTP request does not offer the WebSocket subprotocol mqtt",
         }
     }
@@ -102,6 +113,7 @@ impl Refusal {
     pub(super) fn response(self) -> Vec<u8> {
         let (status, header) = match self {
             Self::Malformed | Self::Key | Self::Subprotocol => ("400 Bad Request", ""),
+            Self::Origin => ("403 Forbidden", ""),
             Self::Method => ("405 Method Not Allowed", "Allow: GET\r\n"),
             Self::HttpVersion => ("505 HTTP Version Not Supported", ""),
             // RFC 9110 section 15.5.22: it names the protocol to ask for.

@@ -38,7 +38,7 @@ fn feed(websocket: &mut WebSocket, bytes: &[u8], step: usize) -> Vec<u8> {
 }
 
 fn opened() -> WebSocket {
-    let mut websocket = WebSocket::new(MESSAGE_BYTES_MAX);
+    let mut websocket = WebSocket::new(MESSAGE_BYTES_MAX, None);
     assert_eq!(feed(&mut websocket, request("mqtt").as_bytes(), usize::MAX), b"");
     assert!(written(&mut websocket).starts_with(b"HTTP/1.1 101 "));
     websocket
@@ -88,13 +88,32 @@ fn a_request_that_offers_mqtt_is_granted_with_that_subprotocol() {
              sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nsec-websocket-protocol: {chosen}\r\n\r\n"
         );
         for step in [1, 7, usize::MAX] {
-            let mut websocket = WebSocket::new(MESSAGE_BYTES_MAX);
+            let mut websocket = WebSocket::new(MESSAGE_BYTES_MAX, None);
             let sent = [request(offered).into_bytes(), frame(0x82, b"ahead")].concat();
 
             assert_eq!(feed(&mut websocket, &sent, step), b"ahead", "{offered}");
 
             assert_eq!(String::from_utf8(written(&mut websocket)).unwrap(), expected);
         }
+    }
+}
+
+#[test]
+fn only_pages_of_the_origins_named_may_connect() {
+    let allowed: Arc<[String]> = Arc::from(["http://b".to_owned(), "http://a".to_owned()]);
+    let from_nowhere = request("mqtt").replace("Origin: http://a\r\n", "");
+    for (sent, status) in [
+        (request("mqtt"), "101 Switching Protocols"),
+        (request("mqtt").replace("http://a", "http://a.evil"), "403 Forbidden"),
+        (request("mqtt").replace("http://a", "HTTP://A"), "403 Forbidden"),
+        (from_nowhere, "403 Forbidden"),
+    ] {
+        let mut websocket = WebSocket::new(MESSAGE_BYTES_MAX, Some(Arc::clone(&allowed)));
+
+        feed(&mut websocket, sent.as_bytes(), usize::MAX);
+
+        let answer = String::from_utf8(written(&mut websocket)).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{sent}: {answer}");
     }
 }
 
@@ -123,7 +142,7 @@ fn a_request_that_is_no_good_gets_an_answer_in_http_and_nothing_else() {
         ),
     ] {
         for step in [1, 4_096, usize::MAX] {
-            let mut websocket = WebSocket::new(MESSAGE_BYTES_MAX);
+            let mut websocket = WebSocket::new(MESSAGE_BYTES_MAX, None);
 
             assert_eq!(feed(&mut websocket, bytes.as_bytes(), step), b"");
 
@@ -140,12 +159,12 @@ fn a_request_that_is_no_good_gets_an_answer_in_http_and_nothing_else() {
 
 #[test]
 fn the_head_of_a_request_is_kept_up_to_its_limit() {
-    let mut websocket = WebSocket::new(MESSAGE_BYTES_MAX);
+    let mut websocket = WebSocket::new(MESSAGE_BYTES_MAX, None);
     let endless = b"GET / HTTP/1.1\r\n".iter().copied().chain(std::iter::repeat_n(b'a', 1_000_000));
 
     feed(&mut websocket, &endless.collect::<Vec<u8>>(), 3_000);
 
-    assert!(websocket.request.is_some_and(|head| head.len() <= HEAD_BYTES_MAX));
+    assert!(websocket.request.is_some_and(|head| head.head.len() <= HEAD_BYTES_MAX));
 }
 
 #[test]
@@ -270,6 +289,6 @@ proptest! {
     ) {
         let mixed = [&request("mqtt").as_bytes()[..begin], &bytes].concat();
 
-        prop_assert_eq!(feed(&mut WebSocket::new(MESSAGE_BYTES_MAX), &mixed, step), b"");
+        prop_assert_eq!(feed(&mut WebSocket::new(MESSAGE_BYTES_MAX, None), &mixed, step), b"");
     }
 }

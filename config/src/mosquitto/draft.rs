@@ -9,15 +9,15 @@ use std::path::PathBuf;
 use super::Note;
 use super::bridge::BridgeDraft;
 use super::tls::TlsDraft;
-use crate::access::{AccessConfig, AclConfig, AclSubscribe, BadCredentials};
+use crate::access::{AccessConfig, AclConfig, AclSubscribe, BadCredentials, ListenerAccessConfig};
 use crate::broker_config::{
     AdminConfig, BrokerConfig, DEFAULT_PORT, ListenerConfig, ListenerProtocol, LogLevel, Mode,
 };
 use crate::error::{ConfigError, Fault, Origin};
 use crate::limits::LimitsConfig;
-use crate::mqtt::MqttConfig;
+use crate::mqtt::{ListenerMqttConfig, MqttConfig};
 use crate::storage::Durability;
-use crate::{ListenAddress, ProxyProtocolConfig};
+use crate::{ListenAddress, ProxiedTls, ProxyIdentity, ProxyProtocolConfig};
 
 /// What stands behind the name of Mosquitto's database in the name of our directory beside it.
 const DIRECTORY_SUFFIX: &str = ".veilmq";
@@ -38,10 +38,10 @@ pub(super) struct Draft {
     pub(super) is_per_listener: bool,
     /// `allow_anonymous` for all listeners.
     pub(super) anonymous: Option<bool>,
-    /// `password_file` for all listeners.
-    pub(super) password_file: Option<PathBuf>,
-    /// `acl_file` for all listeners.
-    pub(super) acl_file: Option<PathBuf>,
+    /// Security options for all listeners.
+    pub(super) security: SecurityDraft,
+    /// `clientid_prefixes`.
+    pub(super) client_id_prefix: Option<String>,
     /// The most talkative `log_type` so far.
     pub(super) log_level: Option<LogLevel>,
     /// Where the log goes, if anything has been said about that.
@@ -70,15 +70,28 @@ pub(super) struct ListenerDraft {
     /// The path of a Unix socket, instead of a port.
     pub(super) socket: Option<PathBuf>,
     pub(super) tls: TlsDraft,
-    /// Whether connections begin with a PROXY header.
-    pub(super) is_proxied: bool,
+    /// The version of the PROXY header that connections begin with, if they do.
+    pub(super) proxy_version: Option<u8>,
+    /// Whether the client has to speak TLS with the proxy.
+    pub(super) requires_proxied_tls: bool,
     pub(super) connections_max: Option<u32>,
     pub(super) anonymous: Option<bool>,
+    /// Security options for this listener, if they are not for all.
+    pub(super) security: SecurityDraft,
+    /// `listener_auto_id_prefix`, which goes before `auto_id_prefix`.
+    pub(super) assigned_client_id_prefix: Option<String>,
+    pub(super) interface: Option<String>,
+    pub(super) websocket_origins: Vec<String>,
+    pub(super) mqtt: ListenerMqttConfig,
+}
+
+/// Security options of the broker or of one listener, but for `allow_anonymous`.
+#[derive(Debug, Default)]
+pub(super) struct SecurityDraft {
     pub(super) password_file: Option<PathBuf>,
     pub(super) acl_file: Option<PathBuf>,
-    pub(super) maximum_qos: u8,
-    pub(super) topic_alias_maximum: u16,
-    pub(super) topic_alias_to_client_max: u16,
+    pub(super) refuses_empty_client_id: bool,
+    pub(super) assigned_client_id_prefix: Option<String>,
 }
 
 /// The versions of IP that a listener speaks.
@@ -99,27 +112,25 @@ impl ListenerDraft {
             protocol: ListenerProtocol::Mqtt,
             socket: None,
             tls: TlsDraft::default(),
-            is_proxied: false,
+            proxy_version: None,
+            requires_proxied_tls: false,
             connections_max: None,
             anonymous: None,
-            password_file: None,
-            acl_file: None,
-            maximum_qos: 2,
-            topic_alias_maximum: 10,
-            topic_alias_to_client_max: 10,
+            security: SecurityDraft::default(),
+            assigned_client_id_prefix: None,
+            interface: None,
+            websocket_origins: Vec::new(),
+            mqtt: ListenerMqttConfig::default(),
         }
     }
 
     /// Makes our listeners of it, one for each address.
     fn listeners(&self, addresses: Vec<ListenAddress>) -> Result<Vec<ListenerConfig>, ConfigError> {
-        let tls = self.tls.finish().map_err(|(option, reason)| self.fault(option, reason))?;
-        if self.is_proxied && (tls.is_some() || self.tls.asks_for_certificates()) {
-            let reason = "cannot be used with TLS or with client certificates that the proxy has seen";
-            return Err(self.fault("enable_proxy_protocol", reason));
-        }
-        // Mosquitto takes everybody's word there.
-        let everybody = || ["0.0.0.0/0", "::/0"].iter().filter_map(|network| network.parse().ok()).collect();
-        let proxy_protocol = self.is_proxied.then(|| ProxyProtocolConfig { trusted: everybody() });
+        let proxy_protocol = self.proxy_protocol()?;
+        let tls = match proxy_protocol {
+            Some(_) => None,
+            None => self.tls.finish().map_err(|(option, reason)| self.fault(option, reason))?,
+        };
         let listener = |address| ListenerConfig {
             address,
             mode: None,
@@ -128,13 +139,50 @@ impl ListenerDraft {
             proxy_protocol: proxy_protocol.clone(),
             connections_max: self.connections_max,
             durability: None,
+            interface: self.interface.clone(),
+            websocket_origins: self.websocket_origins.clone(),
+            access: None,
+            mqtt: self.mqtt.clone(),
         };
         Ok(addresses.into_iter().map(listener).collect())
+    }
+
+    fn proxy_protocol(&self) -> Result<Option<ProxyProtocolConfig>, ConfigError> {
+        let Some(version) = self.proxy_version else { return Ok(None) };
+        let asks = self.tls.asks();
+        if let Some(option) = asks.cannot_be_proxied() {
+            return Err(self.fault(option, "cannot be used with `enable_proxy_protocol`"));
+        }
+        if version == 1 && (self.requires_proxied_tls || asks.certificate || asks.common_name) {
+            return Err(self.fault("enable_proxy_protocol", "must be 2 for what the proxy says of TLS"));
+        }
+        // Mosquitto takes everybody's word there.
+        let everybody = ["0.0.0.0/0", "::/0"].iter().filter_map(|network| network.parse().ok());
+        Ok(Some(ProxyProtocolConfig {
+            trusted: everybody.collect(),
+            version: Some(version),
+            tls: match (asks.certificate, self.requires_proxied_tls) {
+                (true, _) => ProxiedTls::Certificate,
+                (false, true) => ProxiedTls::Required,
+                (false, false) => ProxiedTls::Any,
+            },
+            identity: if asks.common_name { ProxyIdentity::Cn } else { ProxyIdentity::None },
+        }))
     }
 
     fn fault(&self, option: &str, reason: &str) -> ConfigError {
         let (option, reason) = (option.to_owned(), reason.to_owned());
         ConfigError::new(self.origin.clone(), Fault::Mosquitto { option, reason })
+    }
+
+    /// Says what of MQTT is offered, after the security options for all listeners if there are any for all.
+    fn settle_mqtt(&mut self, common: Option<&SecurityDraft>) {
+        let security = common.unwrap_or(&self.security);
+        self.mqtt.empty_client_id = !security.refuses_empty_client_id;
+        let prefix = self.assigned_client_id_prefix.as_ref().or(security.assigned_client_id_prefix.as_ref());
+        if let Some(prefix) = prefix {
+            self.mqtt.assigned_client_id_prefix.clone_from(prefix);
+        }
     }
 
     /// Names where to listen.
@@ -194,6 +242,8 @@ impl Draft {
                 limits: LimitsConfig {
                     packet_bytes_max: PACKET_BYTES_MAX,
                     receive_maximum: 20,
+                    topic_alias_maximum: 10,
+                    topic_alias_to_client_max: 10,
                     inflight_max: 20,
                     client_id_bytes_max: u16::MAX,
                     connect_packet_bytes_max: 256 * 1024,
@@ -205,8 +255,8 @@ impl Draft {
             current: 0,
             is_per_listener: false,
             anonymous: None,
-            password_file: None,
-            acl_file: None,
+            security: SecurityDraft::default(),
+            client_id_prefix: None,
             log_level: None,
             log_destinations: None,
             queued_messages_max: 1_000,
@@ -217,6 +267,11 @@ impl Draft {
             bridges: Vec::new(),
             notes: Vec::new(),
         }
+    }
+
+    /// What security options attach to.
+    pub(super) fn security(&mut self) -> &mut SecurityDraft {
+        if self.is_per_listener { &mut self.listener().security } else { &mut self.security }
     }
 
     /// The listener that options attach to.
@@ -234,20 +289,20 @@ impl Draft {
     /// configured.
     ///
     /// # Errors
-    /// A host name without address, or listeners that would have to differ in what all listeners share.
+    /// A host name without address.
     pub(super) fn finish(mut self, ports: &[u16]) -> Result<BrokerConfig, ConfigError> {
         let is_local_only = self.listeners.len() == 1 && !self.default_listener_is_used();
-        if is_local_only {
-            self.listen_locally(ports)?;
-        } else {
-            if !self.default_listener_is_used() {
-                self.listeners.remove(0);
-            }
-            for listener in &self.listeners {
-                self.config.listeners.extend(listener.listeners(listener.addresses()?)?);
-            }
+        if !is_local_only && !self.default_listener_is_used() {
+            self.listeners.remove(0);
         }
-        self.share_what_listeners_agree_on(is_local_only)?;
+        self.settle_security(is_local_only);
+        for listener in &mut self.listeners {
+            listener.settle_mqtt((!self.is_per_listener).then_some(&self.security));
+        }
+        match is_local_only {
+            true => self.listen_locally(ports)?,
+            false => self.listen()?,
+        }
         if let Some(destinations) = self.log_destinations.take() {
             self.config.log.destinations = destinations;
         }
@@ -264,65 +319,68 @@ impl Draft {
         self.listeners.first().is_some_and(|listener| listener.port.is_some() || listener.host.is_some())
     }
 
+    fn listen(&mut self) -> Result<(), ConfigError> {
+        for listener in &self.listeners {
+            let access = self.access_of(listener, false);
+            for mut listening in listener.listeners(listener.addresses()?)? {
+                listening.access = access.clone();
+                self.config.listeners.push(listening);
+            }
+        }
+        Ok(())
+    }
+
     /// Without any listener Mosquitto serves this machine only.
     fn listen_locally(&mut self, ports: &[u16]) -> Result<(), ConfigError> {
         let ports = if ports.is_empty() { &[DEFAULT_PORT] } else { ports };
         let default = &self.listeners[0];
+        let access = self.access_of(default, true);
         for port in ports {
             let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
             let addresses = loopback.map(|ip| SocketAddr::new(ip, *port)).into_iter();
             let wanted = addresses.filter(|address| default.family.includes(*address));
-            let listeners = default.listeners(wanted.map(ListenAddress::from).collect())?;
-            self.config.listeners.extend(listeners);
+            for mut listening in default.listeners(wanted.map(ListenAddress::from).collect())? {
+                listening.access.clone_from(&access);
+                self.config.listeners.push(listening);
+            }
         }
         Ok(())
     }
 
-    /// Sets what the broker has one of, as far as all listeners want the same.
-    fn share_what_listeners_agree_on(&mut self, is_local_only: bool) -> Result<(), ConfigError> {
-        let anonymous = self.anonymous;
-        let anonymous_of =
-            |listener: &ListenerDraft| listener.anonymous.or(anonymous).unwrap_or(is_local_only);
-        let passwords_of = |listener: &ListenerDraft| {
-            let file = if self.is_per_listener { &listener.password_file } else { &self.password_file };
-            file.clone()
+    /// Says who may connect and what clients may do, for all listeners; which of them differs is seen later.
+    fn settle_security(&mut self, is_local_only: bool) {
+        let first = self.listeners.first();
+        let anonymous = first.and_then(|listener| listener.anonymous).or(self.anonymous);
+        let security = match first {
+            Some(listener) if self.is_per_listener => &listener.security,
+            Some(_) | None => &self.security,
         };
-        let rules_of = |listener: &ListenerDraft| {
-            let file = if self.is_per_listener { &listener.acl_file } else { &self.acl_file };
-            file.clone()
-        };
-        let access = AccessConfig {
-            password_file: self.agreed("password_file", passwords_of)?,
+        self.config.access = AccessConfig {
+            password_file: security.password_file.clone(),
             bad_credentials: BadCredentials::NotAuthorized,
-            ..AccessConfig::open_to(self.agreed("allow_anonymous", anonymous_of)?)
+            client_id_prefix: self.client_id_prefix.take(),
+            ..AccessConfig::open_to(anonymous.unwrap_or(is_local_only))
         };
-        let mosquitto_file = self.agreed("acl_file", rules_of)?;
-        self.config.access = access;
+        let mosquitto_file = security.acl_file.clone();
         self.config.acl = AclConfig { file: None, mosquitto_file, subscribe: AclSubscribe::Compat };
-        self.config.mqtt.maximum_qos = self.agreed("max_qos", |listener| listener.maximum_qos)?;
-        self.config.limits.topic_alias_maximum =
-            self.agreed("max_topic_alias", |listener| listener.topic_alias_maximum)?;
-        self.config.limits.topic_alias_to_client_max =
-            self.agreed("max_topic_alias_broker", |listener| listener.topic_alias_to_client_max)?;
-        Ok(())
     }
 
-    fn agreed<T: PartialEq>(
-        &self,
-        option: &'static str,
-        value: impl Fn(&ListenerDraft) -> T,
-    ) -> Result<T, ConfigError> {
-        let first = value(&self.listeners[0]);
-        match self.listeners.iter().find(|listener| value(listener) != first) {
-            None => Ok(first),
-            Some(other) => Err(ConfigError::new(
-                other.origin.clone(),
-                Fault::Mosquitto {
-                    option: option.to_owned(),
-                    reason: "all listeners must have the same, for the broker has one".to_owned(),
-                },
-            )),
-        }
+    /// Returns who may connect on a listener and what its clients may do; None if that is as for all listeners.
+    fn access_of(&self, listener: &ListenerDraft, is_local_only: bool) -> Option<ListenerAccessConfig> {
+        let security = if self.is_per_listener { &listener.security } else { &self.security };
+        let own = ListenerAccessConfig {
+            anonymous: listener.anonymous.or(self.anonymous).unwrap_or(is_local_only),
+            password_file: security.password_file.clone(),
+            acl_file: None,
+            mosquitto_acl_file: security.acl_file.clone(),
+        };
+        let common = ListenerAccessConfig {
+            anonymous: self.config.access.anonymous,
+            password_file: self.config.access.password_file.clone(),
+            acl_file: None,
+            mosquitto_acl_file: self.config.acl.mosquitto_file.clone(),
+        };
+        (own != common).then_some(own)
     }
 
     /// Mosquitto counts what waits above the messages in flight, and we count both.

@@ -30,10 +30,16 @@ pub(super) const OPTIONS: &[Row] = &[
         forget_boolean,
     )
     .without_effect(),
-    Row::refused("clientid_prefixes", Global, "it is deprecated; use rules on user names instead"),
+    Row::text("clientid_prefixes", Global, "`access.client_id_prefix`", |draft, prefix| {
+        draft.client_id_prefix = Some(prefix.to_owned());
+        Ok(())
+    }),
     Row::boolean("connection_messages", Global, "`log.connections`", |draft, on| draft.config.log.connections = on),
     Row::refused("enable_control_api", Global, "there are no plugins that `$CONTROL/broker` could name"),
-    Row::refused("global_max_clients", Global, "sessions are bounded by what they hold, not by their number"),
+    Row::integer("global_max_clients", Global, COUNT, "`limits.sessions_max`; -1 is no limit", |draft, count| {
+        // Mosquitto knows no broker without any client.
+        draft.config.limits.sessions_max = u32::try_from(count).unwrap_or_default().min(10_000_000);
+    }),
     Row::integer("global_max_connections", Global, COUNT, "`limits.connections_max`", |draft, count| {
         draft.config.limits.connections_max = bounded(count, 10_000_000).max(1);
     }),

@@ -1,9 +1,12 @@
 //! The options of Mosquitto that concern one listener.
 
+use veilmq_protocol::TopicName;
+
 use super::draft::{Draft, Family};
 use super::option::Scope::{Global, Listener};
 use super::option::{Allowed, MosquittoOption as Row, forget_integer};
 use crate::broker_config::ListenerProtocol;
+use crate::mqtt::MqttVersion;
 
 pub(super) const OPTIONS: &[Row] = &[
     Row::text(
@@ -34,8 +37,11 @@ pub(super) const OPTIONS: &[Row] = &[
         };
         Ok(())
     }),
-    Row::refused("accept_protocol_versions", Listener, "every listener speaks MQTT 3.1, 3.1.1 and 5"),
-    Row::refused("bind_interface", Listener, "give the address to listen on"),
+    Row::text("accept_protocol_versions", Listener, "`listeners[].mqtt.versions`", versions),
+    Row::text("bind_interface", Listener, "`listeners[].interface`", |draft, interface| {
+        draft.listener().interface = Some(interface.to_owned());
+        Ok(())
+    }),
     Row::integer(
         "max_connections",
         Listener,
@@ -45,23 +51,41 @@ pub(super) const OPTIONS: &[Row] = &[
             draft.listener().connections_max = u32::try_from(count).ok().map(|count| count.min(10_000_000));
         },
     ),
-    Row::integer("max_qos", Listener, (0, 2), "`mqtt.maximum_qos`", maximum_qos),
-    Row::integer("maximum_qos", Listener, (0, 2), "`mqtt.maximum_qos`", maximum_qos),
-    Row::integer("max_topic_alias", Listener, (0, 65_535), "`limits.topic_alias_maximum`", |draft, count| {
-        draft.listener().topic_alias_maximum = u16::try_from(count).unwrap_or(u16::MAX);
-    }),
+    Row::integer("max_qos", Listener, (0, 2), "`listeners[].mqtt.maximum_qos`", maximum_qos),
+    Row::integer("maximum_qos", Listener, (0, 2), "`listeners[].mqtt.maximum_qos`", maximum_qos),
+    Row::integer(
+        "max_topic_alias",
+        Listener,
+        (0, 65_535),
+        "`listeners[].mqtt.topic_alias_maximum`",
+        |draft, count| {
+            draft.listener().mqtt.topic_alias_maximum = Some(u16::try_from(count).unwrap_or(u16::MAX));
+        },
+    ),
     Row::integer(
         "max_topic_alias_broker",
         Listener,
         (0, 65_535),
-        "`limits.topic_alias_to_client_max`, at most 1024",
+        "`listeners[].mqtt.topic_alias_to_client_max`, at most 1024",
         |draft, count| {
-            draft.listener().topic_alias_to_client_max = u16::try_from(count.min(1_024)).unwrap_or(1_024);
+            draft.listener().mqtt.topic_alias_to_client_max =
+                Some(u16::try_from(count.min(1_024)).unwrap_or(1_024));
         },
     ),
-    Row::refused("mount_point", Listener, "topics are the same on all listeners"),
+    Row::text("mount_point", Listener, "`listeners[].mqtt.mount_point`", |draft, prefix| {
+        if prefix.starts_with('$') || TopicName::new(prefix).is_err() {
+            return Err("a Topic Name that does not begin with $");
+        }
+        draft.listener().mqtt.mount_point = Some(prefix.to_owned());
+        Ok(())
+    }),
     Row::refused("http_dir", Listener, "the broker serves no files"),
-    Row::refused("use_username_as_clientid", Listener, "a Client Identifier is the client's own"),
+    Row::boolean(
+        "use_username_as_clientid",
+        Listener,
+        "`listeners[].mqtt.user_name_as_client_id`",
+        |draft, on| draft.listener().mqtt.user_name_as_client_id = on,
+    ),
     Row::integer(
         "websockets_headers_size",
         Listener,
@@ -70,15 +94,23 @@ pub(super) const OPTIONS: &[Row] = &[
         forget_integer,
     )
     .without_effect(),
-    Row::refused("websockets_origin", Listener, "pages of every origin may connect; let a proxy choose"),
+    Row::text("websockets_origin", Listener, "`listeners[].websocket_origins`", |draft, origin| {
+        draft.listener().websocket_origins.push(origin.to_owned());
+        Ok(())
+    }),
     Row::integer(
         "enable_proxy_protocol",
         Listener,
         (1, 2),
-        "`listeners[].proxy_protocol`, which takes a header of either version, from any address as in Mosquitto",
-        |draft, _| draft.listener().is_proxied = true,
+        "`listeners[].proxy_protocol.version`, from any address as in Mosquitto",
+        |draft, version| draft.listener().proxy_version = u8::try_from(version).ok(),
     ),
-    Row::refused("proxy_protocol_v2_require_tls", Listener, "what a proxy says of TLS is not looked at"),
+    Row::boolean(
+        "proxy_protocol_v2_require_tls",
+        Listener,
+        "`listeners[].proxy_protocol.tls`",
+        |draft, on| draft.listener().requires_proxied_tls = on,
+    ),
 ];
 
 fn listener(draft: &mut Draft, value: &str) -> Result<(), Allowed> {
@@ -107,5 +139,24 @@ fn protocol(draft: &mut Draft, value: &str) -> Result<(), Allowed> {
 }
 
 fn maximum_qos(draft: &mut Draft, qos: i64) {
-    draft.listener().maximum_qos = u8::try_from(qos).unwrap_or(2);
+    draft.listener().mqtt.maximum_qos = Some(u8::try_from(qos).unwrap_or(2));
+}
+
+/// Reads a list such as `4,5`, in which each number is the protocol level.
+fn versions(draft: &mut Draft, value: &str) -> Result<(), Allowed> {
+    const ALLOWED: Allowed = "a list of some of 3, 4 and 5, separated by commas";
+    let mut versions = Vec::new();
+    for level in value.split(',').map(str::trim) {
+        let version = match level {
+            "3" => MqttVersion::V31,
+            "4" => MqttVersion::V311,
+            "5" => MqttVersion::V5,
+            _ => return Err(ALLOWED),
+        };
+        if !versions.contains(&version) {
+            versions.push(version);
+        }
+    }
+    draft.listener().mqtt.versions = versions;
+    Ok(())
 }

@@ -75,6 +75,14 @@ pub(crate) fn read(path: &Path, ports: &[u16], strictness: Strictness) -> Result
     reader.draft.finish(ports)
 }
 
+/// Makes what Mosquitto does without a file. `ports` are those of the command line.
+///
+/// # Errors
+/// None that is known of; the listeners are this machine's.
+pub(crate) fn without_file(ports: &[u16]) -> Result<BrokerConfig, ConfigError> {
+    Draft::new().finish(ports)
+}
+
 struct Reader {
     draft: Draft,
     strictness: Strictness,

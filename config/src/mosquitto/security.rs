@@ -1,9 +1,8 @@
 //! The options of Mosquitto that say who may connect: of the whole broker, or with `per_listener_settings` of one listener.
 
-use super::draft::Draft;
+use super::option::Allowed;
 use super::option::MosquittoOption as Row;
 use super::option::Scope::{Global, Listener, Security};
-use super::option::{Allowed, forget_text};
 
 const NO_PSK: &str = "pre-shared keys of TLS are not available; use certificates";
 
@@ -11,21 +10,16 @@ pub(super) const OPTIONS: &[Row] = &[
     Row::text(
         "acl_file",
         Security,
-        "`acl.mosquitto_file`, with `acl.subscribe = \"compat\"`",
+        "`acl.mosquitto_file` or `listeners[].access.mosquitto_acl_file`, with `acl.subscribe = \"compat\"`",
         |draft, path| {
-            let path = Some(path.into());
-            if draft.is_per_listener {
-                draft.listener().acl_file = path;
-            } else {
-                draft.acl_file = path;
-            }
+            draft.security().acl_file = Some(path.into());
             Ok(())
         },
     ),
     Row::boolean(
         "allow_anonymous",
         Security,
-        "`access.anonymous`; without a listener the default is `true`, on this machine only",
+        "`access.anonymous` or `listeners[].access.anonymous`; without a listener the default is `true`, on this machine only",
         |draft, on| {
             if draft.is_per_listener {
                 draft.listener().anonymous = Some(on);
@@ -34,25 +28,39 @@ pub(super) const OPTIONS: &[Row] = &[
             }
         },
     ),
-    Row::refused(
+    Row::boolean(
         "allow_zero_length_clientid",
         Security,
-        "an empty Client Identifier is always allowed where MQTT allows it",
+        "`listeners[].mqtt.empty_client_id`",
+        |draft, on| {
+            draft.security().refuses_empty_client_id = !on;
+        },
     ),
-    Row::text("auto_id_prefix", Security, "`auto-`, and nothing else", auto_id_prefix),
-    Row::boolean("listener_allow_anonymous", Listener, "`access.anonymous`", |draft, on| {
-        draft.listener().anonymous = Some(on);
-    }),
-    Row::text("listener_auto_id_prefix", Listener, "`auto-`, and nothing else", auto_id_prefix),
-    Row::text("password_file", Security, "`access.password_file`", |draft, path| {
-        let path = Some(path.into());
-        if draft.is_per_listener {
-            draft.listener().password_file = path;
-        } else {
-            draft.password_file = path;
-        }
+    Row::text("auto_id_prefix", Security, "`listeners[].mqtt.assigned_client_id_prefix`", |draft, prefix| {
+        draft.security().assigned_client_id_prefix = Some(assigned_prefix(prefix)?);
         Ok(())
     }),
+    Row::boolean("listener_allow_anonymous", Listener, "`listeners[].access.anonymous`", |draft, on| {
+        draft.listener().anonymous = Some(on);
+    }),
+    Row::text(
+        "listener_auto_id_prefix",
+        Listener,
+        "`listeners[].mqtt.assigned_client_id_prefix`",
+        |draft, prefix| {
+            draft.listener().assigned_client_id_prefix = Some(assigned_prefix(prefix)?);
+            Ok(())
+        },
+    ),
+    Row::text(
+        "password_file",
+        Security,
+        "`access.password_file` or `listeners[].access.password_file`",
+        |draft, path| {
+            draft.security().password_file = Some(path.into());
+            Ok(())
+        },
+    ),
     Row::boolean(
         "per_listener_settings",
         Global,
@@ -63,7 +71,9 @@ pub(super) const OPTIONS: &[Row] = &[
     Row::refused("psk_hint", Listener, NO_PSK),
 ];
 
-fn auto_id_prefix(draft: &mut Draft, prefix: &str) -> Result<(), Allowed> {
-    forget_text(draft, prefix)?;
-    (prefix == "auto-").then_some(()).ok_or("auto-")
+fn assigned_prefix(prefix: &str) -> Result<String, Allowed> {
+    match prefix.len() {
+        0..=64 => Ok(prefix.to_owned()),
+        _ => Err("at most 64 bytes"),
+    }
 }

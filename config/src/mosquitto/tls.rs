@@ -74,6 +74,25 @@ pub(super) const OPTIONS: &[Row] = &[
 
 const VERSIONS: Allowed = "tlsv1.2 or tlsv1.3";
 
+/// What a listener asks for of TLS.
+pub(super) struct Asks {
+    pub(super) certificate: bool,
+    pub(super) common_name: bool,
+    subject: bool,
+    own_tls: bool,
+}
+
+impl Asks {
+    /// Returns the option that a proxy cannot see to.
+    pub(super) fn cannot_be_proxied(&self) -> Option<&'static str> {
+        match (self.own_tls, self.subject) {
+            (true, _) => Some("certfile"),
+            (false, true) => Some("use_subject_as_username"),
+            (false, false) => None,
+        }
+    }
+}
+
 /// TLS of a listener while it is read.
 #[derive(Debug, Default)]
 pub(super) struct TlsDraft {
@@ -88,9 +107,14 @@ pub(super) struct TlsDraft {
 }
 
 impl TlsDraft {
-    /// Tells whether client certificates matter.
-    pub(super) fn asks_for_certificates(&self) -> bool {
-        self.requires_certificate || self.uses_common_name || self.uses_subject
+    /// Returns what is asked for, for listeners whose proxy speaks TLS in their place.
+    pub(super) fn asks(&self) -> Asks {
+        Asks {
+            certificate: self.requires_certificate,
+            common_name: self.uses_common_name,
+            subject: self.uses_subject,
+            own_tls: self.certfile.is_some() || self.keyfile.is_some(),
+        }
     }
 
     /// Makes the TLS of a listener; None if it has none.

@@ -13,7 +13,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         option(
             "access.password_file",
             Kind::Path,
-            "File with user names and hashes of passwords (`veilmq passwd`), read again on SIGHUP.",
+            "File with user names and hashes of passwords (`veilmq passwd`), read again when it changes and on SIGHUP.",
         ),
         "none; no password is checked",
     ),
@@ -21,6 +21,14 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "access.rehash",
         Kind::Boolean,
         "Whether a weak hash in that file is replaced when its user has given the right password.",
+    ),
+    unset(
+        option(
+            "access.client_id_prefix",
+            Kind::Text { bytes_max: 1_024 },
+            "What every Client Identifier has to begin with; other clients are refused with 0x87.",
+        ),
+        "anything",
     ),
     option(
         "access.bad_credentials",
@@ -31,7 +39,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         option(
             "acl.file",
             Kind::Path,
-            "File of rules on what clients may do, in TOML, read again on SIGHUP.",
+            "File of rules on what clients may do, in TOML, read again when it changes and on SIGHUP.",
         ),
         "none; every client may do everything",
     ),

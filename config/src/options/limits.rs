@@ -52,6 +52,12 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "Resident memory of the process, in bytes: from 85 % on nobody else may connect, from 95 % on nothing more is kept for anybody, as with a full disk. 0 does not watch it.",
     ),
     integer(
+        "limits.sessions_max",
+        0,
+        10_000_000,
+        "Sessions at one time, connected or not; who would begin one more is refused with 0x97. 0 is no bound.",
+    ),
+    integer(
         "limits.tls_handshakes_max",
         1,
         1_000_000,

@@ -102,6 +102,137 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     ),
     unset(
         integer(
+            "listeners[].proxy_protocol.version",
+            1,
+            2,
+            "Version of those headers; a client with one of the other is refused.",
+        ),
+        "either",
+    ),
+    unset(
+        option(
+            "listeners[].proxy_protocol.tls",
+            Kind::Choice(&["any", "required", "certificate"]),
+            "What the header has to say of the TLS between client and proxy: nothing, that there is some, that the client has shown a valid certificate.",
+        ),
+        "`any`",
+    ),
+    unset(
+        option(
+            "listeners[].proxy_protocol.identity",
+            Kind::Choice(&["none", "cn"]),
+            "What of that certificate is the User Name, instead of what CONNECT says: nothing, its common name; a client without one is refused.",
+        ),
+        "`none`",
+    ),
+    unset(
+        option(
+            "listeners[].interface",
+            Kind::Text { bytes_max: 15 },
+            "Network interface that connections have to come by, such as `eth0`.",
+        ),
+        "any",
+    ),
+    unset(
+        option(
+            "listeners[].websocket_origins",
+            Kind::Texts,
+            "Origins of web pages that may connect by WebSocket, as in `https://example.org`; a request without one of them is refused.",
+        ),
+        "all",
+    ),
+    unset(
+        option(
+            "listeners[].access.anonymous",
+            Kind::Boolean,
+            "As `access.anonymous`, for this listener. With any of these four none of those for all listeners counts here.",
+        ),
+        "`false`; without `listeners[].access` as for all listeners",
+    ),
+    unset(
+        option(
+            "listeners[].access.password_file",
+            Kind::Path,
+            "As `access.password_file`, for this listener; it is never rehashed.",
+        ),
+        "none; no password is checked",
+    ),
+    unset(
+        option("listeners[].access.acl_file", Kind::Path, "As `acl.file`, for this listener."),
+        "none; every client may do everything",
+    ),
+    unset(
+        option(
+            "listeners[].access.mosquitto_acl_file",
+            Kind::Path,
+            "As `acl.mosquitto_file`, for this listener; not allowed with `listeners[].access.acl_file`.",
+        ),
+        "none",
+    ),
+    unset(
+        option(
+            "listeners[].mqtt.versions",
+            Kind::Choices(&["3.1", "3.1.1", "5"]),
+            "Versions of MQTT that are spoken; another is refused with 0x84, or 0x01 in MQTT 3.",
+        ),
+        "all",
+    ),
+    unset(
+        integer("listeners[].mqtt.maximum_qos", 0, 2, "As `mqtt.maximum_qos`, for this listener."),
+        "`mqtt.maximum_qos`",
+    ),
+    unset(
+        integer(
+            "listeners[].mqtt.topic_alias_maximum",
+            0,
+            65_535,
+            "As `limits.topic_alias_maximum`, for this listener.",
+        ),
+        "`limits.topic_alias_maximum`",
+    ),
+    unset(
+        integer(
+            "listeners[].mqtt.topic_alias_to_client_max",
+            0,
+            1_024,
+            "As `limits.topic_alias_to_client_max`, for this listener.",
+        ),
+        "`limits.topic_alias_to_client_max`",
+    ),
+    unset(
+        option(
+            "listeners[].mqtt.empty_client_id",
+            Kind::Boolean,
+            "Whether a Client Identifier may be empty where MQTT allows that.",
+        ),
+        "`true`",
+    ),
+    unset(
+        option(
+            "listeners[].mqtt.assigned_client_id_prefix",
+            Kind::Text { bytes_max: 64 },
+            "What a Client Identifier begins with that the broker assigns.",
+        ),
+        "`auto-`",
+    ),
+    unset(
+        option(
+            "listeners[].mqtt.user_name_as_client_id",
+            Kind::Boolean,
+            "Whether the user name takes the place of the Client Identifier; who has none is refused with 0x87.",
+        ),
+        "`false`",
+    ),
+    unset(
+        option(
+            "listeners[].mqtt.mount_point",
+            Kind::TopicPrefix,
+            "What stands before every topic of the clients there, who do not see it, as in `site/`. Rules see it. VEIL-1 is not served there.",
+        ),
+        "nothing",
+    ),
+    unset(
+        integer(
             "listeners[].connections_max",
             0,
             10_000_000,

@@ -6,6 +6,7 @@
 
 mod permissions;
 mod rules;
+mod tables;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,7 +17,9 @@ use zeroize::Zeroizing;
 pub(crate) use self::permissions::{Action, Permissions};
 pub(crate) use self::rules::Pattern;
 pub use self::rules::{Actions, Rule, RuleEffect, Rules, Stage, Subject, Template, TemplateError};
+pub use self::tables::AccessTables;
 use crate::e2e::Policies;
+use crate::entrance::EntranceId;
 use crate::farewell::PeerError;
 
 /// The user that the broker's own bridges are, for whom no rule holds. No client can be it, for no text in MQTT holds U+0000
@@ -115,6 +118,8 @@ impl User {
 
 /// What a client shows for who it is, to be checked by whoever drives the core. The password is erased when this is dropped.
 pub struct Credentials {
+    /// The listener that the connection came by.
+    pub entrance: EntranceId,
     /// Whom the connection comes from, as given with [`crate::Input::Accepted`].
     pub peer: Box<str>,
     /// The Client Identifier.

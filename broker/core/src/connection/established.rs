@@ -8,6 +8,7 @@ use veilmq_protocol::Publish;
 
 use super::{Channel, Wire};
 use crate::durability::Promise;
+use crate::entrance::EntranceId;
 use crate::farewell::PeerError;
 use crate::id::{ConnectionId, SessionId, Ticket};
 use crate::time::Moment;
@@ -16,6 +17,8 @@ use crate::time::Moment;
 pub(crate) struct Established {
     pub(crate) connection: ConnectionId,
     pub(crate) session: SessionId,
+    /// The listener that it came by.
+    pub(crate) entrance: EntranceId,
     pub(crate) peer: Box<str>,
     /// What acknowledgements to the client promise.
     pub(crate) promise: Promise,
@@ -59,6 +62,7 @@ impl Established {
         Self {
             connection,
             session,
+            entrance: EntranceId::default(),
             peer,
             promise: Promise::default(),
             is_encrypted: false,

@@ -23,6 +23,7 @@ pub(crate) use self::wire::{Fan, SendError, Wire};
 use crate::access::User;
 use crate::durability::Promise;
 use crate::e2e::Member;
+use crate::entrance::EntranceId;
 use crate::handshakes::HalfOpen;
 use crate::id::ConnectionId;
 use crate::record::WillRecord;
@@ -45,6 +46,8 @@ pub(crate) enum Connection {
 /// What a client asked for with CONNECT, owned.
 #[derive(Debug)]
 pub(crate) struct ConnectRequest {
+    /// The listener that it came by.
+    pub(crate) entrance: EntranceId,
     pub(crate) version: ProtocolVersion,
     /// The client is a bridge of another broker.
     pub(crate) is_bridge: bool,
@@ -65,7 +68,7 @@ pub(crate) struct ConnectRequest {
 }
 
 impl ConnectRequest {
-    /// Takes over what the core needs of a CONNECT; `client_id` is the one in force.
+    /// Takes over what the core needs of a CONNECT but for its Will Message; `client_id` is the one in force.
     pub(crate) fn new(connect: &Connect<'_>, client_id: Arc<str>) -> Self {
         let session_expiry_seconds = match connect.version {
             ProtocolVersion::V5 => connect.properties.session_expiry_seconds.unwrap_or(0),
@@ -74,13 +77,14 @@ impl ConnectRequest {
             ProtocolVersion::V31 | ProtocolVersion::V311 => NEVER_EXPIRES,
         };
         Self {
+            entrance: EntranceId::default(),
             version: connect.version,
             is_bridge: connect.bridge,
             clean_start: connect.clean_start,
             keep_alive_seconds: connect.keep_alive_seconds,
             client_id_assigned: connect.client_id.is_empty(),
             client_id,
-            will: connect.will.as_ref().map(|will| Box::new(WillRecord::new(will))),
+            will: None,
             session_expiry_seconds,
             receive_maximum: connect.properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get),
             packet_bytes_max: packet_bytes_max(connect),

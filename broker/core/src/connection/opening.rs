@@ -8,18 +8,22 @@ use std::sync::Arc;
 use veilmq_protocol::veil::channel::{AwaitClientFinish, HandshakeError, ServerAccepted, ServerStart};
 use veilmq_protocol::veil::hello::{self, ChannelForm, ClientHello};
 use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
-use veilmq_protocol::{Auth, Connect, DecodeError, Frame, Packet, PacketType, ProtocolVersion, ReasonCode};
+use veilmq_protocol::{
+    Auth, Connect, DecodeError, Frame, Packet, PacketType, ProtocolVersion, ReasonCode, TopicName, Will,
+};
 use zeroize::Zeroizing;
 
 use super::one_trip::{Offer, compact, resume};
 use super::{Arrival, ConnectRequest, SendError, auth_packet, certificate_over_at, packet_bytes_max};
-use crate::access::{Access, Credentials, Proof, User, Verdict};
+use crate::access::{AccessTables, Credentials, Proof, User, Verdict};
 use crate::durability::Promise;
 use crate::e2e::Member;
+use crate::entrance::{Entrance, EntranceId};
 use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
 use crate::handshakes::HalfOpen;
 use crate::id::ConnectionId;
 use crate::outbox::Outbox;
+use crate::record::WillRecord;
 use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::sys::is_reserved;
@@ -28,6 +32,7 @@ use crate::time::{Environment, Moment};
 /// A connection before CONNACK.
 pub(crate) struct Opening {
     pub(crate) connection: ConnectionId,
+    pub(crate) entrance: EntranceId,
     pub(crate) peer: Box<str>,
     pub(crate) promise: Promise,
     /// TLS carries the connection.
@@ -84,6 +89,7 @@ impl Opening {
     pub(crate) fn new(connection: ConnectionId, peer: &str, accepted_at: Moment) -> Self {
         Self {
             connection,
+            entrance: EntranceId::default(),
             peer: Box::from(peer),
             promise: Promise::default(),
             is_encrypted: false,
@@ -122,7 +128,7 @@ impl Opening {
     pub(crate) fn decide(
         &mut self,
         verdict: Verdict,
-        access: &Access,
+        access: &AccessTables,
         environment: &Environment<'_>,
     ) -> Option<Result<Box<Arrival>, CloseReason>> {
         if !self.awaits_verdict() {
@@ -138,7 +144,7 @@ impl Opening {
                 Ok(self.arrival(request, Some(user), None, environment))
             }
             // [MQTT-3.1.4-2]
-            Verdict::Wrong => Err(access.bad_credentials().into()),
+            Verdict::Wrong => Err(access.of(self.entrance).bad_credentials().into()),
             Verdict::Banned => Err(PeerError::Banned.into()),
             Verdict::Busy => Err(CloseReason::Broker(BrokerReason::Busy)),
         })
@@ -202,25 +208,55 @@ impl Opening {
         if shared.is_draining() {
             return Err(CloseReason::Broker(BrokerReason::Shutdown));
         }
-        if let Some(will) = &connect.will {
-            shared.check_levels(will.topic)?;
-            // The Will could never be published, and the client should know now ([MQTT-3.1.4-2]).
-            if is_reserved(will.topic, connect.client_id) {
-                return Err(PeerError::NotAuthorized("$SYS and $CONTROL belong to the broker").into());
-            }
-            settings.capabilities.check_will(will).map_err(PeerError::from)?;
-        }
-        let client_id = client_id(connect, settings.client_id_bytes_max, environment)?;
+        let entrance = shared.entrance(self.entrance);
+        entrance.check_version(connect.version)?;
+        let will = connect
+            .will
+            .as_ref()
+            .map(|will| will_record(will, connect.client_id, entrance, shared))
+            .transpose()?;
+        let client_id = self.client_id(connect, entrance, settings, environment)?;
         check_keep_alive(connect, settings)?;
-        let request = ConnectRequest::new(connect, client_id);
+        let mut request = ConnectRequest::new(connect, client_id);
+        request.entrance = self.entrance;
+        request.will = will;
         match connect.properties.authentication_method {
             // [MQTT-4.12.0-6], [MQTT311-7.0.0-2] Without a method there is no AUTH, and none in CONNACK.
             None => self.identify(request, connect, shared, environment),
-            Some(AUTHENTICATION_METHOD) => {
+            Some(AUTHENTICATION_METHOD) if entrance.mount_point.is_none() => {
                 self.authenticate(request, connect, packet_bytes, shared, environment)
             }
             // [MQTT-4.12.0-1]
             Some(_) => Err(PeerError::AuthenticationMethod.into()),
+        }
+    }
+
+    /// Returns the Client Identifier in force: the client's own, one that no other session has ([MQTT-3.1.3-6]), or the user name where
+    /// that takes its place.
+    fn client_id(
+        &self,
+        connect: &Connect<'_>,
+        entrance: &Entrance,
+        settings: &Settings,
+        environment: &mut Environment<'_>,
+    ) -> Result<Arc<str>, CloseReason> {
+        let own = own_client_id(connect, entrance, environment)?;
+        let client_id = match entrance.user_name_is_client_id {
+            false => own,
+            true => match self.vouched.as_deref().or(connect.username) {
+                Some(name) => Arc::from(name),
+                None => return Err(PeerError::NotAuthorized("a user name is needed here").into()),
+            },
+        };
+        // [MQTT-3.1.3-5] The configuration allows 23 bytes at least.
+        if client_id.len() > settings.client_id_bytes_max {
+            return Err(PeerError::ClientId("longer than this broker allows").into());
+        }
+        match &settings.client_id_prefix {
+            Some(prefix) if !client_id.starts_with(&**prefix) => {
+                Err(PeerError::NotAuthorized("the Client Identifier begins with other letters").into())
+            }
+            Some(_) | None => Ok(client_id),
         }
     }
 
@@ -238,9 +274,11 @@ impl Opening {
             return Ok(Next::Arrive(self.arrival(request, Some(user), None, environment)));
         }
         let access = shared.access();
+        let access = access.of(self.entrance);
         match connect.username {
             Some(name) if access.users.is_some() => {
                 let credentials = Credentials {
+                    entrance: self.entrance,
                     peer: self.peer.clone(),
                     client_id: Arc::clone(&request.client_id),
                     user: Arc::from(name),
@@ -361,16 +399,32 @@ fn check_keep_alive(connect: &Connect<'_>, settings: &Settings) -> Result<(), Cl
     Ok(())
 }
 
-/// Returns the Client Identifier in force: the client's own, or one that no other session has ([MQTT-3.1.3-6]).
-fn client_id(
+/// Takes a Will Message over, if it could ever be published: the client should know now ([MQTT-3.1.4-2]).
+fn will_record(
+    will: &Will<'_>,
+    client_id: &str,
+    entrance: &Entrance,
+    shared: &Shared,
+) -> Result<Box<WillRecord>, CloseReason> {
+    let mut record = Box::new(WillRecord::new(will));
+    if let Some(mounted) = entrance.mounted_topic(will.topic)? {
+        record.topic = mounted.to_string();
+    }
+    let topic = TopicName::new(&record.topic).map_err(|_| PeerError::MountedTopic)?;
+    shared.check_levels(topic)?;
+    if is_reserved(topic, client_id) {
+        return Err(PeerError::NotAuthorized("$SYS and $CONTROL belong to the broker").into());
+    }
+    entrance.capabilities.check_will(will).map_err(PeerError::from)?;
+    Ok(record)
+}
+
+/// Returns the Client Identifier of CONNECT, or assigns one.
+fn own_client_id(
     connect: &Connect<'_>,
-    bytes_max: usize,
+    entrance: &Entrance,
     environment: &mut Environment<'_>,
 ) -> Result<Arc<str>, CloseReason> {
-    // [MQTT-3.1.3-5] The configuration allows 23 bytes at least.
-    if connect.client_id.len() > bytes_max {
-        return Err(PeerError::ClientId("longer than this broker allows").into());
-    }
     if !connect.client_id.is_empty() {
         return Ok(Arc::from(connect.client_id));
     }
@@ -380,23 +434,27 @@ fn client_id(
         ProtocolVersion::V311 if !connect.clean_start => {
             Err(PeerError::ClientId("an empty one needs Clean Session").into())
         }
+        ProtocolVersion::V311 if !entrance.empty_client_id => {
+            Err(PeerError::ClientId("an empty one is not taken here").into())
+        }
+        ProtocolVersion::V5 if !entrance.empty_client_id => Err(PeerError::EmptyClientId.into()),
         ProtocolVersion::V311 | ProtocolVersion::V5 => {
             let mut random = [0; 16];
             // [MQTT-3.2.2-16] So many random bits are no other session's.
             (environment.entropy)(&mut random);
-            Ok(assigned(u128::from_be_bytes(random)))
+            Ok(assigned(&entrance.assigned_prefix, u128::from_be_bytes(random)))
         }
     }
 }
 
-/// Writes a Client Identifier as Mosquitto does: `auto-`, and the number in the groups of a UUID.
-fn assigned(random: u128) -> Arc<str> {
+/// Writes a Client Identifier as Mosquitto does: a prefix, and the number in the groups of a UUID.
+fn assigned(prefix: &str, random: u128) -> Arc<str> {
     let digits = format!("{random:032X}");
     let (groups, node) = digits.split_at(20);
     let (time, groups) = groups.split_at(8);
     let (middle, groups) = groups.split_at(4);
     let (version, variant) = groups.split_at(4);
-    Arc::from(format!("auto-{time}-{middle}-{version}-{variant}-{node}"))
+    Arc::from(format!("{prefix}{time}-{middle}-{version}-{variant}-{node}"))
 }
 
 /// Returns the version to refuse in, even if what follows it is malformed.

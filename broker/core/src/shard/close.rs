@@ -181,6 +181,7 @@ impl Shard {
         }
         self.publish_will(session, now);
         let Some(state) = self.sessions.remove(&session) else { return };
+        self.shared.session_ended();
         if let Some(at) = state.timer_at {
             self.timers.remove(&(at, super::timer::Timer::Session(session)));
         }

@@ -87,8 +87,9 @@ impl Shard {
 
     fn capabilities<'a>(&self, request: &'a ConnectRequest, form: ChannelForm) -> ConnAckProperties<'a> {
         let settings = self.shared.settings();
+        let entrance = self.shared.entrance(request.entrance);
         // Nothing would authenticate what an alias stands for (VEIL-1 section 5.3).
-        let aliases = if form == ChannelForm::Property { 0 } else { settings.topic_alias_maximum };
+        let aliases = if form == ChannelForm::Property { 0 } else { entrance.topic_alias_maximum };
         let expiry_seconds = self.session_expiry_seconds(request);
         let keep_alive = self.keep_alive_seconds(request);
         let mut properties = ConnAckProperties {
@@ -103,7 +104,7 @@ impl Shard {
             server_keep_alive_seconds: (keep_alive != request.keep_alive_seconds).then_some(keep_alive),
             ..ConnAckProperties::default()
         };
-        settings.capabilities.announce(&mut properties);
+        entrance.capabilities.announce(&mut properties);
         properties
     }
 

@@ -29,7 +29,7 @@ pub(super) enum Due {
 impl Shard {
     /// Judges a message of a client; returns what is to be remembered of it once it has been accepted.
     pub(super) fn inspect(&self, session: SessionId, message: &Inspected<'_>) -> Result<Due, PublishRefused> {
-        if self.access.policies.is_empty() {
+        if self.access.policies().is_empty() {
             Ok(Due::Nothing)
         } else {
             self.inspect_by_policy(session, message)
@@ -43,7 +43,7 @@ impl Shard {
         if is_distribution(message.topic) {
             return self.inspect_distribution(state, message);
         }
-        let Some(active) = self.access.policies.of(message.topic) else { return Ok(Due::Nothing) };
+        let Some(active) = self.access.policies().of(message.topic) else { return Ok(Due::Nothing) };
         match active.judge(message, &self.party(state), self.context()) {
             Ruling::Pass(mark) => Ok(mark.map_or(Due::Nothing, Due::Envelope)),
             Ruling::Duplicate => Err(PublishRefused::Duplicate),
@@ -68,7 +68,7 @@ impl Shard {
         }
         match verified {
             Ok(due) => Ok(due),
-            Err(_) if !self.access.policies.enforces_distribution => Ok(Due::Nothing),
+            Err(_) if !self.access.policies().enforces_distribution => Ok(Due::Nothing),
             Err(refusal) => {
                 self.stats.distribution_rejected(refusal);
                 self.stats.messages_dropped(DropReason::EndToEnd, 1);
@@ -115,7 +115,7 @@ impl Shard {
     /// Tells whether a client may subscribe, as far as that is for members alone.
     pub(super) fn is_member_where_asked(&self, session: SessionId, filter: TopicFilter<'_>) -> bool {
         let kid = self.sessions.get(&session).and_then(|state| Some(state.identity.as_ref()?.kid));
-        for active in self.access.policies.closed(filter.inner()) {
+        for active in self.access.policies().closed(filter.inner()) {
             if !kid.is_some_and(|kid| self.is_member(active.scope_hash, kid)) {
                 active.counters.rejected(Refusal::Member);
                 return false;
@@ -160,10 +160,10 @@ impl Shard {
     pub(super) fn refusal_of_unsealed_will(&self, arrival: &Arrival) -> Option<PeerError> {
         let will = arrival.request.will.as_ref()?;
         let topic = TopicName::new(&will.topic).ok()?;
-        if self.access.policies.enforces_distribution && is_distribution(topic) {
+        if self.access.policies().enforces_distribution && is_distribution(topic) {
             return Some(PeerError::NotAuthorized("nothing of key distribution is said by a Will Message"));
         }
-        let active = self.access.policies.of(topic)?;
+        let active = self.access.policies().of(topic)?;
         let party = Party {
             member: arrival.identity.as_deref(),
             name: arrival.user_name().filter(|_| arrival.is_authenticated()),
@@ -177,7 +177,7 @@ impl Shard {
 
     /// Tells why a Will Message that is due may not be published after all.
     pub(super) fn refusal_of_due_will(&self, topic: TopicName<'_>, will: &WillRecord) -> Option<Refusal> {
-        let active = self.access.policies.of(topic)?;
+        let active = self.access.policies().of(topic)?;
         let is_clear = will.retain && will.payload.is_empty();
         let refusal = if is_clear { None } else { active.judge_due_will(&will.payload).err() }?;
         self.stats.messages_dropped(DropReason::EndToEnd, 1);
@@ -186,10 +186,10 @@ impl Shard {
 
     /// Tells whether a retained message is kept from subscribers: the policy of its topic is newer than the message.
     pub(super) fn is_withheld(&self, message: &Message) -> bool {
-        if self.access.policies.is_empty() {
+        if self.access.policies().is_empty() {
             return false;
         }
-        let policy = TopicName::new(message.topic()).ok().and_then(|topic| self.access.policies.of(topic));
+        let policy = TopicName::new(message.topic()).ok().and_then(|topic| self.access.policies().of(topic));
         policy.is_some_and(|active| active.withholds(message.payload().as_wire_bytes()))
     }
 }

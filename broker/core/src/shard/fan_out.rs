@@ -33,7 +33,7 @@ impl Shard {
     pub(super) fn grant_ahead(&mut self, arrival: &Arrival) -> Vec<Vec<u8>> {
         let Some(accepted) = &arrival.channel else { return Vec::new() };
         let Protection { scheme, suite, form } = accepted.protection;
-        if form != ChannelForm::Records || !self.uses_groups(scheme) || self.access.rules.is_some() {
+        if form != ChannelForm::Records || !self.uses_groups(scheme) || self.access.has_rules() {
             return Vec::new();
         }
         let Some(session) = self.by_client_id.get(&arrival.request.client_id) else { return Vec::new() };

@@ -38,7 +38,7 @@ pub use self::inspect::{
 use self::outgoing::Outgoing;
 use self::spill::Spill;
 use self::timer::Timer;
-use crate::access::Access;
+use crate::access::AccessTables;
 use crate::connection::{Connection, Established};
 use crate::e2e::Streams;
 use crate::effect::{Effect, Input, Parcel, Reader};
@@ -59,7 +59,7 @@ pub struct Shard {
     index: ShardIndex,
     shared: Arc<Shared>,
     /// Who may connect and what clients may do, as [`Shared::access`] said when this shard was last told.
-    access: Arc<Access>,
+    access: Arc<AccessTables>,
     connections: IdMap<ConnectionId, Connection>,
     /// Boxed, because a table of sessions themselves would hold room for twice as many.
     sessions: IdMap<SessionId, Box<Session>>,
@@ -102,6 +102,7 @@ impl Shard {
     pub fn new(index: ShardIndex, shared: Arc<Shared>) -> Self {
         let fan_out = shared.veil().map(|veil| veil.fan_out.clone()).unwrap_or_default();
         let stats = Arc::<Stats>::default();
+        let outgoing = Outgoing::new(Arc::clone(&shared), Arc::clone(&stats), Groups::new(fan_out));
         Self {
             index,
             access: shared.access(),
@@ -113,7 +114,7 @@ impl Shard {
             by_client_id: HashMap::new(),
             timers: BTreeSet::new(),
             matches: MatchCache::default(),
-            outgoing: Outgoing::new(Arc::clone(&stats), Groups::new(fan_out)),
+            outgoing,
             stats,
             gauges: Gauges::default(),
             records: Vec::new(),
@@ -145,8 +146,8 @@ impl Shard {
     pub fn handle(&mut self, environment: &mut Environment<'_>, input: Input<'_>, effects: &mut Vec<Effect>) {
         self.unix_ms = environment.unix_ms;
         match input {
-            Input::Accepted { connection, peer, promise, is_encrypted } => {
-                self.accepted(connection, peer, (promise, is_encrypted), environment.now);
+            Input::Accepted { connection, peer, entrance, promise, is_encrypted } => {
+                self.accepted(connection, peer, entrance, (promise, is_encrypted), environment.now);
             }
             Input::Located { connection, peer } => self.located(connection, peer),
             Input::Vouched { connection, user } => self.vouched(connection, user),
@@ -264,6 +265,7 @@ impl Shard {
         self.gauges.inflight_messages += session.outbound.in_flight();
         self.by_client_id.insert(Arc::clone(&session.client_id), id);
         self.sessions.insert(id, Box::new(session));
+        self.shared.session_began();
         self.show_availability(id, now);
         self.arm_session(id);
         self.arm_queue(id, now);

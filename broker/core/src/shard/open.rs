@@ -11,6 +11,7 @@ use super::verdict::permissions_of;
 use crate::connection::{Arrival, Channel, ConnectRequest, Connection, Established, Opening, Wire};
 use crate::durability::Promise;
 use crate::effect::Effect;
+use crate::entrance::EntranceId;
 use crate::farewell::{BrokerReason, CloseReason};
 use crate::id::{ConnectionId, SessionId};
 use crate::session::Session;
@@ -22,12 +23,13 @@ impl Shard {
         &mut self,
         connection: ConnectionId,
         peer: &str,
+        entrance: EntranceId,
         (promise, is_encrypted): (Promise, bool),
         now: Moment,
     ) {
         self.stats.connection_opened();
         let mut opening = Opening::new(connection, peer, now);
-        opening.promise = promise;
+        (opening.entrance, opening.promise) = (entrance, promise);
         opening.is_encrypted = is_encrypted;
         self.connections.insert(connection, Connection::Opening(Box::new(opening)));
         self.arm_connect(connection, now);
@@ -142,7 +144,8 @@ impl Shard {
     }
 
     pub(super) fn wire_of(&mut self, request: &ConnectRequest) -> Wire {
-        let aliases = request.topic_alias_maximum.min(self.shared.settings().topic_alias_to_client_max);
+        let aliases =
+            request.topic_alias_maximum.min(self.shared.entrance(request.entrance).topic_alias_to_client_max);
         let mut wire = Wire::new(request.version, request.packet_bytes_max, aliases);
         self.outgoing.lend(wire.outbox());
         wire
@@ -158,6 +161,9 @@ impl Shard {
         let refusal = self.refusal_of_stranger(arrival).or_else(|| self.refusal_of_will(arrival));
         if let Some(refusal) = refusal.or_else(|| self.refusal_of_unsealed_will(arrival)) {
             return Some(refusal.into());
+        }
+        if session.is_none() && self.shared.has_all_sessions() {
+            return Some(CloseReason::Broker(BrokerReason::TooManySessions));
         }
         let was_stored = session.is_some_and(|session| session.durable);
         let is_stored = self.session_expiry_seconds(&arrival.request) > 0;
@@ -204,6 +210,7 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) {
         let mut opening = Opening::new(arrival.connection, &arrival.peer, arrival.accepted_at);
+        opening.entrance = arrival.request.entrance;
         opening.version = Some(arrival.request.version);
         opening.packet_bytes_max = arrival.request.packet_bytes_max;
         self.connections.insert(arrival.connection, Connection::Opening(Box::new(opening)));
@@ -218,6 +225,7 @@ impl Shard {
         let session = self.shared.next_session();
         let state = Session::new(session, Arc::clone(client_id));
         self.sessions.insert(session, Box::new(state));
+        self.shared.session_began();
         self.by_client_id.insert(Arc::clone(client_id), session);
         session
     }
@@ -230,6 +238,7 @@ impl Shard {
         let quota = request.receive_maximum.min(settings.inflight_max);
         let Some(state) = self.sessions.get_mut(&session) else { return };
         state.connection = Some(arrival.connection);
+        state.entrance = Some(request.entrance);
         state.authenticated = arrival.is_authenticated();
         state.user = arrival.user.clone();
         state.identity = arrival.identity.clone();
@@ -266,6 +275,7 @@ impl Shard {
         let mut established = Established::new(connection, session, peer, wire, now);
         established.promise = promise;
         established.is_encrypted = is_encrypted;
+        established.entrance = request.entrance;
         established.certificate_over_at = certificate_over_at;
         established.channel = channel;
         established.explains = self.shared.settings().reason_strings

@@ -14,12 +14,14 @@ use crate::groups::Groups;
 use crate::id::ConnectionId;
 use crate::message::Message;
 use crate::outbox::{Buffers, Outbox};
+use crate::shared::Shared;
 use crate::stats::{DropReason, Stats};
 use crate::time::Moment;
 use crate::waiting::Delivery;
 
 /// What all connections of a shard share for writing.
 pub(super) struct Outgoing {
+    shared: Arc<Shared>,
     stats: Arc<Stats>,
     pub(super) groups: Groups,
     /// Connections whose outbox grew in this turn.
@@ -52,8 +54,8 @@ impl<'a> Sending<'a> {
 }
 
 impl Outgoing {
-    pub(super) fn new(stats: Arc<Stats>, groups: Groups) -> Self {
-        Self { stats, groups, dirty: Vec::new(), buffers: Buffers::default() }
+    pub(super) fn new(shared: Arc<Shared>, stats: Arc<Stats>, groups: Groups) -> Self {
+        Self { shared, stats, groups, dirty: Vec::new(), buffers: Buffers::default() }
     }
 
     /// Writes a packet that is not a PUBLISH.
@@ -92,12 +94,15 @@ impl Outgoing {
         now: Moment,
     ) -> bool {
         let message = sending.message;
+        let entrance = self.shared.entrance(established.entrance);
+        // It subscribed by another listener to what it cannot see here.
+        let Some(topic) = entrance.seen_topic(message.topic_as_bytes()) else { return false };
         let head = PublishHead {
             dup: sending.dup,
             qos: sending.qos,
             retain: sending.retain,
             packet_id: sending.packet_id,
-            topic: message.topic_as_bytes(),
+            topic,
             topic_alias: None,
             message_expiry_seconds: message.remaining_seconds(now),
             subscription_ids: sending.subscription_ids,

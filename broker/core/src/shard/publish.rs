@@ -9,6 +9,7 @@ use veilmq_protocol::{
 use super::Shard;
 use super::gate::{Answer, Held};
 use super::share;
+use crate::connection::Connection;
 use crate::durability::MessageDurability;
 use crate::e2e::{DistributionRefusal, Inspected, Refusal};
 use crate::effect::Parcel;
@@ -143,16 +144,20 @@ impl Shard {
         if !publish.properties.subscription_ids.is_empty() {
             return Err(PeerError::Protocol("a client's PUBLISH carries a subscription identifier").into());
         }
-        self.shared.settings().capabilities.check_publish(publish).map_err(PeerError::from)?;
-        let alias_maximum = self.shared.settings().topic_alias_maximum;
-        let Some(established) = self.established(connection) else { return Ok(()) };
+        let Some(Connection::Established(established)) = self.connections.get_mut(&connection) else {
+            return Ok(());
+        };
+        let entrance = self.shared.entrance(established.entrance);
+        entrance.capabilities.check_publish(publish).map_err(PeerError::from)?;
         let session = established.session;
-        let aliased = established.aliased_topic(publish, alias_maximum)?;
+        let aliased = established.aliased_topic(publish, entrance.topic_alias_maximum)?;
         let topic = match &aliased {
             Some(topic) => TopicName::new(topic).ok(),
             None => publish.topic,
         };
         let topic = topic.ok_or(PeerError::Protocol("PUBLISH with neither topic nor alias"))?;
+        let mounted = entrance.mounted_topic(topic)?;
+        let topic = mounted.as_deref().and_then(|mounted| TopicName::new(mounted).ok()).unwrap_or(topic);
         self.shared.check_levels(topic)?;
         match publish.packet_id {
             None => {
@@ -207,27 +212,25 @@ impl Shard {
         }
         let own = self.ticket_to_await(connection, stored);
         let ticket = self.answers_wait_for(connection, own);
-        let answer = match exactly_once {
-            true => {
-                // It may find subscribers later than now, so PUBREC never says that there are none.
-                // If the commit fails the client sends it again, and that is no repetition for anyone.
-                match ticket {
-                    Some(ticket) => self
-                        .distribute_when_stored(ticket, Held { publisher: session, packet_id, distribution }),
-                    None => self.distribute(distribution, now),
+        if exactly_once {
+            // It may find subscribers later than now, so PUBREC never says that there are none. It goes first: a client that
+            // subscribes to what it publishes knows then which message it gets.
+            self.answer(connection, Answer::PubRec(packet_id, ReasonCode::Success), ticket);
+            // If the commit fails the client sends it again, and that is no repetition for anyone.
+            match ticket {
+                Some(ticket) => {
+                    self.distribute_when_stored(ticket, Held { publisher: session, packet_id, distribution });
                 }
-                Answer::PubRec(packet_id, ReasonCode::Success)
+                None => self.distribute(distribution, now),
             }
-            false => {
-                let reason = match distribution.matches.is_empty() {
-                    true => ReasonCode::NoMatchingSubscribers,
-                    false => ReasonCode::Success,
-                };
-                self.distribute(distribution, now);
-                Answer::PubAck(packet_id, reason)
-            }
-        };
-        self.answer(connection, answer, ticket);
+        } else {
+            let reason = match distribution.matches.is_empty() {
+                true => ReasonCode::NoMatchingSubscribers,
+                false => ReasonCode::Success,
+            };
+            self.distribute(distribution, now);
+            self.answer(connection, Answer::PubAck(packet_id, reason), ticket);
+        }
         Ok(())
     }
 

@@ -30,9 +30,13 @@ impl Shard {
     ) -> Result<(), CloseReason> {
         let Some(established) = self.established(connection) else { return Ok(()) };
         let (version, is_bridge) = (established.wire.version(), established.is_bridge);
+        let entrance = established.entrance;
+        let shared = Arc::clone(&self.shared);
+        let entrance = shared.entrance(entrance);
         if version == ProtocolVersion::V5 {
-            self.shared.settings().capabilities.check_subscribe(subscribe).map_err(PeerError::from)?;
+            entrance.capabilities.check_subscribe(subscribe).map_err(PeerError::from)?;
         }
+        let mounted = entrance.mounted_filters(subscribe.filters.iter().map(|(filter, _)| filter))?;
         let Some(state) = self.session_on(connection) else { return Ok(()) };
         let (session, durable) = (state.id, state.durable);
         // MQTT 3.1 has no word for a refusal, and a subscription that is not stored may not be acknowledged.
@@ -42,8 +46,9 @@ impl Shard {
         let records_before = self.records.len();
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         let mut granted = Vec::with_capacity(subscribe.filters.len());
-        for (filter, options) in subscribe.filters {
-            let mut options = self.shared.settings().capabilities.grant(options);
+        for (index, (filter, options)) in subscribe.filters.iter().enumerate() {
+            let filter = mounted_or(&mounted, index, filter);
+            let mut options = entrance.capabilities.grant(options);
             // What MQTT 3 cannot say and a bridge means: nothing it brought goes back, and what is retained stays so.
             options.no_local |= is_bridge;
             options.retain_as_published |= is_bridge;
@@ -68,7 +73,7 @@ impl Shard {
         self.answer(connection, Answer::SubAck(subscribe.packet_id, reasons), ticket);
         for (filter, subscription, new) in granted {
             // What was retained under another configuration is not brought up where retained messages are not available.
-            let available = self.shared.settings().capabilities.retain;
+            let available = entrance.capabilities.retain;
             if !available || !wants_retained(filter, subscription.options, new) {
                 continue;
             }
@@ -186,8 +191,12 @@ impl Shard {
         unsubscribe: &Unsubscribe<'_>,
     ) -> Result<(), CloseReason> {
         let records_before = self.records.len();
+        let Some(established) = self.established(connection) else { return Ok(()) };
+        let entrance = established.entrance;
+        let mounted = self.shared.entrance(entrance).mounted_filters(unsubscribe.filters.iter())?;
         let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
-        for filter in unsubscribe.filters {
+        for (index, filter) in unsubscribe.filters.iter().enumerate() {
+            let filter = mounted_or(&mounted, index, filter);
             let Some(state) = self.session_on(connection) else { return Ok(()) };
             let (session, durable) = (state.id, state.durable);
             // [MQTT-3.10.4-1]
@@ -213,6 +222,11 @@ impl Shard {
         self.answer(connection, Answer::UnsubAck(unsubscribe.packet_id, reasons), ticket);
         Ok(())
     }
+}
+
+/// Returns a filter as it is behind the mount point of the client's listener, if that has one.
+fn mounted_or<'a>(mounted: &'a [String], index: usize, filter: TopicFilter<'a>) -> TopicFilter<'a> {
+    mounted.get(index).and_then(|mounted| TopicFilter::new(mounted).ok()).unwrap_or(filter)
 }
 
 /// The QoS granted ([MQTT-3.8.4-7]).

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use veilmq_protocol::{TopicFilter, TopicName};
 
 use super::Shard;
-use crate::access::{Action, BRIDGES, Permissions, Verdict};
+use crate::access::{AccessTables, Action, BRIDGES, Permissions, Verdict};
 use crate::connection::{Arrival, Connection};
 use crate::effect::Effect;
 use crate::farewell::{BrokerReason, CloseReason, PeerError};
@@ -59,6 +59,7 @@ impl Shard {
     pub(super) fn refusal_of_stranger(&self, arrival: &Arrival) -> Option<PeerError> {
         // The password was checked against the users of now, of which this shard may not have been told yet.
         let access = self.shared.access();
+        let access = access.of(arrival.request.entrance);
         if !access.admits(arrival.user.as_ref(), arrival.identity.is_some()) {
             return Some(access.bad_credentials());
         }
@@ -87,7 +88,10 @@ impl Shard {
     pub(super) fn refusal_of_will(&self, arrival: &Arrival) -> Option<PeerError> {
         let will = arrival.request.will.as_ref()?;
         let topic = TopicName::new(&will.topic).ok()?;
-        let mut permissions = self.access.permissions(arrival.user_name(), &arrival.request.client_id)?;
+        let mut permissions = self
+            .access
+            .of(arrival.request.entrance)
+            .permissions(arrival.user_name(), &arrival.request.client_id)?;
         let is_allowed = permissions.allow_publish(topic);
         self.stats.acl_checked(Action::Publish, is_allowed);
         (!is_allowed).then_some(PeerError::NotAuthorized("the Will Topic is not this client's to publish to"))
@@ -95,7 +99,7 @@ impl Shard {
 
     /// Tells whether a session may publish to a topic now.
     pub(super) fn may_publish(&mut self, session: SessionId, topic: TopicName<'_>) -> bool {
-        self.access.rules.is_none() || self.ask_for_publishing(session, topic)
+        !self.access.has_rules() || self.ask_for_publishing(session, topic)
     }
 
     /// Kept out of the way of publications where there are no rules.
@@ -143,6 +147,6 @@ impl Shard {
 }
 
 /// Returns what the client of a session may do; None if that is everything.
-pub(super) fn permissions_of(session: &Session, access: &crate::access::Access) -> Option<Box<Permissions>> {
-    access.permissions(session.user_name(), &session.client_id)
+pub(super) fn permissions_of(session: &Session, access: &AccessTables) -> Option<Box<Permissions>> {
+    access.permissions(session.entrance, session.user_name(), &session.client_id)
 }

@@ -223,18 +223,22 @@ impl Broker {
             return self.answer(client, Packet::PubRec { id, reason: 0 });
         }
         // Nobody but the broker publishes there.
-        let reason = if topic.starts_with("$SYS/") { 0x87 } else { self.accept(client, topic, publication) };
-        match publication.qos {
-            0 => {}
-            1 => self.answer(client, Packet::PubAck { id, reason }),
-            _ => self.answer(client, Packet::PubRec { id, reason }),
+        let reason =
+            if topic.starts_with("$SYS/") { Some(0x87) } else { self.accept(client, topic, publication) };
+        match (publication.qos, reason) {
+            (1, Some(reason)) => self.answer(client, Packet::PubAck { id, reason }),
+            (2, Some(reason)) => self.answer(client, Packet::PubRec { id, reason }),
+            _ => {}
         }
     }
 
-    /// Takes a message in, and returns the Reason Code of its acknowledgement.
-    fn accept(&mut self, client: &str, topic: String, publication: &Publication) -> u8 {
+    /// Takes a message in, and returns the Reason Code of its acknowledgement if that is still to be sent.
+    fn accept(&mut self, client: &str, topic: String, publication: &Publication) -> Option<u8> {
         if publication.qos == 2 {
-            self.sessions.get_mut(client).unwrap().received.push(publication.id);
+            let id = publication.id;
+            self.sessions.get_mut(client).unwrap().received.push(id);
+            // It goes before the message, and does not say whether anybody wants that.
+            self.answer(client, Packet::PubRec { id, reason: 0 });
         }
         let message = Message {
             topic,
@@ -246,8 +250,7 @@ impl Broker {
             properties: properties(publication.has_properties, &publication.payload),
         };
         let is_wanted = self.distribute(client, &message);
-        // PUBREC does not say whether anybody wants it.
-        if is_wanted || publication.qos == 2 { 0x00 } else { 0x10 }
+        (publication.qos != 2).then_some(if is_wanted { 0x00 } else { 0x10 })
     }
 
     /// Gives a message to everybody who wants it; false if nobody does.

@@ -4,8 +4,8 @@
 //! out, nothing is done but what the core and a driver without sockets have to do.
 
 use veilmq_core::{
-    ConnectionId, Effect, Environment, Input, Moment, Outbox, Promise, Settings, Shard, ShardIndex, Shared,
-    Totals,
+    ConnectionId, Effect, EntranceId, Environment, Input, Moment, Outbox, Promise, Settings, Shard,
+    ShardIndex, Shared, Totals,
 };
 use veilmq_protocol::{
     Connect, Packet, ProtocolVersion, QoS, Subscribe, SubscribeFiltersBuf, TopicFilter, UserProperties,
@@ -59,6 +59,7 @@ impl Load {
         let accepted = Input::Accepted {
             connection,
             peer: "192.0.2.1:1883",
+            entrance: EntranceId::default(),
             promise: Promise::Stored,
             is_encrypted: false,
         };

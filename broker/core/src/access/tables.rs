@@ -1,0 +1,83 @@
+//! The tables of all listeners: one for all of them, or one for each.
+//!
+//! Invariant: where each listener has its own, nobody is let in or allowed anything by the table of another.
+
+use super::{Access, Permissions, User};
+use crate::e2e::Policies;
+use crate::entrance::EntranceId;
+
+/// Who may connect and what clients may do, on every listener.
+#[derive(Debug)]
+pub struct AccessTables {
+    /// For listeners that have none of their own.
+    common: Access,
+    /// By the number of the listener.
+    own: Vec<Access>,
+    has_rules: bool,
+}
+
+impl From<Access> for AccessTables {
+    /// One table for all listeners.
+    fn from(common: Access) -> Self {
+        Self { has_rules: common.rules.is_some(), common, own: Vec::new() }
+    }
+}
+
+impl From<Vec<Access>> for AccessTables {
+    /// A table for each listener, in their order; whoever comes by none of them is not let in.
+    fn from(own: Vec<Access>) -> Self {
+        let has_rules = own.iter().any(|access| access.rules.is_some());
+        Self { has_rules, common: Access::open_to(false), own }
+    }
+}
+
+impl AccessTables {
+    /// Returns the table of a listener.
+    pub(crate) fn of(&self, entrance: EntranceId) -> &Access {
+        self.own.get(usize::from(entrance.0)).unwrap_or(&self.common)
+    }
+
+    /// Returns the policies on end-to-end encryption, which are the same on every listener.
+    pub(crate) fn policies(&self) -> &Policies {
+        &self.own.first().unwrap_or(&self.common).policies
+    }
+
+    pub(crate) fn policies_mut(&mut self) -> &mut Policies {
+        &mut self.own.first_mut().unwrap_or(&mut self.common).policies
+    }
+
+    /// Tells whether any client may be restricted in what it does.
+    pub(crate) fn has_rules(&self) -> bool {
+        self.has_rules
+    }
+
+    /// Tells whether the client of a session may go on. By which listener it came is not known of a session of before the start;
+    /// then one that would take it is enough, until it comes back by one.
+    pub(crate) fn admits(
+        &self,
+        entrance: Option<EntranceId>,
+        user: Option<&User>,
+        has_identity: bool,
+    ) -> bool {
+        match entrance {
+            Some(entrance) => self.of(entrance).admits(user, has_identity),
+            None if self.own.is_empty() => self.common.admits(user, has_identity),
+            None => self.own.iter().any(|access| access.admits(user, has_identity)),
+        }
+    }
+
+    /// Returns what the client of a session may do; None if that is everything. Of a session whose listener is not known it is
+    /// asked once its client comes back, before anything is sent.
+    pub(crate) fn permissions(
+        &self,
+        entrance: Option<EntranceId>,
+        user: Option<&str>,
+        client_id: &str,
+    ) -> Option<Box<Permissions>> {
+        match entrance {
+            Some(entrance) => self.of(entrance).permissions(user, client_id),
+            None if self.own.is_empty() => self.common.permissions(user, client_id),
+            None => None,
+        }
+    }
+}
