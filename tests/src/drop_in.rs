@@ -23,7 +23,7 @@ const START_SECONDS_MAX: u64 = 60;
 /// The time within which the packets of one answer follow each other.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a broker may think about an answer; one that does not come by then does not come.
-const SILENCE: Duration = Duration::from_millis(1_500);
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// A broker that runs from a `mosquitto.conf`: Mosquitto itself, or ours in its place.
 pub struct Running {

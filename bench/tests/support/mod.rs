@@ -91,7 +91,9 @@ impl Broker {
     }
 
     fn wait_for(mut child: Child, port: u16, directory: tempfile::TempDir) -> Self {
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        // A port that nobody listens on yet can be given to the connection itself.
+        let is_there = |stream: &TcpStream| stream.local_addr().unwrap().port() != port;
+        while !TcpStream::connect(("127.0.0.1", port)).is_ok_and(|stream| is_there(&stream)) {
             assert!(child.try_wait().unwrap().is_none(), "the broker ended at once");
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
