@@ -6,6 +6,7 @@ use veilmq_protocol::{PublishProperties, TopicFilter, TopicName};
 
 use super::Shard;
 use super::publish::PublishRefused;
+use crate::access::BRIDGES;
 use crate::connection::{Arrival, Connection};
 use crate::e2e::{
     Context, DistributionRefusal, Inspected, Mark, Membership, Party, Passed, Refusal, Ruling, ScopeHash,
@@ -150,7 +151,11 @@ impl Shard {
         };
         Party {
             member: session.identity.as_deref(),
-            name: session.user_name().filter(|_| session.authenticated),
+            name: match session.user_name() {
+                // Bridges of this broker are all one user; their Client Identifiers tell them apart, and are theirs alone.
+                Some(BRIDGES) => Some(&session.client_id),
+                name => name.filter(|_| session.authenticated),
+            },
             is_encrypted,
             has_records,
         }

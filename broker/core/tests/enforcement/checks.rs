@@ -1,6 +1,6 @@
 //! Each check of a policy, on each QoS and version of MQTT.
 
-use veilmq_core::{Enforcement, MessageFormat, Policy, RequiredChannel, Settings};
+use veilmq_core::{Enforcement, Input, MessageFormat, Policy, RequiredChannel, Settings};
 use veilmq_protocol::veil::Suite;
 use veilmq_protocol::veil::envelope::{EnvelopeFlags, EnvelopeHeader};
 use veilmq_protocol::{
@@ -9,7 +9,8 @@ use veilmq_protocol::{
 use veilmq_simulator::{World, connect_v5, connect_v311};
 
 use super::{
-    REJECTED, accept, article, code, enforce, envelope, header, join, policy, retain, send, world_with,
+    REJECTED, SENDER, accept, article, code, enforce, envelope, header, join, policy, retain, send,
+    world_with,
 };
 
 const NO_SUBSCRIBERS: u8 = 0x10;
@@ -285,4 +286,23 @@ fn a_will_passes_the_same_checks_when_its_client_connects() {
         assert_eq!(world.bytes(old), [0x20, 2, 0, if expected == 0 { 0 } else { 5 }], "{topic}");
     }
     assert_eq!(world.policy_sample(REJECTED, "factory", "plaintext"), 2);
+}
+
+#[test]
+fn bridges_of_this_broker_are_named_by_their_client_identifiers() {
+    let bridged = Policy {
+        bridges: vec!["local.b".into()],
+        bridged_senders: vec![SENDER],
+        ..Policy::requiring("f", "f/#")
+    };
+    let mut world = world_with(vec![bridged]);
+
+    for (client_id, expected) in [("local.b", NO_SUBSCRIBERS), ("local.c", 0x87)] {
+        let bridge = accept(&mut world, ProtocolVersion::V5);
+        world.turn(0, Input::Bridged { connection: bridge, last_identifier: 0 });
+        world.send(bridge, &Packet::Connect(connect_v5(client_id, true, 0)));
+        world.bytes(bridge);
+
+        assert_eq!(code(&mut world, bridge, "f/t", &envelope(&header(0))), expected, "{client_id}");
+    }
 }
