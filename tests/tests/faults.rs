@@ -56,6 +56,7 @@ fn every_fault_is_shown_where_the_table_says_or_says_why_it_is_not() {
         let carried = carried.remove(identifier).unwrap_or_default();
         let silent: Vec<_> = shown.difference(&carried).collect();
         assert!(silent.is_empty(), "{TABLE}: {identifier} names {silent:?}, where no test carries it");
+        assert!(!shown.is_empty() || carried.is_empty(), "{TABLE}: {identifier} is shown in {carried:?}");
         let left = row.get("left").and_then(toml::Value::as_str).unwrap_or_default();
         assert!(
             !shown.is_empty() || left.ends_with('.'),

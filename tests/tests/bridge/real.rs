@@ -94,16 +94,22 @@ fn over_tls_a_bridge_trusts_its_authorities_alone_and_shows_its_certificate() {
 }
 
 #[test]
-fn a_bridge_whose_authorities_cannot_be_read_starts_nothing() {
-    let lines = format!("[bridges.tls]\nca = \"/absent/ca.crt\"\n{}", topic("t", "out", 1));
-    let nowhere = ReservedPort::new();
-    let mut broker = Broker::configured(|own| config(own, nowhere.address(), &lines));
+fn a_bridge_whose_authorities_cannot_be_read_or_are_none_starts_nothing() {
+    // [B16]
+    let directory = TempDir::new().unwrap();
+    let empty = directory.path().join("empty.crt");
+    std::fs::write(&empty, "").unwrap();
+    for file in ["/absent/ca.crt", empty.to_str().unwrap()] {
+        let lines = format!("[bridges.tls]\nca = \"{file}\"\n{}", topic("t", "out", 1));
+        let nowhere = ReservedPort::new();
+        let mut broker = Broker::configured(|own| config(own, nowhere.address(), &lines));
 
-    assert!(broker.try_restart().is_err());
+        assert!(broker.try_restart().is_err());
 
-    let log = broker.log();
-    assert!(log.contains("bridge b: bridges[].tls.ca: cannot "), "{log}");
-    assert!(log.contains("/absent/ca.crt"), "{log}");
+        let log = broker.log();
+        assert!(log.contains("bridge b: bridges[].tls.ca: "), "{log}");
+        assert!(log.contains(file), "{log}");
+    }
 }
 
 #[test]
