@@ -31,6 +31,7 @@ mod target;
 mod workload;
 
 use std::error::Error;
+use std::fmt;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,11 +99,7 @@ async fn execute(command: Command) -> Result<bool, Failure> {
 async fn run(arguments: &RunArguments) -> Result<bool, Failure> {
     let plan = arguments.plan()?;
     let report = measure(arguments, &plan).await?;
-    if arguments.target.json {
-        print_json(&report)?;
-    } else {
-        print!("{report}");
-    }
+    print_report(&report, arguments.target.json)?;
     Ok(report.is_faultless())
 }
 
@@ -155,11 +152,7 @@ async fn growth(arguments: &GrowthArguments) -> Result<bool, Failure> {
     if let Some(directory) = &arguments.plots {
         report.write(directory)?;
     }
-    if arguments.json {
-        print_json(&report)?;
-    } else {
-        print!("{report}");
-    }
+    print_report(&report, arguments.json)?;
     Ok(report.is_flat())
 }
 
@@ -177,11 +170,7 @@ async fn schemes(arguments: &SchemesArguments) -> Result<bool, Failure> {
     if let Some(directory) = &arguments.plots {
         report.write(directory)?;
     }
-    if arguments.json {
-        print_json(&report)?;
-    } else {
-        print!("{report}");
-    }
+    print_report(&report, arguments.json)?;
     Ok(report.is_as_in_table_2())
 }
 
@@ -238,6 +227,15 @@ fn baseline(brokers: &[BrokerSpec], name: Option<&str>) -> Result<usize, Failure
             .ok_or_else(|| format!("--baseline {name:?} is not one of the brokers").into()),
         None => Ok(brokers.iter().position(|spec| spec.kind == BrokerKind::Mosquitto).unwrap_or(0)),
     }
+}
+
+/// Prints a report for programs, or for people.
+fn print_report(report: &(impl Serialize + fmt::Display), json: bool) -> Result<(), Failure> {
+    if json {
+        return print_json(report);
+    }
+    print!("{report}");
+    Ok(())
 }
 
 fn print_json(report: &impl Serialize) -> Result<(), Failure> {
