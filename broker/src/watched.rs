@@ -25,6 +25,13 @@ impl WatchedFiles {
         Self { files, is_restless: false }
     }
 
+    /// Takes note that a file was written on purpose, which is no change to be told of.
+    pub(crate) fn has_written(&mut self, path: &Path) {
+        for (known, earlier) in self.files.iter_mut().filter(|(known, _)| known == path) {
+            *earlier = stamp(known);
+        }
+    }
+
     /// Looks at all files, and tells whether they have changed and then been left alone since the last look.
     pub(crate) fn have_changed(&mut self) -> bool {
         let mut changes = false;
@@ -60,6 +67,9 @@ mod tests {
 
         assert!(files.have_changed());
         assert!(!files.have_changed());
+        fs::write(&first, "written by ourselves").unwrap();
+        files.has_written(&first);
+        assert!(!files.have_changed() && !files.have_changed());
         fs::remove_file(&second).unwrap();
         assert!(!files.have_changed() && files.have_changed());
     }

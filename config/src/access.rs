@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::broker_config::BrokerConfig;
+
 /// Who may connect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -13,6 +15,14 @@ pub struct AccessConfig {
     /// The file with user names and hashes of passwords; `None` checks no password.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
+    /// Mosquitto's file of dynamic security, which clients may administer over MQTT; `None` leaves that off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dynamic_security_file: Option<PathBuf>,
+    /// The file with the password of the first administrator, for when that file does not exist yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dynamic_security_password_file: Option<PathBuf>,
+    /// Whether questions about the broker are answered on `$CONTROL/broker/v1`.
+    pub control_api: bool,
     /// Whether a weak hash is replaced in that file when its user has given the right password.
     pub rehash: bool,
     /// What an MQTT 5 client is told whose user name or password is wrong.
@@ -37,6 +47,8 @@ pub struct ListenerAccessConfig {
     /// The file of rules in Mosquitto's format, if there is none in TOML.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mosquitto_acl_file: Option<PathBuf>,
+    /// Whether the file of dynamic security says who may connect and what clients may do.
+    pub dynamic_security: bool,
 }
 
 /// What an MQTT 5 client is told whose user name or password is wrong.
@@ -94,9 +106,25 @@ impl AccessConfig {
         Self {
             anonymous,
             password_file: None,
+            dynamic_security_file: None,
+            dynamic_security_password_file: None,
+            control_api: false,
             rehash: false,
             bad_credentials: BadCredentials::BadUserNameOrPassword,
             client_id_prefix: None,
+        }
+    }
+}
+
+impl BrokerConfig {
+    /// Returns who may connect and what clients may do on the listeners that do not say it themselves.
+    pub fn access_of_listeners(&self) -> ListenerAccessConfig {
+        ListenerAccessConfig {
+            anonymous: self.access.anonymous,
+            password_file: self.access.password_file.clone(),
+            acl_file: self.acl.file.clone(),
+            mosquitto_acl_file: self.acl.mosquitto_file.clone(),
+            dynamic_security: self.access.dynamic_security_file.is_some(),
         }
     }
 }

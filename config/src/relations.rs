@@ -78,6 +78,7 @@ impl Known {
         self.addresses_are_distinct(config)?;
         self.one_file_has_the_rules(config)?;
         self.one_file_has_the_rules_of_a_listener(config)?;
+        self.roles_are_the_only_rules(config)?;
         self.listeners_fit_their_addresses(config)?;
         config.check_tls(self)?;
         config.check_bridges(self)?;
@@ -183,6 +184,31 @@ impl Known {
         }
     }
 
+    /// Rules of a file would leave roles without any meaning.
+    fn roles_are_the_only_rules(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
+        const FILE: &str = "access.dynamic_security_file";
+        const OWN: &str = "listeners[].access.dynamic_security";
+        let accesses = config.listeners.iter().filter_map(|listener| listener.access.as_ref());
+        for access in accesses.filter(|access| access.dynamic_security) {
+            if access.acl_file.is_some() || access.mosquitto_acl_file.is_some() {
+                return Err(self.refuse_value(OWN, "a file has the rules of that listener".to_owned()));
+            }
+            if config.access.dynamic_security_file.is_none() {
+                return Err(self.refuse_value(OWN, format!("{FILE} is not given")));
+            }
+        }
+        if config.access.dynamic_security_file.is_none() {
+            return Ok(());
+        }
+        let files = [("acl.file", &config.acl.file), ("acl.mosquitto_file", &config.acl.mosquitto_file)];
+        match files.into_iter().find(|(_, file)| file.is_some()) {
+            None => Ok(()),
+            Some((other, _)) => {
+                Err(self.refuse_value(FILE, format!("{other} has the rules ({})", self.origin(other))))
+            }
+        }
+    }
+
     fn addresses_are_distinct(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
         let mut taken: Vec<(&'static str, ListenAddress)> = Vec::new();
         for (key, address) in addresses(config) {
@@ -258,6 +284,7 @@ impl Known {
         if config.listeners.iter().filter_map(|listener| listener.access.as_ref()).any(may_connect)
             || config.access.anonymous
             || config.access.password_file.is_some()
+            || config.access.dynamic_security_file.is_some()
             || config.veil.enabled
             || has_certified_users
         {

@@ -84,6 +84,7 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
         password_file: Some("/passwd".into()),
         acl_file: Some("/acl.toml".into()),
         mosquitto_acl_file: Some("/acl".into()),
+        dynamic_security: true,
     });
     every_key.listeners[0].mqtt = ListenerMqttConfig {
         maximum_qos: Some(1),
@@ -149,8 +150,10 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
         ..BridgeConfig::default()
     }];
 
-    // Only one of the two may be given.
+    // Only one of the three may be given.
     every_key.acl.mosquitto_file = Some(PathBuf::from("/acl"));
+    every_key.access.dynamic_security_file = Some(PathBuf::from("/ds.json"));
+    every_key.access.dynamic_security_password_file = Some(PathBuf::from("/pw"));
 
     let of_types: Vec<_> = flat(&every_key).into_keys().collect();
     let mut of_table: Vec<_> = OPTIONS.iter().map(|spec| spec.key.to_owned()).collect();

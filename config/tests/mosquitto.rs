@@ -467,8 +467,6 @@ fn every_error_names_file_line_and_option() {
             "FILE:3: bridge_require_ocsp = true is not allowed; allowed: false: answers of OCSP are not looked at",
         ),
         ("topic a\n", "FILE:1: topic belongs to a bridge, so `connection NAME` must stand above it"),
-        ("plugin /none\n", "FILE:1: plugin is not supported: plugins written in C cannot be loaded"),
-        ("plugin_opt_x y\n", "FILE:1: plugin_opt_x is not supported: plugins written in C cannot be loaded"),
         (
             "include_dir DIR/absent\n",
             "FILE:1: include_dir DIR/absent: No such file or directory (os error 2)",

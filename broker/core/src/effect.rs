@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use veilmq_protocol::TopicName;
 
-use crate::access::{Credentials, Verdict};
+use crate::access::{Command, ControlTopic, Credentials, Verdict};
 use crate::connection::Arrival;
 use crate::durability::Promise;
 use crate::entrance::EntranceId;
@@ -61,6 +61,15 @@ pub enum Input<'a> {
         connection: ConnectionId,
         /// Whether the client is who it says.
         verdict: Verdict,
+    },
+    /// The answer to [`Effect::Command`].
+    Answered {
+        /// Whose command it was.
+        session: SessionId,
+        /// Where it was published.
+        topic: ControlTopic,
+        /// What is answered.
+        payload: &'a [u8],
     },
     /// [`crate::Shared::set_access`] has changed who may connect or what clients may do.
     AccessChanged,
@@ -151,6 +160,8 @@ pub enum Effect {
         /// What the client shows.
         credentials: Box<Credentials>,
     },
+    /// Carry out a command, then say [`Input::Answered`] on this shard.
+    Command(Box<Command>),
     /// The session of this connection lives on another shard: move the socket there and pass the arrival in.
     Hand {
         /// Where the session lives.

@@ -135,6 +135,8 @@ pub(crate) enum BrokerReason {
     Revoked,
     #[error("an operator ended the connection")]
     Dismissed,
+    #[error("an administrator has changed what its user may do")]
+    Unseated,
 }
 
 impl CloseReason {
@@ -196,7 +198,7 @@ impl CloseReason {
                 | BrokerReason::ReplaysFull
                 | BrokerReason::SessionChanged,
             ) => CloseLabel::Refused,
-            Self::Broker(BrokerReason::Revoked) => CloseLabel::Revoked,
+            Self::Broker(BrokerReason::Revoked | BrokerReason::Unseated) => CloseLabel::Revoked,
             Self::Broker(BrokerReason::Dismissed) => CloseLabel::Dismissed,
         }
     }
@@ -243,7 +245,9 @@ impl CloseReason {
             Self::Broker(BrokerReason::Busy) => Some(ReasonCode::ServerBusy),
             Self::Broker(BrokerReason::Revoked) => Some(ReasonCode::NotAuthorized),
             // Section 3.14.2.1
-            Self::Broker(BrokerReason::Dismissed) => Some(ReasonCode::AdministrativeAction),
+            Self::Broker(BrokerReason::Dismissed | BrokerReason::Unseated) => {
+                Some(ReasonCode::AdministrativeAction)
+            }
             Self::Broker(
                 BrokerReason::StorageFailed
                 | BrokerReason::StorageFull
@@ -269,6 +273,7 @@ impl CloseReason {
             | BrokerReason::TooManySessions
             | BrokerReason::Busy
             | BrokerReason::Dismissed
+            | BrokerReason::Unseated
             | BrokerReason::Revoked => None,
         }
     }

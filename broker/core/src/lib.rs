@@ -48,8 +48,9 @@ mod waiting;
 pub const CONNECTION_LINES: &str = "veilmq_connections";
 
 pub use self::access::{
-    Access, AccessTables, Actions, Credentials, Rule, RuleEffect, Rules, Stage as RuleStage, Subject,
-    Template, TemplateError, Verdict,
+    Access, AccessTables, Actions, Command, ControlTopic, ControlTopics, Credentials, Holder, Role,
+    RoleDefaults, RoleRule, Roles, Rule, RuleEffect, Rules, Stage as RuleStage, Subject, Template,
+    TemplateError, Verdict,
 };
 pub use self::capabilities::Capabilities;
 pub use self::connection::Arrival;

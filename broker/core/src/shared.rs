@@ -10,7 +10,7 @@ use veilmq_protocol::TopicName;
 use veilmq_protocol::veil::Kid;
 use veilmq_protocol::veil::channel::{Identity, ServerPolicy, TicketKeys, TrustAnchors};
 
-use crate::access::{Access, AccessTables};
+use crate::access::{Access, AccessTables, Presence};
 use crate::e2e::{Heads, Ledger, Registry, ScopeHash};
 use crate::entrance::{Entrance, EntranceId};
 use crate::farewell::PeerError;
@@ -96,6 +96,7 @@ pub struct Shared {
     /// What policies have counted.
     pub(crate) policy_counters: Registry,
     heads: RwLock<Heads>,
+    pub(crate) presence: Presence,
     handshakes: Arc<Handshakes>,
     replays: Mutex<Replays>,
     tickets: Mutex<TicketKeys>,
@@ -128,6 +129,7 @@ impl Shared {
             access,
             policy_counters: Registry::default(),
             heads: RwLock::default(),
+            presence: Presence::default(),
             handshakes: Arc::default(),
             replays: Mutex::new(Replays::new(one_trip.clock_skew_milliseconds, one_trip.replays_max)),
             tickets: Mutex::new(TicketKeys::new(one_trip.ticket_milliseconds, one_trip.replays_max)),
@@ -164,7 +166,15 @@ impl Shared {
     pub fn set_access(&self, access: impl Into<AccessTables>) {
         let mut access = access.into();
         access.policies_mut().count_in(&self.policy_counters);
+        if access.has_controls() {
+            self.presence.keep();
+        }
         *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
+    }
+
+    /// Returns where the connections of a user come from, if some topic takes commands.
+    pub fn peers_of(&self, user: &Arc<str>) -> Vec<Box<str>> {
+        self.presence.peers_of(user)
     }
 
     pub(crate) fn access(&self) -> Arc<AccessTables> {

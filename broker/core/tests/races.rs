@@ -76,7 +76,8 @@ impl Party {
                 | Effect::Fetch { .. }
                 | Effect::Hand { .. }
                 | Effect::Close { .. }
-                | Effect::Verify { .. } => {}
+                | Effect::Verify { .. }
+                | Effect::Command(_) => {}
             }
         }
     }

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use veilmq_core::{
-    AccessTables, ConnectionId, Credentials, Effect, EntranceId, Environment, Input, Job, MemoryStore,
-    MessageId, Moment, Outbox, Promise, Reader, Record, Recovery, RecoverySummary, Settings, Shard,
-    ShardIndex, Shared, Store, StoreError, Ticket, Totals, VeilServer, Verdict,
+    AccessTables, Command, ConnectionId, Credentials, Effect, EntranceId, Environment, Input, Job,
+    MemoryStore, MessageId, Moment, Outbox, Promise, Reader, Record, Recovery, RecoverySummary, Settings,
+    Shard, ShardIndex, Shared, Store, StoreError, Ticket, Totals, VeilServer, Verdict,
 };
 use veilmq_protocol::{
     Acknowledgement, Connect, Packet, ProtocolVersion, Publish, QoS, ReasonCode, Subscribe,
@@ -44,6 +44,8 @@ pub struct World {
     fetches: VecDeque<(usize, Reader, Vec<MessageId>)>,
     /// Passwords that are still to be checked, oldest first.
     pub credentials: VecDeque<(Conn, Credentials)>,
+    /// The commands to be answered, oldest first, each with the shard it came from.
+    pub commands: VecDeque<(usize, Command)>,
     /// What shards asked for and is still to be carried out, in the order in which they asked.
     effects: VecDeque<(usize, Effect)>,
     carries_out: bool,
@@ -116,6 +118,7 @@ impl World {
             fetches_at_once: true,
             fetches: VecDeque::new(),
             credentials: VecDeque::new(),
+            commands: VecDeque::new(),
             effects: VecDeque::new(),
             carries_out: false,
             now,
@@ -355,9 +358,22 @@ impl World {
         self.turn(self.clients[&connection.0].shard, Input::Verified { connection, verdict });
     }
 
+    /// Takes the oldest command that clients have given, if there is one, and answers it.
+    pub fn answer(&mut self, payload: &[u8]) -> Option<Command> {
+        let (shard, command) = self.commands.pop_front()?;
+        let (session, topic) = (command.session, command.topic);
+        self.turn(shard, Input::Answered { session, topic, payload });
+        Some(command)
+    }
+
     /// Changes who may connect and what clients may do, and tells every shard.
     pub fn set_access(&mut self, access: impl Into<AccessTables>) {
         self.shared.set_access(access);
+        self.tell_access();
+    }
+
+    /// Tells every shard that who may connect, or what clients may do, has changed.
+    pub fn tell_access(&mut self) {
         for shard in 0..self.shards.len() {
             self.turn(shard, Input::AccessChanged);
         }
@@ -474,6 +490,7 @@ impl World {
             Effect::Verify { connection, credentials } => {
                 self.credentials.push_back((connection, *credentials));
             }
+            Effect::Command(command) => self.commands.push_back((shard, *command)),
             Effect::Hand { shard: ShardIndex(target), arrival } => {
                 let connection = arrival.connection();
                 self.clients.get_mut(&connection.0).unwrap().shard = usize::from(target);

@@ -3,26 +3,36 @@
 //! Invariant: tables are read and checked whole before any of them comes into force, so what cannot be used changes nothing.
 
 mod acl_file;
+mod broker_api;
+mod control;
+mod dynamic_security;
 mod limiter;
 pub mod password;
 pub mod password_file;
 mod policies;
 mod rules_file;
+mod tables;
 mod users;
 mod verifier;
 
 use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use veilmq_config::{BadCredentials, BrokerConfig, ListenerAccessConfig};
-use veilmq_core::{Access, AccessTables, PolicyError, Shared};
+use tracing::{error, info};
+use veilmq_config::{AccessConfig, BrokerConfig};
+use veilmq_core::{Command, PolicyError, Shared};
 
+pub use self::control::Control;
+pub(crate) use self::control::{Answer, Audience};
+pub use self::dynamic_security::DynamicSecurityError;
+use self::dynamic_security::{Answers, Directory, FirstDirectory, carry_out};
 pub use self::limiter::{Ban, Banned};
 pub use self::password_file::PasswordFileError;
 pub use self::rules_file::RulesFileError;
-use self::users::Users;
-use self::verifier::Rehash;
+use self::tables::{Source, Tables};
 pub(crate) use self::verifier::{Reply, Verifier};
 use crate::watched::WatchedFiles;
 
@@ -38,44 +48,52 @@ pub enum AccessError {
     /// A policy on end-to-end encryption makes no sense.
     #[error("e2e.policies: {0}")]
     Policies(#[from] PolicyError),
+    /// The file of dynamic security cannot be used.
+    #[error(transparent)]
+    DynamicSecurity(#[from] DynamicSecurityError),
     /// The operating system gave no thread.
     #[error("cannot start the password threads: {0}")]
     Threads(io::Error),
-}
-
-/// What the files say.
-struct Tables {
-    access: AccessTables,
-    /// For all listeners, or for each.
-    users: Vec<Users>,
-    rehash: Rehash,
 }
 
 /// Keeps what the shards consult equal to the configuration and its files.
 pub struct AccessKeeper {
     shared: Arc<Shared>,
     verifier: Arc<Verifier>,
-    watched: Mutex<Watched>,
+    in_force: Mutex<InForce>,
 }
 
-/// What was read last, and its files.
+/// What is in force.
+struct InForce {
+    config: BrokerConfig,
+    sources: Vec<Source>,
+    directory: Option<Directory>,
+    watched: Watched,
+}
+
+/// What was read last, whether or not it could be used, and its files.
 struct Watched {
     config: Box<BrokerConfig>,
     files: WatchedFiles,
 }
 
 impl AccessKeeper {
-    /// Reads the files, and starts to check passwords. `shared` is what the shards consult; they have not been made yet.
+    /// Reads the files, and starts to check passwords. `shared` is what the shards consult; they have not been made yet. A file of
+    /// dynamic security that is missing is made.
     ///
     /// # Errors
     /// [`AccessError`], naming the file and line.
     pub fn new(config: &BrokerConfig, shared: Arc<Shared>) -> Result<Self, AccessError> {
-        let tables = Tables::read(config, &[])?;
+        if let Some(first) = FirstDirectory::wanted(&config.access) {
+            first.write()?;
+        }
+        let tables = Tables::read(config, &[], None)?;
         let patience = Duration::from_secs(config.limits.connect_seconds_max.into());
         let verifier = Verifier::start(config.bans, patience).map_err(AccessError::Threads)?;
-        let watched = Mutex::new(Watched::of(config));
-        let keeper = Self { shared, verifier: Arc::new(verifier), watched };
-        keeper.apply(tables, config);
+        let watched = Watched::of(config);
+        let in_force = InForce { config: config.clone(), sources: Vec::new(), directory: None, watched };
+        let keeper = Self { shared, verifier: Arc::new(verifier), in_force: Mutex::new(in_force) };
+        keeper.apply(tables, config, &mut keeper.in_force());
         Ok(keeper)
     }
 
@@ -84,25 +102,24 @@ impl AccessKeeper {
     /// # Errors
     /// [`AccessError`]; nothing has changed then.
     pub fn reload(&self, config: &BrokerConfig) -> Result<(), AccessError> {
+        // While they are read nobody administers what they say.
+        let mut in_force = self.in_force();
         // What changes while it is read is read again.
-        *self.watched() = Watched::of(config);
-        let tables = Tables::read(config, &self.verifier.users())?;
-        self.apply(tables, config);
+        in_force.watched = Watched::of(config);
+        let tables = Tables::read(config, &self.verifier.users(), in_force.directory.as_ref())?;
+        self.apply(tables, config, &mut in_force);
         Ok(())
     }
 
     /// Reads the files again if one of them has changed since; None if none has. The shards must then be told.
     pub fn rescan(&self) -> Option<Result<(), AccessError>> {
-        let mut watched = self.watched();
-        if !watched.files.have_changed() {
+        let mut in_force = self.in_force();
+        if !in_force.watched.files.have_changed() {
             return None;
         }
-        let read = Tables::read(&watched.config, &self.verifier.users());
-        Some(read.map(|tables| self.apply(tables, &watched.config)))
-    }
-
-    fn watched(&self) -> MutexGuard<'_, Watched> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+        let config = in_force.watched.config.clone();
+        let read = Tables::read(&config, &self.verifier.users(), in_force.directory.as_ref());
+        Some(read.map(|tables| self.apply(tables, &config, &mut in_force)))
     }
 
     /// Returns who checks passwords.
@@ -110,10 +127,67 @@ impl AccessKeeper {
         &self.verifier
     }
 
-    fn apply(&self, tables: Tables, config: &BrokerConfig) {
+    /// Carries out commands on clients, groups and roles, writes the file if that changes anything, and only then goes by it.
+    /// Returns the answers, and whether the shards must be told.
+    pub(crate) fn administer(&self, command: &Command) -> (Vec<u8>, bool) {
+        let mut in_force = self.in_force();
+        let path = in_force.config.access.dynamic_security_file.clone();
+        let (Some(path), Some(directory)) = (path, &in_force.directory) else {
+            // A reload has ended it meanwhile.
+            return (carry_out(&mut Directory::default(), b"", &|_| Vec::new()).into_payload(), false);
+        };
+        let mut directory = directory.clone();
+        let mut answers = carry_out(&mut directory, &command.payload, &|user| self.addresses_of(user));
+        let mut has_changed = answers.have_changes();
+        if has_changed && let Err(error) = self.take_over(&mut in_force, directory, &path) {
+            error!("nothing has changed: {error}");
+            answers.disown_changes();
+            has_changed = false;
+        }
+        log(command, &answers);
+        (answers.into_payload(), has_changed)
+    }
+
+    /// Answers a question about the broker.
+    pub(crate) fn describe_broker(&self, command: &Command) -> Vec<u8> {
+        broker_api::answer(&command.payload, &self.in_force().config)
+    }
+
+    /// Writes other clients, groups and roles to the file, and then goes by them.
+    fn take_over(
+        &self,
+        in_force: &mut InForce,
+        directory: Directory,
+        path: &Path,
+    ) -> Result<(), AccessError> {
+        let InForce { config, sources, .. } = &*in_force;
+        let (access, users) = tables::with_directory(config, sources, &self.verifier.users(), &directory)?;
+        directory.write(path).map_err(DynamicSecurityError::from)?;
+        in_force.watched.files.has_written(path);
+        self.shared.set_access(access);
+        self.verifier.change_users(users);
+        in_force.directory = Some(directory);
+        Ok(())
+    }
+
+    fn addresses_of(&self, user: &Arc<str>) -> Vec<Box<str>> {
+        let address = |peer: Box<str>| match peer.parse::<SocketAddr>() {
+            Ok(address) => address.ip().to_string().into(),
+            Err(_) => peer,
+        };
+        self.shared.peers_of(user).into_iter().map(address).collect()
+    }
+
+    fn apply(&self, tables: Tables, config: &BrokerConfig, in_force: &mut InForce) {
         // In this order nobody is refused by shards who was found right by the new file.
         self.shared.set_access(tables.access);
         self.verifier.apply(tables.users, tables.rehash, config.bans);
+        in_force.config = config.clone();
+        (in_force.sources, in_force.directory) = (tables.sources, tables.directory);
+    }
+
+    fn in_force(&self) -> MutexGuard<'_, InForce> {
+        self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -122,7 +196,13 @@ impl AccessKeeper {
 /// # Errors
 /// [`AccessError`], naming the file and line.
 pub fn check(config: &BrokerConfig) -> Result<(), AccessError> {
-    Tables::read(config, &[]).map(drop)
+    let Some(first) = FirstDirectory::wanted(&config.access) else {
+        return Tables::read(config, &[], None).map(drop);
+    };
+    first.check()?;
+    // The rest is looked at without the file that would be made.
+    let access = AccessConfig { dynamic_security_file: None, ..config.access.clone() };
+    Tables::read(&BrokerConfig { access, ..config.clone() }, &[], None).map(drop)
 }
 
 impl Watched {
@@ -130,62 +210,17 @@ impl Watched {
         let own = config.listeners.iter().filter_map(|listener| listener.access.as_ref());
         let files = own
             .flat_map(|access| [&access.password_file, &access.acl_file, &access.mosquitto_acl_file])
-            .chain([&config.access.password_file, &config.acl.file, &config.acl.mosquitto_file]);
+            .chain([&config.access.password_file, &config.acl.file, &config.acl.mosquitto_file])
+            .chain([&config.access.dynamic_security_file]);
         let files = WatchedFiles::new(files.flatten().cloned());
         Self { config: Box::new(config.clone()), files }
     }
 }
 
-impl Tables {
-    /// Reads all files. Users that were there in `earlier` and have not changed stay who they are.
-    fn read(config: &BrokerConfig, earlier: &[Users]) -> Result<Self, AccessError> {
-        let common = ListenerAccessConfig {
-            anonymous: config.access.anonymous,
-            password_file: config.access.password_file.clone(),
-            acl_file: config.acl.file.clone(),
-            mosquitto_acl_file: config.acl.mosquitto_file.clone(),
-        };
-        let listeners = config.listeners.iter();
-        let own: Vec<_> = match listeners.clone().any(|listener| listener.access.is_some()) {
-            true => listeners.map(|listener| listener.access.as_ref().unwrap_or(&common)).collect(),
-            false => vec![&common],
-        };
-        let mut users = Vec::with_capacity(own.len());
-        let mut access = Vec::with_capacity(own.len());
-        let nobody = Users::default();
-        for (index, one) in own.into_iter().enumerate() {
-            let earlier = earlier.get(index).or(earlier.first()).unwrap_or(&nobody);
-            let (table, known) = read_one(config, one, earlier)?;
-            access.push(table);
-            users.push(known);
-        }
-        let rehash = match &config.access.password_file {
-            Some(path) if config.access.rehash && users.len() == 1 => Rehash::In(path.clone()),
-            Some(_) | None => Rehash::Never,
-        };
-        // One table is for whatever listeners there are.
-        let access = match access.len() {
-            1 => access.remove(0).into(),
-            _ => access.into(),
-        };
-        Ok(Self { access, users, rehash })
+/// Says who did what, without what may be a password.
+fn log(command: &Command, answers: &Answers) {
+    let (client, user) = (&*command.client_id, command.user.as_deref());
+    for (command, error) in answers.summary() {
+        info!(client, user, command, error, "dynamic security");
     }
-}
-
-/// Reads what is said of one listener, or of all.
-fn read_one(
-    config: &BrokerConfig,
-    own: &ListenerAccessConfig,
-    earlier: &Users,
-) -> Result<(Access, Users), AccessError> {
-    let users = own.password_file.as_ref().map(|path| Users::read(path, earlier)).transpose()?;
-    let (file, mosquitto_file) = (own.acl_file.as_ref(), own.mosquitto_acl_file.as_ref());
-    let access = Access {
-        anonymous: own.anonymous,
-        users: users.as_ref().map(Users::stamps),
-        rules: rules_file::read(file, mosquitto_file, config.acl.subscribe)?,
-        policies: policies::policies(&config.e2e)?,
-        tells_bad_credentials: config.access.bad_credentials == BadCredentials::BadUserNameOrPassword,
-    };
-    Ok((access, users.unwrap_or_default()))
 }

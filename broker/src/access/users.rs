@@ -14,7 +14,15 @@ use super::password_file::{PasswordFile, PasswordFileError, User};
 /// Numbers that say whether an entry is still the one that a client proved itself to.
 static STAMPS: AtomicU64 = AtomicU64::new(1);
 
-/// The users of one password file.
+/// What a user shows for who it is, as it is administered over MQTT.
+pub(super) struct Credential {
+    pub(super) name: Arc<str>,
+    pub(super) hash: Arc<PasswordHash>,
+    /// Another Client Identifier than this is refused.
+    pub(super) client_id: Option<Arc<str>>,
+}
+
+/// The users of a password file, and those that are administered over MQTT.
 #[derive(Default)]
 pub(super) struct Users {
     entries: HashMap<Arc<str>, Entry>,
@@ -23,11 +31,21 @@ pub(super) struct Users {
     names: RandomState,
 }
 
+#[derive(Clone)]
 struct Entry {
     hash: Arc<PasswordHash>,
     stamp: u64,
     /// What the file says of it.
     text: String,
+    client_id: Option<Arc<str>>,
+    source: Source,
+}
+
+/// Where a user stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    PasswordFile,
+    Directory,
 }
 
 impl Users {
@@ -42,9 +60,37 @@ impl Users {
             users.decoys.push(Arc::clone(&hash));
             let same = earlier.entries.get(&name).filter(|entry| entry.text == text);
             let stamp = same.map_or_else(|| STAMPS.fetch_add(1, Ordering::Relaxed), |entry| entry.stamp);
-            users.entries.insert(name, Entry { hash, stamp, text: text.to_owned() });
+            let entry =
+                Entry { hash, stamp, text: text.to_owned(), client_id: None, source: Source::PasswordFile };
+            users.entries.insert(name, entry);
         }
         Ok(users)
+    }
+
+    /// Returns the users of the password file with these others, of which those keep their number that show what they showed in
+    /// `earlier`. A user of the password file goes before another with its name.
+    pub(super) fn with_others(&self, others: impl Iterator<Item = Credential>, earlier: &Self) -> Self {
+        let mut users = Self { names: self.names.clone(), ..Self::default() };
+        for (name, entry) in &self.entries {
+            if entry.source == Source::PasswordFile {
+                users.decoys.push(Arc::clone(&entry.hash));
+                users.entries.insert(Arc::clone(name), entry.clone());
+            }
+        }
+        for Credential { name, hash, client_id } in others {
+            if users.entries.contains_key(&name) {
+                continue;
+            }
+            let text = hash.to_string();
+            let is_same = |entry: &&Entry| {
+                entry.text == text && entry.client_id == client_id && entry.source == Source::Directory
+            };
+            let same = earlier.entries.get(&name).filter(is_same);
+            let stamp = same.map_or_else(|| STAMPS.fetch_add(1, Ordering::Relaxed), |entry| entry.stamp);
+            users.decoys.push(Arc::clone(&hash));
+            users.entries.insert(name, Entry { hash, stamp, text, client_id, source: Source::Directory });
+        }
+        users
     }
 
     /// Returns the numbers of all users.
@@ -52,11 +98,13 @@ impl Users {
         self.entries.iter().map(|(name, entry)| (Arc::clone(name), entry.stamp)).collect()
     }
 
-    /// Checks a password; returns the number of the user if it is right. Whether there is such a user shows in nothing else.
-    pub(super) fn check(&self, user: &str, password: &[u8]) -> Option<u64> {
+    /// Checks a password; returns the number of the user if it is right, and right for this Client Identifier. Whether there is
+    /// such a user shows in nothing else.
+    pub(super) fn check(&self, user: &str, client_id: &str, password: &[u8]) -> Option<u64> {
         let (hash, stamp) = self.hash_for(user)?;
         let is_right = hash.is_of(password);
-        stamp.filter(|_| is_right)
+        let wanted = self.entries.get(user).and_then(|entry| entry.client_id.as_deref());
+        stamp.filter(|_| is_right && wanted.is_none_or(|wanted| wanted == client_id))
     }
 
     /// Returns the hash that the password of a user is checked against, and the number of the user if there is one. None if
@@ -71,9 +119,10 @@ impl Users {
         Some((decoy, None))
     }
 
-    /// Tells whether the hash of a user can be tried against too fast.
+    /// Tells whether the hash of a user of the password file can be tried against too fast.
     pub(super) fn is_weak(&self, user: &str) -> bool {
-        self.entries.get(user).is_some_and(|entry| entry.hash.is_weak())
+        let entry = self.entries.get(user).filter(|entry| entry.source == Source::PasswordFile);
+        entry.is_some_and(|entry| entry.hash.is_weak())
     }
 
     /// Returns the users with another hash for one of them, which keeps its number: it is of the same password.
@@ -81,12 +130,13 @@ impl Users {
         let hash = Arc::new(hash);
         let mut users = Self { entries: HashMap::new(), decoys: Vec::new(), names: self.names.clone() };
         for (name, entry) in &self.entries {
-            let (hash, text) = match **name == *user {
-                true => (Arc::clone(&hash), hash.to_string()),
-                false => (Arc::clone(&entry.hash), entry.text.clone()),
-            };
-            users.decoys.push(Arc::clone(&hash));
-            users.entries.insert(Arc::clone(name), Entry { hash, stamp: entry.stamp, text });
+            let mut entry = entry.clone();
+            if **name == *user {
+                entry.text = hash.to_string();
+                entry.hash = Arc::clone(&hash);
+            }
+            users.decoys.push(Arc::clone(&entry.hash));
+            users.entries.insert(Arc::clone(name), entry);
         }
         users
     }
@@ -115,18 +165,18 @@ mod tests {
 
         let after = users(&[("ann", &first), ("bob", &second)], &before);
 
-        assert_eq!(before.check("ann", b"one"), after.check("ann", b"one"));
-        assert!(after.check("bob", b"two").is_some());
-        assert_ne!(before.check("bob", b"one"), after.check("bob", b"two"));
-        assert_eq!(after.check("bob", b"one"), None);
-        assert_eq!(after.check("cy", b"one"), None);
+        assert_eq!(before.check("ann", "c", b"one"), after.check("ann", "c", b"one"));
+        assert!(after.check("bob", "c", b"two").is_some());
+        assert_ne!(before.check("bob", "c", b"one"), after.check("bob", "c", b"two"));
+        assert_eq!(after.check("bob", "c", b"one"), None);
+        assert_eq!(after.check("cy", "c", b"one"), None);
     }
 
     #[test]
     fn a_user_that_is_rehashed_keeps_its_number_over_the_next_reload_too() {
         let weak = PasswordHash::make(Scheme::Sha512, b"one").unwrap();
         let before = users(&[("ann", &weak)], &Users::default());
-        let stamp = before.check("ann", b"one");
+        let stamp = before.check("ann", "c", b"one");
         let strong = || PasswordHash::make(Scheme::Pbkdf2 { iterations: Some(100_000) }, b"one").unwrap();
         let hash = strong();
         let text = PasswordHash::parse(&hash.to_string()).unwrap();
@@ -135,7 +185,7 @@ mod tests {
         let reloaded = users(&[("ann", &text)], &rehashed);
 
         assert!(before.is_weak("ann") && !rehashed.is_weak("ann"));
-        assert_eq!((rehashed.check("ann", b"one"), reloaded.check("ann", b"one")), (stamp, stamp));
+        assert_eq!((rehashed.check("ann", "c", b"one"), reloaded.check("ann", "c", b"one")), (stamp, stamp));
     }
 
     #[test]
@@ -151,9 +201,36 @@ mod tests {
 
             assert!(std::ptr::eq(hash, again) && stamp.is_none());
             // Not even the password of the user whose hash it is lets anybody in.
-            assert!(users.check(&name, b"one").is_none() && users.check(&name, b"two").is_none());
+            assert!(users.check(&name, "c", b"one").is_none() && users.check(&name, "c", b"two").is_none());
             met.insert(hash.to_string());
         }
         assert_eq!(met, hashes.map(|hash| hash.to_string()).into());
+    }
+
+    #[test]
+    fn users_of_the_password_file_go_before_others_and_a_client_identifier_can_be_wanted() {
+        let hash = |password: &[u8]| PasswordHash::make(Scheme::Sha512, password).unwrap();
+        let file = users(&[("ann", &hash(b"one"))], &Users::default());
+        let other = |name: &str, client_id: Option<&str>| Credential {
+            name: name.into(),
+            hash: Arc::new(hash(b"two")),
+            client_id: client_id.map(Arc::from),
+        };
+        let before =
+            file.with_others([other("ann", None), other("bob", Some("b"))].into_iter(), &Users::default());
+
+        assert_eq!(before.check("ann", "c", b"one"), file.check("ann", "c", b"one"));
+        assert_eq!(before.check("ann", "c", b"two"), None);
+        assert_eq!(before.check("bob", "c", b"two"), None);
+        let bob = before.check("bob", "b", b"two");
+        assert!(bob.is_some());
+        assert!(before.is_weak("ann") && !before.is_weak("bob"), "only a password file is written anew");
+
+        let known = before.entries["bob"].hash.clone();
+        let same = Credential { name: "bob".into(), hash: known.clone(), client_id: Some("b".into()) };
+        assert_eq!(before.with_others([same].into_iter(), &before).check("bob", "b", b"two"), bob);
+        let freer = Credential { name: "bob".into(), hash: known, client_id: None };
+        assert_ne!(before.with_others([freer].into_iter(), &before).check("bob", "b", b"two"), bob);
+        assert_eq!(before.with_others(std::iter::empty(), &before).check("bob", "b", b"two"), None);
     }
 }

@@ -159,9 +159,14 @@ impl Verifier {
         self.inner.users()
     }
 
+    /// Goes by other users from now on.
+    pub(super) fn change_users(&self, users: Vec<Users>) {
+        *self.inner.users.write().unwrap_or_else(PoisonError::into_inner) = users.into();
+    }
+
     /// Goes by other users and limits from now on.
     pub(super) fn apply(&self, users: Vec<Users>, rehash: Rehash, bans: BansConfig) {
-        *self.inner.users.write().unwrap_or_else(PoisonError::into_inner) = users.into();
+        self.change_users(users);
         *lock(&self.inner.rehash) = rehash;
         lock(&self.inner.limiter).set_config(bans);
     }
@@ -222,7 +227,8 @@ impl Inner {
         }
         let users = self.users();
         let users = users.get(usize::from(credentials.entrance.0)).or(users.first());
-        let known = users.and_then(|known| Some((known, known.check(user, &credentials.password)?)));
+        let checked = |known: &Users| known.check(user, &credentials.client_id, &credentials.password);
+        let known = users.and_then(|known| Some((known, checked(known)?)));
         let Some((known, stamp)) = known else {
             let bans = lock(&self.limiter).failed(address, user, Instant::now());
             self.counts.failed.fetch_add(1, Ordering::Relaxed);

@@ -29,7 +29,7 @@ use self::process::{PidFile, UserError};
 use self::recovery::Recovered;
 use self::reload::{Outcome, Reloader};
 use self::signals::Signals;
-use crate::access::{AccessError, AccessKeeper, Reply, Verifier};
+use crate::access::{AccessError, AccessKeeper, Control, Reply, Verifier};
 use crate::admin::{
     AdminError, AdminServer, AdminState, Controls, ReloadRequest, Status, StorageDamage, TokenError,
     mode_name, read_token,
@@ -215,8 +215,15 @@ impl Broker {
         state.add_metrics(Arc::clone(&outcome) as _);
         let addresses = bound.iter().map(|bound| (bound.address.clone(), bound.carrier.clone())).collect();
         let socket_files = bound.iter().filter_map(|bound| SocketFile::of(&bound.address)).collect();
-        let services =
-            Services { exchange: &exchange, storage: &storage, verifier: access.verifier(), state: &state };
+        let control = Control::start(Arc::clone(&access), Arc::clone(&exchange) as _)
+            .map_err(RunError::system("start the control thread"))?;
+        let services = Services {
+            exchange: &exchange,
+            storage: &storage,
+            verifier: access.verifier(),
+            control: &Arc::new(control),
+            state: &state,
+        };
         let (door, visits) = Door::new();
         let (gate, closed) = watch::channel(false);
         let entrances = Entrances { bound, visits, gate: closed };
@@ -412,6 +419,7 @@ struct Services<'a> {
     exchange: &'a Arc<Exchange<Mail>>,
     storage: &'a StorageHandle,
     verifier: &'a Arc<Verifier>,
+    control: &'a Arc<Control>,
     state: &'a AdminState,
 }
 
@@ -434,7 +442,7 @@ fn start_shards(
     let counters: Vec<Arc<Counters>> = shards.iter().map(|_| Arc::default()).collect();
     let counting =
         shards.iter().map(|shard| Arc::clone(shard.stats())).zip(counters.iter().cloned()).collect();
-    let Services { exchange, storage, verifier, state } = services;
+    let Services { exchange, storage, verifier, control, state } = services;
     let judging = Arc::clone(exchange);
     let reply: Arc<Reply> =
         Arc::new(move |shard, connection, verdict| judging.judge(shard, connection, verdict));
@@ -454,6 +462,7 @@ fn start_shards(
             connection_ids: Arc::clone(&connection_ids),
             verifier: Arc::clone(verifier),
             reply: Arc::clone(&reply),
+            control: Arc::clone(control),
             counters,
             outbox_bytes_max: settings::bytes(config.limits.outbox_bytes_max),
             write_seconds_max: config.limits.write_seconds_max.into(),

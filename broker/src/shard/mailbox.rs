@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use veilmq_core::{ConnectionId, ShardIndex, Ticket, Verdict};
 
 use super::orders::{ORDERS_MAX, Order};
+use crate::access::{Answer, Audience};
 use crate::store::Fetched;
 
 /// Something that can lie in a lane.
@@ -69,6 +70,7 @@ struct Inbox {
     fetched: Mutex<Vec<Fetched>>,
     verdicts: Mutex<Vec<(ConnectionId, Verdict)>>,
     orders: Mutex<Vec<Order>>,
+    answers: Mutex<Vec<Answer>>,
     access_changed: AtomicBool,
     shutdown: AtomicBool,
     distrust: AtomicBool,
@@ -202,6 +204,11 @@ impl<T: Freight> Exchange<T> {
         std::mem::take(&mut lock(&self.inbox(shard).orders))
     }
 
+    /// Takes the answers to commands of a shard's clients.
+    pub(crate) fn take_answers(&self, shard: ShardIndex) -> Vec<Answer> {
+        std::mem::take(&mut lock(&self.inbox(shard).answers))
+    }
+
     /// Tells every shard that other rules are in force.
     pub fn change_access(&self) {
         for inbox in &self.inboxes {
@@ -271,6 +278,18 @@ impl<T: Freight> Exchange<T> {
 
     fn inbox(&self, shard: ShardIndex) -> &Inbox {
         &self.inboxes[usize::from(shard.0)]
+    }
+}
+
+impl<T: Freight + Send> Audience for Exchange<T> {
+    fn answer(&self, shard: ShardIndex, answer: Answer) {
+        let inbox = self.inbox(shard);
+        lock(&inbox.answers).push(answer);
+        inbox.wake.notify_one();
+    }
+
+    fn change_access(&self) {
+        Self::change_access(self);
     }
 }
 

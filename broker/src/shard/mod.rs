@@ -15,6 +15,7 @@ mod mailbox;
 mod meter;
 mod orders;
 mod pace;
+mod parts;
 mod socket;
 mod stream;
 mod visits;
@@ -36,8 +37,8 @@ pub use gate::Admission;
 pub use limit::{ConnectionLimit, Permit};
 pub use mailbox::{Completion, Exchange, Freight, Posted};
 pub use orders::Order;
+pub use parts::WorkerParts;
 pub use socket::DetachedSocket;
-pub use worker::WorkerParts;
 
 use crate::admin::Pulse;
 use crate::bridge::Visits;

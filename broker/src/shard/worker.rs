@@ -24,10 +24,11 @@ use super::gate::Admission;
 use super::layers::{Layers, TooManyHandshakes};
 use super::limit::Permit;
 use super::mailbox::{Completion, Exchange, Posted};
+use super::parts::WorkerParts;
 use super::socket::Socket;
 use super::stream::Stream;
 use super::{gate, orders, pace};
-use crate::access::{Reply, Verifier};
+use crate::access::{Answer, Control, Reply, Verifier};
 use crate::clock;
 use crate::listener::Carrier;
 use crate::store::{Fetched, StorageHandle};
@@ -40,34 +41,6 @@ pub(super) const SCRATCH_BYTES: usize = 64 * 1024;
 const DISTRUST_CHUNK: usize = 16;
 /// How often connections with a deadline of their own are looked at.
 const PATROL_MILLISECONDS: u64 = 500;
-
-/// What a shard needs to work; it is made on the main thread and moved to the shard's.
-pub struct WorkerParts {
-    /// The core's shard.
-    pub shard: Shard,
-    /// The mailboxes of all shards.
-    pub exchange: Arc<Exchange<Mail>>,
-    /// Where batches of records go.
-    pub storage: StorageHandle,
-    /// The bytes waiting for storage above which no more is read, if some of them are this shard's.
-    pub storage_backlog_bytes_max: usize,
-    /// Who may have a connection.
-    pub gate: Admission,
-    /// Where connections get their numbers.
-    pub connection_ids: Arc<AtomicU64>,
-    /// Who checks passwords.
-    pub verifier: Arc<Verifier>,
-    /// Where it sends what it finds.
-    pub reply: Arc<Reply>,
-    /// What is counted.
-    pub counters: Arc<Counters>,
-    /// The outbox size at which the core holds messages back, in bytes.
-    pub outbox_bytes_max: usize,
-    /// How long a client may take no bytes, in seconds.
-    pub write_seconds_max: u64,
-    /// The largest WebSocket message, in bytes.
-    pub websocket_message_bytes_max: usize,
-}
 
 /// A shard at work.
 pub(super) struct Worker {
@@ -101,6 +74,7 @@ pub(super) struct Worker {
     connection_ids: Arc<AtomicU64>,
     verifier: Arc<Verifier>,
     reply: Arc<Reply>,
+    control: Arc<Control>,
     counters: Arc<Counters>,
     outbox_bytes_max: usize,
     write_seconds_max: u64,
@@ -136,6 +110,7 @@ impl Worker {
             connection_ids: parts.connection_ids,
             verifier: parts.verifier,
             reply: parts.reply,
+            control: parts.control,
             counters: parts.counters,
             outbox_bytes_max: parts.outbox_bytes_max,
             write_seconds_max: parts.write_seconds_max,
@@ -244,6 +219,7 @@ impl Worker {
             }
             Effect::Close { connection, outbox } => self.close(connection, outbox, now),
             Effect::Verify { connection, credentials } => self.verify(connection, credentials),
+            Effect::Command(command) => self.control.submit(self.index, command),
             Effect::Hand { shard, arrival } => self.hand(shard, arrival),
             Effect::Commit { ticket, records, awaited } => self.commit(ticket, records, awaited),
             Effect::Fetch { reader, messages } => self.storage.fetch(self.index, reader, messages),
@@ -345,7 +321,12 @@ impl Worker {
         for Fetched { reader, asked, messages } in self.exchange.take_fetched(self.index) {
             self.turn(Input::Fetched { reader, asked, messages });
         }
-        if self.exchange.take_access_change(self.index) {
+        let has_access_changed = self.exchange.take_access_change(self.index);
+        // Who has changed its own rights learns that before it is told to go. The answer to a change came before the sign of it.
+        for Answer { session, topic, payload } in self.exchange.take_answers(self.index) {
+            self.turn(Input::Answered { session, topic, payload: &payload });
+        }
+        if has_access_changed {
             self.turn(Input::AccessChanged);
         }
         self.take_verdicts();

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use super::Note;
 use super::bridge::BridgeDraft;
+use super::plugin::PluginsDraft;
 use super::tls::TlsDraft;
 use crate::access::{AccessConfig, AclConfig, AclSubscribe, BadCredentials, ListenerAccessConfig};
 use crate::broker_config::{
@@ -40,6 +41,8 @@ pub(super) struct Draft {
     pub(super) anonymous: Option<bool>,
     /// Security options for all listeners.
     pub(super) security: SecurityDraft,
+    pub(super) plugins: PluginsDraft,
+    pub(super) is_control_api_on: bool,
     /// `clientid_prefixes`.
     pub(super) client_id_prefix: Option<String>,
     /// The most talkative `log_type` so far.
@@ -90,6 +93,8 @@ pub(super) struct ListenerDraft {
 pub(super) struct SecurityDraft {
     pub(super) password_file: Option<PathBuf>,
     pub(super) acl_file: Option<PathBuf>,
+    /// Whether dynamic security says who may connect and what clients may do.
+    pub(super) has_dynamic_security: bool,
     pub(super) refuses_empty_client_id: bool,
     pub(super) assigned_client_id_prefix: Option<String>,
 }
@@ -256,6 +261,8 @@ impl Draft {
             is_per_listener: false,
             anonymous: None,
             security: SecurityDraft::default(),
+            plugins: PluginsDraft::default(),
+            is_control_api_on: false,
             client_id_prefix: None,
             log_level: None,
             log_destinations: None,
@@ -356,12 +363,17 @@ impl Draft {
             Some(_) | None => &self.security,
         };
         self.config.access = AccessConfig {
+            dynamic_security_file: self.plugins.dynamic_security_file.clone(),
+            dynamic_security_password_file: self.plugins.password_init_file.clone(),
+            control_api: self.is_control_api_on,
             password_file: security.password_file.clone(),
             bad_credentials: BadCredentials::NotAuthorized,
             client_id_prefix: self.client_id_prefix.take(),
             ..AccessConfig::open_to(anonymous.unwrap_or(is_local_only))
         };
-        let mosquitto_file = security.acl_file.clone();
+        // Where there are roles for all, a listener that goes by the rules of a file says so.
+        let has_roles = self.config.access.dynamic_security_file.is_some();
+        let mosquitto_file = security.acl_file.clone().filter(|_| !has_roles);
         self.config.acl = AclConfig { file: None, mosquitto_file, subscribe: AclSubscribe::Compat };
     }
 
@@ -373,14 +385,9 @@ impl Draft {
             password_file: security.password_file.clone(),
             acl_file: None,
             mosquitto_acl_file: security.acl_file.clone(),
+            dynamic_security: self.plugins.is_global || security.has_dynamic_security,
         };
-        let common = ListenerAccessConfig {
-            anonymous: self.config.access.anonymous,
-            password_file: self.config.access.password_file.clone(),
-            acl_file: None,
-            mosquitto_acl_file: self.config.acl.mosquitto_file.clone(),
-        };
-        (own != common).then_some(own)
+        (own != self.config.access_of_listeners()).then_some(own)
     }
 
     /// Mosquitto counts what waits above the messages in flight, and we count both.

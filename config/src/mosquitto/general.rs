@@ -1,7 +1,7 @@
 //! The options of Mosquitto that concern the whole broker.
 
 use super::draft::Draft;
-use super::option::Scope::{Global, Plugin};
+use super::option::Scope::Global;
 use super::option::{Allowed, MosquittoOption as Row, forget_boolean, forget_integer, forget_text};
 use crate::broker_config::LogLevel;
 
@@ -11,8 +11,6 @@ const PACKET_BYTES: (i64, i64) = (20, 268_435_460);
 
 const EVERYTHING_IS_STORED: &str =
     "no effect: every change is stored before it is acknowledged, so nothing has to be saved at times";
-const NO_PLUGINS: &str = "plugins written in C cannot be loaded";
-
 pub(super) const OPTIONS: &[Row] = &[
     Row::boolean(
         "allow_duplicate_messages",
@@ -35,7 +33,9 @@ pub(super) const OPTIONS: &[Row] = &[
         Ok(())
     }),
     Row::boolean("connection_messages", Global, "`log.connections`", |draft, on| draft.config.log.connections = on),
-    Row::refused("enable_control_api", Global, "there are no plugins that `$CONTROL/broker` could name"),
+    Row::boolean("enable_control_api", Global, "`access.control_api`", |draft, on| {
+        draft.is_control_api_on = on;
+    }),
     Row::integer("global_max_clients", Global, COUNT, "`limits.sessions_max`; -1 is no limit", |draft, count| {
         // Mosquitto knows no broker without any client.
         draft.config.limits.sessions_max = u32::try_from(count).unwrap_or_default().min(10_000_000);
@@ -140,13 +140,6 @@ pub(super) const OPTIONS: &[Row] = &[
         draft.config.process.pid_file = Some(path.into());
         Ok(())
     }),
-    Row::refused("auth_plugin", Plugin, NO_PLUGINS),
-    Row::refused("auth_plugin_deny_special_chars", Plugin, NO_PLUGINS),
-    Row::refused("global_plugin", Plugin, NO_PLUGINS),
-    Row::refused("plugin", Plugin, NO_PLUGINS),
-    Row::refused("plugin_load", Plugin, NO_PLUGINS),
-    Row::refused("plugin_use", Plugin, NO_PLUGINS),
-    Row::refused("plugin_opt_*", Plugin, NO_PLUGINS),
     Row::boolean("queue_qos0_messages", Global, "`mqtt.queue_qos0`; they are kept in memory", |draft, on| {
         draft.config.mqtt.queue_qos0 = on;
     }),

@@ -11,6 +11,7 @@ mod grammar;
 mod import;
 mod listener;
 mod option;
+mod plugin;
 mod security;
 mod tls;
 
@@ -47,7 +48,7 @@ pub enum Strictness {
 
 /// Lists every option of Mosquitto 2.0 and 2.1 with what becomes of it.
 pub fn mosquitto_options() -> impl Iterator<Item = &'static MosquittoOption> {
-    [general::OPTIONS, security::OPTIONS, listener::OPTIONS, tls::OPTIONS, bridge::OPTIONS]
+    [general::OPTIONS, security::OPTIONS, listener::OPTIONS, tls::OPTIONS, bridge::OPTIONS, plugin::OPTIONS]
         .into_iter()
         .flatten()
 }

@@ -4,6 +4,7 @@
 //! Invariant: its keys are exactly the serialised fields of `BrokerConfig`; a test compares the two.
 
 mod access;
+mod accounts;
 mod bridges;
 mod e2e;
 mod limits;
@@ -76,6 +77,7 @@ const SECTIONS: &[&[OptionSpec]] = &[
     listeners::OPTIONS,
     process::OPTIONS,
     access::OPTIONS,
+    accounts::OPTIONS,
     mqtt::OPTIONS,
     limits::OPTIONS,
     rates::OPTIONS,

@@ -4,7 +4,10 @@
 //! [`Verdict`] comes back) and makes the tables. Invariant: where no rules are in force a session has no [`Permissions`], and a
 //! message costs nothing more than finding that out.
 
+mod control;
 mod permissions;
+mod presence;
+mod roles;
 mod rules;
 mod tables;
 
@@ -14,7 +17,11 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+pub(crate) use self::control::COMMAND_BYTES_MAX;
+pub use self::control::{Command, ControlTopic, ControlTopics};
 pub(crate) use self::permissions::{Action, Permissions};
+pub(crate) use self::presence::Presence;
+pub use self::roles::{Holder, Role, RoleDefaults, RoleRule, Roles};
 pub(crate) use self::rules::Pattern;
 pub use self::rules::{Actions, Rule, RuleEffect, Rules, Stage, Subject, Template, TemplateError};
 pub use self::tables::AccessTables;
@@ -41,6 +48,8 @@ pub struct Access {
     /// Whether MQTT 5 clients are told 0x86 when user name and password are refused, and not 0x87 as by everything else that
     /// they are not authorised to.
     pub tells_bad_credentials: bool,
+    /// The topics that take commands.
+    pub controls: ControlTopics,
 }
 
 impl Access {
@@ -52,6 +61,7 @@ impl Access {
             rules: None,
             policies: Policies::default(),
             tells_bad_credentials: true,
+            controls: ControlTopics::default(),
         }
     }
 
@@ -72,6 +82,15 @@ impl Access {
         match self.tells_bad_credentials {
             true => PeerError::Credentials,
             false => PeerError::NotAuthorized("user name or password refused"),
+        }
+    }
+
+    /// Tells whether a client that these tables let in has to connect anew under others: what its user may do has changed in a way
+    /// that clients are told of.
+    pub(crate) fn unseats(&self, user: Option<&str>, now: &Self) -> bool {
+        match (&self.rules, &now.rules) {
+            (Some(before), Some(now)) => before.unseats(user, now),
+            (None, _) | (_, None) => false,
         }
     }
 

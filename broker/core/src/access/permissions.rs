@@ -6,6 +6,7 @@ use std::hash::Hasher;
 
 use veilmq_protocol::{TopicFilter, TopicName};
 
+use super::roles::RolesOfClient;
 use super::rules::{Actions, Applicable, Pattern};
 use crate::id::IdHasher;
 
@@ -30,10 +31,15 @@ impl Action {
 /// What one client may do.
 #[derive(Debug)]
 pub(crate) struct Permissions {
-    stages: Box<[Applicable]>,
-    strict: bool,
+    source: Source,
     /// Empty until the first question; then one place for each slot.
     answers: Vec<Option<Answer>>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Stages { stages: Box<[Applicable]>, strict: bool },
+    Roles(RolesOfClient),
 }
 
 #[derive(Clone, Debug)]
@@ -43,8 +49,12 @@ struct Answer {
 }
 
 impl Permissions {
-    pub(super) fn new(stages: Box<[Applicable]>, strict: bool) -> Self {
-        Self { stages, strict, answers: Vec::new() }
+    pub(super) fn by_stages(stages: Box<[Applicable]>, strict: bool) -> Self {
+        Self { source: Source::Stages { stages, strict }, answers: Vec::new() }
+    }
+
+    pub(super) fn by_roles(roles: RolesOfClient) -> Self {
+        Self { source: Source::Roles(roles), answers: Vec::new() }
     }
 
     /// Tells whether the client may publish to a topic.
@@ -57,21 +67,35 @@ impl Permissions {
         self.actions(topic).receive
     }
 
-    /// Tells whether a SUBSCRIBE for this filter is granted; of a Shared Subscription it is the one behind the group.
+    /// Tells whether a SUBSCRIBE for this filter is granted; of a Shared Subscription the one behind the group matters.
     pub(crate) fn allow_subscribe(&self, filter: TopicFilter<'_>) -> bool {
-        if !self.strict {
-            return true;
-        }
-        for stage in &self.stages {
-            let covers = |(actions, pattern): &(Actions, Pattern)| actions.receive && pattern.covers(filter);
-            if stage.denies_all || stage.deny.iter().any(covers) {
-                return false;
+        match &self.source {
+            Source::Stages { strict: false, .. } => true,
+            Source::Stages { stages, strict: true } => {
+                let covers = |(actions, pattern): &(Actions, Pattern)| {
+                    actions.receive && pattern.covers(filter.inner())
+                };
+                decide(stages, covers)
             }
-            if stage.allow.iter().any(covers) {
-                return true;
-            }
+            Source::Roles(roles) => roles.allow_subscribe(filter),
         }
-        false
+    }
+
+    /// Tells whether an UNSUBSCRIBE for this filter is granted.
+    pub(crate) fn allow_unsubscribe(&self, filter: TopicFilter<'_>) -> bool {
+        match &self.source {
+            Source::Stages { .. } => true,
+            Source::Roles(roles) => roles.allow_unsubscribe(filter),
+        }
+    }
+
+    /// Tells whether a subscription may go on that was granted under other rules. What stages allow to be subscribed to they
+    /// allow to be received, which is asked for each message.
+    pub(crate) fn keep_subscription(&self, filter: TopicFilter<'_>) -> bool {
+        match &self.source {
+            Source::Stages { .. } => true,
+            Source::Roles(roles) => roles.allow_subscribe(filter),
+        }
     }
 
     fn actions(&mut self, topic: TopicName<'_>) -> Actions {
@@ -81,10 +105,7 @@ impl Permissions {
         {
             return answer.actions;
         }
-        let actions = Actions {
-            publish: self.decide(topic, |actions| actions.publish),
-            receive: self.decide(topic, |actions| actions.receive),
-        };
+        let actions = self.source.actions(topic);
         if topic.as_str().len() <= TOPIC_BYTES_MAX {
             self.answers.resize(ANSWERS, None);
             if let Some(place) = self.answers.get_mut(slot) {
@@ -93,20 +114,33 @@ impl Permissions {
         }
         actions
     }
+}
 
-    fn decide(&self, topic: TopicName<'_>, concerns: impl Fn(&Actions) -> bool) -> bool {
-        for stage in &self.stages {
-            let decides =
-                |(actions, pattern): &(Actions, Pattern)| concerns(actions) && pattern.matches(topic);
-            if stage.denies_all || stage.deny.iter().any(decides) {
-                return false;
-            }
-            if stage.allow.iter().any(decides) {
-                return true;
+impl Source {
+    fn actions(&self, topic: TopicName<'_>) -> Actions {
+        match self {
+            Self::Stages { stages, .. } => Actions {
+                publish: decide(stages, |(actions, pattern)| actions.publish && pattern.matches(topic)),
+                receive: decide(stages, |(actions, pattern)| actions.receive && pattern.matches(topic)),
+            },
+            Self::Roles(roles) => {
+                Actions { publish: roles.allow_publish(topic), receive: roles.allow_receive(topic) }
             }
         }
-        false
     }
+}
+
+/// Asks stage by stage; what no stage allows is denied.
+fn decide(stages: &[Applicable], concerns: impl Fn(&(Actions, Pattern)) -> bool) -> bool {
+    for stage in stages {
+        if stage.denies_all || stage.deny.iter().any(&concerns) {
+            return false;
+        }
+        if stage.allow.iter().any(&concerns) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Returns the slot of a topic; topics that meet there only take turns.

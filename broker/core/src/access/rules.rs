@@ -1,6 +1,6 @@
 //! The rules that say what clients may do, and how a filter with `%u` and `%c` becomes the pattern of one client.
 //!
-//! Rules come in stages; the first stage that has a rule for what is asked decides, in each stage what denies before what
+//! They are those of roles (`roles`), or come in stages; the first stage that has a rule for what is asked decides, in each stage what denies before what
 //! allows, and what no rule allows is denied. Invariant: what a client calls itself is compared byte by byte. It never becomes a
 //! wildcard, whatever is in it [CVE-2017-7650].
 
@@ -10,13 +10,20 @@ use std::sync::Arc;
 use veilmq_protocol::{TopicFilter, TopicName};
 
 use super::permissions::Permissions;
+use super::roles::Roles;
 
-/// What clients may do.
+/// What clients may do. A copy is cheap.
+#[derive(Clone, Debug)]
+pub struct Rules(Arc<Kind>);
+
 #[derive(Debug)]
-pub struct Rules {
-    stages: Vec<Indexed>,
-    /// SUBSCRIBE is refused unless a rule allows the whole filter.
-    strict: bool,
+enum Kind {
+    Stages {
+        stages: Vec<Indexed>,
+        /// SUBSCRIBE is refused unless a rule allows the whole filter.
+        strict: bool,
+    },
+    Roles(Roles),
 }
 
 /// Rules that are asked together.
@@ -125,17 +132,43 @@ impl Template {
         if filter.shared().is_some() || text.starts_with("$share/") {
             return Err(TemplateError::Shared);
         }
-        let levels = filter.levels().map(|level| match level {
+        Ok(Self::of_levels(filter.levels(), text))
+    }
+
+    /// Reads a filter in which `%u` and `%c` stand for names, and which may begin with `$share` and a group.
+    ///
+    /// # Errors
+    /// [`TemplateError::NotAFilter`].
+    pub fn with_groups(text: &str) -> Result<Self, TemplateError> {
+        // What is written for a group need not name one, so the text is looked at without its first level.
+        let rest = text.strip_prefix("$share/").unwrap_or(text);
+        TopicFilter::new(rest).map_err(|_| TemplateError::NotAFilter)?;
+        let template = Self::of_levels(text.split('/'), text);
+        Ok(Self { needs_user: text.contains(USER), is_literal: false, ..template })
+    }
+
+    fn of_levels<'a>(levels: impl Iterator<Item = &'a str>, text: &str) -> Self {
+        let levels = levels.map(|level| match level {
             "+" => Part::One,
             "#" => Part::Rest,
             text => Part::Text(text.into()),
         });
         let is_dollar = text.starts_with('$');
-        Ok(Self { levels: levels.collect(), needs_user: false, is_dollar, is_literal: true })
+        Self { levels: levels.collect(), needs_user: false, is_dollar, is_literal: true }
+    }
+
+    /// Returns the pattern of every client; None if it has names in it.
+    pub(super) fn fixed(&self) -> Option<Pattern> {
+        let has_name =
+            |part: &Part| matches!(part, Part::Text(text) if text.contains(USER) || text.contains(CLIENT_ID));
+        if !self.is_literal && self.levels.iter().any(has_name) {
+            return None;
+        }
+        self.resolve(None, "")
     }
 
     /// Returns the pattern of one client; None if it needs a user name and there is none.
-    fn resolve(&self, user: Option<&str>, client_id: &str) -> Option<Pattern> {
+    pub(super) fn resolve(&self, user: Option<&str>, client_id: &str) -> Option<Pattern> {
         if self.needs_user && user.is_none() {
             return None;
         }
@@ -265,12 +298,33 @@ impl Rules {
             }
             Indexed { by_subject, denies_wildcard_names: stage.denies_wildcard_names }
         };
-        Self { stages: stages.into_iter().map(index).collect(), strict }
+        Self(Arc::new(Kind::Stages { stages: stages.into_iter().map(index).collect(), strict }))
+    }
+
+    /// Makes the rules of clients that have roles.
+    pub fn by_roles(roles: Roles) -> Self {
+        Self(Arc::new(Kind::Roles(roles)))
     }
 
     pub(super) fn permissions(&self, user: Option<&str>, client_id: &str) -> Permissions {
-        let applicable = |stage: &Indexed| stage.applicable(user, client_id);
-        Permissions::new(self.stages.iter().map(applicable).collect(), self.strict)
+        match &*self.0 {
+            Kind::Stages { stages, strict } => {
+                let applicable = |stage: &Indexed| stage.applicable(user, client_id);
+                Permissions::by_stages(stages.iter().map(applicable).collect(), *strict)
+            }
+            Kind::Roles(roles) => Permissions::by_roles(roles.of_client(user, client_id)),
+        }
+    }
+
+    /// Tells whether connections of a user that were made under these rules end under others, because its roles have changed.
+    pub(super) fn unseats(&self, user: Option<&str>, now: &Self) -> bool {
+        match (&*self.0, &*now.0) {
+            (Kind::Roles(before), Kind::Roles(now)) => {
+                let seat = |roles: &Roles| roles.holder(user).map(|holder| holder.seat);
+                seat(before) != seat(now)
+            }
+            (Kind::Stages { .. }, _) | (_, Kind::Stages { .. }) => false,
+        }
     }
 }
 

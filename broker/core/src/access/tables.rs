@@ -2,7 +2,7 @@
 //!
 //! Invariant: where each listener has its own, nobody is let in or allowed anything by the table of another.
 
-use super::{Access, Permissions, User};
+use super::{Access, ControlTopics, Permissions, User};
 use crate::e2e::Policies;
 use crate::entrance::EntranceId;
 
@@ -44,6 +44,17 @@ impl AccessTables {
 
     pub(crate) fn policies_mut(&mut self) -> &mut Policies {
         &mut self.own.first_mut().unwrap_or(&mut self.common).policies
+    }
+
+    /// Tells whether commands are taken on any listener.
+    pub(crate) fn has_controls(&self) -> bool {
+        let mut all = self.own.iter().chain([&self.common]);
+        all.any(|access| access.controls != ControlTopics::default())
+    }
+
+    /// Tells whether a client that these tables let in has to connect anew under others.
+    pub(crate) fn unseats(&self, entrance: EntranceId, user: Option<&str>, now: &Self) -> bool {
+        self.of(entrance).unseats(user, now.of(entrance))
     }
 
     /// Tells whether any client may be restricted in what it does.

@@ -66,7 +66,11 @@ impl Shard {
         if let Some(at) = established.timer_at {
             self.timers.remove(&(at, super::timer::Timer::Connection(connection)));
         }
-        let client = self.sessions.get(&established.session).map(|state| Arc::clone(&state.client_id));
+        let session = self.sessions.get(&established.session);
+        if let Some(state) = session {
+            self.shared.presence.left(state.user_name(), connection);
+        }
+        let client = session.map(|state| Arc::clone(&state.client_id));
         tracing::info!(
             target: crate::CONNECTION_LINES,
             connection = connection.0,

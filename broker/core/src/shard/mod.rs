@@ -6,6 +6,7 @@
 mod acknowledge;
 mod authenticate;
 mod close;
+mod command;
 mod connack;
 mod control;
 mod deliver;
@@ -38,7 +39,7 @@ pub use self::inspect::{
 use self::outgoing::Outgoing;
 use self::spill::Spill;
 use self::timer::Timer;
-use crate::access::AccessTables;
+use crate::access::{AccessTables, Command};
 use crate::connection::{Connection, Established};
 use crate::e2e::Streams;
 use crate::effect::{Effect, Input, Parcel, Reader};
@@ -75,6 +76,8 @@ pub struct Shard {
     parcels: Vec<(ShardIndex, Parcel)>,
     /// The messages to be read back that this turn asks for.
     fetches: Vec<(Reader, Vec<MessageId>)>,
+    /// Commands of this turn.
+    commands: Vec<Command>,
     spill: Spill,
     estate: Estate,
     /// The ticket that the records of this turn will go under.
@@ -120,6 +123,7 @@ impl Shard {
             records: Vec::new(),
             parcels: Vec::new(),
             fetches: Vec::new(),
+            commands: Vec::new(),
             spill: Spill::default(),
             estate: Estate::default(),
             ticket: Ticket(1),
@@ -154,6 +158,9 @@ impl Shard {
             Input::Bridged { connection, last_identifier } => self.bridged(connection, last_identifier),
             Input::Verified { connection, verdict } => {
                 self.verified(connection, verdict, environment, effects);
+            }
+            Input::Answered { session, topic, payload } => {
+                self.command_answered(session, topic, payload, environment.now);
             }
             Input::AccessChanged => self.access_changed(environment, effects),
             Input::Received { connection, bytes } => self.received(connection, bytes, environment, effects),
@@ -206,6 +213,7 @@ impl Shard {
             self.ticket = Ticket(self.ticket.0 + 1);
         }
         effects.extend(self.fetches.drain(..).map(|(reader, messages)| Effect::Fetch { reader, messages }));
+        effects.extend(self.commands.drain(..).map(|command| Effect::Command(Box::new(command))));
         effects.extend(self.parcels.drain(..).map(|(shard, parcel)| Effect::Post { shard, parcel }));
         let mut dirty = std::mem::take(&mut self.outgoing.dirty);
         dirty.sort_unstable();

@@ -70,6 +70,10 @@ impl Shard {
         environment: &mut Environment<'_>,
         effects: &mut Vec<Effect>,
     ) {
+        // A client that was told of a change finds it in force, even where this shard has not been told yet.
+        if !Arc::ptr_eq(&self.access, &self.shared.access()) {
+            self.access_changed(environment, effects);
+        }
         self.end_if_due(&arrival.request.client_id, environment);
         if let Some(reason) = self.refusal_of(&arrival) {
             return self.turn_away(&arrival, &reason, environment, effects);
@@ -128,6 +132,7 @@ impl Shard {
     ) {
         let session = self.session_of(&arrival.request.client_id);
         self.adopt(session, &arrival);
+        self.shared.presence.came(arrival.user_name(), arrival.connection, &arrival.peer);
         tracing::info!(
             target: crate::CONNECTION_LINES,
             connection = arrival.connection.0,
@@ -260,6 +265,8 @@ impl Shard {
             self.store_exchanges_again(session);
         }
         self.gauges.sessions_connected += 1;
+        // Its client may have come by another listener before, or other rules have been in force when the broker was stopped.
+        self.end_lost_subscriptions(session);
         self.arm_session(session);
     }
 

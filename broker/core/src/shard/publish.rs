@@ -50,12 +50,12 @@ pub(super) struct Distribution {
     allotments: Vec<Allotment>,
 }
 
-/// A publication that was accepted and is to be distributed.
+/// A publication that was accepted and is to be distributed, unless it is a command.
 #[derive(Debug)]
 pub(super) struct Accepted {
-    distribution: Distribution,
+    pub(super) distribution: Option<Distribution>,
     /// Records of this turn hold the message, so its acknowledgement waits for them.
-    stored: bool,
+    pub(super) stored: bool,
 }
 
 /// A message, and who gets it.
@@ -162,7 +162,7 @@ impl Shard {
         match publish.packet_id {
             None => {
                 match self.accept_publish(session, publish, topic, now) {
-                    Ok(accepted) => self.distribute(accepted.distribution, now),
+                    Ok(accepted) => self.distribute_any(accepted.distribution, now),
                     Err(refused) => self.log_refusal(session, refused, topic, now),
                 }
                 Ok(())
@@ -217,18 +217,20 @@ impl Shard {
             // subscribes to what it publishes knows then which message it gets.
             self.answer(connection, Answer::PubRec(packet_id, ReasonCode::Success), ticket);
             // If the commit fails the client sends it again, and that is no repetition for anyone.
-            match ticket {
-                Some(ticket) => {
+            match (ticket, distribution) {
+                (Some(ticket), Some(distribution)) => {
                     self.distribute_when_stored(ticket, Held { publisher: session, packet_id, distribution });
                 }
-                None => self.distribute(distribution, now),
+                (_, distribution) => self.distribute_any(distribution, now),
             }
         } else {
-            let reason = match distribution.matches.is_empty() {
+            let finds_nobody =
+                distribution.as_ref().is_some_and(|distribution| distribution.matches.is_empty());
+            let reason = match finds_nobody {
                 true => ReasonCode::NoMatchingSubscribers,
                 false => ReasonCode::Success,
             };
-            self.distribute(distribution, now);
+            self.distribute_any(distribution, now);
             self.answer(connection, Answer::PubAck(packet_id, reason), ticket);
         }
         Ok(())
@@ -327,6 +329,9 @@ impl Shard {
         // Whose message it is matters for few topics.
         let client_id = || self.sessions.get(&session).map_or("", |state| &*state.client_id);
         if topic.is_dollar() && is_reserved(topic, client_id()) {
+            if let Some(control) = self.control_topic(session, topic) {
+                return self.command(session, control, topic, publish.payload);
+            }
             self.stats.messages_dropped(DropReason::NotAuthorized, 1);
             return Err(PublishRefused::Reserved);
         }
@@ -376,7 +381,7 @@ impl Shard {
         now: Moment,
     ) -> Result<(), PublishRefused> {
         let Accepted { distribution, .. } = self.accept(publication, now)?;
-        self.distribute(distribution, now);
+        self.distribute_any(distribution, now);
         Ok(())
     }
 
@@ -430,7 +435,7 @@ impl Shard {
             self.records.push(Record::Published { message: Arc::clone(&message), references });
         }
         let stored = durability == MessageDurability::Commit && self.records.len() > records_before;
-        Ok(Accepted { distribution: Distribution { message, matches, allotments }, stored })
+        Ok(Accepted { distribution: Some(Distribution { message, matches, allotments }), stored })
     }
 
     /// Finds out who gets a message, and makes it.
@@ -511,6 +516,12 @@ impl Shard {
     fn no_room(&self) -> PublishRefused {
         self.stats.messages_dropped(DropReason::StorageFull, 1);
         PublishRefused::StorageFull
+    }
+
+    fn distribute_any(&mut self, distribution: Option<Distribution>, now: Moment) {
+        if let Some(distribution) = distribution {
+            self.distribute(distribution, now);
+        }
     }
 
     /// Gives a message to the targets on this shard, and passes it on to the other shards that have some ([MQTT-4.5.0-1]).

@@ -192,22 +192,24 @@ impl Shard {
     ) -> Result<(), CloseReason> {
         let records_before = self.records.len();
         let Some(established) = self.established(connection) else { return Ok(()) };
-        let entrance = established.entrance;
+        let (entrance, version) = (established.entrance, established.wire.version());
         let mounted = self.shared.entrance(entrance).mounted_filters(unsubscribe.filters.iter())?;
         let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
         for (index, filter) in unsubscribe.filters.iter().enumerate() {
             let filter = mounted_or(&mounted, index, filter);
             let Some(state) = self.session_on(connection) else { return Ok(()) };
             let (session, durable) = (state.id, state.durable);
+            if version == ProtocolVersion::V5 && !self.may_unsubscribe(session, filter) {
+                reasons.push(ReasonCode::NotAuthorized.value());
+                continue;
+            }
+            let Some(state) = self.session_on(connection) else { return Ok(()) };
             // [MQTT-3.10.4-1]
             let reason = match state.subscriptions.remove_entry(filter.as_str()) {
                 None => ReasonCode::NoSubscriptionExisted,
                 Some((name, _)) => {
-                    self.gauges.subscriptions -= 1;
-                    self.gauges.shared_subscriptions -= usize::from(filter.shared().is_some());
                     // [MQTT-3.10.4-2], [MQTT-3.10.4-3] What is on its way to the client stays on it.
-                    self.shared.routes.unsubscribe(filter, session);
-                    self.leave_groups(connection, filter);
+                    self.forget_subscription(session, Some(connection), filter);
                     if durable {
                         self.records.push(Record::Unsubscribed { session, filter: name });
                     }
@@ -221,6 +223,21 @@ impl Shard {
         // [MQTT-3.10.4-4], [MQTT-3.10.4-5]
         self.answer(connection, Answer::UnsubAck(unsubscribe.packet_id, reasons), ticket);
         Ok(())
+    }
+
+    /// Takes a subscription out of the routes that was taken from its session.
+    pub(super) fn forget_subscription(
+        &mut self,
+        session: SessionId,
+        connection: Option<ConnectionId>,
+        filter: TopicFilter<'_>,
+    ) {
+        self.gauges.subscriptions -= 1;
+        self.gauges.shared_subscriptions -= usize::from(filter.shared().is_some());
+        self.shared.routes.unsubscribe(filter, session);
+        if let Some(connection) = connection {
+            self.leave_groups(connection, filter);
+        }
     }
 }
 

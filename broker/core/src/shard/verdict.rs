@@ -12,6 +12,7 @@ use crate::connection::{Arrival, Connection};
 use crate::effect::Effect;
 use crate::farewell::{BrokerReason, CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
+use crate::record::Record;
 use crate::session::Session;
 use crate::time::Environment;
 
@@ -123,27 +124,75 @@ impl Shard {
     pub(super) fn may_subscribe(&self, session: SessionId, filter: TopicFilter<'_>) -> bool {
         let permissions = self.sessions.get(&session).and_then(|state| state.permissions.as_ref());
         let Some(permissions) = permissions else { return true };
-        let is_allowed = permissions.allow_subscribe(filter.inner());
+        let is_allowed = permissions.allow_subscribe(filter);
         self.stats.acl_checked(Action::Subscribe, is_allowed);
         is_allowed
+    }
+
+    /// Tells whether a session may unsubscribe from a filter now. MQTT 3 has no word for a refusal, so there it may.
+    pub(super) fn may_unsubscribe(&self, session: SessionId, filter: TopicFilter<'_>) -> bool {
+        let permissions = self.sessions.get(&session).and_then(|state| state.permissions.as_ref());
+        permissions.is_none_or(|permissions| permissions.allow_unsubscribe(filter))
     }
 
     /// Goes by the tables that are in force now: sessions may do what these say, and clients that are let in no more are told so.
     /// What waits for a session, or is in flight, is looked at when its turn comes.
     pub(super) fn access_changed(&mut self, environment: &mut Environment<'_>, effects: &mut Vec<Effect>) {
-        self.access = self.shared.access();
-        let mut revoked = Vec::new();
+        let before = std::mem::replace(&mut self.access, self.shared.access());
+        let (mut revoked, mut lost) = (Vec::new(), Vec::new());
         for state in self.sessions.values_mut() {
             state.permissions = permissions_of(state, &self.access);
-            if !state.is_admitted(&self.access) {
-                revoked.extend(state.connection);
-            }
+            let is_unseated = |entrance| before.unseats(entrance, state.user_name(), &self.access);
+            let reason = match state.entrance.is_some_and(is_unseated) {
+                true => Some(BrokerReason::Unseated),
+                false => (!state.is_admitted(&self.access)).then_some(BrokerReason::Revoked),
+            };
+            revoked.extend(reason.and_then(|reason| Some((state.connection?, reason))));
+            lost.extend(lost_subscriptions(state));
         }
-        revoked.sort_unstable();
-        for connection in revoked {
-            self.close(connection, &CloseReason::Broker(BrokerReason::Revoked), environment, effects);
+        revoked.sort_unstable_by_key(|(connection, _)| *connection);
+        for (connection, reason) in revoked {
+            self.close(connection, &CloseReason::Broker(reason), environment, effects);
+        }
+        for (session, filter) in lost {
+            self.end_subscription(session, &filter);
         }
     }
+
+    /// Ends what a session has subscribed to and may not any more.
+    pub(super) fn end_lost_subscriptions(&mut self, session: SessionId) {
+        let Some(state) = self.sessions.get(&session) else { return };
+        for (session, filter) in lost_subscriptions(state) {
+            self.end_subscription(session, &filter);
+        }
+    }
+
+    /// Ends a subscription that the session may not have any more.
+    fn end_subscription(&mut self, session: SessionId, filter: &Arc<str>) {
+        // It may have ended with its connection.
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let Ok(parsed) = TopicFilter::new(filter) else { return };
+        tracing::info!(
+            client = &*state.client_id,
+            filter = &**filter,
+            "subscription ended: not authorised any more"
+        );
+        state.subscriptions.remove(filter);
+        let (connection, durable) = (state.connection, state.durable);
+        self.forget_subscription(session, connection, parsed);
+        if durable {
+            self.records.push(Record::Unsubscribed { session, filter: Arc::clone(filter) });
+        }
+    }
+}
+
+/// Returns the subscriptions of a session that it may not have any more.
+fn lost_subscriptions(session: &Session) -> Vec<(SessionId, Arc<str>)> {
+    let Some(permissions) = &session.permissions else { return Vec::new() };
+    let is_lost = |filter: &&Arc<str>| {
+        TopicFilter::new(filter).is_ok_and(|filter| !permissions.keep_subscription(filter))
+    };
+    session.subscriptions.keys().filter(is_lost).map(|filter| (session.id, Arc::clone(filter))).collect()
 }
 
 /// Returns what the client of a session may do; None if that is everything.

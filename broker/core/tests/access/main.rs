@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bridges;
+mod control;
 mod revocation;
+mod roles;
 mod rules;
 mod users;
 

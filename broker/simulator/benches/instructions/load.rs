@@ -143,7 +143,7 @@ impl Broker {
                 Effect::Post { shard: ShardIndex(other), parcel } => {
                     self.turn(usize::from(other), Input::Parcel(parcel));
                 }
-                Effect::Close { .. } | Effect::Fetch { .. } | Effect::Verify { .. } => {
+                Effect::Close { .. } | Effect::Fetch { .. } | Effect::Verify { .. } | Effect::Command(_) => {
                     panic!("{effect:?} in a benchmark")
                 }
             }

@@ -1,0 +1,154 @@
+//! The tables of users and rules, made of what the configuration and its files say: one for all listeners, or one for each.
+//!
+//! Invariant: clients, groups and roles that are administered change the tables of the listeners that go by them, and no other.
+
+use std::path::Path;
+
+use veilmq_config::{BadCredentials, BrokerConfig, ListenerAccessConfig};
+use veilmq_core::{Access, AccessTables, ControlTopics, Rules};
+
+use super::AccessError;
+use super::dynamic_security::Directory;
+use super::users::Users;
+use super::verifier::Rehash;
+use super::{policies, rules_file};
+
+/// What is in force, or is about to be.
+pub(super) struct Tables {
+    pub(super) access: AccessTables,
+    /// For all listeners, or for each.
+    pub(super) users: Vec<Users>,
+    pub(super) rehash: Rehash,
+    /// For all listeners, or for each, like the users.
+    pub(super) sources: Vec<Source>,
+    pub(super) directory: Option<Directory>,
+}
+
+/// What the table of one listener, or of all, is made of.
+#[derive(Clone)]
+pub(super) struct Source {
+    own: ListenerAccessConfig,
+    has_passwords: bool,
+    /// Those of a file.
+    rules: Option<Rules>,
+}
+
+impl Tables {
+    /// Reads all files. Users, clients and groups that were there `earlier` and have not changed stay who they are.
+    pub(super) fn read(
+        config: &BrokerConfig,
+        earlier: &[Users],
+        earlier_directory: Option<&Directory>,
+    ) -> Result<Self, AccessError> {
+        let directory = match &config.access.dynamic_security_file {
+            Some(path) => Some(read_directory(path, earlier_directory)?),
+            None => None,
+        };
+        let nobody = Users::default();
+        let mut users = Vec::new();
+        let mut sources = Vec::new();
+        for (index, own) in accesses(config).into_iter().enumerate() {
+            let earlier = earlier.get(index).or(earlier.first()).unwrap_or(&nobody);
+            let (source, known) = Source::read(config, own, earlier)?;
+            users.push(source.users(&known, earlier, directory.as_ref()));
+            sources.push(source);
+        }
+        let rehash = match &config.access.password_file {
+            Some(path) if config.access.rehash && users.len() == 1 => Rehash::In(path.clone()),
+            Some(_) | None => Rehash::Never,
+        };
+        let access = access(config, &sources, &users, directory.as_ref())?;
+        Ok(Self { access, users, rehash, sources, directory })
+    }
+}
+
+/// Returns the tables and users for other clients, groups and roles, all else being as it is.
+pub(super) fn with_directory(
+    config: &BrokerConfig,
+    sources: &[Source],
+    users: &[Users],
+    directory: &Directory,
+) -> Result<(AccessTables, Vec<Users>), AccessError> {
+    let pairs = sources.iter().zip(users);
+    let users: Vec<_> = pairs.map(|(source, users)| source.users(users, users, Some(directory))).collect();
+    Ok((access(config, sources, &users, Some(directory))?, users))
+}
+
+/// Lists who may connect and what clients may do: for all listeners, or, if that differs, for each.
+fn accesses(config: &BrokerConfig) -> Vec<ListenerAccessConfig> {
+    let common = config.access_of_listeners();
+    match config.listeners.iter().any(|listener| listener.access.is_some()) {
+        true => {
+            let own = config.listeners.iter().map(|listener| listener.access.as_ref());
+            own.map(|access| access.unwrap_or(&common).clone()).collect()
+        }
+        false => vec![common],
+    }
+}
+
+fn read_directory(path: &Path, earlier: Option<&Directory>) -> Result<Directory, AccessError> {
+    let mut directory = Directory::read(path)?;
+    if let Some(earlier) = earlier {
+        directory.keep_seats(earlier);
+    }
+    Ok(directory)
+}
+
+fn access(
+    config: &BrokerConfig,
+    sources: &[Source],
+    users: &[Users],
+    directory: Option<&Directory>,
+) -> Result<AccessTables, AccessError> {
+    let by_roles = directory.map(|directory| Rules::by_roles(directory.roles()));
+    let pairs = sources.iter().zip(users);
+    let mut tables = pairs
+        .map(|(source, users)| source.access(config, users, by_roles.as_ref()))
+        .collect::<Result<Vec<_>, _>>()?;
+    // One table is for whatever listeners there are.
+    Ok(match tables.len() {
+        1 => tables.remove(0).into(),
+        _ => tables.into(),
+    })
+}
+
+impl Source {
+    fn read(
+        config: &BrokerConfig,
+        own: ListenerAccessConfig,
+        earlier: &Users,
+    ) -> Result<(Self, Users), AccessError> {
+        let users = own.password_file.as_ref().map(|path| Users::read(path, earlier)).transpose()?;
+        let (file, mosquitto_file) = (own.acl_file.as_ref(), own.mosquitto_acl_file.as_ref());
+        let rules = rules_file::read(file, mosquitto_file, config.acl.subscribe)?;
+        let has_passwords = users.is_some() || own.dynamic_security;
+        Ok((Self { own, has_passwords, rules }, users.unwrap_or_default()))
+    }
+
+    /// Returns the users with those that are administered, if they may connect here.
+    fn users(&self, known: &Users, earlier: &Users, directory: Option<&Directory>) -> Users {
+        match directory.filter(|_| self.own.dynamic_security) {
+            Some(directory) => known.with_others(directory.credentials(), earlier),
+            None => known.with_others(std::iter::empty(), earlier),
+        }
+    }
+
+    fn access(
+        &self,
+        config: &BrokerConfig,
+        users: &Users,
+        by_roles: Option<&Rules>,
+    ) -> Result<Access, AccessError> {
+        Ok(Access {
+            anonymous: self.own.anonymous,
+            users: self.has_passwords.then(|| users.stamps()),
+            rules: by_roles.filter(|_| self.own.dynamic_security).or(self.rules.as_ref()).cloned(),
+            policies: policies::policies(&config.e2e)?,
+            tells_bad_credentials: config.access.bad_credentials == BadCredentials::BadUserNameOrPassword,
+            controls: ControlTopics {
+                dynamic_security: self.own.dynamic_security,
+                broker: config.access.control_api,
+            },
+        })
+    }
+}

@@ -1,0 +1,43 @@
+//! What a shard is put to work with.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use veilmq_core::Shard;
+
+use super::Mail;
+use super::counters::Counters;
+use super::gate::Admission;
+use super::mailbox::Exchange;
+use crate::access::{Control, Reply, Verifier};
+use crate::store::StorageHandle;
+
+/// What a shard needs to work; it is made on the main thread and moved to the shard's.
+pub struct WorkerParts {
+    /// The core's shard.
+    pub shard: Shard,
+    /// The mailboxes of all shards.
+    pub exchange: Arc<Exchange<Mail>>,
+    /// Where batches of records go.
+    pub storage: StorageHandle,
+    /// The bytes waiting for storage above which no more is read, if some of them are this shard's.
+    pub storage_backlog_bytes_max: usize,
+    /// Who may have a connection.
+    pub gate: Admission,
+    /// Where connections get their numbers.
+    pub connection_ids: Arc<AtomicU64>,
+    /// Who checks passwords.
+    pub verifier: Arc<Verifier>,
+    /// Where it sends what it finds.
+    pub reply: Arc<Reply>,
+    /// Who carries out commands.
+    pub control: Arc<Control>,
+    /// What is counted.
+    pub counters: Arc<Counters>,
+    /// The outbox size at which the core holds messages back, in bytes.
+    pub outbox_bytes_max: usize,
+    /// How long a client may take no bytes, in seconds.
+    pub write_seconds_max: u64,
+    /// The largest WebSocket message, in bytes.
+    pub websocket_message_bytes_max: usize,
+}

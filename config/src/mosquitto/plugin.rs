@@ -1,0 +1,107 @@
+//! The options of Mosquitto's plugins. One of them needs no C: dynamic security, which the broker has itself.
+
+use std::path::{Path, PathBuf};
+
+use super::draft::Draft;
+use super::option::MosquittoOption as Row;
+use super::option::Scope::Plugin;
+use super::option::{Allowed, forget_text};
+
+const NO_OTHER: &str = "plugins written in C cannot be loaded, but for dynamic security, which is built in";
+/// What stands behind the last `/` of the path of the plugin that is built in, without its suffix.
+const DYNAMIC_SECURITY: &str = "mosquitto_dynamic_security";
+const ONLY_DYNAMIC_SECURITY: Allowed =
+    "…/mosquitto_dynamic_security.so, which is built in; no other plugin can be loaded";
+
+/// The plugins of a configuration while it is read.
+#[derive(Debug, Default)]
+pub(super) struct PluginsDraft {
+    /// `plugin_opt_config_file`.
+    pub(super) dynamic_security_file: Option<PathBuf>,
+    /// `plugin_opt_password_init_file`.
+    pub(super) password_init_file: Option<PathBuf>,
+    /// Whether that plugin is for all listeners, whatever they say.
+    pub(super) is_global: bool,
+    /// Whether the one above is for all listeners, if there has been one.
+    current_is_global: Option<bool>,
+    /// The name that `plugin_load` has given.
+    name: Option<String>,
+}
+
+const A_PLUGIN: Allowed = "a plugin above it";
+
+pub(super) const OPTIONS: &[Row] = &[
+    Row::text("auth_plugin", Plugin, "as `plugin`", begin),
+    Row::refused("auth_plugin_deny_special_chars", Plugin, NO_OTHER),
+    Row::text("global_plugin", Plugin, "as `plugin`, for all listeners", begin_global),
+    Row::text(
+        "plugin",
+        Plugin,
+        "`mosquitto_dynamic_security` is built in (`access.dynamic_security_file`); any other is an error",
+        begin,
+    ),
+    Row::text("plugin_load", Plugin, "as `plugin`, under a name", |draft, value| {
+        let (name, path) = value.split_once(' ').ok_or("a name and a path")?;
+        begin_global(draft, path.trim_start())?;
+        draft.plugins.name = Some(name.to_owned());
+        Ok(())
+    }),
+    Row::text("plugin_use", Plugin, "a name that `plugin_load` has given", |draft, name| {
+        let is_known = draft.plugins.name.as_deref() == Some(name.trim_end());
+        is_known.then_some(()).ok_or("a name that plugin_load has given above")
+    }),
+    Row::text("plugin_opt_config_file", Plugin, "`access.dynamic_security_file`", |draft, path| {
+        let is_global = draft.plugins.current_is_global.ok_or(A_PLUGIN)?;
+        only(&mut draft.plugins.dynamic_security_file, path)?;
+        if is_global {
+            draft.plugins.is_global = true;
+        } else {
+            draft.security().has_dynamic_security = true;
+        }
+        Ok(())
+    }),
+    Row::text("plugin_opt_config_format", Plugin, "`json` and `auto`, which mean JSON", |draft, format| {
+        forget_text(draft, format)?;
+        matches!(format, "json" | "auto").then_some(()).ok_or("json or auto")
+    })
+    .without_effect(),
+    Row::text(
+        "plugin_opt_password_init_file",
+        Plugin,
+        "`access.dynamic_security_password_file`",
+        |draft, path| {
+            draft.plugins.current_is_global.ok_or(A_PLUGIN)?;
+            only(&mut draft.plugins.password_init_file, path)
+        },
+    ),
+    Row::refused("plugin_opt_*", Plugin, NO_OTHER),
+];
+
+/// Sets what there is one of, whatever the listener.
+fn only(known: &mut Option<PathBuf>, path: &str) -> Result<(), Allowed> {
+    match known {
+        Some(known) if known.as_path() != Path::new(path) => {
+            Err("the file that is named above it: there is one for all listeners")
+        }
+        _ => {
+            *known = Some(path.into());
+            Ok(())
+        }
+    }
+}
+
+fn begin(draft: &mut Draft, path: &str) -> Result<(), Allowed> {
+    let name = path.trim_end().rsplit('/').next().unwrap_or_default();
+    let name = name.split_once('.').map_or(name, |(name, _)| name);
+    if name != DYNAMIC_SECURITY {
+        return Err(ONLY_DYNAMIC_SECURITY);
+    }
+    draft.plugins.current_is_global = Some(false);
+    Ok(())
+}
+
+fn begin_global(draft: &mut Draft, path: &str) -> Result<(), Allowed> {
+    begin(draft, path)?;
+    draft.plugins.current_is_global = Some(true);
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! The plugin that `mosquitto.conf` may name: dynamic security, which is built in.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::PathBuf;
+
+use veilmq_config::{BrokerConfig, ConfigError, Overrides, Sources};
+
+fn try_load(text: &str) -> Result<BrokerConfig, ConfigError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mosquitto.conf");
+    fs::write(&path, text).unwrap();
+    BrokerConfig::load(Sources {
+        file: Some(&path),
+        overrides: Overrides::default(),
+        environment: std::iter::empty(),
+    })
+}
+
+fn load(text: &str) -> BrokerConfig {
+    try_load(text).unwrap_or_else(|error| panic!("{text:?}: {error}"))
+}
+
+#[test]
+fn the_plugin_that_is_built_in_is_found_under_every_name_it_has() {
+    let so = "/usr/lib/x86_64-linux-gnu/mosquitto_dynamic_security.so";
+    for head in [
+        format!("plugin {so}"),
+        format!("global_plugin {so}"),
+        format!("auth_plugin {so}"),
+        format!("plugin_load ds {so}\nplugin_use ds"),
+        format!("per_listener_settings true\nlistener 1884\nplugin {so}"),
+    ] {
+        let config =
+            load(&format!("{head}\nplugin_opt_config_file /ds.json\nplugin_opt_config_format json\n"));
+
+        assert_eq!(config.access.dynamic_security_file, Some(PathBuf::from("/ds.json")), "{head}");
+        assert!(config.listeners.iter().all(|listener| listener.access.is_none()), "{head}");
+    }
+    assert!(load("enable_control_api true\n").access.control_api);
+}
+
+#[test]
+fn roles_count_on_the_listeners_that_name_the_plugin() {
+    let plugin = "plugin /lib/mosquitto_dynamic_security.so\nplugin_opt_config_file /ds.json\n";
+    let config = load(&format!(
+        "per_listener_settings true\nlistener 1884 127.0.0.1\nacl_file /acl\nlistener 1885 127.0.0.1\n{plugin}\
+         plugin_opt_password_init_file /pw\nlistener 1886 127.0.0.1\nallow_anonymous true\n{plugin}"
+    ));
+
+    assert_eq!(config.access.dynamic_security_file, Some(PathBuf::from("/ds.json")));
+    assert_eq!(config.access.dynamic_security_password_file, Some(PathBuf::from("/pw")));
+    assert_eq!(config.acl.mosquitto_file, None);
+    let common = config.access_of_listeners();
+    let own = config.listeners.iter().map(|listener| listener.access.as_ref().unwrap_or(&common));
+    let own: Vec<_> =
+        own.map(|own| (own.dynamic_security, own.mosquitto_acl_file.is_some(), own.anonymous)).collect();
+    assert_eq!(own, [(false, true, false), (true, false, false), (true, false, true)]);
+}
+
+#[test]
+fn what_cannot_be_is_an_error_that_names_the_line() {
+    let plugin = "plugin mosquitto_dynamic_security.so\nplugin_opt_config_file";
+    let two_files =
+        format!("per_listener_settings true\nlistener 1884\n{plugin} /a\nlistener 1885\n{plugin} /b\n");
+    for (text, expected) in [
+        (
+            "plugin /none\n",
+            "FILE:1: plugin = /none is not allowed; allowed: …/mosquitto_dynamic_security.so, which is built in; no other plugin can be loaded",
+        ),
+        (
+            "plugin_opt_config_file /ds.json\n",
+            "FILE:1: plugin_opt_config_file = /ds.json is not allowed; allowed: a plugin above it",
+        ),
+        (
+            "plugin_load ds /x/mosquitto_dynamic_security.so\nplugin_use other\n",
+            "FILE:2: plugin_use = other is not allowed; allowed: a name that plugin_load has given above",
+        ),
+        (
+            "plugin_opt_x y\n",
+            "FILE:1: plugin_opt_x is not supported: plugins written in C cannot be loaded, but for dynamic security, which is built in",
+        ),
+        (
+            &two_files,
+            ":7: plugin_opt_config_file = /b is not allowed; allowed: the file that is named above it: there is one for all listeners",
+        ),
+        (
+            "plugin_opt_password_init_file /pw\n",
+            ":1: plugin_opt_password_init_file = /pw is not allowed; allowed: a plugin above it",
+        ),
+    ] {
+        let error = try_load(text).expect_err(text).to_string();
+
+        assert!(error.ends_with(&expected.replace("FILE", "")), "{text}: {error}");
+    }
+}
