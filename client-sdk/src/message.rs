@@ -94,6 +94,12 @@ pub struct Publication {
 }
 
 impl Publication {
+    /// The same with what goes to the broker in place of its topic and payload.
+    pub(crate) fn carrying(&self, wire_topic: &str, payload: Bytes) -> Self {
+        let Self { qos, retain, .. } = *self;
+        Self { topic: wire_topic.to_owned(), payload, qos, retain, properties: self.properties.clone() }
+    }
+
     /// Appends the PUBLISH packet to `out`.
     pub(crate) fn encode(&self, packet_id: Option<PacketId>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let user = encode_pairs(&self.properties.user)?;

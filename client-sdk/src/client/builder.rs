@@ -28,7 +28,7 @@ use super::{
 use crate::{
     e2e::{
         ArticleKeys, ConfigError, Directory, E2e, EnvelopeOptions, EpochTiming, Keyring, Limits,
-        MasterSecret, Member, Scope, ScopeConfig, SenderPolicy,
+        MasterSecret, Member, Naming, Scope, ScopeConfig, SenderPolicy,
         distribution::{Distribution, IssuePolicy},
     },
     message::Will,
@@ -61,6 +61,7 @@ pub struct Builder {
     issued: Vec<(Scope, EnvelopeOptions, IssuePolicy)>,
     members: Vec<(Scope, Certificate)>,
     legacy: Vec<(Scope, ArticleKeys)>,
+    blind: Vec<(Scope, Arc<Naming>)>,
     directory: Directory,
     limits: Limits,
     state: Option<(PathBuf, Option<StateKey>)>,
@@ -95,6 +96,7 @@ impl Builder {
             issued: Vec::new(),
             members: Vec::new(),
             legacy: Vec::new(),
+            blind: Vec::new(),
             directory: Directory::default(),
             limits: Limits::default(),
             state: None,
@@ -267,6 +269,17 @@ impl Builder {
         Ok(self)
     }
 
+    /// Hides the topics of a scope from the broker: it sees tokens in place of their levels, and `+`, `#`, retained messages,
+    /// Wills and Shared Subscriptions work as ever (VEIL-1 section 14, which also says what still shows). The application goes on
+    /// with real names. Every member needs the same topic keys.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for what is no filter.
+    pub fn blind(mut self, filter: &str, naming: Arc<Naming>) -> Result<Self, ConfigError> {
+        self.blind.push((Scope::new(filter)?, naming));
+        Ok(self)
+    }
+
     /// Becomes a member of an end-to-end scope: its keys come through the broker from whoever is certified to issue them, also
     /// when nobody else is there (VEIL-1 section 9.2). Needs [`identity`](Self::identity) and [`trust`](Self::trust).
     ///
@@ -420,6 +433,9 @@ impl Builder {
         }
         for (scope, keys) in self.legacy {
             e2e.copy_to_legacy(&scope, keys)?;
+        }
+        for (scope, naming) in self.blind {
+            e2e.make_blind(&scope, naming)?;
         }
         let accept = self.accept_replay_after_crash;
         let open = |(path, key): (PathBuf, StateKey)| {

@@ -98,6 +98,10 @@ enum Waiter {
     Keys {
         topic: String,
     },
+    /// Blind names that have come into use.
+    Names {
+        filter: String,
+    },
 }
 
 /// Where to connect, and how insistently.
@@ -318,6 +322,7 @@ impl Driver {
         self.acknowledge_taken();
         self.sealing.advance();
         self.work_on_keys();
+        self.follow_names();
         self.publish_ready();
         loop {
             self.retry_blocked();
@@ -339,7 +344,8 @@ impl Driver {
                         tell(reply, outcome);
                     }
                     Some(Waiter::Keys { topic }) => self.key_published(&topic, outcome.err()),
-                    Some(Waiter::Subscribe { .. } | Waiter::Unsubscribe { .. }) | None => {}
+                    Some(Waiter::Subscribe { .. } | Waiter::Unsubscribe { .. } | Waiter::Names { .. })
+                    | None => {}
                 },
                 Event::Answered { token, reasons } => self.answered(token, &reasons),
                 Event::Reauthenticated => self.reauthenticated(),
@@ -460,7 +466,8 @@ impl Driver {
         let keys = self.sealing.next_wake().map(|due| Instant::now() + until(due));
         let refresh = self.sealing.refresh_due().filter(|_| self.is_connected());
         let refresh = refresh.map(|due| Instant::now() + until(due));
-        [session, stall, self.reauthenticate_at, keys, self.unsealed_due(), refresh]
+        let names = self.sealing.names_due().map(|due| Instant::now() + until(due));
+        [session, stall, self.reauthenticate_at, keys, self.unsealed_due(), refresh, names]
             .into_iter()
             .flatten()
             .min()

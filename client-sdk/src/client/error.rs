@@ -4,7 +4,7 @@ use thiserror::Error;
 use veilmq_protocol::{EncodeError, ReasonCode, TopicError, veil::CertificateError};
 
 use crate::{
-    e2e::{ConfigError, SealError},
+    e2e::{ConfigError, NamingError, SealError},
     session::{CloseReason, DeliveryError, ReauthenticationError},
 };
 
@@ -111,6 +111,14 @@ pub enum SubscribeError {
         filter: String,
         /// What is wrong with it.
         error: TopicError,
+    },
+    /// The filter touches a blind scope and has no tokens there.
+    #[error("topic filter {filter:?} cannot be blind: {error}")]
+    Naming {
+        /// The filter.
+        filter: String,
+        /// Why.
+        error: NamingError,
     },
     /// No Local on a Shared Subscription ([MQTT-3.8.3-4]).
     #[error("topic filter {filter:?}: a shared subscription cannot exclude the client's own messages")]

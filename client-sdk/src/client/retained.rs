@@ -30,12 +30,15 @@ pub(super) struct Retained {
 
 struct Kept {
     publication: Publication,
+    /// The name that it is retained under.
+    wire: String,
     mark: EpochMark,
 }
 
 impl Retained {
-    /// Remembers what was published, or that it was deleted; without `mark` it is none of ours.
-    pub(super) fn remember(&mut self, publication: Publication, mark: Option<EpochMark>) {
+    /// Remembers what was published, on the wire under the name `wire`, or that it was deleted; without `mark` it is none of
+    /// ours.
+    pub(super) fn remember(&mut self, publication: Publication, wire: String, mark: Option<EpochMark>) {
         if let Some(before) = self.messages.remove(&publication.topic) {
             self.bytes -= before.publication.payload.len();
         }
@@ -50,7 +53,7 @@ impl Retained {
         }
         self.bytes = bytes;
         self.look_again();
-        self.messages.insert(publication.topic.clone(), Kept { publication, mark });
+        self.messages.insert(publication.topic.clone(), Kept { publication, wire, mark });
     }
 
     /// There may be other keys.
@@ -76,9 +79,14 @@ impl Retained {
                 continue;
             };
             match seal(e2e, topic, &kept.publication, now_unix_ms) {
-                Ok(payload) => {
+                Ok((wire, payload)) => {
                     kept.mark = mark;
-                    refreshed.push(Publication { payload, ..kept.publication.clone() });
+                    refreshed.push(kept.publication.carrying(&wire, payload));
+                    let before = std::mem::replace(&mut kept.wire, wire);
+                    if before != kept.wire {
+                        // VEIL-1 section 14: it is retained under the new name, and no longer under the old one.
+                        refreshed.push(kept.publication.carrying(&before, Bytes::new()));
+                    }
                 }
                 Err(error) => {
                     warn!(topic = topic.as_str(), %error, "a retained message cannot be sealed anew");
@@ -94,9 +102,11 @@ fn seal(
     topic: TopicName<'_>,
     publication: &Publication,
     now_unix_ms: u64,
-) -> Result<Bytes, SealError> {
+) -> Result<(String, Bytes), SealError> {
     // What was published before can be encoded.
     let user = encode_pairs(&publication.properties.user).unwrap_or_default();
     let properties = publication.properties.borrow(&user).unwrap_or_default();
-    e2e.seal_refresh(topic, &publication.payload, &properties, now_unix_ms, &mut entropy).map(Bytes::from)
+    let wire = e2e.wire_topic(topic, now_unix_ms)?.unwrap_or_else(|| publication.topic.clone());
+    let sealed = e2e.seal_refresh(topic, &publication.payload, &properties, now_unix_ms, &mut entropy)?;
+    Ok((wire, Bytes::from(sealed)))
 }

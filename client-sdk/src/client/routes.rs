@@ -5,6 +5,7 @@
 //! copy of a delivery to be dropped acknowledges it.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -13,7 +14,7 @@ use tokio::{
     sync::{Notify, mpsc},
     time::Instant,
 };
-use veilmq_protocol::{TopicFilter, TopicName};
+use veilmq_protocol::{SubscribeOptions, TopicFilter, TopicName};
 
 use crate::{message::Received, session::Receipt};
 
@@ -59,9 +60,18 @@ pub(super) struct Delivery {
     receipt: Option<Arc<TakenOnDrop>>,
 }
 
+/// One filter of a subscription, and what the broker was given for it.
+pub(super) struct Wanted {
+    /// As the application calls it.
+    pub(super) filter: String,
+    pub(super) options: SubscribeOptions,
+    /// The same one, or those of blind names.
+    pub(super) wire: Vec<String>,
+}
+
 /// Where deliveries for one subscription go.
 struct Route {
-    filters: Vec<String>,
+    filters: Vec<Wanted>,
     sender: mpsc::Sender<Delivery>,
     missed: u64,
     /// Since when nothing has found room.
@@ -100,7 +110,7 @@ impl Routes {
     }
 
     /// Adds a subscription with room for `queue` deliveries besides the receive maximum.
-    pub(super) fn add(&mut self, filters: Vec<String>, queue: usize) -> mpsc::Receiver<Delivery> {
+    pub(super) fn add(&mut self, filters: Vec<Wanted>, queue: usize) -> mpsc::Receiver<Delivery> {
         let (sender, receiver) = mpsc::channel(self.reserved + queue.max(1));
         self.routes.push(Route { filters, sender, missed: 0, full_since: None });
         receiver
@@ -109,23 +119,55 @@ impl Routes {
     /// Takes `filter` from every subscription, and ends those that have no other.
     pub(super) fn remove(&mut self, filter: &str) {
         for route in &mut self.routes {
-            route.filters.retain(|own| own != filter);
+            route.filters.retain(|own| own.filter != filter);
         }
         self.routes.retain(|route| !route.filters.is_empty());
     }
 
-    /// Removes subscriptions the application has dropped; gives the filters nobody is left for.
+    /// Returns what the broker was given for `filter`; nothing where nobody has subscribed to it.
+    pub(super) fn wire_of(&self, filter: &str) -> Vec<String> {
+        let mut wanted = self.routes.iter().flat_map(|route| &route.filters);
+        wanted.find(|wanted| wanted.filter == filter).map(|wanted| wanted.wire.clone()).unwrap_or_default()
+    }
+
+    /// Gives every filter what `wire` says it is now; returns what the broker is to be given, and what it is to forget.
+    pub(super) fn rename(
+        &mut self,
+        mut wire: impl FnMut(&str) -> Option<Vec<String>>,
+    ) -> (Vec<(String, SubscribeOptions)>, Vec<String>) {
+        let before = self.wire();
+        let mut added = Vec::new();
+        for wanted in self.routes.iter_mut().flat_map(|route| &mut route.filters) {
+            let Some(now) = wire(&wanted.filter) else { continue };
+            let new = now.iter().filter(|name| !before.contains(*name));
+            added.extend(new.map(|name| (name.clone(), wanted.options)));
+            wanted.wire = now;
+        }
+        let after = self.wire();
+        (added, before.into_iter().filter(|name| !after.contains(name)).collect())
+    }
+
+    fn wire(&self) -> BTreeSet<String> {
+        let wanted = self.routes.iter().flat_map(|route| &route.filters);
+        wanted.flat_map(|wanted| &wanted.wire).cloned().collect()
+    }
+
+    /// Removes subscriptions the application has dropped; gives what the broker was given and nobody is left for.
     pub(super) fn abandoned(&mut self) -> Vec<String> {
         let closed: Vec<String> = self
             .routes
             .extract_if(.., |route| route.sender.is_closed())
             .flat_map(|route| route.filters)
+            .flat_map(|wanted| wanted.wire)
             .collect();
-        let is_used = |filter: &String| self.routes.iter().any(|route| route.filters.contains(filter));
-        closed.into_iter().filter(|filter| !is_used(filter)).collect()
+        if closed.is_empty() {
+            return closed;
+        }
+        let used = self.wire();
+        closed.into_iter().filter(|filter| !used.contains(filter)).collect()
     }
 
-    /// Hands `received` to every subscription `topic` matches; gives back what found no room.
+    /// Hands `received`, which came on `topic`, to every subscription that it matches; gives back what found no room.
     pub(super) fn deliver(
         &mut self,
         topic: &str,
@@ -160,7 +202,8 @@ impl Routes {
 
 impl Route {
     fn matches(&self, topic: TopicName<'_>) -> bool {
-        self.filters.iter().any(|filter| TopicFilter::new(filter).is_ok_and(|filter| filter.matches(topic)))
+        let mut wire = self.filters.iter().flat_map(|wanted| &wanted.wire);
+        wire.any(|filter| TopicFilter::new(filter).is_ok_and(|filter| filter.matches(topic)))
     }
 
     fn is_stalled(&self) -> bool {

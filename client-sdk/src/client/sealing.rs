@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use tracing::{error, warn};
 use veilmq_protocol::{
-    QoS, TopicName,
+    QoS, TopicFilter, TopicName,
     veil::{Kid, channel::hash, distribution::DistributionTopic, layout::Reader},
 };
 use zeroize::Zeroizing;
@@ -17,7 +17,7 @@ use super::{
     retained::Retained,
 };
 use crate::{
-    e2e::{E2e, OpenError, Saved, StateError, distribution::Distribution},
+    e2e::{E2e, NamingError, OpenError, Saved, SealError, StateError, distribution::Distribution},
     message::{Message, Publication, Received, Sealed, Will, encode_pairs},
     sealed_file::SealedFile,
     session::Receipt,
@@ -25,6 +25,8 @@ use crate::{
 
 /// How often the replay state is saved while messages come in, in milliseconds.
 const SAVE_EVERY_MS: u64 = 5_000;
+/// How often blind names are looked at, to which the application may have added an epoch, in milliseconds.
+const LOOK_AT_NAMES_EVERY_MS: u64 = 5_000;
 
 /// Who may call for plaintext on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +56,16 @@ pub(super) struct Sealing {
     /// When what was received is to be saved, in unix milliseconds.
     save_due: Option<u64>,
     retained: Retained,
+    /// The epochs of blind names that were in use when that was last asked.
+    naming_epochs: Vec<Vec<u32>>,
 }
 
 impl Sealing {
     pub(super) fn new(mut e2e: E2e, keys: Option<Keys>, file: Option<SealedFile>) -> Self {
-        let next_due = e2e.advance(unix_ms());
-        Self { e2e, keys, file, next_due, save_due: None, retained: Retained::default() }
+        let now = unix_ms();
+        let next_due = e2e.advance(now);
+        let naming_epochs = e2e.naming_epochs(now);
+        Self { e2e, keys, file, next_due, save_due: None, retained: Retained::default(), naming_epochs }
     }
 
     /// Erases keys whose time is over.
@@ -140,6 +146,11 @@ impl Sealing {
         let topic = publication.topic.clone();
         let name =
             TopicName::new(&topic).map_err(|error| PublishError::Topic { topic: topic.clone(), error })?;
+        let failed = |error| PublishError::Seal { topic: topic.clone(), error };
+        self.check_response_topic(&publication).map_err(failed)?;
+        if self.e2e.is_blind_name(name) {
+            return Err(failed(SealError::BlindName));
+        }
         let Some(scope) = self.e2e.scope_of(name) else { return Ok(vec![publication]) };
         if form == Form::Plain {
             return Err(PublishError::ScopeIsSealed { scope: scope.as_str().to_owned(), topic });
@@ -149,10 +160,11 @@ impl Sealing {
             return Ok(vec![publication]);
         }
         let invalid = |error| PublishError::Delivery { topic: topic.clone(), error };
-        let failed = |error| PublishError::Seal { topic: topic.clone(), error };
         let user = encode_pairs(&publication.properties.user).map_err(|error| invalid(error.into()))?;
         let properties = publication.properties.borrow(&user).map_err(|error| invalid(error.into()))?;
         let (plaintext, now) = (&publication.payload, unix_ms());
+        let wire = self.e2e.wire_topic(name, now).map_err(|error| failed(error.into()))?;
+        let wire = wire.unwrap_or_else(|| topic.clone());
         let sealed = match publication.retain {
             true => vec![self.e2e.seal(name, plaintext, &properties, now, &mut entropy).map_err(failed)?],
             false => {
@@ -161,23 +173,62 @@ impl Sealing {
             }
         };
         let legacy = self.e2e.seal_legacy(name, plaintext, now, &mut entropy).map_err(failed)?;
-        let with = |payload| Publication { payload: Bytes::from(payload), ..publication.clone() };
+        let with = |payload: Vec<u8>| publication.carrying(&wire, Bytes::from(payload));
         let mut outgoing: Vec<Publication> = sealed.into_iter().map(with).collect();
         outgoing.extend(legacy.map(|(topic, payload)| Publication { topic, ..with(payload) }));
         if publication.retain {
             if deletes {
                 // VEIL-1 section 12.1: the proof that it is deleted, and then the deletion.
-                outgoing.push(publication.clone());
+                outgoing.push(publication.carrying(&wire, Bytes::new()));
             }
-            self.retained.remember(publication, self.e2e.refresh_mark(name, now));
+            self.retained.remember(publication, wire, self.e2e.refresh_mark(name, now));
         }
         Ok(outgoing)
+    }
+
+    /// The filters to subscribe to for everything that a filter matches.
+    pub(super) fn wire_filters(&self, filter: &str) -> Result<Vec<String>, NamingError> {
+        match TopicFilter::new(filter) {
+            Ok(parsed) => self.e2e.wire_filters(parsed, unix_ms()),
+            Err(_) => Ok(vec![filter.to_owned()]),
+        }
+    }
+
+    /// Whether other names are in use than when this was last asked.
+    pub(super) fn names_changed(&mut self) -> bool {
+        let epochs = self.e2e.naming_epochs(unix_ms());
+        let changed = epochs != self.naming_epochs;
+        if changed {
+            self.naming_epochs = epochs;
+            self.retained.look_again();
+        }
+        changed
+    }
+
+    /// When other names come into use or go out of it, in unix milliseconds, or when to look whether they do.
+    pub(super) fn names_due(&self) -> Option<u64> {
+        if self.naming_epochs.is_empty() {
+            return None;
+        }
+        let now = unix_ms();
+        let look = now.saturating_add(LOOK_AT_NAMES_EVERY_MS);
+        Some(self.e2e.next_naming(now).map_or(look, |due| due.min(look)))
+    }
+
+    /// Refuses to show a name of a blind scope where everyone can read it.
+    fn check_response_topic(&self, publication: &Publication) -> Result<(), SealError> {
+        let response = publication.properties.response_topic.as_deref().map(TopicName::new);
+        match response {
+            Some(Ok(topic)) if self.e2e.is_blind(topic) => Err(SealError::ResponseTopic),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// The Will for one CONNECT, sealed under the epoch of now; none before there is a key.
     pub(super) fn will(&mut self, will: &Will) -> Result<Option<Will>, ConnectError> {
         let message = &will.publication;
         let name = TopicName::new(&message.topic)?;
+        self.check_response_topic(message)?;
         if !self.e2e.publishes_sealed(name) {
             return Ok(Some(will.clone()));
         }
@@ -187,8 +238,10 @@ impl Sealing {
         }
         let user = encode_pairs(&message.properties.user)?;
         let properties = message.properties.borrow(&user)?;
-        let sealed = self.e2e.seal_will(name, &message.payload, &properties, unix_ms(), &mut entropy)?;
-        let publication = Publication { payload: Bytes::from(sealed), ..message.clone() };
+        let now = unix_ms();
+        let wire = self.e2e.wire_topic(name, now).map_err(SealError::from)?;
+        let sealed = self.e2e.seal_will(name, &message.payload, &properties, now, &mut entropy)?;
+        let publication = message.carrying(wire.as_deref().unwrap_or(&message.topic), Bytes::from(sealed));
         Ok(Some(Will { publication, ..*will }))
     }
 
@@ -196,6 +249,10 @@ impl Sealing {
     pub(super) fn incoming(&mut self, mut message: Message, may_wait: bool) -> Incoming {
         self.advance();
         let Ok(name) = TopicName::new(&message.topic) else { return Incoming::Repeat };
+        if message.payload.is_empty() && self.e2e.is_blind_name(name) {
+            // Nobody can say which topic it is. What deletes it came before, in an envelope.
+            return Incoming::Repeat;
+        }
         if !self.e2e.opens(name, &message.payload) {
             return Incoming::Deliver(Received::Message(message));
         }

@@ -8,6 +8,7 @@ use veilmq_protocol::veil::{Kid, Suite, channel::Identity};
 
 use super::{
     article::ArticleKeys,
+    blind::Naming,
     keyring::{EpochTiming, Keyring},
     replay::ReplayLimits,
     rings::{Keys, Rings},
@@ -176,6 +177,10 @@ impl ScopeConfig {
 pub(super) struct EnvelopeScope<'a> {
     pub(super) id: u32,
     pub(super) scope: &'a Scope,
+    /// The hint that envelopes carry: that of the scope, or of what it is called on the wire.
+    pub(super) tag: [u8; 4],
+    /// How its topics are named, and in which epoch, if they are blind.
+    pub(super) blind: Option<(&'a Naming, u32)>,
     pub(super) keys: &'a Keys,
     pub(super) options: &'a EnvelopeOptions,
 }

@@ -6,6 +6,8 @@
 use thiserror::Error;
 use veilmq_protocol::veil::{Kid, envelope::EnvelopeError, layout::LayoutError};
 
+use super::blind::NamingError;
+
 /// Names why a scope could not be configured (the operator's or the program's fault).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -31,6 +33,15 @@ pub enum ConfigError {
     /// Copies in the article's format are made of what is sealed in envelopes only.
     #[error("the scope is none whose messages are envelopes")]
     NotAnEnvelopeScope,
+    /// What is to stay in the clear before blind names is no Topic Name, or begins with `$`.
+    #[error("what stands before blind names is not a Topic Name, or begins with `$`")]
+    InvalidPrefix,
+    /// The copies in the article's format would show the names.
+    #[error("a blind scope cannot have copies in the article's format, which show its names")]
+    BlindCopies,
+    /// The scope itself has no name made of tokens.
+    #[error("the scope cannot be blind: {0}")]
+    NotBlind(NamingError),
     /// The certificate allows neither publishing nor being a key authority.
     #[error("the certificate does not allow to issue keys")]
     MayNotIssue,
@@ -58,6 +69,15 @@ pub enum SealError {
     /// The topic is too long for a copy in the article's format beside it.
     #[error("the topic of the copy in the article's format would be too long")]
     LegacyTopic,
+    /// The topic is in a blind scope and has no name made of tokens.
+    #[error("the topic cannot be blind: {0}")]
+    Naming(#[from] NamingError),
+    /// The topic is what the broker sees of another one; messages are published by real names.
+    #[error("the topic is a blind name; publish by the real one")]
+    BlindName,
+    /// The Response Topic is in a blind scope, and its name would be seen.
+    #[error("the Response Topic is in a blind scope, and everyone on the way would see its name")]
+    ResponseTopic,
     /// The plaintext is longer than the suite can seal.
     #[error("the plaintext is too long for the suite")]
     TooLong,
@@ -79,6 +99,9 @@ pub enum OpenError {
     /// The topic is in no configured scope, or the envelope was made for another scope.
     #[error("the envelope does not belong to this topic")]
     TopicMismatch,
+    /// The topic is a blind name of an epoch whose topic key is not held.
+    #[error("no topic key for this name")]
+    UnknownName,
     /// The epoch is unknown or lies in the future.
     #[error("no key for epoch {epoch}")]
     NoKey {
@@ -139,6 +162,7 @@ impl OpenError {
             Self::NotEncrypted => "NotEncrypted",
             Self::Malformed(_) => "Malformed",
             Self::TopicMismatch => "TopicMismatch",
+            Self::UnknownName => "UnknownName",
             Self::NoKey { .. } => "NoKey",
             Self::EpochDropped { .. } => "EpochDropped",
             Self::UnknownSender(_) => "UnknownSender",

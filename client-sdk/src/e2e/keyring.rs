@@ -348,6 +348,27 @@ impl Keyring {
         }
     }
 
+    /// Returns the epochs that may have a key now, ascending; of a rotation plan those around the current one.
+    pub(super) fn epochs(&self, now_unix_ms: u64) -> Vec<u32> {
+        match &self.source {
+            Source::Planned { plan, .. } => {
+                let current = plan.epoch_at(now_unix_ms).unwrap_or(plan.first_epoch);
+                let around = [current.checked_sub(1), Some(current), current.checked_add(1)];
+                around.into_iter().flatten().filter(|epoch| *epoch >= plan.first_epoch).collect()
+            }
+            Source::Master { activations, .. } => activations.keys().copied().collect(),
+            Source::Explicit { keys } => keys.keys().copied().collect(),
+        }
+    }
+
+    /// Returns when an epoch begins or ceases to be accepted for any message, in unix milliseconds, as far as that is known.
+    pub(super) fn next_change(&self, now_unix_ms: u64) -> Option<u64> {
+        let times = self.epochs(now_unix_ms).into_iter().filter_map(|epoch| self.times(epoch));
+        let changes = times
+            .flat_map(|times| [times.activate_ms.saturating_sub(self.timing.clock_skew_ms), times.retire_ms]);
+        changes.filter(|change_ms| *change_ms > now_unix_ms && *change_ms != u64::MAX).min()
+    }
+
     /// Gives `use_key` the group key of `epoch`, or returns `None` if there is none.
     pub(super) fn with_key<T>(
         &self,

@@ -34,6 +34,8 @@
 //! ```
 
 mod article;
+mod blind;
+mod blinding;
 mod chunks;
 mod cipher;
 mod config;
@@ -53,6 +55,8 @@ mod sender;
 mod state;
 mod wrapping;
 
+use std::sync::Arc;
+
 use veilmq_protocol::{
     PublishProperties, TopicName,
     veil::{
@@ -64,6 +68,7 @@ use veilmq_protocol::{
 
 pub use self::{
     article::{ArticleKey, ArticleKeys, ArticleMaster, sequence_number, with_sequence_number},
+    blind::{Naming, NamingError, overlaps},
     config::{BoundProperties, EnvelopeOptions, Limits, Member, Padding, ScopeConfig, SenderPolicy},
     directory::Directory,
     error::{ConfigError, OpenError, SealError, StateError},
@@ -105,6 +110,8 @@ pub struct E2e {
 pub(crate) struct EpochMark {
     issuer: Issuer,
     epoch: u32,
+    /// The epoch of the name, if that is blind.
+    naming: Option<u32>,
 }
 
 struct ScopeEntry {
@@ -112,6 +119,8 @@ struct ScopeEntry {
     config: ScopeConfig,
     /// Keys for copies in the article's format.
     legacy: Option<ArticleKeys>,
+    /// How its topics are named on the wire, if they are blind.
+    naming: Option<Arc<Naming>>,
 }
 
 impl E2e {
@@ -137,7 +146,7 @@ impl E2e {
         }
         let rank = |entry: &ScopeEntry| entry.config.scope.by_specificity(&config.scope).is_lt();
         let index = self.scopes.partition_point(rank);
-        self.scopes.insert(index, ScopeEntry { id: self.next_scope_id, config, legacy: None });
+        self.scopes.insert(index, ScopeEntry { id: self.next_scope_id, config, legacy: None, naming: None });
         self.next_scope_id += 1;
         Ok(())
     }
@@ -146,13 +155,17 @@ impl E2e {
     /// readers move from one to the other (VEIL-1 section 11, mode `dual`). Copies that arrive are left out.
     ///
     /// # Errors
-    /// [`ConfigError::NotAnEnvelopeScope`].
+    /// [`ConfigError::NotAnEnvelopeScope`], and [`ConfigError::BlindCopies`].
     pub fn copy_to_legacy(&mut self, scope: &Scope, keys: ArticleKeys) -> Result<(), ConfigError> {
         let entry = self
             .scopes
             .iter_mut()
             .find(|entry| entry.config.scope == *scope && matches!(entry.config.mode, Mode::Envelope { .. }));
-        entry.ok_or(ConfigError::NotAnEnvelopeScope)?.legacy = Some(keys);
+        let entry = entry.ok_or(ConfigError::NotAnEnvelopeScope)?;
+        if entry.naming.is_some() {
+            return Err(ConfigError::BlindCopies);
+        }
+        entry.legacy = Some(keys);
         Ok(())
     }
 
@@ -183,14 +196,16 @@ impl E2e {
 
     /// Returns whether messages on `topic` must be sealed, that is, never leave in plaintext.
     pub fn publishes_sealed(&self, topic: TopicName<'_>) -> bool {
-        self.scope_of(topic).is_some()
+        self.scope_of(topic).is_some() || self.is_blind_name(topic)
     }
 
-    /// Returns whether the keys for `topic` come from issuers, so that one that is missing may still come.
+    /// Returns whether the keys for messages that come on `topic` come from issuers, so that one that is missing may still come.
     pub fn has_distributed_keys(&self, topic: TopicName<'_>) -> bool {
-        find(&self.scopes, topic).is_some_and(|entry| {
+        let is_distributed = |entry: &ScopeEntry| {
             matches!(entry.config.mode, Mode::Envelope { keys: Keys::Distributed(_), .. })
-        })
+        };
+        let mut blind = self.scopes.iter().filter(|entry| entry.names(topic));
+        find(&self.scopes, topic).is_some_and(is_distributed) || blind.any(is_distributed)
     }
 
     /// Returns whether messages on `topic` cannot be sealed now because the key has not come yet.
@@ -233,18 +248,20 @@ impl E2e {
         find(&self.scopes, topic).is_some_and(|entry| matches!(entry.config.mode, Mode::Envelope { .. }))
     }
 
-    /// Returns whether a message that came on `topic` must be opened: the topic is in a scope, or the message is an envelope of
-    /// one that has its topic inside.
+    /// Returns whether a message that came on `topic` must be opened: the topic is in a scope or is a blind name, or the message
+    /// is an envelope of a scope that has its topic inside.
     pub fn opens(&self, topic: TopicName<'_>, payload: &[u8]) -> bool {
-        entry_for(&self.scopes, topic, payload).is_some()
+        self.is_blind_name(topic) || entry_for(&self.scopes, topic, payload).is_some()
     }
 
     /// Returns under which key messages on `topic` are sealed now: a value that changes with the epoch. None for topics whose
     /// retained messages are not to be sealed anew, and while there is no key.
     pub(crate) fn refresh_mark(&self, topic: TopicName<'_>, now_unix_ms: u64) -> Option<EpochMark> {
-        match &find(&self.scopes, topic)?.config.mode {
+        let entry = find(&self.scopes, topic)?;
+        let naming = entry.naming.as_ref().and_then(|naming| naming.sending_epoch(now_unix_ms));
+        match &entry.config.mode {
             Mode::Envelope { keys, options } if options.refresh_retained => {
-                keys.sending(now_unix_ms).map(|(issuer, epoch)| EpochMark { issuer, epoch })
+                keys.sending(now_unix_ms).map(|(issuer, epoch)| EpochMark { issuer, epoch, naming })
             }
             Mode::Envelope { .. } | Mode::Article(_) => None,
         }
@@ -252,9 +269,13 @@ impl E2e {
 
     /// Returns when the next epoch of any scope becomes active, in unix milliseconds, as far as that is known.
     pub fn next_activation(&self, now_unix_ms: u64) -> Option<u64> {
-        let activations = self.scopes.iter().filter_map(|entry| match &entry.config.mode {
-            Mode::Envelope { keys, .. } => keys.next_activation(now_unix_ms),
-            Mode::Article(_) => None,
+        let activations = self.scopes.iter().flat_map(|entry| {
+            let of_keys = match &entry.config.mode {
+                Mode::Envelope { keys, .. } => keys.next_activation(now_unix_ms),
+                Mode::Article(_) => None,
+            };
+            let of_names = entry.naming.as_ref().and_then(|naming| naming.next_activation(now_unix_ms));
+            [of_keys, of_names].into_iter().flatten()
         });
         activations.min()
     }
@@ -292,7 +313,8 @@ impl E2e {
                 Mode::Article(keys) => keys.advance(now_unix_ms),
             };
             let legacy = entry.legacy.as_mut().and_then(|keys| keys.advance(now_unix_ms));
-            [own, legacy].into_iter().flatten()
+            let names = entry.naming.as_ref().and_then(|naming| naming.advance(now_unix_ms));
+            [own, legacy, names].into_iter().flatten()
         });
         let next_due = due.min();
         let live = |stream: &StreamId| {
@@ -327,11 +349,20 @@ impl E2e {
         now_unix_ms: u64,
     ) -> Result<Opened, OpenError> {
         // Who had subscribed before gets what clears a retained message without the RETAIN flag.
+        if self.is_blind_name(topic) {
+            let within = blinding::place(&self.scopes, topic, payload, now_unix_ms)?;
+            let incoming = Incoming { topic, payload, retained, properties, now_unix_ms };
+            return self.receiver.open(within, incoming);
+        }
         if payload.is_empty() {
             let provenance = Provenance::Tombstone;
             return Ok(Opened { plaintext: Vec::new(), provenance, retained, topic: None });
         }
         let entry = entry_for(&self.scopes, topic, payload).ok_or(OpenError::TopicMismatch)?;
+        // On a blind scope the names of topics are never seen, so this is none of its messages.
+        if entry.naming.is_some() {
+            return Err(OpenError::TopicMismatch);
+        }
         match &entry.config.mode {
             Mode::Article(keys) => {
                 let plaintext = keys.decrypt(topic, payload, now_unix_ms)?;
@@ -339,7 +370,9 @@ impl E2e {
             }
             Mode::Envelope { .. } if entry.is_legacy_copy(topic) => Err(OpenError::LegacyCopy),
             Mode::Envelope { keys, options } => {
-                let within = EnvelopeScope { id: entry.id, scope: &entry.config.scope, keys, options };
+                let scope = &entry.config.scope;
+                let within =
+                    EnvelopeScope { id: entry.id, scope, tag: scope.tag(), blind: None, keys, options };
                 self.receiver.open(within, Incoming { topic, payload, retained, properties, now_unix_ms })
             }
         }
@@ -362,7 +395,7 @@ fn entry_for<'a>(scopes: &'a [ScopeEntry], topic: TopicName<'_>, payload: &[u8])
         let header = Envelope::parse(payload).ok()?.header;
         let inner = header.flags.contains(EnvelopeFlags::INNER_TOPIC);
         scopes.iter().find(|entry| {
-            let is_envelope = matches!(entry.config.mode, Mode::Envelope { .. });
+            let is_envelope = entry.naming.is_none() && matches!(entry.config.mode, Mode::Envelope { .. });
             inner && is_envelope && entry.config.scope.tag() == header.scope_tag
         })
     })

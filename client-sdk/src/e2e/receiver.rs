@@ -13,6 +13,7 @@ use veilmq_protocol::{
 };
 
 use super::{
+    blind::Naming,
     chunks::{Chunks, MessageName},
     cipher::{StreamId, StreamKey},
     config::{EnvelopeOptions, EnvelopeScope, Limits},
@@ -68,7 +69,8 @@ impl Receiver {
         let envelope = Envelope::parse(incoming.payload)?;
         let header = &envelope.header;
         refuse_unsupported(header, retained)?;
-        if header.scope_tag != scope.tag() {
+        let inner = header.flags.contains(EnvelopeFlags::INNER_TOPIC);
+        if header.scope_tag != within.tag || (within.blind.is_some() && !inner) {
             return Err(OpenError::TopicMismatch);
         }
         let issuer = check_epoch(within, &envelope, retained, now_unix_ms)?;
@@ -80,28 +82,32 @@ impl Receiver {
         if !suites.is_empty() && !suites.contains(&header.suite) {
             return Err(OpenError::Malformed("suite"));
         }
-        let inner = header.flags.contains(EnvelopeFlags::INNER_TOPIC);
         if inner {
             self.directory.check_unrevoked(header.sender)?;
         } else {
             self.directory.check(&options.senders, header.sender, signed, topic, now_unix_ms)?;
         }
         let topic_hash = hash(&[if inner { "" } else { topic.as_str() }.as_bytes()]);
-        let stream_hash = if inner { hash(&[b"veil1 inner", scope.hash()]) } else { topic_hash };
-        let arrival = Arrival::new(header, stream_hash, retained);
-        self.replay.check(&arrival, now_unix_ms)?;
+        if !inner {
+            self.replay.check(&Arrival::new(header, topic_hash, retained), now_unix_ms)?;
+        }
 
         let mut plaintext = self.authenticate(within, issuer, incoming, &envelope, topic_hash)?;
-        let topic = match inner {
-            false => None,
+        let (topic, stream_hash) = match inner {
+            false => (None, topic_hash),
             true => {
                 let named = take_inner_topic(&mut plaintext).ok_or(OpenError::Malformed("inner topic"))?;
-                self.check_inner(within, header.sender, signed, &named, now_unix_ms)?;
-                Some(named)
+                self.check_inner(within, incoming, header.sender, signed, &named)?;
+                // Which topic it is was not known before, so nor was whether it has been received.
+                let stream_hash = hash(&[b"veil1 inner", scope.hash(), named.as_bytes()]);
+                self.replay.check(&Arrival::new(header, stream_hash, retained), now_unix_ms)?;
+                (Some(named), stream_hash)
             }
         };
 
-        let gap = self.replay.commit(&arrival, now_unix_ms);
+        let gap = self.replay.commit(&Arrival::new(header, stream_hash, retained), now_unix_ms);
+        // Numbers count for the whole scope then, so what is missing may be for other topics.
+        let gap = if inner { 0 } else { gap };
         let age_ms = header.timestamp_ms.map(|sealed_ms| now_unix_ms.saturating_sub(sealed_ms));
         if !retained && !header.is_will() {
             check_freshness(options.max_age_ms, header.timestamp_ms, now_unix_ms)?;
@@ -130,16 +136,20 @@ impl Receiver {
     fn check_inner(
         &self,
         within: EnvelopeScope<'_>,
+        incoming: Incoming<'_>,
         sender: Kid,
         signed: bool,
         topic: &str,
-        now_unix_ms: u64,
     ) -> Result<(), OpenError> {
         let topic = TopicName::new(topic).map_err(|_| OpenError::Malformed("inner topic"))?;
-        if !within.scope.contains(topic) {
+        // VEIL-1 section 14: on a blind topic its own tokens bind a message to it.
+        let is_there = |(naming, epoch): (&Naming, u32)| {
+            naming.topic_in(epoch, topic).is_ok_and(|wire| wire == incoming.topic.as_str())
+        };
+        if !within.scope.contains(topic) || !within.blind.is_none_or(is_there) {
             return Err(OpenError::TopicMismatch);
         }
-        self.directory.check(&within.options.senders, sender, signed, topic, now_unix_ms)
+        self.directory.check(&within.options.senders, sender, signed, topic, incoming.now_unix_ms)
     }
 
     /// Erases the keys of streams for which `keep` is false.

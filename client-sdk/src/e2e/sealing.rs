@@ -16,6 +16,7 @@ use veilmq_protocol::{
 
 use super::{
     E2e, Entropy, LEGACY,
+    blind::NamingError,
     chunks::MESSAGE_BYTES_MAX,
     cipher::{IV_BYTES, StreamId, StreamKey},
     config::{EnvelopeScope, Member, Mode, Padding},
@@ -148,6 +149,12 @@ impl E2e {
         entropy: Entropy<'_>,
     ) -> Result<Vec<u8>, SealError> {
         let topic = content.topic;
+        if self.is_blind_name(topic) {
+            return Err(SealError::BlindName);
+        }
+        if content.properties.response_topic.is_some_and(|topic| self.is_blind(topic)) {
+            return Err(SealError::ResponseTopic);
+        }
         let owner = self.scopes.iter_mut().find(|entry| entry.config.scope.contains(topic));
         let entry = owner.ok_or(SealError::NoScope)?;
         let (keys, options) = match &mut entry.config.mode {
@@ -171,6 +178,17 @@ impl E2e {
             Some(_) | None => options.suite,
         };
         let scope = &entry.config.scope;
+        let blind = match &entry.naming {
+            Some(naming) => {
+                let epoch = naming.sending_epoch(now_unix_ms).ok_or(NamingError::NoKey)?;
+                Some((&**naming, epoch))
+            }
+            None => None,
+        };
+        let tag = match blind {
+            Some((naming, epoch)) => naming.scope_in(epoch, scope)?.tag(),
+            None => scope.tag(),
+        };
         let inner = options.inner_topic.then(|| format!("\0{}", scope.as_str()));
         let stream = match &inner {
             // No topic holds U+0000, so this is a stream of its own.
@@ -183,7 +201,7 @@ impl E2e {
             }
             Kind::Will => self.sender.will_slot(stream.topic, now_unix_ms, entropy)?,
         };
-        let within = EnvelopeScope { id: entry.id, scope, keys, options };
+        let within = EnvelopeScope { id: entry.id, scope, tag, blind, keys, options };
         let kid = self.kid;
         let outgoing = Outgoing { kind, content, suite, issuer, epoch, kid, signer, slot, now_unix_ms };
         seal_envelope(&mut self.sender, within, &outgoing, entropy)
@@ -234,7 +252,7 @@ fn seal_envelope(
             .with(EnvelopeFlags::INNER_TOPIC, options.inner_topic)
             .with(EnvelopeFlags::REFRESH, kind == Kind::Refresh)
             .with(EnvelopeFlags::PADDED, options.padding != Padding::None),
-        scope_tag: scope.tag(),
+        scope_tag: within.tag,
         epoch: outgoing.epoch,
         sender: outgoing.kid,
         session: outgoing.slot.session,

@@ -1,14 +1,15 @@
 //! What the application asks of the driver, and what the broker answers to it.
 
 use tokio::sync::{mpsc, oneshot};
-use veilmq_protocol::ReasonCode;
+use tracing::warn;
+use veilmq_protocol::{ReasonCode, SubscribeOptions};
 
 use super::{
     Command, Driver, PublishCommand, PublishError, PublishReply, RequestError, SubscribeError, Waiter,
     entropy, tell,
 };
 use crate::{
-    client::routes::Taken,
+    client::routes::{Delivery, Taken, Wanted},
     message::Publication,
     session::{SubmitError, Submitted, Token},
 };
@@ -48,6 +49,10 @@ impl Driver {
                 let _ = reply.send(outcome);
             }
             Some(Waiter::Keys { topic }) => self.key_subscribed(&topic, refused.map(|_| reason)),
+            Some(Waiter::Names { filter }) if refused.is_some() => {
+                warn!(filter, %reason, "the broker does not let this client subscribe to the names of the next epoch");
+            }
+            Some(Waiter::Names { .. }) => {}
             Some(Waiter::Publish { .. }) | None => {}
         }
     }
@@ -66,12 +71,20 @@ impl Driver {
                 }
             }
             Input::Command(Command::Subscribe { filters, options, queue, reply }) => {
-                let receiver = self.routes.add(filters.clone(), queue);
-                let token = self.session.subscribe(&filters, options);
-                self.waiters.insert(token, Waiter::Subscribe { filters, receiver, reply });
+                match self.wanted(filters, options) {
+                    Ok(wanted) => self.subscribe(wanted, options, queue, reply),
+                    Err(error) => {
+                        let _ = reply.send(Err(error));
+                    }
+                }
             }
             Input::Command(Command::Unsubscribe { filter, reply }) => {
-                let token = self.session.unsubscribe(&filter);
+                let mut wire = self.routes.wire_of(&filter);
+                let last = wire.pop().unwrap_or_else(|| filter.clone());
+                for other in wire {
+                    self.session.abandon(&other);
+                }
+                let token = self.session.unsubscribe(&last);
                 self.waiters.insert(token, Waiter::Unsubscribe { filter, reply });
             }
             Input::Command(Command::Reauthenticate { renewed, reply }) => {
@@ -88,6 +101,52 @@ impl Driver {
             Input::Command(Command::Disconnect { reason }) => self.disconnect(reason),
             Input::Taken => self.acknowledge_taken(),
             Input::Abandoned => self.disconnect(ReasonCode::Success),
+        }
+    }
+
+    /// What the broker is to be given for each filter.
+    fn wanted(&self, filters: Vec<String>, options: SubscribeOptions) -> Result<Vec<Wanted>, SubscribeError> {
+        let wanted = filters.into_iter().map(|filter| match self.sealing.wire_filters(&filter) {
+            Ok(wire) => Ok(Wanted { filter, options, wire }),
+            Err(error) => Err(SubscribeError::Naming { filter, error }),
+        });
+        wanted.collect()
+    }
+
+    fn subscribe(
+        &mut self,
+        wanted: Vec<Wanted>,
+        options: SubscribeOptions,
+        queue: usize,
+        reply: oneshot::Sender<Result<mpsc::Receiver<Delivery>, SubscribeError>>,
+    ) {
+        let named = wanted.iter().flat_map(|wanted| wanted.wire.iter().map(|wire| (&wanted.filter, wire)));
+        let (filters, wire): (Vec<String>, Vec<String>) =
+            named.map(|(filter, wire)| (filter.clone(), wire.clone())).unzip();
+        let receiver = self.routes.add(wanted, queue);
+        let token = self.session.subscribe(&wire, options);
+        self.waiters.insert(token, Waiter::Subscribe { filters, receiver, reply });
+    }
+
+    /// Subscribes to blind names that have come into use, and gives up those that have gone out of it.
+    pub(super) fn follow_names(&mut self) {
+        if !self.sealing.names_changed() {
+            return;
+        }
+        let sealing = &self.sealing;
+        let (added, gone) = self.routes.rename(|filter| match sealing.wire_filters(filter) {
+            Ok(wire) => Some(wire),
+            Err(error) => {
+                warn!(filter, %error, "the subscription keeps to the names it has");
+                None
+            }
+        });
+        for (filter, options) in added {
+            let token = self.session.subscribe(std::slice::from_ref(&filter), options);
+            self.waiters.insert(token, Waiter::Names { filter });
+        }
+        for filter in gone {
+            self.session.abandon(&filter);
         }
     }
 
