@@ -17,7 +17,7 @@ use veilmq_protocol::veil::{
     channel::{Identity, Secret32, TrustAnchors},
 };
 
-use crate::{failure::Failure, format::unix_ms, keys::Keys, properties::Given, secret};
+use crate::{failure::Failure, format::unix_ms, keys::Keys, properties::Given, secret, topic::TopicKeys};
 
 pub(crate) const EXIT_STATUSES: &str = "Exit status: 0 on success; the Reason Code (128 to 255) if the broker \
     refuses the connection or subscription; 27 if -W runs out; 1 for any other error.";
@@ -162,6 +162,12 @@ pub(crate) struct Connection {
     /// Hide the lengths of messages: 64, 128, 256 bytes and so on
     #[arg(long, help_heading = "End to end")]
     pad: bool,
+    /// Show the broker tokens in place of the topics of every scope given here; their keys come from --topic-key, or from the
+    /// master secret
+    #[arg(long, help_heading = "Blind topics", conflicts_with_all = ["article", "legacy_key"])]
+    blind: bool,
+    #[command(flatten)]
+    topics: TopicKeys,
     #[command(flatten)]
     pub(crate) keys: Keys,
 }
@@ -225,7 +231,7 @@ impl Connection {
             builder = builder.tls(tls);
         }
         let builder = self.with_scope(self.with_channel(builder)?)?;
-        self.keys.add_to(builder, &self.envelopes())
+        self.with_blind_topics(self.keys.add_to(builder, &self.envelopes())?)
     }
 
     /// Who this client is, if it says so.
@@ -321,6 +327,26 @@ impl Connection {
         let Some(path) = &self.legacy_key else { return Ok(builder) };
         let keys = ArticleKeys::new(ArticleKey::master(secret::load(path)?.as_slice()));
         builder.copy_to_legacy(filter, keys).map_err(|error| Failure::new(error.to_string()))
+    }
+
+    fn with_blind_topics(&self, mut builder: Builder) -> Result<Builder, Failure> {
+        if !self.blind {
+            return match self.topics.is_given() {
+                true => Err(Failure::new("--topic-key needs --blind")),
+                false => Ok(builder),
+            };
+        }
+        let master = self.master_key.as_deref().map(secret::load).transpose()?;
+        let naming = self.topics.naming(master.as_ref().map(|master| (&**master, self.epoch)))?;
+        let mut scopes = self.scope.iter().chain(self.keys.scopes()).peekable();
+        if scopes.peek().is_none() {
+            return Err(Failure::new("--blind needs a scope: give --scope, --join or --issue"));
+        }
+        for filter in scopes {
+            let blind = builder.blind(filter, Arc::clone(&naming));
+            builder = blind.map_err(|error| Failure::new(format!("scope {filter:?}: {error}")))?;
+        }
+        Ok(builder)
     }
 
     /// How messages are sealed, whatever their keys.

@@ -93,6 +93,11 @@ impl Keys {
         &self.issue
     }
 
+    /// The scopes whose keys come through the broker or go there.
+    pub(crate) fn scopes(&self) -> impl Iterator<Item = &String> {
+        self.join.iter().chain(&self.issue)
+    }
+
     /// The file of the state.
     pub(crate) fn state_file(&self) -> Option<&PathBuf> {
         self.state.path()

@@ -11,6 +11,7 @@ macro_rules! say {
     }};
 }
 
+mod acl;
 mod authority;
 mod connection;
 mod control;
@@ -26,6 +27,7 @@ mod revocation;
 mod secret;
 mod show;
 mod subscribe;
+mod topic;
 
 use std::{
     io::{self, Write as _},
@@ -57,6 +59,12 @@ enum Command {
     /// Make keys for end-to-end scopes
     #[command(subcommand)]
     Key(secret::Command),
+    /// Look at the names that the broker sees of blind topics
+    #[command(subcommand)]
+    Topic(topic::Command),
+    /// Compile rules and policies for blind topics
+    #[command(subcommand)]
+    Acl(acl::Command),
     /// Issue the keys of end-to-end scopes for many publishers, and look after their members
     #[command(subcommand)]
     Authority(key_authority::Command),
@@ -92,6 +100,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Cert(command) => show::run(command)?,
         Command::Show(arguments) => show::file(&arguments)?,
         Command::Key(command) => secret::run(command)?,
+        Command::Topic(command) => topic::run(command)?,
+        Command::Acl(command) => acl::run(command)?,
         Command::Authority(command) => runtime()?.block_on(key_authority::run(command))?,
         Command::Pub(arguments) => runtime()?.block_on(publish::run(arguments))?,
         Command::Sub(arguments) => runtime()?.block_on(subscribe::run(arguments))?,
