@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::broker_config::BrokerConfig;
+use crate::jwt::JwtConfig;
 
 /// Who may connect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,9 @@ pub struct AccessConfig {
     /// What every Client Identifier has to begin with; `None` is anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id_prefix: Option<String>,
+    /// Whose tokens are taken for passwords.
+    #[serde(default)]
+    pub jwt: JwtConfig,
 }
 
 /// Who may connect on one listener and what its clients may do, instead of what is said for all.
@@ -49,6 +53,8 @@ pub struct ListenerAccessConfig {
     pub mosquitto_acl_file: Option<PathBuf>,
     /// Whether the file of dynamic security says who may connect and what clients may do.
     pub dynamic_security: bool,
+    /// Whether tokens are taken for passwords.
+    pub jwt: bool,
 }
 
 /// What an MQTT 5 client is told whose user name or password is wrong.
@@ -112,6 +118,7 @@ impl AccessConfig {
             rehash: false,
             bad_credentials: BadCredentials::BadUserNameOrPassword,
             client_id_prefix: None,
+            jwt: JwtConfig::default(),
         }
     }
 }
@@ -125,6 +132,7 @@ impl BrokerConfig {
             acl_file: self.acl.file.clone(),
             mosquitto_acl_file: self.acl.mosquitto_file.clone(),
             dynamic_security: self.access.dynamic_security_file.is_some(),
+            jwt: self.access.jwt.jwks_file.is_some(),
         }
     }
 }

@@ -28,6 +28,7 @@ mod document;
 mod e2e;
 mod environment;
 mod error;
+mod jwt;
 mod kind;
 mod limits;
 mod load;
@@ -56,6 +57,7 @@ pub use broker_config::{
 pub use e2e::{E2eChannel, E2eConfig, E2eDistribution, E2eFormat, E2eMode, E2ePolicyConfig};
 pub use environment::process_environment;
 pub use error::{ConfigError, Fault, Origin};
+pub use jwt::JwtConfig;
 pub use kind::Kind;
 pub use limits::LimitsConfig;
 pub use load::{Overrides, Sources};

@@ -79,6 +79,7 @@ impl Known {
         self.one_file_has_the_rules(config)?;
         self.one_file_has_the_rules_of_a_listener(config)?;
         self.roles_are_the_only_rules(config)?;
+        self.tokens_have_keys(config)?;
         self.listeners_fit_their_addresses(config)?;
         config.check_tls(self)?;
         config.check_bridges(self)?;
@@ -209,6 +210,18 @@ impl Known {
         }
     }
 
+    fn tokens_have_keys(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
+        let takes_tokens = |access: &ListenerAccessConfig| access.jwt;
+        let mut accesses = config.listeners.iter().filter_map(|listener| listener.access.as_ref());
+        match config.access.jwt.jwks_file.is_none() && accesses.any(takes_tokens) {
+            true => {
+                Err(self
+                    .refuse_value("listeners[].access.jwt", "access.jwt.jwks_file is not given".to_owned()))
+            }
+            false => Ok(()),
+        }
+    }
+
     fn addresses_are_distinct(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
         let mut taken: Vec<(&'static str, ListenAddress)> = Vec::new();
         for (key, address) in addresses(config) {
@@ -280,11 +293,14 @@ impl Known {
         let has_users = |tls: &ListenerTlsConfig| tls.identity != CertificateIdentity::None;
         let has_certified_users =
             config.listeners.iter().filter_map(|listener| listener.tls.as_ref()).any(has_users);
-        let may_connect = |access: &ListenerAccessConfig| access.anonymous || access.password_file.is_some();
+        let may_connect = |access: &ListenerAccessConfig| {
+            access.anonymous || access.password_file.is_some() || access.dynamic_security || access.jwt
+        };
         if config.listeners.iter().filter_map(|listener| listener.access.as_ref()).any(may_connect)
             || config.access.anonymous
             || config.access.password_file.is_some()
             || config.access.dynamic_security_file.is_some()
+            || config.access.jwt.jwks_file.is_some()
             || config.veil.enabled
             || has_certified_users
         {

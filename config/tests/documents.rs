@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use veilmq_config::{
     BridgeConfig, BridgePassword, BridgeTlsConfig, BridgeTopicConfig, BrokerConfig, E2eChannel, E2eFormat,
-    E2eMode, E2ePolicyConfig, FileMode, ListenerAccessConfig, ListenerDurability, ListenerMqttConfig,
-    ListenerTlsConfig, OPTIONS, OptionSpec, Overrides, ProxyProtocolConfig, Sources, Suite,
-    TcpKeepAliveConfig,
+    E2eMode, E2ePolicyConfig, FileMode, JwtConfig, ListenerAccessConfig, ListenerDurability,
+    ListenerMqttConfig, ListenerTlsConfig, OPTIONS, OptionSpec, Overrides, ProxyProtocolConfig, Sources,
+    Suite, TcpKeepAliveConfig,
 };
 
 type Flat = BTreeMap<String, String>;
@@ -85,6 +85,7 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
         acl_file: Some("/acl.toml".into()),
         mosquitto_acl_file: Some("/acl".into()),
         dynamic_security: true,
+        jwt: true,
     });
     every_key.listeners[0].mqtt = ListenerMqttConfig {
         maximum_qos: Some(1),
@@ -154,6 +155,12 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
     every_key.acl.mosquitto_file = Some(PathBuf::from("/acl"));
     every_key.access.dynamic_security_file = Some(PathBuf::from("/ds.json"));
     every_key.access.dynamic_security_password_file = Some(PathBuf::from("/pw"));
+    every_key.access.jwt = JwtConfig {
+        jwks_file: Some(PathBuf::from("/jwks.json")),
+        issuer: Some("issuer".to_owned()),
+        audience: Some("broker".to_owned()),
+        ..JwtConfig::default()
+    };
 
     let of_types: Vec<_> = flat(&every_key).into_keys().collect();
     let mut of_table: Vec<_> = OPTIONS.iter().map(|spec| spec.key.to_owned()).collect();

@@ -6,6 +6,7 @@ mod acl_file;
 mod broker_api;
 mod control;
 mod dynamic_security;
+mod jwt;
 mod limiter;
 pub mod password;
 pub mod password_file;
@@ -29,6 +30,7 @@ pub use self::control::Control;
 pub(crate) use self::control::{Answer, Audience};
 pub use self::dynamic_security::DynamicSecurityError;
 use self::dynamic_security::{Answers, Directory, FirstDirectory, carry_out};
+pub use self::jwt::JwtError;
 pub use self::limiter::{Ban, Banned};
 pub use self::password_file::PasswordFileError;
 pub use self::rules_file::RulesFileError;
@@ -51,6 +53,9 @@ pub enum AccessError {
     /// The file of dynamic security cannot be used.
     #[error(transparent)]
     DynamicSecurity(#[from] DynamicSecurityError),
+    /// The keys for tokens cannot be used.
+    #[error(transparent)]
+    Jwt(#[from] JwtError),
     /// The operating system gave no thread.
     #[error("cannot start the password threads: {0}")]
     Threads(io::Error),
@@ -87,7 +92,7 @@ impl AccessKeeper {
         if let Some(first) = FirstDirectory::wanted(&config.access) {
             first.write()?;
         }
-        let tables = Tables::read(config, &[], None)?;
+        let tables = Tables::read(config, &[], None, None)?;
         let patience = Duration::from_secs(config.limits.connect_seconds_max.into());
         let verifier = Verifier::start(config.bans, patience).map_err(AccessError::Threads)?;
         let watched = Watched::of(config);
@@ -106,7 +111,7 @@ impl AccessKeeper {
         let mut in_force = self.in_force();
         // What changes while it is read is read again.
         in_force.watched = Watched::of(config);
-        let tables = Tables::read(config, &self.verifier.users(), in_force.directory.as_ref())?;
+        let tables = self.read(config, &in_force)?;
         self.apply(tables, config, &mut in_force);
         Ok(())
     }
@@ -118,8 +123,13 @@ impl AccessKeeper {
             return None;
         }
         let config = in_force.watched.config.clone();
-        let read = Tables::read(&config, &self.verifier.users(), in_force.directory.as_ref());
+        let read = self.read(&config, &in_force);
         Some(read.map(|tables| self.apply(tables, &config, &mut in_force)))
+    }
+
+    fn read(&self, config: &BrokerConfig, in_force: &InForce) -> Result<Tables, AccessError> {
+        let earlier = in_force.directory.as_ref();
+        Tables::read(config, &self.verifier.users(), earlier, self.verifier.tokens().as_deref())
     }
 
     /// Returns who checks passwords.
@@ -161,7 +171,9 @@ impl AccessKeeper {
         path: &Path,
     ) -> Result<(), AccessError> {
         let InForce { config, sources, .. } = &*in_force;
-        let (access, users) = tables::with_directory(config, sources, &self.verifier.users(), &directory)?;
+        let tokens = self.verifier.tokens();
+        let users = self.verifier.users();
+        let (access, users) = tables::with_directory(config, sources, &users, tokens.as_deref(), &directory)?;
         directory.write(path).map_err(DynamicSecurityError::from)?;
         in_force.watched.files.has_written(path);
         self.shared.set_access(access);
@@ -181,7 +193,7 @@ impl AccessKeeper {
     fn apply(&self, tables: Tables, config: &BrokerConfig, in_force: &mut InForce) {
         // In this order nobody is refused by shards who was found right by the new file.
         self.shared.set_access(tables.access);
-        self.verifier.apply(tables.users, tables.rehash, config.bans);
+        self.verifier.apply(tables.users, tables.rehash, tables.tokens, config.bans);
         in_force.config = config.clone();
         (in_force.sources, in_force.directory) = (tables.sources, tables.directory);
     }
@@ -197,12 +209,12 @@ impl AccessKeeper {
 /// [`AccessError`], naming the file and line.
 pub fn check(config: &BrokerConfig) -> Result<(), AccessError> {
     let Some(first) = FirstDirectory::wanted(&config.access) else {
-        return Tables::read(config, &[], None).map(drop);
+        return Tables::read(config, &[], None, None).map(drop);
     };
     first.check()?;
     // The rest is looked at without the file that would be made.
     let access = AccessConfig { dynamic_security_file: None, ..config.access.clone() };
-    Tables::read(&BrokerConfig { access, ..config.clone() }, &[], None).map(drop)
+    Tables::read(&BrokerConfig { access, ..config.clone() }, &[], None, None).map(drop)
 }
 
 impl Watched {
@@ -211,7 +223,7 @@ impl Watched {
         let files = own
             .flat_map(|access| [&access.password_file, &access.acl_file, &access.mosquitto_acl_file])
             .chain([&config.access.password_file, &config.acl.file, &config.acl.mosquitto_file])
-            .chain([&config.access.dynamic_security_file]);
+            .chain([&config.access.dynamic_security_file, &config.access.jwt.jwks_file]);
         let files = WatchedFiles::new(files.flatten().cloned());
         Self { config: Box::new(config.clone()), files }
     }

@@ -3,12 +3,14 @@
 //! Invariant: clients, groups and roles that are administered change the tables of the listeners that go by them, and no other.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use veilmq_config::{BadCredentials, BrokerConfig, ListenerAccessConfig};
 use veilmq_core::{Access, AccessTables, ControlTopics, Rules};
 
 use super::AccessError;
 use super::dynamic_security::Directory;
+use super::jwt::Tokens;
 use super::users::Users;
 use super::verifier::Rehash;
 use super::{policies, rules_file};
@@ -19,6 +21,8 @@ pub(super) struct Tables {
     /// For all listeners, or for each.
     pub(super) users: Vec<Users>,
     pub(super) rehash: Rehash,
+    /// Who vouches for users on all listeners, or on each.
+    pub(super) tokens: Vec<Option<Arc<Tokens>>>,
     /// For all listeners, or for each, like the users.
     pub(super) sources: Vec<Source>,
     pub(super) directory: Option<Directory>,
@@ -39,7 +43,9 @@ impl Tables {
         config: &BrokerConfig,
         earlier: &[Users],
         earlier_directory: Option<&Directory>,
+        earlier_tokens: Option<&Tokens>,
     ) -> Result<Self, AccessError> {
+        let tokens = Tokens::read(&config.access.jwt, earlier_tokens)?.map(Arc::new);
         let directory = match &config.access.dynamic_security_file {
             Some(path) => Some(read_directory(path, earlier_directory)?),
             None => None,
@@ -57,8 +63,9 @@ impl Tables {
             Some(path) if config.access.rehash && users.len() == 1 => Rehash::In(path.clone()),
             Some(_) | None => Rehash::Never,
         };
-        let access = access(config, &sources, &users, directory.as_ref())?;
-        Ok(Self { access, users, rehash, sources, directory })
+        let access = access(config, &sources, &users, tokens.as_deref(), directory.as_ref())?;
+        let tokens = sources.iter().map(|source| tokens.clone().filter(|_| source.own.jwt)).collect();
+        Ok(Self { access, users, rehash, tokens, sources, directory })
     }
 }
 
@@ -67,11 +74,12 @@ pub(super) fn with_directory(
     config: &BrokerConfig,
     sources: &[Source],
     users: &[Users],
+    tokens: Option<&Tokens>,
     directory: &Directory,
 ) -> Result<(AccessTables, Vec<Users>), AccessError> {
     let pairs = sources.iter().zip(users);
     let users: Vec<_> = pairs.map(|(source, users)| source.users(users, users, Some(directory))).collect();
-    Ok((access(config, sources, &users, Some(directory))?, users))
+    Ok((access(config, sources, &users, tokens, Some(directory))?, users))
 }
 
 /// Lists who may connect and what clients may do: for all listeners, or, if that differs, for each.
@@ -98,12 +106,13 @@ fn access(
     config: &BrokerConfig,
     sources: &[Source],
     users: &[Users],
+    tokens: Option<&Tokens>,
     directory: Option<&Directory>,
 ) -> Result<AccessTables, AccessError> {
     let by_roles = directory.map(|directory| Rules::by_roles(directory.roles()));
     let pairs = sources.iter().zip(users);
     let mut tables = pairs
-        .map(|(source, users)| source.access(config, users, by_roles.as_ref()))
+        .map(|(source, users)| source.access(config, users, tokens, by_roles.as_ref()))
         .collect::<Result<Vec<_>, _>>()?;
     // One table is for whatever listeners there are.
     Ok(match tables.len() {
@@ -137,11 +146,16 @@ impl Source {
         &self,
         config: &BrokerConfig,
         users: &Users,
+        tokens: Option<&Tokens>,
         by_roles: Option<&Rules>,
     ) -> Result<Access, AccessError> {
         Ok(Access {
             anonymous: self.own.anonymous,
             users: self.has_passwords.then(|| users.stamps()),
+            authorities: tokens
+                .filter(|_| self.own.jwt)
+                .map(|tokens| tokens.authorities().collect())
+                .unwrap_or_default(),
             rules: by_roles.filter(|_| self.own.dynamic_security).or(self.rules.as_ref()).cloned(),
             policies: policies::policies(&config.e2e)?,
             tells_bad_credentials: config.access.bad_credentials == BadCredentials::BadUserNameOrPassword,

@@ -119,6 +119,11 @@ impl Users {
         Some((decoy, None))
     }
 
+    /// Tells whether there is such a user.
+    pub(super) fn has(&self, user: &str) -> bool {
+        self.entries.contains_key(user)
+    }
+
     /// Tells whether the hash of a user of the password file can be tried against too fast.
     pub(super) fn is_weak(&self, user: &str) -> bool {
         let entry = self.entries.get(user).filter(|entry| entry.source == Source::PasswordFile);

@@ -11,15 +11,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use veilmq_config::BansConfig;
 use veilmq_core::{ConnectionId, Credentials, Sample, SampleKind, ShardIndex, Verdict};
 
+use super::jwt::{Proven, Tokens};
 use super::limiter::{Ban, Banned, Limiter, NewBans};
 use super::password::{PasswordHash, Scheme};
 use super::password_file::{PasswordFile, PasswordFileError};
 use super::users::Users;
 use crate::admin::metrics::MetricSource;
+use crate::clock;
 
 /// The names of the threads begin with this.
 const THREAD_NAME_PREFIX: &str = "password-";
@@ -50,6 +52,8 @@ struct Inner {
     /// By the number of the listener; those of the first are also for listeners that have none of their own.
     users: RwLock<Arc<[Users]>>,
     rehash: Mutex<Rehash>,
+    /// Who vouches for users that are in no list, like these by the number of the listener.
+    tokens: RwLock<Arc<[Option<Arc<Tokens>>]>>,
     limiter: Mutex<Limiter>,
     /// Whether an operator has ever banned anybody, so that others need not take the lock.
     has_operators_bans: AtomicBool,
@@ -94,6 +98,7 @@ impl Verifier {
             wake: Condvar::new(),
             users: RwLock::new(Arc::from([])),
             rehash: Mutex::new(Rehash::Never),
+            tokens: RwLock::new(Arc::from([])),
             limiter: Mutex::new(Limiter::new(bans)),
             has_operators_bans: AtomicBool::new(false),
             patience,
@@ -159,13 +164,25 @@ impl Verifier {
         self.inner.users()
     }
 
+    /// Returns who vouches for users that are in no list, on whatever listener.
+    pub(super) fn tokens(&self) -> Option<Arc<Tokens>> {
+        self.inner.tokens().iter().flatten().next().cloned()
+    }
+
     /// Goes by other users from now on.
     pub(super) fn change_users(&self, users: Vec<Users>) {
         *self.inner.users.write().unwrap_or_else(PoisonError::into_inner) = users.into();
     }
 
     /// Goes by other users and limits from now on.
-    pub(super) fn apply(&self, users: Vec<Users>, rehash: Rehash, bans: BansConfig) {
+    pub(super) fn apply(
+        &self,
+        users: Vec<Users>,
+        rehash: Rehash,
+        tokens: Vec<Option<Arc<Tokens>>>,
+        bans: BansConfig,
+    ) {
+        *self.inner.tokens.write().unwrap_or_else(PoisonError::into_inner) = tokens.into();
         self.change_users(users);
         *lock(&self.inner.rehash) = rehash;
         lock(&self.inner.limiter).set_config(bans);
@@ -225,11 +242,7 @@ impl Inner {
             self.counts.banned.fetch_add(1, Ordering::Relaxed);
             return Verdict::Banned;
         }
-        let users = self.users();
-        let users = users.get(usize::from(credentials.entrance.0)).or(users.first());
-        let checked = |known: &Users| known.check(user, &credentials.client_id, &credentials.password);
-        let known = users.and_then(|known| Some((known, checked(known)?)));
-        let Some((known, stamp)) = known else {
+        let Some(verdict) = self.prove(credentials) else {
             let bans = lock(&self.limiter).failed(address, user, Instant::now());
             self.counts.failed.fetch_add(1, Ordering::Relaxed);
             self.tell_bans(credentials, bans);
@@ -237,10 +250,32 @@ impl Inner {
         };
         lock(&self.limiter).succeeded(address, user, Instant::now());
         self.counts.succeeded.fetch_add(1, Ordering::Relaxed);
-        if known.is_weak(user) {
-            self.rehash(user, &credentials.password);
+        verdict
+    }
+
+    /// Finds out whether a client is who it says. The form of the password alone says whether it is looked at as a token, and one that
+    /// proves nothing is looked at as a password too, so that nobody learns which users there are [B14].
+    fn prove(&self, credentials: &Credentials) -> Option<Verdict> {
+        let (user, password) = (&*credentials.user, &credentials.password);
+        let (users, tokens) = (self.users(), self.tokens());
+        let entrance = usize::from(credentials.entrance.0);
+        let users = users.get(entrance).or(users.first())?;
+        if Tokens::has_form_of_token(password)
+            && let Some(Some(tokens)) = tokens.get(entrance).or(tokens.first())
+            && let Some(verdict) = vouched(tokens, credentials)
+            && !users.has(user)
+        {
+            return Some(verdict);
         }
-        Verdict::Right(stamp)
+        let stamp = users.check(user, &credentials.client_id, password)?;
+        if users.is_weak(user) {
+            self.rehash(user, password);
+        }
+        Some(Verdict::Right(stamp))
+    }
+
+    fn tokens(&self) -> Arc<[Option<Arc<Tokens>>]> {
+        Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn tell_bans(&self, credentials: &Credentials, bans: NewBans) {
@@ -295,6 +330,22 @@ impl Inner {
 
     fn users(&self) -> Arc<[Users]> {
         Arc::clone(&self.users.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Checks a token.
+fn vouched(tokens: &Tokens, credentials: &Credentials) -> Option<Verdict> {
+    let (peer, user) = (&*credentials.peer, &*credentials.user);
+    match tokens.check(user, &credentials.password, clock::unix_seconds()) {
+        Ok(Proven { authority, until_seconds }) => {
+            // The wall clock may have been set since the start, and moments are not.
+            let left = until_seconds.saturating_mul(1_000).saturating_sub(clock::unix_ms());
+            Some(Verdict::Vouched { authority, until: clock::now() + left })
+        }
+        Err(fault) => {
+            debug!(peer, user, "a token was refused: {fault}");
+            None
+        }
     }
 }
 
@@ -371,6 +422,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::sync::mpsc;
 
+    use veilmq_config::JwtConfig;
     use veilmq_core::EntranceId;
 
     use super::*;
@@ -409,10 +461,14 @@ mod tests {
             file.write(&path).unwrap();
             let verifier = Verifier::start(BANS, Duration::from_secs(10)).unwrap();
             let rehash = if rehash { Rehash::In(path.clone()) } else { Rehash::Never };
-            verifier.apply(vec![Users::read(&path, &Users::default()).unwrap()], rehash, BANS);
+            verifier.apply(vec![Users::read(&path, &Users::default()).unwrap()], rehash, Vec::new(), BANS);
             let (told, verdicts) = mpsc::sync_channel(2 * WAITING_MAX);
             let reply: Arc<Reply> = Arc::new(move |_, _, verdict| told.send(verdict).unwrap());
             Self { verifier, reply, verdicts, path, _folder: folder }
+        }
+
+        fn go_by(&self, users: Users, tokens: Option<Arc<Tokens>>) {
+            self.verifier.apply(vec![users], Rehash::Never, vec![tokens], BANS);
         }
 
         fn ask(&self, user: &str, password: &[u8]) -> Verdict {
@@ -449,7 +505,7 @@ mod tests {
         let mut file = PasswordFile::default();
         file.set("ann", &strong);
         file.write(&bench.path).unwrap();
-        bench.verifier.apply(vec![Users::read(&bench.path, &Users::default()).unwrap()], Rehash::Never, BANS);
+        bench.go_by(Users::read(&bench.path, &Users::default()).unwrap(), None);
 
         for _ in 0..WAITING_MAX + 100 {
             bench.verifier.verify(ShardIndex(0), ConnectionId(1), credentials("ann", b"wrong"), &bench.reply);
@@ -470,5 +526,24 @@ mod tests {
             assert_eq!(text.starts_with("ann:$argon2id$"), is_ours, "{text}");
             assert_eq!(bench.ask("ann", b"right"), first, "it is the same user as before");
         }
+    }
+
+    #[test]
+    fn a_token_proves_a_user_that_no_file_knows_and_no_other() {
+        let bench = Bench::new(false);
+        let vectors: serde_json::Value = serde_json::from_str(include_str!("jwt/vectors.json")).unwrap();
+        let jwks_file = bench.path.with_file_name("jwks.json");
+        std::fs::write(&jwks_file, vectors["jwks"].to_string()).unwrap();
+        let config = JwtConfig { jwks_file: Some(jwks_file), ..JwtConfig::default() };
+        let tokens = Tokens::read(&config, None).unwrap().map(Arc::new);
+        let token = vectors["tokens"]["lasting"]["ES256"].as_str().unwrap().as_bytes();
+
+        bench.go_by(Users::read(&bench.path, &Users::default()).unwrap(), tokens.clone());
+        assert_eq!(bench.ask("ann", token), Verdict::Wrong);
+        assert!(matches!(bench.ask("ann", b"right"), Verdict::Right(_)));
+        bench.go_by(Users::default(), tokens);
+        assert!(matches!(bench.ask("ann", token), Verdict::Vouched { .. }));
+        bench.go_by(Users::default(), None);
+        assert_eq!(bench.ask("ann", token), Verdict::Wrong);
     }
 }

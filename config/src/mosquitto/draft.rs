@@ -386,6 +386,7 @@ impl Draft {
             acl_file: None,
             mosquitto_acl_file: security.acl_file.clone(),
             dynamic_security: self.plugins.is_global || security.has_dynamic_security,
+            jwt: false,
         };
         (own != self.config.access_of_listeners()).then_some(own)
     }

@@ -1,7 +1,9 @@
 //! The options of users that stand elsewhere than in a password file.
 
-use super::{OptionSpec, option, unset};
+use super::{OptionSpec, integer, option, unset};
 use crate::kind::Kind;
+
+const CLAIM_BYTES_MAX: usize = 1_024;
 
 pub(super) const OPTIONS: &[OptionSpec] = &[
     unset(
@@ -24,5 +26,40 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "access.control_api",
         Kind::Boolean,
         "Whether clients that may publish to `$CONTROL/broker/v1` are told there of listeners and of what is built in (`mosquitto_ctrl broker`).",
+    ),
+    unset(
+        option(
+            "access.jwt.jwks_file",
+            Kind::Path,
+            "JWKS file (RFC 7517) with the keys of those whose tokens (JSON Web Tokens: HS256, RS256, ES256, EdDSA) are taken for passwords of users that no file knows. Read again when it changes and on SIGHUP.",
+        ),
+        "none; no token is taken",
+    ),
+    unset(
+        option(
+            "access.jwt.issuer",
+            Kind::Text { bytes_max: CLAIM_BYTES_MAX },
+            "What `iss` of a token has to be.",
+        ),
+        "anything, or nothing",
+    ),
+    unset(
+        option(
+            "access.jwt.audience",
+            Kind::Text { bytes_max: CLAIM_BYTES_MAX },
+            "What `aud` of a token has to be, or to have among others.",
+        ),
+        "anything, or nothing",
+    ),
+    option(
+        "access.jwt.user_claim",
+        Kind::Text { bytes_max: CLAIM_BYTES_MAX },
+        "The claim of a token that has to be the user name of CONNECT.",
+    ),
+    integer(
+        "access.jwt.leeway_seconds",
+        0,
+        600,
+        "How far the clock of an issuer may be from the broker's, in seconds.",
     ),
 ];

@@ -145,7 +145,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         option(
             "listeners[].access.anonymous",
             Kind::Boolean,
-            "As `access.anonymous`, for this listener. With any of these five none of those for all listeners counts here.",
+            "As `access.anonymous`, for this listener. With any of these six none of those for all listeners counts here.",
         ),
         "`false`; without `listeners[].access` as for all listeners",
     ),
@@ -174,6 +174,14 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
             "listeners[].access.dynamic_security",
             Kind::Boolean,
             "Whether `access.dynamic_security_file` says who may connect by this listener and what its clients may do; not allowed with its own rules of a file.",
+        ),
+        "`false`",
+    ),
+    unset(
+        option(
+            "listeners[].access.jwt",
+            Kind::Boolean,
+            "Whether tokens are taken for passwords on this listener, as `access.jwt` says.",
         ),
         "`false`",
     ),

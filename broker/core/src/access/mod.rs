@@ -28,6 +28,7 @@ pub use self::tables::AccessTables;
 use crate::e2e::Policies;
 use crate::entrance::EntranceId;
 use crate::farewell::PeerError;
+use crate::time::Moment;
 
 /// The user that the broker's own bridges are, for whom no rule holds. No client can be it, for no text in MQTT holds U+0000
 /// ([MQTT-1.5.4-2]).
@@ -41,6 +42,8 @@ pub struct Access {
     /// The users whose passwords are checked, each with a number that changes when what it has to prove does. Without them a
     /// user name is taken at its word where anonymous clients may connect, and refused elsewhere.
     pub users: Option<HashMap<Arc<str>, u64>>,
+    /// The numbers of those who vouch for users that are not among `users`, as the issuers of tokens do.
+    pub authorities: Vec<u64>,
     /// What clients may do; None lets everybody do everything.
     pub rules: Option<Rules>,
     /// What messages have to be on some topics, whoever may publish there.
@@ -58,6 +61,7 @@ impl Access {
         Self {
             anonymous,
             users: None,
+            authorities: Vec::new(),
             rules: None,
             policies: Policies::default(),
             tells_bad_credentials: true,
@@ -67,14 +71,23 @@ impl Access {
 
     /// Tells whether a client may go on: nothing that it proved when it connected has been taken back since.
     pub(crate) fn admits(&self, user: Option<&User>, has_identity: bool) -> bool {
-        match (user.map(|user| (&user.name, user.proof)), &self.users) {
+        // What nobody vouches for any more is as good as nothing.
+        match user.map(|user| (&user.name, user.proof)) {
             _ if has_identity => true,
-            (Some((name, Proof::Password(stamp))), Some(users)) => users.get(name) == Some(&stamp),
-            (Some((_, Proof::Transport | Proof::Remembered)), _) => true,
-            // What nobody vouches for any more is as good as nothing, and so is a claim that could be checked now.
-            (Some((_, Proof::Password(_))), None) | (Some((_, Proof::None)), Some(_)) => false,
-            (Some((_, Proof::None)) | None, _) => self.anonymous,
+            Some((name, Proof::Password(stamp))) => {
+                self.users.as_ref().is_some_and(|users| users.get(name) == Some(&stamp))
+            }
+            Some((_, Proof::Authority(number))) => self.authorities.contains(&number),
+            Some((_, Proof::Transport | Proof::Remembered)) => true,
+            // It is a claim that could be checked now.
+            Some((_, Proof::None)) if self.checks_users() => false,
+            Some((_, Proof::None)) | None => self.anonymous,
         }
+    }
+
+    /// Tells whether a user name has to be proved.
+    pub(crate) fn checks_users(&self) -> bool {
+        self.users.is_some() || !self.authorities.is_empty()
     }
 
     /// Returns what a client is told whose user name or password is refused.
@@ -117,6 +130,8 @@ pub(crate) enum Proof {
     None,
     /// Its password was right; the number is that of [`Access::users`] at that time.
     Password(u64),
+    /// Who has this number among [`Access::authorities`] vouches for it.
+    Authority(u64),
     /// What carries MQTT has proved it, as TLS does with a client's certificate.
     Transport,
     /// It was proved before the broker was started last, in one way or another.
@@ -163,6 +178,13 @@ impl fmt::Debug for Credentials {
 pub enum Verdict {
     /// The password is that of the user, whose number in [`Access::users`] this is.
     Right(u64),
+    /// Somebody vouches for the user, who is in no list.
+    Vouched {
+        /// The number among [`Access::authorities`].
+        authority: u64,
+        /// When that is over, and the connection with it.
+        until: Moment,
+    },
     /// There is no such user, or its password is another.
     Wrong,
     /// There were too many wrong ones from this address or for this user.

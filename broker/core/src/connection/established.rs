@@ -24,8 +24,8 @@ pub(crate) struct Established {
     pub(crate) promise: Promise,
     /// TLS carries the connection.
     pub(crate) is_encrypted: bool,
-    /// When the connection has to end because the client's certificate has expired.
-    pub(crate) certificate_over_at: Option<Moment>,
+    /// When the connection has to end because the client's certificate or token has expired.
+    pub(crate) proof_over_at: Option<Moment>,
     pub(crate) wire: Wire,
     /// Opens records and re-authenticates; None on a connection without records.
     pub(crate) channel: Option<Box<Channel>>,
@@ -66,7 +66,7 @@ impl Established {
             peer,
             promise: Promise::default(),
             is_encrypted: false,
-            certificate_over_at: None,
+            proof_over_at: None,
             wire,
             channel: None,
             partial: Vec::new(),
@@ -101,8 +101,7 @@ impl Established {
 
     /// Returns when the connection next needs attention.
     pub(crate) fn next_deadline(&self) -> Option<Moment> {
-        let deadlines =
-            [self.silent_at(), self.certificate_over_at, self.exchange_over_at(), self.ticket_at()];
+        let deadlines = [self.silent_at(), self.proof_over_at, self.exchange_over_at(), self.ticket_at()];
         deadlines.into_iter().flatten().min()
     }
 

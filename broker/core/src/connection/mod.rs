@@ -132,8 +132,8 @@ pub struct Arrival {
     pub(crate) last_identifier: Option<u16>,
     /// The VEIL-1 identity of the client.
     pub(crate) identity: Option<Arc<Member>>,
-    /// When a connection under the client's certificate has to end.
-    pub(crate) certificate_over_at: Option<Moment>,
+    /// When the connection has to end, for the client's certificate or token does.
+    pub(crate) proof_over_at: Option<Moment>,
     /// Bytes that followed the last packet of the opening.
     pub(crate) unread: Vec<u8>,
     pub(crate) accepted_at: Moment,

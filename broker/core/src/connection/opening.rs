@@ -143,6 +143,11 @@ impl Opening {
                 let user = User { name: user, proof: Proof::Password(stamp) };
                 Ok(self.arrival(request, Some(user), None, environment))
             }
+            Verdict::Vouched { authority, until } => {
+                let user = User { name: user, proof: Proof::Authority(authority) };
+                let arrival = self.arrival(request, Some(user), None, environment);
+                Ok(Box::new(Arrival { proof_over_at: Some(until), ..*arrival }))
+            }
             // [MQTT-3.1.4-2]
             Verdict::Wrong => Err(access.of(self.entrance).bad_credentials().into()),
             Verdict::Banned => Err(PeerError::Banned.into()),
@@ -276,7 +281,7 @@ impl Opening {
         let access = shared.access();
         let access = access.of(self.entrance);
         match connect.username {
-            Some(name) if access.users.is_some() => {
+            Some(name) if access.checks_users() => {
                 let credentials = Credentials {
                     entrance: self.entrance,
                     peer: self.peer.clone(),
@@ -315,7 +320,7 @@ impl Opening {
                 .as_ref()
                 .is_some_and(|accepted| accepted.protection.form == ChannelForm::Records),
             identity: channel.as_ref().map(|accepted| Member::of(&accepted.client)),
-            certificate_over_at: channel.as_ref().map(over_at),
+            proof_over_at: channel.as_ref().map(over_at),
             last_identifier: self.last_identifier,
             request,
             channel,

@@ -71,7 +71,7 @@ impl Shard {
         let Some(established) = self.established(connection) else { return Ok(()) };
         let Some(channel) = &mut established.channel else { return Ok(()) };
         let done = channel.finish(auth, &client_id, &shared, environment)?;
-        established.certificate_over_at = Some(done.certificate_over_at);
+        established.proof_over_at = Some(done.certificate_over_at);
         established
             .wire
             .switch_after(&done.auth, done.sealer, environment.now)

@@ -278,12 +278,12 @@ impl Shard {
         channel: Option<Box<Channel>>,
         now: Moment,
     ) {
-        let Arrival { connection, peer, promise, is_encrypted, request, certificate_over_at, .. } = arrival;
+        let Arrival { connection, peer, promise, is_encrypted, request, proof_over_at, .. } = arrival;
         let mut established = Established::new(connection, session, peer, wire, now);
         established.promise = promise;
         established.is_encrypted = is_encrypted;
         established.entrance = request.entrance;
-        established.certificate_over_at = certificate_over_at;
+        established.proof_over_at = proof_over_at;
         established.channel = channel;
         established.explains = self.shared.settings().reason_strings
             && request.version == ProtocolVersion::V5

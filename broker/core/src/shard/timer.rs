@@ -94,8 +94,8 @@ impl Shard {
             }
             Some(Connection::Established(established)) => {
                 let is_over = |at: Option<Moment>| at.is_some_and(|at| at <= environment.now);
-                if is_over(established.certificate_over_at) {
-                    PeerError::NotAuthorized("its certificate has expired")
+                if is_over(established.proof_over_at) {
+                    PeerError::NotAuthorized("its certificate or token has expired")
                 } else if is_over(established.exchange_over_at()) {
                     PeerError::ReauthenticationTimeout { seconds: self.shared.settings().connect_seconds_max }
                 } else if is_over(established.silent_at()) {

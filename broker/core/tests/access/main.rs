@@ -8,6 +8,7 @@ mod revocation;
 mod roles;
 mod rules;
 mod users;
+mod vouchers;
 
 use std::collections::HashMap;
 

@@ -1,0 +1,36 @@
+//! Tokens as passwords: the section `access.jwt`.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Whose tokens prove who clients are, and what they have to say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JwtConfig {
+    /// A JWKS file with the keys of issuers; `None` takes no token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwks_file: Option<PathBuf>,
+    /// What `iss` has to be; `None` is anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// What `aud` has to hold; `None` is anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+    /// The claim that has to be the User Name.
+    pub user_claim: String,
+    /// How far the clock of an issuer may be from the broker's, in seconds.
+    pub leeway_seconds: u32,
+}
+
+impl Default for JwtConfig {
+    fn default() -> Self {
+        Self {
+            jwks_file: None,
+            issuer: None,
+            audience: None,
+            user_claim: "sub".to_owned(),
+            leeway_seconds: 30,
+        }
+    }
+}
