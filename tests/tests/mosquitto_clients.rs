@@ -17,7 +17,7 @@ fn side(version: Version) -> Option<(Broker, Mosquitto)> {
 }
 
 /// The names below `$SYS/broker/` that dashboards and scripts made for Mosquitto look for.
-const SYS_VALUES: [&str; 28] = [
+const SYS_VALUES: [&str; 29] = [
     "bytes/received",
     "bytes/sent",
     "clients/active",
@@ -27,6 +27,7 @@ const SYS_VALUES: [&str; 28] = [
     "clients/inactive",
     "clients/maximum",
     "clients/total",
+    "connections/socket/count",
     "heap/current",
     "heap/maximum",
     "messages/received",

@@ -44,6 +44,7 @@ const VALUES: &[Reading] = &[
     ("bytes/sent", |totals| totals.bytes_sent),
     ("packet/out/count", |totals| totals.queued_messages),
     ("packet/out/bytes", |totals| totals.queued_bytes),
+    ("connections/socket/count", |totals| totals.connections_opened),
     ("heap/current", |totals| totals.memory_bytes),
     ("heap/maximum", |totals| totals.memory_bytes_max),
 ];
@@ -221,6 +222,7 @@ mod tests {
             ("bytes/sent", "9"),
             ("packet/out/count", "15"),
             ("packet/out/bytes", "16"),
+            ("connections/socket/count", "22"),
             ("heap/current", "20"),
             ("heap/maximum", "21"),
         ] {
@@ -242,7 +244,7 @@ mod tests {
                 assert_eq!(payload(&changed, &format!("load/{load}/{window}")), Some("0.00"), "{load}");
             }
         }
-        assert_eq!(changed.len(), 28 + loads.len() * 3);
+        assert_eq!(changed.len(), 29 + loads.len() * 3);
     }
 
     #[test]
