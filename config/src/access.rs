@@ -80,6 +80,8 @@ pub struct AclConfig {
     pub mosquitto_file: Option<PathBuf>,
     /// What is said to a SUBSCRIBE for more than the client may receive.
     pub subscribe: AclSubscribe,
+    /// Whether a retained message is sent only if its publisher might still publish it.
+    pub check_retained_source: bool,
 }
 
 /// What is said to a SUBSCRIBE for more than the client may receive.
@@ -139,7 +141,12 @@ impl BrokerConfig {
 
 impl Default for AclConfig {
     fn default() -> Self {
-        Self { file: None, mosquitto_file: None, subscribe: AclSubscribe::Strict }
+        Self {
+            file: None,
+            mosquitto_file: None,
+            subscribe: AclSubscribe::Strict,
+            check_retained_source: true,
+        }
     }
 }
 

@@ -280,10 +280,11 @@ fn limits_are_those_of_the_file() {
     assert_eq!(config.access.client_id_prefix.as_deref(), Some("dev-"));
     let config = load(
         "message_size_limit 77\nmax_inflight_bytes 99\nupgrade_outgoing_qos true\nqueue_qos0_messages true\n\
+         check_retain_source false\n\
          pid_file /run/m.pid\nuser mosquitto\nconnection_messages false\nlog_timestamp false\nlog_timestamp_format %s\n",
     );
     assert_eq!((config.limits.payload_bytes_max, config.limits.inflight_bytes_max), (77, 99));
-    assert!(config.mqtt.upgrade_qos && config.mqtt.queue_qos0);
+    assert!(config.mqtt.upgrade_qos && config.mqtt.queue_qos0 && !config.acl.check_retained_source);
     assert_eq!(config.process.pid_file.as_deref(), Some(Path::new("/run/m.pid")));
     assert_eq!(config.process.user.as_deref(), Some("mosquitto"));
     assert!(!config.log.connections && !config.log.timestamps);

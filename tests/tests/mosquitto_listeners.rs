@@ -189,6 +189,33 @@ fn each_listener_has_its_own_rules() {
 }
 
 #[test]
+fn what_was_retained_by_a_listener_is_sent_as_long_as_its_rules_allow_that_over_restarts_too() {
+    let mut two = Two::start(
+        "per_listener_settings true\npersistence true\npersistence_location DIR\n",
+        "allow_anonymous true\nacl_file DIR/rules\n",
+        "allow_anonymous true\n",
+        &[("rules", "topic readwrite #\n")],
+    );
+    // RETAIN, QoS 1, so that it is stored when the answer comes.
+    let retain = packet(0x33, b"\0\x01t\0\x07m");
+    assert_eq!(two.first(&[v3("a", true), retain])[1], "40020007");
+    let what_comes = |two: &Two| two.second(&[v3("s", true), subscribe("t")])[1].clone();
+    assert_eq!(what_comes(&two), "900300010031040001746d");
+
+    for (rules, expected) in
+        [("topic read #\n", "9003000100"), ("topic readwrite t\n", "900300010031040001746d")]
+    {
+        two.running.signal(Signal::SIGTERM);
+        two.running.child.wait().unwrap();
+        fs::write(two.place.path("rules"), rules).unwrap();
+        let conf = two.place.path("mosquitto.conf");
+        two.running = Running::start(&built_program("veilmq"), &conf, two.place.port.number());
+
+        assert_eq!(what_comes(&two), expected);
+    }
+}
+
+#[test]
 fn what_is_offered_is_said_for_each_listener() {
     let two = Two::start(
         "allow_anonymous true\nauto_id_prefix all-\n",

@@ -18,6 +18,8 @@ pub struct EntranceId(pub u16);
 /// What one listener offers and asks for.
 #[derive(Clone, Debug)]
 pub struct Entrance {
+    /// What it is known by from one start to the next; empty if it has no name.
+    pub name: Arc<str>,
     /// The versions of MQTT that it speaks.
     pub versions: Versions,
     /// The optional parts of MQTT on offer.
@@ -65,6 +67,7 @@ impl Entrance {
     /// Makes a listener that differs from nothing.
     pub fn of(settings: &Settings) -> Self {
         Self {
+            name: Arc::from(""),
             versions: Versions::ALL,
             capabilities: settings.capabilities.clone(),
             topic_alias_maximum: settings.topic_alias_maximum,

@@ -38,6 +38,7 @@ mod settings;
 mod shard;
 mod share;
 mod shared;
+mod source;
 mod stats;
 mod storage;
 mod sys;
@@ -77,6 +78,7 @@ pub use self::shard::{
 };
 pub use self::share::Allotment;
 pub use self::shared::{OneTrip, Shared, VeilServer};
+pub use self::source::Source;
 pub use self::stats::{Sample, SampleKind, Stats, Totals};
 pub use self::storage::StorageState;
 pub use self::sys::SysReport;

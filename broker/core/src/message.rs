@@ -9,12 +9,14 @@ use std::sync::{Arc, OnceLock};
 use veilmq_protocol::{PublishProperties, QoS};
 
 use crate::id::{MessageId, SessionId};
+use crate::source::Source;
 use crate::time::Moment;
 
 /// An Application Message as the broker holds it ("Publication" while it arrives, "Delivery" while it leaves).
 pub struct Message {
     id: Option<MessageId>,
     publisher: Option<SessionId>,
+    source: Option<Arc<Source>>,
     qos: QoS,
     retain: bool,
     topic_bytes: u16,
@@ -58,6 +60,8 @@ pub struct MessageParts<'a> {
     pub id: Option<MessageId>,
     /// The session that published it; None for the broker itself and for recovered messages.
     pub publisher: Option<SessionId>,
+    /// The client that published it, if it is retained and that is to be remembered.
+    pub source: Option<&'a Arc<Source>>,
     /// The Quality of Service it was published with.
     pub qos: QoS,
     /// The RETAIN flag it was published with.
@@ -87,6 +91,7 @@ impl Message {
         Self {
             id: parts.id,
             publisher: parts.publisher,
+            source: parts.source.map(Arc::clone),
             qos: parts.qos,
             retain: parts.retain,
             topic_bytes: u16::try_from(parts.topic.len()).unwrap_or(u16::MAX),
@@ -123,6 +128,7 @@ impl Message {
         MessageParts {
             id: self.id,
             publisher: self.publisher,
+            source: self.source.as_ref(),
             qos: self.qos,
             retain: self.retain,
             topic: self.topic(),
@@ -140,6 +146,11 @@ impl Message {
     /// Returns the session that published the message, if it did so in this run of the broker.
     pub fn publisher(&self) -> Option<SessionId> {
         self.publisher
+    }
+
+    /// Returns the client that published a retained message, if that is known.
+    pub fn source(&self) -> Option<&Arc<Source>> {
+        self.source.as_ref()
     }
 
     /// Returns the Quality of Service of the publication.
@@ -199,7 +210,8 @@ impl Message {
 
     /// Returns the bytes that this message occupies in memory, for queue limits.
     pub fn size_bytes(&self) -> usize {
-        self.image.len() + size_of::<Self>()
+        let source = self.source.as_ref().map_or(0, |source| source.size_bytes());
+        self.image.len() + size_of::<Self>() + source
     }
 
     /// Returns when the message stops being deliverable.

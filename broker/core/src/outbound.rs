@@ -443,6 +443,7 @@ mod tests {
         let parts = MessageParts {
             id: None,
             publisher: None,
+            source: None,
             qos,
             retain: false,
             topic: "t",

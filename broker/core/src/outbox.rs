@@ -238,6 +238,7 @@ mod tests {
         let parts = MessageParts {
             id: None,
             publisher: None,
+            source: None,
             qos: QoS::AtMostOnce,
             retain: false,
             topic: "t",

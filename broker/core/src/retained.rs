@@ -172,6 +172,7 @@ mod tests {
         let parts = MessageParts {
             id: None,
             publisher: None,
+            source: None,
             qos: QoS::AtMostOnce,
             retain: true,
             topic,

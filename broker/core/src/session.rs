@@ -15,6 +15,7 @@ use crate::message::Message;
 use crate::outbound::Outbound;
 use crate::record::{Record, SessionRecord, SubscriptionRecord, WillRecord};
 use crate::share::{Availability, Preference};
+use crate::source::Source;
 use crate::stats::Stats;
 use crate::time::Moment;
 
@@ -46,6 +47,8 @@ pub(crate) struct Session {
     pub(crate) outbound: Outbound,
     /// QoS 2 Packet Identifiers of the client that await PUBREL ([MQTT-4.3.3-10]).
     pub(crate) received: Received,
+    /// What its retained messages say of whose they are; there once it has retained one.
+    source: Option<Arc<Source>>,
     /// What other shards see of it; there once the session has been a member of a group.
     pub(crate) availability: Option<Arc<Availability>>,
     /// The timer that is armed for the end of the session or its Will.
@@ -72,6 +75,7 @@ impl Session {
             will: None,
             outbound: Outbound::default(),
             received: Received::default(),
+            source: None,
             availability: None,
             timer_at: None,
             queue_timer_at: None,
@@ -98,6 +102,24 @@ impl Session {
             None if self.authenticated => Some(&self.client_id),
             None => None,
         }
+    }
+
+    /// Returns whose a message is that its client retains now; `listener` is the name of the one it came by.
+    pub(crate) fn source(&mut self, listener: Option<&Arc<str>>) -> &Arc<Source> {
+        let user = match &self.user {
+            Some(user) => Some(&user.name),
+            None => self.authenticated.then_some(&self.client_id),
+        };
+        let is_current =
+            |known: &Arc<Source>| known.user.as_ref() == user && known.listener.as_ref() == listener;
+        let known = self.source.take().filter(is_current);
+        self.source.insert(known.unwrap_or_else(|| {
+            Arc::new(Source {
+                client_id: Arc::clone(&self.client_id),
+                user: user.map(Arc::clone),
+                listener: listener.map(Arc::clone),
+            })
+        }))
     }
 
     /// Tells whether its client may receive a message now.

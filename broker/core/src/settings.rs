@@ -81,6 +81,8 @@ pub struct Settings {
     pub relaxed_topics: RelaxedTopics,
     /// The most bytes of retained messages.
     pub retained_bytes_max: usize,
+    /// Whether a retained message is sent only if its publisher might still publish it.
+    pub check_retained_source: bool,
     /// The VEIL-1 handshakes under way beyond which each address may begin four a second.
     pub half_open_max: usize,
     /// The time after which a channel's keys are replaced, in seconds.
@@ -128,6 +130,7 @@ impl Default for Settings {
             outbox_bytes_max: 256 * 1024,
             relaxed_topics: RelaxedTopics::default(),
             retained_bytes_max: 1024 * 1024 * 1024,
+            check_retained_source: true,
             half_open_max: 1_000,
             rekey_seconds: 3_600,
             rekey_records: 1 << 24,

@@ -156,6 +156,17 @@ impl Shared {
         self.settings.entrances.get(usize::from(id.0)).unwrap_or(&self.entrance)
     }
 
+    /// Returns what a listener is known by from one start to the next, if it has a name.
+    pub(crate) fn entrance_name(&self, id: EntranceId) -> Option<&Arc<str>> {
+        Some(&self.settings.entrances.get(usize::from(id.0))?.name).filter(|name| !name.is_empty())
+    }
+
+    /// Returns the listener with a name.
+    pub(crate) fn entrance_named(&self, name: &str) -> Option<EntranceId> {
+        let index = self.settings.entrances.iter().position(|entrance| *entrance.name == *name)?;
+        u16::try_from(index).ok().map(EntranceId)
+    }
+
     /// Returns the authorities whose certificates admit clients; they may change at any time.
     pub fn trust(&self) -> &RwLock<TrustAnchors> {
         &self.trust

@@ -286,6 +286,7 @@ mod tests {
         let parts = MessageParts {
             id: Some(MessageId(5)),
             publisher: None,
+            source: None,
             qos: QoS::AtLeastOnce,
             retain: true,
             topic: "t",

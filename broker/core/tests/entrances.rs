@@ -127,6 +127,37 @@ fn each_listener_has_its_own_rules() {
 }
 
 #[test]
+fn a_retained_message_is_held_against_the_rules_of_the_listener_it_came_by_wherever_that_stands_now() {
+    let settings = Settings { shards: 2, ..Settings::default() };
+    let named = |name: &str| Entrance { name: name.into(), ..Entrance::of(&settings) };
+    let entrances = |names: &[&str]| names.iter().map(|name| named(name)).collect();
+    let nothing = || Access {
+        rules: Some(Rules::new(vec![RuleStage { rules: Vec::new(), denies_wildcard_names: false }], false)),
+        ..Access::open_to(true)
+    };
+    let mut first = World::with(Settings { entrances: entrances(&["one", "two"]), ..settings.clone() });
+    for (entrance, client_id, topic) in [(EntranceId(0), "a", "by/one"), (SECOND, "b", "by/two")] {
+        let publisher = join(&mut first, entrance, client_id);
+        first.retain(publisher, topic, "m");
+    }
+    let mut world =
+        first.restart(Settings { entrances: entrances(&["new", "two", "one"]), ..settings.clone() }).0;
+
+    for (accesses, expected) in [
+        (vec![Access::open_to(true), Access::open_to(true), nothing()], vec!["by/two"]),
+        (vec![Access::open_to(true), nothing(), Access::open_to(true)], vec!["by/one"]),
+        (vec![Access::open_to(true), nothing(), nothing()], vec![]),
+    ] {
+        world.set_access(accesses);
+        let subscriber = join(&mut world, EntranceId(0), "s");
+        world.subscribe(subscriber, "#", QoS::AtMostOnce);
+        let heard = world.received(subscriber);
+        let topics: Vec<&str> = heard[1..].iter().filter_map(|packet| packet.split(' ').nth(1)).collect();
+        assert_eq!(topics, expected, "{heard:?}");
+    }
+}
+
+#[test]
 fn the_highest_qos_is_that_of_the_listener() {
     let mut world = world(|entrance| entrance.capabilities.maximum_qos = QoS::AtMostOnce);
     let bounded = join(&mut world, SECOND, "a");

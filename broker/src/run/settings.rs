@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
-use veilmq_config::{
-    BrokerConfig, Durability, ListenerMqttConfig, Mode, MqttConfig, MqttVersion, VeilConfig,
-};
+use veilmq_config::{BrokerConfig, Durability, ListenerConfig, Mode, MqttConfig, MqttVersion, VeilConfig};
 use veilmq_core::{
     Capabilities, Entrance, FanOut, FanOutForm, MemoryPressure, OneTrip, PolicySample, RelaxedTopics, Sample,
     SampleKind, Settings, Shared, StorageState, Versions,
@@ -26,7 +24,7 @@ const OTHER_FILES: u64 = 256;
 /// Returns the limits and capabilities that the core applies.
 pub(super) fn core_settings(config: &BrokerConfig) -> Settings {
     let settings = common_settings(config);
-    let entrances = config.listeners.iter().map(|listener| entrance(&listener.mqtt, &settings)).collect();
+    let entrances = config.listeners.iter().map(|listener| entrance(listener, &settings)).collect();
     Settings { entrances, ..settings }
 }
 
@@ -76,14 +74,17 @@ fn common_settings(config: &BrokerConfig) -> Settings {
             memory: shared_texts(&config.storage.memory_topics),
         },
         retained_bytes_max: bytes(limits.retained_bytes_max),
+        check_retained_source: config.acl.check_retained_source,
         half_open_max: config.veil.half_open_max as usize,
         rekey_seconds: config.veil.rekey_seconds,
         rekey_records: config.veil.rekey_records.into(),
     }
 }
 
-fn entrance(mqtt: &ListenerMqttConfig, settings: &Settings) -> Entrance {
+fn entrance(listener: &ListenerConfig, settings: &Settings) -> Entrance {
+    let mqtt = &listener.mqtt;
     let mut entrance = Entrance::of(settings);
+    entrance.name = Arc::from(listener.address.to_string());
     let speaks = |version| mqtt.versions.contains(&version);
     entrance.versions = Versions {
         v31: speaks(MqttVersion::V31),

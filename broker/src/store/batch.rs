@@ -109,7 +109,7 @@ impl<'a> Batch<'a> {
             }
             Record::Released { session, packet_id } => self.remove(Key::Received(*session, *packet_id)),
             Record::Retained { message } => {
-                self.put(Key::Retained(Name::of(message.topic())), Value::Message(message));
+                self.put(Key::Retained(Name::of(message.topic())), Value::Retained(message));
             }
             Record::RetainedCleared { topic } => self.remove(Key::Retained(Name::of(topic))),
         }
@@ -160,6 +160,7 @@ mod tests {
         let parts = MessageParts {
             id: Some(MESSAGE),
             publisher: None,
+            source: None,
             qos: QoS::AtLeastOnce,
             retain: false,
             topic: "a",

@@ -92,6 +92,7 @@ pub(super) fn message(id: Option<u64>, topic: &str, payload: &[u8]) -> Arc<Messa
     let parts = MessageParts {
         id: id.map(MessageId),
         publisher: None,
+        source: None,
         qos: QoS::AtLeastOnce,
         retain: id.is_none(),
         topic,

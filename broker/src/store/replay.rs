@@ -140,7 +140,7 @@ fn body<S: RowSource>(
         if let Some(contents) = read(key.as_ref(), row.as_ref(), &mut assembler)? {
             let is_body = |entry: &Entry<'_>| matches!(entry.effect, Effect::Put { key: Key::Body(id), .. } if id == message);
             let mut entries = Entries::new(contents.entries).map_while(Result::ok);
-            return Ok(entries.find(is_body).and_then(|entry| decode_message(Some(message), entry.value)));
+            return Ok(entries.find(is_body).and_then(|entry| decode_message(message, entry.value)));
         }
         if !assembler.is_incomplete() {
             break;

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use veilmq_core::{
-    Expiry, Message, MessageId, MessageParts, Moment, Record, Reference, SessionId, SessionRecord, Stage,
-    SubscriptionRecord, WillRecord,
+    Expiry, Message, MessageId, MessageParts, Moment, Record, Reference, SessionId, SessionRecord, Source,
+    Stage, SubscriptionRecord, WillRecord,
 };
 use veilmq_protocol::{
     PacketId, PublishProperties, QoS, RetainHandling, SubscribeOptions, TopicFilter, TopicName,
@@ -22,8 +22,10 @@ pub(crate) enum Value<'a> {
     Session(&'a SessionRecord),
     /// A subscription.
     Subscription(&'a str, &'a SubscriptionRecord),
-    /// A message body, or a retained message.
+    /// A message body.
     Message(&'a Message),
+    /// A retained message.
+    Retained(&'a Message),
     /// A reference.
     Reference(&'a Reference),
     /// A received Packet Identifier; the key says it all.
@@ -41,7 +43,8 @@ impl Value<'_> {
         match self {
             Self::Session(record) => encode_session(record, out),
             Self::Subscription(filter, record) => encode_subscription(filter, record, out),
-            Self::Message(message) => encode_message(message, out),
+            Self::Message(message) => encode_message(message, None, out),
+            Self::Retained(message) => encode_message(message, message.source().map(|source| &**source), out),
             Self::Reference(reference) => encode_reference(reference, out),
             Self::Received => {}
         }
@@ -49,14 +52,18 @@ impl Value<'_> {
 }
 
 const HAS_DISCONNECTED: u8 = 1 << 0;
+/// In the flags of a retained message: whose it is; stores of before have none.
+const HAS_SOURCE: u8 = 1 << 0;
 const HAS_WILL: u8 = 1 << 1;
+/// In the flags of a retained message: by which listener it came.
+const HAS_LISTENER: u8 = 1 << 1;
 const HAS_EXPIRY: u8 = 1 << 2;
 const RETAIN: u8 = 1 << 3;
 const NO_LOCAL: u8 = 1 << 4;
 const RETAIN_AS_PUBLISHED: u8 = 1 << 5;
 const AUTHENTICATED: u8 = 1 << 6;
 const SHARED: u8 = 1 << 7;
-/// In the flags of a session head, which belongs to no group.
+/// In the flags of a session head or a retained message, which belong to no group.
 const HAS_USER: u8 = 1 << 7;
 /// In the flags of a reference: where its stage is, and where its Quality of Service is.
 const STAGE_SHIFT: u8 = 4;
@@ -125,10 +132,27 @@ fn encode_subscription(filter: &str, record: &SubscriptionRecord, out: &mut Vec<
     put_bytes(filter.as_bytes(), out);
 }
 
-fn encode_message(message: &Message, out: &mut Vec<u8>) {
-    let MessageParts { id: _, publisher: _, qos, retain, topic, application_properties, payload, expiry } =
-        message.parts();
-    out.push(flag(retain, RETAIN) | flag(expiry.is_some(), HAS_EXPIRY));
+fn encode_message(message: &Message, source: Option<&Source>, out: &mut Vec<u8>) {
+    let MessageParts {
+        id: _,
+        publisher: _,
+        source: _,
+        qos,
+        retain,
+        topic,
+        application_properties,
+        payload,
+        expiry,
+    } = message.parts();
+    let (user, listener) =
+        source.map_or((None, None), |source| (source.user.as_ref(), source.listener.as_ref()));
+    out.push(
+        flag(retain, RETAIN)
+            | flag(expiry.is_some(), HAS_EXPIRY)
+            | flag(source.is_some(), HAS_SOURCE)
+            | flag(user.is_some(), HAS_USER)
+            | flag(listener.is_some(), HAS_LISTENER),
+    );
     out.push(qos.value());
     if let Some(expiry) = expiry {
         out.extend_from_slice(&expiry.at.milliseconds().to_le_bytes());
@@ -136,6 +160,8 @@ fn encode_message(message: &Message, out: &mut Vec<u8>) {
     }
     put_bytes(topic.as_bytes(), out);
     put_bytes(application_properties, out);
+    let names = source.map(|source| &source.client_id).into_iter().chain(user).chain(listener);
+    names.for_each(|name| put_bytes(name.as_bytes(), out));
     put_bytes(payload, out);
 }
 
@@ -169,12 +195,12 @@ pub(crate) fn decode(key: Key, bytes: &[u8]) -> Option<Record> {
             Record::Subscribed { session, filter: Arc::from(filter), subscription }
         }
         Key::Received(session, packet_id) => Record::Received { session, packet_id },
-        Key::Retained(_) => Record::Retained { message: decode_message(None, bytes)? },
+        Key::Retained(_) => Record::Retained { message: decode_retained(bytes)? },
         Key::Reference(session, message) => {
             Record::Advanced { reference: decode_reference(session, bytes)?, message }
         }
         Key::Body(message) => {
-            Record::Published { message: decode_message(Some(message), bytes)?, references: Vec::new() }
+            Record::Published { message: decode_message(message, bytes)?, references: Vec::new() }
         }
     };
     Some(record)
@@ -237,21 +263,39 @@ fn decode_subscription(bytes: &[u8]) -> Option<(&str, SubscriptionRecord)> {
     Some((filter, SubscriptionRecord { options, subscription_id }))
 }
 
-/// Reads a message; None if the bytes are not one. How many sessions need it is not part of it.
-pub(crate) fn decode_message(id: Option<MessageId>, bytes: &[u8]) -> Option<Arc<Message>> {
+/// Reads a message body; None if the bytes are not one. How many sessions need it is not part of it.
+pub(crate) fn decode_message(id: MessageId, bytes: &[u8]) -> Option<Arc<Message>> {
+    decode_any_message(Some(id), RETAIN | HAS_EXPIRY, bytes)
+}
+
+/// Reads a retained message; None if the bytes are not one.
+fn decode_retained(bytes: &[u8]) -> Option<Arc<Message>> {
+    decode_any_message(None, RETAIN | HAS_EXPIRY | HAS_SOURCE | HAS_USER | HAS_LISTENER, bytes)
+}
+
+fn decode_any_message(id: Option<MessageId>, known: u8, bytes: &[u8]) -> Option<Arc<Message>> {
     let mut fields = Fields(bytes);
-    let flags = fields.flags(RETAIN | HAS_EXPIRY)?;
+    let flags = fields.flags(known)?;
     let qos = fields.qos()?;
     let expiry = fields.when(flags & HAS_EXPIRY, |fields| {
         Some(Expiry { at: fields.moment()?, interval_seconds: fields.u32()? })
     })?;
     let topic = fields.topic()?;
     let application_properties = fields.properties()?;
+    let source = fields.source(flags)?.map(Arc::new);
     let payload = fields.bytes()?;
     fields.end()?;
-    let retain = flags & RETAIN != 0;
-    let parts =
-        MessageParts { id, publisher: None, qos, retain, topic, application_properties, payload, expiry };
+    let parts = MessageParts {
+        id,
+        publisher: None,
+        source: source.as_ref(),
+        qos,
+        retain: flags & RETAIN != 0,
+        topic,
+        application_properties,
+        payload,
+        expiry,
+    };
     Some(Message::new(&parts, 0))
 }
 
@@ -333,6 +377,19 @@ impl<'a> Fields<'a> {
         Some(bytes)
     }
 
+    /// Reads whose a retained message is; the outer None is damage.
+    fn source(&mut self, flags: u8) -> Option<Option<Source>> {
+        let name = |fields: &mut Self| fields.text().map(Arc::from);
+        let client_id = self.when(flags & HAS_SOURCE, name)?;
+        let user = self.when(flags & HAS_USER, name)?;
+        let listener = self.when(flags & HAS_LISTENER, name)?;
+        match client_id {
+            Some(client_id) => Some(Some(Source { client_id, user, listener })),
+            None if user.is_none() && listener.is_none() => Some(None),
+            None => None,
+        }
+    }
+
     /// Reads a field that is there only if the flag is set; the outer None is damage.
     fn when<T>(&mut self, flag: u8, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
         if flag == 0 { Some(None) } else { read(self).map(Some) }
@@ -351,7 +408,7 @@ mod tests {
     use super::*;
 
     /// A value of each kind, as bytes.
-    fn samples() -> [Vec<u8>; 5] {
+    fn samples() -> [Vec<u8>; 6] {
         let will = WillRecord {
             topic: "will".into(),
             payload: vec![1, 2, 3],
@@ -377,9 +434,15 @@ mod tests {
             retain_handling: RetainHandling::DoNotSend,
         };
         let subscription = SubscriptionRecord { options, subscription_id: Some(9) };
+        let source = Arc::new(Source {
+            client_id: "c".into(),
+            user: Some("u".into()),
+            listener: Some("127.0.0.1:1883".into()),
+        });
         let parts = MessageParts {
             id: None,
             publisher: None,
+            source: Some(&source),
             qos: QoS::AtLeastOnce,
             retain: true,
             topic: "a/b",
@@ -401,9 +464,10 @@ mod tests {
         [
             Value::Session(&head),
             Value::Subscription("a/+", &subscription),
-            Value::Message(&message),
+            Value::Retained(&message),
             Value::Reference(&reference),
             Value::Reference(&shared),
+            Value::Message(&message),
         ]
         .map(encoded)
     }
@@ -420,7 +484,8 @@ mod tests {
             0 => decode_session(SessionId(1), bytes).map(|head| encoded(Value::Session(&head))),
             1 => decode_subscription(bytes)
                 .map(|(filter, subscription)| encoded(Value::Subscription(filter, &subscription))),
-            2 => decode_message(None, bytes).map(|message| encoded(Value::Message(&message))),
+            2 => decode_retained(bytes).map(|message| encoded(Value::Retained(&message))),
+            5 => decode_message(MessageId(1), bytes).map(|message| encoded(Value::Message(&message))),
             _ => decode_reference(SessionId(1), bytes).map(|reference| encoded(Value::Reference(&reference))),
         }
     }
@@ -431,7 +496,9 @@ mod tests {
             assert_eq!(rewritten(kind, &bytes).as_ref(), Some(&bytes));
             // A reference ends in a list without a length, so it can lose whole identifiers unnoticed here; the row's
             // checksum notices.
-            for len in (0..bytes.len()).filter(|len| kind < 3 || !(bytes.len() - len).is_multiple_of(4)) {
+            for len in (0..bytes.len())
+                .filter(|len| !matches!(kind, 3 | 4) || !(bytes.len() - len).is_multiple_of(4))
+            {
                 assert_eq!(rewritten(kind, &bytes[..len]), None, "value {kind}, {len} bytes");
             }
         }
@@ -452,23 +519,38 @@ mod tests {
     }
 
     #[test]
+    fn a_body_says_nothing_of_whose_it_is_and_a_retained_message_of_before_neither() {
+        let [_, _, retained, _, _, message] = samples();
+
+        let read = decode_retained(&message).unwrap();
+
+        assert!(read.source().is_none());
+        assert_eq!(encoded(Value::Retained(&read)), message);
+        assert_eq!(rewritten(5, &retained), None);
+        let source = decode_retained(&retained).unwrap().source().map(|source| (**source).clone()).unwrap();
+        assert_eq!((&*source.client_id, source.user.as_deref()), ("c", Some("u")));
+        assert_eq!(source.listener.as_deref(), Some("127.0.0.1:1883"));
+    }
+
+    #[test]
     fn a_name_that_no_client_could_have_sent_is_refused() {
-        let [_, subscription, message, _, shared] = samples();
+        let [_, subscription, retained, _, shared, message] = samples();
         let replace = |bytes: &[u8], from: &[u8], to: &[u8]| {
             let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
             [&bytes[..at], to, &bytes[at + from.len()..]].concat()
         };
 
         assert_eq!(rewritten(1, &replace(&subscription, b"a/+", b"a+/")), None);
-        assert_eq!(rewritten(2, &replace(&message, b"a/b", b"a/#")), None);
-        assert_eq!(rewritten(2, &replace(&message, b"a/b", b"a/\xff")), None);
+        assert_eq!(rewritten(2, &replace(&retained, b"a/b", b"a/#")), None);
+        assert_eq!(rewritten(5, &replace(&message, b"a/b", b"a/#")), None);
+        assert_eq!(rewritten(5, &replace(&message, b"a/b", b"a/\xff")), None);
         assert_eq!(rewritten(4, &replace(&shared, b"$share", b"$shard")), None);
     }
 
     proptest! {
         #[test]
         fn any_bytes_give_nothing_or_a_value_that_is_written_the_same(
-            kind in 0_usize..4,
+            kind in 0_usize..6,
             bytes in prop::collection::vec(any::<u8>(), 0..64),
         ) {
             if let Some(again) = rewritten(kind, &bytes) {
@@ -478,7 +560,7 @@ mod tests {
 
         #[test]
         fn a_changed_byte_gives_nothing_or_another_value(
-            kind in 0_usize..5,
+            kind in 0_usize..6,
             at in any::<prop::sample::Index>(),
             change in 1_u8..,
         ) {

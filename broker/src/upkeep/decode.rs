@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 use veilmq_core::{
-    Expiry, Message, MessageId, MessageParts, Moment, Reference, SessionId, SessionRecord, Stage,
+    Expiry, Message, MessageId, MessageParts, Moment, Reference, SessionId, SessionRecord, Source, Stage,
     SubscriptionRecord, WillRecord,
 };
 use veilmq_protocol::{
@@ -79,11 +79,14 @@ pub(crate) fn line(line: &[u8]) -> Checked<Line> {
         "subscription" => fields.subscription()?,
         "message" => {
             let id = MessageId(fields.number("message", u64::MAX)?);
-            Line::Message(fields.body(Some(id))?)
+            Line::Message(fields.body(Some(id), None)?)
         }
         "delivery" => fields.delivery()?,
         "received" => Line::Received { session: fields.session()?, packet_id: fields.packet_id()? },
-        "retained" => Line::Retained(fields.body(None)?),
+        "retained" => {
+            let source = fields.source()?.map(Arc::new);
+            Line::Retained(fields.body(None, source.as_ref())?)
+        }
         "end" => Line::End(fields.tally()?),
         other => return Err(Fault::of("kind", format!("there is no {other:?}"))),
     };
@@ -273,7 +276,7 @@ impl Fields {
         subscription_id(&id, field)
     }
 
-    fn body(&mut self, id: Option<MessageId>) -> Checked<Arc<Message>> {
+    fn body(&mut self, id: Option<MessageId>, source: Option<&Arc<Source>>) -> Checked<Arc<Message>> {
         let at = self.optional("expires_at_ms", Self::moment)?;
         let interval = self.optional("expiry_seconds", Self::u32)?;
         let expiry = match (at, interval) {
@@ -287,6 +290,7 @@ impl Fields {
         let parts = MessageParts {
             id,
             publisher: None,
+            source,
             qos: self.qos()?,
             retain: self.flag("retain")?,
             topic: &topic,
@@ -295,6 +299,21 @@ impl Fields {
             expiry,
         };
         Ok(Message::new(&parts, 0))
+    }
+
+    /// Reads whose a retained message is, which exports of brokers that did not remember it do not have.
+    fn source(&mut self) -> Checked<Option<Source>> {
+        const FIELD: &str = "source";
+        let source = match self.0.remove(FIELD) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Object(fields)) => &mut Self(fields),
+            Some(_) => return Err(Fault::of(FIELD, "it is neither an object nor null")),
+        };
+        let client_id = Arc::from(source.text("client_id")?);
+        let user = source.optional("user", Self::text)?.map(Arc::from);
+        let listener = source.optional("listener", Self::text)?.map(Arc::from);
+        source.end()?;
+        Ok(Some(Source { client_id, user, listener }))
     }
 
     fn delivery(&mut self) -> Checked<Line> {

@@ -59,6 +59,7 @@ enum Line<'a> {
     Retained {
         #[serde(flatten)]
         body: Body<'a>,
+        source: Option<Source<'a>>,
     },
     End {
         #[serde(flatten)]
@@ -81,6 +82,13 @@ struct Will<'a> {
     message_expiry_seconds: Option<u32>,
     properties: Base64<'a>,
     payload: Base64<'a>,
+}
+
+#[derive(Serialize)]
+struct Source<'a> {
+    client_id: &'a str,
+    user: Option<&'a str>,
+    listener: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -155,7 +163,12 @@ pub(crate) fn record<E>(
             put(Place::received(*session, *packet_id), &line)
         }
         Record::Retained { message } => {
-            put(Place::retained(message.topic()), &Line::Retained { body: body(message) })
+            let source = message.source().map(|source| Source {
+                client_id: &source.client_id,
+                user: source.user.as_deref(),
+                listener: source.listener.as_deref(),
+            });
+            put(Place::retained(message.topic()), &Line::Retained { body: body(message), source })
         }
         Record::SessionEnded { .. }
         | Record::Unsubscribed { .. }

@@ -51,6 +51,7 @@ fn message(id: u64, topic: &str, payload: &[u8], expiry: Option<Expiry>) -> Arc<
     let parts = MessageParts {
         id: Some(MessageId(id)),
         publisher: None,
+        source: None,
         qos: QoS::AtLeastOnce,
         retain: false,
         topic,

@@ -70,9 +70,20 @@ pub(crate) fn assert_recovers_in_parts(store: &mut SledStore, name: &str) {
 pub(crate) fn text(record: &Record) -> String {
     let parts = |message: &Message| {
         let parts = message.parts();
-        let MessageParts { id, publisher: _, qos, retain, topic, application_properties, payload, expiry } =
-            parts;
-        format!("{id:?} {qos:?} {retain} {topic} {application_properties:?} {payload:?} {expiry:?}")
+        let MessageParts {
+            id,
+            publisher: _,
+            source,
+            qos,
+            retain,
+            topic,
+            application_properties,
+            payload,
+            expiry,
+        } = parts;
+        format!(
+            "{id:?} {source:?} {qos:?} {retain} {topic} {application_properties:?} {payload:?} {expiry:?}"
+        )
     };
     match record {
         Record::Published { message, references } => {
@@ -226,6 +237,7 @@ pub(crate) fn message(id: Option<u64>, topic: &str, payload: &[u8]) -> Arc<Messa
     let parts = MessageParts {
         id: id.map(MessageId),
         publisher: None,
+        source: None,
         qos: QoS::AtLeastOnce,
         retain: id.is_none(),
         topic,

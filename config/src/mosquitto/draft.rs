@@ -373,8 +373,13 @@ impl Draft {
         };
         // Where there are roles for all, a listener that goes by the rules of a file says so.
         let has_roles = self.config.access.dynamic_security_file.is_some();
-        let mosquitto_file = security.acl_file.clone().filter(|_| !has_roles);
-        self.config.acl = AclConfig { file: None, mosquitto_file, subscribe: AclSubscribe::Compat };
+        let acl = &self.config.acl;
+        self.config.acl = AclConfig {
+            file: None,
+            mosquitto_file: security.acl_file.clone().filter(|_| !has_roles),
+            subscribe: AclSubscribe::Compat,
+            check_retained_source: acl.check_retained_source,
+        };
     }
 
     /// Returns who may connect on a listener and what its clients may do; None if that is as for all listeners.

@@ -24,10 +24,9 @@ pub(super) const OPTIONS: &[Row] = &[
     Row::boolean(
         "check_retain_source",
         Global,
-        "no effect: a retained message is held against the rights of who is to receive it, not again of who published it",
-        forget_boolean,
-    )
-    .without_effect(),
+        "`acl.check_retained_source`",
+        |draft, on| draft.config.acl.check_retained_source = on,
+    ),
     Row::text("clientid_prefixes", Global, "`access.client_id_prefix`", |draft, prefix| {
         draft.client_id_prefix = Some(prefix.to_owned());
         Ok(())

@@ -56,6 +56,11 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         Kind::Choice(&["strict", "compat"]),
         "What is said to a SUBSCRIBE for more than the client may receive: no, or yes as by Mosquitto, and the rest is held back.",
     ),
+    option(
+        "acl.check_retained_source",
+        Kind::Boolean,
+        "Whether a retained message is sent to a new subscriber only if who published it might still publish there now.",
+    ),
     integer(
         "bans.failures_per_address_max",
         0,

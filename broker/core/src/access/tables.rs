@@ -77,6 +77,22 @@ impl AccessTables {
         }
     }
 
+    /// Returns what a client may do that came once by `entrance` and may be gone: anything that one of the answers allows; None is
+    /// everything. Where listeners have tables of their own, and it is not known which it was, there are several.
+    pub(crate) fn permissions_of_absent(
+        &self,
+        entrance: Option<EntranceId>,
+        user: Option<&str>,
+        client_id: &str,
+    ) -> Vec<Option<Box<Permissions>>> {
+        let of = |access: &Access| access.permissions(user, client_id);
+        match entrance {
+            Some(entrance) => vec![of(self.of(entrance))],
+            None if self.own.is_empty() => vec![of(&self.common)],
+            None => self.own.iter().map(of).collect(),
+        }
+    }
+
     /// Returns what the client of a session may do; None if that is everything. Of a session whose listener is not known it is
     /// asked once its client comes back, before anything is sent.
     pub(crate) fn permissions(

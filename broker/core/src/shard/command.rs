@@ -66,6 +66,7 @@ impl Shard {
         let parts = MessageParts {
             id: None,
             publisher: None,
+            source: None,
             qos: QoS::AtMostOnce,
             retain: false,
             topic: topic.as_str(),

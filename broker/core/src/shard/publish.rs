@@ -456,10 +456,12 @@ impl Shard {
                 (references, needed)
             }
         };
+        let source = if publication.retain { self.source_of(publication) } else { None };
         let message = Message::new(
             &MessageParts {
                 id: (needed > 0).then(|| self.shared.next_message()),
                 publisher: publication.publisher,
+                source: source.as_ref(),
                 qos: publication.qos,
                 retain: publication.retain,
                 topic: publication.topic.as_str(),

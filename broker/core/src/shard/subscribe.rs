@@ -9,6 +9,7 @@ use veilmq_protocol::{
 
 use super::Shard;
 use super::gate::Answer;
+use super::verdict::Publishers;
 use crate::capabilities::Unavailable;
 use crate::farewell::{BrokerReason, CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId, ShardIndex};
@@ -160,6 +161,7 @@ impl Shard {
         subscription: &SubscriptionRecord,
         now: Moment,
     ) {
+        let mut publishers = Publishers::new();
         for message in self.shared.retained.matching(filter) {
             if message.is_expired(now) {
                 if self.shared.retained.remove_expired(message.topic(), now) {
@@ -167,7 +169,7 @@ impl Shard {
                 }
                 continue;
             }
-            if self.is_withheld(&message) {
+            if self.is_withheld(&message) || !self.may_still_be_retained(&message, &mut publishers) {
                 continue;
             }
             let delivery = Delivery {

@@ -2,22 +2,29 @@
 //!
 //! Invariant: nothing of a connection is looked at while its password is being checked, and what waits meanwhile is bounded.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use veilmq_protocol::{TopicFilter, TopicName};
 
 use super::Shard;
+use super::publish::Publication;
 use crate::access::{AccessTables, Action, BRIDGES, Permissions, Verdict};
 use crate::connection::{Arrival, Connection};
 use crate::effect::Effect;
 use crate::farewell::{BrokerReason, CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
+use crate::message::Message;
 use crate::record::Record;
 use crate::session::Session;
+use crate::source::Source;
 use crate::time::Environment;
 
 /// What a client may send ahead while its password is being checked: what one read of the driver brings.
 pub(super) const UNREAD_BYTES_MAX: usize = 64 * 1024;
+
+/// What those may do whose retained messages one subscription brings, each looked up once.
+pub(super) type Publishers = HashMap<Arc<Source>, Vec<Option<Box<Permissions>>>>;
 
 impl Shard {
     /// Takes note of who a client is by what carries MQTT.
@@ -109,6 +116,36 @@ impl Shard {
         let Some(state) = self.sessions.get_mut(&session) else { return true };
         let Some(permissions) = &mut state.permissions else { return true };
         let is_allowed = permissions.allow_publish(topic);
+        self.stats.acl_checked(Action::Publish, is_allowed);
+        is_allowed
+    }
+
+    /// Returns whose a message is that is to be retained, if that will be asked.
+    pub(super) fn source_of(&mut self, publication: &Publication<'_>) -> Option<Arc<Source>> {
+        if !self.shared.settings().check_retained_source || publication.payload.is_empty() {
+            return None;
+        }
+        let session = self.sessions.get_mut(&publication.publisher?)?;
+        let listener = session.entrance.and_then(|entrance| self.shared.entrance_name(entrance));
+        Some(Arc::clone(session.source(listener)))
+    }
+
+    /// Tells whether a retained message may still be sent to anybody: whoever published it might do so now. One whose publisher is
+    /// not known may, and so may what the broker says of itself.
+    pub(super) fn may_still_be_retained(&self, message: &Message, publishers: &mut Publishers) -> bool {
+        let Some(source) = message.source() else { return true };
+        if !self.access.has_rules() || !self.shared.settings().check_retained_source {
+            return true;
+        }
+        let Ok(topic) = TopicName::new(message.topic()) else { return true };
+        let permissions = publishers.entry(Arc::clone(source)).or_insert_with(|| {
+            let entrance = source.listener.as_ref().and_then(|name| self.shared.entrance_named(name));
+            self.access.permissions_of_absent(entrance, source.user.as_deref(), &source.client_id)
+        });
+        let mut allow = permissions.iter_mut().map(|permissions| {
+            permissions.as_mut().is_none_or(|permissions| permissions.allow_publish(topic))
+        });
+        let is_allowed = allow.any(|is_allowed| is_allowed);
         self.stats.acl_checked(Action::Publish, is_allowed);
         is_allowed
     }

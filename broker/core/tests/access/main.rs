@@ -4,6 +4,7 @@
 
 mod bridges;
 mod control;
+mod retained;
 mod revocation;
 mod roles;
 mod rules;

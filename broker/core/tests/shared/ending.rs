@@ -442,6 +442,7 @@ fn what_was_stored_for_a_session_after_its_end_is_found_by_another_member() {
         let parts = MessageParts {
             id: Some(MessageId(number)),
             publisher: None,
+            source: None,
             qos: QoS::AtLeastOnce,
             retain: false,
             topic: "t",
