@@ -40,7 +40,7 @@ pub struct ListenerTlsConfig {
     pub minimum_version: TlsVersion,
     /// Whether clients are asked for a certificate.
     pub client_certificate: ClientCertificate,
-    /// PEM file with the certificates of the authorities that issue those of clients.
+    /// PEM file with the certificates of the authorities that issue those of clients, or a directory of such files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_ca_file: Option<PathBuf>,
     /// PEM file with the lists of certificates that those authorities have revoked.

@@ -125,10 +125,11 @@ fn a_listener_has_the_tls_the_proxies_and_the_limit_that_stand_below_it() {
         "listener 1884 127.0.0.1\nmax_connections 3\nlistener 8883 127.0.0.1\ncertfile /b.crt\nkeyfile /b.key\n\
          cafile /ca.crt\ncrlfile /ca.crl\nrequire_certificate true\nuse_subject_as_username true\ntls_version tlsv1.3\n\
          listener 8884 127.0.0.1\ncertfile /b.crt\nkeyfile /b.key\ncafile /ca.crt\n\
+         listener 8885 127.0.0.1\ncertfile /b.crt\nkeyfile /b.key\ncapath /authorities\nrequire_certificate true\n\
          listener 1885 127.0.0.1\nenable_proxy_protocol 2\nmax_connections -1\nlistener 0 /run/m.sock\n",
     );
 
-    let [plain, mutual, one_sided, proxied, socket] = config.listeners.as_slice() else {
+    let [plain, mutual, one_sided, of_a_folder, proxied, socket] = config.listeners.as_slice() else {
         panic!("{:?}", config.listeners)
     };
     assert_eq!((plain.connections_max, &plain.tls, &plain.proxy_protocol), (Some(3), &None, &None));
@@ -148,6 +149,8 @@ fn a_listener_has_the_tls_the_proxies_and_the_limit_that_stand_below_it() {
         (ClientCertificate::Off, &None),
         "nobody is asked"
     );
+    let folder = of_a_folder.tls.as_ref().and_then(|tls| tls.client_ca_file.as_deref());
+    assert_eq!(folder, Some(Path::new("/authorities")));
     assert_eq!(proxied.connections_max, None);
     let trusted = &proxied.proxy_protocol.as_ref().unwrap().trusted;
     for peer in ["192.0.2.1", "2001:db8::1"] {
@@ -280,11 +283,12 @@ fn limits_are_those_of_the_file() {
     assert_eq!(config.access.client_id_prefix.as_deref(), Some("dev-"));
     let config = load(
         "message_size_limit 77\nmax_inflight_bytes 99\nupgrade_outgoing_qos true\nqueue_qos0_messages true\n\
-         check_retain_source false\n\
+         check_retain_source false\nmemory_limit 100000000\n\
          pid_file /run/m.pid\nuser mosquitto\nconnection_messages false\nlog_timestamp false\nlog_timestamp_format %s\n",
     );
     assert_eq!((config.limits.payload_bytes_max, config.limits.inflight_bytes_max), (77, 99));
     assert!(config.mqtt.upgrade_qos && config.mqtt.queue_qos0 && !config.acl.check_retained_source);
+    assert_eq!(config.limits.memory_bytes, 100_000_000);
     assert_eq!(config.process.pid_file.as_deref(), Some(Path::new("/run/m.pid")));
     assert_eq!(config.process.user.as_deref(), Some("mosquitto"));
     assert!(!config.log.connections && !config.log.timestamps);
@@ -436,7 +440,11 @@ fn every_error_names_file_line_and_option() {
         ),
         (
             "listener 1\ncertfile /b.crt\nkeyfile /b.key\nrequire_certificate true\n",
-            "FILE:1: require_certificate needs `cafile`: the authorities that issue the certificates",
+            "FILE:1: require_certificate needs `cafile` or `capath`: the authorities that issue the certificates",
+        ),
+        (
+            "listener 1\ncertfile /b.crt\nkeyfile /b.key\nrequire_certificate true\ncafile /a\ncapath /b\n",
+            "FILE:1: capath cannot be used with `cafile`; copy that file into the directory",
         ),
         (
             "listener 1\ncertfile /b.crt\nkeyfile /b.key\nenable_proxy_protocol 2\n",

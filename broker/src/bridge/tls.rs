@@ -2,7 +2,7 @@
 //!
 //! Files are read for each connection, so a renewed certificate is used from the next one on.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -13,8 +13,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use veilmq_config::{BridgeTlsConfig, TlsVersion};
 
-use crate::files::FileError;
-use crate::tls::{TlsError, read_certificates, read_key};
+use crate::tls::{TlsError, read_authorities, read_certificates, read_key};
 
 const AUTHORITIES: &str = "bridges[].tls.ca";
 const CERTIFICATE: &str = "bridges[].tls.certificate_file";
@@ -61,44 +60,22 @@ pub(super) fn client_config(config: &BridgeTlsConfig) -> Result<Arc<ClientConfig
 }
 
 fn authorities(config: &BridgeTlsConfig) -> Result<RootCertStore, TlsError> {
+    let path = config.ca.clone().unwrap_or_else(system_authorities);
     let mut store = RootCertStore::empty();
-    for path in files_of_authorities(config.ca.as_deref())? {
-        for certificate in read_certificates(AUTHORITIES, &path)? {
-            // A bundle of a system may have some that nobody can use.
-            let _ = store.add(certificate);
-        }
+    for certificate in read_authorities(AUTHORITIES, &path)? {
+        // A bundle of a system may have some that nobody can use.
+        let _ = store.add(certificate);
     }
     if store.is_empty() {
-        let path = config.ca.clone().unwrap_or_else(|| SYSTEM_AUTHORITIES[0].into());
         let reason = "there is none in it that can be used".to_owned();
         return Err(TlsError::Content { key: AUTHORITIES, path, what: "authority", reason });
     }
     Ok(store)
 }
 
-fn files_of_authorities(given: Option<&Path>) -> Result<Vec<PathBuf>, TlsError> {
-    let Some(given) = given else {
-        let there = SYSTEM_AUTHORITIES.iter().map(PathBuf::from).find(|path| path.exists());
-        return Ok(vec![there.unwrap_or_else(|| SYSTEM_AUTHORITIES[0].into())]);
-    };
-    if !given.is_dir() {
-        return Ok(vec![given.to_owned()]);
-    }
-    let unreadable =
-        |source| TlsError::File { key: AUTHORITIES, source: FileError::new("read folder", given, source) };
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(given).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        // OpenSSL's names by hash are links to the same files.
-        if path
-            .extension()
-            .is_some_and(|extension| ["pem", "crt", "cer"].iter().any(|known| extension == *known))
-        {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
+fn system_authorities() -> PathBuf {
+    let there = SYSTEM_AUTHORITIES.iter().map(PathBuf::from).find(|path| path.exists());
+    there.unwrap_or_else(|| SYSTEM_AUTHORITIES[0].into())
 }
 
 /// Accepts a certificate that is for another name, if it is good otherwise.

@@ -21,6 +21,7 @@ use veilmq_config::{
 };
 
 use super::Tls;
+use super::authorities::{authority_files, read_authorities};
 use super::certificate::{self, Facts};
 use super::stats::TlsStats;
 use crate::files::{self, FileError};
@@ -124,7 +125,12 @@ impl TlsAcceptor {
     pub(super) fn stamps(&self) -> Vec<Stamp> {
         let own = self.certificates.iter().flat_map(|pair| [&pair.certificate_file, &pair.key_file]);
         let others = [&self.config.client_ca_file, &self.config.crl_file].into_iter().flatten();
-        own.chain(others).map(|path| stamp(path)).collect()
+        let mut stamps: Vec<Stamp> = own.chain(others).map(|path| stamp(path)).collect();
+        if let Some(folder) = self.config.client_ca_file.as_ref().filter(|path| path.is_dir()) {
+            let files = authority_files(AUTHORITIES, folder).unwrap_or_default();
+            stamps.extend(files.iter().map(|path| stamp(path)));
+        }
+        stamps
     }
 
     /// Returns where it listens.
@@ -248,7 +254,7 @@ fn read_verifier(config: &ListenerTlsConfig) -> Result<Option<Verifier>, TlsErro
     };
     let unusable = |error: &dyn ToString| content(AUTHORITIES, path, "usable authority", &error.to_string());
     let mut authorities = RootCertStore::empty();
-    for authority in read_certificates(AUTHORITIES, path)? {
+    for authority in read_authorities(AUTHORITIES, path)? {
         authorities.add(authority).map_err(|error| unusable(&error))?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());

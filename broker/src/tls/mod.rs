@@ -6,6 +6,7 @@
 //! Invariant: MQTT sees the bytes that the peer sent inside authentic records, all of them, in order, and nothing else.
 
 mod acceptor;
+mod authorities;
 mod certificate;
 mod keeper;
 mod stats;
@@ -21,6 +22,7 @@ use tracing::debug;
 use acceptor::Verifier;
 pub use acceptor::{TlsAcceptor, TlsError};
 pub(crate) use acceptor::{read_certificates, read_key};
+pub(crate) use authorities::read_authorities;
 pub use keeper::TlsKeeper;
 
 use crate::transport::End;

@@ -377,6 +377,33 @@ fn a_client_certificate_is_a_user_name_until_it_is_revoked() {
 }
 
 #[test]
+fn authorities_may_be_files_of_a_directory_and_come_and_go_with_them() {
+    let (issuer, other) = (Issuer::new(), Issuer::new());
+    let folder = issuer.path().join("authorities");
+    fs::create_dir(&folder).unwrap();
+    let config =
+        ListenerTlsConfig { client_ca_file: Some(folder.clone()), crl_file: None, ..issuer.mutual() };
+    let own = issuer.issue("a", 1, "a", &["a.example"]);
+    let client = issuer.client_config(Some(&issuer.issue("c", 2, "client", &[])));
+    let none = acceptor(&config, std::slice::from_ref(&own)).err().unwrap();
+    assert!(none.contains(&folder.display().to_string()), "{none}");
+    fs::copy(other.path().join("ca.crt"), folder.join("other.pem")).unwrap();
+    let acceptor = acceptor(&config, &[own]).unwrap();
+    let is_let_in = || {
+        let mut pair = Pair::new(&client, &acceptor, "a.example", 1_000);
+        pair.settle().is_ok() && pair.user.as_deref() == Some("client")
+    };
+    assert!(!is_let_in());
+
+    let before = acceptor.stamps();
+    fs::copy(issuer.path().join("ca.crt"), folder.join("own.crt")).unwrap();
+    assert_ne!(acceptor.stamps(), before);
+    acceptor.reload().unwrap();
+
+    assert!(is_let_in());
+}
+
+#[test]
 fn a_handshake_under_way_heeds_what_is_revoked_meanwhile() {
     let issuer = Issuer::new();
     issuer.revoke(&[]);

@@ -103,7 +103,13 @@ pub(super) const OPTIONS: &[Row] = &[
         "`limits.session_queue_messages_max`, which counts the messages in flight too; 0 is 100000000",
         |draft, count| draft.queued_messages_max = u32::try_from(count).unwrap_or_default(),
     ),
-    Row::refused("memory_limit", Global, "memory is bounded by the sum of the limits on queues, retained messages and connections"),
+    Row::integer(
+        "memory_limit",
+        Global,
+        (0, 1 << 40),
+        "`limits.memory_bytes`: all memory of the process, and what is refused near the limit is said to who asks",
+        |draft, bytes| draft.config.limits.memory_bytes = u64::try_from(bytes).unwrap_or_default(),
+    ),
     Row::integer("message_size_limit", Global, (0, 268_435_455), "`limits.payload_bytes_max`", |draft, bytes| {
         draft.config.limits.payload_bytes_max = bounded(bytes, 268_435_455);
     }),

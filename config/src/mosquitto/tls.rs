@@ -20,7 +20,15 @@ pub(super) const OPTIONS: &[Row] = &[
             Ok(())
         },
     ),
-    Row::refused("capath", Listener, "put the certificates into one file and name it with `cafile`"),
+    Row::text(
+        "capath",
+        Listener,
+        "`listeners[].tls.client_ca_file`, where `require_certificate` is `true`; not with `cafile`",
+        |draft, path| {
+            draft.listener().tls.capath = Some(path.into());
+            Ok(())
+        },
+    ),
     Row::text("certfile", Listener, "`listeners[].tls.certificates[].certificate_file`", |draft, path| {
         draft.listener().tls.certfile = Some(path.into());
         Ok(())
@@ -99,6 +107,8 @@ pub(super) struct TlsDraft {
     certfile: Option<PathBuf>,
     keyfile: Option<PathBuf>,
     cafile: Option<PathBuf>,
+    /// A directory of such files.
+    capath: Option<PathBuf>,
     crlfile: Option<PathBuf>,
     requires_certificate: bool,
     uses_common_name: bool,
@@ -132,12 +142,18 @@ impl TlsDraft {
                 return Err(("keyfile", "needs `certfile` beside it; nothing would be encrypted"));
             }
         };
-        if self.requires_certificate && self.cafile.is_none() {
-            return Err((
-                "require_certificate",
-                "needs `cafile`: the authorities that issue the certificates",
-            ));
-        }
+        let authorities = match (&self.cafile, &self.capath) {
+            (Some(_), Some(_)) if self.requires_certificate => {
+                return Err(("capath", "cannot be used with `cafile`; copy that file into the directory"));
+            }
+            (None, None) if self.requires_certificate => {
+                return Err((
+                    "require_certificate",
+                    "needs `cafile` or `capath`: the authorities that issue the certificates",
+                ));
+            }
+            (file, folder) => file.as_ref().or(folder.as_ref()),
+        };
         let identity = match (self.uses_common_name, self.uses_subject) {
             (true, _) => CertificateIdentity::Cn,
             (false, true) => CertificateIdentity::Subject,
@@ -151,7 +167,7 @@ impl TlsDraft {
         // Without it no certificate is asked for, so none can be looked at.
         if self.requires_certificate {
             tls.client_certificate = ClientCertificate::Required;
-            tls.client_ca_file.clone_from(&self.cafile);
+            tls.client_ca_file = authorities.cloned();
             tls.crl_file.clone_from(&self.crlfile);
             tls.identity = identity;
         }

@@ -72,7 +72,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         option(
             "listeners[].tls.client_ca_file",
             Kind::Path,
-            "PEM file with the certificates of the authorities that issue those of clients.",
+            "PEM file with the certificates of the authorities that issue those of clients, or a directory of such files.",
         ),
         "needed where clients are asked for a certificate",
     ),

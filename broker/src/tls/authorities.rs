@@ -1,0 +1,95 @@
+//! Certificates of authorities: one PEM file of them, or a directory of such files.
+//!
+//! Of a directory that `openssl rehash` has prepared only the names by hash count, as for OpenSSL itself; of another one all files that
+//! are named like certificates. Invariant: a file that counts is read whole or is an error, so no authority is left out unnoticed.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use rustls::pki_types::CertificateDer;
+
+use super::acceptor::{TlsError, read_certificates};
+use crate::files::FileError;
+
+const ENDINGS: [&str; 3] = ["pem", "crt", "cer"];
+/// The digits of a hash in a name that OpenSSL looks for.
+const HASH_DIGITS: usize = 8;
+
+/// Reads all authorities at a path that the option `key` names, each once.
+///
+/// # Errors
+/// [`TlsError`], naming the option and the file.
+pub(crate) fn read_authorities(
+    key: &'static str,
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let mut authorities: Vec<CertificateDer<'static>> = Vec::new();
+    for file in authority_files(key, path)? {
+        for authority in read_certificates(key, &file)? {
+            if !authorities.contains(&authority) {
+                authorities.push(authority);
+            }
+        }
+    }
+    Ok(authorities)
+}
+
+/// Returns the files of authorities at a path: itself, or those in it.
+///
+/// # Errors
+/// It is a directory that cannot be read.
+pub(super) fn authority_files(key: &'static str, path: &Path) -> Result<Vec<PathBuf>, TlsError> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let unreadable = |error| TlsError::File { key, source: FileError::new("read folder", path, error) };
+    let entries: Result<Vec<PathBuf>, _> =
+        std::fs::read_dir(path).map_err(unreadable)?.map(|entry| entry.map(|entry| entry.path())).collect();
+    let (mut by_hash, others): (Vec<_>, Vec<_>) =
+        entries.map_err(unreadable)?.into_iter().partition(|path| is_named_by_hash(path));
+    if by_hash.is_empty() {
+        by_hash = others.into_iter().filter(|path| is_named_like_a_certificate(path)).collect();
+    }
+    by_hash.sort();
+    Ok(by_hash)
+}
+
+/// `HASH.NUMBER`; lists of revocations have an `r` before the number.
+fn is_named_by_hash(path: &Path) -> bool {
+    let text = |part: Option<&'_ OsStr>| part.and_then(OsStr::to_str).map(str::to_owned);
+    let (Some(hash), Some(number)) = (text(path.file_stem()), text(path.extension())) else { return false };
+    hash.len() == HASH_DIGITS
+        && hash.bytes().all(|digit| digit.is_ascii_hexdigit())
+        && number.bytes().all(|digit| digit.is_ascii_digit())
+}
+
+fn is_named_like_a_certificate(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| ENDINGS.iter().any(|known| extension == *known))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn names_by_hash_go_before_other_names_and_what_is_named_otherwise_does_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = || -> Vec<String> {
+            let files = authority_files("key", folder.path()).unwrap();
+            files.iter().map(|file| file.file_name().unwrap().to_string_lossy().into_owned()).collect()
+        };
+        for name in
+            ["b.crt", "a.pem", "c.cer", "README", "server.key", "0123abcd.r0", "0123abc.0", "0123abcd.x"]
+        {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert_eq!(names(), ["a.pem", "b.crt", "c.cer"]);
+
+        for name in ["0123abcd.0", "0123abcd.1", "deadBEEF.0"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert_eq!(names(), ["0123abcd.0", "0123abcd.1", "deadBEEF.0"]);
+    }
+}
