@@ -57,7 +57,7 @@ pub(super) fn follow_removal(database: &Path, data_dir: &Path) -> Result<(), Dir
 pub(super) fn leave_sign(database: &Path, data_dir: &Path) -> Result<(), FileError> {
     if is_mosquittos(database).map_err(|error| FileError::new("read", database, error))? {
         warn!(
-            "{} is Mosquitto's own database, and is not read: the broker begins without what is in it",
+            "{} is Mosquitto's own database, and is not read; `veilmq store import-mosquitto` takes a dump of it",
             database.display()
         );
     } else if !database.exists() {

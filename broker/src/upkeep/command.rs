@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use super::{CheckReport, Compaction, UpkeepError};
+use super::{CheckReport, Compaction, Imported, UpkeepError, Users};
 
 /// What to do with the store of a broker that does not run.
 #[derive(Debug, Subcommand)]
@@ -29,6 +29,15 @@ pub(crate) enum StoreCommand {
         /// File to read, or - for standard input
         #[arg(short, long, value_name = "FILE", default_value = "-")]
         input: PathBuf,
+    },
+    /// Make a store from what `mosquitto_db_dump --json` prints, in a data directory that has none
+    ImportMosquitto {
+        /// File to read, or - for standard input
+        #[arg(short, long, value_name = "FILE", default_value = "-")]
+        input: PathBuf,
+        /// User names prove nothing on this broker, as without a password file: anybody may resume a session
+        #[arg(long)]
+        unproven: bool,
     },
     /// Write what is stored into a new, smaller store that takes the place of the present one
     Compact,
@@ -81,6 +90,14 @@ pub(crate) fn execute(
         StoreCommand::Import { input } => {
             let tally = super::import(data_dir, input)?;
             writeln!(out, "imported {tally}")?;
+        }
+        StoreCommand::ImportMosquitto { input, unproven } => {
+            let users = if *unproven { Users::Claimed } else { Users::Proven };
+            let Imported { tally, left_out } = super::import_mosquitto(data_dir, input, users)?;
+            writeln!(out, "imported {tally}")?;
+            if left_out > 0 {
+                writeln!(out, "left out: {left_out} deliveries that the dump does not identify")?;
+            }
         }
         StoreCommand::Compact => {
             let Compaction { bytes_before, bytes_after } = super::compact(data_dir)?;

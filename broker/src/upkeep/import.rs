@@ -49,16 +49,8 @@ impl fmt::Display for LineError {
 /// There is a store already, a line is wrong, or the new store could not be made; the directory has no store then.
 pub(crate) fn import(data_dir: &Path, input: &Path) -> Result<Tally, UpkeepError> {
     let failed = |action| move |error| UpkeepError::File { action, path: input.to_owned(), error };
-    let reader: Box<dyn Read> = if input.as_os_str() == "-" {
-        Box::new(io::stdin().lock())
-    } else {
-        Box::new(File::open(input).map_err(failed("read"))?)
-    };
-    files::create_private_folder(data_dir)?;
-    let directory = DataDirectory::lock(data_dir)?;
-    if directory.store().exists() {
-        return Err(DirectoryError::NotEmpty(data_dir.to_owned()).into());
-    }
+    let reader = open_input(input)?;
+    let directory = lock_without_store(data_dir)?;
     let mut progress = Progress::start("imported");
     let mut lines =
         Lines { reader: BufReader::with_capacity(BUFFER_BYTES, reader), line: Vec::new(), number: 0 };
@@ -78,6 +70,31 @@ pub(crate) fn import(data_dir: &Path, input: &Path) -> Result<Tally, UpkeepError
     let tally = *importing.rebuild.tally();
     importing.rebuild.adopt(&mut progress)?;
     Ok(tally)
+}
+
+/// Opens a file, or standard input (`-`).
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn open_input(input: &Path) -> Result<Box<dyn Read>, UpkeepError> {
+    if input.as_os_str() == "-" {
+        return Ok(Box::new(io::stdin().lock()));
+    }
+    let failed = |error| UpkeepError::File { action: "read", path: input.to_owned(), error };
+    Ok(Box::new(File::open(input).map_err(failed)?))
+}
+
+/// Takes a data directory into use that has no store; it is made if it is not there.
+///
+/// # Errors
+/// It has a store, another broker uses it, or the file system refused.
+pub(super) fn lock_without_store(data_dir: &Path) -> Result<DataDirectory, UpkeepError> {
+    files::create_private_folder(data_dir)?;
+    let directory = DataDirectory::lock(data_dir)?;
+    if directory.store().exists() {
+        return Err(DirectoryError::NotEmpty(data_dir.to_owned()).into());
+    }
+    Ok(directory)
 }
 
 /// The lines of an export, one in memory at a time.

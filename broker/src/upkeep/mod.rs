@@ -8,6 +8,7 @@ mod decode;
 mod encode;
 mod export;
 mod import;
+mod mosquitto;
 mod progress;
 mod rebuild;
 mod spool;
@@ -21,6 +22,7 @@ use veilmq_core::StoreError;
 
 use self::export::export;
 use self::import::{LineError, import};
+use self::mosquitto::{DumpFault, Imported, Users, import_mosquitto};
 use self::progress::Progress;
 use self::rebuild::Rebuild;
 use self::tally::Tally;
@@ -68,6 +70,14 @@ pub(crate) enum UpkeepError {
         input: PathBuf,
         /// The line and what is wrong with it.
         error: LineError,
+    },
+    /// A dump of Mosquitto's database is wrong.
+    #[error("{}: {fault}", .input.display())]
+    Dump {
+        /// The dump.
+        input: PathBuf,
+        /// The field and what is wrong with it.
+        fault: DumpFault,
     },
     /// An export cannot be read or written.
     #[error("cannot {action} {}: {error}", .path.display())]
