@@ -86,7 +86,9 @@ fn exported(data: &TempDir) -> Vec<Value> {
 fn everything_in_a_dump_becomes_what_this_broker_would_have_stored() {
     let (data, output) = import(&dump().to_string(), &[]);
 
-    assert!(out(&output).starts_with("imported 2 sessions, 4 subscriptions, 4 messages, 4 deliveries, 1 received, 1 retained"));
+    assert!(out(&output).starts_with(
+        "imported 2 sessions, 4 subscriptions, 4 messages, 4 deliveries, 1 received, 1 retained"
+    ));
     let lines = exported(&data);
     let expected = json!([
         {"kind": "session", "session": 1, "client_id": "away", "authenticated": true, "user": "bob", "expiry_seconds": 60,
@@ -154,7 +156,8 @@ fn what_a_dump_does_not_identify_is_left_out_and_counted() {
     let (data, output) = import(&doubtful.to_string(), &[]);
 
     assert!(out(&output).ends_with("left out: 2 deliveries that the dump does not identify\n"));
-    let is_queued = |line: &&Value| line["kind"] == "message" && line["topic"].as_str().unwrap().starts_with("q/");
+    let is_queued =
+        |line: &&Value| line["kind"] == "message" && line["topic"].as_str().unwrap().starts_with("q/");
     assert_eq!(exported(&data).iter().filter(is_queued).count(), 0);
 }
 
@@ -162,14 +165,38 @@ fn what_a_dump_does_not_identify_is_left_out_and_counted() {
 fn a_field_that_is_wrong_is_named_and_nothing_is_made() {
     type Change = fn(&mut Value);
     let cases: [(Change, &str); 8] = [
-        (|dump| dump["base-messages"][1]["topic"] = json!("a/#"), "base-messages[1], field `topic`: it is not a Topic Name"),
-        (|dump| dump["base-messages"][0]["payload"] = json!("?"), "base-messages[0], field `payload`: it is not base64"),
-        (|dump| dump["base-messages"][2]["storeid"] = json!(20), "base-messages[2], field `storeid`: it is there twice"),
-        (|dump| dump["clients"][1]["clientid"] = json!("away"), "clients[1], field `clientid`: it is there twice"),
-        (|dump| dump["subscriptions"][0]["clientid"] = json!("x"), "subscriptions[0], field `clientid`: no such client"),
-        (|dump| dump["subscriptions"][0]["qos"] = json!(3), "subscriptions[0], field `qos`: it is not 0, 1 or 2"),
-        (|dump| dump["retained-messages"][0]["storeid"] = json!(1), "retained-messages[0], field `storeid`: no such message"),
-        (|dump| dump["client-messages"][2]["state"] = json!(7), "client-messages[2], field `state`: 7 is none"),
+        (
+            |dump| dump["base-messages"][1]["topic"] = json!("a/#"),
+            "base-messages[1], field `topic`: it is not a Topic Name",
+        ),
+        (
+            |dump| dump["base-messages"][0]["payload"] = json!("?"),
+            "base-messages[0], field `payload`: it is not base64",
+        ),
+        (
+            |dump| dump["base-messages"][2]["storeid"] = json!(20),
+            "base-messages[2], field `storeid`: it is there twice",
+        ),
+        (
+            |dump| dump["clients"][1]["clientid"] = json!("away"),
+            "clients[1], field `clientid`: it is there twice",
+        ),
+        (
+            |dump| dump["subscriptions"][0]["clientid"] = json!("x"),
+            "subscriptions[0], field `clientid`: no such client",
+        ),
+        (
+            |dump| dump["subscriptions"][0]["qos"] = json!(3),
+            "subscriptions[0], field `qos`: it is not 0, 1 or 2",
+        ),
+        (
+            |dump| dump["retained-messages"][0]["storeid"] = json!(1),
+            "retained-messages[0], field `storeid`: no such message",
+        ),
+        (
+            |dump| dump["client-messages"][2]["state"] = json!(7),
+            "client-messages[2], field `state`: 7 is none",
+        ),
     ];
     for (change, expected) in cases {
         let mut dump = dump();
@@ -194,7 +221,8 @@ fn a_directory_with_a_store_is_left_alone() {
     let before = exported(&data);
 
     let file = data.path().join("dump.json");
-    let again = veilmq(&data.path().join("data"), &["store", "import-mosquitto", "-i", file.to_str().unwrap()]);
+    let again =
+        veilmq(&data.path().join("data"), &["store", "import-mosquitto", "-i", file.to_str().unwrap()]);
 
     error(&again, 1);
     assert_eq!(exported(&data), before);

@@ -189,8 +189,10 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// The least severe level that is written.
     pub level: LogLevel,
-    /// Where lines go: `stderr`, `stdout`, or files that they are appended to.
+    /// Where lines go: `stderr`, `stdout`, `syslog`, `topic`, or files that they are appended to.
     pub destinations: Vec<String>,
+    /// As what the system's logger gets them.
+    pub syslog_facility: SyslogFacility,
     /// Whether a line has the time.
     pub timestamps: bool,
     /// How the time is written, in UTC, with the fields of `strftime`; `None` writes it as RFC 3339 says.
@@ -218,10 +220,58 @@ impl Default for LogConfig {
             format: LogFormat::Text,
             level: LogLevel::Info,
             destinations: vec!["stderr".to_owned()],
+            syslog_facility: SyslogFacility::Daemon,
             timestamps: true,
             timestamp_format: None,
             connections: true,
         }
+    }
+}
+
+/// As what the system's logger gets log lines (RFC 3164 section 4.1.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyslogFacility {
+    /// System daemons.
+    Daemon,
+    /// Local use 0.
+    Local0,
+    /// Local use 1.
+    Local1,
+    /// Local use 2.
+    Local2,
+    /// Local use 3.
+    Local3,
+    /// Local use 4.
+    Local4,
+    /// Local use 5.
+    Local5,
+    /// Local use 6.
+    Local6,
+    /// Local use 7.
+    Local7,
+}
+
+impl SyslogFacility {
+    /// Those that the standard leaves to each machine, in their order.
+    pub const LOCAL: [Self; 8] = [
+        Self::Local0,
+        Self::Local1,
+        Self::Local2,
+        Self::Local3,
+        Self::Local4,
+        Self::Local5,
+        Self::Local6,
+        Self::Local7,
+    ];
+
+    /// The number of the standard.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        const DAEMON: u8 = 3;
+        const LOCAL_0: u8 = 16;
+        let local = (LOCAL_0..).zip(Self::LOCAL).find(|(_, local)| *local == self);
+        local.map_or(DAEMON, |(code, _)| code)
     }
 }
 

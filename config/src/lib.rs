@@ -52,7 +52,7 @@ pub use bridge::{
 };
 pub use broker_config::{
     AdminConfig, BrokerConfig, ListenerConfig, ListenerDurability, ListenerProtocol, LogConfig, LogFormat,
-    LogLevel, Mode, MosquittoConfig, ProcessConfig, ShardsConfig, SysConfig,
+    LogLevel, Mode, MosquittoConfig, ProcessConfig, ShardsConfig, SysConfig, SyslogFacility,
 };
 pub use e2e::{E2eChannel, E2eConfig, E2eDistribution, E2eFormat, E2eMode, E2ePolicyConfig};
 pub use environment::process_environment;

@@ -9,7 +9,7 @@ use veilmq_config::{
     BridgeConfig, BridgeDirection, BridgeNotifications, BridgeProtocol, BridgeTopicConfig, BrokerConfig,
     CertificateIdentity, ClientCertificate, ConfigError, Durability, ListenerAccessConfig,
     ListenerMqttConfig, ListenerProtocol, LogLevel, Mode, MqttVersion, Overrides, ProxiedTls, ProxyIdentity,
-    Sources, Strictness, TlsVersion, import_mosquitto, is_mosquitto_file,
+    Sources, Strictness, SyslogFacility, TlsVersion, import_mosquitto, is_mosquitto_file,
 };
 
 /// A `mosquitto.conf` in a directory of its own.
@@ -283,11 +283,12 @@ fn limits_are_those_of_the_file() {
     assert_eq!(config.access.client_id_prefix.as_deref(), Some("dev-"));
     let config = load(
         "message_size_limit 77\nmax_inflight_bytes 99\nupgrade_outgoing_qos true\nqueue_qos0_messages true\n\
-         check_retain_source false\nmemory_limit 100000000\n\
+         check_retain_source false\nmemory_limit 100000000\nlog_facility 5\n\
          pid_file /run/m.pid\nuser mosquitto\nconnection_messages false\nlog_timestamp false\nlog_timestamp_format %s\n",
     );
     assert_eq!((config.limits.payload_bytes_max, config.limits.inflight_bytes_max), (77, 99));
     assert!(config.mqtt.upgrade_qos && config.mqtt.queue_qos0 && !config.acl.check_retained_source);
+    assert_eq!(config.log.syslog_facility, SyslogFacility::Local5);
     assert_eq!(config.limits.memory_bytes, 100_000_000);
     assert_eq!(config.process.pid_file.as_deref(), Some(Path::new("/run/m.pid")));
     assert_eq!(config.process.user.as_deref(), Some("mosquitto"));
@@ -300,12 +301,12 @@ fn the_log_goes_to_all_places_named() {
     for (text, expected) in [
         ("", vec!["stderr"]),
         ("log_dest none\n", vec![]),
-        ("log_dest topic\n", vec![]),
+        ("log_dest topic\n", vec!["topic"]),
         (
             "log_dest stdout\nlog_dest file /mosquitto/log/mosquitto.log\n",
             vec!["stdout", "/mosquitto/log/mosquitto.log"],
         ),
-        ("log_dest syslog\nlog_dest stderr\n", vec!["stderr"]),
+        ("log_dest syslog\nlog_dest dlt\n", vec!["syslog", "stderr"]),
     ] {
         assert_eq!(load(text).log.destinations, expected, "{text:?}");
     }

@@ -159,6 +159,33 @@ fn what_came_with_2_1_is_answered_as_its_manual_says() {
 }
 
 #[test]
+fn the_log_is_heard_on_its_topics_once_and_not_about_itself() {
+    let place = Place::new();
+    let running = place.start(&built_program("veilmq"), "allow_anonymous true\nlog_dest topic\nlog_type all\n");
+    let mut listening = TcpStream::connect(running.address).unwrap();
+    listening.write_all(&v3("listening", true)).unwrap();
+    assert_eq!(heard(&mut listening), "20020000");
+    let mut subscribe = b"\0\x01\0\x11$SYS/broker/log/#\0".to_vec();
+    listening.write_all(&packet(0x82, &subscribe)).unwrap();
+    let answer = heard(&mut listening);
+    assert!(answer.starts_with("9003000100"), "{answer}");
+
+    assert_eq!(running.answers(&[v3("somebody", true)]), ["20020000"]);
+
+    let hexadecimal = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let lines = heard(&mut listening);
+    assert!(lines.starts_with("30") && lines.contains(&hexadecimal("$SYS/broker/log/N")), "{lines}");
+    assert_eq!(lines.matches(&hexadecimal(" connected")).count(), 1, "{lines}");
+    assert!(lines.contains(&hexadecimal("somebody")), "{lines}");
+    assert_eq!(heard(&mut listening), "", "nothing is said of what was said");
+    // What was said is not retained.
+    let mut late = TcpStream::connect(running.address).unwrap();
+    subscribe[..2].copy_from_slice(b"\0\x02");
+    late.write_all(&[v3("late", true), packet(0x82, &subscribe)].concat()).unwrap();
+    assert!(!heard(&mut late).contains(&hexadecimal("somebody")));
+}
+
+#[test]
 fn an_assigned_client_identifier_looks_like_mosquittos() {
     let place = Place::new();
     let running = place.start(&built_program("veilmq"), "allow_anonymous true\n");

@@ -114,13 +114,15 @@ pub enum Input<'a> {
         /// What [`crate::Store::fetch`] answered.
         messages: Result<Vec<Arc<Message>>, StoreError>,
     },
-    /// The broker says something of itself, for subscribers of this topic and, until it says otherwise, for those to come. It is
-    /// kept in memory only and counts for no limit of retained messages.
+    /// The broker says something of itself, for subscribers of this topic and, if it is retained, until it says otherwise for those
+    /// to come. It is kept in memory only and counts for no limit of retained messages.
     Announced {
         /// A topic below `$SYS`.
         topic: TopicName<'a>,
         /// What it says.
         payload: &'a [u8],
+        /// Whether it is retained.
+        retain: bool,
     },
     /// The client has sent so much more than it may that it is not to be waited for: it is told 0x96 (Message rate too high).
     TooFast {

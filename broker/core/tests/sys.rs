@@ -8,7 +8,7 @@ use veilmq_simulator::{World, connect_v5, connect_v311, publish};
 
 fn announce(world: &mut World, topic: &str, payload: &str) {
     let topic = TopicName::new(topic).unwrap();
-    world.turn(0, Input::Announced { topic, payload: payload.as_bytes() });
+    world.turn(0, Input::Announced { topic, payload: payload.as_bytes(), retain: true });
 }
 
 #[test]
@@ -43,6 +43,22 @@ fn what_the_broker_says_reaches_subscribers_at_their_quality_and_those_to_come()
             ]
         );
     }
+}
+
+#[test]
+fn what_is_said_once_is_not_for_subscribers_to_come() {
+    let mut world = World::new(2);
+    let (early, _) = world.join("early", true, 0);
+    world.subscribe(early, "$SYS/broker/log/#", QoS::AtMostOnce);
+    world.bytes(early);
+    let topic = TopicName::new("$SYS/broker/log/N").unwrap();
+
+    world.turn(0, Input::Announced { topic, payload: b"line", retain: false });
+
+    let (late, _) = world.join("late", true, 0);
+    world.subscribe(late, "$SYS/broker/log/#", QoS::AtMostOnce);
+    assert_eq!(world.received(early), ["PUBLISH $SYS/broker/log/N \"line\" qos0"]);
+    assert_eq!(world.received(late), ["SUBACK [00]"]);
 }
 
 #[test]

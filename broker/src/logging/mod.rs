@@ -1,6 +1,9 @@
-//! Where log lines go and what they look like: standard error, standard output or files, as text or as JSON.
+//! Where log lines go and what they look like: standard error, standard output, files, the system's logger or topics, as text or as JSON.
 //!
 //! Only our own crates write at the configured level; libraries are heard from `warn` upwards.
+
+mod syslog;
+mod topic;
 
 use std::fmt;
 use std::fs::File;
@@ -10,8 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use jiff::Timestamp;
+use tokio::sync::mpsc::Receiver;
 use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata};
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::layer::SubscriberExt;
@@ -19,6 +25,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 use veilmq_config::{LogConfig, LogFormat, LogLevel};
 use veilmq_core::CONNECTION_LINES;
+
+use self::syslog::Syslog;
+use self::topic::TopicLines;
+pub(crate) use self::topic::{TopicLine, publish_quietly};
 
 /// All crates of the broker are called `veilmq` or `veilmq_*`.
 const OWN_CRATES: &str = "veilmq";
@@ -28,6 +38,8 @@ static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
 
 /// What is written at the moment, so that it can be changed.
 static FILTER: OnceLock<Filter> = OnceLock::new();
+
+type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
 struct Filter {
     level: Mutex<LogLevel>,
@@ -48,25 +60,42 @@ pub struct LogError {
 /// # Errors
 /// [`LogError`] if a file cannot be opened; the other destinations are in use all the same.
 pub fn start(config: &LogConfig) -> Result<(), LogError> {
-    let (lines, failure) = Lines::open(&config.destinations);
+    let (lines, failure) = Lines::open(config);
     let lines = Arc::clone(LINES.get_or_init(|| Arc::new(lines)));
     let (filter, handle) = reload::Layer::new(targets(config.level, config.connections));
     let shown = Filter { level: Mutex::new(config.level), connections: config.connections, handle };
     // A second call leaves the filter of the first one in place, as it does everything else.
     let _ = FILTER.set(shown);
     let is_terminal = config.destinations == ["stderr"] && io::stderr().is_terminal();
+    let mut layers = vec![layer(config, Arc::clone(&lines), is_terminal, config.timestamps)];
+    if lines.syslog.is_some() || lines.topic.is_some() {
+        // The logger is told the time, and a message is heard at once.
+        layers.push(layer(config, Apart(lines), false, false));
+    }
+    // It fails only if a subscriber is set already, as in a test that starts several brokers.
+    let _ = tracing_subscriber::registry().with(layers.with_filter(filter)).try_init();
+    failure.map_or(Ok(()), Err)
+}
+
+/// Makes what writes lines in the form that is configured.
+fn layer<W>(config: &LogConfig, writer: W, is_terminal: bool, timestamps: bool) -> BoxedLayer
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let stamp = Stamp { format: config.timestamp_format.clone() };
-    let layer = tracing_subscriber::fmt::layer().with_writer(lines).with_ansi(is_terminal).with_timer(stamp);
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(is_terminal).with_timer(stamp);
     let with_target = config.level >= LogLevel::Debug;
-    let layer = match (config.format, config.timestamps) {
+    match (config.format, timestamps) {
         (LogFormat::Text, true) => layer.with_target(with_target).boxed(),
         (LogFormat::Text, false) => layer.with_target(with_target).without_time().boxed(),
         (LogFormat::Json, true) => layer.json().flatten_event(true).boxed(),
         (LogFormat::Json, false) => layer.json().flatten_event(true).without_time().boxed(),
-    };
-    // It fails only if a subscriber is set already, as in a test that starts several brokers.
-    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
-    failure.map_or(Ok(()), Err)
+    }
+}
+
+/// Returns the lines that are to be published, to the first who asks, if any are.
+pub(crate) fn take_topic_lines() -> Option<Receiver<TopicLine>> {
+    LINES.get()?.topic.as_ref()?.take()
 }
 
 /// Returns the least severe level that is written.
@@ -115,6 +144,8 @@ struct Lines {
     stderr: bool,
     stdout: bool,
     files: Vec<LogFile>,
+    syslog: Option<Syslog>,
+    topic: Option<TopicLines>,
 }
 
 struct LogFile {
@@ -125,17 +156,26 @@ struct LogFile {
 impl Lines {
     /// Opens the destinations, and says of which file that is not possible. Somewhere that has to be said: if no other destination is left,
     /// on standard error.
-    fn open(destinations: &[String]) -> (Self, Option<LogError>) {
-        let named = |name: &str| destinations.iter().any(|destination| destination == name);
-        let mut lines = Self { stderr: named("stderr"), stdout: named("stdout"), files: Vec::new() };
+    fn open(config: &LogConfig) -> (Self, Option<LogError>) {
+        let mut lines = Self { stderr: false, stdout: false, files: Vec::new(), syslog: None, topic: None };
         let mut failure = None;
-        for path in destinations.iter().filter(|name| !matches!(name.as_str(), "stderr" | "stdout")) {
-            match append_to(Path::new(path)) {
-                Ok(file) => lines.files.push(LogFile { path: path.into(), file: Mutex::new(file) }),
-                Err(error) => failure = Some(error),
+        for destination in &config.destinations {
+            match destination.as_str() {
+                "stderr" => lines.stderr = true,
+                "stdout" => lines.stdout = true,
+                "topic" => lines.topic = Some(TopicLines::new()),
+                "syslog" => match Syslog::open(Path::new(syslog::SOCKET), config.syslog_facility) {
+                    Ok(syslog) => lines.syslog = Some(syslog),
+                    Err(source) => failure = Some(LogError { path: syslog::SOCKET.into(), source }),
+                },
+                path => match append_to(Path::new(path)) {
+                    Ok(file) => lines.files.push(LogFile { path: path.into(), file: Mutex::new(file) }),
+                    Err(error) => failure = Some(error),
+                },
             }
         }
-        lines.stderr |= failure.is_some() && !lines.stdout && lines.files.is_empty();
+        lines.stderr |=
+            failure.is_some() && !lines.stdout && lines.files.is_empty() && lines.syslog.is_none();
         (lines, failure)
     }
 }
@@ -156,6 +196,45 @@ impl Write for &Lines {
         }
         for file in &self.files {
             let _ = file.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The destinations that take lines one by one, with their level.
+struct Apart(Arc<Lines>);
+
+/// A line for them.
+struct ApartLine<'l> {
+    lines: &'l Lines,
+    level: Level,
+}
+
+impl<'w> MakeWriter<'w> for Apart {
+    type Writer = ApartLine<'w>;
+
+    fn make_writer(&'w self) -> ApartLine<'w> {
+        ApartLine { lines: &self.0, level: Level::INFO }
+    }
+
+    fn make_writer_for(&'w self, metadata: &Metadata<'_>) -> ApartLine<'w> {
+        ApartLine { lines: &self.0, level: *metadata.level() }
+    }
+}
+
+impl Write for ApartLine<'_> {
+    /// The whole line comes at once.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        if let Some(syslog) = &self.lines.syslog {
+            syslog.send(self.level, &text);
+        }
+        if let Some(topic) = &self.lines.topic {
+            topic.send(self.level, &text);
         }
         Ok(line.len())
     }

@@ -6,13 +6,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::Receiver;
 use tokio::time::MissedTickBehavior;
-use veilmq_core::{Shared, Stats, SysReport, Totals};
+use veilmq_core::{Input, Shared, Stats, SysReport, Totals};
+use veilmq_protocol::TopicName;
 
 use super::counters::Counters;
 use super::worker::Worker;
 use crate::admin::process_memory;
 use crate::clock;
+use crate::logging::{TopicLine, publish_quietly};
 
 /// Gathers what is announced. It is made on the main thread and moved to the shard that speaks.
 pub struct Announcer {
@@ -49,5 +52,14 @@ impl Announcer {
         (totals.retained_messages, totals.retained_bytes) = (messages as u64, bytes as u64);
         (totals.memory_bytes, totals.memory_bytes_max) = process_memory();
         totals
+    }
+}
+
+/// Publishes lines of the log, each once.
+pub(super) async fn publish_lines(worker: Rc<Worker>, mut lines: Receiver<TopicLine>) {
+    while let Some(TopicLine { topic, text }) = lines.recv().await {
+        let Ok(topic) = TopicName::new(topic) else { continue };
+        let input = Input::Announced { topic, payload: text.as_bytes(), retain: false };
+        publish_quietly(|| worker.turn(input));
     }
 }

@@ -29,7 +29,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
-use veilmq_core::{Arrival, Parcel};
+use veilmq_core::{Arrival, Parcel, ShardIndex};
 
 pub use announce::Announcer;
 pub use counters::Counters;
@@ -44,6 +44,7 @@ use crate::admin::Pulse;
 use crate::bridge::Visits;
 use crate::clock;
 use crate::listener::Listener;
+use crate::logging;
 use worker::Worker;
 
 /// The names of shard threads begin with this.
@@ -132,6 +133,11 @@ async fn run(
     tokio::task::spawn_local(keep_time(Rc::clone(&worker)));
     if let Some(announcer) = announcer {
         tokio::task::spawn_local(announcer.announce_for_ever(Rc::clone(&worker)));
+    }
+    if worker.index() == ShardIndex(0)
+        && let Some(lines) = logging::take_topic_lines()
+    {
+        tokio::task::spawn_local(announce::publish_lines(Rc::clone(&worker), lines));
     }
     if let Some(visits) = visits {
         tokio::task::spawn_local(visits::receive_for_ever(Rc::clone(&worker), visits));

@@ -185,7 +185,7 @@ impl Worker {
         self.make_turn(|shard, environment, effects| {
             for (topic, payload) in announcements {
                 let Ok(topic) = TopicName::new(topic) else { continue };
-                let input = Input::Announced { topic, payload: payload.as_bytes() };
+                let input = Input::Announced { topic, payload: payload.as_bytes(), retain: true };
                 shard.handle(environment, input, effects);
             }
         });

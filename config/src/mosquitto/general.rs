@@ -3,7 +3,7 @@
 use super::draft::Draft;
 use super::option::Scope::Global;
 use super::option::{Allowed, MosquittoOption as Row, forget_boolean, forget_integer, forget_text};
-use crate::broker_config::LogLevel;
+use crate::broker_config::{LogLevel, SyslogFacility};
 
 const DAY_SECONDS: u64 = 24 * 3_600;
 const COUNT: (i64, i64) = (i32::MIN as i64, i32::MAX as i64);
@@ -46,17 +46,19 @@ pub(super) const OPTIONS: &[Row] = &[
     Row::text(
         "log_dest",
         Global,
-        "`log.destinations`; what belongs to syslog, dlt or android goes to standard error, and nothing to a topic",
+        "`log.destinations`; what belongs to dlt or android goes to standard error, and in topics there are `E`, `W` and `N` only",
         log_destination,
     ),
     Row::integer(
         "log_facility",
         Global,
         (0, 7),
-        "no effect: the log is not sent to syslog; whoever reads standard error decides",
-        forget_integer,
-    )
-    .without_effect(),
+        "`log.syslog_facility`",
+        |draft, number| {
+            let facility = usize::try_from(number).ok().and_then(|number| SyslogFacility::LOCAL.get(number));
+            draft.config.log.syslog_facility = facility.copied().unwrap_or(SyslogFacility::Daemon);
+        },
+    ),
     Row::boolean("log_timestamp", Global, "`log.timestamps`", |draft, on| draft.config.log.timestamps = on),
     Row::text("log_timestamp_format", Global, "`log.timestamp_format`, in UTC", |draft, format| {
         draft.config.log.timestamp_format = Some(format.to_owned());
@@ -206,9 +208,11 @@ fn bounded(count: i64, maximum: u32) -> u32 {
 fn log_destination(draft: &mut Draft, value: &str) -> Result<(), Allowed> {
     let (kind, rest) = value.split_once(' ').unwrap_or((value, ""));
     let destination = match kind {
-        "stderr" | "syslog" | "dlt" | "android" => Some("stderr"),
+        "stderr" | "dlt" | "android" => Some("stderr"),
         "stdout" => Some("stdout"),
-        "topic" | "none" => None,
+        "syslog" => Some("syslog"),
+        "topic" => Some("topic"),
+        "none" => None,
         "file" if !rest.trim().is_empty() => Some(rest.trim_start()),
         _ => return Err("stdout, stderr, syslog, topic, none or file PATH"),
     };

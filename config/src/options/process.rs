@@ -22,7 +22,14 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     option(
         "log.destinations",
         Kind::Paths,
-        "Where log lines go: `stderr`, `stdout`, or files that they are appended to; files are opened anew on SIGHUP.",
+        "Where log lines go: `stderr`, `stdout`, `syslog` (`/dev/log`), `topic` (`$SYS/broker/log/…`), or files that they are appended to; files are opened anew on SIGHUP.",
+    ),
+    option(
+        "log.syslog_facility",
+        Kind::Choice(&[
+            "daemon", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
+        ]),
+        "As what the system's logger gets them.",
     ),
     option("log.timestamps", Kind::Boolean, "Whether a log line has the time."),
     unset(

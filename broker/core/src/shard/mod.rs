@@ -184,7 +184,9 @@ impl Shard {
             Input::Fetched { reader: Reader::Heirs, asked, messages } => {
                 self.fetched_for_heirs(&asked, messages, environment.now);
             }
-            Input::Announced { topic, payload } => self.announce(topic, payload, environment.now),
+            Input::Announced { topic, payload, retain } => {
+                self.announce(topic, payload, retain, environment.now);
+            }
             Input::TooFast { connection } => {
                 self.close(connection, &PeerError::MessageRate.into(), environment, effects);
             }

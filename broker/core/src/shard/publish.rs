@@ -385,16 +385,16 @@ impl Shard {
         Ok(())
     }
 
-    /// Publishes what the broker says of itself, as Mosquitto does: retained, at QoS 2. While storage takes nothing new it is
+    /// Publishes what the broker says of itself, as Mosquitto does: at QoS 2. While storage takes nothing new it is
     /// said at QoS 0, which is not stored for anybody.
-    pub(super) fn announce(&mut self, topic: TopicName<'_>, payload: &[u8], now: Moment) {
+    pub(super) fn announce(&mut self, topic: TopicName<'_>, payload: &[u8], retain: bool, now: Moment) {
         let publication = Publication {
             publisher: None,
             qos: match self.shared.room() {
                 StorageState::Ready => QoS::ExactlyOnce,
                 StorageState::Full | StorageState::Failing => QoS::AtMostOnce,
             },
-            retain: true,
+            retain,
             topic,
             application_properties: &[],
             payload,

@@ -5,6 +5,7 @@
 //! that are not retained and that it has subscribed to, if there are exactly as many of the same Qualities of Service; what is in
 //! doubt is left out and counted. Invariant: nothing is delivered that the dump does not have as stored.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -93,11 +94,11 @@ pub(super) fn find(dump: &Dump, known: &Known<'_>) -> Result<Deliveries, DumpFau
 
 impl Deliveries {
     fn add(&mut self, place: usize, reference: Reference) {
-        let sessions = self.references.entry(place).or_default();
-        if sessions.contains_key(&reference.session) {
-            self.left_out += 1;
-        } else {
-            sessions.insert(reference.session, reference);
+        match self.references.entry(place).or_default().entry(reference.session) {
+            Entry::Vacant(free) => {
+                free.insert(reference);
+            }
+            Entry::Occupied(_) => self.left_out += 1,
         }
     }
 
@@ -122,7 +123,9 @@ impl Deliveries {
         let Ok(topic) = message.topic() else { return };
         let mut served: HashSet<TopicFilter<'_>> = HashSet::new();
         for (subscriber, subscriptions) in &known.subscriptions {
-            let Some((filter, wanted)) = wanted(subscriptions, topic, *subscriber == session) else { continue };
+            let Some((filter, wanted)) = wanted(subscriptions, topic, *subscriber == session) else {
+                continue;
+            };
             // One member of each group is enough; others get it if that one does not come back.
             let is_served = filter.shared().is_some() && !served.insert(filter);
             if is_served || wanted.options.qos == QoS::AtMostOnce {

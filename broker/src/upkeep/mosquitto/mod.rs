@@ -19,11 +19,11 @@ use veilmq_protocol::{RetainHandling, SubscribeOptions, TopicFilter};
 use self::deliveries::{Deliveries, Known, Subscriptions};
 pub(crate) use self::dump::DumpFault;
 use self::dump::{BaseMessage, Client, Dump, Subscription, Wrong, at};
+use super::UpkeepError;
 use super::import::{lock_without_store, open_input};
 use super::progress::Progress;
 use super::rebuild::Rebuild;
 use super::tally::Tally;
-use super::UpkeepError;
 use crate::clock;
 
 const NO_LOCAL: u8 = 1 << 2;
@@ -110,7 +110,8 @@ fn convert(dump: &Dump, users: Users, now: Moment) -> Result<Converted, DumpFaul
         let message = message(dump, place, None, now)?;
         by_topic.insert(message.topic().to_owned(), message);
     }
-    let is_kept = |message: &Arc<Message>| !message.payload().is_empty() && !message.topic().starts_with("$SYS/");
+    let is_kept =
+        |message: &Arc<Message>| !message.payload().is_empty() && !message.topic().starts_with("$SYS/");
     let kept = by_topic.into_values().filter(is_kept);
     records.extend(kept.map(|message| Record::Retained { message }));
     Ok(Converted { records, left_out })
@@ -170,7 +171,8 @@ fn subscriptions<'d>(
     for (index, subscription) in dump.subscriptions.iter().enumerate() {
         let fault = at("subscriptions", index);
         let session = sessions.get(subscription.clientid.as_str()).copied();
-        let session = session.ok_or_else(|| fault(("clientid", "no such client is in `clients`".to_owned())))?;
+        let session =
+            session.ok_or_else(|| fault(("clientid", "no such client is in `clients`".to_owned())))?;
         let record = subscription_record(subscription).map_err(&fault)?;
         held.insert((session, subscription.filter().map_err(&fault)?), record);
     }
@@ -198,7 +200,10 @@ fn subscription_record(subscription: &Subscription) -> Result<SubscriptionRecord
         retain_as_published: options & RETAIN_AS_PUBLISHED != 0,
         retain_handling,
     };
-    Ok(SubscriptionRecord { options, subscription_id: Some(*identifier).filter(|identifier| *identifier > 0) })
+    Ok(SubscriptionRecord {
+        options,
+        subscription_id: Some(*identifier).filter(|identifier| *identifier > 0),
+    })
 }
 
 /// Returns the places of the messages that are retained.
@@ -213,7 +218,8 @@ fn retained(dump: &Dump) -> Result<Vec<usize>, DumpFault> {
         dump::qos(message.qos).map_err(&fault)?;
     }
     let place = |(index, message): (usize, &dump::RetainedMessage)| {
-        let wrong = || at("retained-messages", index)(("storeid", "no such message is in `base-messages`".into()));
+        let wrong =
+            || at("retained-messages", index)(("storeid", "no such message is in `base-messages`".into()));
         places.get(&message.storeid).copied().ok_or_else(wrong)
     };
     dump.retained_messages.iter().enumerate().map(place).collect()
@@ -222,7 +228,8 @@ fn retained(dump: &Dump) -> Result<Vec<usize>, DumpFault> {
 /// Makes the message at a place in the list.
 fn message(dump: &Dump, place: usize, id: Option<MessageId>, now: Moment) -> Result<Arc<Message>, DumpFault> {
     let fault = at("base-messages", place);
-    let base = dump.base_messages.get(place).ok_or_else(|| fault(("storeid", "it is not there".to_owned())))?;
+    let base =
+        dump.base_messages.get(place).ok_or_else(|| fault(("storeid", "it is not there".to_owned())))?;
     let (topic, payload) = (base.topic().map_err(&fault)?, base.payload().map_err(&fault)?);
     let properties = base.application_properties().map_err(&fault)?;
     let source = source(base).filter(|_| id.is_none());
