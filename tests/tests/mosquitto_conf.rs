@@ -161,7 +161,8 @@ fn what_came_with_2_1_is_answered_as_its_manual_says() {
 #[test]
 fn the_log_is_heard_on_its_topics_once_and_not_about_itself() {
     let place = Place::new();
-    let running = place.start(&built_program("veilmq"), "allow_anonymous true\nlog_dest topic\nlog_type all\n");
+    let running =
+        place.start(&built_program("veilmq"), "allow_anonymous true\nlog_dest topic\nlog_type all\n");
     let mut listening = TcpStream::connect(running.address).unwrap();
     listening.write_all(&v3("listening", true)).unwrap();
     assert_eq!(heard(&mut listening), "20020000");
@@ -183,6 +184,23 @@ fn the_log_is_heard_on_its_topics_once_and_not_about_itself() {
     subscribe[..2].copy_from_slice(b"\0\x02");
     late.write_all(&[v3("late", true), packet(0x82, &subscribe)].concat()).unwrap();
     assert!(!heard(&mut late).contains(&hexadecimal("somebody")));
+}
+
+#[test]
+fn a_reload_changes_the_limit_on_messages() {
+    let place = Place::new();
+    let running = place.start(&built_program("veilmq"), "allow_anonymous true\n");
+    let answer = || running.answers(&[v5("a"), packet(0x32, b"\0\x01t\0\x07\x00large!")]).remove(1);
+    assert_eq!(answer(), "4003000710");
+
+    let _ = place.write("allow_anonymous true\nmessage_size_limit 5\n");
+    running.signal(Signal::SIGHUP);
+
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while answer() != "4003000783" {
+        assert!(Instant::now() < deadline, "the limit does not come into force");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

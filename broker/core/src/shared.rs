@@ -17,6 +17,7 @@ use crate::farewell::PeerError;
 use crate::groups::FanOut;
 use crate::handshakes::{HalfOpen, Handshakes};
 use crate::id::{MessageId, Sequence, SessionId, ShardIndex};
+use crate::limits::Limits;
 use crate::message::Storing;
 use crate::pressure::{MemoryPressure, PressureSign};
 use crate::queue::QueueTotals;
@@ -93,6 +94,7 @@ pub struct Shared {
     veil: Option<VeilServer>,
     trust: RwLock<TrustAnchors>,
     access: RwLock<Arc<AccessTables>>,
+    limits: RwLock<Limits>,
     /// What policies have counted.
     pub(crate) policy_counters: Registry,
     heads: RwLock<Heads>,
@@ -122,6 +124,7 @@ impl Shared {
         let one_trip = veil.as_ref().map(|veil| veil.one_trip.clone()).unwrap_or_default();
         Arc::new(Self {
             entrance: Entrance::of(&settings),
+            limits: RwLock::new(Limits::of(&settings)),
             settings,
             hash_key,
             veil,
@@ -146,7 +149,7 @@ impl Shared {
         })
     }
 
-    /// Returns the limits and capabilities in force.
+    /// Returns the limits and capabilities of the start; those among [`Limits`] may be others by now.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -186,6 +189,15 @@ impl Shared {
     /// Returns where the connections of a user come from, if some topic takes commands.
     pub fn peers_of(&self, user: &Arc<str>) -> Vec<Box<str>> {
         self.presence.peers_of(user)
+    }
+
+    /// Changes limits. Every shard must then be told with [`crate::Input::AccessChanged`]; until then it goes by the earlier ones.
+    pub fn set_limits(&self, limits: Limits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn access(&self) -> Arc<AccessTables> {

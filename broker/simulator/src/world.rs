@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use veilmq_core::{
-    AccessTables, Command, ConnectionId, Credentials, Effect, EntranceId, Environment, Input, Job,
+    AccessTables, Command, ConnectionId, Credentials, Effect, EntranceId, Environment, Input, Job, Limits,
     MemoryStore, MessageId, Moment, Outbox, Promise, Reader, Record, Recovery, RecoverySummary, Settings,
     Shard, ShardIndex, Shared, Store, StoreError, Ticket, Totals, VeilServer, Verdict,
 };
@@ -374,6 +374,14 @@ impl World {
 
     /// Tells every shard that who may connect, or what clients may do, has changed.
     pub fn tell_access(&mut self) {
+        for shard in 0..self.shards.len() {
+            self.turn(shard, Input::AccessChanged);
+        }
+    }
+
+    /// Changes limits, and tells every shard.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.shared.set_limits(limits);
         for shard in 0..self.shards.len() {
             self.turn(shard, Input::AccessChanged);
         }

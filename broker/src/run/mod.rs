@@ -248,6 +248,7 @@ impl Broker {
             bridges: Arc::clone(&bridges),
             outcome,
             state: Arc::clone(&state),
+            shared: Arc::clone(&shared),
         };
         Ok(Self {
             state,

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tracing::{error, info};
 use veilmq_config::{BrokerConfig, Overrides, Sources};
-use veilmq_core::{Sample, SampleKind};
+use veilmq_core::{Limits, Sample, SampleKind, Shared};
 
+use super::settings::core_settings;
 use crate::access::AccessKeeper;
 use crate::admin::metrics::MetricSource;
 use crate::admin::{AdminState, read_token};
@@ -26,6 +27,7 @@ pub(super) struct Reloader {
     pub(super) bridges: Arc<Bridges>,
     pub(super) outcome: Arc<Outcome>,
     pub(super) state: Arc<AdminState>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// What became of the last reload; the start counts as one.
@@ -58,7 +60,7 @@ impl Reloader {
         let result = loaded.map_err(|error| error.to_string()).and_then(|now| self.apply(config, &now));
         match &result {
             Ok(()) => info!(
-                "{cause}: authorities, users, rules, policies and bridges were read again; other options take effect at the next start"
+                "{cause}: authorities, users, rules, policies, bridges and limits were read again; other options take effect at the next start"
             ),
             Err(error) => error!("{cause}: {error}; nothing has changed"),
         }
@@ -81,6 +83,7 @@ impl Reloader {
 
     fn apply(&self, config: &BrokerConfig, now: &BrokerConfig) -> Result<(), String> {
         let admin = &now.admin;
+        let limits = Limits::of(&core_settings(now));
         let now = BrokerConfig {
             access: now.access.clone(),
             acl: now.acl.clone(),
@@ -96,6 +99,7 @@ impl Reloader {
         let plans = BridgePlan::all(&now).map_err(|error| error.to_string())?;
         self.trust.reload(&now.veil.trust).map_err(|error| error.to_string())?;
         self.access.reload(&now).map_err(|error| error.to_string())?;
+        self.shared.set_limits(limits);
         self.state.set_token(token);
         self.exchange.change_access();
         self.bridges.change(plans);

@@ -110,7 +110,7 @@ impl Shard {
 
     /// Returns the session expiry interval in force: the client's, within the broker's limit.
     pub(super) fn session_expiry_seconds(&self, request: &ConnectRequest) -> u32 {
-        request.session_expiry_seconds.min(self.shared.settings().session_expiry_seconds_max)
+        request.session_expiry_seconds.min(self.limits.session_expiry_seconds_max)
     }
 
     /// Returns the keep alive in force: the client's, within the broker's limit ([MQTT-3.2.2-21]).

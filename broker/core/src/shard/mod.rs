@@ -46,6 +46,7 @@ use crate::effect::{Effect, Input, Parcel, Reader};
 use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
 use crate::groups::Groups;
 use crate::id::{ConnectionId, IdMap, MessageId, SessionId, ShardIndex, Ticket};
+use crate::limits::Limits;
 use crate::log_limit::LogLimit;
 use crate::matches::MatchCache;
 use crate::outbox::Outbox;
@@ -61,6 +62,8 @@ pub struct Shard {
     shared: Arc<Shared>,
     /// Who may connect and what clients may do, as [`Shared::access`] said when this shard was last told.
     access: Arc<AccessTables>,
+    /// The limits that this shard goes by.
+    limits: Limits,
     connections: IdMap<ConnectionId, Connection>,
     /// Boxed, because a table of sessions themselves would hold room for twice as many.
     sessions: IdMap<SessionId, Box<Session>>,
@@ -109,6 +112,7 @@ impl Shard {
         Self {
             index,
             access: shared.access(),
+            limits: shared.limits(),
             streams: Streams::new(shared.hash_key()),
             unix_ms: 0,
             shared,

@@ -237,10 +237,9 @@ impl Shard {
 
     /// Puts the session into the state that CONNECT asks for, and stores it if it will outlive the connection.
     fn adopt(&mut self, session: SessionId, arrival: &Arrival) {
-        let settings = self.shared.settings();
         let request = &arrival.request;
         let expiry_seconds = self.session_expiry_seconds(request);
-        let quota = request.receive_maximum.min(settings.inflight_max);
+        let quota = request.receive_maximum.min(self.limits.inflight_max);
         let Some(state) = self.sessions.get_mut(&session) else { return };
         state.connection = Some(arrival.connection);
         state.entrance = Some(request.entrance);
@@ -256,7 +255,7 @@ impl Shard {
             state.outbound.last_identifier = last;
         }
         state.outbound.connected(quota);
-        state.outbound.bound_bytes_in_flight(settings.inflight_bytes_max);
+        state.outbound.bound_bytes_in_flight(self.limits.inflight_bytes_max);
         // A session that was stored stays so until it ends; one without expiry interval never outlives its connection.
         state.durable |= expiry_seconds > 0;
         if state.durable {

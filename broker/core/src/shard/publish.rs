@@ -339,7 +339,7 @@ impl Shard {
             self.stats.messages_dropped(DropReason::NotAuthorized, 1);
             return Err(PublishRefused::NotAuthorized);
         }
-        if publish.payload.len() > self.shared.settings().payload_bytes_max {
+        if publish.payload.len() > self.limits.payload_bytes_max {
             self.stats.messages_dropped(DropReason::TooLarge, 1);
             return Err(PublishRefused::PayloadTooLarge);
         }
@@ -371,7 +371,7 @@ impl Shard {
 
     /// Returns the highest QoS that a message may be delivered with: that of the publisher, unless subscriptions decide alone.
     pub(super) fn outgoing_qos(&self, published: QoS) -> QoS {
-        if self.shared.settings().upgrade_qos { QoS::ExactlyOnce } else { published }
+        if self.limits.upgrade_qos { QoS::ExactlyOnce } else { published }
     }
 
     /// Publishes a message of the broker's own accord, as it does with a Will.

@@ -390,7 +390,7 @@ impl Shard {
         disconnect: &Disconnect<'_>,
     ) -> Result<CloseReason, CloseReason> {
         if let Some(expiry_seconds) = disconnect.session_expiry_seconds {
-            let maximum = self.shared.settings().session_expiry_seconds_max;
+            let maximum = self.limits.session_expiry_seconds_max;
             if let Some(state) = self.session_on(connection) {
                 // Section 3.14.2.2.2: a session that was to end with the connection cannot be prolonged now.
                 if state.expiry_seconds == 0 && expiry_seconds != 0 {

@@ -139,9 +139,9 @@ impl Shard {
         }
         let Some(state) = self.sessions.get(&session) else { return };
         let Some(availability) = &state.availability else { return };
-        let settings = self.shared.settings();
+        let limits = &self.limits;
         let is_full =
-            state.outbound.is_full(0, settings.session_queue_messages_max, settings.session_queue_bytes_max);
+            state.outbound.is_full(0, limits.session_queue_messages_max, limits.session_queue_bytes_max);
         let preference = |qos| match state.connection {
             Some(connection) if state.outbound.may_send_now(qos) && self.has_space(connection) => {
                 Preference::Ready

@@ -42,13 +42,12 @@ pub(super) struct Spill {
 impl Shard {
     /// Tells why a session has no room for a message of this size; None if it has.
     pub(super) fn has_no_room(&self, session: SessionId, bytes: usize) -> Option<DropReason> {
-        let settings = self.shared.settings();
-        let (messages_max, bytes_max) =
-            (settings.session_queue_messages_max, settings.session_queue_bytes_max);
+        let limits = &self.limits;
+        let (messages_max, bytes_max) = (limits.session_queue_messages_max, limits.session_queue_bytes_max);
         if self.sessions.get(&session)?.outbound.is_full(bytes, messages_max, bytes_max) {
             return Some(DropReason::QueueFull);
         }
-        (self.queue_totals().0 + bytes > settings.queue_bytes_max).then_some(DropReason::QueuesFull)
+        (self.queue_totals().0 + bytes > limits.queue_bytes_max).then_some(DropReason::QueuesFull)
     }
 
     /// Lets a message wait for its session, in memory or, once it is durable, in the store.

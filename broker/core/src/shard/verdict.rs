@@ -176,6 +176,7 @@ impl Shard {
     /// What waits for a session, or is in flight, is looked at when its turn comes.
     pub(super) fn access_changed(&mut self, environment: &mut Environment<'_>, effects: &mut Vec<Effect>) {
         let before = std::mem::replace(&mut self.access, self.shared.access());
+        self.limits = self.shared.limits();
         let (mut revoked, mut lost) = (Vec::new(), Vec::new());
         for state in self.sessions.values_mut() {
             state.permissions = permissions_of(state, &self.access);
