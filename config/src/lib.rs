@@ -72,4 +72,4 @@ pub use storage::{Durability, StorageConfig};
 pub use tls::{
     CertificateConfig, CertificateIdentity, ClientCertificate, ListenerTlsConfig, TlsConfig, TlsVersion,
 };
-pub use veil::{FanOut, Scheme, Suite, VeilConfig};
+pub use veil::{FanOut, PaperMode, Scheme, Suite, VeilConfig};

@@ -14,6 +14,9 @@ pub struct VeilConfig {
     pub suites: Vec<Suite>,
     /// The schemes offered (VEIL-1 section 7), none twice.
     pub schemes: Vec<Scheme>,
+    /// The modes of the paper that are served beside (VEIL-1 section 7), none twice; each is a weakening.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paper_modes: Vec<PaperMode>,
     /// Files with public authority certificates (VEIL-1 section 3); more may be added while the broker runs.
     pub trust: Vec<PathBuf>,
     /// The file with the broker's own certificate; `None` presents the one made at the first start.
@@ -46,6 +49,8 @@ pub struct VeilConfig {
     pub group_rekey_milliseconds: u32,
     /// Whether a group takes a new key when a member joins.
     pub join_secrecy: bool,
+    /// How long CONNACK waits for the issuer of keys that a client asks for with CONNECT, in milliseconds; 0 passes no request on.
+    pub join_milliseconds: u32,
     /// When clients are told to come back if the broker goes away, in milliseconds; some are told up to twice as long.
     pub retry_milliseconds: u32,
     /// The age at which the keys of a channel are renewed, in seconds (VEIL-1 section 4.8).
@@ -122,12 +127,30 @@ impl Scheme {
     }
 }
 
+/// A scheme as the paper has it (VEIL-1 section 7): COMPACT, suite 1, and group keys that alone authenticate messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PaperMode {
+    /// Scheme 1.
+    #[serde(rename = "paper-1")]
+    Paper1,
+    /// Scheme 2.
+    #[serde(rename = "paper-2")]
+    Paper2,
+    /// Scheme 3.
+    #[serde(rename = "paper-3")]
+    Paper3,
+    /// Scheme 4.
+    #[serde(rename = "paper-4")]
+    Paper4,
+}
+
 impl Default for VeilConfig {
     fn default() -> Self {
         Self {
             enabled: true,
             suites: vec![Suite::Aes256Gcm, Suite::ChaCha20Poly1305, Suite::Aes256CbcHmacSha256],
             schemes: vec![Scheme::Scheme4, Scheme::Scheme2],
+            paper_modes: Vec::new(),
             trust: Vec::new(),
             certificate: None,
             half_open_max: 1_000,
@@ -143,6 +166,7 @@ impl Default for VeilConfig {
             group_key_seconds: 3_600,
             group_rekey_milliseconds: 1_000,
             join_secrecy: false,
+            join_milliseconds: 3_000,
             retry_milliseconds: 1_000,
             rekey_seconds: 3_600,
             rekey_records: 1 << 24,

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use veilmq_config::{
     BridgeConfig, BridgePassword, BridgeTlsConfig, BridgeTopicConfig, BrokerConfig, E2eChannel, E2eFormat,
     E2eMode, E2ePolicyConfig, FileMode, JwtConfig, ListenerAccessConfig, ListenerDurability,
-    ListenerMqttConfig, ListenerTlsConfig, OPTIONS, OptionSpec, Overrides, ProxyProtocolConfig, Sources,
-    Suite, TcpKeepAliveConfig,
+    ListenerMqttConfig, ListenerTlsConfig, OPTIONS, OptionSpec, Overrides, PaperMode, ProxyProtocolConfig,
+    Sources, Suite, TcpKeepAliveConfig,
 };
 
 type Flat = BTreeMap<String, String>;
@@ -151,6 +151,7 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
         ..BridgeConfig::default()
     }];
 
+    every_key.veil.paper_modes = vec![PaperMode::Paper4];
     // Only one of the three may be given.
     every_key.acl.mosquitto_file = Some(PathBuf::from("/acl"));
     every_key.access.dynamic_security_file = Some(PathBuf::from("/ds.json"));

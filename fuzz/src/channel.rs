@@ -104,6 +104,8 @@ impl Stage {
             policy: ServerPolicy { schemes: Schemes::ALL, property_mode: true, ..ServerPolicy::default() },
             property_requires_tls: false,
             retry_milliseconds: 1_000,
+            join_milliseconds: 3_000,
+            paper_modes: Schemes::ALL,
             one_trip: OneTrip::default(),
             fan_out: FanOut { form, rekey_milliseconds_min: 0, ..FanOut::default() },
         };
@@ -163,6 +165,7 @@ impl Stage {
             anchor: identity(1, "authority", Roles::CA).kid(),
             now_unix_ms: Some(self.world.now().milliseconds()),
             form: ChannelForm::Records,
+            join_request: None,
         }
     }
 
@@ -301,6 +304,7 @@ impl Stage {
         let config = ClientHelloConfig {
             schemes: Schemes::ALL,
             form: ChannelForm::Property,
+            join_request: None,
             ..self.config(number, &suites)
         };
         let (start, hello) = ClientStart::new(&config, &mut self.draw()).expect("a short list");

@@ -36,6 +36,7 @@ fn handshake_messages_are_those_of_the_vectors_byte_for_byte() {
         anchor: ca_keys().kid(),
         now_unix_ms: Some(NOW_MS),
         form: ChannelForm::Records,
+        join_request: None,
     };
     let policy = ServerPolicy { suites: SUITES.into(), schemes: Schemes::ALL, property_mode: false };
 

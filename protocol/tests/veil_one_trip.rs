@@ -76,6 +76,7 @@ impl Setup {
             anchor: ca_keys().kid(),
             now_unix_ms: Some(NOW_MS),
             form: ChannelForm::Records,
+            join_request: None,
         }
     }
 

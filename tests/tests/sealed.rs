@@ -167,20 +167,29 @@ fn every_claim_of_the_demo_holds_and_its_readings_are_on_neither_wire_nor_disk()
 fn every_scheme_is_shown_end_to_end_and_every_claim_of_it_holds() {
     let mut broker = Broker::not_started();
     let schemes = "VEILMQ__VEIL__SCHEMES=scheme-4,scheme-3,scheme-2,scheme-1".to_owned();
-    broker.run_under(vec!["env".to_owned(), schemes]);
+    let modes = "VEILMQ__VEIL__PAPER_MODES=paper-1,paper-2,paper-3,paper-4".to_owned();
+    broker.run_under(vec!["env".to_owned(), schemes, modes]);
     broker.restart();
     let (port, admin) = (broker.port().to_string(), broker.admin().to_string());
 
-    for (scheme, crossed) in [
-        ("1", "PUBLISH"),
-        ("2", "record EI (packets, encrypted)"),
-        ("3", "record FAN-GE (one body, encrypted once)"),
-        ("4", "record FAN-D (one body, a tag for each)"),
-        ("veil", "record FAN-D (one body, a tag for each)"),
-        ("article", "PUBLISH"),
+    let once = "record FAN-GE (one body, encrypted once)";
+    for (scheme, is_paper, crossed) in [
+        ("1", false, "PUBLISH"),
+        ("2", false, "record EI (packets, encrypted)"),
+        ("3", false, once),
+        ("4", false, "record FAN-D (one body, a tag for each)"),
+        ("1", true, "AUTH"),
+        ("2", true, "AUTH"),
+        ("3", true, once),
+        ("4", true, "record FAN-G ("),
+        ("veil", false, "record FAN-D (one body, a tag for each)"),
+        ("article", false, "PUBLISH"),
     ] {
         let mut demo = Command::new(built_program("veil"));
         demo.args(["demo", "--scheme", scheme, "--count", "3", "-p", &port, "--admin", &admin]);
+        if is_paper {
+            demo.arg("--paper");
+        }
 
         let output = run(&mut demo, 120);
 

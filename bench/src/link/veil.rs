@@ -117,6 +117,7 @@ impl VeilTransport {
             anchor: self.trust.iter().next().map_or(Kid::from_bytes([0; Kid::LEN]), Certificate::kid),
             now_unix_ms: Some(unix_seconds() * 1_000),
             form: ChannelForm::Records,
+            join_request: None,
         };
         Ok(ClientStart::new(&config, &mut entropy)?)
     }

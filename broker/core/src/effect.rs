@@ -219,6 +219,13 @@ pub enum Parcel {
     },
     /// A group's copy of a message for a session that lives on the receiving shard.
     Allot(Allotment),
+    /// What an issuer has answered to a client that has not got CONNACK yet (VEIL-1 section 9.1).
+    Joined {
+        /// A connection of the receiving shard.
+        connection: ConnectionId,
+        /// The JOIN_RSP.
+        response: Arc<[u8]>,
+    },
 }
 
 impl Parcel {
@@ -227,6 +234,7 @@ impl Parcel {
         match self {
             Self::Deliver { message, .. } => message.size_bytes(),
             Self::Allot(allotment) => allotment.message.size_bytes(),
+            Self::Joined { response, .. } => response.len(),
         }
     }
 
@@ -235,6 +243,7 @@ impl Parcel {
         let message = match self {
             Self::Deliver { message, .. } => message,
             Self::Allot(allotment) => &allotment.message,
+            Self::Joined { .. } => return false,
         };
         message.qos() == veilmq_protocol::QoS::AtMostOnce
     }

@@ -9,7 +9,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use veilmq_protocol::veil::channel::{GROUP_TAG_LEN, GroupFan, GroupSealer, Operations, Secret32};
+use veilmq_protocol::veil::channel::{
+    GROUP_TAG_LEN, GroupFan, GroupSealer, Operations, Protection, Secret32,
+};
 use veilmq_protocol::veil::fanout::put_shared_properties;
 use veilmq_protocol::veil::layout::LayoutError;
 use veilmq_protocol::veil::record::{ControlOp, SharedBody};
@@ -27,8 +29,8 @@ const GROUPS_PER_CONNECTION_MAX: usize = 256;
 const GRANTS_AHEAD_MAX: usize = 16;
 /// The longest name of a group, so that its grant fits into a record.
 const SCOPE_BYTES_MAX: usize = 1_024;
-/// One for each suite, in Schemes 3 and 4.
-const KINDS: usize = 2 * Suite::ALL.len();
+/// One for each suite, in Schemes 3 and 4, with outer tag and without.
+const KINDS: usize = 4 * Suite::ALL.len();
 
 /// How messages are fanned out, and how long a group key lasts.
 #[derive(Clone, Debug)]
@@ -70,13 +72,36 @@ impl Default for FanOut {
 }
 
 impl FanOut {
-    /// Tells whether a connection of this scheme is sent messages under group keys.
-    pub(crate) fn uses_groups(&self, scheme: Scheme) -> bool {
-        match scheme {
+    /// Returns the kind of groups that a connection takes part in, which may be one as in the paper; None if it is sent no messages
+    /// under group keys.
+    pub(crate) fn group(
+        &self,
+        Protection { scheme, suite, .. }: Protection,
+        is_paper: bool,
+    ) -> Option<GroupKind> {
+        let is_weak = is_paper || self.form == FanOutForm::Group;
+        let uses_groups = match scheme {
             Scheme::One | Scheme::Two => false,
             Scheme::Three => true,
-            Scheme::Four => self.form != FanOutForm::Digest,
-        }
+            Scheme::Four => is_weak || self.form == FanOutForm::GroupOuter,
+        };
+        uses_groups.then_some(GroupKind { scheme, suite, outer_tag: !is_weak })
+    }
+}
+
+/// What the members of a group have in common beside its topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GroupKind {
+    pub(crate) scheme: Scheme,
+    suite: Suite,
+    /// Each member also gets a tag under its own key.
+    outer_tag: bool,
+}
+
+impl GroupKind {
+    fn index(self) -> usize {
+        let of_suite = 4 * (usize::from(self.suite.value()) - 1);
+        of_suite + 2 * usize::from(self.outer_tag) + usize::from(self.scheme == Scheme::Three)
     }
 }
 
@@ -102,7 +127,7 @@ pub(crate) enum GroupBody {
 struct Group {
     gid: u32,
     scope: Box<[u8]>,
-    kind: usize,
+    kind: GroupKind,
     epoch: u32,
     sealer: GroupSealer,
     since: Moment,
@@ -178,17 +203,16 @@ impl Groups {
     pub(crate) fn admit(
         &mut self,
         connection: ConnectionId,
-        (scheme, suite): (Scheme, Suite),
+        kind: GroupKind,
         message: &Arc<Message>,
         now: Moment,
     ) -> Option<Result<Admission<'_>, LayoutError>> {
-        let gid = self.join(connection, kind(scheme, suite), suite, message, now)?;
-        let outer_tag = self.settings.form != FanOutForm::Group;
+        let gid = self.join(connection, kind, message, now)?;
         let (key_milliseconds, source) = (self.settings.key_milliseconds, self.source.as_mut()?);
         let group = self.groups.get_mut(&gid)?;
         let age = now.since(group.since);
         if age >= key_milliseconds || (group.has_lost_member && age >= self.settings.rekey_milliseconds_min) {
-            group.rekey(source, suite, outer_tag, now);
+            group.rekey(source, now);
             forget(&mut self.last, gid);
             self.rekeys += 1;
         }
@@ -197,7 +221,7 @@ impl Groups {
         // A second copy for one member, of another subscription, is another message to the group.
         let sealed = match same.filter(|sealed| before != Some((group.epoch, sealed.number))) {
             Some(sealed) => sealed,
-            None => match group.seal(scheme, message, now) {
+            None => match group.seal(message, now) {
                 Ok(sealed) => {
                     *self.operations.get_or_insert_default() += group.sealer.take_operations();
                     forget(&mut self.last, gid);
@@ -222,10 +246,9 @@ impl Groups {
     pub(crate) fn admit_ahead(
         &mut self,
         connection: ConnectionId,
-        (scheme, suite): (Scheme, Suite),
+        kind: GroupKind,
         filters: &[TopicFilter<'_>],
     ) -> Vec<Vec<u8>> {
-        let kind = kind(scheme, suite);
         let mut grants = Vec::new();
         if self.settings.join_secrecy || filters.is_empty() {
             return grants;
@@ -251,13 +274,12 @@ impl Groups {
     fn join(
         &mut self,
         connection: ConnectionId,
-        kind: usize,
-        suite: Suite,
+        kind: GroupKind,
         message: &Message,
         now: Moment,
     ) -> Option<u32> {
         let scope = scope_of(&self.settings.scopes, message);
-        let known = self.by_scope.get(scope).and_then(|kinds| kinds.get(kind).copied().flatten());
+        let known = self.by_scope.get(scope).and_then(|kinds| kinds.get(kind.index()).copied().flatten());
         if scope.len() > SCOPE_BYTES_MAX {
             return None;
         }
@@ -276,7 +298,7 @@ impl Groups {
                 if self.settings.join_secrecy
                     && let Some(group) = self.groups.get_mut(&gid)
                 {
-                    group.rekey(self.source.as_mut()?, suite, self.settings.form != FanOutForm::Group, now);
+                    group.rekey(self.source.as_mut()?, now);
                     forget(&mut self.last, gid);
                     self.rekeys += 1;
                 }
@@ -285,10 +307,9 @@ impl Groups {
             None => {
                 let gid = self.next_gid;
                 self.next_gid = self.next_gid.wrapping_add(1);
-                let outer_tag = self.settings.form != FanOutForm::Group;
-                let group = Group::new(gid, scope, kind, self.source.as_mut()?, suite, outer_tag, now);
+                let group = Group::new(gid, scope, kind, self.source.as_mut()?, now);
                 self.groups.insert(gid, group);
-                self.by_scope.entry(scope.into()).or_default()[kind] = Some(gid);
+                self.by_scope.entry(scope.into()).or_default()[kind.index()] = Some(gid);
                 gid
             }
         };
@@ -336,7 +357,7 @@ impl Groups {
             && let Some(group) = self.groups.remove(&gid)
             && let Some(kinds) = self.by_scope.get_mut(&group.scope)
         {
-            kinds[group.kind] = None;
+            kinds[group.kind.index()] = None;
             if kinds.iter().all(Option::is_none) {
                 self.by_scope.remove(&group.scope);
             }
@@ -346,22 +367,14 @@ impl Groups {
 }
 
 impl Group {
-    fn new(
-        gid: u32,
-        scope: &[u8],
-        kind: usize,
-        source: &mut Secret32,
-        suite: Suite,
-        outer_tag: bool,
-        now: Moment,
-    ) -> Self {
+    fn new(gid: u32, scope: &[u8], kind: GroupKind, source: &mut Secret32, now: Moment) -> Self {
         let epoch = 1;
         Self {
             gid,
             scope: scope.into(),
             kind,
             epoch,
-            sealer: GroupSealer::new(gid, epoch, suite, outer_tag, next_key(source)),
+            sealer: GroupSealer::new(gid, epoch, kind.suite, kind.outer_tag, next_key(source)),
             since: now,
             sealed: 0,
             members: IdMap::default(),
@@ -377,14 +390,15 @@ impl Group {
         })
     }
 
-    fn rekey(&mut self, source: &mut Secret32, suite: Suite, outer_tag: bool, now: Moment) {
+    fn rekey(&mut self, source: &mut Secret32, now: Moment) {
+        let GroupKind { suite, outer_tag, .. } = self.kind;
         self.epoch = self.epoch.wrapping_add(1);
         self.sealer = GroupSealer::new(self.gid, self.epoch, suite, outer_tag, next_key(source));
         self.since = now;
         self.has_lost_member = false;
     }
 
-    fn seal(&mut self, scheme: Scheme, message: &Message, now: Moment) -> Result<GroupMessage, LayoutError> {
+    fn seal(&mut self, message: &Message, now: Moment) -> Result<GroupMessage, LayoutError> {
         let mut properties = Vec::new();
         let expiry = message.expiry().map(|expiry| expiry.interval_seconds);
         put_shared_properties(message.application_properties(), expiry, &mut properties);
@@ -394,7 +408,7 @@ impl Group {
         let mut bytes = Vec::new();
         self.sealed += 1;
         let number = self.sealed;
-        if scheme == Scheme::Three {
+        if self.kind.scheme == Scheme::Three {
             let fan = self.sealer.encrypt(body, now.milliseconds(), &mut bytes)?;
             return Ok(GroupMessage { number, fan, body: GroupBody::Encrypted(bytes.into()) });
         }
@@ -430,10 +444,6 @@ fn next_key(source: &mut Secret32) -> Secret32 {
     let key = source.derive("group key", &[]);
     *source = source.derive("group next", &[]);
     key
-}
-
-fn kind(scheme: Scheme, suite: Suite) -> usize {
-    2 * (usize::from(suite.value()) - 1) + usize::from(scheme == Scheme::Three)
 }
 
 /// Returns what a message's group is named after: the narrowest configured filter that matches, or the topic itself.

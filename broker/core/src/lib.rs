@@ -20,6 +20,7 @@ mod groups;
 mod handshakes;
 mod id;
 mod in_flight;
+mod joins;
 mod limits;
 mod log_limit;
 mod matches;

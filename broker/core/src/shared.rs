@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use siphasher::sip::SipHasher13;
 use veilmq_protocol::TopicName;
-use veilmq_protocol::veil::Kid;
 use veilmq_protocol::veil::channel::{Identity, ServerPolicy, TicketKeys, TrustAnchors};
+use veilmq_protocol::veil::hello::{ClientHello, Opening};
+use veilmq_protocol::veil::{Kid, Scheme, Schemes, Suite};
 
 use crate::access::{Access, AccessTables, Presence};
 use crate::e2e::{Heads, Ledger, Registry, ScopeHash};
@@ -17,6 +18,7 @@ use crate::farewell::PeerError;
 use crate::groups::FanOut;
 use crate::handshakes::{HalfOpen, Handshakes};
 use crate::id::{MessageId, Sequence, SessionId, ShardIndex};
+use crate::joins::Joins;
 use crate::limits::Limits;
 use crate::message::Storing;
 use crate::pressure::{MemoryPressure, PressureSign};
@@ -35,10 +37,15 @@ pub struct VeilServer {
     pub identity: Identity,
     /// The suites and schemes it serves.
     pub policy: ServerPolicy,
+    /// The schemes that are also served as in the paper, to clients that ask for it (VEIL-1 section 7).
+    pub paper_modes: Schemes,
     /// Whether property mode, if the policy allows it, is for encrypted connections only (VEIL-1 section 5.3).
     pub property_requires_tls: bool,
     /// When clients are told to come back at the earliest if the broker goes away, in milliseconds; some are told twice as long.
     pub retry_milliseconds: u32,
+    /// How long CONNACK waits for the issuer of the keys that a client asks for with CONNECT, in milliseconds; 0 passes no request on
+    /// (VEIL-1 section 9.1).
+    pub join_milliseconds: u32,
     /// How it serves handshakes of one round trip.
     pub one_trip: OneTrip,
     /// How it fans messages out.
@@ -46,8 +53,24 @@ pub struct VeilServer {
 }
 
 impl VeilServer {
-    /// Returns what is accepted on a connection that is encrypted below MQTT, or is not.
-    pub(crate) fn policy_for(&self, is_encrypted: bool) -> Cow<'_, ServerPolicy> {
+    /// Returns the scheme that a client wants as in the paper, if that is served: it offers nothing else, in COMPACT and under suite 1.
+    pub(crate) fn paper_mode(&self, offered: &ClientHello<'_>) -> Option<Scheme> {
+        let scheme = offered.schemes.highest()?;
+        let is_asked_for = matches!(offered.opening, Opening::Compact { .. })
+            && offered.suites == [Suite::Aes256CbcHmacSha256.value()]
+            && offered.schemes == Schemes::of(&[scheme]);
+        (is_asked_for && self.paper_modes.contains(scheme)).then_some(scheme)
+    }
+
+    /// Returns what is accepted of a client on a connection that is encrypted below MQTT, or is not.
+    pub(crate) fn policy_for(&self, offered: &ClientHello<'_>, is_encrypted: bool) -> Cow<'_, ServerPolicy> {
+        if let Some(scheme) = self.paper_mode(offered) {
+            return Cow::Owned(ServerPolicy {
+                suites: vec![Suite::Aes256CbcHmacSha256],
+                schemes: Schemes::of(&[scheme]),
+                property_mode: false,
+            });
+        }
         if self.policy.property_mode && self.property_requires_tls && !is_encrypted {
             return Cow::Owned(ServerPolicy { property_mode: false, ..self.policy.clone() });
         }
@@ -100,6 +123,7 @@ pub struct Shared {
     heads: RwLock<Heads>,
     pub(crate) presence: Presence,
     handshakes: Arc<Handshakes>,
+    pub(crate) joins: Arc<Joins>,
     replays: Mutex<Replays>,
     tickets: Mutex<TicketKeys>,
     draining: AtomicBool,
@@ -134,6 +158,7 @@ impl Shared {
             heads: RwLock::default(),
             presence: Presence::default(),
             handshakes: Arc::default(),
+            joins: Arc::default(),
             replays: Mutex::new(Replays::new(one_trip.clock_skew_milliseconds, one_trip.replays_max)),
             tickets: Mutex::new(TicketKeys::new(one_trip.ticket_milliseconds, one_trip.replays_max)),
             draining: AtomicBool::new(false),

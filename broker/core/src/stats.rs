@@ -80,6 +80,21 @@ impl KeyHeadResult {
     const NAMES: [&'static str; 2] = ["accepted", "rejected"];
 }
 
+/// What became of a join that a client asked for with CONNECT: the values of the label `result`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum JoinResult {
+    /// The issuer has answered; whether it gives keys, only the client can tell.
+    Answered,
+    /// It has not, in time.
+    Pending,
+    /// The request was not passed on.
+    Refused,
+}
+
+impl JoinResult {
+    const NAMES: [&'static str; 3] = ["answered", "pending", "refused"];
+}
+
 /// Counters and gauges of one shard.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -103,6 +118,7 @@ pub struct Stats {
     acl_checks: [AtomicU64; Action::NAMES.len()],
     acl_denied: [AtomicU64; Action::NAMES.len()],
     key_heads: [AtomicU64; KeyHeadResult::NAMES.len()],
+    joins: [AtomicU64; JoinResult::NAMES.len()],
     distribution_rejected: [AtomicU64; DistributionRefusal::NAMES.len()],
     connections: AtomicU64,
     sessions_connected: AtomicU64,
@@ -211,6 +227,10 @@ impl Stats {
 
     pub(crate) fn key_head(&self, result: KeyHeadResult) {
         increment(&self.key_heads[result as usize]);
+    }
+
+    pub(crate) fn join(&self, result: JoinResult) {
+        increment(&self.joins[result as usize]);
     }
 
     pub(crate) fn distribution_rejected(&self, refusal: DistributionRefusal) {
@@ -356,6 +376,14 @@ impl Stats {
             "result",
             &KeyHeadResult::NAMES,
             &self.key_heads,
+        );
+        family(
+            "veilmq_join_total",
+            "Joins that clients asked for with CONNECT.",
+            Counter,
+            "result",
+            &JoinResult::NAMES,
+            &self.joins,
         );
         family(
             "veilmq_distribution_rejected_total",

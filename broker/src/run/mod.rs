@@ -297,8 +297,10 @@ fn share(config: &BrokerConfig, identity: Option<Identity>) -> Result<Arc<Shared
     let veil = identity.map(|identity| VeilServer {
         identity,
         policy: settings::server_policy(&config.veil),
+        paper_modes: settings::paper_modes(&config.veil),
         property_requires_tls: config.veil.property_requires_tls,
         retry_milliseconds: config.veil.retry_milliseconds,
+        join_milliseconds: config.veil.join_milliseconds,
         one_trip: settings::one_trip(&config.veil, clock::unix_ms()),
         fan_out: settings::fan_out(&config.veil),
     });

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
-use veilmq_config::{BrokerConfig, Durability, ListenerConfig, Mode, MqttConfig, MqttVersion, VeilConfig};
+use veilmq_config::{
+    BrokerConfig, Durability, ListenerConfig, Mode, MqttConfig, MqttVersion, PaperMode, VeilConfig,
+};
 use veilmq_core::{
     Capabilities, Entrance, FanOut, FanOutForm, MemoryPressure, OneTrip, PolicySample, RelaxedTopics, Sample,
     SampleKind, Settings, Shared, StorageState, Versions,
@@ -157,6 +159,17 @@ pub(super) fn server_policy(veil: &VeilConfig) -> ServerPolicy {
     ServerPolicy { suites, schemes: Schemes::of(&schemes), property_mode: veil.property_mode }
 }
 
+/// Returns the schemes that are also served as in the paper.
+pub(super) fn paper_modes(veil: &VeilConfig) -> Schemes {
+    let scheme = |mode: &PaperMode| match mode {
+        PaperMode::Paper1 => Scheme::One,
+        PaperMode::Paper2 => Scheme::Two,
+        PaperMode::Paper3 => Scheme::Three,
+        PaperMode::Paper4 => Scheme::Four,
+    };
+    Schemes::of(&veil.paper_modes.iter().map(scheme).collect::<Vec<_>>())
+}
+
 /// Returns how messages are fanned out.
 pub(super) fn fan_out(veil: &VeilConfig) -> FanOut {
     FanOut {
@@ -189,6 +202,21 @@ pub(super) fn weakenings(veil: &VeilConfig) -> Vec<Weakening> {
         found.push(Weakening {
             option: "veil.schemes",
             meaning: "scheme-1 protects CONNECT only: the packets that follow are plain MQTT",
+        });
+    }
+    for mode in &veil.paper_modes {
+        found.push(Weakening {
+            option: "veil.paper_modes",
+            meaning: match mode {
+                PaperMode::Paper1 => "paper-1 protects CONNECT only, and that by a clock: the packets that follow are plain MQTT",
+                PaperMode::Paper2 => "paper-2 shows certificates to the network, and its first packet is protected by a clock",
+                PaperMode::Paper3 => {
+                    "in paper-3 a group key alone protects messages: any subscriber can forge them to the others"
+                }
+                PaperMode::Paper4 => {
+                    "in paper-4 a group key alone authenticates messages: any subscriber can forge them to the others"
+                }
+            },
         });
     }
     if veil.property_mode && !veil.property_requires_tls {
@@ -325,6 +353,8 @@ mod tests {
         assert_eq!(options(&veil), [""; 0]);
         let schemes = vec![veilmq_config::Scheme::Scheme1];
         assert_eq!(options(&VeilConfig { schemes, ..veil.clone() }), ["veil.schemes"]);
+        let paper_modes = vec![PaperMode::Paper1, PaperMode::Paper2, PaperMode::Paper3, PaperMode::Paper4];
+        assert_eq!(options(&VeilConfig { paper_modes, ..veil.clone() }), ["veil.paper_modes"; 4]);
         let property_requires_tls = false;
         assert_eq!(
             options(&VeilConfig { property_requires_tls, ..veil.clone() }),

@@ -1,5 +1,7 @@
 //! Describes a client before it connects.
 
+mod paper;
+
 use std::{
     num::{NonZeroU16, NonZeroU32},
     path::{Path, PathBuf},
@@ -8,9 +10,8 @@ use std::{
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::warn;
 use veilmq_protocol::veil::{
-    Certificate, Scheme, Schemes, Suite,
+    Certificate, Kid, Scheme, Schemes, Suite,
     channel::{Identity, TrustAnchors},
 };
 use zeroize::Zeroizing;
@@ -55,11 +56,13 @@ pub struct Builder {
     handshake: Handshake,
     resume: bool,
     weak_groups: bool,
+    paper: Option<Scheme>,
     plain_channel: bool,
     scopes: Vec<ScopeConfig>,
     joined: Vec<(Scope, EnvelopeOptions)>,
     issued: Vec<(Scope, EnvelopeOptions, IssuePolicy)>,
     members: Vec<(Scope, Certificate)>,
+    asks: Option<(Scope, Kid)>,
     legacy: Vec<(Scope, ArticleKeys)>,
     blind: Vec<(Scope, Arc<Naming>)>,
     directory: Directory,
@@ -90,11 +93,13 @@ impl Builder {
             handshake: Handshake::default(),
             resume: true,
             weak_groups: false,
+            paper: None,
             plain_channel: false,
             scopes: Vec::new(),
             joined: Vec::new(),
             issued: Vec::new(),
             members: Vec::new(),
+            asks: None,
             legacy: Vec::new(),
             blind: Vec::new(),
             directory: Directory::default(),
@@ -408,12 +413,21 @@ impl Builder {
     }
 
     fn assemble(mut self) -> Result<(Endpoint, Session, Sealing), ConnectError> {
+        self.follow_paper();
         if let (true, Some(identity)) = (self.session.client_id.is_empty(), &self.identity) {
             identity.certificate().subject.clone_into(&mut self.session.client_id);
         }
         let mut distribution = self.distribution()?;
         let state = self.state_key()?;
         self.session.channel = self.channel()?;
+        if let Some((scope, _)) = &self.asks {
+            if self.session.channel.is_none() {
+                return Err(ConnectError::KeysIncomplete("a VEIL-1 channel, to ask with CONNECT"));
+            }
+            if !self.joined.iter().any(|(joined, _)| joined == scope) {
+                return Err(ConnectError::KeysIncomplete("a scope that is joined, to ask for"));
+            }
+        }
         let member = match self.identity {
             Some(identity) => Member::Identity(identity),
             None => Member::Unsigned(unsigned_kid(&self.session.client_id)),
@@ -448,7 +462,8 @@ impl Builder {
             }
         }
         let receive_maximum = self.session.receive_maximum.get();
-        let keys = distribution.map(|distribution| Keys::new(distribution, receive_maximum));
+        let asks = self.asks;
+        let keys = distribution.map(|distribution| Keys::new(distribution, asks, receive_maximum));
         Ok((self.endpoint, Session::new(self.session), Sealing::new(e2e, keys, file)))
     }
 
@@ -469,7 +484,7 @@ impl Builder {
                         "the name of the broker, which COMPACT signs",
                     ));
                 }
-                warn_of_weakenings(self.schemes, self.weak_groups);
+                self.warn_of_weakenings();
                 let defaults = ChannelOptions::new(Arc::clone(identity), Arc::new(trust));
                 Ok(Some(ChannelOptions {
                     broker: self.broker.take(),
@@ -522,16 +537,6 @@ fn open_state(
 /// What the application of a device expects: messages of senders that are certified, and of nobody else.
 fn known_senders() -> EnvelopeOptions {
     EnvelopeOptions { senders: SenderPolicy::Known, ..EnvelopeOptions::default() }
-}
-
-/// Says what the options give up of the channel's protection.
-fn warn_of_weakenings(schemes: Option<Schemes>, weak_groups: bool) {
-    if schemes.is_some_and(|schemes| schemes.contains(Scheme::One)) {
-        warn!("Scheme 1 is accepted: after CONNECT the connection would be plain MQTT");
-    }
-    if weak_groups {
-        warn!("group keys alone are accepted: any subscriber could forge messages of the broker");
-    }
 }
 
 #[cfg(test)]

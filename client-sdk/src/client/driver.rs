@@ -265,6 +265,9 @@ impl Driver {
 
     fn begin(&mut self, stream: Transport) -> Result<Transport, ConnectError> {
         let will = self.endpoint.will.as_ref().map(|will| self.sealing.will(will)).transpose()?.flatten();
+        if let Some(request) = self.sealing.join_request() {
+            self.session.ask_with_connect(request);
+        }
         self.session.connect(will.as_ref(), self.clock.now(), &mut entropy)?;
         self.sent_total = 0;
         Ok(stream)
@@ -348,6 +351,7 @@ impl Driver {
                     | None => {}
                 },
                 Event::Answered { token, reasons } => self.answered(token, &reasons),
+                Event::Join { status, response } => self.join_answered(status, &response),
                 Event::Reauthenticated => self.reauthenticated(),
                 Event::Notice(text) => {
                     warn!(notice = %text, "the broker says");

@@ -65,6 +65,8 @@ enum Phase {
 
 pub(super) struct Keys {
     pub(super) distribution: Distribution,
+    /// What is asked for with CONNECT, and of whom.
+    asks: Option<(Scope, Kid)>,
     phase: Phase,
     introduced: bool,
     subscribed: BTreeSet<String>,
@@ -78,9 +80,10 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    pub(super) fn new(distribution: Distribution, receive_maximum: u16) -> Self {
+    pub(super) fn new(distribution: Distribution, asks: Option<(Scope, Kid)>, receive_maximum: u16) -> Self {
         Self {
             distribution,
+            asks,
             phase: Phase::Disconnected,
             introduced: false,
             subscribed: BTreeSet::new(),
@@ -90,6 +93,12 @@ impl Keys {
             parked: VecDeque::new(),
             receipts_max: usize::from(receive_maximum / 2),
         }
+    }
+
+    /// The JOIN_REQ for the next CONNECT, if there is something to ask for.
+    pub(super) fn join_request(&mut self, now_unix_ms: u64) -> Option<Vec<u8>> {
+        let (scope, issuer) = self.asks.as_ref()?;
+        self.distribution.ask_with_connect(scope, *issuer, now_unix_ms, &mut entropy)
     }
 
     pub(super) fn connected(&mut self) {
@@ -237,6 +246,9 @@ fn tell(event: &KeyEvent) {
         KeyEvent::Revocations { authority, number } => info!(%authority, number, "revocation list"),
         KeyEvent::JoinPending { scope, issuer } => {
             info!(scope, %issuer, "JoinPending: the issuer does not answer; its keys may still come");
+        }
+        KeyEvent::JoinNotPassedOn { scope, issuer } => {
+            warn!(scope, %issuer, "the broker does not ask for these keys");
         }
         KeyEvent::Joined { scope, member } => info!(scope, %member, "the member has its keys"),
         KeyEvent::JoinFailed { issuer, error } => warn!(%issuer, %error, "no keys by asking"),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tracing::{error, warn};
 use veilmq_protocol::{
     QoS, TopicFilter, TopicName,
-    veil::{Kid, channel::hash, distribution::DistributionTopic, layout::Reader},
+    veil::{Kid, channel::hash, distribution::DistributionTopic, hello::JoinStatus, layout::Reader},
 };
 use zeroize::Zeroizing;
 
@@ -119,6 +119,18 @@ impl Sealing {
         let (topic, payload) = (&message.topic, &message.payload);
         self.retained.look_again();
         Some(keys.distribution.handle(&mut self.e2e, topic, payload, unix_ms(), &mut entropy))
+    }
+
+    /// The JOIN_REQ for the next CONNECT, if there is something to ask for.
+    pub(super) fn join_request(&mut self) -> Option<Vec<u8>> {
+        self.keys.as_mut()?.join_request(unix_ms())
+    }
+
+    /// Takes what CONNACK says of it. Returns whether parked messages may be tried again.
+    pub(super) fn join_answered(&mut self, status: JoinStatus, response: &[u8]) -> bool {
+        let Some(keys) = &mut self.keys else { return false };
+        self.retained.look_again();
+        keys.distribution.handle_connack(&mut self.e2e, status, response, unix_ms())
     }
 
     /// Keeps a message until there is a key for it; gives back one that must not wait any longer.

@@ -166,6 +166,13 @@ impl ScopeConfig {
         Self { scope, mode: Mode::Article(keys) }
     }
 
+    /// Seals envelopes with another suite.
+    pub(crate) const fn seal_with(&mut self, suite: Suite) {
+        if let Mode::Envelope { options, .. } = &mut self.mode {
+            options.suite = suite;
+        }
+    }
+
     /// Returns the scope.
     pub fn scope(&self) -> &Scope {
         &self.scope

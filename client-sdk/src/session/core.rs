@@ -46,6 +46,10 @@ pub(super) struct Core {
     pub(super) requests: Requests,
     pub(super) events: VecDeque<Event>,
     pub(super) opener: Option<RecordOpener>,
+    /// A JOIN_REQ for the next CONNECT.
+    pub(super) join_request: Option<Vec<u8>>,
+    /// The CONNECT of this connection carries one.
+    pub(super) is_asking: bool,
     /// What to come back with.
     pub(super) resumption: Option<Resumption>,
     /// There on a connection with a channel.
@@ -93,6 +97,8 @@ impl Core {
             requests: Requests::default(),
             events: VecDeque::new(),
             opener: None,
+            join_request: None,
+            is_asking: false,
             resumption: None,
             reauthentication: None,
             timers: Timers::default(),
@@ -125,6 +131,11 @@ impl Core {
         let Phase::Opening(opening) = std::mem::replace(&mut self.phase, Phase::Down) else { return Ok(()) };
         match packet {
             Packet::Auth(auth) => {
+                if let Some(answer) = opening.wait(&auth, self.is_asking) {
+                    self.output.encoded(&answer?);
+                    self.phase = Phase::Opening(opening);
+                    return Ok(());
+                }
                 let (answer, next) = opening.auth(&auth, &self.options, now)?;
                 self.phase = Phase::Opening(next);
                 self.output.encoded(&answer);
@@ -138,7 +149,7 @@ impl Core {
         }
     }
 
-    fn connected(&mut self, connack: &ConnAck<'_>, opened: Opened, now: Now) -> Result<(), CloseReason> {
+    fn connected(&mut self, connack: &ConnAck<'_>, mut opened: Opened, now: Now) -> Result<(), CloseReason> {
         let session_present = connack.session_present;
         // [MQTT-3.2.2-4]
         if session_present && self.clean_start {
@@ -160,10 +171,14 @@ impl Core {
             maximum_qos: properties.maximum_qos.unwrap_or(QoS::ExactlyOnce),
             retain_available: properties.retain_available.unwrap_or(true),
         };
+        let (status, response) = opened.take_join();
         let channel = self.take_channel(opened, &mut grants, now)?;
         self.established = true;
         self.phase = Phase::Open;
         self.events.push_back(Event::Connected { session_present, channel });
+        if std::mem::take(&mut self.is_asking) {
+            self.events.push_back(Event::Join { status, response });
+        }
         self.outbound.connected(grants, session_present, &mut self.ids, &mut self.events);
         self.inbound.connected(session_present);
         self.requests.connected(session_present);

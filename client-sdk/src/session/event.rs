@@ -6,6 +6,7 @@ use veilmq_protocol::{
     veil::{
         Kid, Scheme, Suite,
         channel::{HandshakeError, RecordError},
+        hello::JoinStatus,
     },
 };
 
@@ -38,6 +39,13 @@ pub enum Event {
         session_present: bool,
         /// The VEIL-1 channel, if there is one.
         channel: Option<Channel>,
+    },
+    /// What became of the request that went with CONNECT; it comes right after [`Connected`](Self::Connected).
+    Join {
+        /// How far it has come.
+        status: JoinStatus,
+        /// The JOIN_RSP if it is done, else empty.
+        response: Vec<u8>,
     },
     /// A message arrived; after the application took it, hand `receipt` to
     /// [`Session::acknowledge`](super::Session::acknowledge).

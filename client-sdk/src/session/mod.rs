@@ -89,6 +89,12 @@ impl Session {
         Self { input: Input::default(), core: Core::new(options) }
     }
 
+    /// Has the next CONNECT carry a JOIN_REQ, which the broker is to pass on (VEIL-1 section 9.1); [`Event::Join`] tells what became
+    /// of it. Without a channel it is left out.
+    pub fn ask_with_connect(&mut self, join_request: Vec<u8>) {
+        self.core.join_request = Some(join_request);
+    }
+
     /// Begins a Network Connection: puts CONNECT into the output.
     ///
     /// # Errors
@@ -105,8 +111,16 @@ impl Session {
         core.output.reset();
         core.clean_start = core.options.clean_start && !core.established;
         let resumption = core.resumption.take();
-        let (packet, opening) =
-            opening::connect(&core.options, core.clean_start, will, resumption, now, entropy)?;
+        let join_request = core.join_request.take();
+        core.is_asking = join_request.is_some() && core.options.channel.is_some();
+        let (packet, opening) = opening::connect(
+            &core.options,
+            core.clean_start,
+            will,
+            (resumption, join_request),
+            now,
+            entropy,
+        )?;
         core.output.encoded(&packet);
         core.phase = Phase::Opening(opening);
         core.timers =

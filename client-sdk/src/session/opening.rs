@@ -9,7 +9,7 @@ use veilmq_protocol::{
             AwaitCompactAnswer, AwaitResumeAnswer, AwaitServerFinish, AwaitServerHello, ClientHelloConfig,
             ClientStart, CompactStart, Established, HandshakeError, ResumeStart, Resumption,
         },
-        hello::ChannelForm,
+        hello::{ChannelForm, JoinStatus, Wait},
         registry::AUTHENTICATION_METHOD,
     },
 };
@@ -35,12 +35,23 @@ pub(super) enum Opened {
     },
 }
 
-/// Makes the CONNECT packet; `resumption` is what was kept of an earlier channel.
+impl Opened {
+    /// Takes what the broker says of the request that went with CONNECT.
+    pub(super) fn take_join(&mut self) -> (JoinStatus, Vec<u8>) {
+        let join = match self {
+            Self::Plain => None,
+            Self::Channel { established, .. } => established.params.join.take(),
+        };
+        join.unwrap_or((JoinStatus::None, Vec::new()))
+    }
+}
+
+/// Makes the CONNECT packet, from what was kept of an earlier channel, and with a JOIN_REQ if there is one.
 pub(super) fn connect(
     options: &SessionOptions,
     clean_start: bool,
     will: Option<&Will>,
-    resumption: Option<Resumption>,
+    (resumption, join_request): (Option<Resumption>, Option<Vec<u8>>),
     now: Now,
     entropy: &mut dyn FnMut(&mut [u8]),
 ) -> Result<(Vec<u8>, Opening), EncodeError> {
@@ -53,6 +64,7 @@ pub(super) fn connect(
         anchor: channel.anchor(),
         now_unix_ms: Some(now.unix_ms),
         form: ChannelForm::Records,
+        join_request: join_request.as_deref(),
     };
     let packet = |hello: &[u8]| options.connect_packet(clean_start, will, Some(hello));
     if let Some(resumption) = resumption.filter(|resumption| is_usable(resumption, channel, now)) {
@@ -131,6 +143,22 @@ pub(super) fn auth_packet(reason: ReasonCode, data: &[u8]) -> Result<Vec<u8>, En
 }
 
 impl Opening {
+    /// Answers WAIT, if this client has shown who it is and `is_asking` for keys: the broker is asking their issuer.
+    pub(super) fn wait(&self, auth: &Auth<'_>, is_asking: bool) -> Option<Result<Vec<u8>, EncodeError>> {
+        let may_wait = match self {
+            Self::AwaitCompactAnswer(_) | Self::AwaitResumeAnswer(_) | Self::AwaitServerFinish(_) => {
+                is_asking
+            }
+            Self::Plain | Self::AwaitServerHello(_) => false,
+        };
+        // [MQTT-4.12.0-2], [MQTT-4.12.0-5]
+        let is_wait = auth.reason == ReasonCode::ContinueAuthentication
+            && auth.method == Some(AUTHENTICATION_METHOD)
+            && Wait::Asked.is(auth.data.unwrap_or_default());
+        (may_wait && is_wait)
+            .then(|| auth_packet(ReasonCode::ContinueAuthentication, &Wait::Acknowledged.to_bytes()))
+    }
+
     /// Handles AUTH: verifies the broker and answers with the ClientFinish. A broker that does not take the ticket goes on as if
     /// there were none.
     pub(super) fn auth(

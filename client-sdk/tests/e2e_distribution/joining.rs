@@ -2,6 +2,8 @@
 
 use veilmq_client::e2e::distribution::{Admission, HeadError, IssuePolicy, JoinError, KeyEvent, Rotation};
 
+use veilmq_protocol::veil::hello::JoinStatus;
+
 use super::world::{Broker, Party, SCOPE, SECOND, START, entropy, scope};
 
 /// A publisher whose head is out, and a reader it has never heard of that has just seen this head and asked.
@@ -49,6 +51,65 @@ fn a_member_that_was_left_out_has_its_keys_after_one_exchange() {
     press.visit(&mut broker, now + 2 * SECOND);
     let events = lake.visit(&mut broker, now + 3 * SECOND);
     assert!(!events.iter().any(|event| matches!(event, KeyEvent::HeadRefused { .. })), "{events:?}");
+}
+
+/// A publisher whose head is out, a reader that has heard of nothing, and the request that goes with its CONNECT.
+fn asked_with_connect() -> (Broker, Party, Party, Vec<u8>) {
+    let mut broker = Broker::default();
+    let mut press = Party::publisher("press", IssuePolicy::default());
+    press.visit(&mut broker, START);
+    let mut lake = Party::subscriber("lake");
+    let request = lake.keys.ask_with_connect(&scope(), press.kid(), START + SECOND, &mut entropy()).unwrap();
+    (broker, press, lake, request)
+}
+
+#[test]
+fn an_answer_that_comes_with_connack_gives_the_same_as_one_that_is_published() {
+    let now = START + 2 * SECOND;
+    let (mut broker, mut press, mut lake, request) = asked_with_connect();
+    assert!(broker.passing.is_empty(), "nothing is published");
+    let asked = (format!("_veil/1/jn/{}", press.kid()), request);
+    answer(&mut press, &asked, &mut broker, now);
+    let (_, response) = broker.passing.remove(0);
+
+    assert!(lake.keys.handle_connack(&mut lake.e2e, JoinStatus::Done, &response, now));
+
+    let (scope_text, issuer) = (SCOPE.to_owned(), press.kid());
+    assert_eq!(lake.keys.take_events(), [KeyEvent::Installed { scope: scope_text, issuer, epoch: 1 }]);
+    let message = press.seal(now);
+    assert!(lake.reads(&message, now));
+    broker.publish(lake.keys.outgoing(&mut lake.e2e, now, &mut entropy()));
+    let confirmation = broker.passing.remove(0);
+    let joined = answer(&mut press, &confirmation, &mut broker, now);
+    assert!(matches!(&*joined, [KeyEvent::Joined { .. }]), "{joined:?}");
+    let again = lake.keys.ask_with_connect(&scope(), issuer, now, &mut entropy());
+    assert!(again.is_none(), "who has keys asks for none");
+}
+
+#[test]
+fn connack_without_an_answer_ends_the_wait_and_a_later_answer_counts_no_more() {
+    let now = START + 2 * SECOND;
+    let (issuer, scope_text) = (asked_with_connect().1.kid(), SCOPE.to_owned());
+    for (status, response, event) in [
+        (JoinStatus::None, &b""[..], KeyEvent::JoinNotPassedOn { scope: scope_text.clone(), issuer }),
+        (JoinStatus::Pending, b"", KeyEvent::JoinPending { scope: scope_text, issuer }),
+        (
+            JoinStatus::Done,
+            b"no answer of the issuer",
+            KeyEvent::JoinFailed { issuer, error: JoinError::NotAuthentic },
+        ),
+    ] {
+        let (mut broker, mut press, mut lake, request) = asked_with_connect();
+        assert!(!lake.keys.handle_connack(&mut lake.e2e, status, response, now));
+        assert_eq!(lake.keys.take_events(), [event]);
+
+        answer(&mut press, &(format!("_veil/1/jn/{issuer}"), request), &mut broker, now);
+        let late = broker.passing.remove(0);
+        lake.hear(&late, now);
+
+        let message = press.seal(now);
+        assert!(!lake.reads(&message, now), "{status:?}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod adversary;
 mod joining;
 mod model;
+mod vectors;
 mod world;
 
 use veilmq_client::e2e::{

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod driver;
+mod join;
 mod one_trip;
 mod operations;
 mod reauthentication;

@@ -5,12 +5,21 @@ use crate::kind::Kind;
 
 pub(super) const SUITES: &[&str] = &["aes-256-gcm", "chacha20-poly1305", "aes-256-cbc-hmac-sha-256"];
 const SCHEMES: &[&str] = &["scheme-4", "scheme-3", "scheme-2", "scheme-1"];
+const PAPER_MODES: &[&str] = &["paper-1", "paper-2", "paper-3", "paper-4"];
 const FAN_OUTS: &[&str] = &["digest", "group-outer", "group"];
 
 pub(super) const OPTIONS: &[OptionSpec] = &[
     option("veil.enabled", Kind::Boolean, "Whether a client may ask for Authentication Method `VEIL-1`."),
     option("veil.suites", Kind::Choices(SUITES), "Suites offered to clients."),
     option("veil.schemes", Kind::Choices(SCHEMES), "Schemes offered to clients."),
+    unset(
+        option(
+            "veil.paper_modes",
+            Kind::Choices(PAPER_MODES),
+            "Schemes served as in the paper to clients that ask for it, beside `veil.schemes` (weakenings).",
+        ),
+        "none",
+    ),
     option("veil.trust", Kind::Paths, "Files with public authority certificates."),
     unset(
         option("veil.certificate", Kind::Path, "File with the broker's own certificate."),
@@ -74,6 +83,12 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     integer("veil.group_key_seconds", 60, 604_800, "Age at which a group key is replaced, in seconds."),
     integer("veil.group_rekey_milliseconds", 0, 3_600_000, "Least time between two keys of a group, in ms."),
     option("veil.join_secrecy", Kind::Boolean, "Whether a group takes a new key when a member joins."),
+    integer(
+        "veil.join_milliseconds",
+        0,
+        60_000,
+        "How long CONNACK waits for the issuer of keys that a client asks for with CONNECT, in ms; 0 passes no request on.",
+    ),
     integer(
         "veil.retry_milliseconds",
         0,

@@ -243,6 +243,7 @@ fn client_hello(byte: u8) -> (ClientStart, Vec<u8>) {
         anchor: keys("authority").kid(),
         now_unix_ms: Some(1_000),
         form: ChannelForm::Records,
+        join_request: None,
     };
     ClientStart::new(&config, &mut drawing(byte)).unwrap()
 }

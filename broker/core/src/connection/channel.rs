@@ -8,7 +8,7 @@ use std::sync::Arc;
 use veilmq_protocol::veil::channel::{
     AwaitClientFinish, HandshakeError, Predecessor, RecordOpener, RecordSealer, ServerAccepted, ServerStart,
 };
-use veilmq_protocol::veil::hello::ServerFinishParams;
+use veilmq_protocol::veil::hello::{JoinStatus, ServerFinishParams};
 use veilmq_protocol::veil::record::RECORD_OVERHEAD_MAX;
 use veilmq_protocol::{Auth, Packet, ProtocolVersion, ReasonCode};
 
@@ -137,7 +137,7 @@ impl Channel {
     ) -> Result<Reauthenticated, CloseReason> {
         let certificate_over_at = certificate_over_at(&accepted.client, environment);
         let identity = Member::of(&accepted.client);
-        let params = finish_params(&accepted, Vec::new(), shared, environment)?;
+        let params = finish_params(&accepted, Told::default(), shared, environment)?;
         self.ticket_at = next_ticket_at(shared, environment);
         let (finish, sealing) = accepted.server_finish(params)?;
         let mut auth = Vec::new();
@@ -151,17 +151,26 @@ impl Channel {
     }
 }
 
+/// What the broker tells with a ServerFinish beside what it always tells.
+#[derive(Default)]
+pub(crate) struct Told {
+    /// Group keys, each as in a GroupGrant.
+    pub(crate) group_grants: Vec<Vec<u8>>,
+    /// What became of the join that came with CONNECT.
+    pub(crate) join: Option<(JoinStatus, Vec<u8>)>,
+}
+
 /// Returns when a ticket that is given now has half its time behind it.
 fn next_ticket_at(shared: &Shared, environment: &Environment<'_>) -> Option<Moment> {
     let lifetime = shared.veil().map_or(0, |veil| veil.one_trip.ticket_milliseconds);
     (lifetime > 0).then(|| environment.now + lifetime / 2)
 }
 
-/// Returns what the broker tells with its ServerFinish: the largest record it takes, the time, a ticket to come back with, and
-/// group keys, each as in a GroupGrant.
+/// Returns what the broker tells with its ServerFinish: the largest record it takes, the time, a ticket to come back with,
+/// and what is `told`.
 pub(crate) fn finish_params(
     accepted: &ServerAccepted,
-    group_grants: Vec<Vec<u8>>,
+    told: Told,
     shared: &Shared,
     environment: &mut Environment<'_>,
 ) -> Result<ServerFinishParams, CloseReason> {
@@ -175,7 +184,8 @@ pub(crate) fn finish_params(
         ticket,
         record_bytes_max: u32::try_from(record_bytes_max).ok(),
         time_unix_ms: Some(now_unix_ms),
-        group_grants,
+        group_grants: told.group_grants,
+        join: told.join,
         ..ServerFinishParams::default()
     })
 }

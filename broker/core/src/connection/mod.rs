@@ -3,6 +3,7 @@
 mod aliases;
 mod channel;
 mod established;
+mod joining;
 mod one_trip;
 mod opening;
 mod wire;
@@ -15,8 +16,9 @@ use veilmq_protocol::veil::channel::ServerAccepted;
 use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
 use veilmq_protocol::{Auth, Connect, ProtocolVersion, ReasonCode};
 
-pub(crate) use self::channel::{Channel, finish_params};
+pub(crate) use self::channel::{Channel, Told, finish_params};
 pub(crate) use self::established::Established;
+pub(crate) use self::joining::{JoinOutcome, Joining};
 pub(crate) use self::one_trip::Proving;
 pub(crate) use self::opening::{Next, Opening};
 pub(crate) use self::wire::{Fan, SendError, Wire};
@@ -65,6 +67,8 @@ pub(crate) struct ConnectRequest {
     /// The client asks for Response Information.
     pub(crate) response_information: bool,
     pub(crate) topic_alias_maximum: u16,
+    /// The client asks for a mode of the paper, and gets it.
+    pub(crate) is_paper: bool,
 }
 
 impl ConnectRequest {
@@ -91,6 +95,7 @@ impl ConnectRequest {
             problem_information: connect.properties.request_problem_information,
             response_information: connect.properties.request_response_information,
             topic_alias_maximum: connect.properties.topic_alias_maximum,
+            is_paper: false,
         }
     }
 }
@@ -124,6 +129,8 @@ pub struct Arrival {
     pub(crate) request: ConnectRequest,
     /// The VEIL-1 handshake, complete but for the ServerFinish.
     pub(crate) channel: Option<ServerAccepted>,
+    /// What became of the join that the client asked for with CONNECT; None if it asked for none.
+    pub(crate) join: Option<JoinOutcome>,
     /// Counts the handshake until the client has shown that it is there.
     pub(crate) counted: Option<HalfOpen>,
     /// The user that the client is; None without a user name, and with an identity.

@@ -14,7 +14,9 @@ use veilmq_protocol::{
 use zeroize::Zeroizing;
 
 use super::one_trip::{Offer, compact, resume};
-use super::{Arrival, ConnectRequest, SendError, auth_packet, certificate_over_at, packet_bytes_max};
+use super::{
+    Arrival, ConnectRequest, Joining, SendError, auth_packet, certificate_over_at, packet_bytes_max,
+};
 use crate::access::{AccessTables, Credentials, Proof, User, Verdict};
 use crate::durability::Promise;
 use crate::e2e::Member;
@@ -50,29 +52,32 @@ pub(crate) struct Opening {
     pub(crate) vouched: Option<Arc<str>>,
     /// Where the Packet Identifiers of messages to a bridge of this broker go on.
     pub(crate) last_identifier: Option<u16>,
-    phase: Phase,
+    pub(super) phase: Phase,
 }
 
-enum Phase {
+pub(super) enum Phase {
     AwaitConnect,
     /// A packet was refused, or the connection moved on.
     Over,
     AwaitClientFinish(Box<HalfOpenHandshake>),
     AwaitVerdict(Box<Unverified>),
+    AwaitJoin(Box<Joining>),
 }
 
 /// A client whose password is being checked.
-struct Unverified {
+pub(super) struct Unverified {
     request: ConnectRequest,
     user: Arc<str>,
 }
 
 /// A handshake that waits for the client's proof of who it is.
-struct HalfOpenHandshake {
+pub(super) struct HalfOpenHandshake {
     request: ConnectRequest,
     handshake: AwaitClientFinish,
+    /// The JOIN_REQ that came with CONNECT.
+    join_request: Option<Vec<u8>>,
     /// Counts it, for as long as it is half open.
-    _counted: HalfOpen,
+    counted: HalfOpen,
 }
 
 /// What follows a packet of the opening.
@@ -81,6 +86,10 @@ pub(crate) enum Next {
     Continue,
     /// The client is who it says if these credentials are right; wait for the verdict.
     Verify(Box<Credentials>),
+    /// Nothing is to be sent; wait for more.
+    Acknowledged,
+    /// The client is who it says, and asks for keys with this JOIN_REQ.
+    Join(Box<Arrival>, Vec<u8>),
     /// The client is who it says; its session takes over.
     Arrive(Box<Arrival>),
 }
@@ -116,7 +125,7 @@ impl Opening {
 
     /// Tells whether a handshake is under way.
     pub(crate) fn is_half_open(&self) -> bool {
-        matches!(self.phase, Phase::AwaitClientFinish(_))
+        matches!(self.phase, Phase::AwaitClientFinish(_) | Phase::AwaitJoin(_))
     }
 
     /// Tells whether a password is being checked. No packet is looked at meanwhile.
@@ -191,13 +200,15 @@ impl Opening {
             (Phase::AwaitClientFinish(waiting), Packet::Auth(auth)) => {
                 self.client_finish(*waiting, &auth, shared, environment)
             }
-            (Phase::AwaitClientFinish(_), Packet::Disconnect(_)) => {
+            (Phase::AwaitJoin(joining), Packet::Auth(auth)) => self.acknowledge_wait(joining, &auth),
+            (Phase::AwaitClientFinish(_) | Phase::AwaitJoin(_), Packet::Disconnect(_)) => {
                 Err(CloseReason::Departure(Departure::Disconnected))
             }
             // [MQTT-3.1.2-30] Only AUTH or DISCONNECT may follow a CONNECT with a method.
-            (Phase::AwaitClientFinish(_) | Phase::AwaitVerdict(_) | Phase::Over, other) => {
-                Err(PeerError::Unexpected { got: other.packet_type() }.into())
-            }
+            (
+                Phase::AwaitClientFinish(_) | Phase::AwaitVerdict(_) | Phase::AwaitJoin(_) | Phase::Over,
+                other,
+            ) => Err(PeerError::Unexpected { got: other.packet_type() }.into()),
         }
     }
 
@@ -324,6 +335,7 @@ impl Opening {
             last_identifier: self.last_identifier,
             request,
             channel,
+            join: None,
             counted: None,
             unread: Vec::new(),
             accepted_at: self.accepted_at,
@@ -332,7 +344,7 @@ impl Opening {
 
     fn authenticate(
         &mut self,
-        request: ConnectRequest,
+        mut request: ConnectRequest,
         connect: &Connect<'_>,
         packet_bytes: &[u8],
         shared: &Shared,
@@ -343,10 +355,13 @@ impl Opening {
             return Err(CloseReason::Broker(BrokerReason::HalfOpen));
         };
         let hello = connect.properties.authentication_data.unwrap_or_default();
-        let policy = veil.policy_for(self.is_encrypted);
+        let offered = ClientHello::parse(hello).map_err(HandshakeError::from)?;
+        request.is_paper = veil.paper_mode(&offered).is_some();
+        let policy = veil.policy_for(&offered, self.is_encrypted);
         let offer =
             Offer { connect_packet: packet_bytes, hello, client_id: &request.client_id, policy: &policy };
-        let accepted = match ClientHello::parse(hello).map_err(HandshakeError::from)?.opening {
+        let join_request = offered.join_request.filter(|_| veil.join_milliseconds > 0).map(<[u8]>::to_vec);
+        let accepted = match offered.opening {
             hello::Opening::Sigma => None,
             hello::Opening::Compact { .. } => Some(compact(offer, veil, shared, environment)?),
             hello::Opening::Resume { ticket, .. } => resume(ticket, offer, shared, environment)?,
@@ -354,7 +369,7 @@ impl Opening {
         if let Some(accepted) = accepted {
             let mut arrival = self.arrival(request, None, Some(accepted), environment);
             arrival.counted = Some(counted);
-            return Ok(Next::Arrive(arrival));
+            return Ok(Next::of(arrival, join_request));
         }
         let (reply, handshake) = ServerStart.handle(
             packet_bytes,
@@ -367,7 +382,7 @@ impl Opening {
         // [MQTT-4.12.0-2], [MQTT-4.12.0-5]; without Reason String and User Properties: [MQTT-3.15.2-2], [MQTT-3.15.2-3]
         let auth = Packet::Auth(auth_packet(ReasonCode::ContinueAuthentication, &reply));
         self.send(&auth, request.version).map_err(|_| PeerError::HANDSHAKE_UNFIT)?;
-        let waiting = HalfOpenHandshake { request, handshake, _counted: counted };
+        let waiting = HalfOpenHandshake { request, handshake, join_request, counted };
         self.phase = Phase::AwaitClientFinish(Box::new(waiting));
         Ok(Next::Continue)
     }
@@ -383,13 +398,24 @@ impl Opening {
         if auth.reason != ReasonCode::ContinueAuthentication || auth.method != Some(AUTHENTICATION_METHOD) {
             return Err(PeerError::Protocol("AUTH must continue the method of CONNECT").into());
         }
-        let HalfOpenHandshake { request, handshake, .. } = waiting;
+        let HalfOpenHandshake { request, handshake, join_request, counted } = waiting;
         // [MQTT-4.12.0-4] A handshake that fails is refused with CONNACK.
         let finish = auth.data.unwrap_or_default();
         let accepted = shared.with_trust(|trust| {
             handshake.handle(finish, trust, &request.client_id, environment.unix_ms / 1_000)
         })?;
-        Ok(Next::Arrive(self.arrival(request, None, Some(accepted), environment)))
+        let mut arrival = self.arrival(request, None, Some(accepted), environment);
+        arrival.counted = Some(counted);
+        Ok(Next::of(arrival, join_request))
+    }
+}
+
+impl Next {
+    fn of(arrival: Box<Arrival>, join_request: Option<Vec<u8>>) -> Self {
+        match join_request {
+            None => Self::Arrive(arrival),
+            Some(request) => Self::Join(arrival, request),
+        }
     }
 }
 

@@ -10,11 +10,11 @@ use veilmq_protocol::veil::channel::{
 use veilmq_protocol::veil::fanout::{put_shared_properties, put_subscriber_header};
 use veilmq_protocol::veil::layout::LayoutError;
 use veilmq_protocol::veil::record::{ControlOp, SharedBody};
-use veilmq_protocol::veil::{Kid, Scheme, Suite};
+use veilmq_protocol::veil::{Kid, Scheme};
 use veilmq_protocol::{EncodeError, PACKET_BYTES_MAX, Packet, ProtocolVersion, PublishHead, QoS};
 
 use super::aliases::{Alias, TopicAliases};
-use crate::groups::{Admission, GroupBody, GroupMessage};
+use crate::groups::{Admission, GroupBody, GroupKind, GroupMessage};
 use crate::message::Message;
 use crate::outbox::{Outbox, SHARED_PAYLOAD_BYTES_MIN};
 use crate::time::Moment;
@@ -114,14 +114,14 @@ pub(crate) enum Fan {
     Alone,
     /// In FAN-D records.
     Digest,
-    /// In FAN-G or FAN-GE records, for connections of this scheme and suite.
-    Group(Scheme, Suite),
+    /// In FAN-G or FAN-GE records, for groups of this kind.
+    Group(GroupKind),
 }
 
 impl Fan {
     /// FAN-D is also what a member of too many groups gets in Scheme 4.
     fn digests(self) -> bool {
-        matches!(self, Self::Digest | Self::Group(Scheme::Four, _))
+        matches!(self, Self::Digest | Self::Group(GroupKind { scheme: Scheme::Four, .. }))
     }
 }
 
@@ -188,10 +188,10 @@ impl Wire {
         }
     }
 
-    /// Returns the scheme and suite of the groups that messages are to be sealed for; None if there are none.
-    pub(crate) fn group(&self) -> Option<(Scheme, Suite)> {
+    /// Returns the kind of the groups that messages are to be sealed for; None if there are none.
+    pub(crate) fn group(&self) -> Option<GroupKind> {
         match self.channel.as_ref()?.records()?.fan {
-            Fan::Group(scheme, suite) => Some((scheme, suite)),
+            Fan::Group(kind) => Some(kind),
             Fan::Alone | Fan::Digest => None,
         }
     }

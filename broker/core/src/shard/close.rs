@@ -42,6 +42,7 @@ impl Shard {
             tracing::info!(peer = %opening.peer, %reason, suppressed, "connection refused");
         }
         self.disarm_connect(opening.connection, opening.accepted_at);
+        self.disarm_join(opening.connection, opening.join_over_at());
         if opening.is_half_open() {
             self.stats.handshake(false);
         }

@@ -8,7 +8,7 @@ use veilmq_protocol::veil::registry::{AUTHENTICATION_METHOD, Scheme};
 use veilmq_protocol::{ConnAck, ConnAckProperties, Packet, ProtocolVersion, ReasonCode};
 
 use super::Shard;
-use crate::connection::{Channel, ConnectRequest, Fan, Wire, finish_params};
+use crate::connection::{Channel, ConnectRequest, Fan, Told, Wire, finish_params};
 use crate::farewell::{CloseReason, PeerError};
 use crate::time::Environment;
 
@@ -19,12 +19,13 @@ impl Shard {
         request: &ConnectRequest,
         channel: Option<ServerAccepted>,
         present: bool,
-        grants: Vec<Vec<u8>>,
+        told: Told,
         mut wire: Wire,
         environment: &mut Environment<'_>,
     ) -> Result<(Wire, Option<Box<Channel>>), CloseReason> {
-        let form = channel.as_ref().map_or(ChannelForm::Plain, |accepted| accepted.protection.form);
-        let finish = channel.map(|accepted| self.server_finish(accepted, grants, environment)).transpose()?;
+        let protection = channel.as_ref().map(|accepted| accepted.protection);
+        let form = protection.map_or(ChannelForm::Plain, |protection| protection.form);
+        let finish = channel.map(|accepted| self.server_finish(accepted, told, environment)).transpose()?;
         let response_information = self.response_information(request);
         let properties = match request.version {
             ProtocolVersion::V5 => ConnAckProperties {
@@ -46,7 +47,6 @@ impl Shard {
         };
         let channel = sealing.seal_connack(&mut bytes)?;
         wire.send_opening(&bytes).map_err(PeerError::ConnAck)?;
-        let (scheme, suite) = (channel.scheme, channel.suite);
         match form {
             ChannelForm::Plain => return Ok((wire, None)),
             ChannelForm::Property => {
@@ -59,10 +59,11 @@ impl Shard {
             ChannelForm::Records => {}
         }
         let (sealer, opener, predecessor) = channel.into_parts();
-        let fan = match scheme {
-            scheme if self.uses_groups(scheme) => Fan::Group(scheme, suite),
-            Scheme::Four => Fan::Digest,
-            Scheme::One | Scheme::Two | Scheme::Three => Fan::Alone,
+        let group = protection.and_then(|protection| self.group_of(protection, request.is_paper));
+        let fan = match (group, protection.map(|protection| protection.scheme)) {
+            (Some(kind), _) => Fan::Group(kind),
+            (None, Some(Scheme::Four)) => Fan::Digest,
+            (None, Some(Scheme::One | Scheme::Two | Scheme::Three) | None) => Fan::Alone,
         };
         wire.secure(sealer, fan, environment.now);
         Ok((wire, Some(Box::new(Channel::new(opener, predecessor, &self.shared, environment)))))
@@ -71,10 +72,10 @@ impl Shard {
     fn server_finish(
         &self,
         accepted: ServerAccepted,
-        grants: Vec<Vec<u8>>,
+        told: Told,
         environment: &mut Environment<'_>,
     ) -> Result<(Vec<u8>, AwaitPacket), CloseReason> {
-        let params = finish_params(&accepted, grants, &self.shared, environment)?;
+        let params = finish_params(&accepted, told, &self.shared, environment)?;
         Ok(accepted.server_finish(params)?)
     }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use veilmq_protocol::veil::Scheme;
 use veilmq_protocol::veil::channel::Protection;
 use veilmq_protocol::veil::hello::ChannelForm;
 use veilmq_protocol::veil::record::ControlOp;
@@ -10,20 +9,22 @@ use veilmq_protocol::{PublishHead, TopicFilter};
 
 use super::Shard;
 use crate::connection::{Arrival, Established, SendError};
-use crate::groups::Groups;
+use crate::groups::{GroupKind, Groups};
 use crate::id::ConnectionId;
 use crate::message::Message;
 use crate::time::{Environment, Moment};
 
 impl Shard {
-    /// Tells whether connections of a scheme get messages under group keys.
-    pub(super) fn uses_groups(&self, scheme: Scheme) -> bool {
-        self.shared.veil().is_some_and(|veil| veil.fan_out.uses_groups(scheme))
+    /// Returns the kind of groups that a connection takes part in, if any.
+    pub(super) fn group_of(&self, protection: Protection, is_paper: bool) -> Option<GroupKind> {
+        self.shared.veil()?.fan_out.group(protection, is_paper)
     }
 
     /// Makes group keys possible before the first connection that needs them.
     pub(super) fn prepare_groups(&mut self, arrival: &Arrival, environment: &mut Environment<'_>) {
-        if arrival.channel.as_ref().is_some_and(|accepted| self.uses_groups(accepted.protection.scheme)) {
+        let protection = arrival.channel.as_ref().map(|accepted| accepted.protection);
+        if protection.is_some_and(|protection| self.group_of(protection, arrival.request.is_paper).is_some())
+        {
             self.outgoing.groups.seed(environment.entropy);
         }
     }
@@ -32,15 +33,15 @@ impl Shard {
     /// keys for CONNACK (VEIL-1 section 4.4). Where rules decide about each message, keys wait for the message.
     pub(super) fn grant_ahead(&mut self, arrival: &Arrival) -> Vec<Vec<u8>> {
         let Some(accepted) = &arrival.channel else { return Vec::new() };
-        let Protection { scheme, suite, form } = accepted.protection;
-        if form != ChannelForm::Records || !self.uses_groups(scheme) || self.access.has_rules() {
-            return Vec::new();
-        }
+        let kind = self.group_of(accepted.protection, arrival.request.is_paper);
+        let kind =
+            kind.filter(|_| accepted.protection.form == ChannelForm::Records && !self.access.has_rules());
+        let Some(kind) = kind else { return Vec::new() };
         let Some(session) = self.by_client_id.get(&arrival.request.client_id) else { return Vec::new() };
         let Some(state) = self.sessions.get(session) else { return Vec::new() };
         let filters: Vec<TopicFilter<'_>> =
             state.subscriptions.keys().filter_map(|filter| TopicFilter::new(filter).ok()).collect();
-        self.outgoing.groups.admit_ahead(arrival.connection, (scheme, suite), &filters)
+        self.outgoing.groups.admit_ahead(arrival.connection, kind, &filters)
     }
 
     /// Takes a connection out of the groups that a filter brought it into. What it is still sent of them comes with a new key.

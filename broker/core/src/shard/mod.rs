@@ -15,6 +15,7 @@ mod fan_out;
 mod gate;
 mod inherit;
 mod inspect;
+mod join;
 mod open;
 mod outgoing;
 mod prove;
@@ -40,7 +41,7 @@ use self::outgoing::Outgoing;
 use self::spill::Spill;
 use self::timer::Timer;
 use crate::access::{AccessTables, Command};
-use crate::connection::{Connection, Established};
+use crate::connection::{Connection, Established, JoinOutcome};
 use crate::e2e::Streams;
 use crate::effect::{Effect, Input, Parcel, Reader};
 use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
@@ -83,6 +84,8 @@ pub struct Shard {
     commands: Vec<Command>,
     spill: Spill,
     estate: Estate,
+    /// What issuers have answered in this turn to clients that wait on this shard.
+    joined: Vec<(ConnectionId, Arc<[u8]>)>,
     /// The ticket that the records of this turn will go under.
     ticket: Ticket,
     /// Whether something waits for that ticket.
@@ -130,6 +133,7 @@ impl Shard {
             commands: Vec::new(),
             spill: Spill::default(),
             estate: Estate::default(),
+            joined: Vec::new(),
             ticket: Ticket(1),
             awaited: false,
             settled: None,
@@ -180,6 +184,9 @@ impl Shard {
                 self.deliver_all(&message, &matches, environment.now);
             }
             Input::Parcel(Parcel::Allot(allotment)) => self.deliver_allotment(allotment, environment.now),
+            Input::Parcel(Parcel::Joined { connection, response }) => {
+                self.conclude_join(connection, JoinOutcome::Done(response), environment, effects);
+            }
             Input::Committed(ticket) => self.open_gates(ticket, environment),
             Input::CommitFailed(ticket) => self.fail_gates(ticket, environment, effects),
             Input::Fetched { reader: Reader::Session(session), asked, messages } => {
@@ -205,6 +212,7 @@ impl Shard {
     /// Ends the turn: seals what was written, and asks for the commit, the fetches, the parcels and the writes of the turn, in
     /// this order.
     pub fn end_turn(&mut self, environment: &mut Environment<'_>, effects: &mut Vec<Effect>) {
+        self.conclude_joins(environment, effects);
         self.let_go_of_stored(environment.now);
         if let Some(made) = self.outgoing.groups.end_turn() {
             self.stats.channel_operations(&made);

@@ -8,7 +8,9 @@ use veilmq_protocol::{PacketType, ProtocolVersion};
 
 use super::Shard;
 use super::verdict::permissions_of;
-use crate::connection::{Arrival, Channel, ConnectRequest, Connection, Established, Opening, Wire};
+use crate::connection::{
+    Arrival, Channel, ConnectRequest, Connection, Established, JoinOutcome, Opening, Told, Wire,
+};
 use crate::durability::Promise;
 use crate::effect::Effect;
 use crate::entrance::EntranceId;
@@ -86,10 +88,13 @@ impl Shard {
         // [MQTT-3.2.2-2], [MQTT-3.2.2-3]
         let present = self.by_client_id.contains_key(&arrival.request.client_id);
         let wire = self.wire_of(&arrival.request);
-        let grants = self.grant_ahead(&arrival);
+        let told = Told {
+            group_grants: self.grant_ahead(&arrival),
+            join: arrival.join.as_ref().map(JoinOutcome::param),
+        };
         let channel = arrival.channel.take();
         // [MQTT-3.2.0-1], [MQTT-3.2.0-2] The first packet of the connection, and the only one of its kind.
-        let written = self.write_connack(&arrival.request, channel, present, grants, wire, environment);
+        let written = self.write_connack(&arrival.request, channel, present, told, wire, environment);
         let (wire, channel) = match written {
             Ok(written) => written,
             Err(reason) => {

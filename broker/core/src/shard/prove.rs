@@ -7,7 +7,7 @@ use veilmq_protocol::PacketType;
 
 use super::Shard;
 use super::timer::Timer;
-use crate::connection::{Arrival, Connection, Proving};
+use crate::connection::{Arrival, Connection, JoinOutcome, Proving, Told};
 use crate::effect::Effect;
 use crate::farewell::{BrokerReason, CloseReason, PeerError};
 use crate::id::ConnectionId;
@@ -24,9 +24,9 @@ impl Shard {
     ) {
         let session_present = self.is_session_present(&arrival);
         let wire = self.wire_of(&arrival.request);
+        let told = Told { join: arrival.join.as_ref().map(JoinOutcome::param), ..Told::default() };
         let channel = arrival.channel.take();
-        let written =
-            self.write_connack(&arrival.request, channel, session_present, Vec::new(), wire, environment);
+        let written = self.write_connack(&arrival.request, channel, session_present, told, wire, environment);
         let (wire, channel) = match written {
             Ok((wire, Some(channel))) => (wire, channel),
             Ok((_, None)) => {

@@ -346,6 +346,9 @@ impl Shard {
         let (payload, retain) = (publish.payload, publish.retain);
         let inspected = Inspected { topic, payload, retain, properties: &publish.properties };
         let due = self.inspect(session, &inspected)?;
+        if self.shared.joins.is_any() {
+            self.answer_join(session, topic, publish.payload);
+        }
         let mut application_properties = std::mem::take(&mut self.scratch);
         application_properties.clear();
         if let Err(error) = publish.properties.encode_application(&mut application_properties) {
@@ -374,15 +377,16 @@ impl Shard {
         if self.limits.upgrade_qos { QoS::ExactlyOnce } else { published }
     }
 
-    /// Publishes a message of the broker's own accord, as it does with a Will.
+    /// Publishes a message of the broker's own accord, as it does with a Will; tells whether anybody gets it.
     pub(super) fn publish(
         &mut self,
         publication: &Publication<'_>,
         now: Moment,
-    ) -> Result<(), PublishRefused> {
+    ) -> Result<bool, PublishRefused> {
         let Accepted { distribution, .. } = self.accept(publication, now)?;
+        let is_heard = distribution.as_ref().is_some_and(|distribution| !distribution.matches.is_empty());
         self.distribute_any(distribution, now);
-        Ok(())
+        Ok(is_heard)
     }
 
     /// Publishes what the broker says of itself, as Mosquitto does: at QoS 2. While storage takes nothing new it is

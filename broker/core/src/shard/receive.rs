@@ -231,6 +231,7 @@ impl Shard {
         let Some((frame, consumed)) = next? else { return Ok(Step::More) };
         self.stats.packet_received(frame.packet_type());
         let was_half_open = opening.is_half_open();
+        let join_over_at = opening.join_over_at();
         let written_before = opening.outbox.len_bytes();
         let next = opening.handle(frame, &bytes[..consumed], &self.shared, environment);
         let still_half_open = opening.is_half_open();
@@ -241,13 +242,29 @@ impl Shard {
                 self.outgoing.dirty.push(connection);
                 Ok(Step::Consumed(consumed))
             }
+            Ok(Next::Acknowledged) => Ok(Step::Consumed(consumed)),
             Ok(Next::Verify(credentials)) => {
                 effects.push(Effect::Verify { connection, credentials });
                 Ok(Step::Consumed(consumed))
             }
+            Ok(Next::Join(arrival, request)) => {
+                let unread = &bytes[consumed..];
+                self.begin_join(connection, arrival, &request, unread, environment, effects);
+                match self.connections.get(&connection) {
+                    Some(Connection::Opening(_)) => Ok(Step::Consumed(consumed)),
+                    Some(Connection::Proving(_) | Connection::Established(_)) | None => Ok(Step::Gone),
+                }
+            }
             Ok(Next::Arrive(arrival)) => {
                 self.connections.remove(&connection);
-                self.opened(arrival, &bytes[consumed..], environment, effects);
+                let unread = &bytes[consumed..];
+                match join_over_at {
+                    None => self.opened(arrival, unread, environment, effects),
+                    over_at => {
+                        self.disarm_join(connection, over_at);
+                        self.joined(arrival, unread, environment, effects);
+                    }
+                }
                 Ok(Step::Gone)
             }
             Err(reason) => {

@@ -1,7 +1,7 @@
 //! Deadlines of connections, sessions and queues. Each holds at most one, and re-arms it when it fires too early.
 
 use super::Shard;
-use crate::connection::Connection;
+use crate::connection::{Connection, JoinOutcome};
 use crate::effect::Effect;
 use crate::farewell::PeerError;
 use crate::id::{ConnectionId, SessionId};
@@ -10,7 +10,7 @@ use crate::time::{Environment, Moment};
 /// Whose deadline it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
-    /// CONNECT, the first record or the end of a re-authentication is late, the keep alive has passed, or the certificate has expired.
+    /// CONNECT, the answer of an issuer, the first record or the end of a re-authentication is late, the keep alive has passed, or the certificate has expired.
     Connection(ConnectionId),
     /// A Will is due, or the session ends.
     Session(SessionId),
@@ -48,7 +48,7 @@ impl Shard {
         self.timers.remove(&(self.connect_deadline(accepted_at), Timer::Connection(connection)));
     }
 
-    fn connect_deadline(&self, accepted_at: Moment) -> Moment {
+    pub(super) fn connect_deadline(&self, accepted_at: Moment) -> Moment {
         accepted_at.plus_seconds(u64::from(self.shared.settings().connect_seconds_max))
     }
 
@@ -86,6 +86,12 @@ impl Shard {
     ) {
         let reason = match self.connections.get(&connection) {
             None => return,
+            // The issuer of its keys has had its time.
+            Some(Connection::Opening(opening))
+                if self.connect_deadline(opening.accepted_at) > environment.now =>
+            {
+                return self.conclude_join(connection, JoinOutcome::Pending, environment, effects);
+            }
             Some(Connection::Opening(_)) => {
                 PeerError::ConnectTimeout { seconds: self.shared.settings().connect_seconds_max }
             }

@@ -64,6 +64,7 @@ fn hello(schemes: Schemes, suites: &[Suite], change: impl FnOnce(&mut Vec<u8>)) 
         anchor: realm.broker.kid(),
         now_unix_ms: Some(1_800_000_000_000),
         form: ChannelForm::Records,
+        join_request: None,
     };
     let (_, mut hello) = ClientStart::new(&config, &mut |bytes| bytes.fill(0x33)).unwrap();
     change(&mut hello);

@@ -5,8 +5,10 @@
 mod answers;
 mod distribution;
 mod groups;
+mod join;
 mod one_trip;
 mod operations;
+mod paper;
 mod property_mode;
 mod reauthentication;
 
@@ -85,21 +87,30 @@ fn realm_serving(
     fan_out: FanOut,
     property_requires_tls: bool,
 ) -> Realm {
+    realm_changing(settings, |veil| {
+        (veil.policy, veil.one_trip, veil.fan_out) = (policy, one_trip, fan_out);
+        veil.property_requires_tls = property_requires_tls;
+    })
+}
+
+/// A broker whose channel is served otherwise than by default.
+fn realm_changing(settings: Settings, change: impl FnOnce(&mut VeilServer)) -> Realm {
     let authority = identity(1, "authority", Roles::CA, None);
     let authority_keys = IdentityKeys::from_seeds(&[1; 32], &[1 ^ 0xFF; 32]);
     let broker = identity(2, "broker", Roles::BROKER, None);
     let broker_certificate = broker.certificate().clone();
-    let world = World::with_veil(
-        settings,
-        VeilServer {
-            identity: broker,
-            policy,
-            property_requires_tls,
-            retry_milliseconds: 1_000,
-            one_trip,
-            fan_out,
-        },
-    );
+    let mut veil = VeilServer {
+        identity: broker,
+        policy: ServerPolicy::default(),
+        paper_modes: Schemes::of(&[]),
+        property_requires_tls: true,
+        retry_milliseconds: 1_000,
+        join_milliseconds: 3_000,
+        one_trip: OneTrip::default(),
+        fan_out: FanOut::default(),
+    };
+    change(&mut veil);
+    let world = World::with_veil(settings, veil);
     world.shared.trust().write().unwrap().add(authority.certificate().clone()).unwrap();
     let mut anchors = TrustAnchors::default();
     anchors.add(broker_certificate.clone()).unwrap();
@@ -148,6 +159,7 @@ impl Realm {
             anchor: self.broker.kid(),
             now_unix_ms: Some(self.world.now().milliseconds()),
             form,
+            join_request: None,
         };
         let (start, hello) = ClientStart::new(&config, &mut |bytes| bytes.fill(0x33)).unwrap();
         let connect = Packet::Connect(Connect {

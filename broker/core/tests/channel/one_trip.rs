@@ -12,7 +12,7 @@ fn refusal(reason: u8) -> [u8; 5] {
     [0x20, 3, 0, reason, 0]
 }
 
-fn with_hello(connect: Connect<'_>, hello: &[u8]) -> Vec<u8> {
+pub(super) fn with_hello(connect: Connect<'_>, hello: &[u8]) -> Vec<u8> {
     let properties = ConnectProperties {
         authentication_method: Some(AUTHENTICATION_METHOD),
         authentication_data: Some(hello),
@@ -32,6 +32,7 @@ impl Realm {
             anchor: self.broker.kid(),
             now_unix_ms,
             form: ChannelForm::Records,
+            join_request: None,
         }
     }
 

@@ -56,6 +56,10 @@ pub(crate) struct Arguments {
     /// article's format
     #[arg(long, value_enum, default_value = "veil")]
     scheme: SchemeName,
+    /// With a scheme of the paper: to the letter, and subscribers ask for their keys while they connect (the broker must serve it, see
+    /// veil.paper_modes)
+    #[arg(long)]
+    paper: bool,
     /// How many readings to publish
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) count: u32,
@@ -87,10 +91,14 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         SchemeName::Two => Shown::Paper(Scheme::Two),
         SchemeName::Three => Shown::Paper(Scheme::Three),
         SchemeName::Four => Shown::Paper(Scheme::Four),
+        SchemeName::Article | SchemeName::Veil if arguments.paper => {
+            return Err(Failure::new("--paper goes with --scheme 1, 2, 3 or 4".to_owned()));
+        }
         SchemeName::Article => Shown::Article,
         SchemeName::Veil => return show_veil(arguments).await,
     };
-    schemes::run(&Cast::assemble(&arguments).await?, shown, arguments.count).await
+    let cast = Cast::assemble(&arguments).await?;
+    schemes::run(&cast, shown, arguments.paper, arguments.count).await
 }
 
 async fn show_veil(arguments: Arguments) -> Result<(), Failure> {

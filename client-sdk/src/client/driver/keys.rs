@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{debug, warn};
-use veilmq_protocol::{QoS, ReasonCode, RetainHandling, SubscribeOptions};
+use veilmq_protocol::{QoS, ReasonCode, RetainHandling, SubscribeOptions, veil::hello::JoinStatus};
 
 use super::{Driver, KeyRequestError, PublishCommand, Waiter};
 use crate::{
@@ -113,12 +113,22 @@ impl Driver {
     /// Takes a message if it is about keys; then what waits for one is tried again.
     pub(super) fn take_key_message(&mut self, message: &Message) -> bool {
         let Some(has_keys) = self.sealing.key_message(message) else { return false };
+        self.keys_changed(has_keys);
+        true
+    }
+
+    /// Takes what CONNACK says of the keys that were asked for with CONNECT.
+    pub(super) fn join_answered(&mut self, status: JoinStatus, response: &[u8]) {
+        let has_keys = self.sealing.join_answered(status, response);
+        self.keys_changed(has_keys);
+    }
+
+    fn keys_changed(&mut self, has_keys: bool) {
         if has_keys && let Some(keys) = self.sealing.keys_mut() {
             let parked = keys.take_parked();
             self.waited.extend(parked.into_iter().map(|parked| (parked, true)));
         }
         self.work_on_keys();
-        true
     }
 
     pub(super) fn key_subscribed(&mut self, filter: &str, refused: Option<ReasonCode>) {

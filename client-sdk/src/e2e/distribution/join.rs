@@ -136,7 +136,8 @@ fn first_of(secret: &Secret32) -> Secret32 {
 pub(super) struct Asking {
     pub(super) scope: Scope,
     pub(super) issuer: Kid,
-    pub(super) deadline_ms: u64,
+    /// When nobody waits any longer; None if CONNACK says what became of it.
+    pub(super) deadline_ms: Option<u64>,
     request: JoinRequest,
     secret: Secret32,
 }
@@ -172,7 +173,8 @@ impl Asking {
             certificate: identity.certificate().clone(),
         };
         let request = fields.sign(identity.keys())?;
-        Ok(Self { scope, issuer, deadline_ms: now_unix_ms.saturating_add(WAIT_MS), request, secret })
+        let deadline_ms = Some(now_unix_ms.saturating_add(WAIT_MS));
+        Ok(Self { scope, issuer, deadline_ms, request, secret })
     }
 
     /// The request as it travels.

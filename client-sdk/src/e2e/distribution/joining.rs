@@ -3,6 +3,7 @@
 use veilmq_protocol::veil::{
     Kid,
     distribution::{DistributionTopic, JoinRequest},
+    hello::JoinStatus,
 };
 
 use super::{
@@ -44,9 +45,62 @@ impl Distribution {
         }
     }
 
+    /// Makes a request that goes with CONNECT, for the keys of a scope this program is a member of; none while it has some of
+    /// this issuer. [`handle_connack`](Self::handle_connack) takes the answer.
+    pub fn ask_with_connect(
+        &mut self,
+        scope: &Scope,
+        issuer: Kid,
+        now_unix_ms: u64,
+        entropy: Entropy<'_>,
+    ) -> Option<Vec<u8>> {
+        // One that went with an earlier CONNECT is answered no more.
+        self.asking.retain(|asking| asking.deadline_ms.is_some());
+        let membership = self.memberships.iter().find(|membership| membership.scope == *scope)?;
+        if membership.marks.get(&issuer).is_some_and(|mark| mark.opened) || issuer == self.identity.kid() {
+            return None;
+        }
+        match Asking::begin(&self.identity, scope.clone(), issuer, now_unix_ms, entropy) {
+            Ok(mut asking) => {
+                let request = asking.request().to_vec();
+                asking.deadline_ms = None;
+                self.asking.push(asking);
+                Some(request)
+            }
+            Err(error) => {
+                self.events.push(KeyEvent::Refused { topic: scope.as_str().to_owned(), error });
+                None
+            }
+        }
+    }
+
+    /// Takes what CONNACK says of the request that went with CONNECT. Returns whether messages that could not be opened may be
+    /// tried again.
+    pub fn handle_connack(
+        &mut self,
+        e2e: &mut E2e,
+        status: JoinStatus,
+        response: &[u8],
+        now_unix_ms: u64,
+    ) -> bool {
+        let has_keys = status == JoinStatus::Done && self.handle_join_response(e2e, response, now_unix_ms);
+        for unanswered in self.asking.extract_if(.., |asking| asking.deadline_ms.is_none()) {
+            let (scope, issuer) = (unanswered.scope.as_str().to_owned(), unanswered.issuer);
+            self.events.push(match status {
+                JoinStatus::None => KeyEvent::JoinNotPassedOn { scope, issuer },
+                JoinStatus::Pending => KeyEvent::JoinPending { scope, issuer },
+                JoinStatus::Done => KeyEvent::JoinFailed { issuer, error: JoinError::NotAuthentic },
+            });
+        }
+        has_keys
+    }
+
     /// Gives up the requests that nobody has answered in time; the keys still come with a head.
     pub(super) fn give_up_asking(&mut self, now_unix_ms: u64) {
-        for late in self.asking.extract_if(.., |asking| asking.deadline_ms <= now_unix_ms) {
+        for late in self
+            .asking
+            .extract_if(.., |asking| asking.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_unix_ms))
+        {
             let (scope, issuer) = (late.scope.as_str().to_owned(), late.issuer);
             self.events.push(KeyEvent::JoinPending { scope, issuer });
         }

@@ -130,6 +130,13 @@ pub enum KeyEvent {
         /// Who was asked.
         issuer: Kid,
     },
+    /// The broker has not passed a request on that went with CONNECT.
+    JoinNotPassedOn {
+        /// The scope.
+        scope: String,
+        /// Who was to be asked.
+        issuer: Kid,
+    },
     /// A member has confirmed that it has its keys.
     Joined {
         /// The scope.
@@ -397,7 +404,7 @@ impl Distribution {
     /// When [`advance`](Self::advance) and [`outgoing`](Self::outgoing) have something to do next, in unix milliseconds.
     pub fn next_due(&self) -> u64 {
         let issuers = self.issuers.iter().map(Issuer::next_due);
-        let asking = self.asking.iter().map(|asking| asking.deadline_ms);
+        let asking = self.asking.iter().filter_map(|asking| asking.deadline_ms);
         issuers.chain(asking).chain([self.prekeys.next_due()]).min().unwrap_or(u64::MAX)
     }
 

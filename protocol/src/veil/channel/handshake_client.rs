@@ -33,6 +33,8 @@ pub struct ClientHelloConfig<'a> {
     pub now_unix_ms: Option<u64>,
     /// What it can do after CONNACK: records, or a property with each PUBLISH and then Scheme 4 only. Scheme 1 goes with either.
     pub form: ChannelForm,
+    /// A JOIN_REQ that the broker is to pass on (VEIL-1 section 9.1).
+    pub join_request: Option<&'a [u8]>,
 }
 
 /// What was offered, to hold the broker's choice against.
@@ -101,7 +103,7 @@ impl ClientStart {
             anchor: config.anchor,
             share: ephemeral.share(),
             hybrid_share: None,
-            join_request: None,
+            join_request: config.join_request,
             opening,
         };
         let bytes = hello.encode().map_err(HandshakeError::Encode)?;
@@ -123,7 +125,14 @@ impl ClientStart {
     ) -> Result<(Self, Vec<u8>), HandshakeError> {
         let schemes = Schemes::of(&[predecessor.scheme]);
         let form = ChannelForm::Records;
-        let config = ClientHelloConfig { schemes, suites: &[predecessor.suite], anchor, now_unix_ms, form };
+        let config = ClientHelloConfig {
+            schemes,
+            suites: &[predecessor.suite],
+            anchor,
+            now_unix_ms,
+            form,
+            join_request: None,
+        };
         Self::new(&config, entropy)
     }
 

@@ -22,6 +22,8 @@ const CLIENT_HELLO: u8 = 0x01;
 const SERVER_HELLO: u8 = 0x02;
 const CLIENT_FINISH: u8 = 0x03;
 const SERVER_FINISH: u8 = 0x04;
+const WAIT: u8 = 0x0A;
+const WAIT_ACKNOWLEDGED: u8 = 0x0B;
 
 /// Why handshake bytes are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -127,6 +129,33 @@ fn open(bytes: &[u8], expected: u8) -> Result<Reader<'_>, HelloError> {
     match reader.u8("version")? {
         VERSION => Ok(reader),
         version => Err(HelloError::Version(version)),
+    }
+}
+
+/// What the two sides say in AUTH while the issuer of the keys is asked that a client wants with CONNECT (VEIL-1 sections 4.9 and
+/// 9.1). It says nothing that is believed, so it is not in the transcript.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// WAIT, of the broker.
+    Asked,
+    /// WAIT-ACK, of the client.
+    Acknowledged,
+}
+
+impl Wait {
+    /// The Authentication Data.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 2] {
+        match self {
+            Self::Asked => [WAIT, VERSION],
+            Self::Acknowledged => [WAIT_ACKNOWLEDGED, VERSION],
+        }
+    }
+
+    /// Whether Authentication Data are this message.
+    #[must_use]
+    pub fn is(self, bytes: &[u8]) -> bool {
+        bytes == self.to_bytes()
     }
 }
 

@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+"""The online join of VEIL-1 (section 9.1) in Python, written from the text alone.
+
+Prints veil1-join-vectors.json, which the tests compare with what the Rust implementation makes.
+Needs the package `cryptography`.
+"""
+import hashlib, hmac, json, struct
+from cryptography.hazmat.primitives import serialization as ser
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+RAW = (ser.Encoding.Raw, ser.PublicFormat.Raw)
+NOW_MS = 1790000300000
+ZERO = bytes(32)
+SCOPE = b"factory/line-3/#"
+EPOCH = 7
+
+
+def u8(x): return struct.pack(">B", x)
+def u16(x): return struct.pack(">H", x)
+def u32(x): return struct.pack(">I", x)
+def u64(x): return struct.pack(">Q", x)
+def v8(b): return u8(len(b)) + b
+def v16(b): return u16(len(b)) + b
+def H(b): return hashlib.sha256(b).digest()
+def M(k, b): return hmac.new(k, b, hashlib.sha256).digest()
+
+
+def expand(prk, info, length):
+    out = block = b""
+    counter = 1
+    while len(out) < length:
+        block = M(prk, block + info + u8(counter))
+        out += block
+        counter += 1
+    return out[:length]
+
+
+def derive(secret, label, ctx=b"", length=32):
+    return expand(secret, u16(length) + v8(b"veil1 " + label) + v8(ctx), length)
+
+
+def seed(name): return H(b"veil1 test seed " + name.encode())
+def ed(name): return Ed25519PrivateKey.from_private_bytes(seed(name))
+def x(name): return X25519PrivateKey.from_private_bytes(seed(name))
+def pub(key): return key.public_key().public_bytes(*RAW)
+def kid(key): return H(b"veil1 kid" + pub(key))[:8]
+
+
+def derived_x(name):
+    """The key pair that RFC 9180 derives from a seed (section 7.1.3)."""
+    suite = b"HPKE-v1KEM" + u16(0x0020)
+    prk = M(b"", suite + b"dkp_prk" + seed(name))
+    return X25519PrivateKey.from_private_bytes(expand(prk, u16(32) + suite + b"sk", 32))
+
+
+def sign(key, label, digest):
+    return key.sign(b"\x20" * 64 + b"veil1 " + label + b"\0" + digest)
+
+
+def certificate(role, serial, key, share, subject):
+    body = b"VMC1" + u8(role) + u64(serial) + u64(1790000000) + u64(1821536000) + pub(key) + pub(share)
+    body += kid(ed("ca")) + v8(subject) + v16(b"")
+    return body + sign(ed("ca"), b"cert", H(body))
+
+
+ISSUER, MEMBER = ed("pub ed"), ed("sub ed")
+CERT_P = certificate(0x04, 1, ISSUER, x("pub x"), b"press-07")
+CERT_S = certificate(0x08, 2, MEMBER, x("sub x"), b"lake-1")
+GK = seed("group key")
+
+request = b"VE" + u8(0x16) + seed("join ns")[:16] + u64(NOW_MS) + pub(derived_x("join eph s")) + kid(ISSUER) + v16(SCOPE) + v16(CERT_S)
+request += sign(MEMBER, b"join req", H(request))
+
+commitment = derive(GK, b"commit", H(SCOPE) + u32(EPOCH) + kid(ISSUER))
+head = b"VE" + u8(0x13) + u8(1) + u8(1) + H(b"veil1 scope" + SCOPE)[:4] + u32(EPOCH) + kid(ISSUER)
+head += u64(NOW_MS) + u64(NOW_MS + 60000) + u64(NOW_MS + 86400000) + u64(NOW_MS + 172800000)
+head += v8(b"\x02\x03") + v16(SCOPE) + commitment + ZERO + H(b"veil1 leaf" + kid(MEMBER)) + u16(1) + v16(CERT_P)
+head += sign(ISSUER, b"key head", H(head))
+
+
+def respond(nonce, share, rest):
+    """JOIN_RSP and JOIN_FIN of an answer."""
+    before = b"VE" + u8(0x18) + request[3:19] + nonce + u64(NOW_MS + 20) + pub(share)
+    j1 = H(b"veil1 join" + request + before)
+    z = share.exchange(X25519PublicKey.from_public_bytes(pub(derived_x("join eph s"))))
+    hs = M(derive(M(ZERO, ZERO), b"derived", H(b"")), z)
+    ours, theirs = derive(hs, b"e2e s", j1), derive(hs, b"e2e c", j1)
+    signature = sign(ISSUER, b"join rsp", H(j1 + CERT_P))
+    mac = M(derive(ours, b"finished"), H(j1 + CERT_P + signature))
+    plain = v16(CERT_P) + signature + mac + rest
+    sealed = ChaCha20Poly1305(derive(ours, b"key")).encrypt(derive(ours, b"iv", b"", 12), plain, j1)
+    finish = b"VE" + u8(0x19) + M(derive(theirs, b"finished"), H(j1 + plain))
+    return {"response": before + v16(sealed), "finish": finish}
+
+
+def hexed(values): return {name: value.hex() for name, value in values.items()}
+
+
+share = x("join eph p")
+nonce = seed("join np")[:16]
+print(json.dumps({
+    "common": hexed({"cert_p": CERT_P, "cert_s": CERT_S, "request": request, "head": head, "key": GK}),
+    "group": hexed(respond(nonce, share, v16(head) + u8(1) + u32(EPOCH) + GK)),
+    "refusal": hexed(respond(nonce, share, v16(b"") + u8(3))),
+}, indent=1))

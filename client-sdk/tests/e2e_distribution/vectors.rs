@@ -1,0 +1,120 @@
+//! The online join against another implementation, `data/join.py`, which was written from the text alone (VEIL-1 section 9.1).
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use veilmq_client::e2e::{
+    E2e, EnvelopeOptions, Limits, Member, Scope,
+    distribution::{Distribution, JoinError, KeyEvent},
+};
+use veilmq_protocol::veil::{
+    Certificate, CertificateFields, Kid, Roles,
+    channel::{Identity, IdentityKeys, TrustAnchors, hash},
+    hello::JoinStatus,
+};
+
+use super::world::entropy;
+
+const NOW: u64 = 1_790_000_300_000;
+const SCOPE: &str = "factory/line-3/#";
+
+fn bytes(part: &str, name: &str) -> Vec<u8> {
+    let vectors: Value = serde_json::from_str(include_str!("../data/veil1-join-vectors.json")).unwrap();
+    let text = vectors[part][name].as_str().unwrap();
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+}
+
+fn seed(name: &str) -> [u8; 32] {
+    hash(&[b"veil1 test seed ", name.as_bytes()])
+}
+
+fn trust() -> TrustAnchors {
+    let keys = IdentityKeys::from_seeds(&seed("ca"), &seed("ca x"));
+    let fields = CertificateFields {
+        roles: Roles::CA,
+        serial: 1,
+        not_before: 0,
+        not_after: u64::MAX,
+        ed25519: keys.ed25519_public(),
+        x25519: keys.x25519_public(),
+        subject: "ca".to_owned(),
+        publish_scopes: Vec::new(),
+        subscribe_scopes: Vec::new(),
+        path_length: None,
+        revocation_topic: None,
+    };
+    let mut anchors = TrustAnchors::new();
+    anchors.add(fields.sign(&keys).unwrap()).unwrap();
+    anchors
+}
+
+/// The member of the vectors after it has asked, and what it asked.
+struct Asked {
+    e2e: E2e,
+    keys: Distribution,
+    issuer: Kid,
+    request: Vec<u8>,
+}
+
+fn asked() -> Asked {
+    let keys = IdentityKeys::from_seeds(&seed("sub ed"), &seed("sub x"));
+    let certificate = Certificate::parse(&bytes("common", "cert_s")).unwrap();
+    let member = Arc::new(Identity::new(certificate, keys).unwrap());
+    let mut e2e = E2e::new(Member::Identity(Arc::clone(&member)), Limits::default());
+    let mut keys = Distribution::new(member, trust());
+    let scope = Scope::new(SCOPE).unwrap();
+    keys.join(&mut e2e, scope.clone(), EnvelopeOptions::default()).unwrap();
+    let issuer = Certificate::parse(&bytes("common", "cert_p")).unwrap().kid();
+    let mut drawn = ["join eph s", "join ns"].map(seed).to_vec();
+    let mut draw = |out: &mut [u8]| out.copy_from_slice(&drawn.pop().expect("no more is drawn")[..out.len()]);
+    let request = keys.ask_with_connect(&scope, issuer, NOW, &mut draw).unwrap();
+    Asked { e2e, keys, issuer, request }
+}
+
+impl Asked {
+    /// What the member says to a response.
+    fn hears(&mut self, response: &[u8]) -> Vec<KeyEvent> {
+        self.keys.handle_connack(&mut self.e2e, JoinStatus::Done, response, NOW);
+        self.keys.take_events()
+    }
+}
+
+#[test]
+fn a_member_makes_and_takes_the_bytes_of_another_implementation() {
+    let mut asked = asked();
+    assert_eq!(asked.request, bytes("common", "request"));
+
+    let events = asked.hears(&bytes("group", "response"));
+
+    // The head commits to the key, so that no other would do.
+    assert_eq!(events, [KeyEvent::Installed { scope: SCOPE.to_owned(), issuer: asked.issuer, epoch: 7 }]);
+    let outgoing = asked.keys.outgoing(&mut asked.e2e, NOW, &mut entropy());
+    assert_eq!(outgoing[0].payload, bytes("group", "finish"));
+    assert_eq!(outgoing[0].topic, format!("_veil/1/jn/{}", asked.issuer));
+}
+
+#[test]
+fn a_refusal_of_another_implementation_is_authentic_and_says_why() {
+    let mut asked = asked();
+
+    let events = asked.hears(&bytes("refusal", "response"));
+
+    assert_eq!(events, [KeyEvent::JoinFailed { issuer: asked.issuer, error: JoinError::Refused(3) }]);
+}
+
+#[test]
+fn a_change_of_any_byte_of_an_answer_is_noticed() {
+    for part in ["group", "refusal"] {
+        let response = bytes(part, "response");
+        for at in 0..response.len() {
+            let mut changed = response.clone();
+            changed[at] ^= 1 << (at % 8);
+            let events = asked().hears(&changed);
+            let is_noticed = matches!(
+                &*events,
+                [KeyEvent::JoinFailed { error, .. }] if !matches!(error, JoinError::Refused(_))
+            );
+            assert!(is_noticed, "{part}, byte {at}: {events:?}");
+        }
+    }
+}
