@@ -12,9 +12,10 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 use veilmq_config::{FileMode, ListenAddress, ListenerConfig, ListenerProtocol, ProxyProtocolConfig};
 use veilmq_core::{ConnectionId, EntranceId, Input, Promise};
 
@@ -23,6 +24,12 @@ use crate::tls::TlsAcceptor;
 
 /// How many connections may wait in the kernel for each shard.
 const BACKLOG: i32 = 1_024;
+
+/// How long a client may be silent before the kernel asks whether it is still there, how often it asks then, and how often in all. A
+/// client without a Keep Alive that is gone without a word is found out in this way, after some eight minutes.
+const TCP_IDLE: Duration = Duration::from_secs(300);
+const TCP_INTERVAL: Duration = Duration::from_secs(60);
+const TCP_PROBES: u32 = 3;
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -192,6 +199,10 @@ fn bind_one(address: SocketAddr, interface: Option<&str>, sharing: Sharing) -> i
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_reuse_port(true)?;
+    // Accepted sockets inherit it, which spares a system call for each.
+    let keep_alive =
+        TcpKeepalive::new().with_time(TCP_IDLE).with_interval(TCP_INTERVAL).with_retries(TCP_PROBES);
+    socket.set_tcp_keepalive(&keep_alive)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
@@ -289,6 +300,25 @@ mod tests {
             sockets.iter().map(|socket| std::iter::from_fn(|| socket.accept().ok()).count()).collect();
         assert_eq!(accepted.iter().sum::<usize>(), clients.len());
         assert!(accepted.iter().all(|count| *count > 0), "{accepted:?}");
+    }
+
+    #[test]
+    fn the_kernel_asks_silent_clients_whether_they_are_there() {
+        // [C10] A client with a Keep Alive of 0 behind a router that has forgotten it sends nothing, for ever.
+        let (address, sockets) = bind_to_any_port(1);
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let accepted = (0..1_000).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(5));
+            sockets[0].accept().ok()
+        });
+        let (accepted, _) = accepted.expect("the connection arrives");
+
+        let socket = socket2::SockRef::from(&accepted);
+
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), TCP_IDLE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), TCP_INTERVAL);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), TCP_PROBES);
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct LimitsConfig {
     pub memory_bytes: u64,
     /// Sessions at one time, connected or not; 0 is no bound.
     pub sessions_max: u32,
+    /// Takeovers of one Client Identifier in a minute; 0 is no bound.
+    pub takeovers_per_minute_max: u32,
     /// TLS handshakes in progress at one time.
     pub tls_handshakes_max: u32,
     /// The longest Keep Alive granted (Server Keep Alive), in seconds; 0 grants what is asked.
@@ -88,12 +90,13 @@ impl Default for LimitsConfig {
             opening_connections_max: 10_000,
             memory_bytes: 0,
             sessions_max: 0,
+            takeovers_per_minute_max: 60,
             tls_handshakes_max: 1_000,
             keep_alive_seconds_max: 0,
             session_expiry_seconds_max: u32::MAX,
             receive_maximum: 1_024,
             inflight_max: 1_024,
-            inflight_bytes_max: 0,
+            inflight_bytes_max: 64 * 1024 * 1024,
             topic_alias_maximum: 16,
             topic_alias_to_client_max: 16,
             topic_levels_max: 200,

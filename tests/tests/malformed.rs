@@ -3,6 +3,10 @@
 //! The tables of `protocol/tests` hold every malformed form; here a few of each kind go through the real broker, to
 //! show the farewell on the wire, the closed connection, and that nobody else notices.
 
+use std::io::ErrorKind;
+use std::net::UdpSocket;
+use std::time::Duration;
+
 use veilmq_tests::broker::Broker;
 use veilmq_tests::wire::{Wire, connect_packet, packet};
 
@@ -161,4 +165,28 @@ fn packets_that_arrive_in_one_piece_are_all_answered_in_order() {
     assert_eq!(answers[..2], [0x20, 0x90], "CONNACK and SUBACK come first");
     answers.sort_unstable();
     assert_eq!(answers, [0x20, 0x32, 0x40, 0x90, 0xd0]);
+}
+
+#[test]
+fn what_is_said_over_udp_reaches_nobody() {
+    // [A17] QUIC would be served there: an Initial packet of version 1, one of a version that asks for negotiation, a Retry, and noise.
+    let broker = Broker::start();
+    for ports in [broker.address(), broker.admin()] {
+        for first in [0xc3_u8, 0xf0, 0x80, 0x00] {
+            let socket = UdpSocket::bind("127.0.0.1:0").expect("there are ports");
+            socket.connect(ports).expect("the address is one of this machine");
+            socket.set_read_timeout(Some(Duration::from_secs(5))).expect("it is not zero");
+            let mut datagram = vec![first, 0, 0, 0, 1, 8, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0x44, 0xb0];
+            datagram.resize(1_200, 0);
+            socket.send(&datagram).expect("it can be sent");
+
+            let answer = socket.recv(&mut [0; 2_000]);
+
+            assert_eq!(
+                answer.map_err(|error| error.kind()),
+                Err(ErrorKind::ConnectionRefused),
+                "{first:#04x}"
+            );
+        }
+    }
 }

@@ -206,6 +206,26 @@ fn a_request_that_has_no_end_is_given_the_time_of_a_connect() {
 }
 
 #[test]
+fn compression_is_not_agreed_to_and_compressed_frames_are_refused() {
+    // [D10] What is not decompressed cannot be a bomb.
+    let broker = start("");
+    let asking = request("mqtt").replace(
+        "\r\n\r\n",
+        "\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits, x-webkit-deflate-frame\r\n\
+         Accept-Encoding: gzip, deflate, br\r\n\r\n",
+    );
+    let (mut websocket, head) = WebSocket::open_with(broker.address(), &asking).unwrap();
+    let head = head.to_ascii_lowercase();
+    assert!(!head.contains("extensions") && !head.contains("content-encoding"), "{head}");
+
+    // A CONNECT as permessage-deflate would send it: the first reserved bit says so.
+    websocket.send_raw(&frame(0xc2, &connect_packet("compressed"))).unwrap();
+
+    assert_eq!(websocket.until_closed(), [close_frame(1002)]);
+    assert!(is_served(&mut client(&broker, "plain")));
+}
+
+#[test]
 fn a_message_above_the_limit_is_refused_by_its_header() {
     let broker = start("limits.packet_bytes_max = 4_096\nlimits.connect_packet_bytes_max = 4_096");
     let mut websocket = client(&broker, "large");

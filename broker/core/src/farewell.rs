@@ -129,6 +129,8 @@ pub(crate) enum BrokerReason {
     SessionChanged,
     #[error("there are as many sessions as this broker keeps")]
     TooManySessions,
+    #[error("the session is taken over too often")]
+    TakenOverTooOften,
     #[error("too many passwords are being checked")]
     Busy,
     #[error("not authorised any more")]
@@ -194,6 +196,7 @@ impl CloseReason {
             Self::Broker(
                 BrokerReason::HalfOpen
                 | BrokerReason::TooManySessions
+                | BrokerReason::TakenOverTooOften
                 | BrokerReason::Busy
                 | BrokerReason::ReplaysFull
                 | BrokerReason::SessionChanged,
@@ -243,6 +246,7 @@ impl CloseReason {
             Self::Broker(BrokerReason::TakenOver) => Some(ReasonCode::SessionTakenOver),
             Self::Broker(BrokerReason::Shutdown) => Some(ReasonCode::ServerShuttingDown),
             Self::Broker(BrokerReason::Busy) => Some(ReasonCode::ServerBusy),
+            Self::Broker(BrokerReason::TakenOverTooOften) => Some(ReasonCode::ConnectionRateExceeded),
             Self::Broker(BrokerReason::Revoked) => Some(ReasonCode::NotAuthorized),
             // Section 3.14.2.1
             Self::Broker(BrokerReason::Dismissed | BrokerReason::Unseated) => {
@@ -271,6 +275,7 @@ impl CloseReason {
             | BrokerReason::HalfOpen
             | BrokerReason::ReplaysFull
             | BrokerReason::TooManySessions
+            | BrokerReason::TakenOverTooOften
             | BrokerReason::Busy
             | BrokerReason::Dismissed
             | BrokerReason::Unseated

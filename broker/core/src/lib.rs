@@ -8,6 +8,7 @@
 //! where a [`Policy`] asks for one.
 
 mod access;
+mod backlog;
 mod capabilities;
 mod connection;
 mod durability;
@@ -44,6 +45,7 @@ mod source;
 mod stats;
 mod storage;
 mod sys;
+mod takeovers;
 mod time;
 mod waiting;
 

@@ -56,6 +56,11 @@ impl Matches {
         self.groups.iter().flat_map(|(_, targets)| targets)
     }
 
+    /// Returns how many sessions get a copy, whichever these are of each group.
+    pub(crate) fn copies(&self) -> usize {
+        self.groups.iter().map(|(_, targets)| targets.len()).sum::<usize>() + self.shares.len()
+    }
+
     /// Returns the groups of Shared Subscriptions that each get one copy.
     pub(crate) fn shares(&self) -> &[Share] {
         &self.shares

@@ -7,10 +7,11 @@ use std::collections::VecDeque;
 
 use veilmq_protocol::{PacketId, QoS};
 
+use crate::backlog::Backlog;
 use crate::id::{IdSet, MessageId};
 use crate::in_flight::{InFlight, Progress, Resend};
 use crate::message::Storing;
-use crate::queue::{Answers, First, Queue};
+use crate::queue::{Answers, First};
 use crate::record::Stage;
 use crate::time::Moment;
 use crate::waiting::{Delivery, Waiting};
@@ -32,24 +33,10 @@ pub(crate) struct Outbound {
     /// Entries of `in_flight` that take one of the client's Receive Maximum.
     charged: u32,
     quota_max: u16,
+    /// The payload bytes in flight.
+    in_flight_bytes: usize,
     /// The payload bytes in flight above which no message follows; 0 for no bound.
     in_flight_bytes_max: usize,
-}
-
-/// Messages that wait for one session.
-#[derive(Debug, Default)]
-struct Backlog {
-    /// Those of QoS 1 and 2, for quota, space or a connection.
-    queue: Queue,
-    /// Those of QoS 0, for space.
-    unassured: VecDeque<Delivery>,
-    unassured_bytes: usize,
-}
-
-impl Backlog {
-    fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.unassured.is_empty()
-    }
 }
 
 impl Default for Outbound {
@@ -64,6 +51,7 @@ impl Default for Outbound {
             unsent_publishes: 0,
             charged: 0,
             quota_max: u16::MAX,
+            in_flight_bytes: 0,
             in_flight_bytes_max: 0,
         }
     }
@@ -99,6 +87,7 @@ impl Outbound {
                 entry.delivery.let_go();
             }
         }
+        self.count_in_flight();
         let Some(backlog) = &mut self.backlog else { return 0 };
         let dropped = std::mem::take(&mut backlog.unassured).len();
         backlog.unassured_bytes = 0;
@@ -144,7 +133,7 @@ impl Outbound {
         let backlog = self.backlog.get_or_insert_default();
         match delivery.qos {
             QoS::AtMostOnce => {
-                backlog.unassured_bytes += delivery.message.size_bytes();
+                backlog.unassured_bytes += delivery.size_bytes();
                 backlog.unassured.push_back(delivery);
             }
             QoS::AtLeastOnce | QoS::ExactlyOnce => {
@@ -163,7 +152,7 @@ impl Outbound {
     pub(crate) fn next_unassured(&mut self) -> Option<Delivery> {
         let backlog = self.backlog.as_mut()?;
         let delivery = backlog.unassured.pop_front()?;
-        backlog.unassured_bytes -= delivery.message.size_bytes();
+        backlog.unassured_bytes -= delivery.size_bytes();
         Some(delivery)
     }
 
@@ -247,6 +236,7 @@ impl Outbound {
                 }
             }
         }
+        self.count_in_flight();
         if let Some(backlog) = &mut self.backlog {
             backlog.queue.fill(&mut answers, lost);
         }
@@ -270,11 +260,14 @@ impl Outbound {
         self.in_flight_bytes_max = bytes_max;
     }
 
+    /// Adds up what is in flight, where messages have left memory or come back: only there their size is exact.
+    fn count_in_flight(&mut self) {
+        self.in_flight_bytes = self.in_flight.iter().map(|entry| entry.delivery.payload_bytes()).sum();
+    }
+
     fn has_quota(&self) -> bool {
         self.in_flight.len() < usize::from(self.quota_max)
-            && (self.in_flight_bytes_max == 0
-                || self.in_flight.iter().map(|entry| entry.delivery.payload_bytes()).sum::<usize>()
-                    < self.in_flight_bytes_max)
+            && (self.in_flight_bytes_max == 0 || self.in_flight_bytes < self.in_flight_bytes_max)
     }
 
     /// Puts a delivery in flight under a free Packet Identifier.
@@ -282,6 +275,7 @@ impl Outbound {
         let sent = progress == Progress::Published;
         self.unsent += u32::from(!sent);
         self.charged += u32::from(sent);
+        self.in_flight_bytes += delivery.message.payload().len();
         self.identifiers.insert(packet_id);
         self.in_flight.push_back(InFlight {
             delivery: delivery.into(),
@@ -301,6 +295,7 @@ impl Outbound {
         let entry =
             InFlight { delivery, packet_id, progress, sent_before: true, sent_now: false, is_charged: false };
         self.unsent_publishes += u32::from(entry.awaits_publish());
+        self.in_flight_bytes += entry.delivery.payload_bytes();
         self.in_flight.push_back(entry);
     }
 
@@ -345,6 +340,7 @@ impl Outbound {
     pub(crate) fn finish(&mut self, packet_id: PacketId) -> Option<Waiting> {
         let entry = self.in_flight.remove(self.position(packet_id)?)?;
         self.identifiers.remove(&packet_id);
+        self.in_flight_bytes -= entry.delivery.payload_bytes();
         self.unsent -= u32::from(!entry.sent_now);
         self.unsent_publishes -= u32::from(entry.awaits_publish());
         self.charged -= u32::from(entry.is_charged);

@@ -31,6 +31,30 @@ struct Inner {
     own: Topics,
 }
 
+/// How much of the retained messages is asked for at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Portion {
+    /// The topics that are looked at.
+    pub(crate) topics: usize,
+    /// The messages that match.
+    pub(crate) messages: usize,
+    /// The bytes of these, which the last one may exceed.
+    pub(crate) bytes: usize,
+}
+
+impl Portion {
+    /// All that there are.
+    pub(crate) const ALL: Self = Self { topics: usize::MAX, messages: usize::MAX, bytes: usize::MAX };
+}
+
+/// Some of the retained messages that a filter matches.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) messages: Vec<Arc<Message>>,
+    /// The last topic that was looked at, if there may be more behind it.
+    pub(crate) next: Option<Arc<str>>,
+}
+
 /// What [`RetainedIndex::store`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stored {
@@ -94,22 +118,38 @@ impl RetainedIndex {
         expired && inner.remove(topic)
     }
 
-    /// Returns the retained messages that a filter matches, expired ones too (the caller removes them).
-    pub(crate) fn matching(&self, filter: TopicFilter<'_>) -> Vec<Arc<Message>> {
+    /// Returns a portion of the retained messages that a filter matches, from the topics behind `after`, in order, expired ones too
+    /// (the caller removes them).
+    pub(crate) fn part(&self, filter: TopicFilter<'_>, after: Option<&str>, portion: Portion) -> Part {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         // [MQTT-4.7.2-1] A wildcard at the first level does not reach the broker's own topics.
         let topics =
             if filter.levels().next() == Some(sys::FIRST_LEVEL) { &inner.own } else { &inner.topics };
         if !filter.has_wildcards() {
-            return topics.get(filter.as_str()).map(Arc::clone).into_iter().collect();
+            return Part {
+                messages: topics.get(filter.as_str()).map(Arc::clone).into_iter().collect(),
+                next: None,
+            };
         }
         let prefix = literal_prefix(filter.as_str());
-        topics
-            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
-            .take_while(|(topic, _)| topic.starts_with(prefix))
-            .filter(|(topic, _)| TopicName::new(topic).is_ok_and(|topic| filter.matches(topic)))
-            .map(|(_, message)| Arc::clone(message))
-            .collect()
+        let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
+        let mut messages = Vec::new();
+        let (mut last, mut looked_at, mut bytes) = (None, 0, 0);
+        for (topic, message) in topics.range::<str, _>((from, Bound::Unbounded)) {
+            if !topic.starts_with(prefix) {
+                break;
+            }
+            if looked_at == portion.topics || messages.len() == portion.messages || bytes >= portion.bytes {
+                return Part { messages, next: last.map(Arc::clone) };
+            }
+            looked_at += 1;
+            if TopicName::new(topic).is_ok_and(|topic| filter.matches(topic)) {
+                bytes += message.size_bytes();
+                messages.push(Arc::clone(message));
+            }
+            last = Some(topic);
+        }
+        Part { messages, next: None }
     }
 
     /// Visits up to `look_at` topics behind `after`, in order; returns the last one if there may be more behind it.
@@ -201,10 +241,28 @@ mod tests {
             ("nothing", &[]),
         ];
         for (filter, topics) in cases {
-            let found = index.matching(TopicFilter::new(filter).unwrap());
-            let mut names: Vec<&str> = found.iter().map(|message| message.topic()).collect();
-            names.sort_unstable();
-            assert_eq!(&names, topics, "{filter}");
+            let filter = TopicFilter::new(filter).unwrap();
+            // A part never says anything else than the whole.
+            let some = [
+                Portion { topics: 1, ..Portion::ALL },
+                Portion { topics: 2, ..Portion::ALL },
+                Portion { messages: 1, ..Portion::ALL },
+                Portion { bytes: 1, ..Portion::ALL },
+                Portion::ALL,
+            ];
+            for portion in some {
+                let (mut names, mut after) = (Vec::new(), None::<Arc<str>>);
+                loop {
+                    let part = index.part(filter, after.as_deref(), portion);
+                    names.extend(part.messages.iter().map(|message| message.topic().to_owned()));
+                    after = part.next;
+                    if after.is_none() {
+                        break;
+                    }
+                }
+                names.sort_unstable();
+                assert_eq!(names, *topics, "{filter:?}, {portion:?}");
+            }
         }
     }
 

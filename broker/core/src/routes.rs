@@ -34,22 +34,127 @@ pub(crate) struct Routes {
     root: RwLock<Node>,
 }
 
+/// A level. A filter can have hundreds that nobody else has, so one costs little.
 #[derive(Debug, Default)]
 struct Node {
-    children: HashMap<Box<str>, Node>,
+    children: Children,
     /// Subscriptions whose filter ends at this level.
-    here: Subscribers,
+    here: Option<Box<Subscribers>>,
     /// Subscriptions whose filter ends in "#" below this level.
-    beneath: Subscribers,
+    beneath: Option<Box<Subscribers>>,
+}
+
+/// What a level costs beside its name.
+const NODE_BYTES_MAX: usize = 32;
+const _: () = assert!(size_of::<Node>() <= NODE_BYTES_MAX);
+
+/// The levels below one.
+#[derive(Debug, Default)]
+struct Children(Option<Branches>);
+
+#[derive(Debug)]
+enum Branches {
+    /// As nearly everywhere; a table would take ten times the memory.
+    One(Box<(Box<str>, Node)>),
+    #[expect(clippy::box_collection, reason = "few levels have it, all pay for its size")]
+    Many(Box<HashMap<Box<str>, Node>>),
+}
+
+impl Children {
+    fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn are_many(&self) -> bool {
+        matches!(&self.0, Some(Branches::Many(nodes)) if nodes.len() > 1)
+    }
+
+    fn get(&self, level: &str) -> Option<&Node> {
+        match self.0.as_ref()? {
+            Branches::One(only) => (*only.0 == *level).then_some(&only.1),
+            Branches::Many(nodes) => nodes.get(level),
+        }
+    }
+
+    fn get_mut(&mut self, level: &str) -> Option<&mut Node> {
+        match self.0.as_mut()? {
+            Branches::One(only) => (*only.0 == *level).then_some(&mut only.1),
+            Branches::Many(nodes) => nodes.get_mut(level),
+        }
+    }
+
+    fn get_or_insert(&mut self, level: &str) -> &mut Node {
+        if let Some(only) =
+            self.0.take_if(|branches| matches!(branches, Branches::One(only) if *only.0 != *level))
+        {
+            self.0 = Some(only.into_many());
+        }
+        let branches =
+            self.0.get_or_insert_with(|| Branches::One(Box::new((Box::from(level), Node::default()))));
+        match branches {
+            Branches::One(only) => &mut only.1,
+            Branches::Many(nodes) => nodes.entry(Box::from(level)).or_default(),
+        }
+    }
+
+    fn remove(&mut self, level: &str) -> Option<Node> {
+        let removed = match self.0.as_mut()? {
+            Branches::One(only) if *only.0 == *level => Some(std::mem::take(&mut only.1)),
+            Branches::One(_) => return None,
+            Branches::Many(nodes) => {
+                let removed = nodes.remove(level);
+                // What is left of a crowd must not keep its room.
+                if nodes.len() < nodes.capacity() / 8 {
+                    nodes.shrink_to(2 * nodes.len());
+                }
+                removed
+            }
+        };
+        self.0.take_if(|branches| match branches {
+            Branches::One(_) => true,
+            Branches::Many(nodes) => nodes.is_empty(),
+        });
+        removed
+    }
+
+    fn into_nodes(self) -> Vec<Node> {
+        match self.0 {
+            None => Vec::new(),
+            Some(Branches::One(only)) => vec![only.1],
+            Some(Branches::Many(nodes)) => nodes.into_values().collect(),
+        }
+    }
+}
+
+impl Branches {
+    fn into_many(self) -> Self {
+        match self {
+            Self::One(only) => Self::Many(Box::new(HashMap::from([*only]))),
+            Self::Many(_) => self,
+        }
+    }
 }
 
 impl Node {
     fn is_empty(&self) -> bool {
-        self.children.is_empty() && self.here.is_empty() && self.beneath.is_empty()
+        self.children.is_empty() && !self.is_end()
     }
 
-    fn ending(&mut self, multi: bool) -> &mut Subscribers {
+    /// Tells whether filters end here.
+    fn is_end(&self) -> bool {
+        self.here.is_some() || self.beneath.is_some()
+    }
+
+    fn ending(&mut self, multi: bool) -> &mut Option<Box<Subscribers>> {
         if multi { &mut self.beneath } else { &mut self.here }
+    }
+
+    /// Drops it and all below it one by one, not each inside its parent, which may be too deep for the stack.
+    fn dismantle(self) {
+        let mut nodes = vec![self];
+        while let Some(mut node) = nodes.pop() {
+            nodes.extend(std::mem::take(&mut node.children).into_nodes());
+        }
     }
 }
 
@@ -92,6 +197,12 @@ impl Subscribers {
     }
 }
 
+impl Drop for Routes {
+    fn drop(&mut self) {
+        std::mem::take(self.root.get_mut().unwrap_or_else(PoisonError::into_inner)).dismantle();
+    }
+}
+
 impl Routes {
     /// Adds a subscription, or replaces the one of the same session and filter; true if it is new.
     pub(crate) fn subscribe(&self, filter: TopicFilter<'_>, subscriber: Subscriber) -> bool {
@@ -114,9 +225,9 @@ impl Routes {
         let (levels, multi) = split(filter);
         let mut node = &mut *root;
         for level in levels {
-            node = node.children.entry(Box::from(level)).or_default();
+            node = node.children.get_or_insert(level);
         }
-        let new = add(node.ending(multi));
+        let new = add(node.ending(multi).get_or_insert_default());
         drop(root);
         self.generation.fetch_add(1, Ordering::Release);
         new
@@ -126,7 +237,7 @@ impl Routes {
     pub(crate) fn unsubscribe(&self, filter: TopicFilter<'_>, session: SessionId) -> bool {
         let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
         let (levels, multi) = split(filter);
-        let removed = remove(&mut root, &levels, multi, &mut |subscribers| match filter.shared() {
+        let removed = remove(&mut root, &levels, multi, |subscribers| match filter.shared() {
             Some(_) => subscribers.leave(filter.as_str(), session),
             None => subscribers.remove(session),
         });
@@ -146,7 +257,7 @@ impl Routes {
             node = node.children.get(level)?;
         }
         let subscribers = if multi { &node.beneath } else { &node.here };
-        Some(subscribers.groups.get(filter.as_str())?.share())
+        Some(subscribers.as_ref()?.groups.get(filter.as_str())?.share())
     }
 
     /// Finds the sessions that want a topic ([MQTT-3.3.2-3]); those whose No Local subscriptions exclude `publisher` are left out.
@@ -155,7 +266,8 @@ impl Routes {
         let levels: Vec<&str> = topic.levels().collect();
         let mut found: Vec<Subscriber> = Vec::new();
         let mut shares: Vec<Share> = Vec::new();
-        let mut collect = |subscribers: &Subscribers| {
+        let mut collect = |subscribers: &Option<Box<Subscribers>>| {
+            let Some(subscribers) = subscribers else { return };
             found.extend(
                 subscribers
                     .sessions
@@ -176,7 +288,7 @@ impl Routes {
                 collect(&node.here);
                 continue;
             };
-            if let Some(child) = node.children.get(*level) {
+            if let Some(child) = node.children.get(level) {
                 pending.push((child, depth + 1));
             }
             if wildcards && let Some(child) = node.children.get("+") {
@@ -202,22 +314,46 @@ fn split(filter: TopicFilter<'_>) -> (Vec<&str>, bool) {
     (levels, multi)
 }
 
-/// Removes a subscription and prunes branches that became empty. The depth is bounded by `topic_levels_max`.
+/// Removes a subscription, and the branch that nobody wants any more, without recursion however deep it is.
 fn remove(
-    node: &mut Node,
+    root: &mut Node,
     levels: &[&str],
     multi: bool,
-    remove_here: &mut dyn FnMut(&mut Subscribers) -> bool,
+    remove_here: impl FnOnce(&mut Subscribers) -> bool,
 ) -> bool {
-    let Some((level, rest)) = levels.split_first() else {
-        return remove_here(node.ending(multi));
-    };
-    let Some(child) = node.children.get_mut(*level) else { return false };
-    let removed = remove(child, rest, multi, remove_here);
-    if child.is_empty() {
-        node.children.remove(*level);
+    let mut node = &mut *root;
+    for level in levels {
+        let Some(child) = node.children.get_mut(level) else { return false };
+        node = child;
+    }
+    let ending = node.ending(multi);
+    let removed = ending.as_deref_mut().is_some_and(remove_here);
+    ending.take_if(|subscribers| subscribers.is_empty());
+    if node.is_empty() {
+        prune(root, levels);
     }
     removed
+}
+
+/// Removes the branch to an empty node, from where nothing else is on it.
+fn prune(root: &mut Node, levels: &[&str]) {
+    let mut node = &*root;
+    let mut stays = 0;
+    for (depth, level) in levels.iter().enumerate() {
+        if node.children.are_many() || node.is_end() {
+            stays = depth;
+        }
+        let Some(child) = node.children.get(level) else { return };
+        node = child;
+    }
+    let (kept, gone) = levels.split_at(stays);
+    let Some(gone) = gone.first() else { return };
+    let mut node = root;
+    for level in kept {
+        let Some(child) = node.children.get_mut(level) else { return };
+        node = child;
+    }
+    node.children.remove(gone).into_iter().for_each(Node::dismantle);
 }
 
 #[cfg(test)]
@@ -361,6 +497,48 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn no_filter_is_too_deep_for_the_stack() {
+        // [D01]
+        let deep = "/".repeat(65_534) + "+";
+        let fork = "/".repeat(30_000) + "x/#";
+        let routes = Routes::default();
+        let (deep, fork) = (TopicFilter::new(&deep).unwrap(), TopicFilter::new(&fork).unwrap());
+        let topic = "/".repeat(65_534);
+        for filter in [deep, fork] {
+            assert!(routes.subscribe(filter, subscriber(1, 0, QoS::AtMostOnce)));
+        }
+        assert_eq!(sessions(&routes, &topic), [1]);
+        assert!(routes.unsubscribe(deep, SessionId(1)) && !routes.unsubscribe(deep, SessionId(1)));
+        assert_eq!(sessions(&routes, &topic), [0; 0]);
+        assert_eq!(sessions(&routes, &("/".repeat(30_000) + "x/y")), [1], "the other branch stays");
+        assert!(routes.subscribe(deep, subscriber(1, 0, QoS::AtMostOnce)));
+        drop(routes);
+    }
+
+    #[test]
+    fn levels_that_nobody_wants_any_more_give_their_room_back() {
+        // [C11]
+        let routes = Routes::default();
+        let filters: Vec<String> = (0..5_000).map(|number| format!("{number}/x")).collect();
+        for filter in &filters {
+            let filter = TopicFilter::new(filter).unwrap();
+            assert!(routes.subscribe(filter, subscriber(1, 0, QoS::AtMostOnce)));
+        }
+
+        let (first, others) = filters.split_first().unwrap();
+        for filter in others {
+            assert!(routes.unsubscribe(TopicFilter::new(filter).unwrap(), SessionId(1)));
+        }
+
+        let root = routes.root.read().unwrap();
+        let Some(Branches::Many(nodes)) = &root.children.0 else { panic!("{:?}", root.children) };
+        assert!(nodes.len() == 1 && nodes.capacity() < 100, "{}", nodes.capacity());
+        drop(root);
+        assert!(routes.unsubscribe(TopicFilter::new(first).unwrap(), SessionId(1)));
+        assert!(routes.root.read().unwrap().is_empty());
+    }
+
+    #[test]
     fn a_crowd_on_one_filter_comes_and_goes_without_being_searched() {
         // Were each step a search through the others, this would take a billion of them.
         const CROWD: u64 = 30_000;
@@ -376,6 +554,7 @@ pub(crate) mod tests {
 
         assert_eq!(sessions(&routes, "t"), [0]);
         let root = routes.root.read().unwrap();
-        assert!(root.children["t"].here.sessions.capacity() < 100, "the room of the crowd is given back");
+        let here = root.children.get("t").and_then(|node| node.here.as_ref()).unwrap();
+        assert!(here.sessions.capacity() < 100, "the room of the crowd is given back");
     }
 }

@@ -57,6 +57,8 @@ pub struct Settings {
     pub client_id_prefix: Option<Arc<str>>,
     /// The most sessions, connected or not; 0 for no bound.
     pub sessions_max: usize,
+    /// The most takeovers of one Client Identifier in a minute; 0 for no bound.
+    pub takeovers_per_minute_max: u32,
     /// The longest Client Identifier.
     pub client_id_bytes_max: usize,
     /// The most User Properties in one packet.
@@ -118,6 +120,7 @@ impl Default for Settings {
             topic_levels_max: 200,
             client_id_prefix: None,
             sessions_max: 0,
+            takeovers_per_minute_max: 60,
             client_id_bytes_max: 1_024,
             user_properties_max: 128,
             subscriptions_per_session_max: 100_000,

@@ -102,6 +102,7 @@ pub struct Stats {
     packets_sent: [AtomicU64; 16],
     messages_received: [AtomicU64; 3],
     messages_delivered: [AtomicU64; 3],
+    message_targets: AtomicU64,
     messages_dropped: [AtomicU64; DROPS.len()],
     payload_bytes_received: AtomicU64,
     payload_bytes_sent: AtomicU64,
@@ -172,6 +173,11 @@ impl Stats {
     pub(crate) fn message_delivered(&self, qos: QoS, payload_bytes: usize) {
         increment(&self.messages_delivered[qos as usize]);
         add(&self.payload_bytes_sent, payload_bytes as u64);
+    }
+
+    /// A message was accepted that so many sessions want.
+    pub(crate) fn message_targets(&self, count: usize) {
+        add(&self.message_targets, count as u64);
     }
 
     pub(crate) fn session_expired(&self) {
@@ -256,6 +262,11 @@ impl Stats {
     /// Returns how many Application Messages were received from clients.
     pub fn messages_received_so_far(&self) -> u64 {
         self.messages_received.iter().map(|cell| cell.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Returns how many sessions the messages were for that were accepted, each counted for each message.
+    pub fn message_targets_so_far(&self) -> u64 {
+        self.message_targets.load(Ordering::Relaxed)
     }
 
     /// Adds what this shard has counted and holds to the totals of the broker.
@@ -416,6 +427,13 @@ impl Stats {
             Counter,
             None,
             &self.payload_bytes_sent,
+        );
+        single(
+            "veilmq_message_targets_total",
+            "Sessions that Application Messages were for when these were accepted, each counted for each message.",
+            Counter,
+            None,
+            &self.message_targets,
         );
         single(
             "veilmq_sessions_expired_total",

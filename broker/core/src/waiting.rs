@@ -43,6 +43,12 @@ impl Delivery {
     pub(crate) fn stored_id(&self) -> Option<MessageId> {
         self.message.id().filter(|_| self.stored)
     }
+
+    /// Returns the bytes that it takes while it waits in memory: those of its message, and of the Subscription Identifiers, of which
+    /// filters that overlap can bring thousands.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.message.size_bytes() + size_of_val(&*self.subscription_ids)
+    }
 }
 
 /// The head of a stored message, which is all that a stub keeps of it.
@@ -108,11 +114,12 @@ impl Stub {
         share: Option<Arc<str>>,
     ) -> Self {
         let is_plain = subscription_ids.is_empty() && share.is_none();
+        let bytes = head.bytes + size_of_val(&*subscription_ids);
         Self {
             id: head.id,
             absent,
             expires_at: head.expires_at.unwrap_or(NEVER),
-            bytes: u32::try_from(head.bytes).unwrap_or(u32::MAX),
+            bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
             qos,
             retain,
             rare: (!is_plain).then(|| Box::new(Rare { subscription_ids, share })),
@@ -122,6 +129,11 @@ impl Stub {
     /// Returns the identity of the message.
     pub(crate) fn id(&self) -> MessageId {
         self.id
+    }
+
+    /// Returns the bytes that stay in memory without the message.
+    fn memory_bytes(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| size_of_val(&*rare.subscription_ids))
     }
 
     /// Makes the delivery again, with the message that was read back.
@@ -170,10 +182,10 @@ impl Waiting {
         }
     }
 
-    /// Returns the bytes that the message occupies where it is in memory.
+    /// Returns the bytes that it takes where the message is in memory.
     pub(crate) fn size_bytes(&self) -> usize {
         match self {
-            Self::Whole(delivery) => delivery.message.size_bytes(),
+            Self::Whole(delivery) => delivery.size_bytes(),
             Self::Stub(stub) => stub.bytes as usize,
         }
     }
@@ -189,8 +201,8 @@ impl Waiting {
     /// Returns the bytes that it keeps in memory.
     pub(crate) fn memory_bytes(&self) -> usize {
         match self {
-            Self::Whole(delivery) => delivery.message.size_bytes(),
-            Self::Stub(_) => 0,
+            Self::Whole(delivery) => delivery.size_bytes(),
+            Self::Stub(stub) => stub.memory_bytes(),
         }
     }
 
@@ -311,7 +323,7 @@ mod tests {
 
         waiting.let_go();
         assert_eq!(Arc::strong_count(&message), 1);
-        assert_eq!((waiting.size_bytes(), waiting.memory_bytes()), (bytes, 0));
+        assert_eq!((waiting.size_bytes(), waiting.memory_bytes()), (bytes, 4), "the identifiers stay");
         assert_eq!(waiting.reference(SessionId(1), Stage::Queued), reference);
         waiting.fill(message);
 

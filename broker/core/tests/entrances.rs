@@ -230,6 +230,63 @@ fn retained_messages_wills_groups_and_the_end_of_a_subscription_go_by_the_mount_
 }
 
 #[test]
+fn what_a_mount_point_makes_of_a_topic_is_what_rules_decide_about() {
+    // [B13] The name that a client uses is rewritten before anything is allowed, in every way that it can be used.
+    let all = Actions { publish: true, receive: true };
+    let rule = |effect, filter: &str| Rule {
+        subject: Subject::Everyone,
+        effect,
+        actions: all,
+        filter: Template::new(filter).unwrap(),
+    };
+    let rules = || {
+        // Under its own name what is closed would be open.
+        let rules = vec![
+            rule(RuleEffect::Deny, "site/closed/#"),
+            rule(RuleEffect::Allow, "closed/#"),
+            rule(RuleEffect::Allow, "site/#"),
+        ];
+        Some(Rules::new(vec![RuleStage { rules, denies_wildcard_names: false }], false))
+    };
+    let mut world = mounted();
+    world.set_access(vec![Access::open_to(true), Access { rules: rules(), ..Access::open_to(true) }]);
+    let outer = join(&mut world, EntranceId(0), "outer");
+    world.subscribe(outer, "#", QoS::AtMostOnce);
+    world.retain(outer, "site/closed/kept", "secret");
+    world.received(outer);
+    let inner = join(&mut world, SECOND, "inner");
+
+    world.publish(inner, "closed/x", "no", QoS::AtLeastOnce, 1);
+    let aliased = |topic, packet_id| veilmq_protocol::Publish {
+        topic,
+        properties: PublishProperties { topic_alias: std::num::NonZeroU16::new(1), ..Default::default() },
+        ..veilmq_simulator::publish("unused", "no", QoS::AtLeastOnce, packet_id)
+    };
+    world.send(inner, &Packet::Publish(aliased(TopicName::new("closed/x").ok(), 2)));
+    world.send(inner, &Packet::Publish(aliased(None, 3)));
+    assert_eq!(world.received(inner), ["PUBACK id1 0x87", "PUBACK id2 0x87", "PUBACK id3 0x87"]);
+    for filter in ["#", "closed/#", "$share/g/closed/#", "+/kept"] {
+        world.subscribe(inner, filter, QoS::AtMostOnce);
+    }
+    world.publish(outer, "site/closed/live", "secret", QoS::AtMostOnce, 0);
+    let heard = world.received(inner).join(" ");
+    assert!(!heard.contains("PUBLISH"), "{heard}");
+    let will = Will {
+        qos: QoS::AtMostOnce,
+        retain: false,
+        topic: TopicName::new("closed/will").unwrap(),
+        payload: b"no",
+        delay_seconds: 0,
+        properties: PublishProperties::default(),
+    };
+    let dying = Connect { will: Some(will), ..connect_v5("dying", true, 0) };
+    assert_eq!(answer(&mut world, SECOND, &dying), "CONNACK 0x87");
+    world.publish(inner, "open", "yes", QoS::AtMostOnce, 0);
+    let heard = world.received(outer);
+    assert!(heard.len() == 2 && heard[1].contains("site/open"), "{heard:?}");
+}
+
+#[test]
 fn there_are_no_more_sessions_than_allowed() {
     let mut world = World::with(Settings { sessions_max: 2, ..Settings::default() });
     let away = join(&mut world, EntranceId(0), "a");

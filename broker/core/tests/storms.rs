@@ -29,7 +29,8 @@ fn publications(world: &mut World, connection: Conn) -> usize {
 fn of_twins_that_take_each_others_place_exactly_one_is_connected_and_none_is_left_behind() {
     // [C02]
     for shards in [1, 3] {
-        let mut world = World::new(shards);
+        let settings = Settings { shards, takeovers_per_minute_max: 0, ..Settings::default() };
+        let mut world = World::with(settings);
         let mut twins = Vec::new();
         for _ in 0..1_000 {
             twins.push(world.join("twin", false, 600).0);

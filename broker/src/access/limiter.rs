@@ -178,8 +178,9 @@ impl Limiter {
     }
 }
 
-/// Those who share a prefix are one: whoever has one IPv6 address has 2^64.
-fn network(address: IpAddr) -> IpAddr {
+/// Returns the addresses that are one with this one where somebody is counted: whoever has one IPv6 address has all 2^64 with the
+/// same first half.
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => {

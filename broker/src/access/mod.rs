@@ -31,7 +31,7 @@ pub(crate) use self::control::{Answer, Audience};
 pub use self::dynamic_security::DynamicSecurityError;
 use self::dynamic_security::{Answers, Directory, FirstDirectory, carry_out};
 pub use self::jwt::JwtError;
-pub use self::limiter::{Ban, Banned};
+pub use self::limiter::{Ban, Banned, network};
 pub use self::password_file::PasswordFileError;
 pub use self::rules_file::RulesFileError;
 use self::tables::{Source, Tables};

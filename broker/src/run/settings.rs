@@ -48,6 +48,7 @@ fn common_settings(config: &BrokerConfig) -> Settings {
         entrances: Vec::new(),
         client_id_prefix: config.access.client_id_prefix.as_deref().map(Arc::from),
         sessions_max: limits.sessions_max as usize,
+        takeovers_per_minute_max: limits.takeovers_per_minute_max,
         connect_packet_bytes_max: limits.connect_packet_bytes_max as usize,
         connect_seconds_max: limits.connect_seconds_max,
         keep_alive_seconds_max: limits.keep_alive_seconds_max,

@@ -9,9 +9,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::Gate;
 use super::stream::Stream;
 use super::worker::Worker;
+use super::{Gate, gate};
 use crate::listener::{Carrier, Listener, ListeningSocket};
 
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -33,7 +33,10 @@ pub(super) async fn accept_for_ever(worker: Rc<Worker>, listener: Listener, mut 
         match socket.accept(&carrier).await {
             Ok(Ok((stream, peer))) => {
                 pause = PAUSE_MIN;
-                if let Err(reason) = worker.accept(stream, &carrier, &peer) {
+                let permit = gate::admit(&worker, &carrier, &peer)
+                    .inspect_err(|_| worker.counters().connection_refused());
+                let taken = permit.and_then(|permit| worker.accept(stream, &carrier, &peer, permit));
+                if let Err(reason) = taken {
                     complaints.log(reason);
                 }
             }

@@ -18,6 +18,7 @@ pub(super) async fn flush_for_ever(worker: Rc<Worker>) {
         for connection in batch.drain(..) {
             connection.is_dirty.set(false);
             if connection.blocked_since().is_some() {
+                connection.is_full.set(connection.is_full.get() || worker.has_full_outbox(connection.id()));
                 continue;
             }
             let written = worker.with_shard(|shard| {
@@ -32,6 +33,8 @@ pub(super) async fn flush_for_ever(worker: Rc<Worker>) {
             connection.is_full.set(connection.is_full.get() || full_before);
             if is_low && connection.is_full.take() {
                 drained.push(connection.id());
+                // It may not have been read because it did not take what it had asked for.
+                connection.wake();
             }
             match written {
                 Written::All => {}

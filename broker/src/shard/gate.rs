@@ -13,6 +13,7 @@ use veilmq_core::MemoryPressure;
 use super::limit::{ConnectionLimit, Permit};
 use super::meter::Meters;
 use super::worker::Worker;
+use crate::access::network;
 use crate::listener::Carrier;
 
 /// Lets connections in, for all shards.
@@ -22,6 +23,8 @@ pub struct Admission(Arc<Inner>);
 struct Inner {
     all: ConnectionLimit,
     opening: ConnectionLimit,
+    /// Counts the broker's own bridges, which nothing limits.
+    own: ConnectionLimit,
     per_address_max: usize,
     addresses: Addresses,
     meters: Option<Arc<Meters>>,
@@ -43,6 +46,7 @@ impl Admission {
         Self(Arc::new(Inner {
             all: ConnectionLimit::new(limits.connections_max as usize),
             opening: ConnectionLimit::new(limits.opening_connections_max as usize),
+            own: ConnectionLimit::new(usize::MAX),
             per_address_max: limits.connections_per_address_max as usize,
             addresses: Addresses::default(),
             meters: Meters::new(rates),
@@ -75,7 +79,7 @@ impl Admission {
             return Ok(());
         }
         // A client on a Unix socket has none.
-        let address = peer.parse().map(|peer: SocketAddr| peer.ip().to_canonical()).ok();
+        let address = peer.parse().map(|peer: SocketAddr| network(peer.ip())).ok();
         let place = match address.filter(|_| inner.per_address_max > 0) {
             None => None,
             Some(address) => Some(
@@ -129,6 +133,15 @@ pub(super) fn admit(worker: &Worker, carrier: &Carrier, peer: &str) -> Result<Pe
     Ok(permit)
 }
 
+/// Lets a bridge of this broker in. It is part of the broker: limits and rates are for clients, and when memory is short what waits for
+/// another broker is best sent there.
+///
+/// # Errors
+/// There are more bridges than can be counted.
+pub(super) fn admit_own(worker: &Worker) -> Result<Permit, &'static str> {
+    worker.gate().0.own.permit().ok_or("there are too many bridges")
+}
+
 /// Looks at the address of a client, once that is known.
 ///
 /// # Errors
@@ -158,6 +171,20 @@ mod tests {
         assert!(AddressPlace::take(&addresses, here, 2).is_some());
         drop(second);
         assert!(lock(&addresses).is_empty(), "nothing is remembered of who has left");
+    }
+
+    #[test]
+    fn addresses_that_one_host_can_have_at_will_are_one() {
+        // [A01] Whoever has one IPv6 address has 2^64.
+        let limits = LimitsConfig { connections_per_address_max: 1, ..LimitsConfig::default() };
+        let gate = Admission::new(&limits, &RatesConfig::default());
+        let mut permits = [(); 4].map(|()| gate.permit(None).unwrap());
+        let [first, second, third, fourth] = &mut permits;
+
+        assert!(gate.place(first, "[2001:db8::1]:1000").is_ok());
+        assert!(gate.place(second, "[2001:db8::ffff:0:0:2]:1000").is_err());
+        assert!(gate.place(third, "[2001:db8:0:1::1]:1000").is_ok(), "of the next network");
+        assert!(gate.place(fourth, "192.0.2.1:1000").is_ok());
     }
 
     #[test]

@@ -56,6 +56,10 @@ const LINGER_MAX: Duration = Duration::from_secs(1);
 /// What a connection on its way weighs in a mailbox, with the packets it may have sent ahead.
 const ARRIVAL_BYTES: usize = 4 * 1024;
 const FAREWELL_POLL: Duration = Duration::from_millis(10);
+/// A shard that is so late has been stopped, as a virtual machine is, or has too much to do. Before it takes anybody for dead it hears
+/// what was said meanwhile.
+const LATE_MILLISECONDS_MAX: u64 = 500;
+const HEARING: Duration = Duration::from_millis(50);
 
 /// Turns true when clients are let in; until then their connections wait in the kernel.
 pub type Gate = watch::Receiver<bool>;
@@ -178,8 +182,13 @@ async fn keep_time(worker: Rc<Worker>) {
                 let wait = Duration::from_millis(due.since(clock::now()));
                 // Whichever comes first: both mean looking again.
                 let _ = tokio::time::timeout(wait, worker.wait_for_earlier_deadline()).await;
+                if clock::now().since(due) > LATE_MILLISECONDS_MAX {
+                    tokio::time::sleep(HEARING).await;
+                }
             }
         }
         worker.tick();
+        // Of many deadlines some are left for later, and what is ready is not to wait for all of them.
+        tokio::task::yield_now().await;
     }
 }

@@ -6,26 +6,30 @@ use std::time::Instant;
 use veilmq_core::Input;
 
 use super::connection::Connection;
-use super::meter::Pace;
+use super::meter::{Amount, Pace};
 use super::worker::Worker;
 
-/// The Application Messages that a shard has received so far, if somebody's are measured.
-pub(super) fn received_so_far(worker: &Worker) -> u64 {
+/// What a shard has received so far, if somebody's messages are measured.
+pub(super) fn received_so_far(worker: &Worker) -> Amount {
     match worker.gate().meters() {
-        None => 0,
-        Some(_) => worker.with_shard(|shard| shard.stats().messages_received_so_far()),
+        None => Amount::default(),
+        Some(_) => worker.with_shard(|shard| Amount {
+            messages: shard.stats().messages_received_so_far(),
+            deliveries: shard.stats().message_targets_so_far(),
+            bytes: 0,
+        }),
     }
 }
 
-/// Does what follows from `bytes` that a client has sent, since this many messages had been received.
-pub(super) fn heed(worker: &Worker, connection: &Rc<Connection>, received_before: u64, bytes: usize) {
+/// Does what follows from `bytes` that a client has sent, since this much had been received.
+pub(super) fn heed(worker: &Worker, connection: &Rc<Connection>, before: Amount, bytes: usize) {
     establish(worker, connection);
     let Some(meters) = worker.gate().meters() else { return };
-    let messages = received_so_far(worker).saturating_sub(received_before);
+    let sent = Amount { bytes: bytes as u64, ..received_so_far(worker).since(before) };
     let user = || worker.with_shard(|shard| shard.user_on(connection.id()));
     let pace = connection.measure(|meter| {
         meters.identify(meter, user);
-        meter.sent(messages, bytes, Instant::now())
+        meter.sent(sent, Instant::now())
     });
     match pace {
         None | Some(Pace::Within) => {}

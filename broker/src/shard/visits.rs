@@ -8,6 +8,7 @@ use tracing::warn;
 use veilmq_config::ListenerProtocol;
 use veilmq_core::{EntranceId, Input, Promise};
 
+use super::gate;
 use super::stream::Stream;
 use super::worker::Worker;
 use crate::bridge::{Visit, Visits};
@@ -49,7 +50,8 @@ fn take_in(
     bridge: &Arc<str>,
     last_identifier: u16,
 ) -> Result<(), &'static str> {
-    let connection = worker.accept(stream, &CARRIER, &format!("bridge {bridge}"))?;
+    let permit = gate::admit_own(worker)?;
+    let connection = worker.accept(stream, &CARRIER, &format!("bridge {bridge}"), permit)?;
     worker.turn(Input::Bridged { connection, last_identifier });
     Ok(())
 }

@@ -27,7 +27,7 @@ use super::mailbox::{Completion, Exchange, Posted};
 use super::parts::WorkerParts;
 use super::socket::Socket;
 use super::stream::Stream;
-use super::{gate, orders, pace};
+use super::{orders, pace};
 use crate::access::{Answer, Control, Reply, Verifier};
 use crate::clock;
 use crate::listener::Carrier;
@@ -290,8 +290,8 @@ impl Worker {
         stream: Stream,
         carrier: &Carrier,
         peer: &str,
+        permit: Permit,
     ) -> Result<ConnectionId, &'static str> {
-        let permit = gate::admit(self, carrier, peer).inspect_err(|_| self.counters.connection_refused())?;
         let layers = match Layers::of(carrier, self.websocket_message_bytes_max) {
             Ok(layers) => layers,
             Err(TooManyHandshakes) => return Err("limits.tls_handshakes_max TLS handshakes are under way"),
@@ -437,6 +437,13 @@ impl Worker {
         self.outbox_bytes_max
     }
 
+    /// Tells whether the outbox of a connection is at its limit.
+    pub(super) fn has_full_outbox(&self, connection: ConnectionId) -> bool {
+        let full =
+            |shard: &mut Shard| shard.write(connection, |outbox| outbox.len_bytes() >= self.outbox_bytes_max);
+        self.with_shard(full).unwrap_or_default()
+    }
+
     /// Tells the core which connections were full and have room again.
     pub(super) fn drained(&self, connections: &mut Vec<ConnectionId>) {
         if connections.is_empty() {
@@ -459,6 +466,9 @@ impl Worker {
     /// Tells whether a connection must not be read now; it is then woken when it may.
     pub(super) fn pause_if_needed(&self, connection: &Rc<Connection>) -> bool {
         if connection.is_being_verified.get() || connection.is_throttled.get() {
+            return true;
+        }
+        if connection.is_full.get() && self.with_shard(|shard| shard.owes_too_much(connection.id())) {
             return true;
         }
         if !self.is_behind() {

@@ -37,7 +37,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "limits.connections_per_address_max",
         0,
         10_000_000,
-        "Network Connections at one time from one IP address, all listeners together; 0 does not limit. Behind a proxy without PROXY headers all clients have one.",
+        "Network Connections at one time from one IP address (of IPv6: with the same first 64 bits), all listeners together; 0 does not limit. Behind a proxy without PROXY headers all clients have one.",
     ),
     integer(
         "limits.opening_connections_max",
@@ -56,6 +56,12 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         0,
         10_000_000,
         "Sessions at one time, connected or not; who would begin one more is refused with 0x97. 0 is no bound.",
+    ),
+    integer(
+        "limits.takeovers_per_minute_max",
+        0,
+        60_000,
+        "Takeovers of one Client Identifier in a minute: of two clients that take each other's place again and again, the next is refused with 0x9F and the one that is there stays. 0 is no bound.",
     ),
     integer(
         "limits.tls_handshakes_max",

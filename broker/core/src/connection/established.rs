@@ -31,8 +31,6 @@ pub(crate) struct Established {
     pub(crate) channel: Option<Box<Channel>>,
     /// The bytes of a packet or record that has not arrived in full.
     pub(crate) partial: Vec<u8>,
-    /// Acknowledgements that say no may explain themselves ([MQTT-3.1.2-29]).
-    pub(crate) explains: bool,
     /// The client is a bridge of another broker.
     pub(crate) is_bridge: bool,
     pub(crate) keep_alive_seconds: u16,
@@ -46,6 +44,8 @@ pub(crate) struct Established {
     pub(crate) acknowledged_with: Option<Ticket>,
     /// QoS 1 and 2 messages of the client that it has no final acknowledgement for.
     pub(crate) unacknowledged: u32,
+    /// The bytes of answers that went into a full outbox, until that has room again.
+    pub(crate) owed_bytes: u32,
     /// What the client's Topic Aliases stand for, as long as the connection lasts ([MQTT-3.3.2-7]); there once it has used one.
     #[expect(clippy::box_collection, reason = "few connections have it, all pay for its size")]
     aliases: Option<Box<HashMap<u16, Arc<str>>>>,
@@ -70,7 +70,6 @@ impl Established {
             wire,
             channel: None,
             partial: Vec::new(),
-            explains: false,
             is_bridge: false,
             keep_alive_seconds: 0,
             last_received: now,
@@ -79,6 +78,7 @@ impl Established {
             corked_until: None,
             acknowledged_with: None,
             unacknowledged: 0,
+            owed_bytes: 0,
             aliases: None,
         }
     }

@@ -30,6 +30,8 @@ const RECORD_BYTES: usize = 16 * 1024;
 #[derive(Debug)]
 pub(crate) struct Wire {
     version: ProtocolVersion,
+    /// Acknowledgements that say no may explain themselves ([MQTT-3.1.2-29]).
+    pub(crate) explains: bool,
     /// The client's Maximum Packet Size.
     packet_bytes_max: u32,
     outbox: Outbox,
@@ -147,6 +149,7 @@ impl Wire {
     pub(crate) fn new(version: ProtocolVersion, packet_bytes_max: usize, alias_maximum: u16) -> Self {
         Self {
             version,
+            explains: false,
             packet_bytes_max: packet_bytes_max.min(PACKET_BYTES_MAX) as u32,
             outbox: Outbox::default(),
             channel: None,

@@ -14,7 +14,7 @@ use veilmq_protocol::{ReasonCode, TopicName};
 
 use super::heads::{Break, ScopeHash};
 use super::{Inspected, Member};
-use crate::retained::RetainedIndex;
+use crate::retained::{Portion, RetainedIndex};
 
 /// The topics of schemes that deliver to each receiver on its own: an ordinary message, for one.
 const PAIRWISE: &str = "_veil/1/p2p/";
@@ -257,7 +257,7 @@ impl Ledger<'_> {
     pub(crate) fn retained_heads(&self, scope: ScopeHash) -> Vec<(KeyHead, Vec<Wrap>)> {
         let filter = format!("{}kp/{}/+", DistributionTopic::PREFIX, Kid::from_bytes(scope));
         let Ok(filter) = veilmq_protocol::TopicFilter::new(&filter) else { return Vec::new() };
-        let messages = self.retained.matching(filter).into_iter();
+        let messages = self.retained.part(filter, None, Portion::ALL).messages.into_iter();
         let verified = messages.filter_map(|message| match DistributionTopic::parse(message.topic())? {
             DistributionTopic::KeyHead { scope, issuer } => {
                 self.verified_head(message.payload().as_wire_bytes(), scope, issuer).ok()

@@ -194,6 +194,7 @@ impl Shard {
             self.timers.remove(&(at, super::timer::Timer::Queue(session)));
         }
         self.by_client_id.remove(&state.client_id);
+        self.walks.forget_all(session);
         self.gauges.subscriptions -= state.subscriptions.len();
         self.gauges.shared_subscriptions -= state.shared_subscriptions();
         for filter in state.subscriptions.keys() {

@@ -108,7 +108,7 @@ impl Shard {
     }
 
     fn enqueue(&mut self, session: SessionId, delivery: Delivery, now: Moment) {
-        let bytes = delivery.message.size_bytes();
+        let bytes = delivery.size_bytes();
         let mut full = self.has_no_room(session, bytes);
         if full.is_some() {
             self.drop_expired(session, now);
@@ -133,7 +133,7 @@ impl Shard {
         else {
             return false;
         };
-        let bytes = dropped.message.size_bytes();
+        let bytes = dropped.size_bytes();
         self.left_queue(bytes, bytes);
         self.stats.messages_dropped(DropReason::Unassured, 1);
         true
@@ -194,6 +194,7 @@ impl Shard {
             self.send_waiting(session, now);
             self.read_ahead(session, now);
         }
+        self.go_on_with_walks(session, now);
         self.show_availability(session, now);
     }
 
@@ -216,12 +217,12 @@ impl Shard {
             match first {
                 // What it may receive can have changed since.
                 First::Delivery(delivery) if !state.may_receive(&delivery.message, &self.stats) => {
-                    let bytes = delivery.message.size_bytes();
+                    let bytes = delivery.size_bytes();
                     self.left_queue(bytes, bytes);
                     self.drop_delivery(session, delivery, DropReason::NotAuthorized);
                 }
                 First::Delivery(delivery) => {
-                    let bytes = delivery.message.size_bytes();
+                    let bytes = delivery.size_bytes();
                     self.left_queue(bytes, bytes);
                     self.begin(session, connection, delivery, now);
                 }
@@ -272,9 +273,10 @@ impl Shard {
     }
 
     pub(super) fn drained(&mut self, connection: ConnectionId, now: Moment) {
-        if let Some(session) = self.established(connection).map(|established| established.session) {
-            self.pump(session, now);
-        }
+        let Some(established) = self.established(connection) else { return };
+        established.owed_bytes = 0;
+        let session = established.session;
+        self.pump(session, now);
     }
 }
 

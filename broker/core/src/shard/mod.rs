@@ -21,6 +21,7 @@ mod outgoing;
 mod prove;
 mod publish;
 mod receive;
+mod retained;
 mod share;
 mod spill;
 mod subscribe;
@@ -38,6 +39,7 @@ pub use self::inspect::{
     ConnectionSummary, RetainedPart, RetainedSummary, SessionDetail, SessionQuery, SessionSummary,
 };
 use self::outgoing::Outgoing;
+use self::retained::Walks;
 use self::spill::Spill;
 use self::timer::Timer;
 use crate::access::{AccessTables, Command};
@@ -55,6 +57,7 @@ use crate::record::Record;
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::stats::{Gauges, Stats};
+use crate::takeovers::Takeovers;
 use crate::time::{Environment, Moment};
 
 /// One shard of the broker.
@@ -69,6 +72,7 @@ pub struct Shard {
     /// Boxed, because a table of sessions themselves would hold room for twice as many.
     sessions: IdMap<SessionId, Box<Session>>,
     by_client_id: HashMap<Arc<str>, SessionId>,
+    takeovers: Takeovers,
     timers: BTreeSet<(Moment, Timer)>,
     matches: MatchCache,
     stats: Arc<Stats>,
@@ -86,6 +90,7 @@ pub struct Shard {
     estate: Estate,
     /// What issuers have answered in this turn to clients that wait on this shard.
     joined: Vec<(ConnectionId, Arc<[u8]>)>,
+    walks: Walks,
     /// The ticket that the records of this turn will go under.
     ticket: Ticket,
     /// Whether something waits for that ticket.
@@ -118,6 +123,7 @@ impl Shard {
             limits: shared.limits(),
             streams: Streams::new(shared.hash_key()),
             unix_ms: 0,
+            takeovers: Takeovers::new(shared.settings().takeovers_per_minute_max),
             shared,
             connections: IdMap::default(),
             sessions: IdMap::default(),
@@ -134,6 +140,7 @@ impl Shard {
             spill: Spill::default(),
             estate: Estate::default(),
             joined: Vec::new(),
+            walks: Walks::default(),
             ticket: Ticket(1),
             awaited: false,
             settled: None,
@@ -214,6 +221,7 @@ impl Shard {
     pub fn end_turn(&mut self, environment: &mut Environment<'_>, effects: &mut Vec<Effect>) {
         self.conclude_joins(environment, effects);
         self.let_go_of_stored(environment.now);
+        self.walks.end_turn();
         if let Some(made) = self.outgoing.groups.end_turn() {
             self.stats.channel_operations(&made);
         }
@@ -259,6 +267,17 @@ impl Shard {
         let result = write(outbox);
         self.outgoing.written(outbox);
         Some(result)
+    }
+
+    /// Tells whether a client has not taken so many answers that nothing more should be read from it: as many bytes as an outbox holds,
+    /// beside those that fill it. Messages wait elsewhere once an outbox is full; answers cannot. [`Input::Drained`] settles it.
+    pub fn owes_too_much(&self, connection: ConnectionId) -> bool {
+        match self.connections.get(&connection) {
+            Some(Connection::Established(established)) => {
+                established.owed_bytes as usize >= self.shared.settings().outbox_bytes_max
+            }
+            Some(Connection::Opening(_) | Connection::Proving(_)) | None => false,
+        }
     }
 
     /// Returns when [`Input::Tick`] is due.

@@ -84,6 +84,10 @@ impl Shard {
         if !arrival.channel.as_ref().is_none_or(is_proven) {
             return self.let_prove(arrival, environment, effects);
         }
+        if !self.may_take_over(&arrival.request.client_id, environment.now) {
+            let reason = CloseReason::Broker(BrokerReason::TakenOverTooOften);
+            return self.turn_away(&arrival, &reason, environment, effects);
+        }
         self.make_way(&arrival, environment, effects);
         // [MQTT-3.2.2-2], [MQTT-3.2.2-3]
         let present = self.by_client_id.contains_key(&arrival.request.client_id);
@@ -190,6 +194,13 @@ impl Shard {
         self.sessions.get(self.by_client_id.get(client_id)?).map(|session| &**session)
     }
 
+    /// Tells whether the connection that the session of this Client Identifier has, if any, may be ended for another one, and counts
+    /// that if so. This is where two clients with one identifier are slowed down.
+    pub(super) fn may_take_over(&mut self, client_id: &Arc<str>, now: Moment) -> bool {
+        self.session_with_id(client_id).is_none_or(|session| session.connection.is_none())
+            || self.takeovers.admit(client_id, now)
+    }
+
     /// Ends the connection that the session of this Client Identifier has, if any ([MQTT-3.1.4-3]).
     fn take_over(
         &mut self,
@@ -289,7 +300,7 @@ impl Shard {
         established.entrance = request.entrance;
         established.proof_over_at = proof_over_at;
         established.channel = channel;
-        established.explains = self.shared.settings().reason_strings
+        established.wire.explains = self.shared.settings().reason_strings
             && request.version == ProtocolVersion::V5
             && request.problem_information;
         established.is_bridge = request.is_bridge;

@@ -61,8 +61,15 @@ impl Outgoing {
     /// Writes a packet that is not a PUBLISH.
     pub(super) fn send(&mut self, established: &mut Established, packet: &Packet<'_>) {
         self.lend(established.wire.outbox());
+        let is_full = established.wire.waiting_bytes() >= self.shared.settings().outbox_bytes_max;
         match established.wire.send(packet) {
-            Ok(bytes) => self.grew(established, packet.packet_type(), bytes),
+            Ok(bytes) => {
+                if is_full {
+                    let owed = u32::try_from(bytes).unwrap_or(u32::MAX);
+                    established.owed_bytes = established.owed_bytes.saturating_add(owed);
+                }
+                self.grew(established, packet.packet_type(), bytes);
+            }
             // A packet other than PUBLISH is only ever too large because of the client's own limit.
             Err(error) => {
                 tracing::debug!(connection = established.connection.0, %error, "packet not sent");
@@ -79,7 +86,7 @@ impl Outgoing {
         packet: &Packet<'_>,
         why: Option<&'static str>,
     ) {
-        let explained = if established.explains { explanation::explained(packet, why) } else { None };
+        let explained = if established.wire.explains { explanation::explained(packet, why) } else { None };
         match explained.filter(|packet| established.wire.takes(packet)) {
             Some(explained) => self.send(established, &explained),
             None => self.send(established, packet),

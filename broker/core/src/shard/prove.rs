@@ -75,6 +75,9 @@ impl Shard {
         if proving.session_present != self.is_session_present(&proving.arrival) {
             return Err(CloseReason::Broker(BrokerReason::SessionChanged));
         }
+        if !self.may_take_over(&client_id, environment.now) {
+            return Err(CloseReason::Broker(BrokerReason::TakenOverTooOften));
+        }
         let Some(Connection::Proving(proving)) = self.connections.remove(&connection) else { return Ok(()) };
         let Proving { arrival, wire, channel, session_present, partial: _, over_at } = *proving;
         self.timers.remove(&(over_at, Timer::Connection(connection)));

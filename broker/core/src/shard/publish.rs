@@ -438,6 +438,7 @@ impl Shard {
         if !references.is_empty() {
             self.records.push(Record::Published { message: Arc::clone(&message), references });
         }
+        self.stats.message_targets(matches.copies());
         let stored = durability == MessageDurability::Commit && self.records.len() > records_before;
         Ok(Accepted { distribution: Some(Distribution { message, matches, allotments }), stored })
     }

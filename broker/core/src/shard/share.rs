@@ -7,7 +7,7 @@ use veilmq_protocol::{QoS, TopicFilter};
 
 use super::Shard;
 use crate::effect::Parcel;
-use crate::id::SessionId;
+use crate::id::{IdSet, SessionId};
 use crate::matches::Matches;
 use crate::message::Message;
 use crate::record::{Record, Reference};
@@ -36,14 +36,22 @@ impl Choice {
     }
 }
 
+/// The groups among whose choices a session is looked for one by one; nearly always there are fewer.
+const FEW: usize = 8;
+
 /// Chooses a member of each group that wants a message of this QoS.
 pub(super) fn choose(matches: &Matches, published: QoS) -> Vec<Choice> {
     let mut choices: Vec<Choice> = Vec::new();
+    // One session can be in ten thousand groups of one topic, and each must not be compared with all others.
+    let mut chosen = (matches.shares().len() > FEW).then(IdSet::<SessionId>::default);
     for share in matches.shares() {
         let Some(member) = share.choose(published) else { continue };
         let subscriber = &member.subscriber;
-        let is_second = matches.has_target(subscriber.shard, subscriber.session)
-            || choices.iter().any(|earlier| earlier.member.subscriber.session == subscriber.session);
+        let is_again = match &mut chosen {
+            Some(chosen) => !chosen.insert(subscriber.session),
+            None => choices.iter().any(|earlier| earlier.member.subscriber.session == subscriber.session),
+        };
+        let is_second = is_again || matches.has_target(subscriber.shard, subscriber.session);
         choices.push(Choice { share: Arc::clone(share.filter()), member: Arc::clone(member), is_second });
     }
     choices

@@ -52,7 +52,7 @@ impl Shard {
 
     /// Lets a message wait for its session, in memory or, once it is durable, in the store.
     pub(super) fn let_wait(&mut self, session: SessionId, delivery: Delivery, now: Moment) {
-        let bytes = delivery.message.size_bytes();
+        let bytes = delivery.size_bytes();
         let stays = self.memory_allows(session, bytes);
         let expires = delivery.message.expires_at().is_some();
         let was_undecided = self.change_queue(session, |outbound| {

@@ -9,7 +9,6 @@ use veilmq_protocol::{
 
 use super::Shard;
 use super::gate::Answer;
-use super::verdict::Publishers;
 use crate::capabilities::Unavailable;
 use crate::farewell::{BrokerReason, CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId, ShardIndex};
@@ -19,7 +18,6 @@ use crate::session::Session;
 use crate::shared::Shared;
 use crate::storage::StorageState;
 use crate::time::Moment;
-use crate::waiting::Delivery;
 
 impl Shard {
     /// Handles SUBSCRIBE: one SUBACK with a Reason Code for each filter, then retained messages ([MQTT-3.8.4-5]).
@@ -45,8 +43,9 @@ impl Shard {
             return Err(CloseReason::Broker(BrokerReason::StorageFull));
         }
         let records_before = self.records.len();
+        let filters_max = shared.settings().subscriptions_per_session_max;
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
-        let mut granted = Vec::with_capacity(subscribe.filters.len());
+        let mut granted = Vec::with_capacity(subscribe.filters.len().min(filters_max));
         for (index, (filter, options)) in subscribe.filters.iter().enumerate() {
             let filter = mounted_or(&mounted, index, filter);
             let mut options = entrance.capabilities.grant(options);
@@ -57,7 +56,12 @@ impl Shard {
                 options,
                 subscription_id: subscribe.subscription_id.map(NonZeroU32::get),
             };
-            let reason = match self.add_subscription(session, filter, subscription, durable, now) {
+            // No session can hold more, so what is beyond is not looked at: one packet has room for millions.
+            let added = match index < filters_max {
+                true => self.add_subscription(session, filter, subscription, durable, now),
+                false => Err(ReasonCode::QuotaExceeded),
+            };
+            let reason = match added {
                 Ok(new) => {
                     granted.push((filter, subscription, new));
                     granted_code(options)
@@ -153,39 +157,6 @@ impl Shard {
         }
     }
 
-    /// Delivers the retained messages that a new subscription matches, with RETAIN set ([MQTT-3.3.1-9]).
-    pub(super) fn deliver_retained(
-        &mut self,
-        session: SessionId,
-        filter: TopicFilter<'_>,
-        subscription: &SubscriptionRecord,
-        now: Moment,
-    ) {
-        let mut publishers = Publishers::new();
-        for message in self.shared.retained.matching(filter) {
-            if message.is_expired(now) {
-                if self.shared.retained.remove_expired(message.topic(), now) {
-                    self.records.push(Record::RetainedCleared { topic: Arc::from(message.topic()) });
-                }
-                continue;
-            }
-            if self.is_withheld(&message) || !self.may_still_be_retained(&message, &mut publishers) {
-                continue;
-            }
-            let delivery = Delivery {
-                qos: message.qos().min(subscription.options.qos),
-                // [MQTT311-3.3.1-8]
-                retain: true,
-                // [MQTT-3.3.4-5]
-                subscription_ids: subscription.subscription_id.into_iter().collect(),
-                stored: false,
-                share: None,
-                message,
-            };
-            self.deliver_to(session, delivery, now);
-        }
-    }
-
     /// Handles UNSUBSCRIBE: one UNSUBACK with a Reason Code for each filter ([MQTT-3.10.4-6]).
     pub(super) fn unsubscribe_received(
         &mut self,
@@ -237,6 +208,7 @@ impl Shard {
         self.gauges.subscriptions -= 1;
         self.gauges.shared_subscriptions -= usize::from(filter.shared().is_some());
         self.shared.routes.unsubscribe(filter, session);
+        self.walks.forget(session, filter);
         if let Some(connection) = connection {
             self.leave_groups(connection, filter);
         }

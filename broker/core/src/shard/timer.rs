@@ -7,6 +7,10 @@ use crate::farewell::PeerError;
 use crate::id::{ConnectionId, SessionId};
 use crate::time::{Environment, Moment};
 
+/// The deadlines that one turn acts on. When many clients are gone at once, their Will Messages do not make one turn, and one batch for
+/// the store, that all others wait for.
+const DEADLINES_PER_TURN: usize = 256;
+
 /// Whose deadline it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
@@ -20,14 +24,16 @@ pub(super) enum Timer {
     Spill,
     /// What ended sessions have left is to be passed on.
     Estate,
+    /// Subscriptions bring more retained messages.
+    Walks,
 }
 
 impl Shard {
-    /// Acts on every deadline that has passed.
+    /// Acts on deadlines that have passed, the oldest first; of many, some are left for the next turn.
     pub(super) fn tick(&mut self, environment: &mut Environment<'_>, effects: &mut Vec<Effect>) {
-        while let Some((at, timer)) = self.timers.first().copied()
-            && at <= environment.now
-        {
+        for _ in 0..DEADLINES_PER_TURN {
+            let due = self.timers.first().copied().filter(|(at, _)| *at <= environment.now);
+            let Some((at, timer)) = due else { return };
             self.timers.remove(&(at, timer));
             match timer {
                 Timer::Connection(connection) => self.connection_deadline(connection, environment, effects),
@@ -35,6 +41,7 @@ impl Shard {
                 Timer::Queue(session) => self.queue_deadline(session, environment.now),
                 Timer::Spill => self.spill_deadline(),
                 Timer::Estate => self.estate_deadline(environment.now),
+                Timer::Walks => self.walks_deadline(environment.now),
             }
         }
     }
