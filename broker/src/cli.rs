@@ -18,6 +18,7 @@ use veilmq_protocol::veil::{Certificate, Kid};
 use crate::access::{self, AccessError};
 use crate::admin::health::{self, HealthError};
 use crate::admin::read_token;
+use crate::bridge::BridgePlan;
 use crate::clock;
 use crate::identity::{IdentityError, IdentityFolder};
 use crate::passwd::{self, PasswdError};
@@ -245,6 +246,7 @@ fn execute(command_line: CommandLine, out: &mut impl Write) -> Result<u8, Comman
         None | Some(Command::Import { .. }) => run::run(&config, file.as_deref())?,
         Some(Command::CheckConfig) => {
             access::check(&config)?;
+            BridgePlan::all(&config).map_err(RunError::from)?;
             read_token(config.admin.token_file.as_deref()).map_err(RunError::from)?;
             let path = file.unwrap_or_default();
             TlsKeeper::new(&config).map_err(RunError::from)?;

@@ -52,11 +52,25 @@ impl Link {
             return self.decline(side, publish).map(|()| true);
         };
         let Ok(mapped) = TopicName::new(&mapped) else { return self.decline(side, publish).map(|()| true) };
+        if side == Side::Remote && !self.is_bearable(publish, mapped) {
+            let reason = ReasonCode::ImplementationSpecificError;
+            self.events.push_back(Event::MessageRefused { side: Side::Local, reason });
+            return self.decline(side, publish).map(|()| true);
+        }
         if !self.begin(side, publish)? {
             return Ok(false);
         }
         self.cross(side, publish, mapped)?;
         Ok(true)
+    }
+
+    /// Says whether this broker would take a message rather than end the connection for it. The other broker would send it again each
+    /// time, and nothing else would ever cross.
+    fn is_bearable(&self, publish: &Publish<'_>, topic: TopicName<'_>) -> bool {
+        let local = &self.settings.local;
+        let user_properties = publish.properties.user.len() + usize::from(self.settings.mark.is_some());
+        topic.levels().count() <= local.topic_levels_max as usize
+            && user_properties <= local.user_properties_max as usize
     }
 
     /// The Topic Name of a PUBLISH, which an alias may stand for.

@@ -86,6 +86,10 @@ pub struct LocalSettings {
     pub keeps_retained: bool,
     /// The largest packet this broker sends, in bytes.
     pub packet_bytes_max: u32,
+    /// The most levels of a topic that this broker takes.
+    pub topic_levels_max: u32,
+    /// The most User Properties of a packet that this broker takes.
+    pub user_properties_max: u32,
 }
 
 impl Settings {

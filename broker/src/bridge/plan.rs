@@ -158,6 +158,8 @@ fn local_settings(bridge: &BridgeConfig, config: &BrokerConfig, client_id: &str)
         maximum_qos: QoS::try_from(config.mqtt.maximum_qos).unwrap_or(QoS::ExactlyOnce),
         keeps_retained: config.mqtt.retain_available,
         packet_bytes_max: config.limits.packet_bytes_max.saturating_add(GROWTH_BYTES),
+        topic_levels_max: config.limits.topic_levels_max,
+        user_properties_max: config.limits.user_properties_max,
     }
 }
 

@@ -217,6 +217,66 @@ fn no_rule_and_no_password_stands_in_the_way_of_a_bridge() {
 }
 
 #[test]
+fn limits_and_rates_are_for_clients_and_not_for_bridges() {
+    let remote = Remote::new();
+    let lines = format!("{QUIET}protocol = \"3.1.1\"\n{}", topic("t", "in", 0));
+    let broker = Broker::start_configured(|own| {
+        format!(
+            "limits.connections_max = 1\nlimits.connections_per_address_max = 1\nlimits.opening_connections_max = 1\n\
+             rates.client_messages_per_second = 5\nrates.client_bytes_per_second = 100\n{}",
+            config(own, remote.address(), &lines)
+        )
+    });
+    let mut only_client = subscriber(&broker, "s", "t");
+    let mut wire = remote.accepted();
+    expect(&mut wire, &subscribe_packet(1, "t", 0));
+    wait_until("the bridge is up beside the only client", || is_up(&broker));
+
+    wire.send(&packet(0x30, b"\0\x01tx").repeat(1_000)).unwrap();
+
+    assert_eq!(hear(&mut only_client, 1_000), vec!["t x"; 1_000]);
+    assert!(is_up(&broker));
+}
+
+#[test]
+fn what_another_broker_may_not_say_ends_the_bridge_alone() {
+    // [E08] Bridges are what there is between brokers.
+    let remote = Remote::new();
+    let lines = format!("{QUIET}protocol = \"3.1.1\"\n{}", topic("t/#", "both", 1));
+    let broker = Broker::start_configured(|own| {
+        format!("limits.packet_bytes_max = 10000\n{}", config(own, remote.address(), &lines))
+    });
+    let mut client = subscriber(&broker, "s", "t/#");
+    for (name, bytes) in [
+        (
+            "a packet of 256 MiB",
+            packet(0x30, b"")[..1].iter().copied().chain([0xff, 0xff, 0xff, 0x7f]).collect(),
+        ),
+        ("a packet above the limit", packet(0x30, &[&b"\0\x03t/a"[..], &[0; 10_000]].concat())),
+        ("a Remaining Length of five bytes", vec![0x30, 0xff, 0xff, 0xff, 0xff, 0x01]),
+        ("QoS 3", b"\x36\x07\0\x03t/a\0\x01".to_vec()),
+        ("a topic that is not UTF-8", b"\x30\x05\0\x03t/\xff".to_vec()),
+        ("a topic with a wildcard", b"\x30\x05\0\x03t/+".to_vec()),
+        ("a reserved packet type", vec![0x00, 0]),
+        ("CONNECT", veilmq_tests::wire::connect_packet("x", true)),
+        ("a second CONNACK", ACCEPTED.to_vec()),
+        ("SUBSCRIBE", subscribe_packet(1, "#", 1)),
+        ("AUTH", vec![0xf0, 0]),
+    ] {
+        let mut wire = remote.accepted();
+        assert_eq!(wire.packet().unwrap().first, 0x82, "{name}");
+        wire.send(&bytes).unwrap();
+
+        let after = wire.until_closed();
+        assert!(after.len() < 100, "{name}: {after:02x?}");
+    }
+    let mut wire = remote.accepted();
+    publish(&broker, "t/a", 1, "goes on");
+    assert_eq!(hear(&mut client, 1), ["t/a goes on"], "nothing of all that came in");
+    wire.packet().unwrap();
+}
+
+#[test]
 fn a_lazy_bridge_connects_when_enough_waits_and_leaves_when_nothing_does() {
     let remote = Remote::new();
     let lines = "protocol = \"3.1.1\"\nstart = \"lazy\"\nlazy_messages = 2\nidle_seconds = 1\n";

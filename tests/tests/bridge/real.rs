@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use veilmq_tests::broker::Broker;
 use veilmq_tests::certificates::Authority;
 use veilmq_tests::ports::ReservedPort;
-use veilmq_tests::tools::require_tool;
+use veilmq_tests::tools::{built_program, require_tool};
 use veilmq_tests::wire::{Wire, acknowledgement, packet, publish_packet};
 
 use crate::rig::{
@@ -51,6 +51,7 @@ fn a_message_crosses_each_bridge_once_however_two_brokers_are_joined() {
 
 #[test]
 fn over_tls_a_bridge_trusts_its_authorities_alone_and_shows_its_certificate() {
+    // [B17] A certificate of the right authority for another name is not enough.
     let (authority, strangers) = (Authority::new(), Authority::new());
     let own = authority.issue_for_this_machine();
     let ca = format!("ca = {:?}", authority.certificate());
@@ -109,6 +110,15 @@ fn a_bridge_whose_authorities_cannot_be_read_or_are_none_starts_nothing() {
         let log = broker.log();
         assert!(log.contains("bridge b: bridges[].tls.ca: "), "{log}");
         assert!(log.contains(file), "{log}");
+        let configuration = broker.directory().join("veilmq.toml");
+        let checked = Command::new(built_program("veilmq"))
+            .arg("check-config")
+            .arg("-c")
+            .arg(configuration)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(checked.stderr).unwrap();
+        assert!(!checked.status.success() && said.contains("bridge b: bridges[].tls.ca: "), "{said}");
     }
 }
 

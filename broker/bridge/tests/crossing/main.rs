@@ -87,6 +87,41 @@ fn no_name_from_the_other_broker_becomes_a_dollar_topic_under_a_wildcard() {
 }
 
 #[test]
+fn a_message_that_this_broker_would_hang_up_on_is_left_out_and_the_next_one_crosses() {
+    // [E07] Were it passed on, the bridge would be sent away, connect again, be sent the same message again, for ever.
+    for (name, user_properties, levels) in [("user properties", 128, 1), ("levels", 0, 201)] {
+        let mut rig =
+            Rig::new(settings(ProtocolVersion::V5, vec![mapping("#", Direction::In, QoS::ExactlyOnce)]));
+        rig.there = veilmq_simulator::World::with(veilmq_core::Settings {
+            topic_levels_max: 1_000,
+            user_properties_max: 1_000,
+            ..veilmq_core::Settings::default()
+        });
+        rig.listen(Side::Local);
+        rig.up();
+        let (conn, _) = rig.there.join("crafty", true, 0);
+        let mut user = veilmq_protocol::UserPropertiesBuf::new();
+        for number in 0..user_properties {
+            user.push("number", &number.to_string()).unwrap();
+        }
+        let topic = vec!["t"; levels].join("/");
+        for (qos, packet_id) in [(QoS::AtMostOnce, 0), (QoS::AtLeastOnce, 1), (QoS::ExactlyOnce, 2)] {
+            let mut publish = veilmq_simulator::publish(&topic, "crafted", qos, packet_id);
+            publish.properties.user = user.as_user_properties();
+            rig.there.send(conn, &veilmq_protocol::Packet::Publish(publish));
+        }
+
+        rig.pump().unwrap();
+        rig.publish(Side::Remote, "t", "next", QoS::ExactlyOnce);
+        rig.pump().unwrap();
+
+        assert_eq!(rig.heard(Side::Local), ["t next"], "{name}");
+        let refused = rig.events.iter().filter(|event| matches!(event, Event::MessageRefused { .. })).count();
+        assert_eq!(refused, 3, "{name}");
+    }
+}
+
+#[test]
 fn what_is_published_while_the_bridge_is_down_waits_for_it_in_order() {
     for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
         let mut rig =

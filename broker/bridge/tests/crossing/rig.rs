@@ -57,6 +57,8 @@ pub(crate) fn settings(version: ProtocolVersion, mappings: Vec<Mapping>) -> Sett
             maximum_qos: QoS::ExactlyOnce,
             keeps_retained: true,
             packet_bytes_max: 1_000_000,
+            topic_levels_max: 200,
+            user_properties_max: 128,
         },
         mappings,
         mark: Some("here/bridge".into()),
