@@ -90,7 +90,7 @@ impl Default for LimitsConfig {
             opening_connections_max: 10_000,
             memory_bytes: 0,
             sessions_max: 0,
-            takeovers_per_minute_max: 60,
+            takeovers_per_minute_max: 600,
             tls_handshakes_max: 1_000,
             keep_alive_seconds_max: 0,
             session_expiry_seconds_max: u32::MAX,

@@ -120,7 +120,7 @@ impl Default for Settings {
             topic_levels_max: 200,
             client_id_prefix: None,
             sessions_max: 0,
-            takeovers_per_minute_max: 60,
+            takeovers_per_minute_max: 600,
             client_id_bytes_max: 1_024,
             user_properties_max: 128,
             subscriptions_per_session_max: 100_000,

@@ -340,7 +340,7 @@ fn clients_that_die_at_once_are_buried_some_in_each_turn() {
 fn twins_are_slowed_down_and_the_one_that_is_there_is_left_in_peace() {
     // [C02]
     for shards in [1, 3] {
-        let mut world = World::with(Settings { shards, ..Settings::default() });
+        let mut world = World::with(Settings { shards, takeovers_per_minute_max: 60, ..Settings::default() });
         let mut twins = Vec::new();
         for _ in 0..200 {
             twins.push(world.connect(&connect_v5("twin", false, 600)));
