@@ -163,6 +163,9 @@ impl Shard {
 
     /// Lets clients go on whose issuer has answered in this turn, on this shard.
     pub(super) fn conclude_joins(&mut self, environment: &mut Environment<'_>, effects: &mut Vec<Effect>) {
+        if self.joined.is_empty() {
+            return;
+        }
         for (connection, response) in std::mem::take(&mut self.joined) {
             self.conclude_join(connection, JoinOutcome::Done(response), environment, effects);
         }
