@@ -315,11 +315,17 @@ impl Stage<'_> {
             Shown::Paper(Scheme::Four) => {
                 report
                     .claim("the names of topics did: records are authenticated, not encrypted", shows_topics);
-                let once = match self.to_the_letter {
-                    true => brought(&[RecordType::FanGroup]),
-                    false => brought(&[RecordType::FanGroup, RecordType::FanDigest]),
+                let (claim, types): (_, &[_]) = match self.to_the_letter {
+                    true => (
+                        "a group key alone made messages authentic (it does if veil.paper_modes of the broker has paper-4)",
+                        &[RecordType::FanGroup],
+                    ),
+                    false => (
+                        "messages were made authentic once for all subscribers",
+                        &[RecordType::FanGroup, RecordType::FanDigest],
+                    ),
                 };
-                report.claim("messages were made authentic once for all subscribers", once);
+                report.claim(claim, brought(types));
             }
         }
     }
