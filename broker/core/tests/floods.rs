@@ -80,20 +80,12 @@ fn many_filters_of_one_packet_share_what_a_turn_looks_at_and_each_brings_its_mes
     let mut world = World::new(1);
     retain_many(&mut world, TOPICS_PER_TURN, QoS::AtMostOnce);
     let (subscriber, _) = world.join("subscriber", true, 0);
-    let mut filters = SubscribeFiltersBuf::default();
-    for number in 0..8 {
-        let filter = format!("+/{}", "+/".repeat(number).trim_end_matches('/'));
-        let filter = filter.trim_end_matches('/');
-        filters.push(TopicFilter::new(&format!("{filter}/#")).unwrap(), options(QoS::AtMostOnce)).unwrap();
-    }
-    let subscribe = Subscribe {
-        packet_id: id(9),
-        subscription_id: None,
-        user: UserProperties::default(),
-        filters: filters.as_filters(),
-    };
+    let filters: Vec<String> = (0..8)
+        .map(|number| format!("+/{}", "+/".repeat(number).trim_end_matches('/')))
+        .map(|levels| format!("{}/#", levels.trim_end_matches('/')))
+        .collect();
 
-    world.send(subscriber, &Packet::Subscribe(subscribe));
+    world.subscribe_all(subscriber, &filters, QoS::AtMostOnce);
 
     let at_once = publications(&mut world, subscriber).len();
     assert!(at_once <= TOPICS_PER_TURN, "{at_once}");
@@ -239,18 +231,8 @@ fn of_one_subscribe_no_more_filters_are_looked_at_than_a_session_can_hold() {
     const FILTERS: usize = 200_000;
     let mut world = World::with(Settings { subscriptions_per_session_max: 100, ..Settings::default() });
     let (client, _) = world.join("client", true, 600);
-    let mut filters = SubscribeFiltersBuf::default();
-    for _ in 0..FILTERS {
-        filters.push(TopicFilter::new("t").unwrap(), options(QoS::AtLeastOnce)).unwrap();
-    }
-    let subscribe = Subscribe {
-        packet_id: id(9),
-        subscription_id: None,
-        user: UserProperties::default(),
-        filters: filters.as_filters(),
-    };
 
-    world.send(client, &Packet::Subscribe(subscribe));
+    world.subscribe_all(client, &["t"; FILTERS], QoS::AtLeastOnce);
 
     let suback = world.bytes(client);
     let reasons = &suback[suback.len() - FILTERS..];

@@ -527,8 +527,23 @@ impl World {
 
     /// Subscribes; SUBACK is left to be received.
     pub fn subscribe_with(&mut self, connection: Conn, filter: &str, options: SubscribeOptions) {
+        self.send_subscribe(connection, [(filter, options)]);
+    }
+
+    /// Subscribes to all filters with one packet and the default options; SUBACK is left to be received.
+    pub fn subscribe_all<F: AsRef<str>>(&mut self, connection: Conn, filters: &[F], qos: QoS) {
+        self.send_subscribe(connection, filters.iter().map(|filter| (filter.as_ref(), options(qos))));
+    }
+
+    fn send_subscribe<'a>(
+        &mut self,
+        connection: Conn,
+        subscriptions: impl IntoIterator<Item = (&'a str, SubscribeOptions)>,
+    ) {
         let mut filters = SubscribeFiltersBuf::default();
-        filters.push(TopicFilter::new(filter).unwrap(), options).unwrap();
+        for (filter, options) in subscriptions {
+            filters.push(TopicFilter::new(filter).unwrap(), options).unwrap();
+        }
         self.send(
             connection,
             &Packet::Subscribe(Subscribe {

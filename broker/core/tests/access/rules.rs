@@ -3,11 +3,8 @@
 use std::num::NonZeroU16;
 
 use veilmq_core::{Actions, RuleEffect, Subject};
-use veilmq_protocol::{
-    Connect, Packet, ProtocolVersion, Publish, PublishProperties, QoS, Subscribe, SubscribeFiltersBuf,
-    TopicFilter, UserProperties,
-};
-use veilmq_simulator::{World, connect_v5, connect_v311, id, options, publish};
+use veilmq_protocol::{Connect, Packet, ProtocolVersion, Publish, PublishProperties, QoS};
+use veilmq_simulator::{World, connect_v5, connect_v311, publish};
 
 use super::{PUBLISH, RECEIVE, allow, deny, rule, will, world_with};
 
@@ -88,7 +85,6 @@ fn a_strict_subscribe_is_answered_filter_by_filter_and_a_shared_one_by_its_real_
     let list = vec![allow(RECEIVE, "open/#"), deny(RECEIVE, "open/secret")];
     let mut world = world_with(list, true);
     let (client, _) = world.join("c", true, 0);
-    let mut filters = SubscribeFiltersBuf::default();
     let asked = [
         ("open/#", 1),
         ("#", 0x87),
@@ -101,17 +97,8 @@ fn a_strict_subscribe_is_answered_filter_by_filter_and_a_shared_one_by_its_real_
         ("$exclusive/open/a", 0x87),
         ("+/a", 0x87),
     ];
-    for (filter, _) in asked {
-        filters.push(TopicFilter::new(filter).unwrap(), options(QoS::AtLeastOnce)).unwrap();
-    }
-    let subscribe = Subscribe {
-        packet_id: id(9),
-        subscription_id: None,
-        user: UserProperties::default(),
-        filters: filters.as_filters(),
-    };
 
-    world.send(client, &Packet::Subscribe(subscribe));
+    world.subscribe_all(client, &asked.map(|(filter, _)| filter), QoS::AtLeastOnce);
 
     let codes: Vec<u8> = asked.iter().map(|(_, code)| *code).collect();
     assert_eq!(world.received(client), [format!("SUBACK {codes:02x?}")]);
