@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::broker_config::BrokerConfig;
+use crate::http::HttpAccessConfig;
 use crate::jwt::JwtConfig;
 
 /// Who may connect.
@@ -34,6 +35,9 @@ pub struct AccessConfig {
     /// Whose tokens are taken for passwords.
     #[serde(default)]
     pub jwt: JwtConfig,
+    /// Who is asked about users over HTTP.
+    #[serde(default)]
+    pub http: HttpAccessConfig,
 }
 
 /// Who may connect on one listener and what its clients may do, instead of what is said for all.
@@ -55,6 +59,8 @@ pub struct ListenerAccessConfig {
     pub dynamic_security: bool,
     /// Whether tokens are taken for passwords.
     pub jwt: bool,
+    /// Whether the service is asked about users.
+    pub http: bool,
 }
 
 /// What an MQTT 5 client is told whose user name or password is wrong.
@@ -121,6 +127,7 @@ impl AccessConfig {
             bad_credentials: BadCredentials::BadUserNameOrPassword,
             client_id_prefix: None,
             jwt: JwtConfig::default(),
+            http: HttpAccessConfig::default(),
         }
     }
 }
@@ -135,6 +142,7 @@ impl BrokerConfig {
             mosquitto_acl_file: self.acl.mosquitto_file.clone(),
             dynamic_security: self.access.dynamic_security_file.is_some(),
             jwt: self.access.jwt.jwks_file.is_some(),
+            http: self.access.http.url.is_some(),
         }
     }
 }

@@ -10,6 +10,7 @@ use veilmq_protocol::{TopicFilter, TopicName};
 
 use crate::address::{FileMode, ListenAddress};
 use crate::bridge::RemoteAddress;
+use crate::http::HttpUrl;
 use crate::options::OFF;
 use crate::proxy::Network;
 use crate::value::{Given, Shape};
@@ -71,6 +72,8 @@ pub enum Kind {
     Networks,
     /// An IP address with a port, or `off`.
     AddressOrOff,
+    /// A URL of HTTP, with or without TLS.
+    HttpUrl,
 }
 
 impl Kind {
@@ -96,6 +99,7 @@ impl Kind {
             | Self::TopicFilter
             | Self::ListenAddress
             | Self::FileMode
+            | Self::HttpUrl
             | Self::AddressOrOff => Shape::Text,
         }
     }
@@ -141,6 +145,7 @@ impl Kind {
             (Self::Networks, Given::List(list)) => list
                 .iter()
                 .all(|element| matches!(element, Given::Text(text) if text.parse::<Network>().is_ok())),
+            (Self::HttpUrl, Given::Text(text)) => text.parse::<HttpUrl>().is_ok(),
             (Self::AddressOrOff, Given::Text(text)) => text == OFF || text.parse::<SocketAddr>().is_ok(),
             (
                 _,
@@ -181,6 +186,9 @@ impl fmt::Display for Kind {
             ),
             Self::FileMode => f.write_str("permissions as an octal number, such as \"0660\""),
             Self::Networks => f.write_str("a list of IP addresses and networks, such as 10.0.0.0/8"),
+            Self::HttpUrl => f.write_str(
+                "a URL that begins with http:// or https://, without user name and fragment",
+            ),
             Self::AddressOrOff => f.write_str("an IP address with a port, such as 127.0.0.1:9464, or off"),
         }
     }

@@ -28,6 +28,7 @@ mod document;
 mod e2e;
 mod environment;
 mod error;
+mod http;
 mod jwt;
 mod kind;
 mod limits;
@@ -57,6 +58,7 @@ pub use broker_config::{
 pub use e2e::{E2eChannel, E2eConfig, E2eDistribution, E2eFormat, E2eMode, E2ePolicyConfig};
 pub use environment::process_environment;
 pub use error::{ConfigError, Fault, Origin};
+pub use http::{HttpAccessConfig, HttpFailure, HttpFormat, HttpUrl, NoHttpUrl};
 pub use jwt::JwtConfig;
 pub use kind::Kind;
 pub use limits::LimitsConfig;

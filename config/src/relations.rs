@@ -80,6 +80,7 @@ impl Known {
         self.one_file_has_the_rules_of_a_listener(config)?;
         self.roles_are_the_only_rules(config)?;
         self.tokens_have_keys(config)?;
+        self.a_service_is_named(config)?;
         self.listeners_fit_their_addresses(config)?;
         config.check_tls(self)?;
         config.check_bridges(self)?;
@@ -222,6 +223,22 @@ impl Known {
         }
     }
 
+    fn a_service_is_named(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
+        const URL: &str = "access.http.url";
+        if config.access.http.url.is_some() {
+            return Ok(());
+        }
+        let is_asked = |access: &ListenerAccessConfig| access.http;
+        let mut accesses = config.listeners.iter().filter_map(|listener| listener.access.as_ref());
+        if accesses.any(is_asked) {
+            return Err(self.refuse_value("listeners[].access.http", format!("{URL} is not given")));
+        }
+        match config.access.http.renew_url {
+            Some(_) => Err(self.refuse_value("access.http.renew_url", format!("{URL} is not given"))),
+            None => Ok(()),
+        }
+    }
+
     fn addresses_are_distinct(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
         let mut taken: Vec<(&'static str, ListenAddress)> = Vec::new();
         for (key, address) in addresses(config) {
@@ -294,13 +311,18 @@ impl Known {
         let has_certified_users =
             config.listeners.iter().filter_map(|listener| listener.tls.as_ref()).any(has_users);
         let may_connect = |access: &ListenerAccessConfig| {
-            access.anonymous || access.password_file.is_some() || access.dynamic_security || access.jwt
+            access.anonymous
+                || access.password_file.is_some()
+                || access.dynamic_security
+                || access.jwt
+                || access.http
         };
         if config.listeners.iter().filter_map(|listener| listener.access.as_ref()).any(may_connect)
             || config.access.anonymous
             || config.access.password_file.is_some()
             || config.access.dynamic_security_file.is_some()
             || config.access.jwt.jwks_file.is_some()
+            || config.access.http.url.is_some()
             || config.veil.enabled
             || has_certified_users
         {

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use veilmq_config::{
     BridgeConfig, BridgePassword, BridgeTlsConfig, BridgeTopicConfig, BrokerConfig, E2eChannel, E2eFormat,
-    E2eMode, E2ePolicyConfig, FileMode, JwtConfig, ListenerAccessConfig, ListenerDurability,
-    ListenerMqttConfig, ListenerTlsConfig, OPTIONS, OptionSpec, Overrides, PaperMode, ProxyProtocolConfig,
-    Sources, Suite, TcpKeepAliveConfig,
+    E2eMode, E2ePolicyConfig, FileMode, HttpAccessConfig, JwtConfig, ListenerAccessConfig,
+    ListenerDurability, ListenerMqttConfig, ListenerTlsConfig, OPTIONS, OptionSpec, Overrides, PaperMode,
+    ProxyProtocolConfig, Sources, Suite, TcpKeepAliveConfig,
 };
 
 type Flat = BTreeMap<String, String>;
@@ -86,6 +86,7 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
         mosquitto_acl_file: Some("/acl".into()),
         dynamic_security: true,
         jwt: true,
+        http: true,
     });
     every_key.listeners[0].mqtt = ListenerMqttConfig {
         maximum_qos: Some(1),
@@ -161,6 +162,13 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
         issuer: Some("issuer".to_owned()),
         audience: Some("broker".to_owned()),
         ..JwtConfig::default()
+    };
+    every_key.access.http = HttpAccessConfig {
+        url: Some("http://localhost/login".parse().unwrap()),
+        renew_url: Some("http://localhost/renew".parse().unwrap()),
+        token_file: Some(PathBuf::from("/bearer")),
+        ca: Some(PathBuf::from("/ca.crt")),
+        ..HttpAccessConfig::default()
     };
 
     let of_types: Vec<_> = flat(&every_key).into_keys().collect();

@@ -229,6 +229,10 @@ fn relations_between_options_name_both_and_where_each_is_set() {
             "FILE:6: listeners[].address = \"unix:/a\" is not allowed; allowed: an address nobody else uses, because it is listed twice",
         ),
         (
+            "[access.http]\nrenew_url = \"http://a\"\n",
+            "FILE:2: access.http.renew_url = \"http://a\" is not allowed; allowed: no such value, because access.http.url is not given",
+        ),
+        (
             "tls.certificate_file = \"a.crt\"",
             "FILE:1: tls.key_file must be given; a certificate is of no use without its key, nor a key without its certificate",
         ),

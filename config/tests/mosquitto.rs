@@ -473,6 +473,18 @@ fn every_error_names_file_line_and_option() {
             "FILE:3: bridge_psk is not supported: pre-shared keys of TLS are not available; use certificates",
         ),
         (
+            "listener 1\npsk_hint here\n",
+            "FILE:2: psk_hint is not supported: pre-shared keys of TLS are not available; use certificates",
+        ),
+        (
+            "listener 1\npsk_file /psk\n",
+            "FILE:2: psk_file is not supported: pre-shared keys of TLS are not available; use certificates",
+        ),
+        (
+            "listener 1\nprotocol websockets\nhttp_dir /www\n",
+            "FILE:3: http_dir is not supported: the broker serves no files",
+        ),
+        (
             "connection a\naddress b\nbridge_require_ocsp true\n",
             "FILE:3: bridge_require_ocsp = true is not allowed; allowed: false: answers of OCSP are not looked at",
         ),

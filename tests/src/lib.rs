@@ -20,6 +20,7 @@ pub mod ports;
 pub mod puppet;
 pub mod rumqtt;
 pub mod search;
+pub mod service;
 pub mod tap;
 pub mod tls;
 pub mod tools;

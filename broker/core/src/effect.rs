@@ -55,7 +55,7 @@ pub enum Input<'a> {
         /// has used all before them.
         last_identifier: u16,
     },
-    /// What became of [`Effect::Verify`].
+    /// What became of [`Effect::Verify`] or [`Effect::Renew`].
     Verified {
         /// The connection.
         connection: ConnectionId,
@@ -160,6 +160,14 @@ pub enum Effect {
         /// The connection.
         connection: ConnectionId,
         /// What the client shows.
+        credentials: Box<Credentials>,
+    },
+    /// Ask once more whoever vouches for this client, without its password, then say [`Input::Verified`] on this shard. The
+    /// connection goes on meanwhile.
+    Renew {
+        /// The connection.
+        connection: ConnectionId,
+        /// Who the client is; the password is empty.
         credentials: Box<Credentials>,
     },
     /// Carry out a command, then say [`Input::Answered`] on this shard.

@@ -55,7 +55,7 @@ pub const CONNECTION_LINES: &str = "veilmq_connections";
 pub use self::access::{
     Access, AccessTables, Actions, Command, ControlTopic, ControlTopics, Credentials, Holder, Role,
     RoleDefaults, RoleRule, Roles, Rule, RuleEffect, Rules, Stage as RuleStage, Subject, Template,
-    TemplateError, Verdict,
+    TemplateError, Terms, Verdict,
 };
 pub use self::capabilities::Capabilities;
 pub use self::connection::Arrival;

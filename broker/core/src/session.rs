@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use veilmq_protocol::{PacketId, TopicFilter, TopicName};
 
-use crate::access::{AccessTables, Action, Permissions, User};
+use crate::access::{AccessTables, Action, Asker, Permissions, User};
 use crate::e2e::Member;
 use crate::entrance::EntranceId;
 use crate::id::{ConnectionId, IdSet, SessionId};
@@ -101,6 +101,15 @@ impl Session {
             Some(user) => Some(&user.name),
             None if self.authenticated => Some(&self.client_id),
             None => None,
+        }
+    }
+
+    /// Returns its client as rules know it.
+    pub(crate) fn asker(&self) -> Asker<'_> {
+        Asker {
+            user: self.user_name(),
+            client_id: &self.client_id,
+            rules: self.user.as_ref().and_then(User::rules),
         }
     }
 

@@ -77,6 +77,7 @@ impl Party {
                 | Effect::Hand { .. }
                 | Effect::Close { .. }
                 | Effect::Verify { .. }
+                | Effect::Renew { .. }
                 | Effect::Command(_) => {}
             }
         }

@@ -495,7 +495,7 @@ impl World {
                 client.received.extend(drain(&mut outbox));
                 client.closed = true;
             }
-            Effect::Verify { connection, credentials } => {
+            Effect::Verify { connection, credentials } | Effect::Renew { connection, credentials } => {
                 self.credentials.push_back((connection, *credentials));
             }
             Effect::Command(command) => self.commands.push_back((shard, *command)),

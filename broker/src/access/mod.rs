@@ -3,9 +3,11 @@
 //! Invariant: tables are read and checked whole before any of them comes into force, so what cannot be used changes nothing.
 
 mod acl_file;
+mod authority;
 mod broker_api;
 mod control;
 mod dynamic_security;
+mod http;
 mod jwt;
 mod limiter;
 pub mod password;
@@ -30,11 +32,13 @@ pub use self::control::Control;
 pub(crate) use self::control::{Answer, Audience};
 pub use self::dynamic_security::DynamicSecurityError;
 use self::dynamic_security::{Answers, Directory, FirstDirectory, carry_out};
+pub use self::http::HttpAccessError;
 pub use self::jwt::JwtError;
 pub use self::limiter::{Ban, Banned, network};
 pub use self::password_file::PasswordFileError;
 pub use self::rules_file::RulesFileError;
 use self::tables::{Source, Tables};
+use self::verifier::Vouchers;
 pub(crate) use self::verifier::{Reply, Verifier};
 use crate::watched::WatchedFiles;
 
@@ -56,8 +60,11 @@ pub enum AccessError {
     /// The keys for tokens cannot be used.
     #[error(transparent)]
     Jwt(#[from] JwtError),
+    /// The service that is to be asked about users cannot be.
+    #[error(transparent)]
+    Http(#[from] HttpAccessError),
     /// The operating system gave no thread.
-    #[error("cannot start the password threads: {0}")]
+    #[error("cannot start the threads that check passwords: {0}")]
     Threads(io::Error),
 }
 
@@ -92,7 +99,7 @@ impl AccessKeeper {
         if let Some(first) = FirstDirectory::wanted(&config.access) {
             first.write()?;
         }
-        let tables = Tables::read(config, &[], None, None)?;
+        let tables = Tables::read(config, &[], None, &Vouchers::default())?;
         let patience = Duration::from_secs(config.limits.connect_seconds_max.into());
         let verifier = Verifier::start(config.bans, patience).map_err(AccessError::Threads)?;
         let watched = Watched::of(config);
@@ -129,7 +136,7 @@ impl AccessKeeper {
 
     fn read(&self, config: &BrokerConfig, in_force: &InForce) -> Result<Tables, AccessError> {
         let earlier = in_force.directory.as_ref();
-        Tables::read(config, &self.verifier.users(), earlier, self.verifier.tokens().as_deref())
+        Tables::read(config, &self.verifier.users(), earlier, &self.verifier.vouchers())
     }
 
     /// Returns who checks passwords.
@@ -171,9 +178,9 @@ impl AccessKeeper {
         path: &Path,
     ) -> Result<(), AccessError> {
         let InForce { config, sources, .. } = &*in_force;
-        let tokens = self.verifier.tokens();
+        let vouchers = self.verifier.vouchers();
         let users = self.verifier.users();
-        let (access, users) = tables::with_directory(config, sources, &users, tokens.as_deref(), &directory)?;
+        let (access, users) = tables::with_directory(config, sources, &users, &vouchers, &directory)?;
         directory.write(path).map_err(DynamicSecurityError::from)?;
         in_force.watched.files.has_written(path);
         self.shared.set_access(access);
@@ -193,7 +200,10 @@ impl AccessKeeper {
     fn apply(&self, tables: Tables, config: &BrokerConfig, in_force: &mut InForce) {
         // In this order nobody is refused by shards who was found right by the new file.
         self.shared.set_access(tables.access);
-        self.verifier.apply(tables.users, tables.rehash, tables.tokens, config.bans);
+        if let Some(hook) = tables.vouchers.iter().find_map(|vouchers| vouchers.hook.as_ref()) {
+            hook.warn_of_risks();
+        }
+        self.verifier.apply(tables.users, tables.rehash, tables.vouchers, config.bans);
         in_force.config = config.clone();
         (in_force.sources, in_force.directory) = (tables.sources, tables.directory);
     }
@@ -209,12 +219,13 @@ impl AccessKeeper {
 /// [`AccessError`], naming the file and line.
 pub fn check(config: &BrokerConfig) -> Result<(), AccessError> {
     let Some(first) = FirstDirectory::wanted(&config.access) else {
-        return Tables::read(config, &[], None, None).map(drop);
+        return Tables::read(config, &[], None, &Vouchers::default()).map(drop);
     };
     first.check()?;
     // The rest is looked at without the file that would be made.
     let access = AccessConfig { dynamic_security_file: None, ..config.access.clone() };
-    Tables::read(&BrokerConfig { access, ..config.clone() }, &[], None, None).map(drop)
+    let config = BrokerConfig { access, ..config.clone() };
+    Tables::read(&config, &[], None, &Vouchers::default()).map(drop)
 }
 
 impl Watched {
@@ -223,7 +234,8 @@ impl Watched {
         let files = own
             .flat_map(|access| [&access.password_file, &access.acl_file, &access.mosquitto_acl_file])
             .chain([&config.access.password_file, &config.acl.file, &config.acl.mosquitto_file])
-            .chain([&config.access.dynamic_security_file, &config.access.jwt.jwks_file]);
+            .chain([&config.access.dynamic_security_file, &config.access.jwt.jwks_file])
+            .chain([&config.access.http.token_file, &config.access.http.ca]);
         let files = WatchedFiles::new(files.flatten().cloned());
         Self { config: Box::new(config.clone()), files }
     }

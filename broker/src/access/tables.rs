@@ -10,9 +10,10 @@ use veilmq_core::{Access, AccessTables, ControlTopics, Rules};
 
 use super::AccessError;
 use super::dynamic_security::Directory;
+use super::http::Hook;
 use super::jwt::Tokens;
 use super::users::Users;
-use super::verifier::Rehash;
+use super::verifier::{Rehash, Vouchers};
 use super::{policies, rules_file};
 
 /// What is in force, or is about to be.
@@ -22,7 +23,7 @@ pub(super) struct Tables {
     pub(super) users: Vec<Users>,
     pub(super) rehash: Rehash,
     /// Who vouches for users on all listeners, or on each.
-    pub(super) tokens: Vec<Option<Arc<Tokens>>>,
+    pub(super) vouchers: Vec<Vouchers>,
     /// For all listeners, or for each, like the users.
     pub(super) sources: Vec<Source>,
     pub(super) directory: Option<Directory>,
@@ -43,9 +44,12 @@ impl Tables {
         config: &BrokerConfig,
         earlier: &[Users],
         earlier_directory: Option<&Directory>,
-        earlier_tokens: Option<&Tokens>,
+        earlier_vouchers: &Vouchers,
     ) -> Result<Self, AccessError> {
-        let tokens = Tokens::read(&config.access.jwt, earlier_tokens)?.map(Arc::new);
+        let vouchers = Vouchers {
+            tokens: Tokens::read(&config.access.jwt, earlier_vouchers.tokens.as_deref())?.map(Arc::new),
+            hook: Hook::read(config, earlier_vouchers.hook.as_deref())?.map(Arc::new),
+        };
         let directory = match &config.access.dynamic_security_file {
             Some(path) => Some(read_directory(path, earlier_directory)?),
             None => None,
@@ -63,9 +67,9 @@ impl Tables {
             Some(path) if config.access.rehash && users.len() == 1 => Rehash::In(path.clone()),
             Some(_) | None => Rehash::Never,
         };
-        let access = access(config, &sources, &users, tokens.as_deref(), directory.as_ref())?;
-        let tokens = sources.iter().map(|source| tokens.clone().filter(|_| source.own.jwt)).collect();
-        Ok(Self { access, users, rehash, tokens, sources, directory })
+        let access = access(config, &sources, &users, &vouchers, directory.as_ref())?;
+        let vouchers = sources.iter().map(|source| source.vouchers(&vouchers)).collect();
+        Ok(Self { access, users, rehash, vouchers, sources, directory })
     }
 }
 
@@ -74,12 +78,12 @@ pub(super) fn with_directory(
     config: &BrokerConfig,
     sources: &[Source],
     users: &[Users],
-    tokens: Option<&Tokens>,
+    vouchers: &Vouchers,
     directory: &Directory,
 ) -> Result<(AccessTables, Vec<Users>), AccessError> {
     let pairs = sources.iter().zip(users);
     let users: Vec<_> = pairs.map(|(source, users)| source.users(users, users, Some(directory))).collect();
-    Ok((access(config, sources, &users, tokens, Some(directory))?, users))
+    Ok((access(config, sources, &users, vouchers, Some(directory))?, users))
 }
 
 /// Lists who may connect and what clients may do: for all listeners, or, if that differs, for each.
@@ -106,13 +110,13 @@ fn access(
     config: &BrokerConfig,
     sources: &[Source],
     users: &[Users],
-    tokens: Option<&Tokens>,
+    vouchers: &Vouchers,
     directory: Option<&Directory>,
 ) -> Result<AccessTables, AccessError> {
     let by_roles = directory.map(|directory| Rules::by_roles(directory.roles()));
     let pairs = sources.iter().zip(users);
     let mut tables = pairs
-        .map(|(source, users)| source.access(config, users, tokens, by_roles.as_ref()))
+        .map(|(source, users)| source.access(config, users, &source.vouchers(vouchers), by_roles.as_ref()))
         .collect::<Result<Vec<_>, _>>()?;
     // One table is for whatever listeners there are.
     Ok(match tables.len() {
@@ -142,20 +146,26 @@ impl Source {
         }
     }
 
+    /// Returns who vouches for users here.
+    fn vouchers(&self, all: &Vouchers) -> Vouchers {
+        Vouchers {
+            tokens: all.tokens.clone().filter(|_| self.own.jwt),
+            hook: all.hook.clone().filter(|_| self.own.http),
+        }
+    }
+
     fn access(
         &self,
         config: &BrokerConfig,
         users: &Users,
-        tokens: Option<&Tokens>,
+        vouchers: &Vouchers,
         by_roles: Option<&Rules>,
     ) -> Result<Access, AccessError> {
         Ok(Access {
             anonymous: self.own.anonymous,
             users: self.has_passwords.then(|| users.stamps()),
-            authorities: tokens
-                .filter(|_| self.own.jwt)
-                .map(|tokens| tokens.authorities().collect())
-                .unwrap_or_default(),
+            authorities: vouchers.authorities(),
+            authorities_bring_rules: vouchers.hook.is_some(),
             rules: by_roles.filter(|_| self.own.dynamic_security).or(self.rules.as_ref()).cloned(),
             policies: policies::policies(&config.e2e)?,
             tells_bad_credentials: config.access.bad_credentials == BadCredentials::BadUserNameOrPassword,

@@ -2,7 +2,6 @@
 //!
 //! Files are read for each connection, so a renewed certificate is used from the next one on.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -10,21 +9,14 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::version::{TLS12, TLS13};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use veilmq_config::{BridgeTlsConfig, TlsVersion};
 
-use crate::tls::{TlsError, read_authorities, read_certificates, read_key};
+use crate::tls::{TlsError, read_certificates, read_key, read_trust};
 
 const AUTHORITIES: &str = "bridges[].tls.ca";
 const CERTIFICATE: &str = "bridges[].tls.certificate_file";
 const KEY: &str = "bridges[].tls.key_file";
-/// Where the authorities of the system usually are.
-const SYSTEM_AUTHORITIES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 /// Makes what TLS connections of a bridge begin with.
 ///
@@ -39,7 +31,7 @@ pub(super) fn client_config(config: &BridgeTlsConfig) -> Result<Arc<ClientConfig
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
         .map_err(TlsError::Unusable)?;
-    let authorities = authorities(config)?;
+    let authorities = read_trust(AUTHORITIES, config.ca.as_deref())?;
     let builder = if config.any_name {
         let verifier =
             WebPkiServerVerifier::builder_with_provider(Arc::new(authorities), Arc::clone(&provider))
@@ -57,25 +49,6 @@ pub(super) fn client_config(config: &BridgeTlsConfig) -> Result<Arc<ClientConfig
     };
     client.alpn_protocols = config.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     Ok(Arc::new(client))
-}
-
-fn authorities(config: &BridgeTlsConfig) -> Result<RootCertStore, TlsError> {
-    let path = config.ca.clone().unwrap_or_else(system_authorities);
-    let mut store = RootCertStore::empty();
-    for certificate in read_authorities(AUTHORITIES, &path)? {
-        // A bundle of a system may have some that nobody can use.
-        let _ = store.add(certificate);
-    }
-    if store.is_empty() {
-        let reason = "there is none in it that can be used".to_owned();
-        return Err(TlsError::Content { key: AUTHORITIES, path, what: "authority", reason });
-    }
-    Ok(store)
-}
-
-fn system_authorities() -> PathBuf {
-    let there = SYSTEM_AUTHORITIES.iter().map(PathBuf::from).find(|path| path.exists());
-    there.unwrap_or_else(|| SYSTEM_AUTHORITIES[0].into())
 }
 
 /// Accepts a certificate that is for another name, if it is good otherwise.

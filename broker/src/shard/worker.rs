@@ -219,6 +219,9 @@ impl Worker {
             }
             Effect::Close { connection, outbox } => self.close(connection, outbox, now),
             Effect::Verify { connection, credentials } => self.verify(connection, credentials),
+            Effect::Renew { connection, credentials } => {
+                self.verifier.renew(self.index, connection, credentials, &self.reply);
+            }
             Effect::Command(command) => self.control.submit(self.index, command),
             Effect::Hand { shard, arrival } => self.hand(shard, arrival),
             Effect::Commit { ticket, records, awaited } => self.commit(ticket, records, awaited),

@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 
 use super::acceptor::{TlsError, read_certificates};
@@ -14,6 +15,37 @@ use crate::files::FileError;
 const ENDINGS: [&str; 3] = ["pem", "crt", "cer"];
 /// The digits of a hash in a name that OpenSSL looks for.
 const HASH_DIGITS: usize = 8;
+
+/// Where the authorities of the system usually are.
+const SYSTEM_AUTHORITIES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Reads whom to trust towards a server: the authorities at a path that the option `key` names, or those of the system.
+///
+/// # Errors
+/// [`TlsError`], naming the option and the file; there has to be one that can be used.
+pub(crate) fn read_trust(key: &'static str, path: Option<&Path>) -> Result<RootCertStore, TlsError> {
+    let path = path.map_or_else(system_authorities, Path::to_owned);
+    let mut store = RootCertStore::empty();
+    for certificate in read_authorities(key, &path)? {
+        // A bundle of a system may have some that nobody can use.
+        let _ = store.add(certificate);
+    }
+    if store.is_empty() {
+        let reason = "there is none in it that can be used".to_owned();
+        return Err(TlsError::Content { key, path, what: "authority", reason });
+    }
+    Ok(store)
+}
+
+fn system_authorities() -> PathBuf {
+    let there = SYSTEM_AUTHORITIES.iter().map(PathBuf::from).find(|path| path.exists());
+    there.unwrap_or_else(|| SYSTEM_AUTHORITIES[0].into())
+}
 
 /// Reads all authorities at a path that the option `key` names, each once.
 ///

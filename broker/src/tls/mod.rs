@@ -22,7 +22,7 @@ use tracing::debug;
 use acceptor::Verifier;
 pub use acceptor::{TlsAcceptor, TlsError};
 pub(crate) use acceptor::{read_certificates, read_key};
-pub(crate) use authorities::read_authorities;
+pub(crate) use authorities::read_trust;
 pub use keeper::TlsKeeper;
 
 use crate::transport::End;

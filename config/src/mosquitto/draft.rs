@@ -392,6 +392,7 @@ impl Draft {
             mosquitto_acl_file: security.acl_file.clone(),
             dynamic_security: self.plugins.is_global || security.has_dynamic_security,
             jwt: false,
+            http: false,
         };
         (own != self.config.access_of_listeners()).then_some(own)
     }

@@ -145,7 +145,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         option(
             "listeners[].access.anonymous",
             Kind::Boolean,
-            "As `access.anonymous`, for this listener. With any of these six none of those for all listeners counts here.",
+            "As `access.anonymous`, for this listener. With any of these seven none of those for all listeners counts here.",
         ),
         "`false`; without `listeners[].access` as for all listeners",
     ),
@@ -182,6 +182,14 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
             "listeners[].access.jwt",
             Kind::Boolean,
             "Whether tokens are taken for passwords on this listener, as `access.jwt` says.",
+        ),
+        "`false`",
+    ),
+    unset(
+        option(
+            "listeners[].access.http",
+            Kind::Boolean,
+            "Whether the service of `access.http` is asked about users on this listener.",
         ),
         "`false`",
     ),

@@ -7,6 +7,7 @@ mod access;
 mod accounts;
 mod bridges;
 mod e2e;
+mod hooks;
 mod limits;
 mod listeners;
 mod mqtt;
@@ -78,6 +79,7 @@ const SECTIONS: &[&[OptionSpec]] = &[
     process::OPTIONS,
     access::OPTIONS,
     accounts::OPTIONS,
+    hooks::OPTIONS,
     mqtt::OPTIONS,
     limits::OPTIONS,
     rates::OPTIONS,

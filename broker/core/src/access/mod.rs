@@ -10,6 +10,7 @@ mod presence;
 mod roles;
 mod rules;
 mod tables;
+mod voucher;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,10 +26,11 @@ pub use self::roles::{Holder, Role, RoleDefaults, RoleRule, Roles};
 pub(crate) use self::rules::Pattern;
 pub use self::rules::{Actions, Rule, RuleEffect, Rules, Stage, Subject, Template, TemplateError};
 pub use self::tables::AccessTables;
+pub use self::voucher::Terms;
+pub(crate) use self::voucher::Voucher;
 use crate::e2e::Policies;
 use crate::entrance::EntranceId;
 use crate::farewell::PeerError;
-use crate::time::Moment;
 
 /// The user that the broker's own bridges are, for whom no rule holds. No client can be it, for no text in MQTT holds U+0000
 /// ([MQTT-1.5.4-2]).
@@ -44,6 +46,8 @@ pub struct Access {
     pub users: Option<HashMap<Arc<str>, u64>>,
     /// The numbers of those who vouch for users that are not among `users`, as the issuers of tokens do.
     pub authorities: Vec<u64>,
+    /// Whether they may say what a client may do too ([`Terms::rules`]).
+    pub authorities_bring_rules: bool,
     /// What clients may do; None lets everybody do everything.
     pub rules: Option<Rules>,
     /// What messages have to be on some topics, whoever may publish there.
@@ -62,6 +66,7 @@ impl Access {
             anonymous,
             users: None,
             authorities: Vec::new(),
+            authorities_bring_rules: false,
             rules: None,
             policies: Policies::default(),
             tells_bad_credentials: true,
@@ -72,17 +77,23 @@ impl Access {
     /// Tells whether a client may go on: nothing that it proved when it connected has been taken back since.
     pub(crate) fn admits(&self, user: Option<&User>, has_identity: bool) -> bool {
         // What nobody vouches for any more is as good as nothing.
-        match user.map(|user| (&user.name, user.proof)) {
+        match user.map(|user| (&user.name, &user.proof)) {
             _ if has_identity => true,
             Some((name, Proof::Password(stamp))) => {
-                self.users.as_ref().is_some_and(|users| users.get(name) == Some(&stamp))
+                self.users.as_ref().is_some_and(|users| users.get(name) == Some(stamp))
             }
-            Some((_, Proof::Authority(number))) => self.authorities.contains(&number),
+            Some((_, Proof::Vouched(voucher))) => self.authorities.contains(&voucher.authority),
             Some((_, Proof::Transport | Proof::Remembered)) => true,
+            Some((_, Proof::Withdrawn)) => false,
             // It is a claim that could be checked now.
             Some((_, Proof::None)) if self.checks_users() => false,
             Some((_, Proof::None)) | None => self.anonymous,
         }
+    }
+
+    /// Tells whether any client may be restricted in what it does.
+    pub(crate) fn may_restrict(&self) -> bool {
+        self.rules.is_some() || self.authorities_bring_rules
     }
 
     /// Tells whether a user name has to be proved.
@@ -108,12 +119,22 @@ impl Access {
     }
 
     /// Returns what a client may do; None if that is everything.
-    pub(crate) fn permissions(&self, user: Option<&str>, client_id: &str) -> Option<Box<Permissions>> {
-        if user == Some(BRIDGES) {
+    pub(crate) fn permissions(&self, asker: Asker<'_>) -> Option<Box<Permissions>> {
+        if asker.user == Some(BRIDGES) {
             return None;
         }
-        self.rules.as_ref().map(|rules| Box::new(rules.permissions(user, client_id)))
+        let rules = asker.rules.or(self.rules.as_ref())?;
+        Some(Box::new(rules.permissions(asker.user, asker.client_id)))
     }
+}
+
+/// A client as rules know it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asker<'a> {
+    pub(crate) user: Option<&'a str>,
+    pub(crate) client_id: &'a str,
+    /// What whoever vouches for it says that it may do.
+    pub(crate) rules: Option<&'a Rules>,
 }
 
 /// The user that a client is.
@@ -124,24 +145,45 @@ pub(crate) struct User {
 }
 
 /// How it is known who a client is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Proof {
     /// It is the client's own word.
     None,
     /// Its password was right; the number is that of [`Access::users`] at that time.
     Password(u64),
-    /// Who has this number among [`Access::authorities`] vouches for it.
-    Authority(u64),
+    /// Somebody among [`Access::authorities`] vouches for it.
+    Vouched(Box<Voucher>),
     /// What carries MQTT has proved it, as TLS does with a client's certificate.
     Transport,
     /// It was proved before the broker was started last, in one way or another.
     Remembered,
+    /// Who vouched for it does not any more.
+    Withdrawn,
 }
 
 impl User {
+    pub(crate) fn new(name: Arc<str>, proof: Proof) -> Self {
+        Self { name, proof }
+    }
+
     /// Returns the user of a session that was stored.
     pub(crate) fn remembered(name: Arc<str>, is_proven: bool) -> Self {
-        Self { name, proof: if is_proven { Proof::Remembered } else { Proof::None } }
+        Self::new(name, if is_proven { Proof::Remembered } else { Proof::None })
+    }
+
+    /// Returns on what terms somebody vouches for it.
+    pub(crate) fn terms(&self) -> Option<&Terms> {
+        match &self.proof {
+            Proof::Vouched(voucher) => Some(&voucher.terms),
+            Proof::None | Proof::Password(_) | Proof::Transport | Proof::Remembered | Proof::Withdrawn => {
+                None
+            }
+        }
+    }
+
+    /// Returns what whoever vouches for it says that it may do.
+    pub(crate) fn rules(&self) -> Option<&Rules> {
+        self.terms()?.rules.as_ref()
     }
 
     /// Tells whether more than the client's word stands behind the name.
@@ -174,7 +216,7 @@ impl fmt::Debug for Credentials {
 }
 
 /// What became of [`Credentials`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The password is that of the user, whose number in [`Access::users`] this is.
     Right(u64),
@@ -182,8 +224,8 @@ pub enum Verdict {
     Vouched {
         /// The number among [`Access::authorities`].
         authority: u64,
-        /// When that is over, and the connection with it.
-        until: Moment,
+        /// What it says besides.
+        terms: Terms,
     },
     /// There is no such user, or its password is another.
     Wrong,

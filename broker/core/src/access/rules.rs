@@ -16,6 +16,15 @@ use super::roles::Roles;
 #[derive(Clone, Debug)]
 pub struct Rules(Arc<Kind>);
 
+/// Rules are equal if one is a copy of the other.
+impl PartialEq for Rules {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Rules {}
+
 #[derive(Debug)]
 enum Kind {
     Stages {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: where each listener has its own, nobody is let in or allowed anything by the table of another.
 
-use super::{Access, ControlTopics, Permissions, User};
+use super::{Access, Asker, ControlTopics, Permissions, User};
 use crate::e2e::Policies;
 use crate::entrance::EntranceId;
 
@@ -19,14 +19,14 @@ pub struct AccessTables {
 impl From<Access> for AccessTables {
     /// One table for all listeners.
     fn from(common: Access) -> Self {
-        Self { has_rules: common.rules.is_some(), common, own: Vec::new() }
+        Self { has_rules: common.may_restrict(), common, own: Vec::new() }
     }
 }
 
 impl From<Vec<Access>> for AccessTables {
     /// A table for each listener, in their order; whoever comes by none of them is not let in.
     fn from(own: Vec<Access>) -> Self {
-        let has_rules = own.iter().any(|access| access.rules.is_some());
+        let has_rules = own.iter().any(Access::may_restrict);
         Self { has_rules, common: Access::open_to(false), own }
     }
 }
@@ -82,10 +82,9 @@ impl AccessTables {
     pub(crate) fn permissions_of_absent(
         &self,
         entrance: Option<EntranceId>,
-        user: Option<&str>,
-        client_id: &str,
+        asker: Asker<'_>,
     ) -> Vec<Option<Box<Permissions>>> {
-        let of = |access: &Access| access.permissions(user, client_id);
+        let of = |access: &Access| access.permissions(asker);
         match entrance {
             Some(entrance) => vec![of(self.of(entrance))],
             None if self.own.is_empty() => vec![of(&self.common)],
@@ -98,12 +97,14 @@ impl AccessTables {
     pub(crate) fn permissions(
         &self,
         entrance: Option<EntranceId>,
-        user: Option<&str>,
-        client_id: &str,
+        asker: Asker<'_>,
     ) -> Option<Box<Permissions>> {
         match entrance {
-            Some(entrance) => self.of(entrance).permissions(user, client_id),
-            None if self.own.is_empty() => self.common.permissions(user, client_id),
+            Some(entrance) => self.of(entrance).permissions(asker),
+            // What somebody had said that its client may do is not known any more.
+            None if self.own.is_empty() && !self.common.authorities_bring_rules => {
+                self.common.permissions(asker)
+            }
             None => None,
         }
     }

@@ -24,7 +24,7 @@ pub(crate) struct Established {
     pub(crate) promise: Promise,
     /// TLS carries the connection.
     pub(crate) is_encrypted: bool,
-    /// When the connection has to end because the client's certificate or token has expired.
+    /// When the connection has to end because the client's certificate or token has expired, or what vouches for it is to be renewed.
     pub(crate) proof_over_at: Option<Moment>,
     pub(crate) wire: Wire,
     /// Opens records and re-authenticates; None on a connection without records.

@@ -22,7 +22,7 @@ pub(crate) use self::joining::{JoinOutcome, Joining};
 pub(crate) use self::one_trip::Proving;
 pub(crate) use self::opening::{Next, Opening};
 pub(crate) use self::wire::{Fan, SendError, Wire};
-use crate::access::User;
+use crate::access::{Asker, User};
 use crate::durability::Promise;
 use crate::e2e::Member;
 use crate::entrance::EntranceId;
@@ -139,7 +139,7 @@ pub struct Arrival {
     pub(crate) last_identifier: Option<u16>,
     /// The VEIL-1 identity of the client.
     pub(crate) identity: Option<Arc<Member>>,
-    /// When the connection has to end, for the client's certificate or token does.
+    /// When the connection has to end, for the client's certificate or token does, or what vouches for it is to be renewed.
     pub(crate) proof_over_at: Option<Moment>,
     /// Bytes that followed the last packet of the opening.
     pub(crate) unread: Vec<u8>,
@@ -162,6 +162,15 @@ impl Arrival {
         match (&self.user, &self.identity) {
             (_, Some(_)) => Some(&self.request.client_id),
             (user, None) => user.as_ref().map(|user| &*user.name),
+        }
+    }
+
+    /// Returns the client as rules know it.
+    pub(crate) fn asker(&self) -> Asker<'_> {
+        Asker {
+            user: self.user_name(),
+            client_id: &self.request.client_id,
+            rules: self.user.as_ref().and_then(User::rules),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::one_trip::{Offer, compact, resume};
 use super::{
     Arrival, ConnectRequest, Joining, SendError, auth_packet, certificate_over_at, packet_bytes_max,
 };
-use crate::access::{AccessTables, Credentials, Proof, User, Verdict};
+use crate::access::{AccessTables, Credentials, Proof, User, Verdict, Voucher};
 use crate::durability::Promise;
 use crate::e2e::Member;
 use crate::entrance::{Entrance, EntranceId};
@@ -149,13 +149,15 @@ impl Opening {
         let Unverified { request, user } = *unverified;
         Some(match verdict {
             Verdict::Right(stamp) => {
-                let user = User { name: user, proof: Proof::Password(stamp) };
+                let user = User::new(user, Proof::Password(stamp));
                 Ok(self.arrival(request, Some(user), None, environment))
             }
-            Verdict::Vouched { authority, until } => {
-                let user = User { name: user, proof: Proof::Authority(authority) };
+            Verdict::Vouched { authority, terms } => {
+                let proof_over_at = terms.due_at();
+                let proof = Proof::Vouched(Box::new(Voucher { authority, terms }));
+                let user = User::new(user, proof);
                 let arrival = self.arrival(request, Some(user), None, environment);
-                Ok(Box::new(Arrival { proof_over_at: Some(until), ..*arrival }))
+                Ok(Box::new(Arrival { proof_over_at, ..*arrival }))
             }
             // [MQTT-3.1.4-2]
             Verdict::Wrong => Err(access.of(self.entrance).bad_credentials().into()),
@@ -286,7 +288,7 @@ impl Opening {
         environment: &Environment<'_>,
     ) -> Result<Next, CloseReason> {
         if let Some(name) = self.vouched.take() {
-            let user = User { name, proof: Proof::Transport };
+            let user = User::new(name, Proof::Transport);
             return Ok(Next::Arrive(self.arrival(request, Some(user), None, environment)));
         }
         let access = shared.access();
@@ -305,7 +307,7 @@ impl Opening {
                 Ok(Next::Verify(Box::new(credentials)))
             }
             name if access.anonymous => {
-                let user = name.map(|name| User { name: Arc::from(name), proof: Proof::None });
+                let user = name.map(|name| User::new(Arc::from(name), Proof::None));
                 Ok(Next::Arrive(self.arrival(request, user, None, environment)))
             }
             Some(_) => Err(access.bad_credentials().into()),

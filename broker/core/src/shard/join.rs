@@ -60,7 +60,7 @@ impl Shard {
         let Passed::Join(scope) = passed else { return None };
         let filter = TopicFilter::new(&scope).ok()?;
         let access = self.access.of(arrival.request.entrance);
-        let Some(permissions) = access.permissions(arrival.user_name(), &arrival.request.client_id) else {
+        let Some(permissions) = access.permissions(arrival.asker()) else {
             return Some(parsed);
         };
         let is_allowed = permissions.allow_subscribe(filter);

@@ -21,6 +21,7 @@ mod outgoing;
 mod prove;
 mod publish;
 mod receive;
+mod renewal;
 mod retained;
 mod share;
 mod spill;

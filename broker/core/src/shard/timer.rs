@@ -108,7 +108,10 @@ impl Shard {
             Some(Connection::Established(established)) => {
                 let is_over = |at: Option<Moment>| at.is_some_and(|at| at <= environment.now);
                 if is_over(established.proof_over_at) {
-                    PeerError::NotAuthorized("its certificate or token has expired")
+                    if self.renew(connection, environment.now, effects) {
+                        return;
+                    }
+                    PeerError::NotAuthorized("its certificate or token, or what vouched for it, has expired")
                 } else if is_over(established.exchange_over_at()) {
                     PeerError::ReauthenticationTimeout { seconds: self.shared.settings().connect_seconds_max }
                 } else if is_over(established.silent_at()) {

@@ -9,7 +9,7 @@ use veilmq_protocol::{TopicFilter, TopicName};
 
 use super::Shard;
 use super::publish::Publication;
-use crate::access::{AccessTables, Action, BRIDGES, Permissions, Verdict};
+use crate::access::{AccessTables, Action, Asker, BRIDGES, Permissions, Verdict};
 use crate::connection::{Arrival, Connection};
 use crate::effect::Effect;
 use crate::farewell::{BrokerReason, CloseReason, PeerError};
@@ -42,7 +42,7 @@ impl Shard {
         }
     }
 
-    /// Goes on with a connection whose password has been checked. It may be gone by now.
+    /// Goes on with a connection whose password has been checked, or whose voucher was asked for again. It may be gone by now.
     pub(super) fn verified(
         &mut self,
         connection: ConnectionId,
@@ -50,7 +50,13 @@ impl Shard {
         environment: &mut Environment<'_>,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(Connection::Opening(opening)) = self.connections.get_mut(&connection) else { return };
+        let opening = match self.connections.get_mut(&connection) {
+            Some(Connection::Opening(opening)) => opening,
+            Some(Connection::Established(_)) => {
+                return self.renewed(connection, verdict, environment, effects);
+            }
+            Some(Connection::Proving(_)) | None => return,
+        };
         match opening.decide(verdict, &self.access, environment) {
             None => {}
             Some(Ok(arrival)) => {
@@ -96,10 +102,7 @@ impl Shard {
     pub(super) fn refusal_of_will(&self, arrival: &Arrival) -> Option<PeerError> {
         let will = arrival.request.will.as_ref()?;
         let topic = TopicName::new(&will.topic).ok()?;
-        let mut permissions = self
-            .access
-            .of(arrival.request.entrance)
-            .permissions(arrival.user_name(), &arrival.request.client_id)?;
+        let mut permissions = self.access.of(arrival.request.entrance).permissions(arrival.asker())?;
         let is_allowed = permissions.allow_publish(topic);
         self.stats.acl_checked(Action::Publish, is_allowed);
         (!is_allowed).then_some(PeerError::NotAuthorized("the Will Topic is not this client's to publish to"))
@@ -126,6 +129,10 @@ impl Shard {
             return None;
         }
         let session = self.sessions.get_mut(&publication.publisher?)?;
+        // What only its voucher says that it may do cannot be asked for once it is gone.
+        if session.asker().rules.is_some() {
+            return None;
+        }
         let listener = session.entrance.and_then(|entrance| self.shared.entrance_name(entrance));
         Some(Arc::clone(session.source(listener)))
     }
@@ -140,7 +147,8 @@ impl Shard {
         let Ok(topic) = TopicName::new(message.topic()) else { return true };
         let permissions = publishers.entry(Arc::clone(source)).or_insert_with(|| {
             let entrance = source.listener.as_ref().and_then(|name| self.shared.entrance_named(name));
-            self.access.permissions_of_absent(entrance, source.user.as_deref(), &source.client_id)
+            let asker = Asker { user: source.user.as_deref(), client_id: &source.client_id, rules: None };
+            self.access.permissions_of_absent(entrance, asker)
         });
         let mut allow = permissions.iter_mut().map(|permissions| {
             permissions.as_mut().is_none_or(|permissions| permissions.allow_publish(topic))
@@ -235,5 +243,5 @@ fn lost_subscriptions(session: &Session) -> Vec<(SessionId, Arc<str>)> {
 
 /// Returns what the client of a session may do; None if that is everything.
 pub(super) fn permissions_of(session: &Session, access: &AccessTables) -> Option<Box<Permissions>> {
-    access.permissions(session.entrance, session.user_name(), &session.client_id)
+    access.permissions(session.entrance, session.asker())
 }

@@ -78,7 +78,7 @@ fn refusals_have_the_codes_of_each_version() {
         {
             let mut world = world(true);
             let connection = world.connect(&connect);
-            world.judge(verdict);
+            world.judge(verdict.clone());
 
             assert_eq!(world.received(connection), [expected], "{verdict:?} in {:?}", connect.version);
             assert!(world.is_closed(connection));

@@ -1,10 +1,10 @@
 //! Users that somebody vouches for, for a while.
 
-use veilmq_core::{Access, Verdict};
+use veilmq_core::{Access, Actions, Rule, Terms, Verdict};
 use veilmq_protocol::{Connect, QoS};
 use veilmq_simulator::{Conn, World};
 
-use super::{connect_as, users, will};
+use super::{PUBLISH, RECEIVE, allow, connect_as, rules, users, will};
 
 fn access(authorities: &[u64]) -> Access {
     Access { authorities: authorities.into(), users: users(&[("file", 1)]), ..Access::open_to(true) }
@@ -15,7 +15,7 @@ fn join(world: &mut World, client_id: &str, authority: u64, milliseconds: u64) -
     let connect = Connect { will: will("w", 0), ..connect_as(client_id, "ann", 60) };
     let connection = world.connect(&connect);
     let until = world.now() + milliseconds;
-    world.judge(Verdict::Vouched { authority, until });
+    world.judge(Verdict::Vouched { authority, terms: Terms::until(until) });
     let answer = world.received(connection);
     (connection, answer)
 }
@@ -55,4 +55,142 @@ fn a_voucher_is_worth_nothing_once_who_gave_it_is_not_believed() {
     assert_eq!(connack, ["CONNACK 0x86"]);
     let (_, connack) = join(&mut world, "a", 8, 10_000);
     assert!(connack[0].starts_with("CONNACK 0x00"), "{connack:?}");
+}
+
+/// What a service says of ann: these rules, to be asked for again after a second, and over after three.
+fn terms(world: &World, list: Vec<Rule>) -> Terms {
+    let now = world.now();
+    Terms { rules: rules(list, true), renew_at: Some(now + 1_000), until: Some(now + 3_000) }
+}
+
+fn world_of_service() -> World {
+    let mut world = World::new(2);
+    let access = Access { authorities_bring_rules: true, rules: rules(Vec::new(), true), ..access(&[7]) };
+    world.set_access(access);
+    world
+}
+
+/// Connects as ann with what the service says of her; returns what comes behind CONNACK too.
+fn join_with(world: &mut World, client_id: &str, list: Vec<Rule>) -> (Conn, Vec<String>) {
+    let connection = world.connect(&connect_as(client_id, "ann", 60));
+    let terms = terms(world, list);
+    world.judge(Verdict::Vouched { authority: 7, terms });
+    let mut received = world.received(connection);
+    assert!(received[0].starts_with("CONNACK 0x00"), "{received:?}");
+    received.remove(0);
+    (connection, received)
+}
+
+fn join_on(world: &mut World, client_id: &str, list: Vec<Rule>) -> Conn {
+    join_with(world, client_id, list).0
+}
+
+#[test]
+fn rules_that_come_with_a_voucher_take_the_place_of_the_others() {
+    let mut world = world_of_service();
+    let ann = join_on(&mut world, "a", vec![allow(PUBLISH, "%u/#"), allow(RECEIVE, "%c")]);
+
+    world.publish(ann, "ann/x", "m", QoS::AtLeastOnce, 1);
+    world.publish(ann, "bob/x", "m", QoS::AtLeastOnce, 2);
+    assert_eq!(world.received(ann), ["PUBACK id1 0x10", "PUBACK id2 0x87"]);
+    world.subscribe(ann, "a", QoS::AtMostOnce);
+    world.subscribe(ann, "ann/x", QoS::AtMostOnce);
+    assert_eq!(world.received(ann), ["SUBACK [00]", "SUBACK [87]"]);
+
+    // A change of the tables leaves them.
+    world.set_access(Access {
+        authorities_bring_rules: true,
+        rules: rules(vec![allow(PUBLISH, "bob/x")], true),
+        ..access(&[7])
+    });
+    world.publish(ann, "ann/x", "m", QoS::AtLeastOnce, 3);
+    world.publish(ann, "bob/x", "m", QoS::AtLeastOnce, 4);
+    assert_eq!(world.received(ann), ["PUBACK id3 0x10", "PUBACK id4 0x87"]);
+}
+
+#[test]
+fn a_voucher_is_asked_for_again_and_what_it_says_then_holds_for_a_live_subscription() {
+    // [B07]
+    let mut world = world_of_service();
+    let ann = join_on(&mut world, "a", vec![allow(Actions::ALL, "t")]);
+    world.subscribe(ann, "t", QoS::AtMostOnce);
+    world.received(ann);
+    world.pass(1_001);
+    assert!(!world.is_closed(ann), "it waits for no answer");
+    world.publish(ann, "t", "old", QoS::AtMostOnce, 0);
+    assert_eq!(world.received(ann), ["PUBLISH t \"old\" qos0"]);
+
+    let terms = terms(&world, vec![allow(PUBLISH, "t")]);
+    world.judge(Verdict::Vouched { authority: 7, terms });
+
+    world.publish(ann, "t", "new", QoS::AtMostOnce, 0);
+    assert!(world.received(ann).is_empty());
+    world.pass(2_500);
+    assert!(!world.is_closed(ann), "the time of the first answer does not count any more");
+}
+
+#[test]
+fn a_voucher_that_is_taken_back_ends_the_connection_and_the_will_message_goes_nowhere() {
+    // [B07]
+    let mut world = world_of_service();
+    let watcher = join_on(&mut world, "watcher", vec![allow(RECEIVE, "w")]);
+    world.subscribe(watcher, "w", QoS::AtMostOnce);
+    world.received(watcher);
+    let ann = world.connect(&Connect { will: will("w", 0), ..connect_as("a", "ann", 60) });
+    let mut terms = terms(&world, vec![allow(PUBLISH, "w")]);
+    // Only this one is to be renewed first.
+    terms.renew_at = Some(world.now() + 500);
+    world.judge(Verdict::Vouched { authority: 7, terms });
+    world.received(ann);
+    world.pass(501);
+
+    world.judge(Verdict::Wrong);
+
+    assert_eq!(world.received(ann), ["DISCONNECT 0x87"]);
+    assert!(world.received(watcher).is_empty());
+}
+
+#[test]
+fn what_nobody_can_say_now_is_asked_again_until_its_time_is_over() {
+    let mut world = world_of_service();
+    let ann = join_on(&mut world, "a", vec![allow(PUBLISH, "t")]);
+    world.pass(1_001);
+    world.judge(Verdict::Busy);
+    world.pass(1_900);
+    assert!(!world.is_closed(ann));
+
+    world.pass(200);
+
+    assert_eq!(world.received(ann), ["DISCONNECT 0x87"]);
+}
+
+#[test]
+fn a_session_of_before_the_start_gets_what_it_may_have_once_its_client_is_vouched_for_again() {
+    let mut world = world_of_service();
+    let ann = join_on(&mut world, "a", vec![allow(RECEIVE, "#")]);
+    world.subscribe(ann, "#", QoS::AtLeastOnce);
+    world.cut(ann);
+    world = world.crash(2).0;
+    world.set_access(Access { authorities_bring_rules: true, ..access(&[7]) });
+    let publisher = join_on(&mut world, "p", vec![allow(PUBLISH, "#")]);
+    for (packet_id, topic) in (1..).zip(["one", "two"]) {
+        world.publish(publisher, topic, "m", QoS::AtLeastOnce, packet_id);
+    }
+
+    let (_, received) = join_with(&mut world, "a", vec![allow(RECEIVE, "two")]);
+
+    assert_eq!(received, ["PUBLISH two \"m\" qos1 id1"]);
+}
+
+#[test]
+fn what_a_client_with_rules_of_its_own_has_retained_stays_when_it_is_gone() {
+    let mut world = world_of_service();
+    let ann = join_on(&mut world, "a", vec![allow(PUBLISH, "t")]);
+    world.retain(ann, "t", "m");
+    world.cut(ann);
+
+    let reader = join_on(&mut world, "r", vec![allow(RECEIVE, "t")]);
+    world.subscribe(reader, "t", QoS::AtMostOnce);
+
+    assert!(world.received(reader).iter().any(|packet| packet.starts_with("PUBLISH t")));
 }

@@ -143,7 +143,11 @@ impl Broker {
                 Effect::Post { shard: ShardIndex(other), parcel } => {
                     self.turn(usize::from(other), Input::Parcel(parcel));
                 }
-                Effect::Close { .. } | Effect::Fetch { .. } | Effect::Verify { .. } | Effect::Command(_) => {
+                Effect::Close { .. }
+                | Effect::Fetch { .. }
+                | Effect::Verify { .. }
+                | Effect::Renew { .. }
+                | Effect::Command(_) => {
                     panic!("{effect:?} in a benchmark")
                 }
             }

@@ -3,7 +3,6 @@
 //! Invariant: a key has one algorithm, which was settled when it was read, and checks signatures of no other.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,11 +14,10 @@ use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
 use super::TokenFault;
+use crate::access::authority;
 use crate::access::password_file::read_bytes;
 use crate::files::FileError;
 
-/// Numbers that say which key vouched for a client.
-static NUMBERS: AtomicU64 = AtomicU64::new(1);
 /// RFC 7518 section 3.2: a key at least as long as the hash.
 const SECRET_BYTES_MIN: usize = 32;
 const KEYS_MAX: usize = 64;
@@ -116,7 +114,7 @@ impl Keys {
         let keys = read_set(path)?.into_iter().map(|(name, material)| {
             let is_same = |key: &&Key| key.name == name && key.material == material;
             let same = earlier.and_then(|earlier| earlier.keys.iter().find(is_same));
-            let number = same.map_or_else(|| NUMBERS.fetch_add(1, Ordering::Relaxed), |key| key.number);
+            let number = same.map_or_else(authority::next, |key| key.number);
             Key { name, material, number }
         });
         Ok(Self { keys: keys.collect() })

@@ -1,20 +1,27 @@
-//! Checks passwords on threads of its own, so that no shard's turn takes as long as a hash.
+//! Checks passwords on threads of its own, so that no shard's turn takes as long as a hash or a question to a service.
 //!
+//! Where a service is asked, it is asked about every user, and only where it leaves that to others are hashes and tokens looked at.
 //! Invariant: what waits to be checked is bounded in number and bytes, and what has waited longer than a client may take to
-//! connect is not checked any more. Who is banned is refused without a hash.
+//! connect is not checked any more. Who is banned is refused without a hash and without a question.
+
+mod asker;
+mod counts;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 use veilmq_config::BansConfig;
-use veilmq_core::{ConnectionId, Credentials, Sample, SampleKind, ShardIndex, Verdict};
+use veilmq_core::{ConnectionId, Credentials, EntranceId, Sample, SampleKind, ShardIndex, Terms, Verdict};
 
+use self::asker::Asker;
+use self::counts::Counts;
+use super::http::{Event, Hook, Outcome};
 use super::jwt::{Proven, Tokens};
 use super::limiter::{Ban, Banned, Limiter, NewBans};
 use super::password::{PasswordHash, Scheme};
@@ -44,6 +51,24 @@ pub(super) enum Rehash {
 /// Checks passwords. It lives as long as somebody holds it.
 pub struct Verifier {
     inner: Arc<Inner>,
+    asker: Asker,
+}
+
+/// What passwords are checked by on one listener, or on all.
+#[derive(Clone, Default)]
+pub(super) struct Vouchers {
+    /// Whose tokens are taken.
+    pub(super) tokens: Option<Arc<Tokens>>,
+    /// Who is asked before all else.
+    pub(super) hook: Option<Arc<Hook>>,
+}
+
+impl Vouchers {
+    /// Returns the numbers by which the core knows them.
+    pub(super) fn authorities(&self) -> Vec<u64> {
+        let keys = self.tokens.iter().flat_map(|tokens| tokens.authorities());
+        keys.chain(self.hook.iter().map(|hook| hook.authority())).collect()
+    }
 }
 
 struct Inner {
@@ -53,7 +78,7 @@ struct Inner {
     users: RwLock<Arc<[Users]>>,
     rehash: Mutex<Rehash>,
     /// Who vouches for users that are in no list, like these by the number of the listener.
-    tokens: RwLock<Arc<[Option<Arc<Tokens>>]>>,
+    vouchers: RwLock<Arc<[Vouchers]>>,
     limiter: Mutex<Limiter>,
     /// Whether an operator has ever banned anybody, so that others need not take the lock.
     has_operators_bans: AtomicBool,
@@ -76,17 +101,6 @@ struct Waiting {
     reply: Arc<Reply>,
 }
 
-#[derive(Default)]
-struct Counts {
-    succeeded: AtomicU64,
-    failed: AtomicU64,
-    banned: AtomicU64,
-    busy: AtomicU64,
-    addresses_banned: AtomicU64,
-    users_banned: AtomicU64,
-    rehashed: AtomicU64,
-}
-
 impl Verifier {
     /// Starts the threads. A client has `patience` to connect.
     ///
@@ -98,13 +112,14 @@ impl Verifier {
             wake: Condvar::new(),
             users: RwLock::new(Arc::from([])),
             rehash: Mutex::new(Rehash::Never),
-            tokens: RwLock::new(Arc::from([])),
+            vouchers: RwLock::new(Arc::from([])),
             limiter: Mutex::new(Limiter::new(bans)),
             has_operators_bans: AtomicBool::new(false),
             patience,
             counts: Counts::default(),
         });
-        let verifier = Self { inner };
+        let asker = Asker::start(Arc::clone(&inner))?;
+        let verifier = Self { inner, asker };
         let threads = thread::available_parallelism().map_or(1, |cores| cores.get().clamp(1, THREADS_MAX));
         for number in 0..threads {
             let inner = Arc::clone(&verifier.inner);
@@ -122,15 +137,41 @@ impl Verifier {
         credentials: Box<Credentials>,
         reply: &Arc<Reply>,
     ) {
-        let now = Instant::now();
-        let counts = &self.inner.counts;
-        if lock(&self.inner.limiter).is_banned(address(&credentials), &credentials.user, now) {
-            counts.banned.fetch_add(1, Ordering::Relaxed);
-            return reply(shard, connection, Verdict::Banned);
+        let waiting =
+            Waiting { since: Instant::now(), shard, connection, credentials, reply: Arc::clone(reply) };
+        if self.inner.is_banned(&waiting.credentials) {
+            return self.inner.count_and_tell(&waiting, Verdict::Banned);
         }
-        let waiting = Waiting { since: now, shard, connection, credentials, reply: Arc::clone(reply) };
-        if !self.inner.enqueue(waiting) {
-            counts.busy.fetch_add(1, Ordering::Relaxed);
+        let Some(hook) = self.inner.vouchers(waiting.credentials.entrance).hook else {
+            return self.inner.pass_on(waiting);
+        };
+        if let Some(outcome) = hook.recall(&waiting.credentials) {
+            self.inner.counts.recalled();
+            return match outcome {
+                Outcome::Next => self.inner.pass_on(waiting),
+                Outcome::Decided(verdict) => self.inner.settle(&waiting, verdict),
+            };
+        }
+        if !self.asker.submit(hook, Event::Connect, waiting) {
+            self.inner.counts.verdict(&Verdict::Busy);
+            reply(shard, connection, Verdict::Busy);
+        }
+    }
+
+    /// Has somebody asked once more about a client that was let in; `reply` is told the verdict.
+    pub(crate) fn renew(
+        &self,
+        shard: ShardIndex,
+        connection: ConnectionId,
+        credentials: Box<Credentials>,
+        reply: &Arc<Reply>,
+    ) {
+        let Some(hook) = self.inner.vouchers(credentials.entrance).hook else {
+            return reply(shard, connection, Verdict::Wrong);
+        };
+        let since = Instant::now();
+        let waiting = Waiting { since, shard, connection, credentials, reply: Arc::clone(reply) };
+        if !self.asker.submit(hook, Event::Renew, waiting) {
             reply(shard, connection, Verdict::Busy);
         }
     }
@@ -165,8 +206,12 @@ impl Verifier {
     }
 
     /// Returns who vouches for users that are in no list, on whatever listener.
-    pub(super) fn tokens(&self) -> Option<Arc<Tokens>> {
-        self.inner.tokens().iter().flatten().next().cloned()
+    pub(super) fn vouchers(&self) -> Vouchers {
+        let all = self.inner.all_vouchers();
+        Vouchers {
+            tokens: all.iter().find_map(|vouchers| vouchers.tokens.clone()),
+            hook: all.iter().find_map(|vouchers| vouchers.hook.clone()),
+        }
     }
 
     /// Goes by other users from now on.
@@ -175,14 +220,8 @@ impl Verifier {
     }
 
     /// Goes by other users and limits from now on.
-    pub(super) fn apply(
-        &self,
-        users: Vec<Users>,
-        rehash: Rehash,
-        tokens: Vec<Option<Arc<Tokens>>>,
-        bans: BansConfig,
-    ) {
-        *self.inner.tokens.write().unwrap_or_else(PoisonError::into_inner) = tokens.into();
+    pub(super) fn apply(&self, users: Vec<Users>, rehash: Rehash, vouchers: Vec<Vouchers>, bans: BansConfig) {
+        *self.inner.vouchers.write().unwrap_or_else(PoisonError::into_inner) = vouchers.into();
         self.change_users(users);
         *lock(&self.inner.rehash) = rehash;
         lock(&self.inner.limiter).set_config(bans);
@@ -197,17 +236,17 @@ impl Drop for Verifier {
 }
 
 impl Inner {
-    fn enqueue(&self, waiting: Waiting) -> bool {
+    fn enqueue(&self, waiting: Waiting) -> Result<(), Waiting> {
         let mut queue = lock(&self.queue);
         let bytes = waiting.size_bytes();
         if queue.waiting.len() >= WAITING_MAX || queue.bytes + bytes > WAITING_BYTES_MAX {
-            return false;
+            return Err(waiting);
         }
         queue.bytes += bytes;
         queue.waiting.push_back(waiting);
         drop(queue);
         self.wake.notify_one();
-        true
+        Ok(())
     }
 
     fn check_for_ever(&self) {
@@ -216,8 +255,12 @@ impl Inner {
             if waiting.since.elapsed() >= self.patience {
                 continue;
             }
-            let verdict = self.check(&waiting.credentials);
-            (waiting.reply)(waiting.shard, waiting.connection, verdict);
+            // Many may have been let in before the first of them failed.
+            let verdict = match self.is_banned(&waiting.credentials) {
+                true => Verdict::Banned,
+                false => self.prove(&waiting.credentials).unwrap_or(Verdict::Wrong),
+            };
+            self.settle(&waiting, verdict);
         }
     }
 
@@ -235,34 +278,46 @@ impl Inner {
         }
     }
 
-    fn check(&self, credentials: &Credentials) -> Verdict {
-        let (address, user) = (address(credentials), &*credentials.user);
-        // Many may have been let in before the first of them failed.
-        if lock(&self.limiter).is_banned(address, user, Instant::now()) {
-            self.counts.banned.fetch_add(1, Ordering::Relaxed);
-            return Verdict::Banned;
+    /// Has a password looked at here.
+    fn pass_on(&self, waiting: Waiting) {
+        if let Err(waiting) = self.enqueue(waiting) {
+            self.count_and_tell(&waiting, Verdict::Busy);
         }
-        let Some(verdict) = self.prove(credentials) else {
-            let bans = lock(&self.limiter).failed(address, user, Instant::now());
-            self.counts.failed.fetch_add(1, Ordering::Relaxed);
-            self.tell_bans(credentials, bans);
-            return Verdict::Wrong;
-        };
-        lock(&self.limiter).succeeded(address, user, Instant::now());
-        self.counts.succeeded.fetch_add(1, Ordering::Relaxed);
-        verdict
+    }
+
+    /// Passes a verdict on, and takes note of who fails.
+    fn settle(&self, waiting: &Waiting, verdict: Verdict) {
+        let credentials = &waiting.credentials;
+        let (address, user, now) = (address(credentials), &*credentials.user, Instant::now());
+        match &verdict {
+            Verdict::Wrong => {
+                let bans = lock(&self.limiter).failed(address, user, now);
+                self.tell_bans(credentials, bans);
+            }
+            Verdict::Right(_) | Verdict::Vouched { .. } => lock(&self.limiter).succeeded(address, user, now),
+            Verdict::Banned | Verdict::Busy => {}
+        }
+        self.count_and_tell(waiting, verdict);
+    }
+
+    fn count_and_tell(&self, waiting: &Waiting, verdict: Verdict) {
+        self.counts.verdict(&verdict);
+        waiting.tell(verdict);
+    }
+
+    fn is_banned(&self, credentials: &Credentials) -> bool {
+        lock(&self.limiter).is_banned(address(credentials), &credentials.user, Instant::now())
     }
 
     /// Finds out whether a client is who it says. The form of the password alone says whether it is looked at as a token, and one that
     /// proves nothing is looked at as a password too, so that nobody learns which users there are [B14].
     fn prove(&self, credentials: &Credentials) -> Option<Verdict> {
         let (user, password) = (&*credentials.user, &credentials.password);
-        let (users, tokens) = (self.users(), self.tokens());
-        let entrance = usize::from(credentials.entrance.0);
-        let users = users.get(entrance).or(users.first())?;
+        let users = self.users();
+        let users = users.get(usize::from(credentials.entrance.0)).or(users.first())?;
         if Tokens::has_form_of_token(password)
-            && let Some(Some(tokens)) = tokens.get(entrance).or(tokens.first())
-            && let Some(verdict) = vouched(tokens, credentials)
+            && let Some(tokens) = self.vouchers(credentials.entrance).tokens
+            && let Some(verdict) = vouched(&tokens, credentials)
             && !users.has(user)
         {
             return Some(verdict);
@@ -274,18 +329,23 @@ impl Inner {
         Some(Verdict::Right(stamp))
     }
 
-    fn tokens(&self) -> Arc<[Option<Arc<Tokens>>]> {
-        Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner))
+    /// Returns who vouches for users on a listener.
+    fn vouchers(&self, entrance: EntranceId) -> Vouchers {
+        let all = self.all_vouchers();
+        all.get(usize::from(entrance.0)).or(all.first()).cloned().unwrap_or_default()
+    }
+
+    fn all_vouchers(&self) -> Arc<[Vouchers]> {
+        Arc::clone(&self.vouchers.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn tell_bans(&self, credentials: &Credentials, bans: NewBans) {
+        self.counts.bans(bans);
         let (peer, user) = (&*credentials.peer, &*credentials.user);
         if bans.address {
-            self.counts.addresses_banned.fetch_add(1, Ordering::Relaxed);
             warn!(peer, user, "too many wrong passwords: the address is banned for bans.seconds");
         }
         if bans.user {
-            self.counts.users_banned.fetch_add(1, Ordering::Relaxed);
             warn!(
                 peer,
                 user,
@@ -304,7 +364,7 @@ impl Inner {
         }
         match self.rehash_in(path, user, password) {
             Ok(()) => {
-                self.counts.rehashed.fetch_add(1, Ordering::Relaxed);
+                self.counts.rehashed();
                 info!(user, file = %path.display(), "the password of a user was hashed anew");
             }
             Err(error) => error!(user, "a password cannot be hashed anew: {error}"),
@@ -340,7 +400,7 @@ fn vouched(tokens: &Tokens, credentials: &Credentials) -> Option<Verdict> {
         Ok(Proven { authority, until_seconds }) => {
             // The wall clock may have been set since the start, and moments are not.
             let left = until_seconds.saturating_mul(1_000).saturating_sub(clock::unix_ms());
-            Some(Verdict::Vouched { authority, until: clock::now() + left })
+            Some(Verdict::Vouched { authority, terms: Terms::until(clock::now() + left) })
         }
         Err(fault) => {
             debug!(peer, user, "a token was refused: {fault}");
@@ -362,35 +422,15 @@ impl Waiting {
     fn size_bytes(&self) -> usize {
         size_of::<Credentials>() + self.credentials.user.len() + self.credentials.password.len()
     }
+
+    fn tell(&self, verdict: Verdict) {
+        (self.reply)(self.shard, self.connection, verdict);
+    }
 }
 
 impl MetricSource for Verifier {
     fn visit(&self, visit: &mut dyn FnMut(Sample)) {
-        let counts = &self.inner.counts;
-        let mut counter = |name, help, label, cell: &AtomicU64| {
-            visit(Sample {
-                name,
-                help,
-                kind: SampleKind::Counter,
-                label,
-                value: cell.load(Ordering::Relaxed),
-            });
-        };
-        for (result, cell) in [
-            ("success", &counts.succeeded),
-            ("failure", &counts.failed),
-            ("banned", &counts.banned),
-            ("busy", &counts.busy),
-        ] {
-            let help = "User names and passwords that were to be checked.";
-            counter("veilmq_auth_attempts_total", help, Some(("result", result)), cell);
-        }
-        for (kind, cell) in [("address", &counts.addresses_banned), ("user", &counts.users_banned)] {
-            let help = "Bans because of too many wrong passwords.";
-            counter("veilmq_auth_bans_total", help, Some(("kind", kind)), cell);
-        }
-        let help = "Passwords that were hashed anew because their hash was weak.";
-        counter("veilmq_auth_rehashed_total", help, None, &counts.rehashed);
+        self.inner.counts.visit(visit);
         let (addresses, users) = lock(&self.inner.limiter).banned(Instant::now());
         for (kind, value) in [("address", addresses), ("user", users)] {
             visit(Sample {
@@ -401,6 +441,13 @@ impl MetricSource for Verifier {
                 value: value as u64,
             });
         }
+        visit(Sample {
+            name: "veilmq_auth_http_cache_entries",
+            help: "Answers of the service of access.http that are kept.",
+            kind: SampleKind::Gauge,
+            label: None,
+            value: self.vouchers().hook.map_or(0, |hook| hook.cached()) as u64,
+        });
     }
 }
 
@@ -419,131 +466,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-
-    use veilmq_config::JwtConfig;
-    use veilmq_core::EntranceId;
-
-    use super::*;
-
-    const BANS: BansConfig = BansConfig {
-        failures_per_address_max: 3,
-        failures_per_user_max: 0,
-        window_seconds: 60,
-        seconds: 300,
-    };
-
-    fn credentials(user: &str, password: &[u8]) -> Box<Credentials> {
-        Box::new(Credentials {
-            entrance: EntranceId::default(),
-            peer: "192.0.2.7:50123".into(),
-            client_id: "c".into(),
-            user: user.into(),
-            password: password.to_vec().into(),
-        })
-    }
-
-    struct Bench {
-        verifier: Verifier,
-        reply: Arc<Reply>,
-        verdicts: mpsc::Receiver<Verdict>,
-        path: PathBuf,
-        _folder: tempfile::TempDir,
-    }
-
-    impl Bench {
-        fn new(rehash: bool) -> Self {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("passwd");
-            let mut file = PasswordFile::default();
-            file.set("ann", &PasswordHash::make(Scheme::Sha512, b"right").unwrap());
-            file.write(&path).unwrap();
-            let verifier = Verifier::start(BANS, Duration::from_secs(10)).unwrap();
-            let rehash = if rehash { Rehash::In(path.clone()) } else { Rehash::Never };
-            verifier.apply(vec![Users::read(&path, &Users::default()).unwrap()], rehash, Vec::new(), BANS);
-            let (told, verdicts) = mpsc::sync_channel(2 * WAITING_MAX);
-            let reply: Arc<Reply> = Arc::new(move |_, _, verdict| told.send(verdict).unwrap());
-            Self { verifier, reply, verdicts, path, _folder: folder }
-        }
-
-        fn go_by(&self, users: Users, tokens: Option<Arc<Tokens>>) {
-            self.verifier.apply(vec![users], Rehash::Never, vec![tokens], BANS);
-        }
-
-        fn ask(&self, user: &str, password: &[u8]) -> Verdict {
-            self.verifier.verify(ShardIndex(0), ConnectionId(1), credentials(user, password), &self.reply);
-            self.verdicts.recv_timeout(Duration::from_secs(10)).unwrap()
-        }
-    }
-
-    #[test]
-    fn passwords_are_checked_and_too_many_wrong_ones_ban_the_address() {
-        // [B14]
-        let bench = Bench::new(false);
-        assert!(matches!(bench.ask("ann", b"right"), Verdict::Right(_)));
-
-        for (user, password) in [("ann", b"wrong"), ("bob", b"right"), ("ann", b"")] as [(&str, &[u8]); 3] {
-            assert_eq!(bench.ask(user, password), Verdict::Wrong);
-        }
-
-        assert_eq!(bench.ask("ann", b"right"), Verdict::Banned);
-        let mut banned = 0;
-        bench.verifier.visit(&mut |sample| {
-            if sample.name == "veilmq_auth_bans_total" {
-                banned += sample.value;
-            }
-        });
-        assert_eq!(banned, 1);
-    }
-
-    #[test]
-    fn more_than_can_wait_are_told_that_the_broker_is_busy() {
-        // [B15]
-        let bench = Bench::new(false);
-        let strong = PasswordHash::make(Scheme::Argon2id, b"right").unwrap();
-        let mut file = PasswordFile::default();
-        file.set("ann", &strong);
-        file.write(&bench.path).unwrap();
-        bench.go_by(Users::read(&bench.path, &Users::default()).unwrap(), None);
-
-        for _ in 0..WAITING_MAX + 100 {
-            bench.verifier.verify(ShardIndex(0), ConnectionId(1), credentials("ann", b"wrong"), &bench.reply);
-        }
-
-        let busy = bench.verdicts.try_iter().filter(|verdict| *verdict == Verdict::Busy).count();
-        assert!(busy > 0, "the queue holds no more than {WAITING_MAX}");
-    }
-
-    #[test]
-    fn a_weak_hash_becomes_a_strong_one_at_the_first_login_if_the_file_is_ours() {
-        for is_ours in [true, false] {
-            let bench = Bench::new(is_ours);
-            let first = bench.ask("ann", b"right");
-
-            let text = std::fs::read_to_string(&bench.path).unwrap();
-
-            assert_eq!(text.starts_with("ann:$argon2id$"), is_ours, "{text}");
-            assert_eq!(bench.ask("ann", b"right"), first, "it is the same user as before");
-        }
-    }
-
-    #[test]
-    fn a_token_proves_a_user_that_no_file_knows_and_no_other() {
-        let bench = Bench::new(false);
-        let vectors: serde_json::Value = serde_json::from_str(include_str!("jwt/vectors.json")).unwrap();
-        let jwks_file = bench.path.with_file_name("jwks.json");
-        std::fs::write(&jwks_file, vectors["jwks"].to_string()).unwrap();
-        let config = JwtConfig { jwks_file: Some(jwks_file), ..JwtConfig::default() };
-        let tokens = Tokens::read(&config, None).unwrap().map(Arc::new);
-        let token = vectors["tokens"]["lasting"]["ES256"].as_str().unwrap().as_bytes();
-
-        bench.go_by(Users::read(&bench.path, &Users::default()).unwrap(), tokens.clone());
-        assert_eq!(bench.ask("ann", token), Verdict::Wrong);
-        assert!(matches!(bench.ask("ann", b"right"), Verdict::Right(_)));
-        bench.go_by(Users::default(), tokens);
-        assert!(matches!(bench.ask("ann", token), Verdict::Vouched { .. }));
-        bench.go_by(Users::default(), None);
-        assert_eq!(bench.ask("ann", token), Verdict::Wrong);
-    }
-}
+mod tests;

@@ -1,0 +1,124 @@
+//! Passwords and tokens that are checked, by the threads that do it.
+
+use std::sync::mpsc;
+
+use veilmq_config::JwtConfig;
+use veilmq_core::EntranceId;
+
+use super::*;
+
+const BANS: BansConfig =
+    BansConfig { failures_per_address_max: 3, failures_per_user_max: 0, window_seconds: 60, seconds: 300 };
+
+fn credentials(user: &str, password: &[u8]) -> Box<Credentials> {
+    Box::new(Credentials {
+        entrance: EntranceId::default(),
+        peer: "192.0.2.7:50123".into(),
+        client_id: "c".into(),
+        user: user.into(),
+        password: password.to_vec().into(),
+    })
+}
+
+struct Bench {
+    verifier: Verifier,
+    reply: Arc<Reply>,
+    verdicts: mpsc::Receiver<Verdict>,
+    path: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(rehash: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("passwd");
+        let mut file = PasswordFile::default();
+        file.set("ann", &PasswordHash::make(Scheme::Sha512, b"right").unwrap());
+        file.write(&path).unwrap();
+        let verifier = Verifier::start(BANS, Duration::from_secs(10)).unwrap();
+        let rehash = if rehash { Rehash::In(path.clone()) } else { Rehash::Never };
+        verifier.apply(vec![Users::read(&path, &Users::default()).unwrap()], rehash, Vec::new(), BANS);
+        let (told, verdicts) = mpsc::sync_channel(2 * WAITING_MAX);
+        let reply: Arc<Reply> = Arc::new(move |_, _, verdict| told.send(verdict).unwrap());
+        Self { verifier, reply, verdicts, path, _folder: folder }
+    }
+
+    fn go_by(&self, users: Users, tokens: Option<Arc<Tokens>>) {
+        self.verifier.apply(vec![users], Rehash::Never, vec![Vouchers { tokens, hook: None }], BANS);
+    }
+
+    fn ask(&self, user: &str, password: &[u8]) -> Verdict {
+        self.verifier.verify(ShardIndex(0), ConnectionId(1), credentials(user, password), &self.reply);
+        self.verdicts.recv_timeout(Duration::from_secs(10)).unwrap()
+    }
+}
+
+#[test]
+fn passwords_are_checked_and_too_many_wrong_ones_ban_the_address() {
+    // [B14]
+    let bench = Bench::new(false);
+    assert!(matches!(bench.ask("ann", b"right"), Verdict::Right(_)));
+
+    for (user, password) in [("ann", b"wrong"), ("bob", b"right"), ("ann", b"")] as [(&str, &[u8]); 3] {
+        assert_eq!(bench.ask(user, password), Verdict::Wrong);
+    }
+
+    assert_eq!(bench.ask("ann", b"right"), Verdict::Banned);
+    let mut banned = 0;
+    bench.verifier.visit(&mut |sample| {
+        if sample.name == "veilmq_auth_bans_total" {
+            banned += sample.value;
+        }
+    });
+    assert_eq!(banned, 1);
+}
+
+#[test]
+fn more_than_can_wait_are_told_that_the_broker_is_busy() {
+    // [B15]
+    let bench = Bench::new(false);
+    let strong = PasswordHash::make(Scheme::Argon2id, b"right").unwrap();
+    let mut file = PasswordFile::default();
+    file.set("ann", &strong);
+    file.write(&bench.path).unwrap();
+    bench.go_by(Users::read(&bench.path, &Users::default()).unwrap(), None);
+
+    for _ in 0..WAITING_MAX + 100 {
+        bench.verifier.verify(ShardIndex(0), ConnectionId(1), credentials("ann", b"wrong"), &bench.reply);
+    }
+
+    let busy = bench.verdicts.try_iter().filter(|verdict| *verdict == Verdict::Busy).count();
+    assert!(busy > 0, "the queue holds no more than {WAITING_MAX}");
+}
+
+#[test]
+fn a_weak_hash_becomes_a_strong_one_at_the_first_login_if_the_file_is_ours() {
+    for is_ours in [true, false] {
+        let bench = Bench::new(is_ours);
+        let first = bench.ask("ann", b"right");
+
+        let text = std::fs::read_to_string(&bench.path).unwrap();
+
+        assert_eq!(text.starts_with("ann:$argon2id$"), is_ours, "{text}");
+        assert_eq!(bench.ask("ann", b"right"), first, "it is the same user as before");
+    }
+}
+
+#[test]
+fn a_token_proves_a_user_that_no_file_knows_and_no_other() {
+    let bench = Bench::new(false);
+    let vectors: serde_json::Value = serde_json::from_str(include_str!("../jwt/vectors.json")).unwrap();
+    let jwks_file = bench.path.with_file_name("jwks.json");
+    std::fs::write(&jwks_file, vectors["jwks"].to_string()).unwrap();
+    let config = JwtConfig { jwks_file: Some(jwks_file), ..JwtConfig::default() };
+    let tokens = Tokens::read(&config, None).unwrap().map(Arc::new);
+    let token = vectors["tokens"]["lasting"]["ES256"].as_str().unwrap().as_bytes();
+
+    bench.go_by(Users::read(&bench.path, &Users::default()).unwrap(), tokens.clone());
+    assert_eq!(bench.ask("ann", token), Verdict::Wrong);
+    assert!(matches!(bench.ask("ann", b"right"), Verdict::Right(_)));
+    bench.go_by(Users::default(), tokens);
+    assert!(matches!(bench.ask("ann", token), Verdict::Vouched { .. }));
+    bench.go_by(Users::default(), None);
+    assert_eq!(bench.ask("ann", token), Verdict::Wrong);
+}
