@@ -49,6 +49,8 @@ pub struct ListenerAccessConfig {
     /// The file with user names and hashes of passwords; `None` checks no password.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
+    /// Whether a weak hash is replaced in that file when its user has given the right password.
+    pub rehash: bool,
     /// The file of rules in TOML; `None`, with no other file, lets every client do everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acl_file: Option<PathBuf>,
@@ -138,6 +140,7 @@ impl BrokerConfig {
         ListenerAccessConfig {
             anonymous: self.access.anonymous,
             password_file: self.access.password_file.clone(),
+            rehash: self.access.rehash,
             acl_file: self.acl.file.clone(),
             mosquitto_acl_file: self.acl.mosquitto_file.clone(),
             dynamic_security: self.access.dynamic_security_file.is_some(),

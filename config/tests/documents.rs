@@ -82,6 +82,7 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
     every_key.listeners[0].access = Some(ListenerAccessConfig {
         anonymous: true,
         password_file: Some("/passwd".into()),
+        rehash: true,
         acl_file: Some("/acl.toml".into()),
         mosquitto_acl_file: Some("/acl".into()),
         dynamic_security: true,

@@ -203,7 +203,7 @@ impl AccessKeeper {
         if let Some(hook) = tables.vouchers.iter().find_map(|vouchers| vouchers.hook.as_ref()) {
             hook.warn_of_risks();
         }
-        self.verifier.apply(tables.users, tables.rehash, tables.vouchers, config.bans);
+        self.verifier.apply(tables.users, tables.passwords, tables.vouchers, config.bans);
         in_force.config = config.clone();
         (in_force.sources, in_force.directory) = (tables.sources, tables.directory);
     }

@@ -13,7 +13,7 @@ use super::dynamic_security::Directory;
 use super::http::Hook;
 use super::jwt::Tokens;
 use super::users::Users;
-use super::verifier::{Rehash, Vouchers};
+use super::verifier::{PasswordSource, Vouchers};
 use super::{policies, rules_file};
 
 /// What is in force, or is about to be.
@@ -21,7 +21,8 @@ pub(super) struct Tables {
     pub(super) access: AccessTables,
     /// For all listeners, or for each.
     pub(super) users: Vec<Users>,
-    pub(super) rehash: Rehash,
+    /// Where their passwords are from, for all listeners, or for each.
+    pub(super) passwords: Vec<Option<PasswordSource>>,
     /// Who vouches for users on all listeners, or on each.
     pub(super) vouchers: Vec<Vouchers>,
     /// For all listeners, or for each, like the users.
@@ -63,13 +64,10 @@ impl Tables {
             users.push(source.users(&known, earlier, directory.as_ref()));
             sources.push(source);
         }
-        let rehash = match &config.access.password_file {
-            Some(path) if config.access.rehash && users.len() == 1 => Rehash::In(path.clone()),
-            Some(_) | None => Rehash::Never,
-        };
+        let passwords = sources.iter().map(Source::passwords).collect();
         let access = access(config, &sources, &users, &vouchers, directory.as_ref())?;
         let vouchers = sources.iter().map(|source| source.vouchers(&vouchers)).collect();
-        Ok(Self { access, users, rehash, vouchers, sources, directory })
+        Ok(Self { access, users, passwords, vouchers, sources, directory })
     }
 }
 
@@ -144,6 +142,12 @@ impl Source {
             Some(directory) => known.with_others(directory.credentials(), earlier),
             None => known.with_others(std::iter::empty(), earlier),
         }
+    }
+
+    /// Returns where passwords are from, and whether they may be hashed anew there.
+    fn passwords(&self) -> Option<PasswordSource> {
+        let path = self.own.password_file.clone()?;
+        Some(PasswordSource { path, is_rehashed: self.own.rehash })
     }
 
     /// Returns who vouches for users here.

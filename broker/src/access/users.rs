@@ -23,7 +23,7 @@ pub(super) struct Credential {
 }
 
 /// The users of a password file, and those that are administered over MQTT.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Users {
     entries: HashMap<Arc<str>, Entry>,
     /// The hashes of all users; one that does not exist has its password checked against one of them.
@@ -131,14 +131,13 @@ impl Users {
     }
 
     /// Returns the users with another hash for one of them, which keeps its number: it is of the same password.
-    pub(super) fn rehashed(&self, user: &str, hash: PasswordHash) -> Self {
-        let hash = Arc::new(hash);
+    pub(super) fn rehashed(&self, user: &str, hash: &Arc<PasswordHash>) -> Self {
         let mut users = Self { entries: HashMap::new(), decoys: Vec::new(), names: self.names.clone() };
         for (name, entry) in &self.entries {
             let mut entry = entry.clone();
             if **name == *user {
                 entry.text = hash.to_string();
-                entry.hash = Arc::clone(&hash);
+                entry.hash = Arc::clone(hash);
             }
             users.decoys.push(Arc::clone(&entry.hash));
             users.entries.insert(Arc::clone(name), entry);
@@ -186,7 +185,7 @@ mod tests {
         let hash = strong();
         let text = PasswordHash::parse(&hash.to_string()).unwrap();
 
-        let rehashed = before.rehashed("ann", hash);
+        let rehashed = before.rehashed("ann", &Arc::new(hash));
         let reloaded = users(&[("ann", &text)], &rehashed);
 
         assert!(before.is_weak("ann") && !rehashed.is_weak("ann"));

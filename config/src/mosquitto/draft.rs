@@ -388,6 +388,7 @@ impl Draft {
         let own = ListenerAccessConfig {
             anonymous: listener.anonymous.or(self.anonymous).unwrap_or(is_local_only),
             password_file: security.password_file.clone(),
+            rehash: false,
             acl_file: None,
             mosquitto_acl_file: security.acl_file.clone(),
             dynamic_security: self.plugins.is_global || security.has_dynamic_security,

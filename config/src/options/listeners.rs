@@ -145,7 +145,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         option(
             "listeners[].access.anonymous",
             Kind::Boolean,
-            "As `access.anonymous`, for this listener. With any of these seven none of those for all listeners counts here.",
+            "As `access.anonymous`, for this listener. With any of these eight none of those for all listeners counts here.",
         ),
         "`false`; without `listeners[].access` as for all listeners",
     ),
@@ -153,9 +153,17 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         option(
             "listeners[].access.password_file",
             Kind::Path,
-            "As `access.password_file`, for this listener; it is never rehashed.",
+            "As `access.password_file`, for this listener.",
         ),
         "none; no password is checked",
+    ),
+    unset(
+        option(
+            "listeners[].access.rehash",
+            Kind::Boolean,
+            "As `access.rehash`, for the password file of this listener.",
+        ),
+        "`false`",
     ),
     unset(
         option("listeners[].access.acl_file", Kind::Path, "As `acl.file`, for this listener."),

@@ -6,16 +6,17 @@
 
 mod asker;
 mod counts;
+mod rehash;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tracing::{debug, error, info, warn};
+use tracing::{debug, warn};
 use veilmq_config::BansConfig;
 use veilmq_core::{ConnectionId, Credentials, EntranceId, Sample, SampleKind, ShardIndex, Terms, Verdict};
 
@@ -24,8 +25,6 @@ use self::counts::Counts;
 use super::http::{Event, Hook, Outcome};
 use super::jwt::{Proven, Tokens};
 use super::limiter::{Ban, Banned, Limiter, NewBans};
-use super::password::{PasswordHash, Scheme};
-use super::password_file::{PasswordFile, PasswordFileError};
 use super::users::Users;
 use crate::admin::metrics::MetricSource;
 use crate::clock;
@@ -39,13 +38,13 @@ const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Where verdicts go.
 pub(crate) type Reply = dyn Fn(ShardIndex, ConnectionId, Verdict) + Send + Sync;
 
-/// What is done about a password that is right and whose hash is weak.
+/// The file that passwords on one listener, or on all, are from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Rehash {
-    /// Nothing.
-    Never,
-    /// It is hashed anew and written to this file.
-    In(PathBuf),
+pub(super) struct PasswordSource {
+    /// The file.
+    pub(super) path: PathBuf,
+    /// Whether a password that is right and whose hash is weak is hashed anew and written there.
+    pub(super) is_rehashed: bool,
 }
 
 /// Checks passwords. It lives as long as somebody holds it.
@@ -76,7 +75,8 @@ struct Inner {
     wake: Condvar,
     /// By the number of the listener; those of the first are also for listeners that have none of their own.
     users: RwLock<Arc<[Users]>>,
-    rehash: Mutex<Rehash>,
+    /// Like the users by the number of the listener.
+    passwords: Mutex<Vec<Option<PasswordSource>>>,
     /// Who vouches for users that are in no list, like these by the number of the listener.
     vouchers: RwLock<Arc<[Vouchers]>>,
     limiter: Mutex<Limiter>,
@@ -111,7 +111,7 @@ impl Verifier {
             queue: Mutex::default(),
             wake: Condvar::new(),
             users: RwLock::new(Arc::from([])),
-            rehash: Mutex::new(Rehash::Never),
+            passwords: Mutex::default(),
             vouchers: RwLock::new(Arc::from([])),
             limiter: Mutex::new(Limiter::new(bans)),
             has_operators_bans: AtomicBool::new(false),
@@ -220,10 +220,16 @@ impl Verifier {
     }
 
     /// Goes by other users and limits from now on.
-    pub(super) fn apply(&self, users: Vec<Users>, rehash: Rehash, vouchers: Vec<Vouchers>, bans: BansConfig) {
+    pub(super) fn apply(
+        &self,
+        users: Vec<Users>,
+        passwords: Vec<Option<PasswordSource>>,
+        vouchers: Vec<Vouchers>,
+        bans: BansConfig,
+    ) {
         *self.inner.vouchers.write().unwrap_or_else(PoisonError::into_inner) = vouchers.into();
         self.change_users(users);
-        *lock(&self.inner.rehash) = rehash;
+        *lock(&self.inner.passwords) = passwords;
         lock(&self.inner.limiter).set_config(bans);
     }
 }
@@ -324,7 +330,7 @@ impl Inner {
         }
         let stamp = users.check(user, &credentials.client_id, password)?;
         if users.is_weak(user) {
-            self.rehash(user, password);
+            self.rehash(credentials);
         }
         Some(Verdict::Right(stamp))
     }
@@ -354,40 +360,6 @@ impl Inner {
         }
     }
 
-    /// Hashes a password anew, once; the file is ours if the operator says so.
-    fn rehash(&self, user: &str, password: &[u8]) {
-        let rehash = lock(&self.rehash);
-        let Rehash::In(path) = &*rehash else { return };
-        // Another thread may have done it while this one waited.
-        if !self.users().first().is_some_and(|users| users.is_weak(user)) {
-            return;
-        }
-        match self.rehash_in(path, user, password) {
-            Ok(()) => {
-                self.counts.rehashed();
-                info!(user, file = %path.display(), "the password of a user was hashed anew");
-            }
-            Err(error) => error!(user, "a password cannot be hashed anew: {error}"),
-        }
-    }
-
-    fn rehash_in(&self, path: &Path, user: &str, password: &[u8]) -> Result<(), RehashError> {
-        let hash = PasswordHash::make(Scheme::Argon2id, password)?;
-        let mut file = PasswordFile::read(path)?;
-        // Somebody may have changed or removed the user since the file was loaded: then what it says now stays.
-        let is_same = file.find(user).and_then(|text| PasswordHash::parse(text).ok());
-        if !is_same.is_some_and(|earlier| earlier.is_of(password)) {
-            return Ok(());
-        }
-        file.set(user, &hash);
-        file.write(path)?;
-        let mut users = self.users.write().unwrap_or_else(PoisonError::into_inner);
-        if let [common] = &**users {
-            *users = Arc::from([common.rehashed(user, hash)]);
-        }
-        Ok(())
-    }
-
     fn users(&self) -> Arc<[Users]> {
         Arc::clone(&self.users.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -407,15 +379,6 @@ fn vouched(tokens: &Tokens, credentials: &Credentials) -> Option<Verdict> {
             None
         }
     }
-}
-
-/// Why a password was not hashed anew.
-#[derive(Debug, thiserror::Error)]
-enum RehashError {
-    #[error(transparent)]
-    Hash(#[from] super::password::PasswordHashError),
-    #[error(transparent)]
-    File(#[from] PasswordFileError),
 }
 
 impl Waiting {

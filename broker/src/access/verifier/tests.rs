@@ -6,6 +6,8 @@ use veilmq_config::JwtConfig;
 use veilmq_core::EntranceId;
 
 use super::*;
+use crate::access::password::{PasswordHash, Scheme};
+use crate::access::password_file::PasswordFile;
 
 const BANS: BansConfig =
     BansConfig { failures_per_address_max: 3, failures_per_user_max: 0, window_seconds: 60, seconds: 300 };
@@ -36,19 +38,26 @@ impl Bench {
         file.set("ann", &PasswordHash::make(Scheme::Sha512, b"right").unwrap());
         file.write(&path).unwrap();
         let verifier = Verifier::start(BANS, Duration::from_secs(10)).unwrap();
-        let rehash = if rehash { Rehash::In(path.clone()) } else { Rehash::Never };
-        verifier.apply(vec![Users::read(&path, &Users::default()).unwrap()], rehash, Vec::new(), BANS);
+        let source = Some(PasswordSource { path: path.clone(), is_rehashed: rehash });
+        verifier.apply(vec![Users::read(&path, &Users::default()).unwrap()], vec![source], Vec::new(), BANS);
         let (told, verdicts) = mpsc::sync_channel(2 * WAITING_MAX);
         let reply: Arc<Reply> = Arc::new(move |_, _, verdict| told.send(verdict).unwrap());
         Self { verifier, reply, verdicts, path, _folder: folder }
     }
 
     fn go_by(&self, users: Users, tokens: Option<Arc<Tokens>>) {
-        self.verifier.apply(vec![users], Rehash::Never, vec![Vouchers { tokens, hook: None }], BANS);
+        self.verifier.apply(vec![users], Vec::new(), vec![Vouchers { tokens, hook: None }], BANS);
     }
 
     fn ask(&self, user: &str, password: &[u8]) -> Verdict {
-        self.verifier.verify(ShardIndex(0), ConnectionId(1), credentials(user, password), &self.reply);
+        self.ask_by(0, user, password)
+    }
+
+    /// Asks as a client that came by this listener.
+    fn ask_by(&self, entrance: u16, user: &str, password: &[u8]) -> Verdict {
+        let credentials =
+            Box::new(Credentials { entrance: EntranceId(entrance), ..*credentials(user, password) });
+        self.verifier.verify(ShardIndex(0), ConnectionId(1), credentials, &self.reply);
         self.verdicts.recv_timeout(Duration::from_secs(10)).unwrap()
     }
 }
@@ -102,6 +111,40 @@ fn a_weak_hash_becomes_a_strong_one_at_the_first_login_if_the_file_is_ours() {
         assert_eq!(text.starts_with("ann:$argon2id$"), is_ours, "{text}");
         assert_eq!(bench.ask("ann", b"right"), first, "it is the same user as before");
     }
+}
+
+#[test]
+fn a_password_is_hashed_anew_in_the_file_of_the_listener_that_its_user_came_by() {
+    let bench = Bench::new(false);
+    let other = bench.path.with_file_name("other");
+    std::fs::copy(&bench.path, &other).unwrap();
+    let source = |path: &PathBuf, is_rehashed| Some(PasswordSource { path: path.clone(), is_rehashed });
+    let users = |path: &PathBuf| Users::read(path, &Users::default()).unwrap();
+    // Two go by the other file, and on one of them it is not to be written.
+    let passwords = vec![source(&bench.path, false), source(&other, true), source(&other, false)];
+    let known = vec![users(&bench.path), users(&other), users(&other)];
+    bench.verifier.apply(known, passwords, Vec::new(), BANS);
+    let is_strong = |path: &PathBuf| std::fs::read_to_string(path).unwrap().starts_with("ann:$argon2id$");
+    let before = [0, 2].map(|entrance| bench.ask_by(entrance, "ann", b"right"));
+    assert!(!is_strong(&bench.path) && !is_strong(&other));
+
+    bench.ask_by(1, "ann", b"right");
+
+    assert!(!is_strong(&bench.path) && is_strong(&other));
+    let again: Vec<Users> = {
+        let known = bench.verifier.users();
+        [&bench.path, &other, &other]
+            .iter()
+            .zip(&*known)
+            .map(|(path, earlier)| Users::read(path, earlier).unwrap())
+            .collect()
+    };
+    bench.verifier.change_users(again);
+    assert_eq!(
+        [0, 2].map(|entrance| bench.ask_by(entrance, "ann", b"right")),
+        before,
+        "they stay who they were"
+    );
 }
 
 #[test]
