@@ -185,9 +185,9 @@ impl Properties for ConnAckProperties<'_> {
         // MQTT 5.0 section 3.2.2.3.4: the value 2 is expressed by absence.
         let maximum_qos = self.maximum_qos.filter(|&qos| qos != QoS::ExactlyOnce);
         // The order has no meaning, so it is Mosquitto's: whoever compares bytes finds the same.
+        out.u16_property(Property::ServerKeepAlive, self.server_keep_alive_seconds);
         out.u16_property(Property::TopicAliasMaximum, self.topic_alias_maximum);
         out.u32_property(Property::SessionExpiryInterval, self.session_expiry_seconds);
-        out.u16_property(Property::ServerKeepAlive, self.server_keep_alive_seconds);
         out.string_property(Property::AssignedClientIdentifier, self.assigned_client_id)?;
         out.flag_property(Property::RetainAvailable, self.retain_available);
         out.u32_property(Property::MaximumPacketSize, self.packet_bytes_max.map(NonZeroU32::get));

@@ -87,13 +87,14 @@ impl Properties for ConnectProperties<'_> {
     fn write<S: Sink>(&self, out: &mut S) -> Result<(), EncodeError> {
         let Self { topic_alias_maximum, request_response_information, request_problem_information, .. } =
             *self;
-        out.u32_property(Property::SessionExpiryInterval, self.session_expiry_seconds);
-        out.u16_property(Property::ReceiveMaximum, self.receive_maximum.map(NonZeroU16::get));
-        out.u32_property(Property::MaximumPacketSize, self.packet_bytes_max.map(NonZeroU32::get));
+        // The order has no meaning, so it is that of Mosquitto's bridges: whoever compares bytes finds the same.
         out.u16_property(
             Property::TopicAliasMaximum,
             (topic_alias_maximum > 0).then_some(topic_alias_maximum),
         );
+        out.u32_property(Property::SessionExpiryInterval, self.session_expiry_seconds);
+        out.u16_property(Property::ReceiveMaximum, self.receive_maximum.map(NonZeroU16::get));
+        out.u32_property(Property::MaximumPacketSize, self.packet_bytes_max.map(NonZeroU32::get));
         out.flag_property(
             Property::RequestResponseInformation,
             request_response_information.then_some(request_response_information),
