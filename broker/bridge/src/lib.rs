@@ -23,4 +23,4 @@ mod settings;
 pub use error::Fault;
 pub use link::{Event, Link, Side};
 pub use mapping::{Direction, Mapping, MappingError};
-pub use settings::{LocalSettings, RemoteSettings, Settings};
+pub use settings::{Dropped, LocalSettings, RemoteSettings, Settings};

@@ -153,7 +153,12 @@ impl Link {
             Packet::ConnAck(answer) => {
                 self.obey_local_keep_alive(answer);
                 self.subscribe_at_local(RetainHandling::DoNotSend)?;
+                let settings = Arc::clone(&self.settings);
+                for filter in &settings.dropped.local {
+                    self.unsubscribe(Side::Local, filter)?;
+                }
             }
+            Packet::UnsubAck(answer) => drop(self.local.own.remove(&answer.packet_id)),
             Packet::SubAck(answer) => self.subscribed(Side::Local, answer.packet_id, answer.reason_codes()),
             Packet::PingResp => self.local.keep_alive.answered(),
             // What waits for the session stays unacknowledged, and is sent again when the bridge is up.
@@ -208,8 +213,13 @@ impl Link {
                 let qos = mapping.qos().min(settings.local.maximum_qos);
                 self.subscribe(Side::Remote, filter, qos, retain_handling)?;
             } else if settings.remote.unsubscribes {
-                self.unsubscribe_at_remote(filter)?;
+                self.unsubscribe(Side::Remote, filter)?;
             }
+        }
+        // A session that began with this connection has nothing of before.
+        let is_kept = self.remote_session_present;
+        for filter in settings.dropped.remote.iter().filter(|_| is_kept) {
+            self.unsubscribe(Side::Remote, filter)?;
         }
         Ok(())
     }
@@ -242,13 +252,13 @@ impl Link {
         self.write(side, &Packet::Subscribe(subscribe))
     }
 
-    fn unsubscribe_at_remote(&mut self, filter: &str) -> Result<(), Fault> {
+    fn unsubscribe(&mut self, side: Side, filter: &str) -> Result<(), Fault> {
         let Ok(topics) = TopicFilter::new(filter) else { return Ok(()) };
-        let packet_id = self.own_id(Side::Remote, Own::Unsubscribe)?;
+        let packet_id = self.own_id(side, Own::Unsubscribe)?;
         let mut filters = UnsubscribeFiltersBuf::new();
         filters.push(topics);
         let unsubscribe = Unsubscribe { packet_id, user: Default::default(), filters: filters.as_filters() };
-        self.write(Side::Remote, &Packet::Unsubscribe(unsubscribe))
+        self.write(side, &Packet::Unsubscribe(unsubscribe))
     }
 
     /// Takes the answer to a SUBSCRIBE.

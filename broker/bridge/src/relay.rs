@@ -34,11 +34,12 @@ impl Link {
             Packet::Disconnect(farewell) => {
                 return Err(Fault::Disconnected { side, reason: farewell.reason });
             }
+            // Mosquitto answers it as well, and whoever only wants to know whether the bridge is there is told.
+            Packet::PingReq => self.write(side, &Packet::PingResp)?,
             Packet::Connect(_)
             | Packet::ConnAck(_)
             | Packet::Subscribe(_)
             | Packet::Unsubscribe(_)
-            | Packet::PingReq
             | Packet::Auth(_) => return Err(Fault::Unexpected { side, packet: packet.packet_type().name() }),
         }
         Ok(true)
@@ -192,6 +193,11 @@ impl Link {
 
     /// A side has taken charge of a QoS 2 message, or refused it.
     fn received(&mut self, side: Side, answer: &Acknowledgement<'_>) -> Result<(), Fault> {
+        let id = answer.packet_id;
+        if !self.half(side.other()).flow.is_open(id) && !answer.reason.is_error() {
+            // Section 4.3.3: whoever holds a message that this broker knows nothing of any more is to let go of it.
+            return self.write(side, &Packet::PubRel(Acknowledgement::new(id, ReasonCode::Success)));
+        }
         if !self.judge(side, answer)? {
             return Ok(());
         }

@@ -14,6 +14,8 @@ pub struct Settings {
     pub remote: RemoteSettings,
     /// What it is on this one.
     pub local: LocalSettings,
+    /// What an earlier configuration has subscribed to and this one does not.
+    pub dropped: Dropped,
     /// What crosses; the first mapping that wants a message names it on the other side.
     pub mappings: Vec<Mapping>,
     /// What messages that have crossed this bridge carry in MQTT 5, so that none crosses it twice; unlike that of any other bridge
@@ -23,6 +25,15 @@ pub struct Settings {
     pub idle_milliseconds: Option<u64>,
     /// A random key for recognising echoes of MQTT 3.
     pub hash_key: [u8; 16],
+}
+
+/// Topic Filters that sessions still have and that are to be unsubscribed from.
+#[derive(Debug, Clone, Default)]
+pub struct Dropped {
+    /// In the session on this broker.
+    pub local: Vec<String>,
+    /// In the session on the other broker.
+    pub remote: Vec<String>,
 }
 
 /// The bridge as a client of the other broker.
@@ -93,6 +104,23 @@ pub struct LocalSettings {
 }
 
 impl Settings {
+    /// Takes note of what the bridge has subscribed to as `before` and does not any more. The sessions are the same.
+    pub fn drop_filters_of(&mut self, before: &Self) {
+        let of = |settings: &Self, side| -> Vec<String> {
+            let subscribed = settings.mappings.iter().filter(|mapping| mapping.direction().takes_from(side));
+            subscribed.map(|mapping| mapping.filter(side).to_owned()).collect()
+        };
+        let gone = |side, earlier: &[String]| -> Vec<String> {
+            let kept = of(self, side);
+            let had = of(before, side).into_iter().chain(earlier.iter().cloned());
+            had.filter(|filter| !kept.contains(filter)).collect()
+        };
+        self.dropped = Dropped {
+            local: gone(Side::Local, &before.dropped.local),
+            remote: gone(Side::Remote, &before.dropped.remote),
+        };
+    }
+
     /// The largest packet taken from one side, in bytes.
     pub(crate) fn packet_bytes_max(&self, from: Side) -> u32 {
         match from {

@@ -143,11 +143,16 @@ impl Runner {
         if plan == self.plan {
             return;
         }
-        if plan.settings.local.client_id != self.settings.local.client_id {
+        let mut settings = plan.settings.clone();
+        if settings.local.client_id == self.settings.local.client_id {
+            settings.drop_filters_of(&self.settings);
+        } else {
             self.forget(&self.settings).await;
         }
-        self.settings = Arc::new(plan.settings.clone());
+        self.settings = Arc::new(settings);
         self.wait = plan.waits().0;
+        // As with Mosquitto, whose bridge begins anew.
+        self.last_identifier = 0;
         (self.plan, self.parked_at, self.first_address) = (plan, None, 0);
     }
 
@@ -196,7 +201,10 @@ impl Runner {
             return;
         }
         match self.park(Arc::clone(&self.settings)).await {
-            Ok(()) => self.parked_at = Some(Instant::now()),
+            Ok(()) => {
+                self.parked_at = Some(Instant::now());
+                Arc::make_mut(&mut self.settings).dropped.local.clear();
+            }
             Err(reason) => warn!(bridge = &*self.plan.name, reason, "the bridge cannot subscribe here"),
         }
     }
@@ -320,6 +328,7 @@ impl Runner {
             self.last_identifier = link.last_identifier();
             if self.tell(&mut link) {
                 *is_up = true;
+                Arc::make_mut(&mut self.settings).dropped.remote.clear();
                 self.wait = self.plan.waits().0;
                 self.counters.up();
                 info!(bridge = &*self.plan.name, %address, "the bridge is up");

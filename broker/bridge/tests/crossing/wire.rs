@@ -198,7 +198,7 @@ fn a_silent_broker_is_asked_and_then_given_up() {
 fn faults_of_the_other_broker_end_the_link_with_their_name() {
     let table: [(&[u8], &str); 6] = [
         (b"\xe0\x02\x8b\x00", "the other broker ended the connection: Server shutting down"),
-        (b"\xc0\x00", "the other broker sent PINGREQ, which it must not send now"),
+        (b"\xa2\x06\x00\x01\x00\x00\x01a", "the other broker sent UNSUBSCRIBE, which it must not send now"),
         (b"\x20\x03\x00\x00\x00", "the other broker sent CONNACK, which it must not send now"),
         (b"\x36\x05\x00\x01tx\x00", "the other broker sent a malformed packet: fixed header flags"),
         (b"\x30\x06\x00\x00\x03\x23\x00\x07", "the other broker sent a malformed packet: Topic Alias"),
@@ -284,4 +284,57 @@ fn nothing_is_read_from_one_side_while_the_other_takes_nothing() {
     }
     assert!(written >= 20 * payload.len());
     assert!(link.reads(Side::Remote));
+}
+
+#[test]
+fn whoever_asks_whether_the_bridge_is_there_is_answered() {
+    let mut link = relaying(sample(ProtocolVersion::V311));
+    link.output(Side::Remote).clear();
+
+    link.receive(Side::Remote, b"\xc0\x00", 1).unwrap();
+
+    assert_eq!(link.output(Side::Remote).split(), b"\xd0\x00"[..]);
+}
+
+#[test]
+fn a_message_that_nobody_knows_of_any_more_is_released() {
+    for version in [ProtocolVersion::V311, ProtocolVersion::V5] {
+        let mut link = relaying(sample(version));
+        link.output(Side::Remote).clear();
+
+        link.receive(Side::Remote, b"\x50\x02\x07\xd1", 1).unwrap();
+
+        assert_eq!(link.output(Side::Remote).split(), b"\x62\x02\x07\xd1"[..], "{version:?}");
+    }
+}
+
+#[test]
+fn sessions_do_not_keep_what_is_not_mapped_any_more() {
+    let before = sample(ProtocolVersion::V311);
+    let mut settings = sample(ProtocolVersion::V311);
+    settings.mappings.remove(0);
+    settings.remote.notification_topic = None;
+    settings.drop_filters_of(&before);
+    let kept = b"\xa2\x0c\x00\x01\x00\x08rp/out/#";
+    for (connack, expected) in [
+        (b"\x20\x02\x01\x00", hex(&[kept, b"\xa2\x0c\x00\x02\x00\x08bridge/#"])),
+        (b"\x20\x02\x00\x00", kept.to_vec()),
+    ] {
+        let mut link = Link::open(Arc::new(settings.clone()), 0, 0).unwrap();
+        link.output(Side::Remote).clear();
+
+        link.receive(Side::Remote, connack, 1).unwrap();
+
+        assert_eq!(link.output(Side::Remote).split(), expected);
+    }
+    let mut parking = Link::park(Arc::new(settings), 0).unwrap();
+    parking.output(Side::Local).clear();
+
+    parking.receive(Side::Local, b"\x20\x03\x01\x00\x00", 1).unwrap();
+
+    assert!(parking.output(Side::Local).ends_with(b"\xa2\x0d\xff\xfe\x00\x00\x08bridge/#"));
+    parking.receive(Side::Local, b"\x90\x04\xff\xff\x00\x02", 1).unwrap();
+    assert!(!parking.is_parked());
+    parking.receive(Side::Local, b"\xb0\x04\xff\xfe\x00\x00", 1).unwrap();
+    assert!(parking.is_parked());
 }
