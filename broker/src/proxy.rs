@@ -138,7 +138,7 @@ fn address(ip: &str, port: &str, is_v4: bool) -> Result<SocketAddr, &'static str
     let is_decimal = port.bytes().all(|byte| byte.is_ascii_digit());
     let port = port.parse().ok().filter(|_| is_decimal);
     match port {
-        Some(port) if ip.is_ipv4() == is_v4 => Ok(SocketAddr::new(ip, port)),
+        Some(port @ 1..) if ip.is_ipv4() == is_v4 => Ok(SocketAddr::new(ip, port)),
         _ => Err(MALFORMED),
     }
 }
@@ -175,8 +175,7 @@ fn client(family: u8, content: &[u8]) -> Result<(Option<SocketAddr>, ClientTls),
             let ([high, low, _, _], fields) = rest.split_first_chunk::<4>().ok_or(MALFORMED)?;
             (Some(SocketAddr::new(Ipv6Addr::from(*source).into(), u16::from_be_bytes([*high, *low]))), fields)
         }
-        // Unknown, or a Unix socket, whose addresses say nothing of who it is.
-        0x00 => (None, &[][..]),
+        // A Unix socket, whose addresses say nothing of who it is. A client of no known kind may be refused (section 2.2), as Mosquitto does.
         0x31 => (None, content.get(216..).ok_or(MALFORMED)?),
         _ => return Err(MALFORMED),
     };
@@ -261,7 +260,6 @@ mod tests {
             (binary_header(0x21, 0x21, &v6()), v6_address),
             (binary_header(0x20, 0x00, b""), None),
             (binary_header(0x20, 0x11, V4), None),
-            (binary_header(0x21, 0x00, b"anything"), None),
             (binary_header(0x21, 0x31, &[0; 216]), None),
         ] {
             let followed = [header.as_slice(), b"\x10\x0c"].concat();
@@ -328,6 +326,9 @@ mod tests {
             (b"PROXY TCP4 ::1 ::1 1 2\r\n".to_vec(), MALFORMED),
             (b"PROXY TCP6 192.0.2.1 10.0.0.1 1 2\r\n".to_vec(), MALFORMED),
             (b"PROXY TCP4 192.0.2.1 10.0.0.1 65536 1883\r\n".to_vec(), MALFORMED),
+            (b"PROXY TCP4 192.0.2.1 10.0.0.1 0 1883\r\n".to_vec(), MALFORMED),
+            (b"PROXY TCP4 192.0.2.1 10.0.0.1 12345 0\r\n".to_vec(), MALFORMED),
+            (binary_header(0x21, 0x00, b"anything"), MALFORMED),
             (b"PROXY TCP4 192.0.2.1 10.0.0.1 +1 1883\r\n".to_vec(), MALFORMED),
             (b"PROXY TCP4 300.0.2.1 10.0.0.1 1 1883\r\n".to_vec(), MALFORMED),
             (b"PROXY UDP4 192.0.2.1 10.0.0.1 1 1883\r\n".to_vec(), MALFORMED),

@@ -9,15 +9,23 @@ use super::dynamic_security::{Done, NO_COMMAND, Outcome, answer_each};
 pub(super) fn answer(payload: &[u8], config: &BrokerConfig) -> Vec<u8> {
     let perform = |name: &str| -> Outcome {
         match name {
-            "listListeners" => {
-                let listeners: Value = config.listeners.iter().map(listener).collect();
-                Ok(Done::Data(json!({ "listeners": listeners })))
-            }
+            "listListeners" => Ok(Done::Data(json!({ "listeners": listeners(config) }))),
             "listPlugins" => Ok(Done::Data(json!({ "plugins": plugins(config) }))),
             _ => Err(NO_COMMAND),
         }
     };
     answer_each(payload, |name, _| perform(name)).into_payload()
+}
+
+/// Lists the listeners. One for all interfaces has no address, as in Mosquitto, and is one for both versions of IP.
+fn listeners(config: &BrokerConfig) -> Value {
+    let mut listed: Vec<Value> = Vec::new();
+    for entry in config.listeners.iter().map(listener) {
+        if entry.get("bind-address").is_some() || listed.last() != Some(&entry) {
+            listed.push(entry);
+        }
+    }
+    listed.into()
 }
 
 fn listener(listener: &ListenerConfig) -> Value {
@@ -27,6 +35,9 @@ fn listener(listener: &ListenerConfig) -> Value {
     };
     let tls = listener.tls.is_some();
     match (listener.address.tcp(), listener.address.unix()) {
+        (Some(address), _) if address.ip().is_unspecified() => {
+            json!({ "port": address.port(), "protocol": protocol, "tls": tls })
+        }
         (Some(address), _) => json!({
             "port": address.port(),
             "bind-address": address.ip().to_string(),
@@ -56,7 +67,10 @@ mod tests {
 
     #[test]
     fn listeners_and_what_stands_for_plugins_are_listed() {
-        let listeners = serde_json::from_value(json!([{"address": "127.0.0.1:1883"}])).unwrap();
+        let listeners = json!([
+            {"address": "127.0.0.1:1883"}, {"address": "0.0.0.0:1884"}, {"address": "[::]:1884"},
+        ]);
+        let listeners = serde_json::from_value(listeners).unwrap();
         let mut config = BrokerConfig { listeners, ..BrokerConfig::default() };
         config.access.dynamic_security_file = Some("ds.json".into());
         let ask = |command: &str| -> Value {
@@ -67,7 +81,8 @@ mod tests {
         assert_eq!(
             ask("listListeners")["responses"][0],
             json!({"command": "listListeners", "correlationData": "c", "data": {"listeners": [
-                {"port": 1883, "bind-address": "127.0.0.1", "protocol": "mqtt", "tls": false}
+                {"port": 1883, "bind-address": "127.0.0.1", "protocol": "mqtt", "tls": false},
+                {"port": 1884, "protocol": "mqtt", "tls": false},
             ]}})
         );
         assert_eq!(ask("listPlugins")["responses"][0]["data"]["plugins"][0]["name"], "dynamic-security");

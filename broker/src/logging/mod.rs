@@ -5,6 +5,7 @@
 mod syslog;
 mod topic;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -32,6 +33,8 @@ pub(crate) use self::topic::{TopicLine, publish_quietly};
 
 /// All crates of the broker are called `veilmq` or `veilmq_*`.
 const OWN_CRATES: &str = "veilmq";
+/// The most bytes of a line; what is longer is cut.
+const LINE_BYTES_MAX: usize = 8 * 1024;
 
 /// The destinations of this process, for files that are opened anew.
 static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
@@ -188,20 +191,30 @@ fn append_to(path: &Path) -> Result<File, LogError> {
 impl Write for &Lines {
     /// Nobody could be told of a line that cannot be written.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let bounded = bounded(line);
         if self.stderr {
-            let _ = io::stderr().write_all(line);
+            let _ = io::stderr().write_all(&bounded);
         }
         if self.stdout {
-            let _ = io::stdout().write_all(line);
+            let _ = io::stdout().write_all(&bounded);
         }
         for file in &self.files {
-            let _ = file.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line);
+            let _ = file.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&bounded);
         }
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Cuts a line that is longer than any has to be: a Client Identifier of 64 KiB in it would fill a pipe that nobody reads, and hold
+/// everybody up.
+fn bounded(line: &[u8]) -> Cow<'_, [u8]> {
+    match line.get(..LINE_BYTES_MAX) {
+        None => Cow::Borrowed(line),
+        Some(front) => Cow::Owned(format!("{}…\n", String::from_utf8_lossy(front)).into_bytes()),
     }
 }
 
@@ -290,5 +303,20 @@ fn level_filter(level: LogLevel) -> LevelFilter {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_too_long_is_cut() {
+        assert_eq!(&*bounded(b"short\n"), b"short\n");
+
+        let cut = bounded(&vec![b'x'; LINE_BYTES_MAX + 1]).into_owned();
+
+        assert_eq!(cut.len(), LINE_BYTES_MAX + "…\n".len());
+        assert!(cut.ends_with("x…\n".as_bytes()));
     }
 }

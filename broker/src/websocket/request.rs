@@ -4,9 +4,8 @@
 
 use tungstenite::error::{Error, ProtocolError};
 use tungstenite::handshake::machine::TryParse;
-use tungstenite::handshake::server::{Request, create_response, write_response};
-use tungstenite::http::HeaderValue;
-use tungstenite::http::header::{ORIGIN, SEC_WEBSOCKET_PROTOCOL};
+use tungstenite::handshake::server::{Request, create_response};
+use tungstenite::http::header::{ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL};
 
 /// The most bytes of a request's head, as many web servers have it.
 pub(crate) const HEAD_BYTES_MAX: usize = 8_192;
@@ -48,18 +47,22 @@ pub(super) fn answer(head: &[u8], origins: Option<&[String]>) -> Option<Result<A
 }
 
 fn accept(request: &Request, origins: Option<&[String]>) -> Result<Vec<u8>, Refusal> {
-    let mut response = create_response(request).map_err(|error| Refusal::of(&error))?;
+    let response = create_response(request).map_err(|error| Refusal::of(&error))?;
     // RFC 6455 section 4.2.2: a server that serves some origins only answers 403 to the others.
     if !origins.is_none_or(|origins| is_from(request, origins)) {
         return Err(Refusal::Origin);
     }
     // [MQTT-6.0.0-3], [MQTT311-6.0.0-3] The client offers it.
     let chosen = subprotocol(request).ok_or(Refusal::Subprotocol)?;
-    // [MQTT-6.0.0-4], [MQTT311-6.0.0-4]
-    response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen));
-    let mut bytes = Vec::new();
-    write_response(&mut bytes, &response).map_err(|error| Refusal::of(&error))?;
-    Ok(bytes)
+    let key = response.headers().get(SEC_WEBSOCKET_ACCEPT).and_then(|key| key.to_str().ok());
+    let key = key.ok_or(Refusal::Key)?;
+    // [MQTT-6.0.0-4], [MQTT311-6.0.0-4] Order and letters have no meaning, so they are Mosquitto's: whoever compares bytes finds the
+    // same.
+    Ok(format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {key}\r\nSec-WebSocket-Protocol: {chosen}\r\n\r\n"
+    )
+    .into_bytes())
 }
 
 fn is_from(request: &Request, origins: &[String]) -> bool {

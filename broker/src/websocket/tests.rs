@@ -84,8 +84,8 @@ fn a_request_that_offers_mqtt_is_granted_with_that_subprotocol() {
     ] {
         // [MQTT-6.0.0-3], [MQTT-6.0.0-4], [MQTT311-6.0.0-3], [MQTT311-6.0.0-4]
         let expected = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
-             sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nsec-websocket-protocol: {chosen}\r\n\r\n"
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: {chosen}\r\n\r\n"
         );
         for step in [1, 7, usize::MAX] {
             let mut websocket = WebSocket::new(MESSAGE_BYTES_MAX, None);

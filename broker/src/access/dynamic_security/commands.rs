@@ -168,12 +168,14 @@ fn details(directory: &Directory) -> Done {
 impl Command<'_> {
     /// Returns a text that has to be there.
     pub(super) fn needed(&self, name: &str, error: &'static str) -> Result<&str, &'static str> {
-        json::needed(self.members, name).map_err(|WrongType| error)
+        let text = json::needed(self.members, name).map_err(|WrongType| error)?;
+        check_characters(name, text).map(|()| text)
     }
 
     /// Returns a text that may be there.
     pub(super) fn text(&self, name: &str, error: &'static str) -> Result<Option<&str>, &'static str> {
-        json::text(self.members, name).map_err(|WrongType| error)
+        let text = json::text(self.members, name).map_err(|WrongType| error)?;
+        text.map_or(Ok(()), |text| check_characters(name, text)).map(|()| text)
     }
 
     /// Returns a text if there is one; anything else stands for none.
@@ -284,5 +286,26 @@ impl Answers {
         };
         let responses: Value = self.answers.into_iter().map(answer).collect();
         json!({ "responses": responses }).to_string().into_bytes()
+    }
+}
+
+/// Refuses names and topics with characters that MQTT advises against and Mosquitto takes from no client (MQTT 5.0 section 1.5.4):
+/// nobody could ever come under such a name.
+fn check_characters(member: &str, text: &str) -> Result<(), &'static str> {
+    let error = match member {
+        "username" => "Username not valid UTF-8",
+        "clientid" => "Client ID not valid UTF-8",
+        "groupname" => "Group name not valid UTF-8",
+        "rolename" => "Role name not valid UTF-8",
+        "topic" => "Topic not valid UTF-8",
+        _ => return Ok(()),
+    };
+    let is_no_character = |letter: char| {
+        matches!(u32::from(letter) & 0xFFFF, 0xFFFE | 0xFFFF) || ('\u{FDD0}'..='\u{FDEF}').contains(&letter)
+    };
+    if text.chars().any(|letter| letter.is_control() || is_no_character(letter)) {
+        Err(error)
+    } else {
+        Ok(())
     }
 }

@@ -187,6 +187,17 @@ fn a_command_that_cannot_be_carried_out_says_why_and_changes_nothing() {
         (json!({"command": "removeGroupRole", "groupname": "nope", "rolename": "r"}), "Group not found"),
         (json!({"command": "setAnonymousGroup"}), "Invalid/missing groupname"),
         (json!({"command": "setAnonymousGroup", "groupname": "nope"}), "Group not found"),
+        (json!({"command": "createClient", "username": "a\u{7f}"}), "Username not valid UTF-8"),
+        (
+            json!({"command": "createClient", "username": "a", "clientid": "\u{fdd0}"}),
+            "Client ID not valid UTF-8",
+        ),
+        (json!({"command": "createGroup", "groupname": "\u{ffff}LO"}), "Group name not valid UTF-8"),
+        (json!({"command": "createRole", "rolename": "\u{1fffe}"}), "Role name not valid UTF-8"),
+        (
+            json!({"command": "addRoleACL", "rolename": "r", "acltype": "subscribePattern", "topic": "a\n"}),
+            "Topic not valid UTF-8",
+        ),
         (json!({"command": "createRole"}), "Invalid/missing rolename"),
         (json!({"command": "createRole", "rolename": ""}), "Empty rolename"),
         (json!({"command": "createRole", "rolename": "r"}), "Role already exists"),
