@@ -11,7 +11,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::{ContextKind, ErrorKind};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use veilmq_config::{BrokerConfig, ConfigError, Overrides, Sources, Strictness};
 use veilmq_protocol::veil::{Certificate, Kid};
 
@@ -20,6 +21,7 @@ use crate::admin::health::{self, HealthError};
 use crate::admin::read_token;
 use crate::bridge::BridgePlan;
 use crate::clock;
+use crate::command_line;
 use crate::identity::{IdentityError, IdentityFolder};
 use crate::passwd::{self, PasswdError};
 use crate::run::{self, RunError};
@@ -43,7 +45,14 @@ struct CommandLine {
 #[derive(Debug, Args)]
 struct Options {
     /// Configuration file (TOML, or mosquitto.conf); without one the broker listens on loopback only
-    #[arg(short, long, visible_alias = "config-file", value_name = "FILE", global = true)]
+    #[arg(
+        short,
+        long,
+        visible_alias = "config-file",
+        value_name = "FILE",
+        global = true,
+        overrides_with = "config"
+    )]
     config: Option<PathBuf>,
     /// MQTT port; may be given several times
     #[arg(short, long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
@@ -158,21 +167,53 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         return change_passwords(rest);
     }
     let is_mosquitto = arguments.first().is_some_and(|program| names_mosquitto(Path::new(program)));
-    let command_line = match CommandLine::try_parse_from(arguments) {
+    if is_mosquitto && let Some(complaint) = command_line::complaint(&arguments) {
+        return complain(&complaint);
+    }
+    let command_line = match parse(arguments, is_mosquitto) {
         Ok(mut command_line) => {
             command_line.options.replaces_mosquitto = is_mosquitto;
             command_line
         }
-        Err(error) => return explain(&error, if is_mosquitto { MOSQUITTO_STATUS } else { 2 }),
+        Err(error) if is_mosquitto => match unknown_option(&error) {
+            Some(option) => return complain(&command_line::unknown(&option)),
+            None => return explain(&error, MOSQUITTO_STATUS),
+        },
+        Err(error) => return explain(&error, 2),
     };
     // Not locked: where the broker logs to standard output, so do its other threads.
     match execute(command_line, &mut io::stdout()) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
+            // Whoever looks for what Mosquitto says finds it.
+            if let Some(words) = error.in_mosquittos_words() {
+                eprintln!("Error: {words}");
+            }
             eprintln!("veilmq: {error}");
             ExitCode::from(error.status())
         }
     }
+}
+
+/// Reads the arguments, and says how Mosquitto is used where that is what is to be replaced.
+fn parse(arguments: Vec<OsString>, is_mosquitto: bool) -> Result<CommandLine, clap::Error> {
+    let command = match is_mosquitto {
+        true => CommandLine::command().override_usage(command_line::USAGE),
+        false => CommandLine::command(),
+    };
+    CommandLine::from_arg_matches(&command.try_get_matches_from(arguments)?)
+}
+
+/// Returns the option that nobody knows, if that is what is wrong.
+fn unknown_option(error: &clap::Error) -> Option<String> {
+    let option = error.get(ContextKind::InvalidArg).filter(|_| error.kind() == ErrorKind::UnknownArgument)?;
+    Some(option.to_string())
+}
+
+/// Says in Mosquitto's words what is wrong with the command line, and how it would be right.
+fn complain(words: &str) -> ExitCode {
+    eprintln!("Error: {words}\n\nUsage: {}", command_line::USAGE);
+    ExitCode::from(MOSQUITTO_STATUS)
 }
 
 /// Tells whether the program was called by the name of the one that it replaces.
@@ -200,10 +241,21 @@ fn change_passwords(arguments: &[OsString]) -> ExitCode {
 }
 
 impl CommandError {
+    fn in_mosquittos_words(&self) -> Option<String> {
+        match self {
+            Self::MosquittoConfig(error) => error.in_mosquitto.as_ref().map(|said| said.words.clone()),
+            Self::Access(AccessError::Passwords(error))
+            | Self::Run(RunError::Access(AccessError::Passwords(error))) => error.in_mosquittos_words(),
+            _ => None,
+        }
+    }
+
     fn status(&self) -> u8 {
         match self {
             Self::Store(error) => error.status(),
-            Self::MosquittoConfig(_) => MOSQUITTO_STATUS,
+            Self::MosquittoConfig(error) => {
+                error.in_mosquitto.as_ref().map_or(MOSQUITTO_STATUS, |said| said.status)
+            }
             Self::Config(_)
             | Self::Daemon(_)
             | Self::NoFile

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod bridge;
 pub mod cli;
 pub mod clock;
+mod command_line;
 pub mod files;
 pub mod identity;
 pub mod listener;

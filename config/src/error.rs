@@ -14,6 +14,17 @@ pub struct ConfigError {
     pub origin: Origin,
     /// What is wrong there.
     pub fault: Box<Fault>,
+    /// What Mosquitto makes of it, if it is in a file of Mosquitto's.
+    pub in_mosquitto: Option<Box<InMosquitto>>,
+}
+
+/// What Mosquitto makes of a fault in its configuration.
+#[derive(Debug)]
+pub struct InMosquitto {
+    /// What it says.
+    pub words: String,
+    /// The exit status that it ends with.
+    pub status: u8,
 }
 
 /// What is wrong with a configuration.
@@ -129,7 +140,7 @@ pub enum Fault {
 
 impl ConfigError {
     pub(crate) fn new(origin: Origin, fault: Fault) -> Self {
-        Self { origin, fault: Box::new(fault) }
+        Self { origin, fault: Box::new(fault), in_mosquitto: None }
     }
 }
 

@@ -57,7 +57,7 @@ pub use broker_config::{
 };
 pub use e2e::{E2eChannel, E2eConfig, E2eDistribution, E2eFormat, E2eMode, E2ePolicyConfig};
 pub use environment::process_environment;
-pub use error::{ConfigError, Fault, Origin};
+pub use error::{ConfigError, Fault, InMosquitto, Origin};
 pub use http::{HttpAccessConfig, HttpFailure, HttpFormat, HttpUrl, NoHttpUrl};
 pub use jwt::JwtConfig;
 pub use kind::Kind;

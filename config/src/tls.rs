@@ -14,6 +14,7 @@ const CERTIFICATES: &str = "listeners[].tls.certificates[].certificate_file";
 const CLIENT_CERTIFICATE: &str = "listeners[].tls.client_certificate";
 const CLIENT_CA_FILE: &str = "listeners[].tls.client_ca_file";
 const CRL_FILE: &str = "listeners[].tls.crl_file";
+const IGNORE_DATES: &str = "listeners[].tls.ignore_client_dates";
 const IDENTITY: &str = "listeners[].tls.identity";
 const DEFAULT_CERTIFICATE: &str = "tls.certificate_file";
 const DEFAULT_KEY: &str = "tls.key_file";
@@ -36,6 +37,9 @@ pub struct TlsConfig {
 pub struct ListenerTlsConfig {
     /// The certificates to choose from by the name that a client asks for (SNI); the first one is for everybody else.
     pub certificates: Vec<CertificateConfig>,
+    /// PEM file with certificates of issuers, where those in the file of a certificate are not all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuers_file: Option<PathBuf>,
     /// The oldest version of TLS that is spoken.
     pub minimum_version: TlsVersion,
     /// Whether clients are asked for a certificate.
@@ -46,6 +50,8 @@ pub struct ListenerTlsConfig {
     /// PEM file with the lists of certificates that those authorities have revoked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crl_file: Option<PathBuf>,
+    /// Whether client certificates that have expired, or are not good yet, are taken.
+    pub ignore_client_dates: bool,
     /// What a client certificate proves in MQTT.
     pub identity: CertificateIdentity,
 }
@@ -156,6 +162,7 @@ impl ListenerTlsConfig {
         let dependents = [
             (CLIENT_CA_FILE, self.client_ca_file.is_some()),
             (CRL_FILE, self.crl_file.is_some()),
+            (IGNORE_DATES, self.ignore_client_dates),
             (IDENTITY, self.identity != CertificateIdentity::None),
         ];
         match dependents.into_iter().find(|(_, is_given)| *is_given && !is_asked) {

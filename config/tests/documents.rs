@@ -103,6 +103,7 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
         certificates: every_key.certificates_of(&tls),
         client_ca_file: Some("/ca.crt".into()),
         crl_file: Some("/ca.crl".into()),
+        issuers_file: Some("/issuers.crt".into()),
         ..tls
     });
 

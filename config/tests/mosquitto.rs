@@ -456,8 +456,8 @@ fn every_error_names_file_line_and_option() {
             "FILE:2: mount_point = a/# is not allowed; allowed: a Topic Name that does not begin with $",
         ),
         (
-            "listener 1\naccept_protocol_versions 4,6\n",
-            "FILE:2: accept_protocol_versions = 4,6 is not allowed; allowed: a list of some of 3, 4 and 5, separated by commas",
+            "listener 1\naccept_protocol_versions  ,4 , 6\n",
+            "FILE:2: accept_protocol_versions = ,4 , 6 is not allowed; allowed: a list of some of 3, 4 and 5, separated by commas",
         ),
         (
             "connection a\naddress b\ntopic c sideways\n",
@@ -521,14 +521,14 @@ fn import_comments_on_what_changes_nothing_and_loads_as_the_same() {
 #[test]
 fn lenient_import_lists_what_it_skipped() {
     let conf = Conf::new(
-        "listener 1884 127.0.0.1\nfoo bar\nplugin /x.so\nconnection b\naddress 127.0.0.1:1\nbridge_psk ab\nlistener 1885 127.0.0.1\n",
+        "listener 1884 127.0.0.1\nfoo bar\nplugin /x.so\nconnection b\naddress 127.0.0.1:1\ntopic t\nbridge_psk ab\nlistener 1885 127.0.0.1\n",
     );
     let strict = import_mosquitto(&conf.path(), Strictness::Strict).unwrap_err().to_string();
 
     let text = import_mosquitto(&conf.path(), Strictness::Lenient).unwrap();
 
     assert!(strict.contains("mosquitto.conf:2: unknown option foo"), "{strict}");
-    for line in [":2: foo: skipped: ", ":3: plugin: skipped: ", ":6: bridge_psk: skipped: "] {
+    for line in [":2: foo: skipped: ", ":3: plugin: skipped: ", ":7: bridge_psk: skipped: "] {
         assert!(text.contains(line), "{line} in {text}");
     }
     assert!(text.contains("127.0.0.1:1885"), "{text}");
@@ -538,10 +538,10 @@ fn lenient_import_lists_what_it_skipped() {
 fn a_connection_is_a_bridge_with_what_stands_below_it() {
     let config = load(
         "connection first\naddress 192.0.2.1 broker.example:8883\ntopic a/# both 1 l/ \"\"\ntopic \"\" in 0 here there\ntopic b\n\
-         restart_timeout 3\nconnection second\naddresses ::1:1884\nbridge_protocol_version mqttv50\nbridge_cafile /ca.crt\n\
+         restart_timeout 3\nconnection second\naddresses ::1:1884\ntopic c\nbridge_protocol_version mqttv50\nbridge_cafile /ca.crt\n\
          bridge_insecure true\nnotifications_local_only true\ntry_private false\ncleansession true\nremote_username u\n\
          remote_password p w\nbridge_tcp_keepalive 10 5 3\nbridge_max_packet_size 0\nrestart_timeout 2 9\nlocal_username x\n\
-         listener 1884 127.0.0.1\nconnection third\naddress h\nnotifications false\nbridge_require_ocsp false\n",
+         listener 1884 127.0.0.1\nconnection third\naddress h\ntopic d\nnotifications false\nbridge_require_ocsp false\n",
     );
     let [first, second, third] = config.bridges.as_slice() else { panic!("{:?}", config.bridges) };
 

@@ -70,15 +70,15 @@ fn what_cannot_be_is_an_error_that_names_the_line() {
         ),
         (
             "plugin_opt_config_file /ds.json\n",
-            "FILE:1: plugin_opt_config_file = /ds.json is not allowed; allowed: a plugin above it",
+            "FILE:1: plugin_opt_config_file belongs to a plugin, so `plugin PATH` must stand above it",
         ),
         (
             "plugin_load ds /x/mosquitto_dynamic_security.so\nplugin_use other\n",
             "FILE:2: plugin_use = other is not allowed; allowed: a name that plugin_load has given above",
         ),
         (
-            "plugin_opt_x y\n",
-            "FILE:1: plugin_opt_x is not supported: plugins written in C cannot be loaded, but for dynamic security, which is built in",
+            "plugin /x/mosquitto_dynamic_security.so\nplugin_opt_x y\n",
+            "FILE:2: plugin_opt_x is not supported: plugins written in C cannot be loaded, but for dynamic security, which is built in",
         ),
         (
             &two_files,
@@ -86,7 +86,7 @@ fn what_cannot_be_is_an_error_that_names_the_line() {
         ),
         (
             "plugin_opt_password_init_file /pw\n",
-            ":1: plugin_opt_password_init_file = /pw is not allowed; allowed: a plugin above it",
+            ":1: plugin_opt_password_init_file belongs to a plugin, so `plugin PATH` must stand above it",
         ),
     ] {
         let error = try_load(text).expect_err(text).to_string();

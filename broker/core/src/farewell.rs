@@ -87,6 +87,10 @@ pub(crate) enum PeerError {
     SessionOfUser,
     #[error("the Will Message: {0}")]
     EndToEnd(Refusal),
+    #[error("not authorised: the Will Topic belongs to the broker")]
+    ReservedWill,
+    #[error("the Will Message has {bytes} bytes, {maximum} are taken")]
+    LargeWill { bytes: usize, maximum: usize },
     #[error("user name or password refused")]
     Credentials,
     #[error("too many wrong passwords")]
@@ -161,6 +165,8 @@ impl CloseReason {
             Self::Peer(
                 PeerError::NotAuthorized(_)
                 | PeerError::EndToEnd(_)
+                | PeerError::ReservedWill
+                | PeerError::LargeWill { .. }
                 | PeerError::SessionOfIdentity
                 | PeerError::SessionOfUser
                 | PeerError::Credentials
@@ -231,9 +237,11 @@ impl CloseReason {
                 PeerError::UserProperties { .. }
                 | PeerError::ReauthenticationTimeout { .. }
                 | PeerError::Impatient { .. } => Some(ReasonCode::QuotaExceeded),
-                PeerError::NotAuthorized(_) | PeerError::SessionOfIdentity | PeerError::SessionOfUser => {
-                    Some(ReasonCode::NotAuthorized)
-                }
+                PeerError::NotAuthorized(_)
+                | PeerError::ReservedWill
+                | PeerError::SessionOfIdentity
+                | PeerError::SessionOfUser => Some(ReasonCode::NotAuthorized),
+                PeerError::LargeWill { .. } => Some(ReasonCode::PacketTooLarge),
                 PeerError::EndToEnd(refusal) => Some(refusal.reason_code()),
                 PeerError::Credentials => Some(ReasonCode::BadUserNameOrPassword),
                 PeerError::Banned => Some(ReasonCode::Banned),
@@ -314,6 +322,8 @@ impl CloseReason {
                 | PeerError::EmptyClientId
                 | PeerError::NotAuthorized(_)
                 | PeerError::EndToEnd(_)
+                | PeerError::ReservedWill
+                | PeerError::LargeWill { .. }
                 | PeerError::Credentials
                 | PeerError::Banned
                 | PeerError::Impatient { .. }
@@ -326,7 +336,7 @@ impl CloseReason {
 
     /// Returns what the client is to be told; None if nothing is to be said.
     pub(crate) fn notice(&self, settings: &Settings) -> Option<Notice> {
-        let reason = self.reason_code()?;
+        let reason = self.habitual(settings).or_else(|| self.reason_code())?;
         let reason_string = self.explanation().filter(|_| settings.reason_strings);
         let (reason, server_reference) = match (self, &settings.server_reference) {
             (Self::Broker(BrokerReason::Shutdown), Some(server)) => {
@@ -334,7 +344,29 @@ impl CloseReason {
             }
             _ => (reason, None),
         };
-        Some(Notice { reason, reason_string, server_reference })
+        let silence = match self {
+            // No return code of MQTT 3 is for a Will Message that is not taken.
+            Self::Peer(PeerError::LargeWill { .. }) => Silence::Never,
+            Self::Peer(PeerError::ReservedWill) if settings.mosquitto_habits => Silence::Always,
+            // Section 4.13.1: a server may answer an error in CONNECT.
+            Self::Peer(PeerError::Packet(error))
+                if settings.mosquitto_habits && error.reason() == ReasonCode::MalformedPacket =>
+            {
+                Silence::Always
+            }
+            _ => Silence::WhereSpeechless,
+        };
+        Some(Notice { reason, reason_string, server_reference, silence })
+    }
+
+    /// Returns the Reason Code that Mosquitto has for something that MQTT has several for.
+    fn habitual(&self, settings: &Settings) -> Option<ReasonCode> {
+        match self {
+            _ if !settings.mosquitto_habits => None,
+            Self::Peer(PeerError::TopicLevels { .. }) => Some(ReasonCode::MalformedPacket),
+            Self::Broker(BrokerReason::TooManySessions) => Some(ReasonCode::ServerBusy),
+            Self::Departure(_) | Self::Peer(_) | Self::Broker(_) => None,
+        }
     }
 }
 
@@ -344,6 +376,16 @@ pub(crate) struct Notice {
     reason: ReasonCode,
     reason_string: Option<String>,
     server_reference: Option<Arc<str>>,
+    silence: Silence,
+}
+
+/// When a CONNECT is refused without a CONNACK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Silence {
+    Never,
+    /// Where MQTT 3 has no return code for it.
+    WhereSpeechless,
+    Always,
 }
 
 impl Notice {
@@ -356,6 +398,11 @@ impl Notice {
             }
             // No return code of theirs is for a Will Message that is not taken.
             ReasonCode::PayloadFormatInvalid if version != ProtocolVersion::V5 => ReasonCode::NotAuthorized,
+            ReasonCode::PacketTooLarge
+                if version != ProtocolVersion::V5 && self.silence == Silence::Never =>
+            {
+                ReasonCode::NotAuthorized
+            }
             // Table 3-1 has no "server shutting down" before CONNACK; "server unavailable" is its equivalent.
             ReasonCode::ServerShuttingDown => ReasonCode::ServerUnavailable,
             reason => reason,
@@ -370,7 +417,11 @@ impl Notice {
                 | ReasonCode::QosNotSupported
                 | ReasonCode::RetainNotSupported
         );
-        let said = version == ProtocolVersion::V5 || !speechless;
+        let said = match self.silence {
+            Silence::Never => true,
+            Silence::WhereSpeechless => version == ProtocolVersion::V5 || !speechless,
+            Silence::Always => false,
+        };
         self.forms().filter(move |_| said).map(move |(reason_string, server_reference)| {
             let properties =
                 ConnAckProperties { reason_string, server_reference, ..ConnAckProperties::default() };

@@ -82,6 +82,16 @@ impl Matches {
         self.groups.is_empty() && self.shares.is_empty()
     }
 
+    /// Tells whether nobody has subscribed to the topic; a publisher that its No Local leaves out has.
+    pub(crate) fn finds_nobody(&self) -> bool {
+        self.is_empty() && !self.any_no_local
+    }
+
+    /// Takes note that the publisher was left out.
+    pub(crate) fn without_publisher(self) -> Self {
+        Self { any_no_local: true, ..self }
+    }
+
     /// Tells whether `publisher` would be treated differently from others because of No Local.
     fn concerns_no_local(&self, publisher: SessionId) -> bool {
         self.any_no_local && self.targets().any(|target| target.session == publisher && target.any_no_local)
@@ -177,7 +187,7 @@ impl MatchCache {
         if let Some(publisher) = publisher
             && matches.concerns_no_local(publisher)
         {
-            return Arc::new(routes.find(topic, Some(publisher)));
+            return Arc::new(routes.find(topic, Some(publisher)).without_publisher());
         }
         matches
     }

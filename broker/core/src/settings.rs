@@ -35,6 +35,10 @@ pub struct Settings {
     pub keep_alive_seconds_max: u16,
     /// Whether a client of MQTT 3 that asks for a longer keep alive is refused.
     pub refuse_long_keep_alive: bool,
+    /// Whether what MQTT leaves open is done as Mosquitto does it: a CONNECT that is malformed or has a reserved Will Topic is answered
+    /// with nothing, too many levels are malformed, too many sessions are a busy broker, a release of an unknown identifier succeeds,
+    /// anybody may say how a bridge fares, nobody publishes below `$share`, and a client that comes back with Clean Start in time takes its delayed Will Message back.
+    pub mosquitto_habits: bool,
     /// Whether messages are delivered with the QoS of the subscription, whatever they were published with.
     pub upgrade_qos: bool,
     /// Whether QoS 0 messages wait for sessions without a connection.
@@ -109,6 +113,7 @@ impl Default for Settings {
             connect_seconds_max: 10,
             keep_alive_seconds_max: 0,
             refuse_long_keep_alive: false,
+            mosquitto_habits: false,
             upgrade_qos: false,
             queue_qos0: false,
             session_expiry_seconds_max: u32::MAX,

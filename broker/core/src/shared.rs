@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use siphasher::sip::SipHasher13;
-use veilmq_protocol::TopicName;
 use veilmq_protocol::veil::channel::{Identity, ServerPolicy, TicketKeys, TrustAnchors};
 use veilmq_protocol::veil::hello::{ClientHello, Opening};
 use veilmq_protocol::veil::{Kid, Scheme, Schemes, Suite};
+use veilmq_protocol::{TopicFilter, TopicName};
 
 use crate::access::{Access, AccessTables, Presence};
 use crate::e2e::{Heads, Ledger, Registry, ScopeHash};
@@ -412,12 +412,22 @@ impl Shared {
 
     /// Refuses topics deeper than the limit, which bounds every walk of the trie.
     pub(crate) fn check_levels(&self, topic: TopicName<'_>) -> Result<(), PeerError> {
+        self.check_depth(topic.as_str(), || topic.levels().count())
+    }
+
+    /// Refuses filters deeper than that.
+    pub(crate) fn check_filter_levels(&self, filter: TopicFilter<'_>) -> Result<(), PeerError> {
+        let filter = filter.inner();
+        self.check_depth(filter.as_str(), || filter.levels().count())
+    }
+
+    fn check_depth(&self, text: &str, levels: impl FnOnce() -> usize) -> Result<(), PeerError> {
         let maximum = self.settings.topic_levels_max;
         // There is at most one level more than there are bytes, so most names need not be taken apart.
-        if topic.as_str().len() < maximum {
+        if text.len() < maximum {
             return Ok(());
         }
-        let levels = topic.levels().count();
+        let levels = levels();
         if levels > maximum { Err(PeerError::TopicLevels { levels, maximum }) } else { Ok(()) }
     }
 }

@@ -130,7 +130,8 @@ impl SysReport {
 }
 
 /// Tells whether a topic is one that only the broker publishes to. A bridge from another broker says on its own how it fares.
-pub(crate) fn is_reserved(topic: TopicName<'_>, client_id: &str) -> bool {
+/// `client_id` is that of who publishes; None where anybody may say how a bridge fares.
+pub(crate) fn is_reserved(topic: TopicName<'_>, client_id: Option<&str>) -> bool {
     // Nothing below $CONTROL is a message for subscribers: whoever answers there does so before anything is routed [B02].
     topic.is_dollar()
         && !is_state_of(topic, client_id)
@@ -141,9 +142,9 @@ pub(crate) fn is_reserved(topic: TopicName<'_>, client_id: &str) -> bool {
 }
 
 /// Tells whether a topic is the one on which a bridge with this Client Identifier says whether it is up.
-fn is_state_of(topic: TopicName<'_>, client_id: &str) -> bool {
+fn is_state_of(topic: TopicName<'_>, client_id: Option<&str>) -> bool {
     let named = topic.as_str().strip_prefix(CONNECTIONS).and_then(|rest| rest.strip_suffix("/state"));
-    named == Some(client_id)
+    named.is_some_and(|named| client_id.is_none_or(|client_id| named == client_id))
 }
 
 fn stored_messages(totals: &Totals) -> u64 {

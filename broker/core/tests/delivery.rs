@@ -285,7 +285,7 @@ fn a_message_expires_while_it_waits_and_its_interval_counts_down() {
 
     let (subscriber, _) = world.join("s", false, 600);
 
-    assert_eq!(world.received(subscriber), ["PUBLISH t \"x\" qos1 id1 expires50"]);
+    assert_eq!(world.received(subscriber), ["PUBLISH t \"x\" qos1 id2 expires50"]);
 }
 
 #[test]

@@ -35,6 +35,29 @@ pub enum PasswordFileError {
         /// What is wrong with it; without what it says.
         what: String,
     },
+    /// What stands behind a user name is no hash.
+    #[error("{}:{line}: {reason}", path.display())]
+    Hash {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with it; without what it says.
+        reason: PasswordHashError,
+    },
+}
+
+impl PasswordFileError {
+    /// Returns what Mosquitto says of a line that it cannot use.
+    pub(crate) fn in_mosquittos_words(&self) -> Option<String> {
+        match self {
+            Self::File(_) | Self::NotText(_) => None,
+            Self::Line { path, .. } => Some(format!("Invalid line in password file '{}'.", path.display())),
+            Self::Hash { path, .. } => {
+                Some(format!("Unable to decode line in password file '{}'.", path.display()))
+            }
+        }
+    }
 }
 
 /// The lines of a password file.
@@ -94,16 +117,12 @@ impl PasswordFile {
     /// Reads the hash of every user.
     ///
     /// # Errors
-    /// [`PasswordFileError::Line`] with the first that is malformed; `path` is for its text.
+    /// [`PasswordFileError::Hash`] with the first that is malformed; `path` is for its text.
     pub fn hashes(&self, path: &Path) -> Result<Vec<User<'_>>, PasswordFileError> {
         let mut hashes = Vec::new();
         for (index, line) in self.lines.iter().enumerate() {
             let Line::User { name, rest } = line else { continue };
-            let fault = |error: PasswordHashError| PasswordFileError::Line {
-                path: path.into(),
-                line: index + 1,
-                what: error.to_string(),
-            };
+            let fault = |reason| PasswordFileError::Hash { path: path.into(), line: index + 1, reason };
             let hash = PasswordHash::parse(rest).map_err(fault)?;
             hashes.push(User { name: Arc::clone(name), text: rest, hash });
         }

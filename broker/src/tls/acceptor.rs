@@ -24,6 +24,7 @@ use super::Tls;
 use super::authorities::{authority_files, read_authorities};
 use super::certificate::{self, Facts};
 use super::stats::TlsStats;
+use super::undated::Undated;
 use crate::files::{self, FileError};
 
 /// The largest file of certificates, keys or revocations, in bytes.
@@ -70,6 +71,7 @@ pub enum TlsError {
 const CERTIFICATE: &str = "listeners[].tls.certificates[].certificate_file";
 const KEY: &str = "listeners[].tls.certificates[].key_file";
 const AUTHORITIES: &str = "listeners[].tls.client_ca_file";
+const ISSUERS: &str = "listeners[].tls.issuers_file";
 const REVOCATIONS: &str = "listeners[].tls.crl_file";
 
 /// TLS on one listener.
@@ -124,7 +126,8 @@ impl TlsAcceptor {
     /// Returns what tells whether its files have changed.
     pub(super) fn stamps(&self) -> Vec<Stamp> {
         let own = self.certificates.iter().flat_map(|pair| [&pair.certificate_file, &pair.key_file]);
-        let others = [&self.config.client_ca_file, &self.config.crl_file].into_iter().flatten();
+        let others = [&self.config.client_ca_file, &self.config.crl_file, &self.config.issuers_file];
+        let others = others.into_iter().flatten();
         let mut stamps: Vec<Stamp> = own.chain(others).map(|path| stamp(path)).collect();
         if let Some(folder) = self.config.client_ca_file.as_ref().filter(|path| path.is_dir()) {
             let files = authority_files(AUTHORITIES, folder).unwrap_or_default();
@@ -191,8 +194,12 @@ fn read(
 ) -> Result<InForce, TlsError> {
     let mut shown = Shown { certificates: Vec::new() };
     let mut not_after = i64::MAX;
+    let issuers = match &config.issuers_file {
+        Some(path) => read_authorities(ISSUERS, path)?,
+        None => Vec::new(),
+    };
     for pair in certificates {
-        let (facts, key) = read_certificate(pair)?;
+        let (facts, key) = read_certificate(pair, &issuers)?;
         warn_of_dates(name, &pair.certificate_file, &facts);
         not_after = not_after.min(facts.not_after);
         shown.certificates.push((facts.names, Arc::new(key)));
@@ -218,10 +225,14 @@ fn read(
     Ok(InForce { server: Arc::new(server), verifier, not_after })
 }
 
-fn read_certificate(pair: &CertificateConfig) -> Result<(Facts, CertifiedKey), TlsError> {
+fn read_certificate(
+    pair: &CertificateConfig,
+    issuers: &[CertificateDer<'static>],
+) -> Result<(Facts, CertifiedKey), TlsError> {
     let path = &pair.certificate_file;
     let unusable = |reason: &str| content(CERTIFICATE, path, "certificate", reason);
-    let chain = read_certificates(CERTIFICATE, path)?;
+    let mut chain = read_certificates(CERTIFICATE, path)?;
+    certificate::complete(&mut chain, issuers);
     let facts = chain.first().and_then(|own| certificate::facts(own));
     let facts = facts.ok_or_else(|| unusable("the first one is malformed"))?;
     let key = read_key(KEY, &pair.key_file)?;
@@ -266,6 +277,7 @@ fn read_verifier(config: &ListenerTlsConfig) -> Result<Option<Verifier>, TlsErro
         builder = builder.allow_unauthenticated();
     }
     match (builder.build(), &config.crl_file) {
+        (Ok(verifier), _) if config.ignore_client_dates => Ok(Some(Arc::new(Undated(verifier)))),
         (Ok(verifier), _) => Ok(Some(verifier)),
         (Err(VerifierBuilderError::InvalidCrl(error)), Some(path)) => {
             Err(content(REVOCATIONS, path, "usable list of revocations", &format!("{error:?}")))

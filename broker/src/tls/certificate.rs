@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use rustls::pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
@@ -9,6 +10,9 @@ use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
 /// The longest text that MQTT can carry (MQTT 5.0 section 1.5.4).
 const USER_NAME_BYTES_MAX: usize = 65_535;
+
+/// More certificates are not shown.
+const CHAIN_MAX: usize = 8;
 
 /// The short names of attributes (RFC 4514 section 3, and those that OpenSSL has beside them).
 const SHORT_NAMES: [(&str, &str); 16] = [
@@ -56,6 +60,25 @@ pub(super) fn facts(der: &[u8]) -> Option<Facts> {
         not_before: validity.not_before.timestamp(),
         not_after: validity.not_after.timestamp(),
     })
+}
+
+/// Puts the issuers that are known behind a chain that ends before an authority: a client needs them, and knows the authority itself.
+pub(super) fn complete(chain: &mut Vec<CertificateDer<'static>>, issuers: &[CertificateDer<'static>]) {
+    while chain.len() < CHAIN_MAX
+        && let Some(issuer) = chain.last().and_then(|last| issuer_of(last, issuers))
+    {
+        chain.push(issuer);
+    }
+}
+
+/// Returns the issuer of a certificate if it is among these; None also for an authority, which is its own.
+fn issuer_of(certificate: &[u8], issuers: &[CertificateDer<'static>]) -> Option<CertificateDer<'static>> {
+    let (_, issued) = X509Certificate::from_der(certificate).ok()?;
+    let found = issuers.iter().find(|issuer| {
+        let Ok((_, issuer)) = X509Certificate::from_der(issuer) else { return false };
+        issuer.subject() == issued.issuer() && issuer.subject() != issuer.issuer()
+    })?;
+    Some(found.clone())
 }
 
 fn dns_names(names: &[GeneralName<'_>]) -> Vec<String> {
@@ -178,7 +201,10 @@ fn hexadecimal(byte: u8, into: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, KeyPair};
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, DnValue, IsCa,
+        KeyPair,
+    };
 
     use super::*;
 
@@ -190,6 +216,28 @@ mod tests {
         let mut params = CertificateParams::new(vec!["Broker.Example".into(), "*.example".into()]).unwrap();
         params.distinguished_name = name;
         params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn a_chain_is_completed_up_to_an_authority_but_without_it() {
+        let named = |name: &str| {
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.distinguished_name = DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, name);
+            (params, KeyPair::generate().unwrap())
+        };
+        let (params, key) = named("root");
+        let root = CertifiedIssuer::self_signed(params, key).unwrap();
+        let (params, key) = named("between");
+        let between = CertifiedIssuer::signed_by(params, key, &root).unwrap();
+        let (params, key) = named("own");
+        let own = params.signed_by(&key, &between).unwrap();
+        let mut chain = vec![own.der().clone()];
+
+        complete(&mut chain, &[root.der().clone(), between.der().clone()]);
+
+        assert_eq!(chain, [own.der().clone(), between.der().clone()]);
     }
 
     #[test]

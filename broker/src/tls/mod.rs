@@ -10,6 +10,7 @@ mod authorities;
 mod certificate;
 mod keeper;
 mod stats;
+mod undated;
 
 use std::io::IoSlice;
 use std::sync::Arc;

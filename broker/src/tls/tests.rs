@@ -55,10 +55,23 @@ impl Issuer {
 
     /// Writes a certificate and its key with this serial number and common name, for these hosts.
     fn issue(&self, file: &str, serial: u64, name: &str, hosts: &[&str]) -> CertificateConfig {
+        self.issue_until(file, serial, name, hosts, 4_000)
+    }
+
+    /// Writes one that expires with the beginning of a year.
+    fn issue_until(
+        &self,
+        file: &str,
+        serial: u64,
+        name: &str,
+        hosts: &[&str],
+        year: i32,
+    ) -> CertificateConfig {
         let mut params =
             CertificateParams::new(hosts.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.serial_number = Some(SerialNumber::from(serial));
+        params.not_after = date_time_ymd(year, 1, 1);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.authority).unwrap();
         self.write(&format!("{file}.crt"), &certificate.pem());
@@ -374,6 +387,23 @@ fn a_client_certificate_is_a_user_name_until_it_is_revoked() {
     let _ = late.settle();
     assert_eq!(late.broker.end(), Some(End::Violated("the client certificate is revoked")));
     assert_eq!(late.user, None);
+}
+
+#[test]
+fn a_client_certificate_that_has_expired_is_taken_only_where_dates_are_not_looked_at() {
+    let issuer = Issuer::new();
+    issuer.revoke(&[]);
+    let own = issuer.issue("a", 1, "a", &["a.example"]);
+    let client = issuer.client_config(Some(&issuer.issue_until("c", 2, "client", &[], 2020)));
+    for ignore_client_dates in [false, true] {
+        let config = ListenerTlsConfig { ignore_client_dates, ..issuer.mutual() };
+        let acceptor = acceptor(&config, std::slice::from_ref(&own)).unwrap();
+
+        let mut pair = Pair::new(&client, &acceptor, "a.example", 1_000);
+        let _ = pair.settle();
+
+        assert_eq!(pair.user.as_deref() == Some("client"), ignore_client_dates);
+    }
 }
 
 #[test]

@@ -248,9 +248,12 @@ impl BridgeDraft {
     pub(super) fn finish(self) -> Result<BridgeConfig, ConfigError> {
         let Self { origin, mut config, tls, uses_system_authorities, notifies, notifies_here_only } = self;
         if config.addresses.is_empty() {
-            let reason = "needs `address` below it".to_owned();
-            let option = "connection".to_owned();
-            return Err(ConfigError::new(origin, Fault::Mosquitto { option, reason }));
+            return Err(
+                incomplete(origin, "address").said(format!("{INVALID}: no remote addresses defined."))
+            );
+        }
+        if config.topics.is_empty() {
+            return Err(incomplete(origin, "topic").said(format!("{INVALID}: no topics defined.")));
         }
         config.notifications = match (notifies, notifies_here_only) {
             (false, _) => BridgeNotifications::Off,
@@ -263,6 +266,13 @@ impl BridgeDraft {
         }
         Ok(config)
     }
+}
+
+const INVALID: &str = "Invalid bridge configuration";
+
+fn incomplete(origin: Origin, missing: &str) -> ConfigError {
+    let (option, reason) = ("connection".to_owned(), format!("needs `{missing}` below it"));
+    ConfigError::new(origin, Fault::Mosquitto { option, reason })
 }
 
 fn addresses(draft: &mut Draft, value: &str) -> Result<(), Allowed> {
@@ -317,9 +327,18 @@ fn restart_timeout(draft: &mut Draft, value: &str) -> Result<(), Allowed> {
     Ok(())
 }
 
+/// Takes the pattern off the front of a value. One with spaces in it stands in quotation marks.
+fn pattern(value: &str) -> Result<(String, &str), Allowed> {
+    let (pattern, rest) = match value.strip_prefix('"') {
+        Some(quoted) => quoted.split_once('"').ok_or(TOPIC)?,
+        None => value.split_once([' ', '\t']).unwrap_or((value, "")),
+    };
+    Ok((pattern.to_owned(), rest))
+}
+
 fn topic(draft: &mut Draft, value: &str) -> Result<(), Allowed> {
-    let mut words = value.split_ascii_whitespace().map(|word| if word == "\"\"" { "" } else { word });
-    let pattern = words.next().ok_or(TOPIC)?.to_owned();
+    let (pattern, rest) = pattern(value)?;
+    let mut words = rest.split_ascii_whitespace().map(|word| if word == "\"\"" { "" } else { word });
     let direction = match words.next() {
         None | Some("out") => BridgeDirection::Out,
         Some("in") => BridgeDirection::In,

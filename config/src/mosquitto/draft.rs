@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use super::Note;
 use super::bridge::BridgeDraft;
 use super::plugin::PluginsDraft;
-use super::tls::TlsDraft;
+use super::tls::{TlsDraft, Unusable};
 use crate::access::{AccessConfig, AclConfig, AclSubscribe, BadCredentials, ListenerAccessConfig};
 use crate::broker_config::{
     AdminConfig, BrokerConfig, DEFAULT_PORT, ListenerConfig, ListenerProtocol, LogLevel, Mode,
@@ -134,7 +134,12 @@ impl ListenerDraft {
         let proxy_protocol = self.proxy_protocol()?;
         let tls = match proxy_protocol {
             Some(_) => None,
-            None => self.tls.finish().map_err(|(option, reason)| self.fault(option, reason))?,
+            None => self.tls.finish().map_err(|unusable| match unusable {
+                Unusable::Lines(option, reason) => self.fault(option, reason),
+                Unusable::Late(option, reason) => {
+                    self.fault(option, reason).said_late(format!("{option} {reason}."))
+                }
+            })?,
         };
         let listener = |address| ListenerConfig {
             address,
@@ -156,7 +161,9 @@ impl ListenerDraft {
         let Some(version) = self.proxy_version else { return Ok(None) };
         let asks = self.tls.asks();
         if let Some(option) = asks.cannot_be_proxied() {
-            return Err(self.fault(option, "cannot be used with `enable_proxy_protocol`"));
+            let named = if option == "certfile" { "certfile and keyfile" } else { option };
+            let words = format!("{named} cannot be used with `enable_proxy_protocol {version}`.");
+            return Err(self.fault(option, "cannot be used with `enable_proxy_protocol`").said(words));
         }
         if version == 1 && (self.requires_proxied_tls || asks.certificate || asks.common_name) {
             return Err(self.fault("enable_proxy_protocol", "must be 2 for what the proxy says of TLS"));
@@ -242,6 +249,7 @@ impl Draft {
                 mqtt: MqttConfig {
                     reason_strings: false,
                     refuse_long_keep_alive: true,
+                    mosquitto_habits: true,
                     ..MqttConfig::default()
                 },
                 limits: LimitsConfig {
@@ -251,6 +259,10 @@ impl Draft {
                     topic_alias_to_client_max: 10,
                     inflight_max: 20,
                     client_id_bytes_max: u16::MAX,
+                    // 200 slashes.
+                    topic_levels_max: 201,
+                    // What fits into a CONNECT.
+                    user_properties_max: u16::MAX.into(),
                     connect_packet_bytes_max: 256 * 1024,
                     ..LimitsConfig::default()
                 },

@@ -168,12 +168,11 @@ pub(super) const OPTIONS: &[Row] = &[
         forget_boolean,
     )
     .without_effect(),
-    Row::integer(
+    Row::text(
         "retry_interval",
         Global,
-        COUNT,
         "no effect: Mosquitto ignores it as well; what is not acknowledged is sent again when the client comes back",
-        forget_integer,
+        forget_text,
     )
     .without_effect(),
     Row::boolean("set_tcp_nodelay", Global, "no effect: it is always on", forget_boolean).without_effect(),

@@ -89,7 +89,7 @@ pub(super) const OPTIONS: &[Row] = &[
     Row::integer(
         "websockets_headers_size",
         Listener,
-        (0, i32::MAX as i64),
+        (0, 65_535),
         "no effect: a request may have 8 KiB of headers",
         forget_integer,
     )
@@ -142,11 +142,11 @@ fn maximum_qos(draft: &mut Draft, qos: i64) {
     draft.listener().mqtt.maximum_qos = Some(u8::try_from(qos).unwrap_or(2));
 }
 
-/// Reads a list such as `4,5`, in which each number is the protocol level.
+/// Reads a list such as `4,5`, in which each number is the protocol level. As in Mosquitto, which also passes over what is between.
 fn versions(draft: &mut Draft, value: &str) -> Result<(), Allowed> {
     const ALLOWED: Allowed = "a list of some of 3, 4 and 5, separated by commas";
     let mut versions = Vec::new();
-    for level in value.split(',').map(str::trim) {
+    for level in value.split([',', ' ', '\t']).filter(|level| !level.is_empty()) {
         let version = match level {
             "3" => MqttVersion::V31,
             "4" => MqttVersion::V311,

@@ -14,7 +14,9 @@ mod option;
 mod plugin;
 mod security;
 mod tls;
+mod words;
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use self::draft::{Draft, ListenerDraft};
@@ -62,8 +64,8 @@ pub fn is_mosquitto_file(path: &Path) -> Result<bool, ConfigError> {
     if path.extension().is_some_and(|extension| extension == "toml") {
         return Ok(false);
     }
-    let text = read_text(path, &Origin::File { path: path.to_owned(), line: None })?;
-    Ok(grammar::is_mosquitto(&text))
+    let text = read_text(path, &Origin::File { path: path.to_owned(), line: None });
+    Ok(grammar::is_mosquitto(&text.map_err(|error| unreadable(error, path))?))
 }
 
 /// Reads a `mosquitto.conf` and the files it includes. `ports` are those of the command line.
@@ -71,9 +73,21 @@ pub fn is_mosquitto_file(path: &Path) -> Result<bool, ConfigError> {
 /// # Errors
 /// The first fault, with file, line and option.
 pub(crate) fn read(path: &Path, ports: &[u16], strictness: Strictness) -> Result<BrokerConfig, ConfigError> {
-    let mut reader = Reader { draft: Draft::new(), strictness, block: Block::Listener, any_security: false };
-    reader.file(path, Depth::Main)?;
-    reader.draft.finish(ports)
+    let mut reader = Reader {
+        draft: Draft::new(),
+        strictness,
+        block: Block::Listener,
+        any_security: false,
+        plugin: Plugin::None,
+        postponed: None,
+        given: HashSet::new(),
+    };
+    let read = reader.file(path, Depth::Main);
+    read.map_err(|error| unreadable(error, path))?;
+    match reader.postponed {
+        Some(error) => Err(error),
+        None => reader.draft.finish(ports),
+    }
 }
 
 /// Makes what Mosquitto does without a file. `ports` are those of the command line.
@@ -90,7 +104,46 @@ struct Reader {
     block: Block,
     /// Whether an option was met that `per_listener_settings` would have told where it belongs.
     any_security: bool,
+    plugin: Plugin,
+    /// What is wrong, but as Mosquitto does it is noticed after everything has been read.
+    postponed: Option<ConfigError>,
+    /// The options that may stand once only for each listener and bridge, and where they stood.
+    given: HashSet<(&'static str, usize, usize)>,
 }
+
+/// What options of plugins attach to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Plugin {
+    /// Nothing is above them.
+    None,
+    /// What is built in.
+    BuiltIn,
+    /// What cannot be loaded.
+    Foreign,
+}
+
+/// The options of which Mosquitto takes no second one.
+const ONCE: &[&str] = &[
+    "bind_interface",
+    "bridge_alpn",
+    "bridge_bind_address",
+    "bridge_cafile",
+    "bridge_capath",
+    "bridge_certfile",
+    "bridge_ciphers",
+    "bridge_ciphers_tls1.3",
+    "bridge_tls_version",
+    "local_clientid",
+    "local_password",
+    "local_username",
+    "notification_topic",
+    "persistence_file",
+    "persistence_location",
+    "pid_file",
+    "tls_version",
+];
+/// The options that the default listener does not have.
+const NOT_BY_DEFAULT: &[&str] = &["accept_protocol_versions", "mount_point"];
 
 /// What options attach to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -125,7 +178,7 @@ impl Reader {
 
     fn include(&mut self, line: &Line) -> Result<(), ConfigError> {
         if line.value.is_empty() {
-            return Err(fault(line, "needs a value"));
+            return Err(empty(line));
         }
         for path in grammar::included(&line.value, &line.origin)? {
             self.file(&path, Depth::Included)?;
@@ -149,11 +202,21 @@ impl Reader {
             self.block = Block::Listener;
         }
         if option.scope == Scope::Bridge && !begins_bridge && self.block != Block::Bridge {
-            return Err(fault(line, "belongs to a bridge, so `connection NAME` must stand above it"));
+            let reason = "belongs to a bridge, so `connection NAME` must stand above it";
+            return Err(fault(line, reason).said(words::homeless(line, "a bridge")));
+        }
+        if NOT_BY_DEFAULT.contains(&option.name) && self.draft.current == 0 {
+            let reason = "belongs to a listener, so `listener PORT` must stand above it";
+            return Err(fault(line, reason).said(words::homeless(line, "a listener")));
+        }
+        if line.name.starts_with("plugin_opt_") && self.is_of_foreign_plugin(line)? {
+            self.postpone(line, fault(line, "belongs to a plugin that cannot be loaded"));
+            return Ok(());
         }
         if option.fate == Fate::Refused {
             return Err(fault(line, &format!("is not supported: {}", option.note)));
         }
+        self.check_once(option, line)?;
         match option.name {
             "listener" => self.begin_listener(line)?,
             "per_listener_settings" if self.any_security => {
@@ -173,9 +236,40 @@ impl Reader {
         Ok(())
     }
 
+    /// Tells whether an option is one of a plugin that cannot be loaded, of which that is said later.
+    fn is_of_foreign_plugin(&self, line: &Line) -> Result<bool, ConfigError> {
+        if line.name == "plugin_opt_" {
+            return Err(fault(line, "names no option").said("Invalid 'plugin_opt_' config option."));
+        }
+        if line.value.is_empty() {
+            return Err(empty(line));
+        }
+        match self.plugin {
+            Plugin::None => {
+                let words = words::homeless(line, "plugin/global_plugin/plugin_load");
+                Err(fault(line, "belongs to a plugin, so `plugin PATH` must stand above it").said(words))
+            }
+            Plugin::BuiltIn => Ok(false),
+            Plugin::Foreign => Ok(true),
+        }
+    }
+
+    /// Refuses what stands twice where Mosquitto takes it once.
+    fn check_once(&mut self, option: &'static MosquittoOption, line: &Line) -> Result<(), ConfigError> {
+        let place = match option.scope {
+            Scope::Listener | Scope::Security => (self.draft.current, 0),
+            Scope::Bridge => (0, self.draft.bridges.len()),
+            Scope::Global | Scope::Plugin => (0, 0),
+        };
+        if ONCE.contains(&option.name) && !self.given.insert((option.name, place.0, place.1)) {
+            return Err(fault(line, "stands above already").said(words::duplicate(line)));
+        }
+        Ok(())
+    }
+
     fn begin_listener(&mut self, line: &Line) -> Result<(), ConfigError> {
         if line.value.is_empty() {
-            return Err(fault(line, "needs a value"));
+            return Err(empty(line));
         }
         self.block = Block::Listener;
         self.draft.listeners.push(ListenerDraft::new(line.origin.clone()));
@@ -185,7 +279,7 @@ impl Reader {
 
     fn apply(&mut self, option: &'static MosquittoOption, line: &Line) -> Result<(), ConfigError> {
         if line.value.is_empty() {
-            return Err(fault(line, "needs a value"));
+            return Err(empty(line));
         }
         match option.takes {
             Takes::Boolean(apply) => match first_word(&line.value) {
@@ -195,9 +289,18 @@ impl Reader {
             },
             Takes::Integer { min, max, apply } => {
                 let number = first_word(&line.value).and_then(|word| word.parse::<i64>().ok());
-                match number.filter(|number| (min..=max).contains(number)) {
-                    Some(number) => apply(&mut self.draft, number),
-                    None => return Err(wrong(line, &format!("a whole number from {min} to {max}"))),
+                let wrong = || wrong(line, &format!("a whole number from {min} to {max}"));
+                match number {
+                    Some(number) if (min..=max).contains(&number) => apply(&mut self.draft, number),
+                    Some(_) => return Err(wrong()),
+                    None => return Err(wrong().said(words::no_number(line))),
+                }
+            }
+            Takes::Text(apply) if option.begins_plugin() => {
+                let begun = apply(&mut self.draft, &line.value);
+                self.plugin = if begun.is_ok() { Plugin::BuiltIn } else { Plugin::Foreign };
+                if let Err(error) = begun.map_err(|allowed| wrong(line, allowed)) {
+                    self.postpone(line, error);
                 }
             }
             Takes::Text(apply) => {
@@ -206,6 +309,13 @@ impl Reader {
             Takes::Nothing => {}
         }
         Ok(())
+    }
+
+    /// Keeps the first error that is noticed after everything has been read, or notes it where options may be skipped.
+    fn postpone(&mut self, line: &Line, error: ConfigError) {
+        if let Err(error) = self.unless_lenient(line, error) {
+            self.postponed.get_or_insert(error);
+        }
     }
 
     /// Passes the error on, or notes it where options may be skipped.
@@ -244,9 +354,24 @@ fn fault(line: &Line, reason: &str) -> ConfigError {
 fn wrong(line: &Line, allowed: &str) -> ConfigError {
     let fault =
         Fault::WrongValue { key: line.name.clone(), value: line.value.clone(), allowed: allowed.to_owned() };
-    ConfigError::new(line.origin.clone(), fault)
+    ConfigError::new(line.origin.clone(), fault).said(words::invalid(line))
+}
+
+fn empty(line: &Line) -> ConfigError {
+    fault(line, "needs a value").said(words::empty(line))
 }
 
 fn unknown(line: &Line) -> ConfigError {
     ConfigError::new(line.origin.clone(), Fault::UnknownMosquittoOption { option: line.name.clone() })
+        .said(words::unknown(line))
+}
+
+/// Says of a main file that cannot be opened what Mosquitto says.
+fn unreadable(error: ConfigError, path: &Path) -> ConfigError {
+    match (&*error.fault, &error.origin) {
+        (Fault::Unreadable { .. }, Origin::File { path: unread, .. }) if unread == path => {
+            error.said(format!("Unable to open config file '{}'.", path.display()))
+        }
+        _ => error,
+    }
 }

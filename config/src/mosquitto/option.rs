@@ -96,10 +96,15 @@ impl MosquittoOption {
         Self { fate: Fate::WithoutEffect, ..self }
     }
 
+    /// Tells whether the option names a plugin to which those below it belong.
+    pub(super) fn begins_plugin(&self) -> bool {
+        matches!(self.name, "auth_plugin" | "global_plugin" | "plugin" | "plugin_load")
+    }
+
     /// Tells whether a line with this name sets the option.
     pub(super) fn is_named(&self, name: &str) -> bool {
         match self.name.strip_suffix('*') {
-            Some(prefix) => name.len() > prefix.len() && name.starts_with(prefix),
+            Some(prefix) => name.starts_with(prefix),
             // Mosquitto takes both.
             None if name == "addresses" => self.name == "address",
             None => self.name == name,

@@ -22,13 +22,11 @@ pub(super) struct PluginsDraft {
     pub(super) password_init_file: Option<PathBuf>,
     /// Whether that plugin is for all listeners, whatever they say.
     pub(super) is_global: bool,
-    /// Whether the one above is for all listeners, if there has been one.
-    current_is_global: Option<bool>,
+    /// Whether the one above is for all listeners.
+    current_is_global: bool,
     /// The name that `plugin_load` has given.
     name: Option<String>,
 }
-
-const A_PLUGIN: Allowed = "a plugin above it";
 
 pub(super) const OPTIONS: &[Row] = &[
     Row::text("auth_plugin", Plugin, "as `plugin`", begin),
@@ -51,7 +49,7 @@ pub(super) const OPTIONS: &[Row] = &[
         is_known.then_some(()).ok_or("a name that plugin_load has given above")
     }),
     Row::text("plugin_opt_config_file", Plugin, "`access.dynamic_security_file`", |draft, path| {
-        let is_global = draft.plugins.current_is_global.ok_or(A_PLUGIN)?;
+        let is_global = draft.plugins.current_is_global;
         only(&mut draft.plugins.dynamic_security_file, path)?;
         if is_global {
             draft.plugins.is_global = true;
@@ -69,10 +67,7 @@ pub(super) const OPTIONS: &[Row] = &[
         "plugin_opt_password_init_file",
         Plugin,
         "`access.dynamic_security_password_file`",
-        |draft, path| {
-            draft.plugins.current_is_global.ok_or(A_PLUGIN)?;
-            only(&mut draft.plugins.password_init_file, path)
-        },
+        |draft, path| only(&mut draft.plugins.password_init_file, path),
     ),
     Row::refused("plugin_opt_*", Plugin, NO_OTHER),
 ];
@@ -96,12 +91,12 @@ fn begin(draft: &mut Draft, path: &str) -> Result<(), Allowed> {
     if name != DYNAMIC_SECURITY {
         return Err(ONLY_DYNAMIC_SECURITY);
     }
-    draft.plugins.current_is_global = Some(false);
+    draft.plugins.current_is_global = false;
     Ok(())
 }
 
 fn begin_global(draft: &mut Draft, path: &str) -> Result<(), Allowed> {
     begin(draft, path)?;
-    draft.plugins.current_is_global = Some(true);
+    draft.plugins.current_is_global = true;
     Ok(())
 }

@@ -73,7 +73,7 @@ pub(super) const OPTIONS: &[Row] = &[
 
 fn assigned_prefix(prefix: &str) -> Result<String, Allowed> {
     match prefix.len() {
-        0..=64 => Ok(prefix.to_owned()),
-        _ => Err("at most 64 bytes"),
+        0..=50 => Ok(prefix.to_owned()),
+        _ => Err("at most 50 bytes"),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::draft::Draft;
 use super::option::Scope::Listener;
 use super::option::{Allowed, MosquittoOption as Row, forget_text};
 use crate::{CertificateConfig, CertificateIdentity, ClientCertificate, ListenerTlsConfig, TlsVersion};
@@ -14,7 +15,7 @@ pub(super) const OPTIONS: &[Row] = &[
     Row::text(
         "cafile",
         Listener,
-        "`listeners[].tls.client_ca_file`, where `require_certificate` is `true`",
+        "`listeners[].tls.issuers_file`, and `listeners[].tls.client_ca_file`, where `require_certificate` is `true`",
         |draft, path| {
             draft.listener().tls.cafile = Some(path.into());
             Ok(())
@@ -23,7 +24,7 @@ pub(super) const OPTIONS: &[Row] = &[
     Row::text(
         "capath",
         Listener,
-        "`listeners[].tls.client_ca_file`, where `require_certificate` is `true`; not with `cafile`",
+        "`listeners[].tls.issuers_file`, and `listeners[].tls.client_ca_file`, where `require_certificate` is `true`; not with `cafile`",
         |draft, path| {
             draft.listener().tls.capath = Some(path.into());
             Ok(())
@@ -33,8 +34,8 @@ pub(super) const OPTIONS: &[Row] = &[
         draft.listener().tls.certfile = Some(path.into());
         Ok(())
     }),
-    Row::text("ciphers", Listener, STRONG_ALREADY, forget_text).without_effect(),
-    Row::text("ciphers_tls1.3", Listener, STRONG_ALREADY, forget_text).without_effect(),
+    Row::text("ciphers", Listener, STRONG_ALREADY, ciphers).without_effect(),
+    Row::text("ciphers_tls1.3", Listener, STRONG_ALREADY, ciphers).without_effect(),
     Row::text(
         "crlfile",
         Listener,
@@ -46,7 +47,12 @@ pub(super) const OPTIONS: &[Row] = &[
     ),
     Row::text("dhparamfile", Listener, "no effect: keys are agreed on elliptic curves", forget_text)
         .without_effect(),
-    Row::refused("disable_client_cert_date_checks", Listener, "an expired certificate proves nothing"),
+    Row::boolean(
+        "disable_client_cert_date_checks",
+        Listener,
+        "`listeners[].tls.ignore_client_dates`, where `require_certificate` is `true`",
+        |draft, on| draft.listener().tls.ignores_dates = on,
+    ),
     Row::text("keyfile", Listener, "`listeners[].tls.certificates[].key_file`", |draft, path| {
         draft.listener().tls.keyfile = Some(path.into());
         Ok(())
@@ -60,11 +66,12 @@ pub(super) const OPTIONS: &[Row] = &[
         (form == "pem").then_some(()).ok_or("pem")
     }),
     Row::text("tls_version", Listener, "`listeners[].tls.minimum_version`", |draft, version| {
-        draft.listener().tls.minimum_version = match version {
-            "tlsv1.2" => TlsVersion::Tls12,
-            "tlsv1.3" => TlsVersion::Tls13,
-            _ => return Err(VERSIONS),
-        };
+        let tls = &mut draft.listener().tls;
+        match version {
+            "tlsv1.2" => tls.minimum_version = TlsVersion::Tls12,
+            "tlsv1.3" => tls.minimum_version = TlsVersion::Tls13,
+            _ => tls.unusable = Some(("tls_version", "must be tlsv1.2 or tlsv1.3")),
+        }
         Ok(())
     }),
     Row::boolean("use_identity_as_username", Listener, "`listeners[].tls.identity = \"cn\"`", |draft, on| {
@@ -80,7 +87,13 @@ pub(super) const OPTIONS: &[Row] = &[
     ),
 ];
 
-const VERSIONS: Allowed = "tlsv1.2 or tlsv1.3";
+/// Looks whether a list names any suite: no name of one is without a capital letter.
+fn ciphers(draft: &mut Draft, list: &str) -> Result<(), Allowed> {
+    if !list.chars().any(|letter| letter.is_ascii_uppercase()) {
+        draft.listener().tls.unusable = Some(("ciphers", "names no suite"));
+    }
+    Ok(())
+}
 
 /// What a listener asks for of TLS.
 pub(super) struct Asks {
@@ -111,9 +124,20 @@ pub(super) struct TlsDraft {
     capath: Option<PathBuf>,
     crlfile: Option<PathBuf>,
     requires_certificate: bool,
+    ignores_dates: bool,
     uses_common_name: bool,
     uses_subject: bool,
     minimum_version: TlsVersion,
+    /// The option that TLS cannot be spoken with, and why.
+    unusable: Option<(&'static str, &'static str)>,
+}
+
+/// Why a listener cannot speak TLS: the option at fault, and what is wrong with it.
+pub(super) enum Unusable {
+    /// The lines contradict each other.
+    Lines(&'static str, &'static str),
+    /// Mosquitto notices only when the listener opens.
+    Late(&'static str, &'static str),
 }
 
 impl TlsDraft {
@@ -130,24 +154,40 @@ impl TlsDraft {
     /// Makes the TLS of a listener; None if it has none.
     ///
     /// # Errors
-    /// The option at fault and what is wrong with it.
-    pub(super) fn finish(&self) -> Result<Option<ListenerTlsConfig>, (&'static str, &'static str)> {
+    /// [`Unusable`]
+    pub(super) fn finish(&self) -> Result<Option<ListenerTlsConfig>, Unusable> {
         let (certificate_file, key_file) = match (&self.certfile, &self.keyfile) {
             (None, None) => return Ok(None),
             (Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
             (Some(_), None) => {
-                return Err(("certfile", "needs `keyfile` beside it; nothing would be encrypted"));
+                return Err(Unusable::Lines(
+                    "certfile",
+                    "needs `keyfile` beside it; nothing would be encrypted",
+                ));
             }
             (None, Some(_)) => {
-                return Err(("keyfile", "needs `certfile` beside it; nothing would be encrypted"));
+                return Err(Unusable::Lines(
+                    "keyfile",
+                    "needs `certfile` beside it; nothing would be encrypted",
+                ));
             }
         };
+        if let Some((option, reason)) = self.unusable {
+            return Err(Unusable::Late(option, reason));
+        }
+        // Where it is used, whoever reads it notices.
+        if !self.requires_certificate && self.crlfile.as_ref().is_some_and(|path| !path.exists()) {
+            return Err(Unusable::Late("crlfile", "names a file that is not there"));
+        }
         let authorities = match (&self.cafile, &self.capath) {
             (Some(_), Some(_)) if self.requires_certificate => {
-                return Err(("capath", "cannot be used with `cafile`; copy that file into the directory"));
+                return Err(Unusable::Lines(
+                    "capath",
+                    "cannot be used with `cafile`; copy that file into the directory",
+                ));
             }
             (None, None) if self.requires_certificate => {
-                return Err((
+                return Err(Unusable::Lines(
                     "require_certificate",
                     "needs `cafile` or `capath`: the authorities that issue the certificates",
                 ));
@@ -161,6 +201,8 @@ impl TlsDraft {
         };
         let mut tls = ListenerTlsConfig {
             certificates: vec![CertificateConfig { certificate_file, key_file }],
+            // Mosquitto completes the chain that it shows from there.
+            issuers_file: authorities.cloned(),
             minimum_version: self.minimum_version,
             ..ListenerTlsConfig::default()
         };
@@ -169,6 +211,7 @@ impl TlsDraft {
             tls.client_certificate = ClientCertificate::Required;
             tls.client_ca_file = authorities.cloned();
             tls.crl_file.clone_from(&self.crlfile);
+            tls.ignore_client_dates = self.ignores_dates;
             tls.identity = identity;
         }
         Ok(Some(tls))

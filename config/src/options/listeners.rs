@@ -54,6 +54,14 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     ),
     unset(
         option(
+            "listeners[].tls.issuers_file",
+            Kind::Path,
+            "PEM file with certificates of issuers; those that are missing behind a certificate in its own file are shown from here.",
+        ),
+        "none; what is shown is in the file of the certificate",
+    ),
+    unset(
+        option(
             "listeners[].tls.minimum_version",
             Kind::Choice(&["1.2", "1.3"]),
             "Oldest version of TLS that is spoken.",
@@ -83,6 +91,14 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
             "PEM file with the certificates that those authorities have revoked (CRL); it must have a list of each that issues any.",
         ),
         "nothing is revoked",
+    ),
+    unset(
+        option(
+            "listeners[].tls.ignore_client_dates",
+            Kind::Boolean,
+            "Whether client certificates that have expired, or are not good yet, are taken. Whoever has an old key can use it for ever.",
+        ),
+        "`false`",
     ),
     unset(
         option(

@@ -32,6 +32,11 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "Whether a client of MQTT 3 that asks for more than `limits.keep_alive_seconds_max` is refused (0x02); it cannot be told another.",
     ),
     option(
+        "mqtt.mosquitto_habits",
+        Kind::Boolean,
+        "Whether what MQTT leaves open is done as Mosquitto does it, for whom the answers of the broker are compared with; docs/mosquitto.md says what that is.",
+    ),
+    option(
         "mqtt.upgrade_qos",
         Kind::Boolean,
         "Whether a message is delivered with the QoS of the subscription, even if it was published with a lower one; MQTT says no.",

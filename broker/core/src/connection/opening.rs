@@ -445,8 +445,12 @@ fn will_record(
     }
     let topic = TopicName::new(&record.topic).map_err(|_| PeerError::MountedTopic)?;
     shared.check_levels(topic)?;
-    if is_reserved(topic, client_id) {
-        return Err(PeerError::NotAuthorized("$SYS and $CONTROL belong to the broker").into());
+    if is_reserved(topic, (!shared.settings().mosquitto_habits).then_some(client_id)) {
+        return Err(PeerError::ReservedWill.into());
+    }
+    let (bytes, maximum) = (record.payload.len(), shared.limits().payload_bytes_max);
+    if bytes > maximum {
+        return Err(PeerError::LargeWill { bytes, maximum }.into());
     }
     entrance.capabilities.check_will(will).map_err(PeerError::from)?;
     Ok(record)

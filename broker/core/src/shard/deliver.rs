@@ -149,6 +149,21 @@ impl Shard {
         self.settle(session, &delivery.into());
     }
 
+    /// Drops a delivery that has waited for its client, and passes over a Packet Identifier: as with Mosquitto, which numbers
+    /// messages when they come, the client sees that something is missing.
+    pub(super) fn drop_waiting(
+        &mut self,
+        session: SessionId,
+        delivery: impl Into<Waiting>,
+        reason: DropReason,
+    ) {
+        let waiting = delivery.into();
+        if let Some(state) = self.sessions.get_mut(&session).filter(|_| waiting.qos() != QoS::AtMostOnce) {
+            state.outbound.free_identifier();
+        }
+        self.drop_delivery(session, waiting, reason);
+    }
+
     /// Tells whether more may be put into the outbox of a connection.
     pub(super) fn has_space(&self, connection: ConnectionId) -> bool {
         let bytes_max = self.shared.settings().outbox_bytes_max;
@@ -219,7 +234,7 @@ impl Shard {
                 First::Delivery(delivery) if !state.may_receive(&delivery.message, &self.stats) => {
                     let bytes = delivery.size_bytes();
                     self.left_queue(bytes, bytes);
-                    self.drop_delivery(session, delivery, DropReason::NotAuthorized);
+                    self.drop_waiting(session, delivery, DropReason::NotAuthorized);
                 }
                 First::Delivery(delivery) => {
                     let bytes = delivery.size_bytes();
@@ -228,7 +243,7 @@ impl Shard {
                 }
                 First::Expired(waiting) => {
                     self.left_queue(waiting.size_bytes(), waiting.memory_bytes());
-                    self.drop_delivery(session, waiting, DropReason::Expired);
+                    self.drop_waiting(session, waiting, DropReason::Expired);
                 }
                 First::Stub | First::Nothing => return,
             }

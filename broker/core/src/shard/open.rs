@@ -122,11 +122,25 @@ impl Shard {
         environment: &mut Environment<'_>,
         effects: &mut Vec<Effect>,
     ) {
+        self.forget_delayed_will(arrival);
         self.take_over(&arrival.request.client_id, environment, effects);
         if (arrival.request.clean_start || self.is_strangers(arrival))
             && let Some(old) = self.by_client_id.get(&arrival.request.client_id).copied()
         {
             self.end_session(old, environment.now);
+        }
+    }
+
+    /// Forgets the Will Message of a session that is away and ends now, because its client has come back in time (section 3.1.2.5).
+    /// Section 3.1.3.2.2 says that the end of a session ends the delay, so this is a matter of habits.
+    fn forget_delayed_will(&mut self, arrival: &Arrival) {
+        if !self.shared.settings().mosquitto_habits || self.is_strangers(arrival) {
+            return;
+        }
+        let session = self.by_client_id.get(&arrival.request.client_id);
+        let state = session.and_then(|session| self.sessions.get_mut(session));
+        if let Some(state) = state.filter(|state| state.connection.is_none()) {
+            state.will = None;
         }
     }
 

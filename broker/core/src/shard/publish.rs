@@ -24,7 +24,6 @@ use crate::session::Session;
 use crate::share::Allotment;
 use crate::stats::DropReason;
 use crate::storage::StorageState;
-use crate::sys::is_reserved;
 use crate::time::Moment;
 
 /// An Application Message as it arrives, from a client or as a Will.
@@ -225,7 +224,7 @@ impl Shard {
             }
         } else {
             let finds_nobody =
-                distribution.as_ref().is_some_and(|distribution| distribution.matches.is_empty());
+                distribution.as_ref().is_some_and(|distribution| distribution.matches.finds_nobody());
             let reason = match finds_nobody {
                 true => ReasonCode::NoMatchingSubscribers,
                 false => ReasonCode::Success,
@@ -327,13 +326,8 @@ impl Shard {
         now: Moment,
     ) -> Result<Accepted, PublishRefused> {
         // Whose message it is matters for few topics.
-        let client_id = || self.sessions.get(&session).map_or("", |state| &*state.client_id);
-        if topic.is_dollar() && is_reserved(topic, client_id()) {
-            if let Some(control) = self.control_topic(session, topic) {
-                return self.command(session, control, topic, publish.payload);
-            }
-            self.stats.messages_dropped(DropReason::NotAuthorized, 1);
-            return Err(PublishRefused::Reserved);
+        if topic.is_dollar() && self.is_reserved_for(session, topic) {
+            return self.publish_reserved(session, topic, publish.payload, now);
         }
         if !self.may_publish(session, topic) {
             self.stats.messages_dropped(DropReason::NotAuthorized, 1);
@@ -556,12 +550,12 @@ impl Shard {
         let Some(state) = self.session_on(connection) else { return Ok(()) };
         let (session, durable) = (state.id, state.durable);
         // [MQTT-4.3.3-12]
-        let answer = if state.received.remove(packet_id) {
-            Answer::PubComp(packet_id)
-        } else {
-            Answer::PubCompUnknown(packet_id)
+        let was_received = state.received.remove(packet_id);
+        let answer = match was_received || self.shared.settings().mosquitto_habits {
+            true => Answer::PubComp(packet_id),
+            false => Answer::PubCompUnknown(packet_id),
         };
-        let released = durable && matches!(answer, Answer::PubComp(..));
+        let released = durable && was_received;
         if released {
             self.records.push(Record::Released { session, packet_id });
         }

@@ -230,7 +230,7 @@ impl Shard {
         let mut expired = Vec::new();
         self.change_queue(session, |outbound| outbound.take_expired(now, EXPIRED_MAX, &mut expired));
         for waiting in expired {
-            self.drop_delivery(session, waiting, DropReason::Expired);
+            self.drop_waiting(session, waiting, DropReason::Expired);
         }
     }
 

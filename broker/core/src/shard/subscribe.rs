@@ -35,6 +35,11 @@ impl Shard {
         if version == ProtocolVersion::V5 {
             entrance.capabilities.check_subscribe(subscribe).map_err(PeerError::from)?;
         }
+        if shared.settings().mosquitto_habits {
+            for (filter, _) in subscribe.filters.iter() {
+                shared.check_filter_levels(filter)?;
+            }
+        }
         let mounted = entrance.mounted_filters(subscribe.filters.iter().map(|(filter, _)| filter))?;
         let Some(state) = self.session_on(connection) else { return Ok(()) };
         let (session, durable) = (state.id, state.durable);
@@ -101,9 +106,7 @@ impl Shard {
         now: Moment,
     ) -> Result<bool, ReasonCode> {
         self.shared.settings().capabilities.check_filter(filter).map_err(Unavailable::reason)?;
-        if filter.inner().levels().count() > self.shared.settings().topic_levels_max {
-            return Err(ReasonCode::TopicFilterInvalid);
-        }
+        self.shared.check_filter_levels(filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
         if !self.may_subscribe(session, filter) || !self.is_member_where_asked(session, filter) {
             return Err(ReasonCode::NotAuthorized);
         }

@@ -124,3 +124,31 @@ fn it_is_known_where_the_connections_of_a_user_come_from_while_they_last() {
     assert_eq!(world.shared.peers_of(&"ann".into()).len(), 1);
     assert!(world.shared.peers_of(&"bob".into()).is_empty());
 }
+
+#[test]
+fn a_command_for_which_there_is_nobody_is_told_so() {
+    for (broker, expected) in [
+        (
+            true,
+            &[
+                "PUBACK id1",
+                r#"PUBLISH $CONTROL/x/v1/response "{\"error\": \"endpoint not available\"}" qos0"#,
+            ][..],
+        ),
+        (false, &["PUBACK id1 0x87"][..]),
+    ] {
+        let mut world = World::new(1);
+        let controls = ControlTopics { dynamic_security: false, broker };
+        world.set_access(Access { controls, ..Access::open_to(true) });
+        let (client, _) = world.join("c", true, 0);
+        world.subscribe(client, "$CONTROL/x/#", QoS::AtMostOnce);
+        world.received(client);
+
+        world.publish(client, "$CONTROL/x/v1", "do", QoS::AtLeastOnce, 1);
+
+        let mut received = world.received(client);
+        received.sort();
+        assert_eq!(received, expected);
+        assert!(world.commands.is_empty());
+    }
+}

@@ -104,10 +104,10 @@ fn what_waits_in_a_session_is_not_sent_after_its_client_may_not_receive_it_any_m
         let (subscriber, present) = world.join("s", false, 60);
 
         assert!(present);
-        assert_eq!(world.received(subscriber), ["PUBLISH one \"m\" qos1 id1", "PUBLISH one \"m\" qos1 id2"]);
+        assert_eq!(world.received(subscriber), ["PUBLISH one \"m\" qos1 id1", "PUBLISH one \"m\" qos1 id3"]);
         assert_eq!(world.sample("veilmq_messages_dropped_total", "not_authorized"), 1);
         world.ack(subscriber, Packet::PubAck, 1);
-        world.ack(subscriber, Packet::PubAck, 2);
+        world.ack(subscriber, Packet::PubAck, 3);
         assert_eq!(world.stored_bodies(), 0, "what is not sent is not kept");
     }
 }

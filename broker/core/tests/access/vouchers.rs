@@ -179,7 +179,7 @@ fn a_session_of_before_the_start_gets_what_it_may_have_once_its_client_is_vouche
 
     let (_, received) = join_with(&mut world, "a", vec![allow(RECEIVE, "two")]);
 
-    assert_eq!(received, ["PUBLISH two \"m\" qos1 id1"]);
+    assert_eq!(received, ["PUBLISH two \"m\" qos1 id2"]);
 }
 
 #[test]

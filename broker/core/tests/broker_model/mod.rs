@@ -269,11 +269,14 @@ impl Broker {
         let mut is_wanted = !groups.is_empty();
         for (client, session) in &mut self.sessions {
             let wants = |held: &&Subscription| {
-                let is_own = held.no_local && client == publisher;
-                // [MQTT-3.8.3-3]
-                shared_filter(&held.filter).is_none() && matches(&held.filter, &message.topic) && !is_own
+                shared_filter(&held.filter).is_none() && matches(&held.filter, &message.topic)
             };
-            let matching: Vec<&Subscription> = session.subscriptions.iter().filter(wants).collect();
+            let wanting: Vec<&Subscription> = session.subscriptions.iter().filter(wants).collect();
+            // Whoever has subscribed wants the topic, though perhaps not this message.
+            is_wanted |= !wanting.is_empty();
+            // [MQTT-3.8.3-3]
+            let matching = wanting.into_iter().filter(|held| !(held.no_local && client == publisher));
+            let matching: Vec<&Subscription> = matching.collect();
             // [MQTT-3.3.4-2], [MQTT-3.8.4-8]
             let Some(highest) = matching.iter().map(|held| held.qos).max() else { continue };
             let mut subscription_ids: Vec<u32> = matching.iter().filter_map(|held| held.id).collect();
@@ -288,7 +291,6 @@ impl Broker {
                 place: None,
             };
             session.deliver(delivery, self.now);
-            is_wanted = true;
         }
         for (group, members) in chosen {
             let places = self.wire.copies.add(group, members.len());

@@ -1,0 +1,197 @@
+//! What MQTT leaves open and Mosquitto does in its own way, where the settings ask for that, and what is done everywhere because nobody
+//! loses by it.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use veilmq_core::Settings;
+use veilmq_protocol::{
+    Acknowledgement, Connect, Packet, ProtocolVersion, Publish, PublishProperties, QoS, ReasonCode,
+    SubscribeOptions, TopicName, Will,
+};
+use veilmq_simulator::{World, connect_v5, connect_v311, id, options, publish};
+
+fn world(mosquitto_habits: bool) -> World {
+    World::with(Settings { mosquitto_habits, reason_strings: false, ..Settings::default() })
+}
+
+fn will<'a>(topic: &'a str, payload: &'a [u8]) -> Will<'a> {
+    Will {
+        qos: QoS::AtMostOnce,
+        retain: false,
+        topic: TopicName::new(topic).unwrap(),
+        payload,
+        delay_seconds: 0,
+        properties: PublishProperties::default(),
+    }
+}
+
+#[test]
+fn a_malformed_connect_is_answered_with_nothing() {
+    // The Will Topic holds U+0000.
+    let connect = b"\x10\x17\0\x04MQTT\x05\x06\0\x3c\0\0\x01c\0\0\x03a\0b\0\x01w";
+    for (habits, expected) in [(true, &b""[..]), (false, b"\x20\x03\0\x81\0")] {
+        let mut world = world(habits);
+        let client = world.accept(0, ProtocolVersion::V5);
+
+        world.send_bytes(client, connect);
+
+        assert_eq!(world.bytes(client), expected);
+        assert!(world.is_closed(client));
+    }
+}
+
+#[test]
+fn a_will_to_a_topic_of_the_broker_is_answered_with_nothing() {
+    for (version, habits, expected) in [
+        (ProtocolVersion::V5, true, &b""[..]),
+        (ProtocolVersion::V311, true, b""),
+        (ProtocolVersion::V5, false, b"\x20\x03\0\x87\0"),
+        (ProtocolVersion::V311, false, b"\x20\x02\0\x05"),
+    ] {
+        let mut world = world(habits);
+        let connect = Connect { version, will: Some(will("$CONTROL/x", b"w")), ..connect_v5("c", true, 0) };
+
+        let client = world.connect(&connect);
+
+        assert_eq!(world.bytes(client), expected);
+        assert!(world.is_closed(client));
+    }
+}
+
+#[test]
+fn too_many_levels_are_malformed() {
+    let deep = "/".repeat(200);
+    for (habits, published, subscribed) in
+        [(true, "DISCONNECT 0x81", "DISCONNECT 0x81"), (false, "DISCONNECT 0x90", "SUBACK [8f]")]
+    {
+        let mut world = world(habits);
+        let (one, _) = world.join("one", true, 0);
+        let (other, _) = world.join("other", true, 0);
+
+        world.publish(one, &deep, "x", QoS::AtLeastOnce, 1);
+        world.subscribe(other, &deep, QoS::AtMostOnce);
+
+        assert_eq!(world.received(one), [published]);
+        assert_eq!(world.received(other), [subscribed]);
+    }
+}
+
+#[test]
+fn too_many_sessions_are_a_busy_broker() {
+    for (mosquitto_habits, reason) in [(true, 0x89), (false, 0x97)] {
+        let settings =
+            Settings { mosquitto_habits, sessions_max: 1, reason_strings: false, ..Settings::default() };
+        let mut world = World::with(settings);
+        world.join("one", true, 60);
+
+        let client = world.connect(&connect_v5("two", true, 0));
+
+        assert_eq!(world.bytes(client), [0x20, 3, 0, reason, 0]);
+    }
+}
+
+#[test]
+fn the_release_of_an_identifier_that_is_not_in_use_succeeds() {
+    for (habits, expected) in [(true, "PUBCOMP id7"), (false, "PUBCOMP id7 0x92")] {
+        let mut world = world(habits);
+        let (client, _) = world.join("c", true, 0);
+
+        world.send(client, &Packet::PubRel(Acknowledgement::new(id(7), ReasonCode::Success)));
+
+        assert_eq!(world.received(client), [expected]);
+    }
+}
+
+#[test]
+fn anybody_may_say_how_a_bridge_fares() {
+    for (habits, expected) in [(true, "PUBACK id1 0x10"), (false, "PUBACK id1 0x87")] {
+        let mut world = world(habits);
+        let (client, _) = world.join("c", true, 0);
+
+        world.publish(client, "$SYS/broker/connection/other/state", "1", QoS::AtLeastOnce, 1);
+        world.publish(client, "$SYS/broker/connection/other", "1", QoS::AtLeastOnce, 2);
+
+        assert_eq!(world.received(client), [expected, "PUBACK id2 0x87"]);
+    }
+}
+
+#[test]
+fn nobody_publishes_where_shared_subscriptions_have_their_names() {
+    for (habits, expected) in [(true, "PUBACK id1 0x87"), (false, "PUBACK id1 0x10")] {
+        let mut world = world(habits);
+        let (client, _) = world.join("c", true, 0);
+
+        world.publish(client, "$share/g/t", "1", QoS::AtLeastOnce, 1);
+
+        assert_eq!(world.received(client), [expected]);
+    }
+}
+
+#[test]
+fn a_will_that_is_too_large_is_refused_with_its_connect() {
+    for (version, expected) in
+        [(ProtocolVersion::V5, &b"\x20\x03\0\x95\0"[..]), (ProtocolVersion::V311, b"\x20\x02\0\x05")]
+    {
+        let settings = Settings { payload_bytes_max: 1, reason_strings: false, ..Settings::default() };
+        let mut world = World::with(settings);
+        let connect = Connect { version, will: Some(will("t", b"ww")), ..connect_v5("c", true, 0) };
+
+        let client = world.connect(&connect);
+
+        assert_eq!(world.bytes(client), expected);
+        assert!(world.is_closed(client));
+        let fits = world.connect(&Connect { will: Some(will("t", b"w")), ..connect_v311("c", true) });
+        assert_eq!(world.bytes(fits), b"\x20\x02\0\0");
+    }
+}
+
+#[test]
+fn a_publisher_that_no_local_leaves_out_has_subscribed_all_the_same() {
+    let mut world = World::new(1);
+    let (client, _) = world.join("c", true, 0);
+    world.subscribe_with(client, "t", SubscribeOptions { no_local: true, ..options(QoS::AtLeastOnce) });
+    world.received(client);
+
+    world.publish(client, "t", "x", QoS::AtLeastOnce, 1);
+    world.publish(client, "u", "x", QoS::AtLeastOnce, 2);
+
+    assert_eq!(world.received(client), ["PUBACK id1", "PUBACK id2 0x10"]);
+}
+
+#[test]
+fn a_message_that_expires_while_it_waits_takes_an_identifier_along() {
+    let mut world = World::new(1);
+    let (away, _) = world.join("c", true, 60);
+    world.subscribe(away, "t", QoS::AtLeastOnce);
+    world.commit();
+    world.cut(away);
+    let (publisher, _) = world.join("p", true, 0);
+    let short = PublishProperties { message_expiry_seconds: Some(1), ..PublishProperties::default() };
+    let first = Publish { properties: short, ..publish("t", "gone", QoS::AtLeastOnce, 1) };
+    world.send(publisher, &Packet::Publish(first));
+    world.publish(publisher, "t", "here", QoS::AtLeastOnce, 2);
+    world.commit();
+    world.pass(2_000);
+
+    let (back, _) = world.join("c", false, 60);
+
+    let received = world.received(back);
+    assert_eq!(received.last().map(String::as_str), Some("PUBLISH t \"here\" qos1 id2"), "{received:?}");
+}
+
+#[test]
+fn a_client_that_comes_back_in_time_takes_its_delayed_will_back_even_with_clean_start() {
+    for (habits, expected) in [(true, &[][..]), (false, &["PUBLISH t \"w\" qos0"])] {
+        let mut world = world(habits);
+        let (other, _) = world.join("other", true, 0);
+        world.subscribe(other, "t", QoS::AtMostOnce);
+        world.received(other);
+        let delayed = Will { delay_seconds: 3, ..will("t", b"w") };
+        let client = world.connect(&Connect { will: Some(delayed), ..connect_v5("c", true, 60) });
+        world.cut(client);
+
+        world.join("c", true, 0);
+
+        assert_eq!(world.received(other), expected);
+    }
+}
