@@ -144,7 +144,7 @@ impl BrokerConfig {
             acl_file: self.acl.file.clone(),
             mosquitto_acl_file: self.acl.mosquitto_file.clone(),
             dynamic_security: self.access.dynamic_security_file.is_some(),
-            jwt: self.access.jwt.jwks_file.is_some(),
+            jwt: self.access.jwt.is_on(),
             http: self.access.http.url.is_some(),
         }
     }

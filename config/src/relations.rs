@@ -214,11 +214,11 @@ impl Known {
     fn tokens_have_keys(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
         let takes_tokens = |access: &ListenerAccessConfig| access.jwt;
         let mut accesses = config.listeners.iter().filter_map(|listener| listener.access.as_ref());
-        match config.access.jwt.jwks_file.is_none() && accesses.any(takes_tokens) {
-            true => {
-                Err(self
-                    .refuse_value("listeners[].access.jwt", "access.jwt.jwks_file is not given".to_owned()))
-            }
+        match !config.access.jwt.is_on() && accesses.any(takes_tokens) {
+            true => Err(self.refuse_value(
+                "listeners[].access.jwt",
+                "neither access.jwt.jwks_file nor access.jwt.key_files is given".to_owned(),
+            )),
             false => Ok(()),
         }
     }
@@ -321,7 +321,7 @@ impl Known {
             || config.access.anonymous
             || config.access.password_file.is_some()
             || config.access.dynamic_security_file.is_some()
-            || config.access.jwt.jwks_file.is_some()
+            || config.access.jwt.is_on()
             || config.access.http.url.is_some()
             || config.veil.enabled
             || has_certified_users

@@ -114,6 +114,32 @@ fn tokens_of_every_algorithm_prove_their_users_and_no_other_does() {
 }
 
 #[test]
+fn keys_may_be_in_pem_and_a_token_alone_says_who_a_client_is() {
+    let side = Side::start("");
+    let folder = side.broker.directory();
+    fs::write(folder.join("key.pem"), side.vectors["pems"]["EdDSA"].as_str().unwrap()).unwrap();
+    let path = folder.join("veilmq.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let key_files = format!("key_files = [\"{}\"]\n", folder.join("key.pem").display());
+    fs::write(path, text.replace("jwks_file", &format!("{key_files}#jwks_file"))).unwrap();
+    assert!(side.broker.reload(), "{}", side.broker.log());
+    assert_eq!([side.code("ann", side.lasting("ES256")), side.code("ann", side.lasting("EdDSA"))], [0x86, 0]);
+
+    // MQTT 5 allows a password without a user name (section 3.1.2.9).
+    let mut body = Vec::new();
+    push_string(&mut body, "MQTT");
+    body.extend([5, 0b0100_0010, 0, 0, 0]);
+    push_string(&mut body, "unnamed");
+    push_string(&mut body, side.lasting("EdDSA"));
+    let mut wire = Wire::open(side.broker.address());
+    wire.send(&packet(0x10, &body)).unwrap();
+    assert_eq!(wire.packet().unwrap().body[1], 0, "{}", side.broker.log());
+    assert!(side.broker.log().contains("client=\"unnamed\" version=5 user=\"ann\""));
+    assert_eq!(side.code("", side.lasting("EdDSA")), 0, "an empty user name is none");
+    assert_eq!(side.code("", side.lasting("ES256")), 0x86);
+}
+
+#[test]
 fn a_connection_ends_when_its_token_does() {
     let side = Side::start("");
     let mut lasting = side.join("ES256");

@@ -94,7 +94,8 @@ impl Limiter {
             address: address.is_some_and(|address| {
                 self.addresses.failed(network(address), config.failures_per_address_max, &config, now)
             }),
-            user: self.users.failed(hash, config.failures_per_user_max, &config, now),
+            // A client without a user name is no user.
+            user: !user.is_empty() && self.users.failed(hash, config.failures_per_user_max, &config, now),
         };
         if new.user {
             self.remember_name(hash, user, now);

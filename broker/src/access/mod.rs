@@ -236,7 +236,7 @@ impl Watched {
             .chain([&config.access.password_file, &config.acl.file, &config.acl.mosquitto_file])
             .chain([&config.access.dynamic_security_file, &config.access.jwt.jwks_file])
             .chain([&config.access.http.token_file, &config.access.http.ca]);
-        let files = WatchedFiles::new(files.flatten().cloned());
+        let files = WatchedFiles::new(files.flatten().chain(&config.access.jwt.key_files).cloned());
         Self { config: Box::new(config.clone()), files }
     }
 }

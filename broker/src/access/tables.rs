@@ -170,6 +170,7 @@ impl Source {
             users: self.has_passwords.then(|| users.stamps()),
             authorities: vouchers.authorities(),
             authorities_bring_rules: vouchers.hook.is_some(),
+            authorities_name_users: vouchers.tokens.is_some(),
             rules: by_roles.filter(|_| self.own.dynamic_security).or(self.rules.as_ref()).cloned(),
             policies: policies::policies(&config.e2e)?,
             tells_bad_credentials: config.access.bad_credentials == BadCredentials::BadUserNameOrPassword,

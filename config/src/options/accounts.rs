@@ -33,7 +33,12 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
             Kind::Path,
             "JWKS file (RFC 7517) with the keys of those whose tokens (JSON Web Tokens: HS256, RS256, ES256, EdDSA) are taken for passwords of users that no file knows. Read again when it changes and on SIGHUP.",
         ),
-        "none; no token is taken",
+        "none; without `access.jwt.key_files` no token is taken",
+    ),
+    option(
+        "access.jwt.key_files",
+        Kind::Paths,
+        "PEM files with public keys (RSA for RS256, P-256 for ES256, Ed25519 for EdDSA) that tokens may be signed with, beside those of `access.jwt.jwks_file`; read again like it.",
     ),
     unset(
         option(
@@ -54,7 +59,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     option(
         "access.jwt.user_claim",
         Kind::Text { bytes_max: CLAIM_BYTES_MAX },
-        "The claim of a token that has to be the user name of CONNECT.",
+        "The claim of a token that has to be the user name of CONNECT, and is the user name of a client that gives none.",
     ),
     integer(
         "access.jwt.leeway_seconds",

@@ -48,6 +48,8 @@ pub struct Access {
     pub authorities: Vec<u64>,
     /// Whether they may say what a client may do too ([`Terms::rules`]).
     pub authorities_bring_rules: bool,
+    /// Whether they may say who a client is that gives a password and no user name.
+    pub authorities_name_users: bool,
     /// What clients may do; None lets everybody do everything.
     pub rules: Option<Rules>,
     /// What messages have to be on some topics, whoever may publish there.
@@ -67,6 +69,7 @@ impl Access {
             users: None,
             authorities: Vec::new(),
             authorities_bring_rules: false,
+            authorities_name_users: false,
             rules: None,
             policies: Policies::default(),
             tells_bad_credentials: true,
@@ -200,7 +203,7 @@ pub struct Credentials {
     pub peer: Box<str>,
     /// The Client Identifier.
     pub client_id: Arc<str>,
-    /// The user name.
+    /// The user name; empty if CONNECT has none.
     pub user: Arc<str>,
     /// The password; empty if CONNECT has none.
     pub password: Zeroizing<Vec<u8>>,
@@ -222,6 +225,8 @@ pub enum Verdict {
     Right(u64),
     /// Somebody vouches for the user, who is in no list.
     Vouched {
+        /// The user: the one that the client says it is or, if it does not say so, whoever this is.
+        user: Arc<str>,
         /// The number among [`Access::authorities`].
         authority: u64,
         /// What it says besides.

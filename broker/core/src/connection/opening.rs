@@ -68,6 +68,8 @@ pub(super) enum Phase {
 pub(super) struct Unverified {
     request: ConnectRequest,
     user: Arc<str>,
+    /// CONNECT has no user name; a password alone is to say who the client is.
+    is_unnamed: bool,
 }
 
 /// A handshake that waits for the client's proof of who it is.
@@ -146,13 +148,18 @@ impl Opening {
         let Phase::AwaitVerdict(unverified) = std::mem::replace(&mut self.phase, Phase::Over) else {
             return None;
         };
-        let Unverified { request, user } = *unverified;
+        let Unverified { request, user, is_unnamed } = *unverified;
         Some(match verdict {
+            Verdict::Right(_) if is_unnamed => Err(access.of(self.entrance).bad_credentials().into()),
             Verdict::Right(stamp) => {
                 let user = User::new(user, Proof::Password(stamp));
                 Ok(self.arrival(request, Some(user), None, environment))
             }
-            Verdict::Vouched { authority, terms } => {
+            // Without a name nobody is anybody.
+            Verdict::Vouched { user, .. } if user.is_empty() && is_unnamed => {
+                Err(access.of(self.entrance).bad_credentials().into())
+            }
+            Verdict::Vouched { user, authority, terms } => {
                 let proof_over_at = terms.due_at();
                 let proof = Proof::Vouched(Box::new(Voucher { authority, terms }));
                 let user = User::new(user, proof);
@@ -293,17 +300,19 @@ impl Opening {
         }
         let access = shared.access();
         let access = access.of(self.entrance);
+        let is_unnamed =
+            connect.username.is_none() && connect.password.is_some() && access.authorities_name_users;
         match connect.username {
-            Some(name) if access.checks_users() => {
+            name if is_unnamed || name.is_some() && access.checks_users() => {
                 let credentials = Credentials {
                     entrance: self.entrance,
                     peer: self.peer.clone(),
                     client_id: Arc::clone(&request.client_id),
-                    user: Arc::from(name),
+                    user: Arc::from(name.unwrap_or_default()),
                     password: Zeroizing::new(connect.password.unwrap_or_default().to_vec()),
                 };
                 let user = Arc::clone(&credentials.user);
-                self.phase = Phase::AwaitVerdict(Box::new(Unverified { request, user }));
+                self.phase = Phase::AwaitVerdict(Box::new(Unverified { request, user, is_unnamed }));
                 Ok(Next::Verify(Box::new(credentials)))
             }
             name if access.anonymous => {

@@ -46,7 +46,7 @@ impl Shard {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         let Some(user) = &mut state.user else { return };
         let due_at = match verdict {
-            Verdict::Vouched { authority, terms } => {
+            Verdict::Vouched { user: _, authority, terms } => {
                 let due_at = terms.due_at();
                 user.proof = Proof::Vouched(Box::new(Voucher { authority, terms }));
                 state.permissions = permissions_of(state, &self.access);

@@ -15,7 +15,7 @@ fn join(world: &mut World, client_id: &str, authority: u64, milliseconds: u64) -
     let connect = Connect { will: will("w", 0), ..connect_as(client_id, "ann", 60) };
     let connection = world.connect(&connect);
     let until = world.now() + milliseconds;
-    world.judge(Verdict::Vouched { authority, terms: Terms::until(until) });
+    world.judge(Verdict::Vouched { user: "ann".into(), authority, terms: Terms::until(until) });
     let answer = world.received(connection);
     (connection, answer)
 }
@@ -74,7 +74,7 @@ fn world_of_service() -> World {
 fn join_with(world: &mut World, client_id: &str, list: Vec<Rule>) -> (Conn, Vec<String>) {
     let connection = world.connect(&connect_as(client_id, "ann", 60));
     let terms = terms(world, list);
-    world.judge(Verdict::Vouched { authority: 7, terms });
+    world.judge(Verdict::Vouched { user: "ann".into(), authority: 7, terms });
     let mut received = world.received(connection);
     assert!(received[0].starts_with("CONNACK 0x00"), "{received:?}");
     received.remove(0);
@@ -121,7 +121,7 @@ fn a_voucher_is_asked_for_again_and_what_it_says_then_holds_for_a_live_subscript
     assert_eq!(world.received(ann), ["PUBLISH t \"old\" qos0"]);
 
     let terms = terms(&world, vec![allow(PUBLISH, "t")]);
-    world.judge(Verdict::Vouched { authority: 7, terms });
+    world.judge(Verdict::Vouched { user: "ann".into(), authority: 7, terms });
 
     world.publish(ann, "t", "new", QoS::AtMostOnce, 0);
     assert!(world.received(ann).is_empty());
@@ -140,7 +140,7 @@ fn a_voucher_that_is_taken_back_ends_the_connection_and_the_will_message_goes_no
     let mut terms = terms(&world, vec![allow(PUBLISH, "w")]);
     // Only this one is to be renewed first.
     terms.renew_at = Some(world.now() + 500);
-    world.judge(Verdict::Vouched { authority: 7, terms });
+    world.judge(Verdict::Vouched { user: "ann".into(), authority: 7, terms });
     world.received(ann);
     world.pass(501);
 
@@ -193,4 +193,34 @@ fn what_a_client_with_rules_of_its_own_has_retained_stays_when_it_is_gone() {
     world.subscribe(reader, "t", QoS::AtMostOnce);
 
     assert!(world.received(reader).iter().any(|packet| packet.starts_with("PUBLISH t")));
+}
+
+#[test]
+fn a_client_with_a_password_and_no_user_name_is_whoever_is_vouched_for() {
+    let unnamed = || Connect { username: None, ..connect_as("a", "", 60) };
+    let own = rules(vec![allow(PUBLISH, "%u")], true);
+    for (verdict, code) in [
+        (Verdict::Vouched { user: "ann".into(), authority: 7, terms: Terms::default() }, "CONNACK 0x00"),
+        (Verdict::Vouched { user: "".into(), authority: 7, terms: Terms::default() }, "CONNACK 0x86"),
+        (Verdict::Right(1), "CONNACK 0x86"),
+        (Verdict::Wrong, "CONNACK 0x86"),
+    ] {
+        let mut world = World::new(1);
+        world.set_access(Access { rules: own.clone(), authorities_name_users: true, ..access(&[7]) });
+        let connection = world.connect(&unnamed());
+        world.judge(verdict);
+
+        let connack = world.received(connection);
+        assert!(connack[0].starts_with(code), "{connack:?}");
+        if code == "CONNACK 0x00" {
+            world.publish(connection, "ann", "m", QoS::AtLeastOnce, 1);
+            world.publish(connection, "bob", "m", QoS::AtLeastOnce, 2);
+            assert_eq!(world.received(connection), ["PUBACK id1 0x10", "PUBACK id2 0x87"]);
+        }
+    }
+    // Where nobody says who that is, it is nobody in particular.
+    let mut world = World::new(1);
+    world.set_access(access(&[7]));
+    let connection = world.connect(&unnamed());
+    assert!(world.received(connection)[0].starts_with("CONNACK 0x00"));
 }

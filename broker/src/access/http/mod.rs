@@ -160,7 +160,7 @@ impl Hook {
     /// Returns what was said of a client lately, if that still holds.
     pub(super) fn recall(&self, credentials: &Credentials) -> Option<Outcome> {
         let answer = self.cache().find(&self.key(credentials), Instant::now())?;
-        Some(self.outcome_of(&answer))
+        Some(self.outcome_of(&answer, credentials))
     }
 
     /// Asks about a client.
@@ -180,7 +180,7 @@ impl Hook {
                     Answer::Next => Reply::Next,
                 };
                 debug!(user = &*credentials.user, ?event, ?reply, "the service of access.http has answered");
-                let outcome = self.outcome_of(&answer);
+                let outcome = self.outcome_of(&answer, credentials);
                 if event == Event::Connect {
                     self.keep(credentials, answer);
                 }
@@ -188,7 +188,7 @@ impl Hook {
             }
             Err(error) => {
                 self.note(Some(&error));
-                (self.outcome_without_answer(event), Reply::Failure)
+                (self.outcome_without_answer(event, credentials), Reply::Failure)
             }
         }
     }
@@ -211,10 +211,12 @@ impl Hook {
         Ok(Answer::parse(status, &body, self.is_strict)?)
     }
 
-    fn outcome_of(&self, answer: &Answer) -> Outcome {
+    fn outcome_of(&self, answer: &Answer, credentials: &Credentials) -> Outcome {
         match answer {
             Answer::Allow(grant) => Outcome::Decided(match self.terms(grant) {
-                Some(terms) => Verdict::Vouched { authority: self.authority, terms },
+                Some(terms) => {
+                    Verdict::Vouched { user: Arc::clone(&credentials.user), authority: self.authority, terms }
+                }
                 None => Verdict::Wrong,
             }),
             Answer::Deny => Outcome::Decided(Verdict::Wrong),
@@ -222,9 +224,11 @@ impl Hook {
         }
     }
 
-    fn outcome_without_answer(&self, event: Event) -> Outcome {
+    fn outcome_without_answer(&self, event: Event, credentials: &Credentials) -> Outcome {
         match (event, self.config.on_failure) {
-            (Event::Connect, HttpFailure::Allow) => self.outcome_of(&Answer::Allow(Grant::default())),
+            (Event::Connect, HttpFailure::Allow) => {
+                self.outcome_of(&Answer::Allow(Grant::default()), credentials)
+            }
             (Event::Connect, HttpFailure::Next) => Outcome::Next,
             // What was said last holds for as long as it may.
             (Event::Renew, _) | (Event::Connect, HttpFailure::Deny) => Outcome::Decided(Verdict::Busy),

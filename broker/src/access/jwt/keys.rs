@@ -1,4 +1,4 @@
-//! The keys that signatures of tokens are checked with: those of a JWKS file (RFC 7517).
+//! The keys that signatures of tokens are checked with: those of a JWKS file (RFC 7517), and of files in PEM.
 //!
 //! Invariant: a key has one algorithm, which was settled when it was read, and checks signatures of no other.
 
@@ -11,9 +11,10 @@ use ring::signature::{
     VerificationAlgorithm,
 };
 use serde::{Deserialize, Deserializer};
+use veilmq_config::JwtConfig;
 use zeroize::Zeroizing;
 
-use super::TokenFault;
+use super::{TokenFault, pem};
 use crate::access::authority;
 use crate::access::password_file::read_bytes;
 use crate::files::FileError;
@@ -58,7 +59,7 @@ struct Key {
 
 /// A key with what it can check.
 #[derive(PartialEq, Eq)]
-enum Material {
+pub(super) enum Material {
     Hs256(Zeroizing<Vec<u8>>),
     Rs256 {
         modulus: Vec<u8>,
@@ -106,12 +107,16 @@ impl Material {
 }
 
 impl Keys {
-    /// Reads the keys of a file. One that was known `earlier` keeps its number.
+    /// Reads the keys of all files that the configuration names. One that was known `earlier` keeps its number.
     ///
     /// # Errors
     /// [`JwtError`].
-    pub(super) fn read(path: &Path, earlier: Option<&Self>) -> Result<Self, JwtError> {
-        let keys = read_set(path)?.into_iter().map(|(name, material)| {
+    pub(super) fn read(config: &JwtConfig, earlier: Option<&Self>) -> Result<Self, JwtError> {
+        let mut found = config.jwks_file.as_deref().map(read_set).transpose()?.unwrap_or_default();
+        for path in &config.key_files {
+            found.extend(pem::read(path)?.into_iter().map(|material| (None, material)));
+        }
+        let keys = found.into_iter().map(|(name, material)| {
             let is_same = |key: &&Key| key.name == name && key.material == material;
             let same = earlier.and_then(|earlier| earlier.keys.iter().find(is_same));
             let number = same.map_or_else(authority::next, |key| key.number);
@@ -230,7 +235,9 @@ impl Jwk {
     }
 }
 
-fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<Material, &'static str> {
+/// # Errors
+/// It has too few bits, or too many.
+pub(super) fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<Material, &'static str> {
     let without_zeros = |number: &[u8]| {
         let zeros = number.iter().take_while(|byte| **byte == 0).count();
         number.get(zeros..).unwrap_or_default().to_vec()
@@ -242,7 +249,9 @@ fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<Material, &'static str> {
     Ok(Material::Rs256 { modulus, exponent })
 }
 
-fn ed25519(key: Vec<u8>) -> Result<Material, &'static str> {
+/// # Errors
+/// It has another length than such keys have.
+pub(super) fn ed25519(key: Vec<u8>) -> Result<Material, &'static str> {
     if key.len() == ED25519_BYTES {
         Ok(Material::EdDsa(key))
     } else {

@@ -5,8 +5,11 @@
 
 mod claims;
 mod keys;
+mod pem;
 #[cfg(test)]
 mod tests;
+
+use std::sync::Arc;
 
 use veilmq_config::JwtConfig;
 
@@ -16,6 +19,8 @@ use self::keys::Keys;
 
 /// The longest token that is looked at, in bytes.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
+/// The longest text that MQTT can carry (MQTT 5.0 section 1.5.4).
+const USER_NAME_BYTES_MAX: usize = 65_535;
 
 /// Who is trusted to say who clients are, and what their tokens have to say.
 pub(super) struct Tokens {
@@ -28,8 +33,10 @@ pub(super) struct Tokens {
 }
 
 /// What a token proves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Proven {
+    /// The user.
+    pub(super) user: Arc<str>,
     /// The number of the key that signed it.
     pub(super) authority: u64,
     /// When it ends, in unix seconds.
@@ -63,9 +70,11 @@ impl Tokens {
     /// # Errors
     /// [`JwtError`], naming the file and the key in it.
     pub(super) fn read(config: &JwtConfig, earlier: Option<&Self>) -> Result<Option<Self>, JwtError> {
-        let Some(path) = &config.jwks_file else { return Ok(None) };
+        if !config.is_on() {
+            return Ok(None);
+        }
         Ok(Some(Self {
-            keys: Keys::read(path, earlier.map(|earlier| &earlier.keys))?,
+            keys: Keys::read(config, earlier.map(|earlier| &earlier.keys))?,
             issuer: config.issuer.clone(),
             audience: config.audience.clone(),
             user_claim: config.user_claim.clone(),
@@ -84,7 +93,7 @@ impl Tokens {
         password.starts_with(b"eyJ") && password.iter().filter(|byte| **byte == b'.').count() == 2
     }
 
-    /// Checks a token that a client gives for the password of a user.
+    /// Checks a token that a client gives for the password of a user; without a user name it is the token that says who the client is.
     ///
     /// # Errors
     /// [`TokenFault`].
@@ -97,12 +106,18 @@ impl Tokens {
         let (header, payload) = signed.split_once('.').ok_or(TokenFault::Malformed)?;
         let authority = self.keys.verify(header, signed, signature)?;
         let claims = Claims::parse(payload)?;
-        self.check_claims(&claims, user, now_seconds)?;
+        let user = self.check_claims(&claims, user, now_seconds)?;
         let until_seconds = claims.expires_at.saturating_add(self.leeway_seconds);
-        Ok(Proven { authority, until_seconds })
+        Ok(Proven { user: Arc::from(user), authority, until_seconds })
     }
 
-    fn check_claims(&self, claims: &Claims, user: &str, now_seconds: u64) -> Result<(), TokenFault> {
+    /// Returns the user of the token.
+    fn check_claims<'a>(
+        &self,
+        claims: &'a Claims,
+        user: &str,
+        now_seconds: u64,
+    ) -> Result<&'a str, TokenFault> {
         // RFC 7519 section 4.1.4: on or after that moment it is not taken.
         if claims.expires_at.saturating_add(self.leeway_seconds) <= now_seconds {
             return Err(TokenFault::Expired);
@@ -118,8 +133,15 @@ impl Tokens {
             return Err(TokenFault::Audience);
         }
         match claims.text(&self.user_claim) {
-            Some(name) if name == user => Ok(()),
+            Some(name) if name == user => Ok(name),
+            // MQTT carries no such text as a user name ([MQTT-1.5.4-2]), so none of them may become one here.
+            Some(name) if user.is_empty() && is_user_name(name) => Ok(name),
             Some(_) | None => Err(TokenFault::User),
         }
     }
+}
+
+/// Tells whether a claim could stand as a user name in CONNECT.
+fn is_user_name(name: &str) -> bool {
+    (1..=USER_NAME_BYTES_MAX).contains(&name.len()) && !name.contains('\0')
 }

@@ -174,6 +174,56 @@ fn keys_that_cannot_be_used_are_errors_that_name_them() {
 }
 
 #[test]
+fn keys_in_pem_check_tokens_of_any_name_beside_those_of_a_set() {
+    let vectors = vectors();
+    let mut bench = Bench::new();
+    bench.config.jwks_file = None;
+    let pem = |name: &str| vectors["pems"][name].as_str().unwrap().to_owned();
+    let both = bench.write("both.pem", &format!("{}{}", pem("RS256"), pem("EdDSA")));
+    bench.config.key_files = vec![both, bench.write("es256.pem", &pem("ES256"))];
+    let good = &vectors["tokens"]["good"];
+    for (name, expected) in
+        [("RS256", Ok(())), ("ES256", Ok(())), ("EdDSA", Ok(())), ("HS256", Err(TokenFault::NoKey))]
+    {
+        assert_eq!(bench.check(&good[name]).map(drop), expected, "{name}");
+    }
+    assert_eq!(bench.check(&vectors["tokens"]["bad"]["wrong key"]).err(), Some(TokenFault::Signature));
+    assert_eq!(bench.check(&vectors["tokens"]["bad"]["public key as secret"]).err(), Some(TokenFault::NoKey));
+
+    for (text, what) in [
+        ("", "there is no PUBLIC KEY in it"),
+        (pem("P-384").as_str(), "key 1: only RSA, EC with P-256 and Ed25519 are served"),
+        (
+            &format!("{}-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", pem("EdDSA")),
+            "key 2: it is malformed",
+        ),
+    ] {
+        let path = bench.write("bad.pem", text);
+        bench.config.key_files = vec![path.clone()];
+
+        let error = Tokens::read(&bench.config, None).err().unwrap().to_string();
+
+        assert_eq!(error, format!("{}: {what}", path.display()));
+    }
+}
+
+#[test]
+fn a_token_says_who_a_client_without_a_user_name_is() {
+    let bench = Bench::new();
+    let tokens = bench.tokens();
+    let vectors = vectors();
+    let check = |user: &str, token: &Value| {
+        tokens.check(user, token.as_str().unwrap().as_bytes(), NOW).map(|proven| proven.user)
+    };
+
+    let good = &vectors["tokens"]["good"]["ES256"];
+    assert_eq!([check("", good), check("ann", good)], [Ok("ann".into()), Ok("ann".into())]);
+    assert_eq!(check("bob", good), Err(TokenFault::User));
+    assert_eq!(check("", &vectors["tokens"]["no subject"]), Err(TokenFault::User));
+    assert_eq!(["", "a\0b", "ann"].map(is_user_name), [false, false, true]);
+}
+
+#[test]
 fn passwords_are_told_from_tokens_by_their_form() {
     let vectors = vectors();
     let has_form = |token: &Value| Tokens::has_form_of_token(token.as_str().unwrap().as_bytes());

@@ -38,6 +38,7 @@ def main(now):
     for key in jwks:
         key.pop("key_ops", None)
     jwks.append({"kty": "oct", "kid": "HS256", "alg": "HS256", "k": encode(secret)})
+    pems = {name: pem(key) for name, key in keys.items()} | {"P-384": pem(ec.generate_private_key(ec.SECP384R1()))}
     keys["HS256"] = secret
     claims = {"sub": "ann", "exp": now + 3600, "iss": "https://issuer.example", "aud": ["broker", "other"]}
 
@@ -96,7 +97,7 @@ def main(now):
             "empty": "",
         },
     }
-    print(json.dumps({"jwks": {"keys": jwks}, "secret": secret.decode(), "tokens": tokens}, indent=1))
+    print(json.dumps({"jwks": {"keys": jwks}, "pems": pems, "secret": secret.decode(), "tokens": tokens}, indent=1))
 
 
 main(int(sys.argv[1]))

@@ -294,14 +294,29 @@ impl Inner {
     /// Passes a verdict on, and takes note of who fails.
     fn settle(&self, waiting: &Waiting, verdict: Verdict) {
         let credentials = &waiting.credentials;
-        let (address, user, now) = (address(credentials), &*credentials.user, Instant::now());
-        match &verdict {
-            Verdict::Wrong => {
-                let bans = lock(&self.limiter).failed(address, user, now);
-                self.tell_bans(credentials, bans);
+        let (address, named, now) = (address(credentials), &*credentials.user, Instant::now());
+        let mut limiter = lock(&self.limiter);
+        let mut verdict = verdict;
+        let bans = match &verdict {
+            Verdict::Wrong => Some(limiter.failed(address, named, now)),
+            // Who gave no user name may be somebody who is banned.
+            Verdict::Vouched { user, .. } if limiter.is_banned(address, user, now) => {
+                verdict = Verdict::Banned;
+                None
             }
-            Verdict::Right(_) | Verdict::Vouched { .. } => lock(&self.limiter).succeeded(address, user, now),
-            Verdict::Banned | Verdict::Busy => {}
+            Verdict::Vouched { user, .. } => {
+                limiter.succeeded(address, user, now);
+                None
+            }
+            Verdict::Right(_) => {
+                limiter.succeeded(address, named, now);
+                None
+            }
+            Verdict::Banned | Verdict::Busy => None,
+        };
+        drop(limiter);
+        if let Some(bans) = bans {
+            self.tell_bans(credentials, bans);
         }
         self.count_and_tell(waiting, verdict);
     }
@@ -323,10 +338,10 @@ impl Inner {
         let users = users.get(usize::from(credentials.entrance.0)).or(users.first())?;
         if Tokens::has_form_of_token(password)
             && let Some(tokens) = self.vouchers(credentials.entrance).tokens
-            && let Some(verdict) = vouched(&tokens, credentials)
-            && !users.has(user)
+            && let Some(proven) = proven(&tokens, credentials)
+            && !users.has(&proven.user)
         {
-            return Some(verdict);
+            return Some(vouched(proven));
         }
         let stamp = users.check(user, &credentials.client_id, password)?;
         if users.is_weak(user) {
@@ -366,19 +381,18 @@ impl Inner {
 }
 
 /// Checks a token.
-fn vouched(tokens: &Tokens, credentials: &Credentials) -> Option<Verdict> {
+fn proven(tokens: &Tokens, credentials: &Credentials) -> Option<Proven> {
     let (peer, user) = (&*credentials.peer, &*credentials.user);
-    match tokens.check(user, &credentials.password, clock::unix_seconds()) {
-        Ok(Proven { authority, until_seconds }) => {
-            // The wall clock may have been set since the start, and moments are not.
-            let left = until_seconds.saturating_mul(1_000).saturating_sub(clock::unix_ms());
-            Some(Verdict::Vouched { authority, terms: Terms::until(clock::now() + left) })
-        }
-        Err(fault) => {
-            debug!(peer, user, "a token was refused: {fault}");
-            None
-        }
-    }
+    let proven = tokens.check(user, &credentials.password, clock::unix_seconds());
+    proven.inspect_err(|fault| debug!(peer, user, "a token was refused: {fault}")).ok()
+}
+
+/// Lets in whom a token proves, until it ends.
+fn vouched(proven: Proven) -> Verdict {
+    let Proven { user, authority, until_seconds } = proven;
+    // The wall clock may have been set since the start, and moments are not.
+    let left = until_seconds.saturating_mul(1_000).saturating_sub(clock::unix_ms());
+    Verdict::Vouched { user, authority, terms: Terms::until(clock::now() + left) }
 }
 
 impl Waiting {

@@ -158,10 +158,15 @@ fn a_token_proves_a_user_that_no_file_knows_and_no_other() {
     let token = vectors["tokens"]["lasting"]["ES256"].as_str().unwrap().as_bytes();
 
     bench.go_by(Users::read(&bench.path, &Users::default()).unwrap(), tokens.clone());
-    assert_eq!(bench.ask("ann", token), Verdict::Wrong);
+    assert_eq!([bench.ask("ann", token), bench.ask("", token)], [Verdict::Wrong, Verdict::Wrong]);
     assert!(matches!(bench.ask("ann", b"right"), Verdict::Right(_)));
     bench.go_by(Users::default(), tokens);
     assert!(matches!(bench.ask("ann", token), Verdict::Vouched { .. }));
+    assert!(matches!(bench.ask("", token), Verdict::Vouched { user, .. } if *user == *"ann"));
+    let ann = Banned::User("ann".into());
+    bench.verifier.ban(&ann, Duration::from_secs(60));
+    assert_eq!(bench.ask("", token), Verdict::Banned, "a ban holds for who it turns out to be");
+    bench.verifier.lift(&ann);
     bench.go_by(Users::default(), None);
     assert_eq!(bench.ask("ann", token), Verdict::Wrong);
 }
