@@ -4,10 +4,13 @@ mod e2e_support;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use e2e_support::{JSON, NOW, TOPIC, counter, member, plain, topic, unsigned};
+use e2e_support::{JSON, NOW, SCOPE, TOPIC, counter, keyring, member, plain, topic, unsigned};
 use proptest::prelude::*;
-use veilmq_client::e2e::{E2e, EnvelopeOptions, OpenError, Opened, Provenance, Saved, StateError};
-use veilmq_protocol::veil::Suite;
+use veilmq_client::e2e::{
+    E2e, EnvelopeOptions, Limits, OpenError, Opened, Provenance, ReplayLimits, ReplayWindow, Saved, Scope,
+    ScopeConfig, StateError,
+};
+use veilmq_protocol::veil::{Suite, channel::hash};
 
 const GRACE: u64 = 60_000;
 
@@ -17,6 +20,17 @@ fn publisher() -> E2e {
 
 fn reader() -> E2e {
     member(unsigned(1), EnvelopeOptions::default())
+}
+
+/// A reader that tells the last `messages` of a stream apart.
+fn wide_reader(messages: u16) -> E2e {
+    let window = ReplayWindow::new(messages).expect("a width that there is");
+    let replay = ReplayLimits { window, ..ReplayLimits::default() };
+    let mut e2e = E2e::new(unsigned(1), Limits { replay, ..Limits::default() });
+    let scope = Scope::new(SCOPE).expect("a filter");
+    let config = ScopeConfig::envelope(scope, keyring(), EnvelopeOptions::default());
+    e2e.add_scope(config).expect("the only scope");
+    e2e
 }
 
 fn seal(sender: &mut E2e, now: u64) -> Vec<u8> {
@@ -38,20 +52,22 @@ fn retained(reader: &mut E2e, payload: &[u8], now: u64) -> Result<(), OpenError>
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// The model: a set of what was delivered, and the highest number. 128 numbers can be told apart.
+    /// The model: a set of what was delivered, and the highest number. As many numbers as the window is wide can be told apart.
     #[test]
-    fn window_behaves_like_a_set_of_the_last_128_numbers(
-        steps in prop::collection::vec((0_usize..300, 0_usize..40), 1..200),
+    fn window_behaves_like_a_set_of_the_last_numbers(
+        width in prop::sample::select(vec![128_u16, 192, 1_024]),
+        steps in prop::collection::vec((0_usize..1_300, 0_usize..40), 1..200),
     ) {
         let mut publisher = publisher();
-        let payloads: Vec<Vec<u8>> = (0..340).map(|_| seal(&mut publisher, NOW)).collect();
-        let mut reader = reader();
+        let payloads: Vec<Vec<u8>> = (0..1_340).map(|_| seal(&mut publisher, NOW)).collect();
+        let mut reader = wide_reader(width);
+        let width = usize::from(width);
         let mut delivered = BTreeSet::new();
         for (base, offset) in steps {
             let seq = base + offset;
             let highest = delivered.last().copied();
             let expected = match highest {
-                Some(highest) if seq + 128 <= highest || delivered.contains(&seq) => Err(OpenError::Replay),
+                Some(highest) if seq + width <= highest || delivered.contains(&seq) => Err(OpenError::Replay),
                 Some(highest) if seq > highest => Ok(seq - highest - 1),
                 _ => Ok(0),
             };
@@ -426,7 +442,7 @@ fn a_damaged_or_foreign_state_is_refused_and_changes_nothing() {
         damaged[index] ^= 1;
         let expected = match index {
             0..4 => StateError::NotState,
-            4 => StateError::Version(0),
+            4 => StateError::Version(3),
             _ => StateError::Checksum,
         };
         assert_eq!(e2e.import_state(&damaged, NOW, false), Err(expected), "byte {index}");
@@ -436,4 +452,57 @@ fn a_damaged_or_foreign_state_is_refused_and_changes_nothing() {
     }
 
     assert_eq!(live(&mut e2e, &payload, NOW), Ok(()));
+}
+
+#[test]
+fn a_window_keeps_what_it_knows_over_restarts_whatever_its_width_was() {
+    let mut publisher = publisher();
+    let payloads: Vec<Vec<u8>> = (0..900).map(|_| seal(&mut publisher, NOW)).collect();
+    for (before, after) in [(128, 1_024), (1_024, 128), (1_024, 1_024)] {
+        let mut reader = wide_reader(before);
+        for seq in [0, 700, 899] {
+            live(&mut reader, &payloads[seq], NOW).unwrap();
+        }
+        let mut restarted = wide_reader(after);
+        restarted.import_state(&reader.export_state(Saved::AtShutdown), NOW, false).unwrap();
+
+        for seq in [0, 700, 899] {
+            assert_eq!(
+                live(&mut restarted, &payloads[seq], NOW),
+                Err(OpenError::Replay),
+                "{before} {after} {seq}"
+            );
+        }
+        // Of what one of them did not hold, nobody knows that it is new.
+        let far = if before == after { Ok(()) } else { Err(OpenError::Replay) };
+        assert_eq!(live(&mut restarted, &payloads[100], NOW), far, "{before} {after}");
+        assert_eq!(live(&mut restarted, &payloads[800], NOW), Ok(()), "{before} {after}");
+    }
+}
+
+#[test]
+fn the_state_of_a_program_whose_windows_all_held_128_messages_is_taken_over() {
+    let mut publisher = publisher();
+    let payloads: Vec<Vec<u8>> = (0..4).map(|_| seal(&mut publisher, NOW)).collect();
+    let (session, _) = position(&payloads[0]);
+    let mut state = b"VE2E\x01\x01".to_vec();
+    state.extend_from_slice(&NOW.to_be_bytes());
+    state.extend_from_slice(&1_u64.to_be_bytes());
+    state.extend_from_slice(&[2; 8]);
+    state.extend_from_slice(&hash(&[TOPIC.as_bytes()]));
+    state.push(1);
+    state.extend_from_slice(&session.to_be_bytes());
+    state.extend_from_slice(&NOW.to_be_bytes());
+    state.extend_from_slice(&2_u32.to_be_bytes());
+    state.extend_from_slice(&0b101_u128.to_be_bytes());
+    // No retained message; no Wills.
+    state.extend_from_slice(&[0, 0, 0]);
+    let checksum = hash(&[&state]);
+    state.extend_from_slice(&checksum);
+    let mut reader = reader();
+
+    reader.import_state(&state, NOW, false).unwrap();
+
+    let opened = payloads.iter().map(|payload| live(&mut reader, payload, NOW)).collect::<Vec<_>>();
+    assert_eq!(opened, [Err(OpenError::Replay), Ok(()), Err(OpenError::Replay), Ok(())]);
 }

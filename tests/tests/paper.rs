@@ -16,7 +16,7 @@ use veilmq_client::e2e::distribution::{Admission, IssuePolicy};
 use veilmq_client::e2e::{EnvelopeOptions, OpenError};
 use veilmq_client::{Builder, Client, Message, QoS, Received, Status, Subscription, identity as files};
 use veilmq_protocol::veil::channel::Identity;
-use veilmq_protocol::veil::distribution::JoinRequest;
+use veilmq_protocol::veil::distribution::{JoinRequest, Pair};
 use veilmq_protocol::veil::hello::{ClientHello, Opening, ServerAnswer, Wait};
 use veilmq_protocol::veil::record::RecordType;
 use veilmq_protocol::veil::{Kid, Roles, Scheme, Suite};
@@ -27,8 +27,6 @@ use veilmq_tests::tap::Tap;
 
 const WAIT: Duration = Duration::from_secs(40);
 const TEXT: &str = "the recipe is 21 parts of flour";
-/// What stands before the key identifier of who gets messages of its own.
-const PAIRWISE: &str = "_veil/1/p2p/";
 /// What a JOIN_FIN begins with.
 const CONFIRMATION: &[u8] = b"VE\x19";
 /// So long an issuer does not say anew who its members are, so that keys come by asking or not at all.
@@ -86,20 +84,36 @@ fn authority_file(folder: &Path) -> PathBuf {
 }
 
 fn press() -> Arc<Identity> {
-    identity("press", Roles::PUBLISHER, &["factory/#", &format!("{PAIRWISE}#")])
+    identity("press", Roles::PUBLISHER, &["factory/#", &format!("{}#", Pair::TOPICS)])
 }
 
 fn reader(name: &str) -> Arc<Identity> {
-    identity(name, Roles::SUBSCRIBER, &["factory/#", &format!("{PAIRWISE}#")])
+    identity(name, Roles::SUBSCRIBER, &["factory/#", &format!("{}#", Pair::TOPICS)])
 }
 
 /// The scope and the topic of what a subscriber gets: in Schemes 1 and 2 it has a key and messages of its own.
 fn place(scheme: Scheme, subscriber: Kid) -> (String, String) {
     match scheme {
         Scheme::One | Scheme::Two => {
-            (format!("{PAIRWISE}{subscriber}/#"), format!("{PAIRWISE}{subscriber}/factory/t"))
+            (Pair { publisher: press().kid(), subscriber }.to_string(), Pair::topic(subscriber, "factory/t"))
         }
         Scheme::Three | Scheme::Four => ("factory/#".to_owned(), "factory/t".to_owned()),
+    }
+}
+
+/// The publisher's part of it, and the filter of what the subscriber gets.
+fn giving(publisher: Builder, scope: &str) -> (Builder, String) {
+    match Pair::parse(scope) {
+        Some(pair) => (publisher.issue_pairs(policy()), pair.filter()),
+        None => (publisher.issue_scope(scope, policy()).unwrap(), scope.to_owned()),
+    }
+}
+
+/// The subscriber's part of it, with the request in CONNECT.
+fn asking(subscriber: Builder, scope: &str, publisher: Kid) -> Builder {
+    match Pair::parse(scope) {
+        Some(_) => subscriber.join_pair(publisher).ask_pair_with_connect(publisher),
+        None => subscriber.join_scope(scope).unwrap().ask_with_connect(scope, publisher).unwrap(),
     }
 }
 
@@ -180,13 +194,12 @@ async fn steps(scheme: Scheme) {
     let (press_tap, lake_tap) = (stage.tap(), stage.tap());
 
     // Steps 1 to 4: the publisher's CONNECT with its ClientHello, its verification, CONNACK with the broker's.
-    let publisher = stage.party(press_tap.address(), &press, scheme);
-    let publisher = publisher.issue_scope(&scope, policy()).unwrap().connect().await.unwrap();
+    let (publisher, filter) = giving(stage.party(press_tap.address(), &press, scheme), &scope);
+    let publisher = publisher.connect().await.unwrap();
     // Steps 5 to 15, which the subscriber is through when it is connected.
-    let subscriber = stage.party(lake_tap.address(), &lake, scheme);
-    let subscriber = subscriber.join_scope(&scope).unwrap().ask_with_connect(&scope, press.kid()).unwrap();
+    let subscriber = asking(stage.party(lake_tap.address(), &lake, scheme), &scope, press.kid());
     let subscriber = subscriber.connect().await.unwrap();
-    let mut messages = subscriber.subscribe(&scope).qos(QoS::AtLeastOnce).await.unwrap();
+    let mut messages = subscriber.subscribe(&filter).qos(QoS::AtLeastOnce).await.unwrap();
     publish(&publisher, &topic, false).await;
     let read = message(&mut messages).await;
 
@@ -233,8 +246,9 @@ async fn steps(scheme: Scheme) {
             assert_only(rest, &[RecordType::Integrity, RecordType::FanGroup, RecordType::Control]);
         }
     }
-    // Suite 1 end to end as well.
-    assert_eq!(holds(&at_lake, b"VE\x10\x01"), is_readable);
+    // Suite 1 end to end as well; under the key of a pair in Schemes 1 and 2.
+    let flags = if matches!(scheme, Scheme::One | Scheme::Two) { 0x80 } else { 0 };
+    assert_eq!(holds(&at_lake, &[b'V', b'E', 0x10, 0x01, flags]), is_readable);
     assert!(!holds(&at_lake, TEXT.as_bytes()) && !holds(&at_press, TEXT.as_bytes()));
 }
 
@@ -265,6 +279,24 @@ async fn the_fifteen_steps_of_scheme_3() {
 #[tokio::test]
 async fn the_fifteen_steps_of_scheme_4() {
     the_fifteen_steps(Scheme::Four).await;
+}
+
+#[tokio::test]
+async fn a_subscriber_of_its_own_asks_again_once_its_publisher_is_there() {
+    let stage = Stage::new();
+    let (press, lake) = (press(), reader("lake"));
+    let pair = Pair { publisher: press.kid(), subscriber: lake.kid() };
+    let subscriber =
+        asking(stage.party(stage.broker.address(), &lake, Scheme::Two), &pair.to_string(), press.kid());
+    let subscriber = timeout(WAIT, subscriber.connect()).await.unwrap().unwrap();
+    let mut messages = subscriber.subscribe(&pair.filter()).qos(QoS::AtLeastOnce).await.unwrap();
+    assert_eq!(stage.joins("pending"), Some(1.0));
+
+    let publisher = stage.party(stage.broker.address(), &press, Scheme::Two).issue_pairs(policy());
+    let publisher = publisher.connect().await.unwrap();
+    publish(&publisher, &Pair::topic(lake.kid(), "factory/t"), false).await;
+
+    assert_eq!(message(&mut messages).await.payload, TEXT.as_bytes());
 }
 
 #[tokio::test]

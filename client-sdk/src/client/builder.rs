@@ -1,10 +1,12 @@
 //! Describes a client before it connects.
 
+mod assembly;
+mod pairs;
 mod paper;
 
 use std::{
     num::{NonZeroU16, NonZeroU32},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -19,22 +21,18 @@ use zeroize::Zeroizing;
 use super::{
     Client, Status,
     backoff::Backoff,
-    clock::{entropy, unix_ms},
     driver::{Driver, Endpoint},
     error::ConnectError,
-    keys::Keys,
-    sealing::{Sealing, restore, unsigned_kid},
     transport::Tls,
 };
 use crate::{
     e2e::{
-        ArticleKeys, ConfigError, Directory, E2e, EnvelopeOptions, EpochTiming, Keyring, Limits,
-        MasterSecret, Member, Naming, Scope, ScopeConfig, SenderPolicy,
-        distribution::{Distribution, IssuePolicy},
+        ArticleKeys, ConfigError, Directory, EnvelopeOptions, EpochTiming, Keyring, Limits, MasterSecret,
+        Naming, Scope, ScopeConfig, SenderPolicy, distribution::IssuePolicy,
     },
     message::Will,
-    sealed_file::{SealedFile, StateKey},
-    session::{ChannelOptions, CloseReason, Handshake, Session, SessionOptions},
+    sealed_file::StateKey,
+    session::{CloseReason, Handshake, SessionOptions},
 };
 
 /// Publications that may wait for the task, besides those waiting in the session.
@@ -42,6 +40,12 @@ const COMMANDS_MAX: usize = 64;
 
 /// The epoch of a master secret that is not rotated.
 const MASTER_EPOCH: u32 = 1;
+
+/// What is asked for with CONNECT.
+enum Asked {
+    Scope(Scope, Kid),
+    Pair(Kid),
+}
 
 /// Everything about a connection that can be chosen; see [`Client`] for an example.
 #[must_use = "a client exists after `connect().await`"]
@@ -62,7 +66,10 @@ pub struct Builder {
     joined: Vec<(Scope, EnvelopeOptions)>,
     issued: Vec<(Scope, EnvelopeOptions, IssuePolicy)>,
     members: Vec<(Scope, Certificate)>,
-    asks: Option<(Scope, Kid)>,
+    pairs: Vec<(Kid, EnvelopeOptions)>,
+    issued_pairs: Option<(EnvelopeOptions, IssuePolicy)>,
+    pair_members: Vec<Certificate>,
+    asks: Option<Asked>,
     legacy: Vec<(Scope, ArticleKeys)>,
     blind: Vec<(Scope, Arc<Naming>)>,
     directory: Directory,
@@ -99,6 +106,9 @@ impl Builder {
             joined: Vec::new(),
             issued: Vec::new(),
             members: Vec::new(),
+            pairs: Vec::new(),
+            issued_pairs: None,
+            pair_members: Vec::new(),
             asks: None,
             legacy: Vec::new(),
             blind: Vec::new(),
@@ -133,7 +143,8 @@ impl Builder {
         self
     }
 
-    /// Sets how many QoS 1 and 2 messages may be on their way to the client (default 64).
+    /// Sets how many QoS 1 and 2 messages may be on their way to the client (default 64; at most 1,023 with end-to-end scopes,
+    /// whose replay windows grow with it).
     pub const fn receive_maximum(mut self, messages: NonZeroU16) -> Self {
         self.session.receive_maximum = messages;
         self
@@ -411,183 +422,9 @@ impl Builder {
         connected.await.map_err(|_| stopped())??;
         Ok(client)
     }
-
-    fn assemble(mut self) -> Result<(Endpoint, Session, Sealing), ConnectError> {
-        self.follow_paper();
-        if let (true, Some(identity)) = (self.session.client_id.is_empty(), &self.identity) {
-            identity.certificate().subject.clone_into(&mut self.session.client_id);
-        }
-        let mut distribution = self.distribution()?;
-        let state = self.state_key()?;
-        self.session.channel = self.channel()?;
-        if let Some((scope, _)) = &self.asks {
-            if self.session.channel.is_none() {
-                return Err(ConnectError::KeysIncomplete("a VEIL-1 channel, to ask with CONNECT"));
-            }
-            if !self.joined.iter().any(|(joined, _)| joined == scope) {
-                return Err(ConnectError::KeysIncomplete("a scope that is joined, to ask for"));
-            }
-        }
-        let member = match self.identity {
-            Some(identity) => Member::Identity(identity),
-            None => Member::Unsigned(unsigned_kid(&self.session.client_id)),
-        };
-        let mut e2e = E2e::new(member, self.limits);
-        *e2e.directory_mut() = self.directory;
-        for scope in self.scopes {
-            e2e.add_scope(scope)?;
-        }
-        if let Some(distribution) = &mut distribution {
-            for (scope, options) in self.joined {
-                distribution.join(&mut e2e, scope, options)?;
-            }
-            for (scope, options, policy) in self.issued {
-                distribution.issue(&mut e2e, scope, options, policy)?;
-            }
-        }
-        for (scope, keys) in self.legacy {
-            e2e.copy_to_legacy(&scope, keys)?;
-        }
-        for (scope, naming) in self.blind {
-            e2e.make_blind(&scope, naming)?;
-        }
-        let accept = self.accept_replay_after_crash;
-        let open = |(path, key): (PathBuf, StateKey)| {
-            open_state(&path, &key, distribution.as_mut(), &mut e2e, accept)
-        };
-        let file = state.map(open).transpose()?;
-        if let Some(distribution) = &mut distribution {
-            for (scope, member) in self.members {
-                distribution.admit(&scope, member, unix_ms(), &mut entropy)?;
-            }
-        }
-        let receive_maximum = self.session.receive_maximum.get();
-        let asks = self.asks;
-        let keys = distribution.map(|distribution| Keys::new(distribution, asks, receive_maximum));
-        Ok((self.endpoint, Session::new(self.session), Sealing::new(e2e, keys, file)))
-    }
-
-    /// The channel this client insists on, if any.
-    fn channel(&mut self) -> Result<Option<ChannelOptions>, ConnectError> {
-        let asked_for = self.broker.is_some()
-            || self.suites.is_some()
-            || self.schemes.is_some()
-            || self.handshake != Handshake::Sigma;
-        match (&self.identity, self.trust.take()) {
-            _ if self.plain_channel => Ok(None),
-            (None, None) if !asked_for => Ok(None),
-            (None, _) => Err(ConnectError::ChannelIncomplete("an identity")),
-            (Some(_), None) => Err(ConnectError::ChannelIncomplete("an authority or broker to trust")),
-            (Some(identity), Some(trust)) => {
-                if self.handshake == Handshake::Compact && self.broker.is_none() {
-                    return Err(ConnectError::ChannelIncomplete(
-                        "the name of the broker, which COMPACT signs",
-                    ));
-                }
-                self.warn_of_weakenings();
-                let defaults = ChannelOptions::new(Arc::clone(identity), Arc::new(trust));
-                Ok(Some(ChannelOptions {
-                    broker: self.broker.take(),
-                    suites: self.suites.take().unwrap_or_else(|| defaults.suites.clone()),
-                    schemes: self.schemes.unwrap_or(defaults.schemes),
-                    handshake: self.handshake,
-                    resume: self.resume,
-                    weak_groups: self.weak_groups,
-                    ..defaults
-                }))
-            }
-        }
-    }
-
-    /// The distribution of keys, if any scope needs it.
-    fn distribution(&self) -> Result<Option<Distribution>, ConnectError> {
-        match (&self.identity, &self.trust) {
-            (_, _) if self.joined.is_empty() && self.issued.is_empty() => Ok(None),
-            (Some(identity), Some(trust)) => Ok(Some(Distribution::new(Arc::clone(identity), trust.clone()))),
-            (None, _) => Err(ConnectError::KeysIncomplete("an identity")),
-            (Some(_), None) => Err(ConnectError::KeysIncomplete("an authority to trust")),
-        }
-    }
-
-    fn state_key(&mut self) -> Result<Option<(PathBuf, StateKey)>, ConnectError> {
-        let Some((path, key)) = self.state.take() else { return Ok(None) };
-        let key = key.or_else(|| self.identity.as_deref().map(StateKey::of_identity));
-        let key = key.ok_or(ConnectError::KeysIncomplete("an identity, or a key for the state"))?;
-        Ok(Some((path, key)))
-    }
-}
-
-/// Takes back what an earlier run of this program has saved.
-fn open_state(
-    path: &Path,
-    key: &StateKey,
-    distribution: Option<&mut Distribution>,
-    e2e: &mut E2e,
-    accept_replay_after_crash: bool,
-) -> Result<SealedFile, ConnectError> {
-    let (file, saved) =
-        SealedFile::open(path, key).map_err(|error| ConnectError::State(error.to_string()))?;
-    if let Some(saved) = saved {
-        restore(&saved, distribution, e2e, accept_replay_after_crash)
-            .map_err(|error| ConnectError::State(error.to_string()))?;
-    }
-    Ok(file)
 }
 
 /// What the application of a device expects: messages of senders that are certified, and of nobody else.
 fn known_senders() -> EnvelopeOptions {
     EnvelopeOptions { senders: SenderPolicy::Known, ..EnvelopeOptions::default() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use veilmq_protocol::veil::{CertificateFields, Roles, channel::IdentityKeys};
-
-    fn identity() -> Arc<Identity> {
-        let keys = IdentityKeys::from_seeds(&[1; 32], &[2; 32]);
-        let fields = CertificateFields {
-            roles: Roles::PUBLISHER,
-            serial: 1,
-            not_before: 0,
-            not_after: u64::MAX,
-            ed25519: keys.ed25519_public(),
-            x25519: keys.x25519_public(),
-            subject: "press-07".to_owned(),
-            publish_scopes: Vec::new(),
-            subscribe_scopes: Vec::new(),
-            path_length: None,
-            revocation_topic: None,
-        };
-        let certificate = fields.sign(&keys).unwrap();
-        Arc::new(Identity::new(certificate, keys).unwrap())
-    }
-
-    /// Says whether a client would use a channel, or what it misses.
-    fn channel(builder: Builder) -> Result<bool, ConnectError> {
-        let (_, mut session, _) = builder.assemble()?;
-        let now = crate::session::Now { monotonic_ms: 0, unix_ms: 0 };
-        session.connect(None, now, &mut |bytes| bytes.fill(7)).unwrap();
-        Ok(session.output().windows(6).any(|window| window == b"VEIL-1"))
-    }
-
-    #[test]
-    fn a_channel_that_was_asked_for_is_never_left_out_silently() {
-        let new = || Builder::new("localhost", 1883);
-        let misses = |what| Err(ConnectError::ChannelIncomplete(what));
-        let (an_identity, trust) = ("an identity", "an authority or broker to trust");
-        for (builder, expected) in [
-            (new(), Ok(false)),
-            (new().identity(identity()).trust(TrustAnchors::new()), Ok(true)),
-            (new().identity(identity()).without_channel(), Ok(false)),
-            (new().identity(identity()).trust(TrustAnchors::new()).without_channel(), Ok(false)),
-            (new().trust(TrustAnchors::new()), misses(an_identity)),
-            (new().broker_name("broker"), misses(an_identity)),
-            (new().schemes(Schemes::ALL), misses(an_identity)),
-            (new().suites(&[Suite::Aes256Gcm]), misses(an_identity)),
-            (new().identity(identity()), misses(trust)),
-        ] {
-            assert_eq!(channel(builder), expected);
-        }
-    }
 }

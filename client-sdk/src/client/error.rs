@@ -37,6 +37,9 @@ pub enum ConnectError {
     /// Keys are to be issued or received, and something this needs is missing.
     #[error("no keys without {0}")]
     KeysIncomplete(&'static str),
+    /// Of so many messages on their way, not all could be told from repetitions (VEIL-1 section 12.2).
+    #[error("a receive maximum of {0} is too much for end-to-end scopes, which take 1,023 at most")]
+    ReceiveMaximum(u16),
     /// A member that was named cannot be admitted.
     #[error("the certificate of a member: {0}")]
     Member(#[from] CertificateError),

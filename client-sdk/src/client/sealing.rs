@@ -110,7 +110,9 @@ impl Sealing {
 
     /// What this client has had retained under an earlier epoch, sealed anew.
     pub(super) fn refreshed(&mut self) -> Vec<Publication> {
-        self.retained.refreshed(&mut self.e2e, unix_ms())
+        let refreshed = self.retained.refreshed(&mut self.e2e, unix_ms());
+        self.save_session();
+        refreshed
     }
 
     /// Takes a message on a topic of key distribution; `None` if it is none. Returns whether parked messages may be tried again.
@@ -145,6 +147,14 @@ impl Sealing {
         let distribution = self.keys.as_ref().map(|keys| &keys.distribution);
         if let Err(error) = file.save(&content(distribution, &self.e2e, saved)) {
             error!(%error, "cannot save which messages were received");
+        }
+    }
+
+    /// Saves that a sender session has begun, before anything sealed in it leaves: a run that follows a crash then begins another
+    /// one, whatever its clock says.
+    fn save_session(&mut self) {
+        if self.e2e.take_session_begun() {
+            self.save(Saved::InPassing);
         }
     }
 
@@ -185,6 +195,7 @@ impl Sealing {
             }
         };
         let legacy = self.e2e.seal_legacy(name, plaintext, now, &mut entropy).map_err(failed)?;
+        self.save_session();
         let with = |payload: Vec<u8>| publication.carrying(&wire, Bytes::from(payload));
         let mut outgoing: Vec<Publication> = sealed.into_iter().map(with).collect();
         outgoing.extend(legacy.map(|(topic, payload)| Publication { topic, ..with(payload) }));
@@ -253,6 +264,7 @@ impl Sealing {
         let now = unix_ms();
         let wire = self.e2e.wire_topic(name, now).map_err(SealError::from)?;
         let sealed = self.e2e.seal_will(name, &message.payload, &properties, now, &mut entropy)?;
+        self.save_session();
         let publication = message.carrying(wire.as_deref().unwrap_or(&message.topic), Bytes::from(sealed));
         Ok(Some(Will { publication, ..*will }))
     }

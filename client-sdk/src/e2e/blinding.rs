@@ -114,7 +114,7 @@ pub(super) fn place<'a>(
         let tag = naming.scope_in(epoch, scope).map_err(|_| OpenError::TopicMismatch)?.tag();
         if tag == header.scope_tag {
             let blind = Some((&**naming, epoch));
-            return Ok(EnvelopeScope { id: entry.id, scope, tag, blind, keys, options });
+            return Ok(EnvelopeScope { id: entry.id, scope, tag, blind, keys, options, pairwise: false });
         }
     }
     Err(if is_known { OpenError::TopicMismatch } else { OpenError::UnknownName })

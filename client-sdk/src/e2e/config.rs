@@ -10,9 +10,11 @@ use super::{
     article::ArticleKeys,
     blind::Naming,
     keyring::{EpochTiming, Keyring},
+    pairs::Pairs,
     replay::ReplayLimits,
     rings::{Keys, Rings},
     scope::Scope,
+    sender::SEQ_END,
 };
 
 /// Who seals the messages of this program.
@@ -146,8 +148,17 @@ pub struct ScopeConfig {
 }
 
 pub(super) enum Mode {
-    Envelope { keys: Keys, options: EnvelopeOptions },
+    Envelope {
+        keys: Keys,
+        options: EnvelopeOptions,
+    },
     Article(ArticleKeys),
+    /// One scope for each pair, under the topics of all pairs.
+    Pairs {
+        pairs: Pairs,
+        sending: EnvelopeOptions,
+        receiving: EnvelopeOptions,
+    },
 }
 
 impl ScopeConfig {
@@ -190,6 +201,8 @@ pub(super) struct EnvelopeScope<'a> {
     pub(super) blind: Option<(&'a Naming, u32)>,
     pub(super) keys: &'a Keys,
     pub(super) options: &'a EnvelopeOptions,
+    /// Whether it is that of a pair, which envelopes say.
+    pub(super) pairwise: bool,
 }
 
 /// Bounds on what an [`E2e`](super::E2e) keeps in memory.
@@ -199,6 +212,8 @@ pub struct Limits {
     pub replay: ReplayLimits,
     /// Topics one sender session may publish to; one more starts a new session.
     pub sending_streams_max: usize,
+    /// Messages one sender session may hold on one topic (default and at most 2^31); one more starts a new session.
+    pub stream_messages_max: u32,
     /// Bytes of messages kept that have not come completely (default 128 MiB); beyond it the oldest is given up.
     pub chunked_bytes_max: usize,
     /// Stream keys kept derived, for sending and for receiving each (about 1 KiB apiece).
@@ -210,6 +225,7 @@ impl Default for Limits {
         Self {
             replay: ReplayLimits::default(),
             sending_streams_max: 65_536,
+            stream_messages_max: SEQ_END,
             chunked_bytes_max: 128 << 20,
             stream_keys_max: 1_024,
         }

@@ -9,6 +9,9 @@ use veilmq_protocol::veil::channel::{Secret32, extract};
 
 use super::{error::ConfigError, scope::Scope};
 
+/// Epochs of one issuer that are held at a time: an issuer that announces more makes its members forget the oldest.
+const INSTALLED_MAX: usize = 1_024;
+
 /// A 32-byte group key (GK) of one epoch; erased when dropped.
 pub struct GroupKey(Secret32);
 
@@ -213,6 +216,11 @@ impl Keyring {
             after(keys, epoch).is_some_and(|later| later.window.activate_ms <= window.activate_ms);
         if !superseded {
             keys.insert(epoch, Held { key, window });
+        }
+        while keys.len() > INSTALLED_MAX
+            && let Some((oldest, _)) = keys.pop_first()
+        {
+            self.gone_through = self.gone_through.max(Some(oldest));
         }
     }
 

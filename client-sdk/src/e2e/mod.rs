@@ -46,12 +46,14 @@ mod frame;
 mod keyring;
 mod lru;
 mod opened;
+mod pairs;
 mod receiver;
 mod replay;
 mod rings;
 mod scope;
 mod sealing;
 mod sender;
+mod sessions;
 mod state;
 mod wrapping;
 
@@ -62,7 +64,8 @@ use veilmq_protocol::{
     veil::{
         Kid,
         channel::Operations,
-        envelope::{Envelope, EnvelopeFlags},
+        distribution::Pair,
+        envelope::{Envelope, EnvelopeFlags, EnvelopeHeader},
     },
 };
 
@@ -74,7 +77,7 @@ pub use self::{
     error::{ConfigError, OpenError, SealError, StateError},
     keyring::{EpochState, EpochTimes, EpochTiming, GroupKey, Keyring, MasterSecret, RotationPlan},
     opened::{Authentication, Opened, Origin, Provenance},
-    replay::ReplayLimits,
+    replay::{ReplayLimits, ReplayWindow},
     scope::Scope,
     state::Saved,
     wrapping::UnwrapError,
@@ -85,6 +88,7 @@ use self::{
     receiver::{Incoming, Receiver},
     rings::{Issuer, Keys, Rings},
     sender::Sender,
+    sessions::{Sessions, SessionsUsed},
 };
 
 /// What follows the topic of a message on that of its copy in the article's format.
@@ -103,6 +107,7 @@ pub struct E2e {
     next_scope_id: u32,
     sender: Sender,
     receiver: Receiver,
+    sessions: Sessions,
 }
 
 /// Whose key of which number messages are sealed under.
@@ -131,8 +136,9 @@ impl E2e {
             member,
             scopes: Vec::new(),
             next_scope_id: 0,
-            sender: Sender::new(limits.sending_streams_max, limits.stream_keys_max),
+            sender: Sender::new(&limits),
             receiver: Receiver::new(&limits),
+            sessions: Sessions::default(),
         }
     }
 
@@ -175,6 +181,7 @@ impl E2e {
         match &mut entry.config.mode {
             Mode::Envelope { .. } => entry.legacy.as_mut(),
             Mode::Article(keys) => Some(keys),
+            Mode::Pairs { .. } => None,
         }
     }
 
@@ -202,7 +209,10 @@ impl E2e {
     /// Returns whether the keys for messages that come on `topic` come from issuers, so that one that is missing may still come.
     pub fn has_distributed_keys(&self, topic: TopicName<'_>) -> bool {
         let is_distributed = |entry: &ScopeEntry| {
-            matches!(entry.config.mode, Mode::Envelope { keys: Keys::Distributed(_), .. })
+            matches!(
+                entry.config.mode,
+                Mode::Pairs { .. } | Mode::Envelope { keys: Keys::Distributed(_), .. }
+            )
         };
         let mut blind = self.scopes.iter().filter(|entry| entry.names(topic));
         find(&self.scopes, topic).is_some_and(is_distributed) || blind.any(is_distributed)
@@ -213,6 +223,10 @@ impl E2e {
         find(&self.scopes, topic).is_some_and(|entry| match &entry.config.mode {
             Mode::Envelope { keys: keys @ Keys::Distributed(_), .. } => keys.sending(now_unix_ms).is_none(),
             Mode::Envelope { keys: Keys::Configured(_), .. } | Mode::Article(_) => false,
+            Mode::Pairs { pairs, .. } => {
+                let keys = Pair::subscriber_of(topic.as_str()).and_then(|subscriber| pairs.to(subscriber));
+                keys.is_none_or(|pair| pair.keys.sending(now_unix_ms).is_none())
+            }
         })
     }
 
@@ -221,7 +235,7 @@ impl E2e {
         let entry = self.scopes.iter_mut().find(|entry| entry.config.scope == *scope)?;
         match &mut entry.config.mode {
             Mode::Envelope { keys: Keys::Configured(keyring), .. } => Some(keyring),
-            Mode::Envelope { keys: Keys::Distributed(_), .. } | Mode::Article(_) => None,
+            Mode::Envelope { keys: Keys::Distributed(_), .. } | Mode::Article(_) | Mode::Pairs { .. } => None,
         }
     }
 
@@ -230,7 +244,7 @@ impl E2e {
         let entry = self.scopes.iter().find(|entry| entry.config.scope == *scope)?;
         match &entry.config.mode {
             Mode::Envelope { keys: Keys::Distributed(rings), .. } => Some(rings),
-            Mode::Envelope { keys: Keys::Configured(_), .. } | Mode::Article(_) => None,
+            Mode::Envelope { keys: Keys::Configured(_), .. } | Mode::Article(_) | Mode::Pairs { .. } => None,
         }
     }
 
@@ -239,13 +253,33 @@ impl E2e {
         let entry = self.scopes.iter_mut().find(|entry| entry.config.scope == *scope)?;
         match &mut entry.config.mode {
             Mode::Envelope { keys: Keys::Distributed(rings), .. } => Some(rings),
-            Mode::Envelope { keys: Keys::Configured(_), .. } | Mode::Article(_) => None,
+            Mode::Envelope { keys: Keys::Configured(_), .. } | Mode::Article(_) | Mode::Pairs { .. } => None,
         }
+    }
+
+    /// How many sender sessions have used the newest key of a scope that is issued here.
+    fn sessions_used(&self, scope: &Scope) -> Option<SessionsUsed> {
+        let entry = self.scopes.iter().find(|entry| entry.config.scope == *scope)?;
+        self.sessions.used(entry.id)
+    }
+
+    /// Goes on from what was counted before a restart.
+    fn resume_sessions(&mut self, scope: &Scope, used: SessionsUsed) {
+        if let Some(entry) = self.scopes.iter().find(|entry| entry.config.scope == *scope) {
+            self.sessions.resume(entry.id, used);
+        }
+    }
+
+    /// Returns whether a sender session was begun since this was last asked: if there is a state, it is to be saved before what
+    /// was sealed leaves, so that no later run begins the same one.
+    pub fn take_session_begun(&mut self) -> bool {
+        self.sender.take_session_begun()
     }
 
     /// Returns whether messages on `topic` are sealed in envelopes.
     pub fn seals_envelopes(&self, topic: TopicName<'_>) -> bool {
-        find(&self.scopes, topic).is_some_and(|entry| matches!(entry.config.mode, Mode::Envelope { .. }))
+        find(&self.scopes, topic)
+            .is_some_and(|entry| matches!(entry.config.mode, Mode::Envelope { .. } | Mode::Pairs { .. }))
     }
 
     /// Returns whether a message that came on `topic` must be opened: the topic is in a scope or is a blind name, or the message
@@ -263,7 +297,7 @@ impl E2e {
             Mode::Envelope { keys, options } if options.refresh_retained => {
                 keys.sending(now_unix_ms).map(|(issuer, epoch)| EpochMark { issuer, epoch, naming })
             }
-            Mode::Envelope { .. } | Mode::Article(_) => None,
+            Mode::Envelope { .. } | Mode::Article(_) | Mode::Pairs { .. } => None,
         }
     }
 
@@ -272,7 +306,7 @@ impl E2e {
         let activations = self.scopes.iter().flat_map(|entry| {
             let of_keys = match &entry.config.mode {
                 Mode::Envelope { keys, .. } => keys.next_activation(now_unix_ms),
-                Mode::Article(_) => None,
+                Mode::Article(_) | Mode::Pairs { .. } => None,
             };
             let of_names = entry.naming.as_ref().and_then(|naming| naming.next_activation(now_unix_ms));
             [of_keys, of_names].into_iter().flatten()
@@ -311,6 +345,7 @@ impl E2e {
             let own = match &mut entry.config.mode {
                 Mode::Envelope { keys, .. } => keys.advance(now_unix_ms),
                 Mode::Article(keys) => keys.advance(now_unix_ms),
+                Mode::Pairs { pairs, .. } => pairs.advance(now_unix_ms),
             };
             let legacy = entry.legacy.as_mut().and_then(|keys| keys.advance(now_unix_ms));
             let names = entry.naming.as_ref().and_then(|naming| naming.advance(now_unix_ms));
@@ -325,6 +360,7 @@ impl E2e {
                     !matches!(state, Some(EpochState::Gone) | None)
                 }
                 Mode::Article(_) => false,
+                Mode::Pairs { pairs, .. } => pairs.has_use_for(stream, now_unix_ms),
             })
         };
         self.sender.retain_keys(live);
@@ -352,7 +388,7 @@ impl E2e {
         if self.is_blind_name(topic) {
             let within = blinding::place(&self.scopes, topic, payload, now_unix_ms)?;
             let incoming = Incoming { topic, payload, retained, properties, now_unix_ms };
-            return self.receiver.open(within, incoming);
+            return self.receiver.open(within, incoming, &mut self.sessions);
         }
         if payload.is_empty() {
             let provenance = Provenance::Tombstone;
@@ -371,9 +407,18 @@ impl E2e {
             Mode::Envelope { .. } if entry.is_legacy_copy(topic) => Err(OpenError::LegacyCopy),
             Mode::Envelope { keys, options } => {
                 let scope = &entry.config.scope;
+                let tag = scope.tag();
                 let within =
-                    EnvelopeScope { id: entry.id, scope, tag: scope.tag(), blind: None, keys, options };
-                self.receiver.open(within, Incoming { topic, payload, retained, properties, now_unix_ms })
+                    EnvelopeScope { id: entry.id, scope, tag, blind: None, keys, options, pairwise: false };
+                let incoming = Incoming { topic, payload, retained, properties, now_unix_ms };
+                self.receiver.open(within, incoming, &mut self.sessions)
+            }
+            Mode::Pairs { .. } => {
+                let EnvelopeHeader { sender, epoch, .. } = Envelope::parse(payload)?.header;
+                let subscriber = Pair::subscriber_of(topic.as_str());
+                let within = pairs::place(entry, sender, subscriber, epoch)?;
+                let incoming = Incoming { topic, payload, retained, properties, now_unix_ms };
+                self.receiver.open(within, incoming, &mut self.sessions)
             }
         }
     }

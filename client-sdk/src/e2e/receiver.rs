@@ -25,6 +25,7 @@ use super::{
     opened::{Opened, Origin, Provenance},
     replay::{Arrival, Replay},
     rings::Issuer,
+    sessions::Sessions,
 };
 
 /// What arrived, as the caller of [`E2e::open`](super::E2e::open) described it.
@@ -63,12 +64,13 @@ impl Receiver {
         &mut self,
         within: EnvelopeScope<'_>,
         incoming: Incoming<'_>,
+        sessions: &mut Sessions,
     ) -> Result<Opened, OpenError> {
         let EnvelopeScope { scope, options, .. } = within;
         let Incoming { topic, retained, now_unix_ms, .. } = incoming;
         let envelope = Envelope::parse(incoming.payload)?;
         let header = &envelope.header;
-        refuse_unsupported(header, retained)?;
+        refuse_misplaced(header, within.pairwise, retained)?;
         let inner = header.flags.contains(EnvelopeFlags::INNER_TOPIC);
         if header.scope_tag != within.tag || (within.blind.is_some() && !inner) {
             return Err(OpenError::TopicMismatch);
@@ -105,6 +107,9 @@ impl Receiver {
             }
         };
 
+        if within.keys.issues(issuer) {
+            sessions.note(within.id, header.epoch, header.sender, header.session);
+        }
         let gap = self.replay.commit(&Arrival::new(header, stream_hash, retained), now_unix_ms);
         // Numbers count for the whole scope then, so what is missing may be for other topics.
         let gap = if inner { 0 } else { gap };
@@ -226,9 +231,12 @@ impl Receiver {
     }
 }
 
-fn refuse_unsupported(header: &EnvelopeHeader, retained: bool) -> Result<(), OpenError> {
-    if header.flags.contains(EnvelopeFlags::PAIRWISE) {
+fn refuse_misplaced(header: &EnvelopeHeader, pairwise: bool, retained: bool) -> Result<(), OpenError> {
+    if header.flags.contains(EnvelopeFlags::PAIRWISE) != pairwise {
         return Err(OpenError::Malformed("pairwise flag"));
+    }
+    if pairwise && header.flags.contains(EnvelopeFlags::INNER_TOPIC) {
+        return Err(OpenError::Malformed("inner topic"));
     }
     // VEIL-1 section 12.5: whoever joins later could not know that it has all parts.
     if header.chunk.is_some() && (retained || header.is_will()) {

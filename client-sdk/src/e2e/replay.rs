@@ -5,12 +5,16 @@
 //! Invariants: a live message is committed at most once per stream while its (sender, topic) is remembered; at
 //! most [`SESSIONS_MAX`] sessions of each kind are kept per (sender, topic).
 
+mod window;
+
 use veilmq_protocol::veil::{
     Kid,
     envelope::EnvelopeHeader,
     layout::{LayoutError, Reader},
 };
 
+pub use self::window::ReplayWindow;
+use self::window::Window;
 use super::{
     error::{OpenError, StateError},
     lru::Lru,
@@ -18,8 +22,6 @@ use super::{
 
 /// Sessions remembered per sender and topic.
 const SESSIONS_MAX: usize = 4;
-/// Messages below the highest sequence number that can still be told apart, counting that one.
-const WINDOW_BITS: u32 = 128;
 
 /// Bounds of the replay state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +30,18 @@ pub struct ReplayLimits {
     pub streams_max: usize,
     /// How long an older sender session is still accepted after a newer one appeared, in milliseconds.
     pub session_grace_ms: u64,
+    /// How far out of order the messages of a stream may come (default 128 messages).
+    pub window: ReplayWindow,
 }
 
 impl Default for ReplayLimits {
     fn default() -> Self {
-        Self { streams_max: 65_536, session_grace_ms: 60_000 }
+        Self { streams_max: 65_536, session_grace_ms: 60_000, window: ReplayWindow::default() }
     }
 }
+
+/// Reads a window of a saved state.
+type ReadWindow<'a> = &'a dyn Fn(&mut Reader<'_>) -> Result<Window, LayoutError>;
 
 /// Identifies what messages are counted in: a sender and a topic, the latter by its hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -126,7 +133,7 @@ impl Replay {
             class.retained = Some(arrival.position);
         }
         // Also for a retained message, so that its live copy is not delivered as well.
-        let gap = class.sessions.commit(arrival.position, now_unix_ms);
+        let gap = class.sessions.commit(arrival.position, self.limits.window, now_unix_ms);
         if arrival.retained { 0 } else { gap }
     }
 
@@ -141,13 +148,21 @@ impl Replay {
         }
     }
 
-    /// Reads what [`Replay::encode`] wrote, replacing this state.
-    pub(super) fn decode(&mut self, mut reader: Reader<'_>) -> Result<(), StateError> {
+    /// Reads what [`Replay::encode`] wrote, or what it wrote when every window held 128 messages, replacing this state.
+    pub(super) fn decode(&mut self, mut reader: Reader<'_>, is_128: bool) -> Result<(), StateError> {
+        let width = self.limits.window;
+        let read_window: ReadWindow<'_> = match is_128 {
+            true => &|reader| Window::decode_128(reader, width),
+            false => &|reader| Window::decode(reader, width),
+        };
         let mut streams = Lru::new(self.limits.streams_max);
         for _ in 0..reader.u64("stream count")? {
             let sender = Kid::from_bytes(reader.array("sender")?);
             let topic_hash = reader.array("topic hash")?;
-            let stream = Stream { normal: Class::decode(&mut reader)?, will: Class::decode(&mut reader)? };
+            let stream = Stream {
+                normal: Class::decode(&mut reader, read_window)?,
+                will: Class::decode(&mut reader, read_window)?,
+            };
             self.evictions += u64::from(streams.insert(StreamName { sender, topic_hash }, stream).is_some());
         }
         reader.finish()?;
@@ -232,11 +247,11 @@ impl Sessions {
         self.known.len() >= SESSIONS_MAX && self.known.iter().all(|session| session.number > number)
     }
 
-    fn commit(&mut self, position: Position, now_unix_ms: u64) -> u32 {
+    fn commit(&mut self, position: Position, width: ReplayWindow, now_unix_ms: u64) -> u32 {
         match self.known.binary_search_by_key(&position.session, |session| session.number) {
             Ok(index) => self.known.get_mut(index).map_or(0, |session| session.window.commit(position.seq)),
             Err(index) => {
-                let window = Window::starting_at(position.seq);
+                let window = Window::starting_at(position.seq, width);
                 let session = Session { number: position.session, appeared_ms: now_unix_ms, window };
                 self.known.insert(index, session);
                 if self.known.len() > SESSIONS_MAX {
@@ -249,44 +264,7 @@ impl Sessions {
 
     fn fill_windows(&mut self) {
         for session in &mut self.known {
-            session.window.seen = u128::MAX;
-        }
-    }
-}
-
-/// The last [`WINDOW_BITS`] sequence numbers of a stream: bit `i` is set if `highest - i` was received.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Window {
-    highest: u32,
-    seen: u128,
-}
-
-impl Window {
-    fn starting_at(seq: u32) -> Self {
-        Self { highest: seq, seen: 1 }
-    }
-
-    fn is_new(&self, seq: u32) -> bool {
-        match self.highest.checked_sub(seq) {
-            None => true,
-            Some(behind) => behind < WINDOW_BITS && self.seen & (1 << behind) == 0,
-        }
-    }
-
-    /// Returns how many sequence numbers were skipped since the highest one.
-    fn commit(&mut self, seq: u32) -> u32 {
-        match self.highest.checked_sub(seq) {
-            Some(behind) if behind < WINDOW_BITS => {
-                self.seen |= 1 << behind;
-                0
-            }
-            Some(_) => 0,
-            None => {
-                let ahead = seq - self.highest;
-                self.seen = self.seen.checked_shl(ahead).unwrap_or(0) | 1;
-                self.highest = seq;
-                ahead - 1
-            }
+            session.window.fill();
         }
     }
 }
@@ -297,8 +275,7 @@ impl Class {
         for session in &self.sessions.known {
             out.extend_from_slice(&session.number.to_be_bytes());
             out.extend_from_slice(&session.appeared_ms.to_be_bytes());
-            out.extend_from_slice(&session.window.highest.to_be_bytes());
-            out.extend_from_slice(&session.window.seen.to_be_bytes());
+            session.window.encode(out);
         }
         out.push(u8::from(self.retained.is_some()));
         if let Some(mark) = self.retained {
@@ -307,12 +284,13 @@ impl Class {
         }
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, StateError> {
+    fn decode(reader: &mut Reader<'_>, read_window: ReadWindow<'_>) -> Result<Self, StateError> {
         let count = usize::from(reader.u8("session count")?);
         if count > SESSIONS_MAX {
             return Err(LayoutError::Value("session count").into());
         }
-        let known = (0..count).map(|_| Session::decode(reader)).collect::<Result<Vec<_>, _>>()?;
+        let known =
+            (0..count).map(|_| Session::decode(reader, read_window)).collect::<Result<Vec<_>, _>>()?;
         if !known.is_sorted_by(|a, b| a.number < b.number) {
             return Err(LayoutError::Order("session").into());
         }
@@ -328,14 +306,11 @@ impl Class {
 }
 
 impl Session {
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, StateError> {
+    fn decode(reader: &mut Reader<'_>, read_window: ReadWindow<'_>) -> Result<Self, StateError> {
         Ok(Self {
             number: reader.u64("session")?,
             appeared_ms: reader.u64("appearance")?,
-            window: Window {
-                highest: reader.u32("highest seq")?,
-                seen: u128::from_be_bytes(reader.array("window")?),
-            },
+            window: read_window(reader)?,
         })
     }
 }

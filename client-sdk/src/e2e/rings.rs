@@ -101,6 +101,11 @@ impl Keys {
         self.keyring(issuer)?.with_key(scope, epoch, use_key)
     }
 
+    /// Whether the keys of this issuer are made by this program.
+    pub(super) fn issues(&self, issuer: Issuer) -> bool {
+        matches!((self, issuer), (Self::Distributed(rings), Issuer::Party(kid)) if kid == rings.own)
+    }
+
     /// What the issuer demands of messages: a signature, and one of these suites (any, if empty).
     pub(super) fn demands(&self, issuer: Issuer) -> (bool, &[Suite]) {
         match (self, issuer) {

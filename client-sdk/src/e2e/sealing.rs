@@ -9,6 +9,7 @@ use veilmq_protocol::{
         Kid, Suite,
         binding::associated_data,
         channel::{Identity, Operations, hash, sign},
+        distribution::Pair,
         envelope::{Chunk, EnvelopeFlags, EnvelopeHeader, HEADER_BYTES, SIGNATURE_BYTES},
         layout::put_v16,
     },
@@ -59,7 +60,9 @@ impl E2e {
         entropy: Entropy<'_>,
     ) -> Result<Vec<Vec<u8>>, SealError> {
         let part_bytes = find(&self.scopes, topic).and_then(|entry| match &entry.config.mode {
-            Mode::Envelope { options, .. } => usize::try_from(options.chunk_bytes.get()).ok(),
+            Mode::Envelope { options, .. } | Mode::Pairs { sending: options, .. } => {
+                usize::try_from(options.chunk_bytes.get()).ok()
+            }
             Mode::Article(_) => None,
         });
         let Some(part_bytes) = part_bytes.filter(|part_bytes| plaintext.len() > *part_bytes) else {
@@ -157,8 +160,13 @@ impl E2e {
         }
         let owner = self.scopes.iter_mut().find(|entry| entry.config.scope.contains(topic));
         let entry = owner.ok_or(SealError::NoScope)?;
-        let (keys, options) = match &mut entry.config.mode {
-            Mode::Envelope { keys, options } => (&*keys, &*options),
+        let (keys, options, scope, pairwise) = match &mut entry.config.mode {
+            Mode::Envelope { keys, options } => (&*keys, &*options, &entry.config.scope, false),
+            Mode::Pairs { pairs, sending, .. } => {
+                let subscriber = Pair::subscriber_of(topic.as_str()).ok_or(SealError::NoScope)?;
+                let pair = pairs.to(subscriber).ok_or(SealError::NoKey)?;
+                (&pair.keys, &*sending, &pair.scope, true)
+            }
             Mode::Article(keys) => {
                 let mut iv = [0; IV_BYTES];
                 entropy(&mut iv);
@@ -177,7 +185,6 @@ impl E2e {
             Some(first) if !suites.contains(&options.suite) => *first,
             Some(_) | None => options.suite,
         };
-        let scope = &entry.config.scope;
         let blind = match &entry.naming {
             Some(naming) => {
                 let epoch = naming.sending_epoch(now_unix_ms).ok_or(NamingError::NoKey)?;
@@ -201,8 +208,11 @@ impl E2e {
             }
             Kind::Will => self.sender.will_slot(stream.topic, now_unix_ms, entropy)?,
         };
-        let within = EnvelopeScope { id: entry.id, scope, tag, blind, keys, options };
+        let within = EnvelopeScope { id: entry.id, scope, tag, blind, keys, options, pairwise };
         let kid = self.kid;
+        if keys.issues(issuer) {
+            self.sessions.note(entry.id, epoch, kid, slot.session);
+        }
         let outgoing = Outgoing { kind, content, suite, issuer, epoch, kid, signer, slot, now_unix_ms };
         seal_envelope(&mut self.sender, within, &outgoing, entropy)
     }
@@ -251,6 +261,7 @@ fn seal_envelope(
             .with(EnvelopeFlags::BOUND, bound.is_some())
             .with(EnvelopeFlags::INNER_TOPIC, options.inner_topic)
             .with(EnvelopeFlags::REFRESH, kind == Kind::Refresh)
+            .with(EnvelopeFlags::PAIRWISE, within.pairwise)
             .with(EnvelopeFlags::PADDED, options.padding != Padding::None),
         scope_tag: within.tag,
         epoch: outgoing.epoch,

@@ -1,7 +1,8 @@
 //! The sending side: session numbers, sequence numbers and stream keys (VEIL-1 sections 8.2, 12.3).
 //!
 //! Invariant: no (session, topic, sequence number) is given out twice, over restarts as well, as long as the
-//! clock moves forward or the last session is restored; so no nonce repeats under one key.
+//! clock moves forward or the last session is restored; so no nonce repeats under one key. Of a state that is restored twice
+//! while the clock stands still, the sessions differ by chance: 31 random bits.
 
 use std::collections::HashMap;
 
@@ -12,12 +13,13 @@ use veilmq_protocol::veil::{
 
 use super::{
     cipher::{StreamId, StreamKey},
+    config::Limits,
     error::SealError,
     lru::Lru,
 };
 
-/// A stream is closed at this sequence number (VEIL-1 section 8.2).
-const SEQ_END: u32 = 1 << 31;
+/// A stream is closed at this sequence number at the latest (VEIL-1 section 8.2).
+pub(super) const SEQ_END: u32 = 1 << 31;
 /// The low bits of a session number that are random, apart from [`WILL_SESSION_BIT`].
 const RANDOM_MASK: u64 = 0x7FFF;
 
@@ -47,9 +49,14 @@ impl<'a> StreamOf<'a> {
 
 pub(super) struct Sender {
     streams_max: usize,
+    seq_end: u32,
     session: Option<u64>,
     /// Milliseconds part of the newest session ever used, Wills included.
     newest_session_ms: u64,
+    /// That one is of an earlier run, of which there may be other copies.
+    resumed: bool,
+    /// There is a session that was not asked about.
+    begun: bool,
     streams: HashMap<Box<str>, Stream>,
     keys: Lru<StreamId, StreamKey>,
     /// What sealing took since it was last taken.
@@ -70,13 +77,16 @@ impl Stream {
 }
 
 impl Sender {
-    pub(super) fn new(streams_max: usize, keys_max: usize) -> Self {
+    pub(super) fn new(limits: &Limits) -> Self {
         Self {
-            streams_max: streams_max.max(1),
+            streams_max: limits.sending_streams_max.max(1),
+            seq_end: limits.stream_messages_max.clamp(1, SEQ_END),
             session: None,
             newest_session_ms: 0,
+            resumed: false,
+            begun: false,
             streams: HashMap::new(),
-            keys: Lru::new(keys_max),
+            keys: Lru::new(limits.stream_keys_max),
             operations: Operations::default(),
         }
     }
@@ -86,9 +96,15 @@ impl Sender {
         self.newest_session_ms
     }
 
+    /// Whether a session was begun since this was last asked.
+    pub(super) fn take_session_begun(&mut self) -> bool {
+        std::mem::take(&mut self.begun)
+    }
+
     /// Starts a new session above `session_ms` with the next message.
     pub(super) fn resume_after(&mut self, session_ms: u64) {
         self.newest_session_ms = self.newest_session_ms.max(session_ms);
+        self.resumed = true;
         self.close_session();
     }
 
@@ -102,13 +118,16 @@ impl Sender {
     ) -> Result<Slot, SealError> {
         let topic = stream.name;
         match self.streams.get(topic) {
-            Some(stream) if stream.next_seq >= SEQ_END => self.close_session(),
+            Some(stream) if stream.next_seq >= self.seq_end => self.close_session(),
             None if self.streams.len() >= self.streams_max => self.close_session(),
             Some(_) | None => {}
         }
         let session = match self.session {
             Some(session) => session,
-            None => *self.session.insert(new_session(&mut self.newest_session_ms, now_unix_ms, entropy)?),
+            None => {
+                let session = self.begin(now_unix_ms, entropy)?;
+                *self.session.insert(session)
+            }
         };
         if let Some(stream) = self.streams.get_mut(topic) {
             return Ok(stream.next_slot(session));
@@ -126,7 +145,7 @@ impl Sender {
         now_unix_ms: u64,
         entropy: &mut dyn FnMut(&mut [u8]),
     ) -> Result<Slot, SealError> {
-        let session = new_session(&mut self.newest_session_ms, now_unix_ms, entropy)? | WILL_SESSION_BIT;
+        let session = self.begin(now_unix_ms, entropy)? | WILL_SESSION_BIT;
         Ok(Slot { session, seq: 0, topic_hash: hash(&[topic.as_bytes()]) })
     }
 
@@ -146,6 +165,28 @@ impl Sender {
         self.keys.retain(keep);
     }
 
+    /// Chooses `(milliseconds << 16) | random`, with milliseconds above every earlier session of this sender. Where the clock
+    /// does not say which, after a restart, they are random too: a copy of this sender's state may go on elsewhere.
+    fn begin(&mut self, now_unix_ms: u64, entropy: &mut dyn FnMut(&mut [u8])) -> Result<u64, SealError> {
+        let mut random = || {
+            let mut bytes = [0; 2];
+            entropy(&mut bytes);
+            u64::from(u16::from_be_bytes(bytes))
+        };
+        let next_ms = self.newest_session_ms.saturating_add(1);
+        let session_ms = match now_unix_ms >= next_ms {
+            true => now_unix_ms,
+            false if self.resumed => next_ms.saturating_add(random()),
+            false => next_ms,
+        };
+        if session_ms >= 1 << 48 {
+            return Err(SealError::SessionsExhausted);
+        }
+        self.newest_session_ms = session_ms;
+        (self.resumed, self.begun) = (false, true);
+        Ok(session_ms << 16 | random() & RANDOM_MASK)
+    }
+
     fn close_session(&mut self) {
         self.session = None;
         self.streams.clear();
@@ -153,28 +194,10 @@ impl Sender {
     }
 }
 
-/// Chooses `(milliseconds << 16) | random`, with milliseconds above every earlier session of this sender.
-fn new_session(
-    newest_ms: &mut u64,
-    now_unix_ms: u64,
-    entropy: &mut dyn FnMut(&mut [u8]),
-) -> Result<u64, SealError> {
-    let session_ms = now_unix_ms.max(newest_ms.saturating_add(1));
-    if session_ms >= 1 << 48 {
-        return Err(SealError::SessionsExhausted);
-    }
-    let mut random = [0; 2];
-    entropy(&mut random);
-    *newest_ms = session_ms;
-    Ok(session_ms << 16 | u64::from(u16::from_be_bytes(random)) & RANDOM_MASK)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::e2e::{
-        E2e, EnvelopeOptions, EpochTiming, GroupKey, Keyring, Limits, Member, Scope, ScopeConfig,
-    };
+    use crate::e2e::{E2e, EnvelopeOptions, EpochTiming, GroupKey, Keyring, Member, Scope, ScopeConfig};
     use veilmq_protocol::{
         PublishProperties, TopicName,
         veil::{Kid, Suite},
@@ -186,13 +209,17 @@ mod tests {
         bytes.fill(0);
     }
 
+    fn limited(sending_streams_max: usize) -> Sender {
+        Sender::new(&Limits { sending_streams_max, stream_keys_max: 8, ..Limits::default() })
+    }
+
     fn all_ones(bytes: &mut [u8]) {
         bytes.fill(0xFF);
     }
 
     #[test]
     fn session_is_the_time_and_fifteen_random_bits() {
-        let mut sender = Sender::new(8, 8);
+        let mut sender = limited(8);
 
         let slot = sender.next_slot(StreamOf::topic("a"), NOW, &mut all_ones).unwrap();
 
@@ -201,7 +228,7 @@ mod tests {
 
     #[test]
     fn each_topic_is_numbered_from_zero() {
-        let mut sender = Sender::new(8, 8);
+        let mut sender = limited(8);
         let mut next = |topic| sender.next_slot(StreamOf::topic(topic), NOW, &mut zero).unwrap().seq;
 
         assert_eq!([next("a"), next("a"), next("b"), next("a")], [0, 1, 0, 2]);
@@ -209,7 +236,7 @@ mod tests {
 
     #[test]
     fn will_sessions_are_marked_and_never_shared() {
-        let mut sender = Sender::new(8, 8);
+        let mut sender = limited(8);
         let mut session = || sender.will_slot("a", NOW, &mut zero).unwrap().session;
 
         let (first, second) = (session(), session());
@@ -219,22 +246,8 @@ mod tests {
     }
 
     #[test]
-    fn stream_is_closed_at_two_to_the_31_and_a_newer_session_follows() {
-        let mut sender = Sender::new(8, 8);
-        let first = sender.next_slot(StreamOf::topic("a"), NOW, &mut zero).unwrap();
-        sender.streams.get_mut("a").unwrap().next_seq = SEQ_END - 1;
-
-        let last = sender.next_slot(StreamOf::topic("a"), NOW, &mut zero).unwrap();
-        let next = sender.next_slot(StreamOf::topic("a"), NOW, &mut zero).unwrap();
-
-        assert_eq!((last.session, last.seq), (first.session, SEQ_END - 1));
-        assert_eq!(next.seq, 0);
-        assert!(next.session > last.session);
-    }
-
-    #[test]
     fn too_many_topics_start_a_new_session_instead_of_repeating_numbers() {
-        let mut sender = Sender::new(2, 8);
+        let mut sender = limited(2);
         let first = sender.next_slot(StreamOf::topic("a"), NOW, &mut zero).unwrap();
         sender.next_slot(StreamOf::topic("b"), NOW, &mut zero).unwrap();
 
@@ -247,7 +260,7 @@ mod tests {
 
     #[test]
     fn session_numbers_never_wrap_around() {
-        let mut sender = Sender::new(8, 8);
+        let mut sender = limited(8);
 
         assert_eq!(
             sender.next_slot(StreamOf::topic("a"), 1 << 48, &mut zero),
@@ -257,7 +270,7 @@ mod tests {
 
     #[test]
     fn stream_keys_are_derived_once_and_forgotten_with_their_session() {
-        let mut sender = Sender::new(1, 8);
+        let mut sender = limited(1);
         let slot = sender.next_slot(StreamOf::topic("a"), NOW, &mut zero).unwrap();
         let id = StreamId {
             scope: 0,

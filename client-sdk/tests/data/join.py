@@ -8,7 +8,7 @@ import hashlib, hmac, json, struct
 from cryptography.hazmat.primitives import serialization as ser
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 RAW = (ser.Encoding.Raw, ser.PublicFormat.Raw)
 NOW_MS = 1790000300000
@@ -70,9 +70,13 @@ CERT_P = certificate(0x04, 1, ISSUER, x("pub x"), b"press-07")
 CERT_S = certificate(0x08, 2, MEMBER, x("sub x"), b"lake-1")
 GK = seed("group key")
 
-request = b"VE" + u8(0x16) + seed("join ns")[:16] + u64(NOW_MS) + pub(derived_x("join eph s")) + kid(ISSUER) + v16(SCOPE) + v16(CERT_S)
-request += sign(MEMBER, b"join req", H(request))
+def ask(scope):
+    """JOIN_REQ."""
+    asked = b"VE" + u8(0x16) + seed("join ns")[:16] + u64(NOW_MS) + pub(derived_x("join eph s")) + kid(ISSUER) + v16(scope) + v16(CERT_S)
+    return asked + sign(MEMBER, b"join req", H(asked))
 
+
+request = ask(SCOPE)
 commitment = derive(GK, b"commit", H(SCOPE) + u32(EPOCH) + kid(ISSUER))
 head = b"VE" + u8(0x13) + u8(1) + u8(1) + H(b"veil1 scope" + SCOPE)[:4] + u32(EPOCH) + kid(ISSUER)
 head += u64(NOW_MS) + u64(NOW_MS + 60000) + u64(NOW_MS + 86400000) + u64(NOW_MS + 172800000)
@@ -80,8 +84,8 @@ head += v8(b"\x02\x03") + v16(SCOPE) + commitment + ZERO + H(b"veil1 leaf" + kid
 head += sign(ISSUER, b"key head", H(head))
 
 
-def respond(nonce, share, rest):
-    """JOIN_RSP and JOIN_FIN of an answer."""
+def respond(nonce, share, rest, request=request):
+    """JOIN_RSP and JOIN_FIN of an answer, and what becomes the key of a pair."""
     before = b"VE" + u8(0x18) + request[3:19] + nonce + u64(NOW_MS + 20) + pub(share)
     j1 = H(b"veil1 join" + request + before)
     z = share.exchange(X25519PublicKey.from_public_bytes(pub(derived_x("join eph s"))))
@@ -92,16 +96,36 @@ def respond(nonce, share, rest):
     plain = v16(CERT_P) + signature + mac + rest
     sealed = ChaCha20Poly1305(derive(ours, b"key")).encrypt(derive(ours, b"iv", b"", 12), plain, j1)
     finish = b"VE" + u8(0x19) + M(derive(theirs, b"finished"), H(j1 + plain))
-    return {"response": before + v16(sealed), "finish": finish}
+    main = M(derive(hs, b"derived", H(b"")), ZERO)
+    pair = derive(main, b"pairwise", H(j1 + plain))
+    return {"response": before + v16(sealed), "finish": finish, "pair": pair}
 
 
-def hexed(values): return {name: value.hex() for name, value in values.items()}
+def envelope(key, scope, epoch, topic, session, seq, text):
+    """VE1 of a pair (section 10): AES-256-GCM, signed, flags b0 and b7."""
+    header = b"VE" + u8(0x10) + u8(2) + u8(0x81) + H(b"veil1 scope" + scope)[:4] + u32(epoch) + kid(ISSUER) + u64(session) + u32(seq)
+    aad = b"veil1 msg" + header + v16(scope) + v16(topic) + v16(b"")
+    ctx = u8(2) + u32(epoch) + kid(ISSUER) + u64(session) + H(topic)
+    iv = int.from_bytes(derive(key, b"stream iv", ctx, 12), "big") ^ seq
+    sealed = AESGCM(derive(key, b"stream key", ctx)).encrypt(iv.to_bytes(12, "big"), text, aad)
+    return header + sealed + sign(ISSUER, b"source", H(aad + sealed))
+
+
+def hexed(values): return {name: value.hex() for name, value in values.items() if name != "pair"}
 
 
 share = x("join eph p")
 nonce = seed("join np")[:16]
+PAIR = b"pairwise:" + kid(ISSUER).hex().encode() + b":" + kid(MEMBER).hex().encode()
+PAIR_TOPIC = b"_veil/1/p2p/" + kid(MEMBER).hex().encode() + b"/line-3/t"
+PAIR_EPOCH = NOW_MS // 1000
+pair_request = ask(PAIR)
+pair = respond(nonce, share, v16(b"") + u8(0) + u32(PAIR_EPOCH) + u64(NOW_MS + 172800000), pair_request)
+message = envelope(pair["pair"], PAIR, PAIR_EPOCH, PAIR_TOPIC, NOW_MS << 16 | 5, 0, b"for one alone")
 print(json.dumps({
     "common": hexed({"cert_p": CERT_P, "cert_s": CERT_S, "request": request, "head": head, "key": GK}),
     "group": hexed(respond(nonce, share, v16(head) + u8(1) + u32(EPOCH) + GK)),
     "refusal": hexed(respond(nonce, share, v16(b"") + u8(3))),
+    "pair": hexed({"request": pair_request, "response": pair["response"], "finish": pair["finish"], "key": pair["pair"],
+                   "topic": PAIR_TOPIC, "message": message}),
 }, indent=1))

@@ -4,6 +4,8 @@
 mod adversary;
 mod joining;
 mod model;
+mod pairs;
+mod sessions;
 mod vectors;
 mod world;
 

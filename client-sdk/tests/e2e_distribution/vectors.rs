@@ -4,13 +4,17 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use veilmq_client::e2e::{
-    E2e, EnvelopeOptions, Limits, Member, Scope,
+    Authentication, E2e, EnvelopeOptions, Limits, Member, Scope,
     distribution::{Distribution, JoinError, KeyEvent},
 };
-use veilmq_protocol::veil::{
-    Certificate, CertificateFields, Kid, Roles,
-    channel::{Identity, IdentityKeys, TrustAnchors, hash},
-    hello::JoinStatus,
+use veilmq_protocol::{
+    PublishProperties, TopicName,
+    veil::{
+        Certificate, CertificateFields, Kid, Roles,
+        channel::{Identity, IdentityKeys, TrustAnchors, hash},
+        distribution::Pair,
+        hello::JoinStatus,
+    },
 };
 
 use super::world::entropy;
@@ -57,17 +61,21 @@ struct Asked {
 }
 
 fn asked() -> Asked {
+    let scope = Scope::new(SCOPE).unwrap();
+    asked_for(&scope, |keys, e2e, _| keys.join(e2e, scope.clone(), EnvelopeOptions::default()).unwrap())
+}
+
+fn asked_for(scope: &Scope, join: impl FnOnce(&mut Distribution, &mut E2e, Kid)) -> Asked {
     let keys = IdentityKeys::from_seeds(&seed("sub ed"), &seed("sub x"));
     let certificate = Certificate::parse(&bytes("common", "cert_s")).unwrap();
     let member = Arc::new(Identity::new(certificate, keys).unwrap());
     let mut e2e = E2e::new(Member::Identity(Arc::clone(&member)), Limits::default());
     let mut keys = Distribution::new(member, trust());
-    let scope = Scope::new(SCOPE).unwrap();
-    keys.join(&mut e2e, scope.clone(), EnvelopeOptions::default()).unwrap();
     let issuer = Certificate::parse(&bytes("common", "cert_p")).unwrap().kid();
+    join(&mut keys, &mut e2e, issuer);
     let mut drawn = ["join eph s", "join ns"].map(seed).to_vec();
     let mut draw = |out: &mut [u8]| out.copy_from_slice(&drawn.pop().expect("no more is drawn")[..out.len()]);
-    let request = keys.ask_with_connect(&scope, issuer, NOW, &mut draw).unwrap();
+    let request = keys.ask_with_connect(scope, issuer, NOW, &mut draw).unwrap();
     Asked { e2e, keys, issuer, request }
 }
 
@@ -91,6 +99,31 @@ fn a_member_makes_and_takes_the_bytes_of_another_implementation() {
     let outgoing = asked.keys.outgoing(&mut asked.e2e, NOW, &mut entropy());
     assert_eq!(outgoing[0].payload, bytes("group", "finish"));
     assert_eq!(outgoing[0].topic, format!("_veil/1/jn/{}", asked.issuer));
+}
+
+#[test]
+fn a_pair_comes_to_the_key_of_another_implementation_and_opens_what_that_has_sealed() {
+    let (publisher, subscriber) = ("cert_p", "cert_s");
+    let kid = |name| Certificate::parse(&bytes("common", name)).unwrap().kid();
+    let pair = Pair { publisher: kid(publisher), subscriber: kid(subscriber) };
+    let scope = Scope::new(&pair.to_string()).unwrap();
+    let options = EnvelopeOptions { require_signature: true, ..EnvelopeOptions::default() };
+    let mut asked = asked_for(&scope, |keys, e2e, issuer| keys.join_pair(e2e, issuer, options).unwrap());
+    assert_eq!(asked.request, bytes("pair", "request"));
+
+    let events = asked.hears(&bytes("pair", "response"));
+
+    let epoch = u32::try_from(NOW / 1_000).unwrap();
+    assert_eq!(events, [KeyEvent::Installed { scope: pair.to_string(), issuer: asked.issuer, epoch }]);
+    let outgoing = asked.keys.outgoing(&mut asked.e2e, NOW, &mut entropy());
+    assert_eq!(outgoing[0].payload, bytes("pair", "finish"));
+    let topic = String::from_utf8(bytes("pair", "topic")).unwrap();
+    let (topic, none) = (TopicName::new(&topic).unwrap(), PublishProperties::default());
+    let opened = asked.e2e.open(topic, &bytes("pair", "message"), false, &none, NOW).unwrap();
+    assert_eq!(
+        (opened.plaintext.as_slice(), opened.authentication()),
+        (&b"for one alone"[..], Authentication::Signed)
+    );
 }
 
 #[test]

@@ -169,6 +169,20 @@ impl Party {
         party
     }
 
+    /// A publisher that gives each subscriber a key of its own.
+    pub(crate) fn giving_pairs(identity: Arc<Identity>, policy: IssuePolicy) -> Self {
+        let mut party = Self::new(identity);
+        party.keys.issue_pairs(&mut party.e2e, options(), policy).unwrap();
+        party
+    }
+
+    /// A subscriber that gets messages of its own from a publisher.
+    pub(crate) fn paired(identity: Arc<Identity>, publisher: Kid) -> Self {
+        let mut party = Self::new(identity);
+        party.keys.join_pair(&mut party.e2e, publisher, options()).unwrap();
+        party
+    }
+
     /// The same program, started again from what it had saved.
     pub(crate) fn restarted(self, again: impl FnOnce(Arc<Identity>) -> Self) -> Self {
         let saved = self.keys.export(&self.e2e);

@@ -7,17 +7,14 @@
 use veilmq_protocol::veil::channel::TrustAnchors;
 use veilmq_protocol::veil::distribution::{
     Crl, DistributionError, DistributionTopic, JoinFinish, JoinRequest, JoinResponse, KeyHead, KeyHeadFlags,
-    Prekey, Wrap, bundle, scope_hash,
+    Pair, Prekey, Wrap, bundle, scope_hash,
 };
 use veilmq_protocol::veil::{Kid, Roles};
 use veilmq_protocol::{ReasonCode, TopicName};
 
 use super::heads::{Break, ScopeHash};
-use super::{Inspected, Member};
+use super::{Inspected, Member, is_of_pairs};
 use crate::retained::{Portion, RetainedIndex};
-
-/// The topics of schemes that deliver to each receiver on its own: an ordinary message, for one.
-const PAIRWISE: &str = "_veil/1/p2p/";
 
 /// Why an object of key distribution is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -141,7 +138,7 @@ pub(crate) struct Ledger<'a> {
 
 /// Tells whether a topic is one of key distribution.
 pub(crate) fn is_distribution(topic: TopicName<'_>) -> bool {
-    topic.as_str().starts_with(DistributionTopic::PREFIX) && !topic.as_str().starts_with(PAIRWISE)
+    topic.as_str().starts_with(DistributionTopic::PREFIX) && !is_of_pairs(topic)
 }
 
 impl Ledger<'_> {
@@ -234,7 +231,13 @@ impl Ledger<'_> {
             return Err(DistributionRefusal::Writer);
         }
         request.verify(self.trust, Some(self.unix_ms / 1_000))?;
-        Ok(Passed::Join(request.scope.as_str().into()))
+        match Pair::parse(&request.scope) {
+            Some(pair) if pair == (Pair { publisher: issuer, subscriber: writer.kid }) => {
+                Ok(Passed::Join(pair.filter().into()))
+            }
+            Some(_) => Err(DistributionRefusal::Mismatch),
+            None => Ok(Passed::Join(request.scope.as_str().into())),
+        }
     }
 
     /// A list speaks for itself, whoever brings it; nobody can take one back.

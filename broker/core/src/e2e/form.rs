@@ -63,7 +63,8 @@ fn fault_of(active: &ActivePolicy, header: &EnvelopeHeader) -> Option<Refusal> {
     if !policy.formats.contains(&MessageFormat::Ve1) {
         return Some(Refusal::Format);
     }
-    if header.scope_tag != active.scope_tag {
+    // The envelope of a pair belongs to no scope of a group.
+    if header.scope_tag != active.scope_tag || header.flags.contains(EnvelopeFlags::PAIRWISE) {
         return Some(Refusal::Scope);
     }
     if !policy.suites.contains(&header.suite) {

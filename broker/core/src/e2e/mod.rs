@@ -11,6 +11,7 @@ mod form;
 mod heads;
 mod judge;
 mod member;
+mod pairs;
 mod policies;
 mod policy;
 mod refusal;
@@ -23,6 +24,7 @@ pub(crate) use self::distribution::{DistributionRefusal, Ledger, Passed, is_dist
 pub(crate) use self::heads::{EpochState, Heads, Membership, ScopeHash};
 pub(crate) use self::judge::{Context, Inspected, Ruling};
 pub(crate) use self::member::Member;
+pub(crate) use self::pairs::{check_pair, is_of_pairs, may_hear};
 pub use self::policies::Policies;
 pub(crate) use self::policy::{ActivePolicy, Party};
 pub use self::policy::{Enforcement, MessageFormat, Policy, PolicyError, RequiredChannel};

@@ -10,7 +10,7 @@ use crate::access::BRIDGES;
 use crate::connection::{Arrival, Connection};
 use crate::e2e::{
     Context, DistributionRefusal, Inspected, Mark, Membership, Party, Passed, Refusal, Ruling, ScopeHash,
-    is_distribution,
+    check_pair, is_distribution, is_of_pairs, may_hear,
 };
 use crate::farewell::PeerError;
 use crate::id::SessionId;
@@ -44,6 +44,9 @@ impl Shard {
         if is_distribution(message.topic) {
             return self.inspect_distribution(state, message);
         }
+        if is_of_pairs(message.topic) {
+            return self.inspect_pair(state, message);
+        }
         let Some(active) = self.access.policies().of(message.topic) else { return Ok(Due::Nothing) };
         match active.judge(message, &self.party(state), self.context()) {
             Ruling::Pass(mark) => Ok(mark.map_or(Due::Nothing, Due::Envelope)),
@@ -70,12 +73,23 @@ impl Shard {
         match verified {
             Ok(due) => Ok(due),
             Err(_) if !self.access.policies().enforces_distribution => Ok(Due::Nothing),
-            Err(refusal) => {
-                self.stats.distribution_rejected(refusal);
-                self.stats.messages_dropped(DropReason::EndToEnd, 1);
-                Err(PublishRefused::Distribution(refusal))
-            }
+            Err(refusal) => Err(self.refuse_distribution(refusal)),
         }
+    }
+
+    fn refuse_distribution(&self, refusal: DistributionRefusal) -> PublishRefused {
+        self.stats.distribution_rejected(refusal);
+        self.stats.messages_dropped(DropReason::EndToEnd, 1);
+        PublishRefused::Distribution(refusal)
+    }
+
+    /// Looks at what is for one subscriber alone.
+    fn inspect_pair(&self, state: &Session, message: &Inspected<'_>) -> Result<Due, PublishRefused> {
+        if !self.access.policies().enforces_distribution {
+            return Ok(Due::Nothing);
+        }
+        let checked = check_pair(message, state.identity.as_deref());
+        checked.map(|()| Due::Nothing).map_err(|refusal| self.refuse_distribution(refusal))
     }
 
     fn verify_distribution(
@@ -115,7 +129,11 @@ impl Shard {
 
     /// Tells whether a client may subscribe, as far as that is for members alone.
     pub(super) fn is_member_where_asked(&self, session: SessionId, filter: TopicFilter<'_>) -> bool {
-        let kid = self.sessions.get(&session).and_then(|state| Some(state.identity.as_ref()?.kid));
+        let member = self.sessions.get(&session).and_then(|state| state.identity.as_deref());
+        if self.access.policies().enforces_distribution && !may_hear(filter, member) {
+            return false;
+        }
+        let kid = member.map(|member| member.kid);
         for active in self.access.policies().closed(filter.inner()) {
             if !kid.is_some_and(|kid| self.is_member(active.scope_hash, kid)) {
                 active.counters.rejected(Refusal::Member);
@@ -167,6 +185,16 @@ impl Shard {
         let topic = TopicName::new(&will.topic).ok()?;
         if self.access.policies().enforces_distribution && is_distribution(topic) {
             return Some(PeerError::NotAuthorized("nothing of key distribution is said by a Will Message"));
+        }
+        if self.access.policies().enforces_distribution && is_of_pairs(topic) {
+            let message = Inspected {
+                topic,
+                payload: &will.payload,
+                retain: will.retain,
+                properties: &PublishProperties::default(),
+            };
+            let refusal = check_pair(&message, arrival.identity.as_deref()).err()?;
+            return Some(PeerError::NotAuthorized(refusal.sentence()));
         }
         let active = self.access.policies().of(topic)?;
         let party = Party {

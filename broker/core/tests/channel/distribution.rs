@@ -4,7 +4,7 @@ use veilmq_core::{Access, Policies, Policy};
 use veilmq_protocol::veil::binding::associated_data;
 use veilmq_protocol::veil::channel::{hash, sign};
 use veilmq_protocol::veil::distribution::{
-    DistributionTopic, KeyHeadFields, KeyHeadFlags, Prekey, PrekeyFields, Wrap, WrapKind, WrapSuite,
+    DistributionTopic, KeyHeadFields, KeyHeadFlags, Pair, Prekey, PrekeyFields, Wrap, WrapKind, WrapSuite,
     put_bundle, scope_hash, scope_tag,
 };
 use veilmq_protocol::veil::envelope::{EnvelopeFlags, EnvelopeHeader};
@@ -382,6 +382,66 @@ fn only_members_may_subscribe_where_that_is_asked_for() {
     assert_eq!(code(&mut realm, issuer, &topic, &wrap, true), NO_SUBSCRIBERS);
     assert_eq!(subscribe(&mut realm, reader, "f/x"), 0);
     assert_eq!(realm.world.policy_sample("veilmq_e2e_rejected_total", "f", "member"), 6);
+}
+
+#[test]
+fn on_a_topic_of_a_pair_its_publisher_writes_and_its_subscriber_hears() {
+    let mut realm = enforcing(Vec::new());
+    let press = arrive(&mut realm, "press", ISSUER);
+    let (publisher, subscriber) = (keys(ISSUER).kid(), keys(READER).kid());
+    let pair = Pair { publisher, subscriber };
+    let sealed_for = |seed: u8, pair: Pair, flags: EnvelopeFlags| {
+        let scope = if flags == EnvelopeFlags::PAIRWISE { pair.to_string() } else { pair.filter() };
+        sealed(&EnvelopeHeader { flags, scope_tag: scope_tag(&scope), ..envelope(seed, 1, 0) })
+    };
+    let paired = sealed_for(ISSUER, pair, EnvelopeFlags::PAIRWISE);
+    let topic = Pair::topic(subscriber, "line-3/t");
+    let elsewhere = Pair { subscriber: publisher, ..pair };
+
+    for (topic, payload, retain, expected) in [
+        (topic.as_str(), paired.clone(), false, NO_SUBSCRIBERS),
+        (&topic, paired.clone(), true, NO_SUBSCRIBERS),
+        (&topic, Vec::new(), true, NO_SUBSCRIBERS),
+        (&topic, sealed_for(ISSUER, pair, EnvelopeFlags::default()), false, NO_SUBSCRIBERS),
+        (&topic, b"plain".to_vec(), false, 0x99),
+        (&topic, Vec::new(), false, 0x99),
+        (&topic, sealed_for(READER, pair, EnvelopeFlags::PAIRWISE), false, 0x87),
+        (&topic, sealed_for(ISSUER, elsewhere, EnvelopeFlags::PAIRWISE), false, 0x99),
+        (&topic, sealed(&envelope(ISSUER, 1, 0)), false, 0x99),
+        ("_veil/1/p2p/x/t", paired.clone(), false, 0x87),
+    ] {
+        assert_eq!(code(&mut realm, press, topic, &payload, retain), expected, "{topic} {payload:02x?}");
+    }
+
+    let reader = arrive(&mut realm, "reader", READER);
+    for (connection, filter, expected) in [
+        (reader, pair.filter(), 1),
+        (reader, topic.clone(), 1),
+        (reader, format!("$share/g/{}", pair.filter()), 1),
+        (reader, format!("{}#", Pair::TOPICS), 0x87),
+        (reader, format!("{}+/t", Pair::TOPICS), 0x87),
+        (press, pair.filter(), 0x87),
+        (press, format!("$share/g/{topic}"), 0x87),
+        (press, "f/#".to_owned(), 1),
+    ] {
+        realm.world.subscribe(connection, &filter, QoS::AtLeastOnce);
+        let suback = realm.world.bytes(connection);
+        assert_eq!(*suback.last().unwrap(), expected, "{filter}");
+    }
+    code(&mut realm, press, &topic, &paired, false);
+    assert!(realm.world.bytes(reader).windows(paired.len()).any(|window| window == paired));
+}
+
+#[test]
+fn an_envelope_of_a_pair_is_none_of_a_group() {
+    let mut realm = enforcing(vec![Policy::requiring("f", SCOPE)]);
+    let press = arrive(&mut realm, "press", ISSUER);
+    let flags = EnvelopeFlags::PAIRWISE;
+
+    let paired = sealed(&EnvelopeHeader { flags, ..envelope(ISSUER, 1, 0) });
+
+    assert_eq!(code(&mut realm, press, "f/t", &paired, false), 0x99);
+    assert_eq!(code(&mut realm, press, "f/t", &sealed(&envelope(ISSUER, 1, 0)), false), NO_SUBSCRIBERS);
 }
 
 #[test]

@@ -11,8 +11,9 @@ use veilmq_client::{
     identity,
 };
 use veilmq_protocol::veil::{
-    Certificate, Kid, Roles, Scheme, Schemes,
+    Certificate, Roles, Scheme, Schemes,
     channel::{Identity, TrustAnchors},
+    distribution::Pair,
 };
 use zeroize::Zeroizing;
 
@@ -23,8 +24,6 @@ const LOOPBACK: &str = "127.0.0.1";
 const AUTHORITY: &str = "ca";
 const MASTER_KEY: &str = "master.key";
 const OTHER_KEY: &str = "other.key";
-/// Where messages for one subscriber alone are published (VEIL-1 section 9).
-const PAIRWISE: &str = "_veil/1/p2p/";
 const EPOCH: u32 = 1;
 const DAYS: u32 = 1;
 
@@ -73,7 +72,7 @@ impl Cast {
 
     /// Issues an identity for this run.
     pub(super) fn identity(&self, name: &str, role: Roles) -> Result<Arc<Identity>, Failure> {
-        let own = vec![self.scope(), format!("{PAIRWISE}#")];
+        let own = vec![self.scope(), format!("{}#", Pair::TOPICS)];
         let scopes = |wanted: Roles| if role.contains(wanted) { own.clone() } else { Vec::new() };
         let request = authority::Request {
             subject: format!("veil-demo-{name}-{}", self.run),
@@ -84,11 +83,6 @@ impl Cast {
         };
         let issued = authority::issue(&self.folder().join(AUTHORITY), &request, self.folder())?;
         Ok(Arc::new(identity::load(&issued.file)?))
-    }
-
-    /// The topic below which `reader` gets messages for itself alone.
-    pub(super) fn pairwise(reader: Kid) -> String {
-        format!("{PAIRWISE}{reader}")
     }
 
     /// A wire for one client.

@@ -13,7 +13,7 @@ use veilmq_client::{
         distribution::{Admission, IssuePolicy},
     },
 };
-use veilmq_protocol::veil::{Kid, Roles, Scheme, channel::Identity, record::RecordType};
+use veilmq_protocol::veil::{Kid, Roles, Scheme, channel::Identity, distribution::Pair, record::RecordType};
 
 use super::{
     LEAK_BYTES,
@@ -57,7 +57,7 @@ pub(super) async fn run(cast: &Cast, shown: Shown, to_the_letter: bool, count: u
     let (mut readers, mut subscriptions) = (Vec::new(), Vec::new());
     for (name, identity) in identities {
         let reader = stage.connect(name, identity, None).await?;
-        let filter = stage.scope(reader.identity.kid());
+        let filter = stage.filter(reader.identity.kid());
         let reads = within("SUBACK", async { reader.client.subscribe(&filter).qos(QoS::AtLeastOnce).await });
         subscriptions.push(reads.await??);
         readers.push(reader);
@@ -129,16 +129,16 @@ impl Stage<'_> {
         matches!(self.shown, Shown::Paper(Scheme::One | Scheme::Two))
     }
 
-    /// The scope of what `reader` gets.
-    fn scope(&self, reader: Kid) -> String {
-        if self.is_pairwise() { format!("{}/#", Cast::pairwise(reader)) } else { self.cast.scope() }
+    /// What `reader` subscribes to.
+    fn filter(&self, reader: Kid) -> String {
+        if self.is_pairwise() { format!("{}{reader}/#", Pair::TOPICS) } else { self.cast.scope() }
     }
 
     /// Where a reading goes.
     fn topics(&self, name: &str, readers: &[Kid]) -> Vec<String> {
         let topic = self.cast.topic(name);
         if self.is_pairwise() {
-            readers.iter().map(|reader| format!("{}/{topic}", Cast::pairwise(*reader))).collect()
+            readers.iter().map(|reader| Pair::topic(*reader, &topic)).collect()
         } else {
             vec![topic]
         }
@@ -159,7 +159,7 @@ impl Stage<'_> {
                     builder = builder.paper(scheme);
                 }
                 match issues_for {
-                    None => self.joined(builder, identity.kid())?,
+                    None => self.joined(builder)?,
                     Some(members) => self.issuing(builder, members)?,
                 }
             }
@@ -175,33 +175,39 @@ impl Stage<'_> {
         Ok(builder.scope(ScopeConfig::article(scope, keys)))
     }
 
-    fn joined(&self, builder: Builder, own: Kid) -> Result<Builder, Failure> {
+    fn joined(&self, builder: Builder) -> Result<Builder, Failure> {
         let options = EnvelopeOptions {
             require_signature: true,
             senders: SenderPolicy::Known,
             ..EnvelopeOptions::default()
         };
         let failed = |error: veilmq_client::e2e::ConfigError| Failure::new(error.to_string());
-        let scope = self.scope(own);
+        let asked = self.issuer.filter(|_| self.to_the_letter);
+        if let (true, Some(publisher)) = (self.is_pairwise(), self.issuer) {
+            let builder = builder.join_pair_with(publisher, options);
+            return Ok(if asked.is_some() { builder.ask_pair_with_connect(publisher) } else { builder });
+        }
+        let scope = self.cast.scope();
         let builder = builder.join_scope_with(&scope, options).map_err(failed)?;
-        match self.issuer.filter(|_| self.to_the_letter) {
+        match asked {
             None => Ok(builder),
             Some(issuer) => builder.ask_with_connect(&scope, issuer).map_err(failed),
         }
     }
 
-    /// Issues one key for each pair, or one for the group.
+    /// Gives each pair a key, or the group.
     fn issuing(&self, mut builder: Builder, members: &[&Identity]) -> Result<Builder, Failure> {
         let failed = |error: veilmq_client::e2e::ConfigError| Failure::new(error.to_string());
         let options = EnvelopeOptions { sign: true, ..EnvelopeOptions::default() };
-        let mut scopes: Vec<String> = members.iter().map(|member| self.scope(member.kid())).collect();
-        scopes.dedup();
-        for scope in &scopes {
-            let policy = IssuePolicy { admission: Admission::Named, ..IssuePolicy::default() };
-            builder = builder.issue_scope_with(scope, policy, options.clone()).map_err(failed)?;
+        let policy = IssuePolicy { admission: Admission::Named, ..IssuePolicy::default() };
+        if self.is_pairwise() {
+            let builder = builder.issue_pairs_with(policy, options);
+            let certificates = members.iter().map(|member| member.certificate().clone());
+            return Ok(certificates.fold(builder, Builder::admit_to_pairs));
         }
+        let scope = self.cast.scope();
+        builder = builder.issue_scope_with(&scope, policy, options).map_err(failed)?;
         for member in members {
-            let scope = self.scope(member.kid());
             builder = builder.admit(&scope, member.certificate().clone()).map_err(failed)?;
         }
         Ok(builder)
@@ -298,6 +304,11 @@ impl Stage<'_> {
                 report.claim("the names of topics did: the format hides payloads alone", shows_topics);
             }
             Shown::Paper(Scheme::One) => {
+                let suite = if self.to_the_letter { 0x01 } else { 0x02 };
+                // A VE1 message with its flags b0 and b7.
+                let of_a_pair = [b'V', b'E', 0x10, suite, 0x81];
+                let is_pairwise = readers.iter().all(|reader| reader.wire.has_shown(&of_a_pair));
+                report.claim("each was under the key of one pair, and signed", is_pairwise);
                 report.claim("the names of topics did: packets are plain after CONNECT", shows_topics);
             }
             Shown::Paper(Scheme::Two) => {

@@ -5,7 +5,7 @@
 use tracing::warn;
 use veilmq_protocol::veil::{Kid, Scheme, Schemes, Suite};
 
-use super::Builder;
+use super::{Asked, Builder};
 use crate::{
     e2e::{ConfigError, Scope},
     session::Handshake,
@@ -33,7 +33,7 @@ impl Builder {
     /// # Errors
     /// [`ConfigError`] for what is no filter.
     pub fn ask_with_connect(mut self, filter: &str, issuer: Kid) -> Result<Self, ConfigError> {
-        self.asks = Some((Scope::new(filter)?, issuer));
+        self.asks = Some(Asked::Scope(Scope::new(filter)?, issuer));
         Ok(self)
     }
 
@@ -49,6 +49,12 @@ impl Builder {
             scope.seal_with(SUITE);
         }
         for (_, options) in &mut self.joined {
+            options.suite = SUITE;
+        }
+        for (_, options) in &mut self.pairs {
+            options.suite = SUITE;
+        }
+        if let Some((options, _)) = &mut self.issued_pairs {
             options.suite = SUITE;
         }
         for (_, options, policy) in &mut self.issued {

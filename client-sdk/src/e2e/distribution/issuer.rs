@@ -22,6 +22,7 @@ use crate::e2e::{
     keyring::{GroupKey, Window},
     rings::Rings,
     scope::Scope,
+    sessions::{SESSIONS_MAX, SessionsUsed},
     wrapping::{self, Recipient, Row, RowKey},
 };
 
@@ -255,9 +256,15 @@ impl Issuer {
     }
 
     /// Prepares the next epoch when it is time and forgets keys that are needed no longer. Returns whether anything changed.
-    pub(super) fn advance(&mut self, now_unix_ms: u64, entropy: Entropy<'_>) -> bool {
+    pub(super) fn advance(
+        &mut self,
+        used: Option<SessionsUsed>,
+        now_unix_ms: u64,
+        entropy: Entropy<'_>,
+    ) -> bool {
         let (before, tip) = (self.epochs.len(), self.tip);
-        if self.epochs.is_empty() || self.rotation_due().is_some_and(|due| due <= now_unix_ms) {
+        let is_due = self.rotation_due().is_some_and(|due| due <= now_unix_ms);
+        if self.epochs.is_empty() || is_due || used.is_some_and(|used| self.is_worn(used)) {
             self.rotate(Rotation::Ordinary, entropy);
         }
         if let Some(sending) = self.sending(now_unix_ms) {
@@ -265,6 +272,12 @@ impl Issuer {
             self.epochs.retain(|number, _| *number >= oldest);
         }
         (before, tip) != (self.epochs.len(), self.tip)
+    }
+
+    /// Whether too many sender sessions have used the newest key.
+    fn is_worn(&self, used: SessionsUsed) -> bool {
+        let is_newest = self.tip.is_some_and(|(newest, _)| newest == used.epoch);
+        is_newest && used.count > self.policy.sessions_max.min(SESSIONS_MAX)
     }
 
     /// When [`advance`](Self::advance) or [`publish`](Self::publish) has something to do, in unix milliseconds.

@@ -4,7 +4,7 @@
 //! Owns the exchange on both sides, not who may join. Invariants: a request is answered once; an answer counts only from the
 //! issuer that was asked, signed over both ephemeral keys; nobody waits for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use chacha20poly1305::{
     ChaCha20Poly1305, KeyInit,
@@ -15,7 +15,9 @@ use thiserror::Error;
 use veilmq_protocol::veil::{
     Certificate, CertificateError, Kid, Roles,
     channel::{Identity, Secret32, TrustAnchors, extract, hash, hmac, sign, verify},
-    distribution::{DistributionError, JoinFinish, JoinRequest, JoinRequestFields, JoinResponse, KeyHead},
+    distribution::{
+        DistributionError, JoinFinish, JoinRequest, JoinRequestFields, JoinResponse, KeyHead, Pair,
+    },
     layout::{LayoutError, Reader, put_v16},
 };
 use x25519_dalek::{PublicKey, StaticSecret};
@@ -23,6 +25,7 @@ use zeroize::Zeroizing;
 
 use crate::e2e::{
     Entropy,
+    keyring::GroupKey,
     scope::Scope,
     wrapping::{UnwrapError, Unwrapped, new_key_pair, read_row},
 };
@@ -33,9 +36,11 @@ const WAIT_MS: u64 = 3_000;
 const SKEW_MS: u64 = 120_000;
 /// Requests remembered, so that none is answered twice; beyond it none is answered.
 const SEEN_MAX: usize = 16_384;
-/// Answers whose confirmation is awaited.
-const UNCONFIRMED_MAX: usize = 256;
+/// Answers whose confirmation is awaited; beyond it the oldest is given up.
+const UNCONFIRMED_MAX: usize = 4_096;
 const LABEL: &str = "join rsp";
+/// What stands in place of a reason for a refusal where the exchange itself makes the key, that of a pair.
+const PAIR: u8 = 0;
 
 /// Names why a join failed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -70,6 +75,7 @@ struct Schedule {
     iv: Secret32,
     issuer_finished: Secret32,
     member_finished: Secret32,
+    main: Secret32,
     transcript: [u8; 32],
 }
 
@@ -90,6 +96,7 @@ impl Schedule {
             iv: first_of(&issuer),
             issuer_finished: issuer.derive("finished", &[]),
             member_finished: member.derive("finished", &[]),
+            main: extract(secret.derive("derived", &nothing).as_bytes(), &[0; 32]),
             transcript,
         })
     }
@@ -120,8 +127,17 @@ impl Schedule {
     }
 
     fn finish(&self, flight: &[u8]) -> JoinFinish {
-        let covered = hash(&[&self.transcript, flight]);
-        JoinFinish { mac: hmac(self.member_finished.as_bytes(), &[&covered]) }
+        JoinFinish { mac: hmac(self.member_finished.as_bytes(), &[&self.covered(flight)]) }
+    }
+
+    /// `K_PSi = Derive(MS, "pairwise", J2, 32)`.
+    fn pair_key(&self, flight: &[u8]) -> GroupKey {
+        GroupKey::new(self.main.derive("pairwise", &self.covered(flight)).as_bytes())
+    }
+
+    /// `J2 = H(J1 || flight plaintext)`.
+    fn covered(&self, flight: &[u8]) -> [u8; 32] {
+        hash(&[&self.transcript, flight])
     }
 }
 
@@ -144,9 +160,29 @@ pub(super) struct Asking {
 
 /// What an answer brought.
 pub(super) struct Joined {
-    pub(super) head: KeyHead,
-    pub(super) keys: Vec<Unwrapped>,
+    pub(super) keys: JoinedKeys,
     pub(super) finish: JoinFinish,
+}
+
+pub(super) enum JoinedKeys {
+    /// The keys of a group, which the head commits to.
+    Group { head: Box<KeyHead>, keys: Vec<Unwrapped> },
+    /// The key of a pair.
+    Pair { key: PairKey, publisher: Box<Certificate> },
+}
+
+/// The key that one exchange has made, for the epoch that the publisher gave it.
+pub(super) struct PairKey {
+    pub(super) key: GroupKey,
+    pub(super) term: Term,
+}
+
+/// The epoch of a pair, and its life in unix milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Term {
+    pub(super) epoch: u32,
+    pub(super) activate_ms: u64,
+    pub(super) retire_ms: u64,
 }
 
 impl Asking {
@@ -216,15 +252,30 @@ impl Asking {
         if certificate.kid() != self.issuer || !is_signed || !is_confirmed {
             return Err(JoinError::NotAuthentic);
         }
+        let finish = schedule.finish(&flight);
         if head.is_empty() {
-            return Err(JoinError::Refused(rest.first().copied().unwrap_or_default()));
+            let term = self.read_term(rest, response.created_ms)?;
+            let key = PairKey { key: schedule.pair_key(&flight), term };
+            return Ok(Joined { keys: JoinedKeys::Pair { key, publisher: Box::new(certificate) }, finish });
         }
         let (head, _) = KeyHead::parse(head)?;
         if head.issuer != self.issuer || head.scope != self.scope.as_str() {
             return Err(JoinError::NotAuthentic);
         }
         let keys = read_row(&head, rest, &self.scope)?;
-        Ok(Joined { head, keys, finish: schedule.finish(&flight) })
+        Ok(Joined { keys: JoinedKeys::Group { head: Box::new(head), keys }, finish })
+    }
+
+    /// Reads what is in place of a head: `u8 0 || u32 epoch || u64 retire_ms` for a pair, else why there is nothing.
+    fn read_term(&self, rest: &[u8], activate_ms: u64) -> Result<Term, JoinError> {
+        let mut fields = Reader::new(rest);
+        let reason = fields.u8("reason")?;
+        if reason != PAIR || Pair::parse(self.scope.as_str()).is_none() {
+            return Err(JoinError::Refused(reason));
+        }
+        let term = Term { epoch: fields.u32("epoch")?, activate_ms, retire_ms: fields.u64("retirement")? };
+        fields.finish()?;
+        Ok(term)
     }
 }
 
@@ -233,20 +284,29 @@ impl Asking {
 pub(super) struct Asked {
     /// Nonces, and until when they could be fresh.
     seen: BTreeMap<[u8; 16], u64>,
-    unconfirmed: Vec<Unconfirmed>,
+    unconfirmed: VecDeque<Unconfirmed>,
 }
 
 struct Unconfirmed {
     mac: [u8; 32],
-    scope: String,
-    member: Kid,
+    confirmed: Confirmed,
     deadline_ms: u64,
+}
+
+/// Who has shown that it has its keys.
+pub(super) struct Confirmed {
+    pub(super) scope: String,
+    pub(super) member: Kid,
+    /// The key, if it is that of a pair.
+    pub(super) pair: Option<PairKey>,
 }
 
 /// What the issuer gives, or why it gives nothing.
 pub(super) enum Answer<'a> {
     /// The newest head, and its keys as a wrap holds them.
     Keys(&'a KeyHead, &'a [u8]),
+    /// A key that the exchange makes.
+    Pair(Term),
     /// For a reason that only the two of them can read.
     Refused(u8),
 }
@@ -310,6 +370,12 @@ impl Asked {
                 put_v16(&mut flight, head.as_bytes(), "head")?;
                 flight.extend_from_slice(row);
             }
+            Answer::Pair(Term { epoch, retire_ms, .. }) => {
+                put_v16(&mut flight, &[], "head")?;
+                flight.push(PAIR);
+                flight.extend_from_slice(&epoch.to_be_bytes());
+                flight.extend_from_slice(&retire_ms.to_be_bytes());
+            }
             Answer::Refused(reason) => {
                 put_v16(&mut flight, &[], "head")?;
                 flight.push(*reason);
@@ -317,14 +383,20 @@ impl Asked {
         }
         let sealed = schedule.seal(&flight).ok_or(JoinError::NotAuthentic)?;
         response.flight = &sealed;
-        if matches!(answer, Answer::Keys(..)) && self.unconfirmed.len() < UNCONFIRMED_MAX {
-            self.unconfirmed.push(Unconfirmed {
-                mac: schedule.finish(&flight).mac,
-                scope: request.scope.clone(),
-                member: request.certificate.kid(),
-                deadline_ms: now_unix_ms.saturating_add(SKEW_MS),
-            });
+        let pair = match answer {
+            Answer::Keys(..) => None,
+            Answer::Pair(term) => Some(PairKey { key: schedule.pair_key(&flight), term: *term }),
+            Answer::Refused(_) => return Ok(response.encode()?),
+        };
+        if self.unconfirmed.len() >= UNCONFIRMED_MAX {
+            self.unconfirmed.pop_front();
         }
+        let (scope, member) = (request.scope.clone(), request.certificate.kid());
+        self.unconfirmed.push_back(Unconfirmed {
+            mac: schedule.finish(&flight).mac,
+            confirmed: Confirmed { scope, member, pair },
+            deadline_ms: now_unix_ms.saturating_add(SKEW_MS),
+        });
         Ok(response.encode()?)
     }
 
@@ -332,12 +404,11 @@ impl Asked {
     ///
     /// # Errors
     /// [`JoinError`]; [`JoinError::NotAuthentic`] for one that nobody awaits.
-    pub(super) fn confirm(&mut self, payload: &[u8]) -> Result<(String, Kid), JoinError> {
+    pub(super) fn confirm(&mut self, payload: &[u8]) -> Result<Confirmed, JoinError> {
         let JoinFinish { mac } = JoinFinish::parse(payload)?;
         let index = self.unconfirmed.iter().position(|awaited| bool::from(awaited.mac.ct_eq(&mac)));
-        let Unconfirmed { scope, member, .. } =
-            self.unconfirmed.swap_remove(index.ok_or(JoinError::NotAuthentic)?);
-        Ok((scope, member))
+        let awaited = index.and_then(|index| self.unconfirmed.remove(index));
+        awaited.map(|awaited| awaited.confirmed).ok_or(JoinError::NotAuthentic)
     }
 
     fn forget(&mut self, now_unix_ms: u64) {

@@ -2,21 +2,22 @@
 
 use veilmq_protocol::veil::{
     Kid,
-    distribution::{DistributionTopic, JoinRequest},
+    distribution::{DistributionTopic, JoinRequest, KeyHead, Pair},
     hello::JoinStatus,
 };
 
 use super::{
     Distribution, KeyEvent, Outgoing,
-    join::{Answer, Asking, JoinError},
+    join::{Answer, Asking, Confirmed, JoinError, JoinedKeys},
     membership::{Holder, Taken},
+    pairs::install_pair,
 };
-use crate::e2e::{E2e, Entropy, scope::Scope};
+use crate::e2e::{E2e, Entropy, pairs::End, scope::Scope, wrapping::Unwrapped};
 
 /// The issuer does not let the member in (VEIL-1 section 9.4).
-const NOT_ADMITTED: u8 = 1;
+pub(super) const NOT_ADMITTED: u8 = 1;
 /// The issuer has no scope of this name.
-const NO_SUCH_SCOPE: u8 = 2;
+pub(super) const NO_SUCH_SCOPE: u8 = 2;
 /// There is no epoch yet.
 const NO_KEY_YET: u8 = 3;
 
@@ -56,8 +57,7 @@ impl Distribution {
     ) -> Option<Vec<u8>> {
         // One that went with an earlier CONNECT is answered no more.
         self.asking.retain(|asking| asking.deadline_ms.is_some());
-        let membership = self.memberships.iter().find(|membership| membership.scope == *scope)?;
-        if membership.marks.get(&issuer).is_some_and(|mark| mark.opened) || issuer == self.identity.kid() {
+        if !self.lacks_keys(scope, issuer) || issuer == self.identity.kid() {
             return None;
         }
         match Asking::begin(&self.identity, scope.clone(), issuer, now_unix_ms, entropy) {
@@ -72,6 +72,15 @@ impl Distribution {
                 None
             }
         }
+    }
+
+    /// Whether this program is a member of a scope, or of a pair, and has no key of this issuer.
+    fn lacks_keys(&self, scope: &Scope, issuer: Kid) -> bool {
+        if Pair::parse(scope.as_str()).is_some() {
+            return self.pairs.lacks_key(issuer);
+        }
+        let membership = self.memberships.iter().find(|membership| membership.scope == *scope);
+        membership.is_some_and(|membership| !membership.marks.get(&issuer).is_some_and(|mark| mark.opened))
     }
 
     /// Takes what CONNACK says of the request that went with CONNECT. Returns whether messages that could not be opened may be
@@ -107,11 +116,21 @@ impl Distribution {
     }
 
     /// Takes what came on the topic of this issuer: a request or a confirmation.
-    pub(super) fn handle_join(&mut self, payload: &[u8], now_unix_ms: u64, entropy: Entropy<'_>) {
-        if self.issuers.is_empty() {
+    pub(super) fn handle_join(
+        &mut self,
+        e2e: &mut E2e,
+        payload: &[u8],
+        now_unix_ms: u64,
+        entropy: Entropy<'_>,
+    ) {
+        if !self.is_issuer() {
             return;
         }
-        if let Ok((scope, member)) = self.asked.confirm(payload) {
+        if let Ok(Confirmed { scope, member, pair }) = self.asked.confirm(payload) {
+            if let Some(key) = pair {
+                self.changed = true;
+                install_pair(e2e, End::Publisher, member, key);
+            }
             self.events.push(KeyEvent::Joined { scope, member });
             return;
         }
@@ -131,6 +150,11 @@ impl Distribution {
         now_unix_ms: u64,
         entropy: Entropy<'_>,
     ) -> Result<(), JoinError> {
+        if let Some(pair) = Pair::parse(&request.scope) {
+            let answer = self.pairs.grant(pair, self.identity.kid(), &request.certificate, now_unix_ms);
+            self.changed = true;
+            return self.send_answer(request, &answer, now_unix_ms, entropy);
+        }
         let member = request.certificate.kid();
         let issuer = self.issuers.iter_mut().find(|issuer| issuer.scope.as_str() == request.scope);
         let mut current = None;
@@ -151,7 +175,18 @@ impl Distribution {
             Some((head, row)) => Answer::Keys(head, row),
             None => Answer::Refused(refused),
         };
-        let payload = self.asked.answer(request, &answer, &self.identity, now_unix_ms, entropy)?;
+        self.send_answer(request, &answer, now_unix_ms, entropy)
+    }
+
+    fn send_answer(
+        &mut self,
+        request: &JoinRequest,
+        answer: &Answer<'_>,
+        now_unix_ms: u64,
+        entropy: Entropy<'_>,
+    ) -> Result<(), JoinError> {
+        let member = request.certificate.kid();
+        let payload = self.asked.answer(request, answer, &self.identity, now_unix_ms, entropy)?;
         let topic = DistributionTopic::JoinResponse { member }.to_string();
         let nonce = request.nonce.to_vec();
         self.queued.push(Outgoing {
@@ -176,20 +211,43 @@ impl Distribution {
                 return false;
             }
         };
-        let membership = self.memberships.iter_mut().find(|membership| membership.scope == asking.scope);
-        let (Some(membership), Some(rings)) = (membership, e2e.rings_mut(&asking.scope)) else {
-            return false;
-        };
-        let (identity, prekeys, anchors) = (&*self.identity, &self.prekeys, &self.anchors);
-        let holder = Holder { identity, prekeys, anchors, now_unix_ms };
-        let taken = membership.take_answer(&joined.head, joined.keys, holder, rings);
-        self.changed = true;
         self.queued.push(Outgoing {
             topic: DistributionTopic::Join { issuer }.to_string(),
             payload: joined.finish.encode(),
             retain: false,
             answer: None,
         });
+        self.changed = true;
+        match joined.keys {
+            JoinedKeys::Group { head, keys } => {
+                self.take_group(e2e, &asking.scope, (&head, keys), now_unix_ms)
+            }
+            JoinedKeys::Pair { key, publisher } => {
+                let epoch = key.term.epoch;
+                self.pairs.taken(issuer, key.term);
+                install_pair(e2e, End::Subscriber, issuer, key);
+                let _ = e2e.directory_mut().introduce(*publisher, &self.anchors, now_unix_ms);
+                self.events.push(KeyEvent::Installed { scope, issuer, epoch });
+                true
+            }
+        }
+    }
+
+    fn take_group(
+        &mut self,
+        e2e: &mut E2e,
+        scope: &Scope,
+        (head, keys): (&KeyHead, Vec<Unwrapped>),
+        now_unix_ms: u64,
+    ) -> bool {
+        let membership = self.memberships.iter_mut().find(|membership| membership.scope == *scope);
+        let (Some(membership), Some(rings)) = (membership, e2e.rings_mut(scope)) else {
+            return false;
+        };
+        let (identity, prekeys, anchors) = (&*self.identity, &self.prekeys, &self.anchors);
+        let holder = Holder { identity, prekeys, anchors, now_unix_ms };
+        let taken = membership.take_answer(head, keys, holder, rings);
+        let (scope, issuer) = (scope.as_str().to_owned(), head.issuer);
         match taken {
             Ok(Taken::Installed { epoch, issuer: certificate, .. }) => {
                 self.events.push(KeyEvent::Installed { scope, issuer, epoch });

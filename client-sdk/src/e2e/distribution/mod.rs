@@ -5,10 +5,12 @@
 //! after saving [`Distribution::export`], and subscribe to [`Distribution::filters`]. Keys go into the
 //! [`E2e`] that every call is given. Invariant: nothing is installed that a verified head does not commit to.
 
+mod event;
 mod issuer;
 mod join;
 mod joining;
 mod membership;
+mod pairs;
 mod policy;
 mod prekeys;
 mod saved;
@@ -26,17 +28,19 @@ use veilmq_protocol::veil::{
     },
 };
 
-use self::{
-    issuer::Issuer,
-    join::{Asked, Asking},
-    membership::{Holder, Membership, Taken},
-    prekeys::Prekeys,
-};
 pub use self::{
+    event::{KeyEvent, Outgoing},
     issuer::{IssuedState, Rotation},
     join::JoinError,
     membership::HeadError,
     policy::{Admission, IssuePolicy},
+};
+use self::{
+    issuer::Issuer,
+    join::{Asked, Asking},
+    membership::{Holder, Membership, Taken},
+    pairs::PairExchanges,
+    prekeys::Prekeys,
 };
 use super::{
     E2e, Entropy,
@@ -53,118 +57,6 @@ const WANTED_MAX: usize = 256;
 /// How a membership takes what came on one kind of topic.
 type Take = fn(&mut Membership, Kid, &[u8], Holder<'_>, &mut Rings) -> Result<Taken, HeadError>;
 
-/// A message to be published at QoS 1.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Outgoing {
-    /// The Topic Name.
-    pub topic: String,
-    /// The payload.
-    pub payload: Vec<u8>,
-    /// Whether the broker is to keep it.
-    pub retain: bool,
-    /// Response Topic and Correlation Data, for what belongs to a request.
-    pub answer: Option<(String, Vec<u8>)>,
-}
-
-/// Something people may want to know of; no part of it is secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum KeyEvent {
-    /// There is a key for an epoch.
-    Installed {
-        /// The scope.
-        scope: String,
-        /// Its issuer.
-        issuer: Kid,
-        /// The epoch.
-        epoch: u32,
-    },
-    /// The newest head of an issuer was not issued again in time: it may be absent, or the broker may hide what it says.
-    StaleHead {
-        /// The scope.
-        scope: String,
-        /// Its issuer.
-        issuer: Kid,
-    },
-    /// A head or wrap was refused.
-    HeadRefused {
-        /// The scope.
-        scope: String,
-        /// Its issuer.
-        issuer: Kid,
-        /// Why.
-        error: HeadError,
-    },
-    /// A prekey or revocation list was refused.
-    Refused {
-        /// The topic it came on.
-        topic: String,
-        /// Why.
-        error: DistributionError,
-    },
-    /// A member was let in, or has shown another prekey.
-    Admitted {
-        /// The scope.
-        scope: String,
-        /// The member.
-        member: Kid,
-    },
-    /// A member was taken out, and the epoch changes.
-    Removed {
-        /// The scope.
-        scope: String,
-        /// The member.
-        member: Kid,
-    },
-    /// The broker has a newer head of this issuer than its own state: it was restored from an older copy and issues anew.
-    Overtaken {
-        /// The scope.
-        scope: String,
-        /// The epoch in that head.
-        epoch: u32,
-    },
-    /// An issuer has not answered in time; its keys may still come with a head.
-    JoinPending {
-        /// The scope.
-        scope: String,
-        /// Who was asked.
-        issuer: Kid,
-    },
-    /// The broker has not passed a request on that went with CONNECT.
-    JoinNotPassedOn {
-        /// The scope.
-        scope: String,
-        /// Who was to be asked.
-        issuer: Kid,
-    },
-    /// A member has confirmed that it has its keys.
-    Joined {
-        /// The scope.
-        scope: String,
-        /// The member.
-        member: Kid,
-    },
-    /// An online join came to nothing.
-    JoinFailed {
-        /// Who was asked.
-        issuer: Kid,
-        /// Why.
-        error: JoinError,
-    },
-    /// A revocation list was taken.
-    Revocations {
-        /// The authority.
-        authority: Kid,
-        /// The number of the list.
-        number: u64,
-    },
-    /// A revocation list is past its time.
-    StaleRevocation {
-        /// The authority.
-        authority: Kid,
-    },
-}
-
 /// Everything one program needs to issue keys and to get them; see the [module](self).
 pub struct Distribution {
     identity: Arc<Identity>,
@@ -180,6 +72,7 @@ pub struct Distribution {
     /// What this member has asked, and what was asked of this issuer.
     asking: Vec<Asking>,
     asked: Asked,
+    pairs: PairExchanges,
     /// To be published as soon as there is a connection.
     queued: Vec<Outgoing>,
     changed: bool,
@@ -200,6 +93,7 @@ impl Distribution {
             wanted: BTreeSet::new(),
             asking: Vec::new(),
             asked: Asked::default(),
+            pairs: PairExchanges::default(),
             queued: Vec::new(),
             changed: false,
             events: Vec::new(),
@@ -315,10 +209,10 @@ impl Distribution {
             filters.push(format!("{}kp/{hash}/+", DistributionTopic::PREFIX));
             filters.push(format!("{}kp/{hash}/+/w/{own}", DistributionTopic::PREFIX));
         }
-        if !self.memberships.is_empty() {
+        if !self.memberships.is_empty() || self.pairs.publishers().next().is_some() {
             filters.push(DistributionTopic::JoinResponse { member: own }.to_string());
         }
-        if !self.issuers.is_empty() {
+        if self.is_issuer() {
             filters.push(DistributionTopic::Join { issuer: own }.to_string());
         }
         for authority in self.anchors.iter().filter(|anchor| anchor.roles.contains(Roles::CA)) {
@@ -326,7 +220,8 @@ impl Distribution {
         }
         if self.issuers.is_empty() {
             let topic = |member: &Kid| DistributionTopic::Prekey { member: *member }.to_string();
-            filters.extend(self.wanted.iter().map(topic));
+            let wanted: BTreeSet<Kid> = self.wanted.iter().copied().chain(self.pairs.publishers()).collect();
+            filters.extend(wanted.iter().map(topic));
         } else {
             filters.push(format!("{}pre/+", DistributionTopic::PREFIX));
         }
@@ -374,7 +269,7 @@ impl Distribution {
                 self.handle_list(e2e, authority, payload, now_unix_ms, entropy)
             }
             Some(DistributionTopic::Join { .. }) => {
-                self.handle_join(payload, now_unix_ms, entropy);
+                self.handle_join(e2e, payload, now_unix_ms, entropy);
                 return false;
             }
             Some(DistributionTopic::JoinResponse { .. }) => {
@@ -390,12 +285,14 @@ impl Distribution {
 
     /// Does what is due: prekeys, epochs, keys to be erased.
     pub fn advance(&mut self, e2e: &mut E2e, now_unix_ms: u64, entropy: Entropy<'_>) {
-        if !self.memberships.is_empty() && self.prekeys.advance(now_unix_ms, &mut *entropy) {
+        let takes_part = !self.memberships.is_empty() || self.pairs.is_any();
+        if takes_part && self.prekeys.advance(now_unix_ms, &mut *entropy) {
             self.prekey_due = true;
             self.changed = true;
         }
         for issuer in &mut self.issuers {
-            self.changed |= issuer.advance(now_unix_ms, &mut *entropy);
+            let used = e2e.sessions_used(&issuer.scope);
+            self.changed |= issuer.advance(used, now_unix_ms, &mut *entropy);
         }
         self.give_up_asking(now_unix_ms);
         e2e.advance(now_unix_ms);
@@ -405,7 +302,8 @@ impl Distribution {
     pub fn next_due(&self) -> u64 {
         let issuers = self.issuers.iter().map(Issuer::next_due);
         let asking = self.asking.iter().filter_map(|asking| asking.deadline_ms);
-        issuers.chain(asking).chain([self.prekeys.next_due()]).min().unwrap_or(u64::MAX)
+        let pairs = [self.prekeys.next_due(), self.pairs.next_due()];
+        issuers.chain(asking).chain(pairs).min().unwrap_or(u64::MAX)
     }
 
     /// Returns the prekey of this member, to be published first on every connection: its acknowledgement also tells that what
@@ -425,13 +323,14 @@ impl Distribution {
         }
     }
 
-    /// Whether this program issues the keys of a scope.
+    /// Whether this program issues the keys of a scope, or those of pairs.
     pub fn is_issuer(&self) -> bool {
-        !self.issuers.is_empty()
+        !self.issuers.is_empty() || self.pairs.gives()
     }
 
     /// Returns what is to be published, after [`export`](Self::export) was saved; call it while there is a connection.
     pub fn outgoing(&mut self, e2e: &mut E2e, now_unix_ms: u64, entropy: Entropy<'_>) -> Vec<Outgoing> {
+        self.ask_publishers(now_unix_ms, &mut *entropy);
         let mut outgoing = std::mem::take(&mut self.queued);
         if self.prekey_due {
             outgoing.extend(self.introduction());
@@ -543,6 +442,7 @@ impl Distribution {
             }
         }
         self.wanted.remove(&member);
+        self.pairs.introduced(&prekey);
         let known = e2e.directory().certificate(member) == Some(&prekey.certificate);
         Ok(!known
             && e2e.directory_mut().introduce(prekey.certificate.clone(), &self.anchors, now_unix_ms).is_ok())
@@ -589,7 +489,15 @@ impl Distribution {
                 | RevocationReason::PrivilegeWithdrawn => Rotation::Removal,
             })
         };
-        e2e.directory_mut().forget(|certificate| rotation(certificate).is_some());
+        let is_revoked = |certificate: &Certificate| rotation(certificate).is_some();
+        let mut peers = self.pairs.revise(is_revoked);
+        peers.extend(
+            self.pairs.publishers().filter(|kid| e2e.directory().certificate(*kid).is_some_and(is_revoked)),
+        );
+        if let Some(pairs) = e2e.pairs_mut() {
+            peers.into_iter().for_each(|peer| pairs.forget(peer));
+        }
+        e2e.directory_mut().forget(is_revoked);
         for issuer in &mut self.issuers {
             for member in issuer.revise(rotation, &mut *entropy) {
                 self.events.push(KeyEvent::Removed { scope: issuer.scope.as_str().to_owned(), member });

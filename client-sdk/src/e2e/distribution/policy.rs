@@ -2,7 +2,7 @@
 
 use veilmq_protocol::veil::{Certificate, Roles, Suite, distribution::WrapSuite, vmc::scope_covers};
 
-use super::super::{keyring::EpochTiming, scope::Scope};
+use super::super::{keyring::EpochTiming, scope::Scope, sessions::SESSIONS_MAX};
 
 const SECOND: u64 = 1_000;
 const HOUR: u64 = 3_600 * SECOND;
@@ -39,6 +39,9 @@ impl Admission {
 pub struct IssuePolicy {
     /// How long an epoch is used before the next one replaces it (default 24 h).
     pub rotate_every_ms: u64,
+    /// How many sender sessions may use one key before the next one replaces it (default and at most 65,536). The issuer counts
+    /// those of the messages that it seals and opens itself, Wills among them.
+    pub sessions_max: u32,
     /// How long before its activation an epoch is announced (default 60 s).
     pub key_lead_ms: u64,
     /// The same when a member was removed (default 5 s).
@@ -75,6 +78,7 @@ impl Default for IssuePolicy {
     fn default() -> Self {
         Self {
             rotate_every_ms: 24 * HOUR,
+            sessions_max: SESSIONS_MAX,
             key_lead_ms: 60 * SECOND,
             removal_lead_ms: 5 * SECOND,
             outage_ms: 7 * 24 * HOUR,

@@ -42,7 +42,9 @@ impl Prekeys {
             return false;
         }
         let (secret, public) = wrapping::new_key_pair(entropy);
-        self.last_id = self.last_id.saturating_add(1);
+        // Issuers take no older number than they know, also of a member that has lost its state.
+        let by_time = u32::try_from(now_unix_ms / 1_000).unwrap_or_default();
+        self.last_id = self.last_id.saturating_add(1).max(by_time);
         let made = OwnPrekey { id: self.last_id, secret, public, made_ms: now_unix_ms };
         self.previous = self.current.replace(made);
         true

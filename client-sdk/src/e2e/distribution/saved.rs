@@ -22,18 +22,21 @@ use crate::e2e::{
     keyring::{GroupKey, Window},
     rings::Rings,
     scope::Scope,
+    sessions::SessionsUsed,
 };
 
 const MAGIC: [u8; 4] = *b"VEKD";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Without the sessions that have used a key, and without pairs.
+const VERSION_1: u8 = 1;
 /// Reserved at once: growing would leave copies of secrets behind.
 const CAPACITY: usize = 64 << 10;
 
 /// Writes fields into a buffer that is erased; when it must grow, the old one is erased as well.
-struct Writer(Zeroizing<Vec<u8>>);
+pub(super) struct Writer(Zeroizing<Vec<u8>>);
 
 impl Writer {
-    fn bytes(&mut self, bytes: &[u8]) {
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
         if self.0.capacity() - self.0.len() < bytes.len() {
             let mut larger = Zeroizing::new(Vec::with_capacity(2 * self.0.capacity() + bytes.len()));
             larger.extend_from_slice(&self.0);
@@ -42,35 +45,35 @@ impl Writer {
         self.0.extend_from_slice(bytes);
     }
 
-    fn u8(&mut self, value: u8) {
+    pub(super) fn u8(&mut self, value: u8) {
         self.bytes(&[value]);
     }
 
-    fn u32(&mut self, value: u32) {
+    pub(super) fn u32(&mut self, value: u32) {
         self.bytes(&value.to_be_bytes());
     }
 
-    fn u64(&mut self, value: u64) {
+    pub(super) fn u64(&mut self, value: u64) {
         self.bytes(&value.to_be_bytes());
     }
 
-    fn count(&mut self, count: usize) {
+    pub(super) fn count(&mut self, count: usize) {
         self.u32(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
-    fn v32(&mut self, bytes: &[u8]) {
+    pub(super) fn v32(&mut self, bytes: &[u8]) {
         self.count(bytes.len());
         self.bytes(bytes);
     }
 
-    fn optional<T>(&mut self, value: Option<&T>, write: impl FnOnce(&mut Self, &T)) {
+    pub(super) fn optional<T>(&mut self, value: Option<&T>, write: impl FnOnce(&mut Self, &T)) {
         self.u8(u8::from(value.is_some()));
         if let Some(value) = value {
             write(self, value);
         }
     }
 
-    fn window(&mut self, window: Window) {
+    pub(super) fn window(&mut self, window: Window) {
         for moment in [window.activate_ms, window.retire_ms, window.drop_ms] {
             self.u64(moment);
         }
@@ -101,8 +104,9 @@ impl Distribution {
         }
         out.count(self.issuers.len());
         for issuer in &self.issuers {
-            issuer.write(&mut out);
+            issuer.write(e2e.sessions_used(&issuer.scope), &mut out);
         }
+        self.write_pairs(e2e, &mut out);
         out.0
     }
 
@@ -116,9 +120,9 @@ impl Distribution {
         if reader.array("magic").map_err(|_| StateError::NotState)? != MAGIC {
             return Err(StateError::NotState);
         }
-        match reader.u8("version")? {
-            VERSION => {}
-            version => return Err(StateError::Version(version)),
+        let version = reader.u8("version")?;
+        if !matches!(version, VERSION_1 | VERSION) {
+            return Err(StateError::Version(version));
         }
         if Kid::from_bytes(reader.array("kid")?) != self.identity.kid() {
             return Err(LayoutError::Value("identity").into());
@@ -143,6 +147,16 @@ impl Distribution {
             let scope = read_scope(&mut reader)?;
             let issuer = self.issuers.iter_mut().find(|issuer| issuer.scope == scope);
             read_issuer(&mut reader, issuer)?;
+            if version == VERSION
+                && let Some(used) = optional(&mut reader, |reader| {
+                    Ok(SessionsUsed { epoch: reader.u32("epoch")?, count: reader.u32("session count")? })
+                })?
+            {
+                e2e.resume_sessions(&scope, used);
+            }
+        }
+        if version == VERSION {
+            self.read_pairs(e2e, &mut reader)?;
         }
         reader.finish()?;
         let lists: Vec<Crl> = self.lists.values().cloned().collect();
@@ -252,7 +266,7 @@ fn read_membership(
 }
 
 impl Issuer {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, used: Option<SessionsUsed>, out: &mut Writer) {
         out.v32(self.scope.as_str().as_bytes());
         out.optional(self.tip.as_ref(), |out, (number, link)| {
             out.u32(*number);
@@ -279,6 +293,10 @@ impl Issuer {
                 out.bytes(kid.as_bytes());
             }
         }
+        out.optional(used.as_ref(), |out, SessionsUsed { epoch, count }| {
+            out.u32(*epoch);
+            out.u32(*count);
+        });
     }
 }
 
@@ -326,7 +344,7 @@ fn read_issuer(reader: &mut Reader<'_>, issuer: Option<&mut Issuer>) -> Result<(
     Ok(())
 }
 
-fn read_certificate(reader: &mut Reader<'_>) -> Result<Certificate, StateError> {
+pub(super) fn read_certificate(reader: &mut Reader<'_>) -> Result<Certificate, StateError> {
     Ok(Certificate::parse(reader.v32("certificate")?).map_err(|_| LayoutError::Value("certificate"))?)
 }
 
@@ -335,7 +353,7 @@ fn read_scope(reader: &mut Reader<'_>) -> Result<Scope, StateError> {
     Ok(Scope::new(filter)?)
 }
 
-fn read_window(reader: &mut Reader<'_>) -> Result<Window, StateError> {
+pub(super) fn read_window(reader: &mut Reader<'_>) -> Result<Window, StateError> {
     Ok(Window {
         activate_ms: reader.u64("activation")?,
         retire_ms: reader.u64("retirement")?,
@@ -344,7 +362,7 @@ fn read_window(reader: &mut Reader<'_>) -> Result<Window, StateError> {
     })
 }
 
-fn optional<T>(
+pub(super) fn optional<T>(
     reader: &mut Reader<'_>,
     read: impl FnOnce(&mut Reader<'_>) -> Result<T, StateError>,
 ) -> Result<Option<T>, StateError> {

@@ -8,6 +8,7 @@
 mod crl;
 mod head;
 mod join;
+mod pair;
 mod prekey;
 mod signed;
 #[cfg(feature = "channel")]
@@ -27,6 +28,7 @@ pub use self::{
     crl::{Crl, CrlFields, RevocationReason, Revoked},
     head::{KeyHead, KeyHeadFields, KeyHeadFlags, WrapSuite},
     join::{JoinFinish, JoinRequest, JoinRequestFields, JoinResponse},
+    pair::Pair,
     prekey::{Prekey, PrekeyFields},
     signed::Signed,
     topic::{DistributionTopic, SCOPE_HASH_LEN},

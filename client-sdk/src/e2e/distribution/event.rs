@@ -1,0 +1,119 @@
+//! What the distribution of keys says: messages to be published, and what people may want to know of.
+//!
+//! Invariant: nothing secret is in a [`KeyEvent`].
+
+use veilmq_protocol::veil::{Kid, distribution::DistributionError};
+
+use super::{HeadError, JoinError};
+
+/// A message to be published at QoS 1.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// The Topic Name.
+    pub topic: String,
+    /// The payload.
+    pub payload: Vec<u8>,
+    /// Whether the broker is to keep it.
+    pub retain: bool,
+    /// Response Topic and Correlation Data, for what belongs to a request.
+    pub answer: Option<(String, Vec<u8>)>,
+}
+
+/// Something people may want to know of; no part of it is secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyEvent {
+    /// There is a key for an epoch.
+    Installed {
+        /// The scope.
+        scope: String,
+        /// Its issuer.
+        issuer: Kid,
+        /// The epoch.
+        epoch: u32,
+    },
+    /// The newest head of an issuer was not issued again in time: it may be absent, or the broker may hide what it says.
+    StaleHead {
+        /// The scope.
+        scope: String,
+        /// Its issuer.
+        issuer: Kid,
+    },
+    /// A head or wrap was refused.
+    HeadRefused {
+        /// The scope.
+        scope: String,
+        /// Its issuer.
+        issuer: Kid,
+        /// Why.
+        error: HeadError,
+    },
+    /// A prekey or revocation list was refused.
+    Refused {
+        /// The topic it came on.
+        topic: String,
+        /// Why.
+        error: DistributionError,
+    },
+    /// A member was let in, or has shown another prekey.
+    Admitted {
+        /// The scope.
+        scope: String,
+        /// The member.
+        member: Kid,
+    },
+    /// A member was taken out, and the epoch changes.
+    Removed {
+        /// The scope.
+        scope: String,
+        /// The member.
+        member: Kid,
+    },
+    /// The broker has a newer head of this issuer than its own state: it was restored from an older copy and issues anew.
+    Overtaken {
+        /// The scope.
+        scope: String,
+        /// The epoch in that head.
+        epoch: u32,
+    },
+    /// An issuer has not answered in time; its keys may still come with a head.
+    JoinPending {
+        /// The scope.
+        scope: String,
+        /// Who was asked.
+        issuer: Kid,
+    },
+    /// The broker has not passed a request on that went with CONNECT.
+    JoinNotPassedOn {
+        /// The scope.
+        scope: String,
+        /// Who was to be asked.
+        issuer: Kid,
+    },
+    /// A member has confirmed that it has its keys.
+    Joined {
+        /// The scope.
+        scope: String,
+        /// The member.
+        member: Kid,
+    },
+    /// An online join came to nothing.
+    JoinFailed {
+        /// Who was asked.
+        issuer: Kid,
+        /// Why.
+        error: JoinError,
+    },
+    /// A revocation list was taken.
+    Revocations {
+        /// The authority.
+        authority: Kid,
+        /// The number of the list.
+        number: u64,
+    },
+    /// A revocation list is past its time.
+    StaleRevocation {
+        /// The authority.
+        authority: Kid,
+    },
+}
