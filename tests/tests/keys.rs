@@ -187,6 +187,42 @@ fn the_authority_removes_a_member_and_outlives_its_state(plant: &Plant) {
     assert!(!members().contains(&plant.kid("hill")));
 }
 
+/// Whoever has the certificates sees whether the authority gives its key to others.
+fn the_roster_of_an_authority_is_compared_with_certificates(plant: &Plant) {
+    plant.certify("keys", "key-authority", "--publish-scope");
+    fs::write(plant.path("passphrase"), "correct horse battery staple").unwrap();
+    let issue = ["--passphrase-file", "passphrase", "--issue", SCOPE];
+    let _authority = plant.start(&["authority", "run"], "keys", &issue);
+    plant.wait_for("keys", "issuing the keys of factory/#");
+    let _readers = ["lake", "hill"].map(|name| plant.read(name));
+    let diff = |certificates: &[&str]| {
+        let mut command = plant.command(&["roster", "diff", "--no-channel", "--trust", "ca/ca.vmc"]);
+        command.args(["--identity", "press", SCOPE]).args(certificates).args(plant.carrier.arguments());
+        let output = run(&mut command, 60);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    eventually("the roster of both", || diff(&["lake.vmc", "hill.vmc"]).0 == Some(0));
+
+    let (status, printed) = diff(&["lake.vmc"]);
+    assert_eq!(status, Some(1));
+    assert!(printed.contains(&format!("+ {} has the key", plant.kid("hill"))), "{printed}");
+
+    let target = ["--state", "keys.state", "--scope", SCOPE];
+    plant.made(&[&["authority", "remove"][..], &target, &[&plant.kid("hill")]].concat());
+    eventually("the roster of one", || diff(&["lake.vmc"]).0 == Some(0));
+}
+
+#[test]
+fn the_roster_of_an_authority_is_compared_with_certificates_with_veilmq() {
+    the_roster_of_an_authority_is_compared_with_certificates(&Plant::new(Carrier::veilmq()));
+}
+
+#[test]
+fn the_roster_of_an_authority_is_compared_with_certificates_with_mosquitto_over_tls() {
+    let Some(mosquitto) = Carrier::mosquitto_over_tls() else { return };
+    the_roster_of_an_authority_is_compared_with_certificates(&Plant::new(mosquitto));
+}
+
 #[test]
 fn a_reader_reads_what_a_publisher_left_behind_with_veilmq() {
     a_reader_reads_what_a_publisher_left_behind(&Plant::new(Carrier::veilmq()));

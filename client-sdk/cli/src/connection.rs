@@ -239,6 +239,15 @@ impl Connection {
         Ok(self.identity.as_deref().map(identity::load).transpose()?.map(Arc::new))
     }
 
+    /// Whose certificates count.
+    pub(crate) fn anchors(&self) -> Result<TrustAnchors, Failure> {
+        let mut anchors = TrustAnchors::new();
+        for path in &self.trust {
+            identity::add_anchor(&mut anchors, path)?;
+        }
+        Ok(anchors)
+    }
+
     pub(crate) fn given(&self) -> Result<Given, Failure> {
         Given::parse(&self.properties)
     }
@@ -276,10 +285,7 @@ impl Connection {
     }
 
     fn with_channel(&self, mut builder: Builder) -> Result<Builder, Failure> {
-        let mut anchors = TrustAnchors::new();
-        for path in &self.trust {
-            identity::add_anchor(&mut anchors, path)?;
-        }
+        let anchors = self.anchors()?;
         let Some(identity) = self.identity()? else {
             if self.trust.is_empty() {
                 return Ok(builder);

@@ -24,6 +24,7 @@ mod progress;
 mod properties;
 mod publish;
 mod revocation;
+mod roster;
 mod secret;
 mod show;
 mod subscribe;
@@ -68,6 +69,9 @@ enum Command {
     /// Issue the keys of end-to-end scopes for many publishers, and look after their members
     #[command(subcommand)]
     Authority(key_authority::Command),
+    /// See who has the keys of end-to-end scopes
+    #[command(subcommand)]
+    Roster(roster::Command),
     /// Publish messages, as mosquitto_pub does
     #[command(disable_help_flag = true, after_help = connection::EXIT_STATUSES)]
     Pub(publish::Arguments),
@@ -103,6 +107,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Topic(command) => topic::run(command)?,
         Command::Acl(command) => acl::run(command)?,
         Command::Authority(command) => runtime()?.block_on(key_authority::run(command))?,
+        Command::Roster(command) => runtime()?.block_on(roster::run(command))?,
         Command::Pub(arguments) => runtime()?.block_on(publish::run(arguments))?,
         Command::Sub(arguments) => runtime()?.block_on(subscribe::run(arguments))?,
         Command::Demo(arguments) => runtime()?.block_on(demo::run(arguments))?,

@@ -8,9 +8,17 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Output},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
-use veilmq_client::identity;
+use veilmq_client::{
+    e2e::{
+        E2e, EnvelopeOptions, Limits, Member, Scope,
+        distribution::{Distribution, IssuePolicy},
+    },
+    identity,
+};
 use veilmq_protocol::veil::{Roles, channel::TrustAnchors};
 
 /// Runs `veil` in a folder.
@@ -210,4 +218,69 @@ fn a_broker_that_is_not_there_is_named() {
     let admin = format!("127.0.0.1:{port}");
     let demo = fail(folder.path(), &[&["demo", "--admin", &admin], &there[..]].concat());
     assert_eq!(demo, (1, format!("veil: admin listener {admin}: Connection refused (os error 111)")));
+}
+
+/// Writes what `press` publishes as issuer of `factory/#` with one member, `lake`, to the file `head`.
+fn write_head(folder: &Path) {
+    let path = |name: &str| folder.join(name);
+    let mut anchors = TrustAnchors::new();
+    identity::add_anchor(&mut anchors, &path("ca/ca.vmc")).unwrap();
+    let press = Arc::new(identity::load(&path("press")).unwrap());
+    let mut e2e = E2e::new(Member::Identity(Arc::clone(&press)), Limits::default());
+    let mut keys = Distribution::new(press, anchors);
+    let scope = Scope::new("factory/#").unwrap();
+    keys.issue(&mut e2e, scope.clone(), EnvelopeOptions::default(), IssuePolicy::default()).unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let mut entropy = |bytes: &mut [u8]| getrandom::fill(bytes).unwrap();
+    keys.admit(&scope, identity::load_certificate(&path("lake.vmc")).unwrap(), now, &mut entropy).unwrap();
+    keys.advance(&mut e2e, now, &mut entropy);
+    let outgoing = keys.outgoing(&mut e2e, now, &mut entropy);
+    let head = outgoing.iter().find(|outgoing| outgoing.topic.starts_with("_veil/1/kp/")).unwrap();
+    fs::write(path("head"), &head.payload).unwrap();
+}
+
+#[test]
+fn a_roster_is_compared_with_the_head_of_an_issuer() {
+    let folder = with_authority();
+    let folder = folder.path();
+    for (name, role, scopes) in [
+        ("press", "publisher", "--publish-scope"),
+        ("lake", "subscriber", "--subscribe-scope"),
+        ("hill", "subscriber", "--subscribe-scope"),
+    ] {
+        let who = ["--subject", name, "--role", role, scopes, "factory/#", "--out", "."];
+        succeed(folder, &[&["ca", "issue", "--dir", "ca"][..], &who].concat());
+    }
+    write_head(folder);
+    let kid = |name: &str| identity::load_certificate(&folder.join(format!("{name}.vmc"))).unwrap().kid();
+    let diff = |more: &[&str]| {
+        let output =
+            veil(folder, &[&["roster", "diff", "--trust", "ca/ca.vmc", "--head", "head"][..], more].concat());
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+
+    let (status, same) = diff(&["factory/#", "lake.vmc", "press.vmc"]);
+    assert_eq!((status, same.lines().last()), (0, Some("  = the roster")), "{same}");
+    assert!(same.contains(&format!("issuer {} (press), epoch 1", kid("press"))), "{same}");
+
+    let (status, other) = diff(&["factory/#", "hill.vmc"]);
+    let lines = [
+        format!("  + {} has the key and is not on the roster", kid("lake")),
+        format!("  - {} (hill) is on the roster and has no key", kid("hill")),
+    ];
+    assert_eq!(
+        (status, other.lines().skip(1).collect::<Vec<_>>()),
+        (1, lines.each_ref().map(String::as_str).to_vec())
+    );
+
+    succeed(folder, &["ca", "revoke", "--dir", "ca", "lake.vmc"]);
+    let (status, revoked) = diff(&["factory/#", "lake.vmc", "--crl", "ca/ca.crl"]);
+    assert_eq!((status, revoked.lines().last()), (1, Some(&*lines[0])), "{revoked}");
+    assert!(revoked.starts_with("lake.vmc: does not count"), "{revoked}");
+
+    assert_eq!(diff(&["office/#", "lake.vmc"]).0, 1, "a head of another scope says nothing");
+    let mut head = fs::read(folder.join("head")).unwrap();
+    head[60] ^= 1;
+    fs::write(folder.join("head"), head).unwrap();
+    assert_eq!(diff(&["factory/#", "lake.vmc"]).0, 1, "nor does one that does not verify");
 }
