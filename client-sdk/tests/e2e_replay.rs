@@ -367,6 +367,27 @@ fn no_key_and_nonce_is_used_twice_over_restarts_with_any_clock_that_keeps_its_st
 }
 
 #[test]
+fn copies_of_one_state_go_on_in_sessions_of_their_own_without_any_clock() {
+    let state = publisher().export_state(Saved::InPassing);
+    let mut count = 0_u64;
+    let sessions: BTreeSet<u64> = (0..1_000)
+        .map(|_| {
+            let mut copy = publisher();
+            copy.import_state(&state, 0, false).unwrap();
+            let mut random = |bytes: &mut [u8]| {
+                count += 1;
+                let drawn = hash(&[b"copies", &count.to_be_bytes()]);
+                bytes.copy_from_slice(&drawn[..bytes.len()]);
+            };
+            position(&copy.seal(topic(TOPIC), JSON, &plain(), 0, &mut random).unwrap()).0
+        })
+        .collect();
+
+    // With the 15 random bits of a session alone, about fifteen of a thousand would have met another.
+    assert_eq!(sessions.len(), 1_000);
+}
+
+#[test]
 fn the_same_plaintext_never_gives_the_same_ciphertext() {
     let mut publisher = publisher();
     let bodies: HashSet<Vec<u8>> = (0..200)

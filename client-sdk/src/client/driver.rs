@@ -5,9 +5,10 @@
 
 mod keys;
 mod requests;
+mod retained;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -102,6 +103,10 @@ enum Waiter {
     Names {
         filter: String,
     },
+    /// What an earlier run of the program has had retained.
+    Retained {
+        wire: String,
+    },
 }
 
 /// Where to connect, and how insistently.
@@ -132,6 +137,8 @@ pub(super) struct Driver {
     publishes: mpsc::Receiver<PublishCommand>,
     commands: mpsc::Receiver<Command>,
     waiters: HashMap<Token, Waiter>,
+    /// Names that are subscribed to for what is retained there, until it has come.
+    reading: BTreeSet<String>,
     blocked: Vec<Blocked>,
     /// Messages that waited for a key and are to be tried again, or for the last time.
     waited: VecDeque<(Parked, bool)>,
@@ -177,6 +184,7 @@ impl Driver {
             publishes: channels.0,
             commands: channels.1,
             waiters: HashMap::new(),
+            reading: BTreeSet::new(),
             blocked: Vec::new(),
             waited: VecDeque::new(),
             unsealed: VecDeque::new(),
@@ -347,7 +355,12 @@ impl Driver {
                         tell(reply, outcome);
                     }
                     Some(Waiter::Keys { topic }) => self.key_published(&topic, outcome.err()),
-                    Some(Waiter::Subscribe { .. } | Waiter::Unsubscribe { .. } | Waiter::Names { .. })
+                    Some(
+                        Waiter::Subscribe { .. }
+                        | Waiter::Unsubscribe { .. }
+                        | Waiter::Names { .. }
+                        | Waiter::Retained { .. },
+                    )
                     | None => {}
                 },
                 Event::Answered { token, reasons } => self.answered(token, &reasons),
@@ -399,6 +412,9 @@ impl Driver {
     }
 
     fn deliver(&mut self, message: Message, receipt: Option<Receipt>) {
+        if message.retain {
+            self.read_back(&message);
+        }
         if self.take_key_message(&message) {
             self.acknowledge(receipt);
         } else {

@@ -42,6 +42,8 @@ pub(super) enum KeyAnswer {
 #[derive(Default)]
 pub(super) struct KeyWork {
     pub(super) filters: Vec<String>,
+    /// Filters that were subscribed to before and are no longer needed.
+    pub(super) gone: Vec<String>,
     pub(super) publications: Vec<Outgoing>,
 }
 
@@ -145,7 +147,7 @@ impl Keys {
         self.distribution.advance(e2e, now_unix_ms, &mut entropy);
         let mut work = KeyWork::default();
         if self.phase != Phase::Disconnected {
-            work.filters = self.new_filters();
+            (work.filters, work.gone) = self.changed_filters();
         }
         match &mut self.phase {
             Phase::Disconnected | Phase::Listening => {}
@@ -188,9 +190,13 @@ impl Keys {
         self.parked.front().map_or(u64::MAX, |parked| parked.deadline_ms).min(work)
     }
 
-    fn new_filters(&mut self) -> Vec<String> {
-        let filters = self.distribution.filters().into_iter();
-        filters.filter(|filter| self.subscribed.insert(filter.clone())).collect()
+    /// The filters that are new, and those that are there no longer.
+    fn changed_filters(&mut self) -> (Vec<String>, Vec<String>) {
+        let filters: BTreeSet<String> = self.distribution.filters().into_iter().collect();
+        let gone = self.subscribed.difference(&filters).cloned().collect();
+        let new = filters.difference(&self.subscribed).cloned().collect();
+        self.subscribed = filters;
+        (new, gone)
     }
 
     /// Keeps a message until there is a key for it; gives back one that must not wait any longer, if there are too many.

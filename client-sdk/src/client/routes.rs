@@ -130,6 +130,12 @@ impl Routes {
         wanted.find(|wanted| wanted.filter == filter).map(|wanted| wanted.wire.clone()).unwrap_or_default()
     }
 
+    /// Returns what the broker was given with exactly this filter, if it was.
+    pub(super) fn options_of(&self, wire: &str) -> Option<SubscribeOptions> {
+        let mut wanted = self.routes.iter().flat_map(|route| &route.filters);
+        wanted.find(|wanted| wanted.wire.iter().any(|name| name == wire)).map(|wanted| wanted.options)
+    }
+
     /// Gives every filter what `wire` says it is now; returns what the broker is to be given, and what it is to forget.
     pub(super) fn rename(
         &mut self,

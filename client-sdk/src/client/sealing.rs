@@ -14,7 +14,7 @@ use super::{
     clock::{entropy, unix_ms},
     error::{ConnectError, PublishError},
     keys::{KeyWork, Keys, Parked},
-    retained::Retained,
+    retained::{Refresh, Retained},
 };
 use crate::{
     e2e::{E2e, NamingError, OpenError, Saved, SealError, StateError, distribution::Distribution},
@@ -61,11 +61,16 @@ pub(super) struct Sealing {
 }
 
 impl Sealing {
-    pub(super) fn new(mut e2e: E2e, keys: Option<Keys>, file: Option<SealedFile>) -> Self {
+    pub(super) fn new(
+        mut e2e: E2e,
+        keys: Option<Keys>,
+        file: Option<SealedFile>,
+        retained: Retained,
+    ) -> Self {
         let now = unix_ms();
         let next_due = e2e.advance(now);
         let naming_epochs = e2e.naming_epochs(now);
-        Self { e2e, keys, file, next_due, save_due: None, retained: Retained::default(), naming_epochs }
+        Self { e2e, keys, file, next_due, save_due: None, retained, naming_epochs }
     }
 
     /// Erases keys whose time is over.
@@ -95,7 +100,8 @@ impl Sealing {
         let Some(keys) = keys else { return KeyWork::default() };
         let work = keys.work(e2e, unix_ms(), |distribution, e2e| {
             let Some(file) = file else { return Ok(()) };
-            file.save(&content(Some(distribution), e2e, Saved::InPassing)).map_err(|error| error.to_string())
+            let content = content(Some(distribution), e2e, retained, Saved::InPassing);
+            file.save(&content).map_err(|error| error.to_string())
         });
         if !work.publications.is_empty() {
             retained.look_again();
@@ -108,11 +114,34 @@ impl Sealing {
         self.retained.next_due().filter(|due| *due != u64::MAX)
     }
 
-    /// What this client has had retained under an earlier epoch, sealed anew.
-    pub(super) fn refreshed(&mut self) -> Vec<Publication> {
-        let refreshed = self.retained.refreshed(&mut self.e2e, unix_ms());
+    /// What is to be done about what this client has had retained under an earlier epoch.
+    pub(super) fn refresh(&mut self) -> Refresh {
+        let refresh = self.retained.refresh(&mut self.e2e, unix_ms());
+        self.refreshed(&refresh);
+        refresh
+    }
+
+    /// Takes a retained message, if it is one that is being read back.
+    pub(super) fn read_back(&mut self, message: &Message) -> Option<Refresh> {
+        let refresh = self.retained.read_back(&mut self.e2e, message, unix_ms())?;
+        self.refreshed(&refresh);
+        Some(refresh)
+    }
+
+    pub(super) fn cannot_read(&mut self, wire: &str) {
+        self.retained.cannot_read(wire);
+    }
+
+    /// The connection is gone.
+    pub(super) fn disconnected(&mut self) {
+        self.retained.disconnected();
+    }
+
+    fn refreshed(&mut self, refresh: &Refresh) {
         self.save_session();
-        refreshed
+        if !refresh.publications.is_empty() {
+            self.save_due.get_or_insert(unix_ms() + SAVE_EVERY_MS);
+        }
     }
 
     /// Takes a message on a topic of key distribution; `None` if it is none. Returns whether parked messages may be tried again.
@@ -145,7 +174,7 @@ impl Sealing {
         self.save_due = None;
         let Some(file) = &self.file else { return };
         let distribution = self.keys.as_ref().map(|keys| &keys.distribution);
-        if let Err(error) = file.save(&content(distribution, &self.e2e, saved)) {
+        if let Err(error) = file.save(&content(distribution, &self.e2e, &self.retained, saved)) {
             error!(%error, "cannot save which messages were received");
         }
     }
@@ -204,7 +233,11 @@ impl Sealing {
                 // VEIL-1 section 12.1: the proof that it is deleted, and then the deletion.
                 outgoing.push(publication.carrying(&wire, Bytes::new()));
             }
-            self.retained.remember(publication, wire, self.e2e.refresh_mark(name, now));
+            // The first is the sealed one, whatever follows.
+            if let Some(sealed) = outgoing.first() {
+                self.retained.remember(publication, sealed, self.e2e.refresh_mark(name, now));
+            }
+            self.save_due.get_or_insert(unix_ms() + SAVE_EVERY_MS);
         }
         Ok(outgoing)
     }
@@ -328,19 +361,25 @@ impl Sealing {
     }
 }
 
-/// What is saved: the keys, then the replay state and the sender session.
-fn content(distribution: Option<&Distribution>, e2e: &E2e, saved: Saved) -> Zeroizing<Vec<u8>> {
+/// What is saved: the keys, then the replay state and the sender session, then what is retained.
+fn content(
+    distribution: Option<&Distribution>,
+    e2e: &E2e,
+    retained: &Retained,
+    saved: Saved,
+) -> Zeroizing<Vec<u8>> {
     let keys = distribution.map(|distribution| distribution.export(e2e)).unwrap_or_default();
     let replay = e2e.export_state(saved);
-    let mut content = Zeroizing::new(Vec::with_capacity(8 + keys.len() + replay.len()));
-    for part in [keys.as_slice(), &replay] {
+    let retained = retained.encode();
+    let mut content = Zeroizing::new(Vec::with_capacity(12 + keys.len() + replay.len() + retained.len()));
+    for part in [keys.as_slice(), &replay, &retained] {
         content.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
         content.extend_from_slice(part);
     }
     content
 }
 
-/// Takes back what was saved.
+/// Takes back what was saved, and returns what is retained.
 ///
 /// # Errors
 /// [`StateError`].
@@ -349,14 +388,20 @@ pub(super) fn restore(
     distribution: Option<&mut Distribution>,
     e2e: &mut E2e,
     accept_replay_after_crash: bool,
-) -> Result<(), StateError> {
+) -> Result<Retained, StateError> {
     let mut reader = Reader::new(saved);
     let (keys, replay) = (reader.v32("keys")?, reader.v32("replay state")?);
+    // Earlier versions of this program did not save what is retained.
+    let retained = match reader.offset() == saved.len() {
+        true => Retained::default(),
+        false => Retained::decode(reader.v32("retained messages")?)?,
+    };
     reader.finish()?;
     if let (Some(distribution), false) = (distribution, keys.is_empty()) {
         distribution.import(e2e, keys)?;
     }
-    e2e.import_state(replay, unix_ms(), accept_replay_after_crash)
+    e2e.import_state(replay, unix_ms(), accept_replay_after_crash)?;
+    Ok(retained)
 }
 
 /// A key identifier for a program without an identity, the same each time it runs under this name.

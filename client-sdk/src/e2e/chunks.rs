@@ -13,6 +13,8 @@ use super::error::OpenError;
 pub(super) const MESSAGE_BYTES_MAX: u64 = 64 << 20;
 /// Incomplete messages of one sender.
 const MESSAGES_MAX: usize = 4;
+/// What a part takes in memory besides its bytes, about.
+const PART_BYTES: usize = 64;
 /// How long the parts of a message may take, in milliseconds.
 const COMPLETE_MS: u64 = 60_000;
 
@@ -31,6 +33,8 @@ struct Partial {
     total_bytes: u64,
     parts: BTreeMap<u32, Vec<u8>>,
     bytes: usize,
+    /// With what its parts take besides their bytes.
+    held_bytes: usize,
     /// Place in the order of beginnings, which is also that of times.
     began: (u64, u64),
 }
@@ -68,8 +72,10 @@ impl Chunks {
             self.begun += 1;
             let began = (now_unix_ms, self.begun);
             let Chunk { count, total_bytes, .. } = chunk;
-            self.partial
-                .insert(name, Partial { count, total_bytes, parts: BTreeMap::new(), bytes: 0, began });
+            self.partial.insert(
+                name,
+                Partial { count, total_bytes, parts: BTreeMap::new(), bytes: 0, held_bytes: 0, began },
+            );
         }
         let Some(partial) = self.partial.get_mut(&name) else { return Err(OpenError::Incomplete) };
         let fits = (partial.count, partial.total_bytes) == (chunk.count, chunk.total_bytes)
@@ -79,7 +85,8 @@ impl Chunks {
             return Err(OpenError::Malformed("chunk"));
         }
         partial.bytes += part.len();
-        self.bytes += part.len();
+        partial.held_bytes += part.len() + PART_BYTES;
+        self.bytes += part.len() + PART_BYTES;
         partial.parts.insert(chunk.index, part);
         if partial.parts.len() < chunk.count as usize {
             self.keep_within_bounds();
@@ -94,7 +101,7 @@ impl Chunks {
 
     fn forget(&mut self, name: &MessageName) -> Option<Partial> {
         let partial = self.partial.remove(name)?;
-        self.bytes -= partial.bytes;
+        self.bytes -= partial.held_bytes;
         Some(partial)
     }
 
@@ -175,6 +182,19 @@ mod tests {
     }
 
     #[test]
+    fn parts_of_one_byte_are_bounded_as_well() {
+        let mut chunks = Chunks::new(10_000);
+
+        for index in 0..1_000 {
+            let taken = chunks.take(name(1, 1), part(index, 2_000, 2_000), vec![7], NOW);
+            assert_eq!(taken, Err(OpenError::Incomplete));
+        }
+
+        let parts: usize = chunks.partial.values().map(|partial| partial.parts.len()).sum();
+        assert!(parts * (1 + PART_BYTES) <= 10_000, "{parts} are held");
+    }
+
+    #[test]
     fn what_is_incomplete_is_bounded_in_number_bytes_and_time() {
         let begin = |chunks: &mut Chunks, name, now| {
             assert_eq!(chunks.take(name, part(0, 2, 200), vec![0; 100], now), Err(OpenError::Incomplete));
@@ -188,7 +208,7 @@ mod tests {
         assert!(!finish(&mut chunks, name(1, 1), NOW), "a fifth message pushed it out");
         assert!(finish(&mut chunks, name(1, 5), NOW));
 
-        let mut chunks = Chunks::new(250);
+        let mut chunks = Chunks::new(400);
         for sender in 1..=3 {
             begin(&mut chunks, name(sender, 1), NOW);
         }

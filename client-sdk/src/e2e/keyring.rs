@@ -513,6 +513,27 @@ mod tests {
     }
 
     #[test]
+    fn an_issuer_that_announces_without_end_makes_the_oldest_epochs_go() {
+        let mut keyring = Keyring::explicit(TIMING);
+        let window = |epoch: u32| Window {
+            activate_ms: epoch.into(),
+            retire_ms: u64::MAX,
+            drop_ms: u64::MAX,
+            no_transition: false,
+        };
+
+        for epoch in 1..=3_000 {
+            keyring.install(epoch, GroupKey::new(&[1; 32]), window(epoch));
+        }
+
+        assert_eq!(keyring.held().count(), INSTALLED_MAX);
+        assert_eq!(keyring.state(1_976, 3_000), Some(EpochState::Gone));
+        assert_eq!(keyring.sending_epoch(3_000), Some(3_000));
+        keyring.install(1_976, GroupKey::new(&[1; 32]), window(1_976));
+        assert_eq!(keyring.state(1_976, 3_000), Some(EpochState::Gone), "it does not come back");
+    }
+
+    #[test]
     fn compromise_drops_earlier_epochs_at_once() {
         for mut keyring in [two_epochs(), announced(), planned()] {
             keyring.drop_before(8);

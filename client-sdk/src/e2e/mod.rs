@@ -48,6 +48,7 @@ mod lru;
 mod opened;
 mod pairs;
 mod receiver;
+mod reopening;
 mod replay;
 mod rings;
 mod scope;

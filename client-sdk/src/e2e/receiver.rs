@@ -162,6 +162,27 @@ impl Receiver {
         self.keys.retain(keep);
     }
 
+    /// Opens what this program is known to have sealed for `topic`.
+    pub(super) fn reopen(
+        &mut self,
+        within: EnvelopeScope<'_>,
+        topic: TopicName<'_>,
+        incoming: Incoming<'_>,
+    ) -> Result<Vec<u8>, OpenError> {
+        let envelope = Envelope::parse(incoming.payload)?;
+        let EnvelopeHeader { sender, epoch, flags, .. } = envelope.header;
+        let known = within.keys.receiving(sender, epoch, incoming.now_unix_ms);
+        let (issuer, _) = known.ok_or(OpenError::NoKey { epoch })?;
+        let inner = flags.contains(EnvelopeFlags::INNER_TOPIC);
+        let topic_hash = hash(&[if inner { "" } else { incoming.topic.as_str() }.as_bytes()]);
+        self.bind(within, incoming, &envelope)?;
+        let mut plaintext = self.decrypt(within, issuer, &envelope, topic_hash)?;
+        if inner && take_inner_topic(&mut plaintext).as_deref() != Some(topic.as_str()) {
+            return Err(OpenError::TopicMismatch);
+        }
+        Ok(plaintext)
+    }
+
     /// Verifies binding, signature and tag, in this order, and returns the plaintext without its padding.
     fn authenticate(
         &mut self,
@@ -171,8 +192,20 @@ impl Receiver {
         envelope: &Envelope<'_>,
         topic_hash: [u8; 32],
     ) -> Result<Vec<u8>, OpenError> {
-        let header = &envelope.header;
-        let bound = header.flags.contains(EnvelopeFlags::BOUND).then_some(incoming.properties);
+        self.bind(within, incoming, envelope)?;
+        self.verify_signature(within.options, envelope)?;
+        self.decrypt(within, issuer, envelope, topic_hash)
+    }
+
+    /// Puts together what the envelope is bound to.
+    fn bind(
+        &mut self,
+        within: EnvelopeScope<'_>,
+        incoming: Incoming<'_>,
+        envelope: &Envelope<'_>,
+    ) -> Result<(), OpenError> {
+        let flags = envelope.header.flags;
+        let bound = flags.contains(EnvelopeFlags::BOUND).then_some(incoming.properties);
         if bound.is_none() && within.options.bound.applies_to(incoming.properties) {
             return Err(OpenError::BadTag);
         }
@@ -180,12 +213,20 @@ impl Receiver {
             &mut self.associated_data,
             envelope.header_bytes,
             within.scope.as_str(),
-            if header.flags.contains(EnvelopeFlags::INNER_TOPIC) { "" } else { incoming.topic.as_str() },
+            if flags.contains(EnvelopeFlags::INNER_TOPIC) { "" } else { incoming.topic.as_str() },
             bound,
         )
-        .map_err(|_| OpenError::Malformed("bound properties"))?;
-        self.verify_signature(within.options, envelope)?;
+        .map_err(|_| OpenError::Malformed("bound properties"))
+    }
 
+    fn decrypt(
+        &mut self,
+        within: EnvelopeScope<'_>,
+        issuer: Issuer,
+        envelope: &Envelope<'_>,
+        topic_hash: [u8; 32],
+    ) -> Result<Vec<u8>, OpenError> {
+        let header = &envelope.header;
         let id = StreamId {
             scope: within.id,
             issuer,

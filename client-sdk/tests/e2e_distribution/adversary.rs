@@ -4,7 +4,10 @@ use veilmq_client::e2e::{
     UnwrapError,
     distribution::{HeadError, IssuePolicy, KeyEvent, Rotation},
 };
-use veilmq_protocol::veil::distribution::{DistributionError, KeyHead, bundle, put_bundle};
+use veilmq_protocol::veil::{
+    Kid,
+    distribution::{DistributionError, KeyHead, bundle, put_bundle},
+};
 
 use crate::{
     admit,
@@ -148,4 +151,81 @@ fn another_members_prekey_cannot_be_put_in_its_place() {
     let error = DistributionError::Value("member");
     assert_eq!(events, [KeyEvent::Refused { topic: of(&lake), error }]);
     assert_eq!(press.keys.members(&scope()), []);
+}
+
+#[test]
+fn wraps_of_issuers_that_nobody_knows_do_not_keep_those_of_others_out() {
+    let mut broker = Broker::default();
+    let mut press = Party::publisher("press", IssuePolicy::default());
+    let mut members: Vec<Party> = (0..65).map(|n| Party::subscriber(&format!("member-{n}"))).collect();
+    for member in &members {
+        press.keys.admit(&scope(), member.certificate(), START, &mut entropy()).unwrap();
+    }
+    press.visit(&mut broker, START);
+    let lake = &mut members[0];
+    let own = lake.kid().to_string();
+    let (topic, wrap) =
+        broker.retained.iter().find(|(topic, _)| topic.contains("/w/") && topic.ends_with(&own)).unwrap();
+    let hash = topic.split('/').nth(3).unwrap();
+    for stranger in 0..100_u64 {
+        let forged = format!("_veil/1/kp/{hash}/{stranger:016x}/w/{own}");
+        lake.hear(&(forged, wrap.clone()), START);
+    }
+
+    lake.hear(&(topic.clone(), wrap.clone()), START);
+    let head =
+        broker.retained.iter().find(|(topic, _)| topic.starts_with("_veil/1/kp/") && !topic.contains("/w/"));
+    let (topic, head) = head.unwrap();
+    lake.hear(&(topic.clone(), head.clone()), START);
+
+    let message = press.seal(START);
+    assert!(members[0].reads(&message, START));
+}
+
+#[test]
+fn senders_that_do_not_exist_do_not_keep_a_member_from_asking_for_those_that_do() {
+    let mut lake = Party::subscriber("lake");
+    let before = lake.keys.filters().len();
+    for stranger in 0..1_000_u64 {
+        lake.keys.want_certificate(Kid::from_bytes(stranger.to_be_bytes()));
+    }
+
+    let press = Kid::from_bytes([9; 8]);
+    assert!(lake.keys.want_certificate(press));
+    assert!(!lake.keys.want_certificate(press), "it is asked for already");
+
+    let filters = lake.keys.filters();
+    assert!(filters.contains(&format!("_veil/1/pre/{press}")));
+    assert!(filters.len() <= before + 256, "{} filters", filters.len());
+}
+
+#[test]
+fn a_member_that_has_lost_its_state_asks_and_its_next_prekey_counts() {
+    let mut broker = Broker::default();
+    let policy = IssuePolicy { allow_static_wrap: false, ..IssuePolicy::default() };
+    let mut press = Party::publisher("press", policy);
+    let mut lake = Party::subscriber("lake");
+    lake.visit(&mut broker, START);
+    press.visit(&mut broker, START);
+
+    // Its prekey is gone, and with it what the wrap was made for.
+    let mut lake = Party::joining(lake.identity.clone());
+    let now = START + 10 * SECOND;
+    let events = lake.visit(&mut broker, now);
+    assert!(
+        matches!(&*events, [KeyEvent::HeadRefused { error: HeadError::Unwrap { .. }, .. }]),
+        "{events:?}"
+    );
+    let request = broker.passing.remove(0);
+    press.hear(&request, now);
+    press.visit(&mut broker, now);
+    let response = broker.passing.remove(0);
+    lake.hear(&response, now);
+
+    let message = press.seal(now);
+    assert!(lake.reads(&message, now), "it was answered");
+    press.visit(&mut broker, now + 10 * SECOND);
+    let mut again = lake.restarted(Party::joining);
+    let events = again.visit(&mut broker, now + 10 * SECOND);
+    assert!(!events.iter().any(|event| matches!(event, KeyEvent::HeadRefused { .. })), "{events:?}");
 }

@@ -59,6 +59,8 @@ through_both_brokers!(
     the_members_of_a_shared_subscription_read_each_message_once,
     a_topic_belongs_to_the_most_literal_of_overlapping_scopes,
     what_is_retained_is_sealed_anew_when_the_epoch_changes,
+    what_an_earlier_run_had_retained_is_sealed_anew_as_well,
+    nothing_else_is_sealed_anew_after_a_restart,
     a_deletion_is_proven_before_it_happens,
     a_will_is_sealed_before_it_is_given_to_the_broker,
     a_long_message_comes_in_parts_and_once,
@@ -349,6 +351,50 @@ async fn what_is_retained_is_sealed_anew_when_the_epoch_changes(plant: Plant) {
     let Provenance::Envelope(origin) = retained.sealed.unwrap().provenance else { panic!("no envelope") };
     assert_eq!((&*retained.payload, retained.retain), (&b"open"[..], true));
     assert_eq!((origin.epoch, origin.refresh), (2, true));
+}
+
+/// After a restart the client knows what it has had retained, but not what that said.
+async fn what_an_earlier_run_had_retained_is_sealed_anew_as_well(plant: Plant) {
+    for rotation in [Rotation::Removal, Rotation::Compromise] {
+        let (press, lake) = (press(), reader("lake"));
+        let publisher = plant.publisher(&press, &[&lake], SCOPE).await;
+        publish(&publisher, TOPIC, "open", true).await;
+        publish(&publisher, "factory/line-4/t", "shut", true).await;
+        publish(&publisher, "factory/line-4/t", "", true).await;
+        publisher.disconnect().await.unwrap();
+
+        let publisher = plant.publisher(&press, &[&lake], SCOPE).await;
+        publisher.rotate(SCOPE, rotation).await.unwrap();
+        activation().await;
+        publisher.disconnect().await.unwrap();
+
+        let (client, mut messages) = plant.reader(&lake, SCOPE).await;
+        let retained = message(&mut messages).await;
+        let Provenance::Envelope(origin) = retained.sealed.unwrap().provenance else { panic!("no envelope") };
+        assert_eq!((&*retained.payload, retained.retain, origin.refresh), (&b"open"[..], true, true));
+        client.disconnect().await.unwrap();
+    }
+}
+
+/// What the broker gives back is sealed anew only if it is the very message that was retained last.
+async fn nothing_else_is_sealed_anew_after_a_restart(plant: Plant) {
+    let press = press();
+    let meddler = plant.meddler().await;
+    let mut seen = spy(&meddler, TOPIC).await;
+    let publisher = plant.publisher(&press, &[], SCOPE).await;
+    let older = observed(&publisher, &mut seen, "the gate is open", true).await;
+    observed(&publisher, &mut seen, "the gate is shut", true).await;
+    publisher.disconnect().await.unwrap();
+    publish(&meddler, TOPIC, &older, true).await;
+    assert_eq!(message(&mut seen).await.payload, older);
+
+    let publisher = plant.publisher(&press, &[], SCOPE).await;
+    publisher.rotate(SCOPE, Rotation::Removal).await.unwrap();
+    activation().await;
+    publisher.disconnect().await.unwrap();
+
+    let mut later = spy(&meddler, TOPIC).await;
+    assert_eq!(message(&mut later).await.payload, older, "nobody has vouched for it anew");
 }
 
 async fn a_deletion_is_proven_before_it_happens(plant: Plant) {

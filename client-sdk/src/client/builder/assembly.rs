@@ -16,6 +16,7 @@ use crate::{
         driver::Endpoint,
         error::ConnectError,
         keys::Keys,
+        retained::Retained,
         sealing::{Sealing, restore, unsigned_kid},
     },
     e2e::{E2e, Member, ReplayWindow, Scope, distribution::Distribution},
@@ -68,7 +69,7 @@ impl Builder {
         let open = |(path, key): (PathBuf, StateKey)| {
             open_state(&path, &key, distribution.as_mut(), &mut e2e, accept)
         };
-        let file = state.map(open).transpose()?;
+        let (file, retained) = state.map(open).transpose()?.unzip();
         if let Some(distribution) = &mut distribution {
             for (scope, member) in self.members {
                 distribution.admit(&scope, member, unix_ms(), &mut entropy)?;
@@ -79,7 +80,11 @@ impl Builder {
         }
         let receive_maximum = self.session.receive_maximum.get();
         let keys = distribution.map(|distribution| Keys::new(distribution, asks, receive_maximum));
-        Ok((self.endpoint, Session::new(self.session), Sealing::new(e2e, keys, file)))
+        Ok((
+            self.endpoint,
+            Session::new(self.session),
+            Sealing::new(e2e, keys, file, retained.unwrap_or_default()),
+        ))
     }
 
     /// VEIL-1 section 12.2: what the broker may send again in another order must be told apart.
@@ -175,14 +180,12 @@ fn open_state(
     distribution: Option<&mut Distribution>,
     e2e: &mut E2e,
     accept_replay_after_crash: bool,
-) -> Result<SealedFile, ConnectError> {
+) -> Result<(SealedFile, Retained), ConnectError> {
     let (file, saved) =
         SealedFile::open(path, key).map_err(|error| ConnectError::State(error.to_string()))?;
-    if let Some(saved) = saved {
-        restore(&saved, distribution, e2e, accept_replay_after_crash)
-            .map_err(|error| ConnectError::State(error.to_string()))?;
-    }
-    Ok(file)
+    let Some(saved) = saved else { return Ok((file, Retained::default())) };
+    let retained = restore(&saved, distribution, e2e, accept_replay_after_crash);
+    Ok((file, retained.map_err(|error| ConnectError::State(error.to_string()))?))
 }
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ impl Driver {
 
     /// The connection is gone.
     pub(super) fn stop_keys(&mut self) {
+        self.sealing.disconnected();
+        self.reading.clear();
         if let Some(keys) = self.sealing.keys_mut() {
             keys.disconnected();
         }
@@ -52,6 +54,9 @@ impl Driver {
             };
             let token = self.session.subscribe(std::slice::from_ref(&filter), options);
             self.waiters.insert(token, Waiter::Keys { topic: filter });
+        }
+        for filter in work.gone {
+            self.session.abandon(&filter);
         }
         for outgoing in work.publications {
             let publication = Publication {

@@ -52,7 +52,8 @@ impl Driver {
             Some(Waiter::Names { filter }) if refused.is_some() => {
                 warn!(filter, %reason, "the broker does not let this client subscribe to the names of the next epoch");
             }
-            Some(Waiter::Names { .. }) => {}
+            Some(Waiter::Retained { wire }) if refused.is_some() => self.cannot_read(&wire, reason),
+            Some(Waiter::Names { .. } | Waiter::Retained { .. }) => {}
             Some(Waiter::Publish { .. }) | None => {}
         }
     }
@@ -188,8 +189,7 @@ impl Driver {
     /// Publishes what waits for room, and what is to be sealed anew.
     pub(super) fn publish_ready(&mut self) {
         if self.is_connected() {
-            let refreshed = self.sealing.refreshed().into_iter().map(|publication| (publication, None));
-            self.ready.extend(refreshed);
+            self.refresh_retained();
         }
         self.submit_ready();
     }

@@ -171,15 +171,26 @@ impl Membership {
             return Err(HeadError::TopicMismatch);
         }
         let Some(head) = self.heads.remove(&issuer) else {
-            insert_bounded(&mut self.wraps, issuer, wrap);
+            self.keep_wrap(issuer, wrap);
             return Ok(Taken::Waiting);
         };
         let result = self.open(&head, &wrap, holder, rings);
-        insert_bounded(&mut self.wraps, issuer, wrap);
+        self.keep_wrap(issuer, wrap);
         if result.is_err() {
             insert_bounded(&mut self.heads, issuer, head);
         }
         result
+    }
+
+    /// Keeps a wrap until there is a head for it. Anyone can make one, so those of issuers that nobody knows give way to the others,
+    /// and the older ones among them to the newer.
+    fn keep_wrap(&mut self, issuer: Kid, wrap: Wrap) {
+        let is_known = |issuer: &Kid| self.marks.contains_key(issuer) || self.heads.contains_key(issuer);
+        if self.wraps.len() >= WAITING_MAX && !self.wraps.contains_key(&issuer) {
+            let Some(stranger) = self.wraps.keys().find(|kid| !is_known(kid)).copied() else { return };
+            self.wraps.remove(&stranger);
+        }
+        self.wraps.insert(issuer, wrap);
     }
 
     /// Takes a head and the keys it commits to from an issuer that was asked.

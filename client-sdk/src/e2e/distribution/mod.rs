@@ -16,7 +16,7 @@ mod prekeys;
 mod saved;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -49,6 +49,7 @@ use super::{
     keyring::EpochTiming,
     rings::Rings,
     scope::Scope,
+    wrapping::UnwrapError,
 };
 
 /// Senders whose certificates are asked for at a time.
@@ -68,7 +69,7 @@ pub struct Distribution {
     /// The newest list of each authority.
     lists: BTreeMap<Kid, Crl>,
     /// Senders whose certificates are asked for.
-    wanted: BTreeSet<Kid>,
+    wanted: VecDeque<Kid>,
     /// What this member has asked, and what was asked of this issuer.
     asking: Vec<Asking>,
     asked: Asked,
@@ -90,7 +91,7 @@ impl Distribution {
             prekeys: Prekeys::default(),
             prekey_due: true,
             lists: BTreeMap::new(),
-            wanted: BTreeSet::new(),
+            wanted: VecDeque::new(),
             asking: Vec::new(),
             asked: Asked::default(),
             pairs: PairExchanges::default(),
@@ -228,9 +229,17 @@ impl Distribution {
         filters
     }
 
-    /// Asks for the certificate of a sender. Returns whether [`filters`](Self::filters) has grown.
+    /// Asks for the certificate of a sender, and for that of the one asked for longest ago no more if there are too many: who a message
+    /// says it is from is not proven yet. Returns whether [`filters`](Self::filters) has changed.
     pub fn want_certificate(&mut self, sender: Kid) -> bool {
-        self.wanted.len() < WANTED_MAX && self.wanted.insert(sender)
+        if self.wanted.contains(&sender) {
+            return false;
+        }
+        if self.wanted.len() >= WANTED_MAX {
+            self.wanted.pop_front();
+        }
+        self.wanted.push_back(sender);
+        true
     }
 
     /// Takes a message from one of the topics. Returns whether messages that could not be opened may be tried again.
@@ -250,8 +259,12 @@ impl Distribution {
                 let before = self.events.len();
                 let can_open =
                     self.handle_half(e2e, scope, issuer, payload, now_unix_ms, Membership::take_head);
-                if let Some(KeyEvent::HeadRefused { scope, error: HeadError::NotAMember { .. }, .. }) =
-                    self.events.get(before)
+                // Also who has lost the key that a wrap was made for.
+                if let Some(KeyEvent::HeadRefused {
+                    scope,
+                    error: HeadError::NotAMember { .. } | HeadError::Unwrap { error: UnwrapError::Sealed, .. },
+                    ..
+                }) = self.events.get(before)
                     && let Ok(scope) = Scope::new(scope)
                 {
                     self.ask(&scope, issuer, now_unix_ms, entropy);
@@ -441,7 +454,7 @@ impl Distribution {
                 self.events.push(KeyEvent::Admitted { scope: issuer.scope.as_str().to_owned(), member });
             }
         }
-        self.wanted.remove(&member);
+        self.wanted.retain(|wanted| *wanted != member);
         self.pairs.introduced(&prekey);
         let known = e2e.directory().certificate(member) == Some(&prekey.certificate);
         Ok(!known
