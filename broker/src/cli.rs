@@ -24,7 +24,7 @@ use crate::clock;
 use crate::command_line;
 use crate::identity::{IdentityError, IdentityFolder};
 use crate::passwd::{self, PasswdError};
-use crate::run::{self, RunError};
+use crate::run::{self, Origin, RunError};
 use crate::tls::TlsKeeper;
 use crate::trust::{self, TrustError, TrustFolder};
 use crate::upkeep::{self, StoreCommand, StoreCommandError};
@@ -289,19 +289,20 @@ fn execute(command_line: CommandLine, out: &mut impl Write) -> Result<u8, Comman
         _ => {}
     }
     let to_background = options.daemon && command.is_none();
-    let config = load(options)?;
+    let origin = Origin::from(options);
+    let config = load(&origin)?;
     if to_background {
         // The parent ends here; no thread has been started yet.
         nix::unistd::daemon(true, false).map_err(|error| CommandError::Daemon(error.into()))?;
     }
     match command {
-        None | Some(Command::Import { .. }) => run::run(&config, file.as_deref())?,
+        None | Some(Command::Import { .. }) => run::run(&config, origin)?,
         Some(Command::CheckConfig) => {
             access::check(&config)?;
             BridgePlan::all(&config).map_err(RunError::from)?;
             read_token(config.admin.token_file.as_deref()).map_err(RunError::from)?;
             let path = file.unwrap_or_default();
-            TlsKeeper::new(&config).map_err(RunError::from)?;
+            TlsKeeper::check(&config).map_err(RunError::from)?;
             writeln!(out, "{}: the configuration is valid", path.display())?;
         }
         Some(Command::ShowConfig) => out.write_all(config.to_toml().as_bytes())?,
@@ -314,21 +315,31 @@ fn execute(command_line: CommandLine, out: &mut impl Write) -> Result<u8, Comman
     Ok(0)
 }
 
-fn load(options: Options) -> Result<BrokerConfig, CommandError> {
+impl From<Options> for Origin {
+    fn from(options: Options) -> Self {
+        Self {
+            overrides: Overrides {
+                ports: options.port,
+                data_dir: options.data_dir,
+                admin: options.admin,
+                verbose: options.verbose,
+                quiet: options.quiet,
+                replaces_mosquitto: options.replaces_mosquitto,
+            },
+            file: options.config,
+        }
+    }
+}
+
+fn load(origin: &Origin) -> Result<BrokerConfig, CommandError> {
+    let file = origin.file.as_deref();
     let loaded = BrokerConfig::load(Sources {
-        file: options.config.as_deref(),
-        overrides: Overrides {
-            ports: options.port,
-            data_dir: options.data_dir,
-            admin: options.admin,
-            verbose: options.verbose,
-            quiet: options.quiet,
-            replaces_mosquitto: options.replaces_mosquitto,
-        },
+        file,
+        overrides: origin.overrides.clone(),
         environment: veilmq_config::process_environment(),
     });
     let is_mosquitto = |file: &Path| veilmq_config::is_mosquitto_file(file).unwrap_or(true);
-    loaded.map_err(|error| match options.config.as_deref() {
+    loaded.map_err(|error| match file {
         Some(file) if is_mosquitto(file) => CommandError::MosquittoConfig(error),
         _ => error.into(),
     })

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
+use tokio::sync::watch;
 use veilmq_config::{FileMode, ListenAddress, ListenerConfig, ListenerProtocol, ProxyProtocolConfig};
 use veilmq_core::{ConnectionId, EntranceId, Input, Promise};
 
@@ -23,7 +24,7 @@ use crate::shard::ConnectionLimit;
 use crate::tls::TlsAcceptor;
 
 /// How many connections may wait in the kernel for each shard.
-const BACKLOG: i32 = 1_024;
+pub(crate) const BACKLOG: i32 = 1_024;
 
 /// How long a client may be silent before the kernel asks whether it is still there, how often it asks then, and how often in all. A
 /// client without a Keep Alive that is gone without a word is found out in this way, after some eight minutes.
@@ -52,8 +53,6 @@ impl ListenError {
 pub struct Bound {
     /// The address, with the port that was chosen for port 0.
     pub address: ListenAddress,
-    /// What carries MQTT there.
-    pub carrier: Carrier,
     /// One socket for each shard.
     pub sockets: Vec<ListeningSocket>,
 }
@@ -71,8 +70,8 @@ pub enum ListeningSocket {
 pub struct Listener {
     /// The socket.
     pub socket: ListeningSocket,
-    /// What carries MQTT on its connections.
-    pub carrier: Carrier,
+    /// What carries MQTT on its connections. It may change; without anybody who could change it the listener is gone.
+    pub carrier: watch::Receiver<Arc<Carrier>>,
 }
 
 /// What carries MQTT on the connections of a listener.
@@ -82,6 +81,8 @@ pub struct Carrier {
     pub protocol: ListenerProtocol,
     /// The origins of web pages that may connect by WebSocket, unless all may.
     pub origins: Option<Arc<[String]>>,
+    /// The largest WebSocket message, in bytes.
+    pub message_bytes_max: usize,
     /// TLS below that, if any.
     pub tls: Option<Arc<TlsAcceptor>>,
     /// Below all else a PROXY header, if any, from which networks, and what it has to say.
@@ -121,13 +122,6 @@ impl fmt::Display for Carrier {
     }
 }
 
-impl Bound {
-    /// Takes the listening socket of one more shard.
-    pub fn take(&mut self) -> Option<Listener> {
-        Some(Listener { socket: self.sockets.pop()?, carrier: self.carrier.clone() })
-    }
-}
-
 /// The file of a Unix socket, removed when this is dropped.
 #[derive(Debug)]
 pub struct SocketFile(PathBuf);
@@ -150,38 +144,46 @@ impl SocketFile {
 ///
 /// # Errors
 /// Names the address, and what the operating system answered.
-pub fn bind(listener: &ListenerConfig, carrier: Carrier, count: usize) -> Result<Bound, ListenError> {
+pub fn bind(listener: &ListenerConfig, sharing: Sharing, count: usize) -> Result<Bound, ListenError> {
     let named = |source| ListenError { address: listener.address.clone(), source };
     let mode = listener.mode.unwrap_or_default();
     match &listener.address {
         ListenAddress::Tcp(address) => {
-            bind_tcp(*address, listener.interface.as_deref(), carrier, count).map_err(named)
+            bind_tcp(*address, listener.interface.as_deref(), sharing, count).map_err(named)
         }
-        ListenAddress::Unix(path) => bind_unix(path, mode, carrier, count).map_err(named),
+        ListenAddress::Unix(path) => bind_unix(path, mode, count).map_err(named),
     }
+}
+
+/// Gives a Unix socket its permissions.
+///
+/// # Errors
+/// What the operating system answered.
+pub fn set_mode(path: &Path, mode: FileMode) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode.0))
 }
 
 fn bind_tcp(
     address: SocketAddr,
     interface: Option<&str>,
-    carrier: Carrier,
+    sharing: Sharing,
     count: usize,
 ) -> io::Result<Bound> {
-    let first = bind_one(address, interface, Sharing::Afterwards)?;
+    let first = bind_one(address, interface, sharing)?;
     let address = first.local_addr()?;
     let mut sockets = vec![ListeningSocket::Tcp(first)];
     for _ in 1..count {
         sockets.push(ListeningSocket::Tcp(bind_one(address, interface, Sharing::AtOnce)?));
     }
-    Ok(Bound { address: address.into(), carrier, sockets })
+    Ok(Bound { address: address.into(), sockets })
 }
 
 /// When a socket begins to share its address.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sharing {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
     /// After it was bound, so that binding fails if anybody else listens there.
     Afterwards,
-    /// Before it is bound, so that it joins our first socket.
+    /// Before it is bound, so that it joins a socket that we have there.
     AtOnce,
 }
 
@@ -207,12 +209,12 @@ fn bind_one(address: SocketAddr, interface: Option<&str>, sharing: Sharing) -> i
     Ok(socket.into())
 }
 
-fn bind_unix(path: &Path, mode: FileMode, carrier: Carrier, count: usize) -> io::Result<Bound> {
+fn bind_unix(path: &Path, mode: FileMode, count: usize) -> io::Result<Bound> {
     remove_abandoned(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
     // Nobody can connect before listen, so nobody does with other permissions.
-    fs::set_permissions(path, fs::Permissions::from_mode(mode.0))?;
+    set_mode(path, mode)?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     let first = UnixListener::from(socket);
@@ -223,7 +225,7 @@ fn bind_unix(path: &Path, mode: FileMode, carrier: Carrier, count: usize) -> io:
         sockets.push(ListeningSocket::Unix(first.try_clone()?, Arc::clone(&name)));
     }
     sockets.push(ListeningSocket::Unix(first, name));
-    Ok(Bound { address, carrier, sockets })
+    Ok(Bound { address, sockets })
 }
 
 /// Removes the socket that a broker left behind which did not end in order; one that somebody listens on, and any other file, stays.
@@ -247,18 +249,8 @@ fn remove_abandoned(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const PLAIN: Carrier = Carrier {
-        protocol: ListenerProtocol::Mqtt,
-        origins: None,
-        tls: None,
-        proxies: None,
-        entrance: EntranceId(0),
-        promise: Promise::Stored,
-        limit: None,
-    };
-
     fn try_bind(address: &ListenAddress, count: usize) -> Result<Bound, ListenError> {
-        bind(&ListenerConfig::mqtt(address.clone()), PLAIN, count)
+        bind(&ListenerConfig::mqtt(address.clone()), Sharing::Afterwards, count)
     }
 
     fn bind_to_any_port(count: usize) -> (SocketAddr, Vec<TcpListener>) {
@@ -329,7 +321,7 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
 
         let private = ListenerConfig { mode: Some(FileMode(0o600)), ..ListenerConfig::mqtt(address.clone()) };
-        let bound = bind(&private, PLAIN, 3).unwrap();
+        let bound = bind(&private, Sharing::Afterwards, 3).unwrap();
 
         assert_eq!(bound.sockets.len(), 3);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);

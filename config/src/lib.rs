@@ -39,6 +39,7 @@ mod options;
 mod proxy;
 mod rates;
 mod relations;
+mod reload;
 mod storage;
 mod tls;
 mod unknown;
@@ -70,6 +71,7 @@ pub use mqtt::{ListenerMqttConfig, MqttConfig, MqttVersion};
 pub use options::{OPTIONS, OptionSpec};
 pub use proxy::{Network, NoNetwork, ProxiedTls, ProxyIdentity, ProxyProtocolConfig};
 pub use rates::RatesConfig;
+pub use reload::Reload;
 pub use storage::{Durability, StorageConfig};
 pub use tls::{
     CertificateConfig, CertificateIdentity, ClientCertificate, ListenerTlsConfig, TlsConfig, TlsVersion,

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use veilmq_config::{
     BridgeConfig, BridgePassword, BridgeTlsConfig, BridgeTopicConfig, BrokerConfig, E2eChannel, E2eFormat,
-    E2eMode, E2ePolicyConfig, FileMode, HttpAccessConfig, JwtConfig, ListenerAccessConfig,
+    E2eMode, E2ePolicyConfig, FileMode, HttpAccessConfig, JwtConfig, Kind, ListenerAccessConfig,
     ListenerDurability, ListenerMqttConfig, ListenerTlsConfig, OPTIONS, OptionSpec, Overrides, PaperMode,
-    ProxyProtocolConfig, Sources, Suite, TcpKeepAliveConfig,
+    ProxyProtocolConfig, Reload, Sources, Suite, TcpKeepAliveConfig,
 };
 
 type Flat = BTreeMap<String, String>;
@@ -49,11 +49,11 @@ fn documented_row(spec: &OptionSpec, configured: &Flat, development: &Flat) -> S
         (None, Some(value), _) => format!("`{value}`"),
         (None, None, _) => panic!("{} has neither a default nor a word on its absence", spec.key),
     };
-    format!("| `{}` | {default} | {} | {} |", spec.key, spec.kind, spec.meaning)
+    format!("| `{}` | {default} | {} | {} | {} |", spec.key, spec.kind, spec.reload(), spec.meaning)
 }
 
-#[test]
-fn table_of_options_has_exactly_the_keys_of_the_types() {
+/// A configuration in which every option has a value.
+fn every_key() -> BrokerConfig {
     let mut every_key = load(
         None,
         &[
@@ -173,7 +173,82 @@ fn table_of_options_has_exactly_the_keys_of_the_types() {
         ..HttpAccessConfig::default()
     };
 
-    let of_types: Vec<_> = flat(&every_key).into_keys().collect();
+    every_key
+}
+
+/// Another value than this one for an option of a kind.
+fn another(kind: Kind, value: &toml::Value) -> toml::Value {
+    let choice = |choices: &[&str], present: &str| {
+        choices.iter().find(|choice| **choice != present).map(|choice| (*choice).to_owned()).unwrap()
+    };
+    match (kind, value) {
+        (Kind::Choice(choices), toml::Value::String(present)) => choice(choices, present).into(),
+        (Kind::Choices(choices), toml::Value::Array(present)) => {
+            let first = present.first().and_then(toml::Value::as_str).unwrap_or_default();
+            vec![choice(choices, first)].into()
+        }
+        (Kind::ListenAddress, _) => "127.0.0.1:9".into(),
+        (Kind::AddressOrOff, _) => "off".into(),
+        (Kind::FileMode, _) => "0600".into(),
+        (Kind::Networks, _) => vec!["10.9.0.0/16"].into(),
+        (_, toml::Value::Integer(1)) => 2.into(),
+        (_, toml::Value::Integer(_)) => 1.into(),
+        (_, toml::Value::Boolean(value)) => (!value).into(),
+        (_, toml::Value::String(text)) => another_text(text).into(),
+        (_, toml::Value::Array(texts)) => {
+            let first = texts.first().and_then(toml::Value::as_str).unwrap_or("x");
+            vec![another_text(first)].into()
+        }
+        (kind, value) => panic!("another value than {value} for {kind:?}"),
+    }
+}
+
+/// Another name, address or file: a text with another last character.
+fn another_text(text: &str) -> String {
+    let last = if text.ends_with('2') { '3' } else { '2' };
+    let start = text.char_indices().next_back().map_or(0, |(index, _)| index);
+    format!("{}{last}", &text[..start])
+}
+
+/// Returns the value of an option, of the first table in each list that it is in.
+fn value_of<'a>(table: &'a mut toml::Table, key: &str) -> &'a mut toml::Value {
+    let (first, rest) = key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
+    let value = table.get_mut(first.trim_end_matches("[]")).unwrap_or_else(|| panic!("{key}"));
+    let value = match value {
+        toml::Value::Array(elements) if first.ends_with("[]") => &mut elements[0],
+        value => value,
+    };
+    match (rest, value) {
+        (Some(rest), toml::Value::Table(table)) => value_of(table, rest),
+        (_, value) => value,
+    }
+}
+
+#[test]
+fn a_reload_takes_over_every_option_but_those_of_the_next_start() {
+    let before = every_key();
+
+    for spec in OPTIONS {
+        let mut table: toml::Table = before.to_toml().parse().unwrap();
+        let value = value_of(&mut table, spec.key);
+        *value = another(spec.kind, value);
+        let said: BrokerConfig = table.try_into().unwrap_or_else(|error| panic!("{}: {error}", spec.key));
+        let keys = |one: &BrokerConfig, other: &BrokerConfig| {
+            one.differences(other).into_iter().map(|spec| spec.key).collect::<Vec<_>>()
+        };
+        assert_eq!(keys(&before, &said), [spec.key]);
+
+        let now = before.reloaded(&said);
+
+        let is_left = spec.reload() == Reload::NextStart;
+        assert_eq!(now == before, is_left, "{}: {}", spec.key, spec.reload());
+        assert_eq!(keys(&now, &said).is_empty(), !is_left, "{}", spec.key);
+    }
+}
+
+#[test]
+fn table_of_options_has_exactly_the_keys_of_the_types() {
+    let of_types: Vec<_> = flat(&every_key()).into_keys().collect();
     let mut of_table: Vec<_> = OPTIONS.iter().map(|spec| spec.key.to_owned()).collect();
     of_table.sort();
 

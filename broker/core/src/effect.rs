@@ -71,7 +71,8 @@ pub enum Input<'a> {
         /// What is answered.
         payload: &'a [u8],
     },
-    /// [`crate::Shared::set_access`] has changed who may connect or what clients may do, or [`crate::Shared::set_limits`] how much.
+    /// [`crate::Shared::set_access`] has changed who may connect or what clients may do, or [`crate::Shared::set_settings`] what
+    /// is offered and how much is allowed.
     AccessChanged,
     /// Bytes arrived. The buffer may be written to (records are decrypted in place).
     Received {

@@ -1,6 +1,6 @@
 //! What differs from one listener to another: what it offers, whom it takes, and where its clients' topics are.
 //!
-//! A connection keeps the number of the listener it came by. Invariant: behind a mount point a client names and is told no topic
+//! A connection keeps the number of the listener it came by, and what that one offered then. Invariant: behind a mount point a client names and is told no topic
 //! that does not begin with it, and never sees the mount point itself.
 
 use std::sync::Arc;
@@ -10,8 +10,9 @@ use veilmq_protocol::{DecodeError, ProtocolVersion, TopicFilter, TopicName};
 use crate::capabilities::Capabilities;
 use crate::farewell::PeerError;
 use crate::settings::Settings;
+use crate::time::Moment;
 
-/// The place of a listener among [`Settings::entrances`].
+/// The place of a listener among [`Settings::entrances`]; a listener keeps it for as long as the broker runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EntranceId(pub u16);
 
@@ -24,6 +25,12 @@ pub struct Entrance {
     pub versions: Versions,
     /// The optional parts of MQTT on offer.
     pub capabilities: Capabilities,
+    /// The time from accept to CONNACK.
+    pub connect_seconds_max: u32,
+    /// The largest packet accepted from a client once it is connected.
+    pub packet_bytes_max: usize,
+    /// The Receive Maximum told to MQTT 5 clients.
+    pub receive_maximum: u16,
     /// The Topic Alias Maximum told to MQTT 5 clients.
     pub topic_alias_maximum: u16,
     /// The most topics of one connection that get an alias towards its client, if that allows as many.
@@ -70,6 +77,9 @@ impl Entrance {
             name: Arc::from(""),
             versions: Versions::ALL,
             capabilities: settings.capabilities.clone(),
+            connect_seconds_max: settings.connect_seconds_max,
+            packet_bytes_max: settings.packet_bytes_max,
+            receive_maximum: settings.receive_maximum,
             topic_alias_maximum: settings.topic_alias_maximum,
             topic_alias_to_client_max: settings.topic_alias_to_client_max,
             empty_client_id: true,
@@ -77,6 +87,11 @@ impl Entrance {
             user_name_is_client_id: false,
             mount_point: None,
         }
+    }
+
+    /// Returns when a connection has to have its CONNACK that was accepted at this time.
+    pub(crate) fn connect_deadline(&self, accepted_at: Moment) -> Moment {
+        accepted_at.plus_seconds(self.connect_seconds_max.into())
     }
 
     /// Refuses a client of a version that the listener does not speak.

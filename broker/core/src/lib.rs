@@ -22,7 +22,6 @@ mod handshakes;
 mod id;
 mod in_flight;
 mod joins;
-mod limits;
 mod log_limit;
 mod matches;
 mod memory;
@@ -67,7 +66,6 @@ pub use self::effect::{Effect, Input, Parcel, Reader};
 pub use self::entrance::{Entrance, EntranceId, Versions};
 pub use self::groups::{FanOut, FanOutForm};
 pub use self::id::{ConnectionId, IdHasher, IdMap, MessageId, SessionId, ShardIndex, Ticket};
-pub use self::limits::Limits;
 pub use self::matches::{Matches, Target};
 pub use self::memory::MemoryStore;
 pub use self::message::{Expiry, Message, MessageParts, Payload};
@@ -77,7 +75,7 @@ pub use self::record::{
     Record, Reference, SessionRecord, Stage, Store, StoreError, SubscriptionRecord, WillRecord,
 };
 pub use self::recovery::{Job, Part, Recovery, RecoveryPart, RecoverySummary};
-pub use self::settings::Settings;
+pub use self::settings::{Settings, SettingsInForce};
 pub use self::shard::{
     ConnectionSummary, RetainedPart, RetainedSummary, SessionDetail, SessionQuery, SessionSummary, Shard,
 };

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use veilmq_protocol::{TopicFilter, TopicName};
@@ -17,7 +18,7 @@ use crate::time::Moment;
 #[derive(Debug)]
 pub(crate) struct RetainedIndex {
     inner: RwLock<Inner>,
-    bytes_max: usize,
+    bytes_max: AtomicUsize,
 }
 
 /// A level separator sorts as itself, so a filter's literal prefix names one contiguous range.
@@ -70,7 +71,12 @@ pub(crate) enum Stored {
 
 impl RetainedIndex {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { inner: RwLock::default(), bytes_max }
+        Self { inner: RwLock::default(), bytes_max: AtomicUsize::new(bytes_max) }
+    }
+
+    /// Sets how many bytes may be retained. What is there stays, even if it is more.
+    pub(crate) fn bound(&self, bytes_max: usize) {
+        self.bytes_max.store(bytes_max, Ordering::Relaxed);
     }
 
     /// Stores a message as its topic's retained one; an empty payload clears it and is not kept
@@ -81,7 +87,7 @@ impl RetainedIndex {
             return if inner.remove(message.topic()) { Stored::Cleared } else { Stored::Nothing };
         }
         let before = inner.topics.get(message.topic()).map_or(0, |old| old.size_bytes());
-        if inner.bytes - before + message.size_bytes() > self.bytes_max {
+        if inner.bytes - before + message.size_bytes() > self.bytes_max.load(Ordering::Relaxed) {
             return Stored::OverBudget;
         }
         inner.replace(message);

@@ -1,10 +1,17 @@
-//! The limits and capabilities of a broker, as the core applies them; configuration fills them in.
+//! The limits and capabilities of a broker, as the core applies them; configuration fills them in, and a reload does so again.
+//!
+//! Invariant: what a client was told with CONNACK stands in the [`Entrance`] that its connection keeps, so that other settings change
+//! it for later connections only.
 
+use std::ops::Deref;
 use std::sync::Arc;
+
+use veilmq_protocol::{TopicFilter, TopicName};
 
 use crate::capabilities::Capabilities;
 use crate::durability::RelaxedTopics;
-use crate::entrance::Entrance;
+use crate::entrance::{Entrance, EntranceId};
+use crate::farewell::PeerError;
 
 /// Limits and capabilities. Bytes are bytes, seconds are seconds; every limit is inclusive.
 #[derive(Clone, Debug)]
@@ -143,5 +150,76 @@ impl Default for Settings {
             rekey_seconds: 3_600,
             rekey_records: 1 << 24,
         }
+    }
+}
+
+impl Settings {
+    /// Refuses a packet with more User Properties than the limit.
+    pub(crate) fn check_user_properties(&self, count: usize) -> Result<(), PeerError> {
+        let maximum = self.user_properties_max;
+        if count > maximum { Err(PeerError::UserProperties { count, maximum }) } else { Ok(()) }
+    }
+
+    /// Refuses topics deeper than the limit, which bounds every walk of the trie.
+    pub(crate) fn check_levels(&self, topic: TopicName<'_>) -> Result<(), PeerError> {
+        self.check_depth(topic.as_str(), || topic.levels().count())
+    }
+
+    /// Refuses filters deeper than that.
+    pub(crate) fn check_filter_levels(&self, filter: TopicFilter<'_>) -> Result<(), PeerError> {
+        let filter = filter.inner();
+        self.check_depth(filter.as_str(), || filter.levels().count())
+    }
+
+    fn check_depth(&self, text: &str, levels: impl FnOnce() -> usize) -> Result<(), PeerError> {
+        let maximum = self.topic_levels_max;
+        // There is at most one level more than there are bytes, so most names need not be taken apart.
+        if text.len() < maximum {
+            return Ok(());
+        }
+        let levels = levels();
+        if levels > maximum { Err(PeerError::TopicLevels { levels, maximum }) } else { Ok(()) }
+    }
+}
+
+/// The settings in force, and what each listener offers by them.
+#[derive(Debug)]
+pub struct SettingsInForce {
+    settings: Settings,
+    /// By the number of the listener.
+    entrances: Vec<Arc<Entrance>>,
+    /// What a listener offers that is not among them.
+    common: Arc<Entrance>,
+}
+
+impl SettingsInForce {
+    pub(crate) fn new(mut settings: Settings) -> Self {
+        let common = Arc::new(Entrance::of(&settings));
+        let entrances = std::mem::take(&mut settings.entrances).into_iter().map(Arc::new).collect();
+        Self { settings, entrances, common }
+    }
+
+    /// Returns what a listener offers.
+    pub(crate) fn entrance(&self, id: EntranceId) -> &Arc<Entrance> {
+        self.entrances.get(usize::from(id.0)).unwrap_or(&self.common)
+    }
+
+    /// Returns what a listener is known by from one start to the next, if it has a name.
+    pub(crate) fn entrance_name(&self, id: EntranceId) -> Option<&Arc<str>> {
+        Some(&self.entrances.get(usize::from(id.0))?.name).filter(|name| !name.is_empty())
+    }
+
+    /// Returns the listener with a name.
+    pub(crate) fn entrance_named(&self, name: &str) -> Option<EntranceId> {
+        let index = self.entrances.iter().position(|entrance| *entrance.name == *name)?;
+        u16::try_from(index).ok().map(EntranceId)
+    }
+}
+
+impl Deref for SettingsInForce {
+    type Target = Settings;
+
+    fn deref(&self) -> &Settings {
+        &self.settings
     }
 }

@@ -9,17 +9,13 @@ use siphasher::sip::SipHasher13;
 use veilmq_protocol::veil::channel::{Identity, ServerPolicy, TicketKeys, TrustAnchors};
 use veilmq_protocol::veil::hello::{ClientHello, Opening};
 use veilmq_protocol::veil::{Kid, Scheme, Schemes, Suite};
-use veilmq_protocol::{TopicFilter, TopicName};
 
 use crate::access::{Access, AccessTables, Presence};
 use crate::e2e::{Heads, Ledger, Registry, ScopeHash};
-use crate::entrance::{Entrance, EntranceId};
-use crate::farewell::PeerError;
 use crate::groups::FanOut;
 use crate::handshakes::{HalfOpen, Handshakes};
 use crate::id::{MessageId, Sequence, SessionId, ShardIndex};
 use crate::joins::Joins;
-use crate::limits::Limits;
 use crate::message::Storing;
 use crate::pressure::{MemoryPressure, PressureSign};
 use crate::queue::QueueTotals;
@@ -27,7 +23,7 @@ use crate::record::Record;
 use crate::replays::Replays;
 use crate::retained::RetainedIndex;
 use crate::routes::Routes;
-use crate::settings::Settings;
+use crate::settings::{Settings, SettingsInForce};
 use crate::storage::{StorageSign, StorageState};
 use crate::time::Moment;
 
@@ -110,14 +106,13 @@ impl Default for OneTrip {
 
 /// The state that all shards share.
 pub struct Shared {
-    settings: Settings,
-    /// What a listener offers that is not among [`Settings::entrances`].
-    entrance: Entrance,
+    /// The number of shards, 1 to 64.
+    shards: u16,
+    terms: RwLock<Arc<SettingsInForce>>,
     hash_key: [u8; 16],
     veil: Option<VeilServer>,
     trust: RwLock<TrustAnchors>,
     access: RwLock<Arc<AccessTables>>,
-    limits: RwLock<Limits>,
     /// What policies have counted.
     pub(crate) policy_counters: Registry,
     heads: RwLock<Heads>,
@@ -147,9 +142,8 @@ impl Shared {
         let retained = RetainedIndex::new(settings.retained_bytes_max);
         let one_trip = veil.as_ref().map(|veil| veil.one_trip.clone()).unwrap_or_default();
         Arc::new(Self {
-            entrance: Entrance::of(&settings),
-            limits: RwLock::new(Limits::of(&settings)),
-            settings,
+            shards: settings.shards.max(1),
+            terms: RwLock::new(Arc::new(SettingsInForce::new(settings))),
             hash_key,
             veil,
             trust: RwLock::default(),
@@ -174,25 +168,25 @@ impl Shared {
         })
     }
 
-    /// Returns the limits and capabilities of the start; those among [`Limits`] may be others by now.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    /// Returns the limits and capabilities in force; a shard that was not told of them yet goes by earlier ones.
+    pub fn settings(&self) -> Arc<SettingsInForce> {
+        Arc::clone(&self.terms.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Returns what a listener offers.
-    pub(crate) fn entrance(&self, id: EntranceId) -> &Entrance {
-        self.settings.entrances.get(usize::from(id.0)).unwrap_or(&self.entrance)
+    /// Changes limits and capabilities, all but the number of shards and whether queues spill. What clients were told with CONNACK
+    /// holds for their connections still. Every shard must then be told with [`crate::Input::AccessChanged`]; until then it goes by
+    /// the earlier ones.
+    pub fn set_settings(&self, settings: Settings) {
+        let before = self.settings();
+        let settings = Settings { shards: self.shards, queues_spill: before.queues_spill, ..settings };
+        self.retained.bound(settings.retained_bytes_max);
+        *self.terms.write().unwrap_or_else(PoisonError::into_inner) =
+            Arc::new(SettingsInForce::new(settings));
     }
 
-    /// Returns what a listener is known by from one start to the next, if it has a name.
-    pub(crate) fn entrance_name(&self, id: EntranceId) -> Option<&Arc<str>> {
-        Some(&self.settings.entrances.get(usize::from(id.0))?.name).filter(|name| !name.is_empty())
-    }
-
-    /// Returns the listener with a name.
-    pub(crate) fn entrance_named(&self, name: &str) -> Option<EntranceId> {
-        let index = self.settings.entrances.iter().position(|entrance| *entrance.name == *name)?;
-        u16::try_from(index).ok().map(EntranceId)
+    /// Returns the number of shards.
+    pub fn shards(&self) -> u16 {
+        self.shards
     }
 
     /// Returns the authorities whose certificates admit clients; they may change at any time.
@@ -214,15 +208,6 @@ impl Shared {
     /// Returns where the connections of a user come from, if some topic takes commands.
     pub fn peers_of(&self, user: &Arc<str>) -> Vec<Box<str>> {
         self.presence.peers_of(user)
-    }
-
-    /// Changes limits. Every shard must then be told with [`crate::Input::AccessChanged`]; until then it goes by the earlier ones.
-    pub fn set_limits(&self, limits: Limits) {
-        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
-    }
-
-    pub(crate) fn limits(&self) -> Limits {
-        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn access(&self) -> Arc<AccessTables> {
@@ -309,8 +294,7 @@ impl Shared {
     pub fn home(&self, client_id: &str) -> ShardIndex {
         let mut hasher = SipHasher13::new_with_key(&self.hash_key);
         hasher.write(client_id.as_bytes());
-        let shards = u64::from(self.settings.shards.max(1));
-        ShardIndex(u16::try_from(hasher.finish() % shards).unwrap_or(0))
+        ShardIndex(u16::try_from(hasher.finish() % u64::from(self.shards)).unwrap_or(0))
     }
 
     /// Verifies something by what is retained and trusted now.
@@ -370,7 +354,7 @@ impl Shared {
 
     /// Counts a handshake with `peer` until the result is dropped; None if no other may begin now (VEIL-1 section 4.9).
     pub(crate) fn begin_handshake(&self, peer: &str, now: Moment) -> Option<HalfOpen> {
-        self.handshakes.begin(peer, now, self.settings.half_open_max)
+        self.handshakes.begin(peer, now, self.settings().half_open_max)
     }
 
     /// Takes note that the broker is going away: nobody is let in any more.
@@ -384,7 +368,7 @@ impl Shared {
 
     /// Tells whether another session would be one too many. Shards that begin one at the same moment may each find room.
     pub(crate) fn has_all_sessions(&self) -> bool {
-        let maximum = self.settings.sessions_max;
+        let maximum = self.settings().sessions_max;
         maximum > 0 && self.session_count.load(Ordering::Relaxed) >= maximum
     }
 
@@ -403,37 +387,10 @@ impl Shared {
     pub(crate) fn next_message(&self) -> MessageId {
         MessageId(self.messages.next())
     }
-
-    /// Refuses a packet with more User Properties than the limit.
-    pub(crate) fn check_user_properties(&self, count: usize) -> Result<(), PeerError> {
-        let maximum = self.settings.user_properties_max;
-        if count > maximum { Err(PeerError::UserProperties { count, maximum }) } else { Ok(()) }
-    }
-
-    /// Refuses topics deeper than the limit, which bounds every walk of the trie.
-    pub(crate) fn check_levels(&self, topic: TopicName<'_>) -> Result<(), PeerError> {
-        self.check_depth(topic.as_str(), || topic.levels().count())
-    }
-
-    /// Refuses filters deeper than that.
-    pub(crate) fn check_filter_levels(&self, filter: TopicFilter<'_>) -> Result<(), PeerError> {
-        let filter = filter.inner();
-        self.check_depth(filter.as_str(), || filter.levels().count())
-    }
-
-    fn check_depth(&self, text: &str, levels: impl FnOnce() -> usize) -> Result<(), PeerError> {
-        let maximum = self.settings.topic_levels_max;
-        // There is at most one level more than there are bytes, so most names need not be taken apart.
-        if text.len() < maximum {
-            return Ok(());
-        }
-        let levels = levels();
-        if levels > maximum { Err(PeerError::TopicLevels { levels, maximum }) } else { Ok(()) }
-    }
 }
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Shared").field("settings", &self.settings()).finish_non_exhaustive()
     }
 }

@@ -2,14 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
-use veilmq_core::{Limits, Settings};
+use veilmq_core::Settings;
 use veilmq_protocol::QoS;
 use veilmq_simulator::World;
 
 fn change(world: &mut World, change: impl FnOnce(&mut Settings)) {
-    let mut settings = world.shared.settings().clone();
+    let mut settings = (**world.shared.settings()).clone();
     change(&mut settings);
-    world.set_limits(Limits::of(&settings));
+    world.set_settings(settings);
 }
 
 #[test]

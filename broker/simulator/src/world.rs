@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use veilmq_core::{
-    AccessTables, Command, ConnectionId, Credentials, Effect, EntranceId, Environment, Input, Job, Limits,
+    AccessTables, Command, ConnectionId, Credentials, Effect, EntranceId, Environment, Input, Job,
     MemoryStore, MessageId, Moment, Outbox, Promise, Reader, Record, Recovery, RecoverySummary, Settings,
     Shard, ShardIndex, Shared, Store, StoreError, Ticket, Totals, VeilServer, Verdict,
 };
@@ -139,7 +139,7 @@ impl World {
 
     /// As [`World::crash`]; the clock then shows `now`, which may be earlier.
     pub fn crash_until(self, now: Moment, shards: u16) -> (Self, RecoverySummary) {
-        let settings = Settings { shards, ..self.shared.settings().clone() };
+        let settings = Settings { shards, ..(**self.shared.settings()).clone() };
         Self::start(settings, None, self.into_store(), now)
     }
 
@@ -379,9 +379,9 @@ impl World {
         }
     }
 
-    /// Changes limits, and tells every shard.
-    pub fn set_limits(&mut self, limits: Limits) {
-        self.shared.set_limits(limits);
+    /// Changes limits and capabilities, and tells every shard.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.shared.set_settings(settings);
         for shard in 0..self.shards.len() {
             self.turn(shard, Input::AccessChanged);
         }

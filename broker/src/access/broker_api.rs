@@ -3,14 +3,15 @@
 use serde_json::{Value, json};
 use veilmq_config::{BrokerConfig, ListenerConfig, ListenerProtocol};
 
+use super::Listeners;
 use super::dynamic_security::{Done, NO_COMMAND, Outcome, answer_each};
 
-/// Answers commands of a broker with this configuration.
-pub(super) fn answer(payload: &[u8], config: &BrokerConfig) -> Vec<u8> {
+/// Answers commands of a broker with these listeners.
+pub(super) fn answer(payload: &[u8], listeners: &Listeners) -> Vec<u8> {
     let perform = |name: &str| -> Outcome {
         match name {
-            "listListeners" => Ok(Done::Data(json!({ "listeners": listeners(config) }))),
-            "listPlugins" => Ok(Done::Data(json!({ "plugins": plugins(config) }))),
+            "listListeners" => Ok(Done::Data(json!({ "listeners": list(listeners) }))),
+            "listPlugins" => Ok(Done::Data(json!({ "plugins": plugins(&listeners.config) }))),
             _ => Err(NO_COMMAND),
         }
     };
@@ -18,9 +19,9 @@ pub(super) fn answer(payload: &[u8], config: &BrokerConfig) -> Vec<u8> {
 }
 
 /// Lists the listeners. One for all interfaces has no address, as in Mosquitto, and is one for both versions of IP.
-fn listeners(config: &BrokerConfig) -> Value {
+fn list(listeners: &Listeners) -> Value {
     let mut listed: Vec<Value> = Vec::new();
-    for entry in config.listeners.iter().map(listener) {
+    for entry in listeners.present().map(listener) {
         if entry.get("bind-address").is_some() || listed.last() != Some(&entry) {
             listed.push(entry);
         }
@@ -68,14 +69,15 @@ mod tests {
     #[test]
     fn listeners_and_what_stands_for_plugins_are_listed() {
         let listeners = json!([
-            {"address": "127.0.0.1:1883"}, {"address": "0.0.0.0:1884"}, {"address": "[::]:1884"},
+            {"address": "127.0.0.1:1882"}, {"address": "127.0.0.1:1883"}, {"address": "0.0.0.0:1884"}, {"address": "[::]:1884"},
         ]);
         let listeners = serde_json::from_value(listeners).unwrap();
         let mut config = BrokerConfig { listeners, ..BrokerConfig::default() };
         config.access.dynamic_security_file = Some("ds.json".into());
+        let listeners = Listeners { config, gone: vec![0] };
         let ask = |command: &str| -> Value {
             let payload = format!(r#"{{"commands":[{{"command":"{command}","correlationData":"c"}}]}}"#);
-            serde_json::from_slice(&answer(payload.as_bytes(), &config)).unwrap()
+            serde_json::from_slice(&answer(payload.as_bytes(), &listeners)).unwrap()
         };
 
         assert_eq!(

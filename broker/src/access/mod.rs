@@ -22,7 +22,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tracing::{error, info};
 use veilmq_config::{AccessConfig, BrokerConfig};
@@ -37,8 +36,8 @@ pub use self::jwt::JwtError;
 pub use self::limiter::{Ban, Banned, network};
 pub use self::password_file::PasswordFileError;
 pub use self::rules_file::RulesFileError;
-use self::tables::{Source, Tables};
-use self::verifier::Vouchers;
+pub use self::tables::Listeners;
+use self::tables::{Earlier, Source, Tables};
 pub(crate) use self::verifier::{Reply, Verifier};
 use crate::watched::WatchedFiles;
 
@@ -77,16 +76,19 @@ pub struct AccessKeeper {
 
 /// What is in force.
 struct InForce {
-    config: BrokerConfig,
+    listeners: Listeners,
     sources: Vec<Source>,
     directory: Option<Directory>,
-    watched: Watched,
+    watched: WatchedFiles,
 }
 
-/// What was read last, whether or not it could be used, and its files.
-struct Watched {
-    config: Box<BrokerConfig>,
-    files: WatchedFiles,
+/// What was read and is in force nowhere. Nobody administers meanwhile what it says.
+pub struct PreparedAccess<'a> {
+    keeper: &'a AccessKeeper,
+    in_force: MutexGuard<'a, InForce>,
+    tables: Tables,
+    listeners: Listeners,
+    watched: WatchedFiles,
 }
 
 impl AccessKeeper {
@@ -99,44 +101,50 @@ impl AccessKeeper {
         if let Some(first) = FirstDirectory::wanted(&config.access) {
             first.write()?;
         }
-        let tables = Tables::read(config, &[], None, &Vouchers::default())?;
-        let patience = Duration::from_secs(config.limits.connect_seconds_max.into());
-        let verifier = Verifier::start(config.bans, patience).map_err(AccessError::Threads)?;
-        let watched = Watched::of(config);
-        let in_force = InForce { config: config.clone(), sources: Vec::new(), directory: None, watched };
+        let listeners = Listeners::of(config);
+        let watched = watched(config);
+        let tables = Tables::read(&listeners, &Earlier::default())?;
+        let patience_seconds = config.limits.connect_seconds_max;
+        let verifier = Verifier::start(config.bans, patience_seconds).map_err(AccessError::Threads)?;
+        let in_force =
+            InForce { listeners: listeners.clone(), sources: Vec::new(), directory: None, watched };
         let keeper = Self { shared, verifier: Arc::new(verifier), in_force: Mutex::new(in_force) };
-        keeper.apply(tables, config, &mut keeper.in_force());
+        keeper.apply(tables, listeners, &mut keeper.in_force());
         Ok(keeper)
     }
 
-    /// Reads the files again, those that the configuration names now. The shards must then be told.
+    /// Reads the files that the configuration names now, and changes nothing.
     ///
     /// # Errors
-    /// [`AccessError`]; nothing has changed then.
-    pub fn reload(&self, config: &BrokerConfig) -> Result<(), AccessError> {
-        // While they are read nobody administers what they say.
-        let mut in_force = self.in_force();
+    /// [`AccessError`], naming the file and line.
+    pub fn prepare(&self, listeners: Listeners) -> Result<PreparedAccess<'_>, AccessError> {
+        let in_force = self.in_force();
         // What changes while it is read is read again.
-        in_force.watched = Watched::of(config);
-        let tables = self.read(config, &in_force)?;
-        self.apply(tables, config, &mut in_force);
-        Ok(())
+        let watched = watched(&listeners.config);
+        let tables = self.read(&listeners, &in_force)?;
+        Ok(PreparedAccess { keeper: self, in_force, tables, listeners, watched })
     }
 
     /// Reads the files again if one of them has changed since; None if none has. The shards must then be told.
     pub fn rescan(&self) -> Option<Result<(), AccessError>> {
         let mut in_force = self.in_force();
-        if !in_force.watched.files.have_changed() {
+        if !in_force.watched.have_changed() {
             return None;
         }
-        let config = in_force.watched.config.clone();
-        let read = self.read(&config, &in_force);
-        Some(read.map(|tables| self.apply(tables, &config, &mut in_force)))
+        let listeners = in_force.listeners.clone();
+        let read = self.read(&listeners, &in_force);
+        Some(read.map(|tables| self.apply(tables, listeners, &mut in_force)))
     }
 
-    fn read(&self, config: &BrokerConfig, in_force: &InForce) -> Result<Tables, AccessError> {
-        let earlier = in_force.directory.as_ref();
-        Tables::read(config, &self.verifier.users(), earlier, &self.verifier.vouchers())
+    fn read(&self, listeners: &Listeners, in_force: &InForce) -> Result<Tables, AccessError> {
+        let (users, vouchers) = (self.verifier.users(), self.verifier.vouchers());
+        let earlier = Earlier {
+            users: &users,
+            sources: &in_force.sources,
+            directory: in_force.directory.as_ref(),
+            vouchers: Some(&vouchers),
+        };
+        Tables::read(listeners, &earlier)
     }
 
     /// Returns who checks passwords.
@@ -148,7 +156,7 @@ impl AccessKeeper {
     /// Returns the answers, and whether the shards must be told.
     pub(crate) fn administer(&self, command: &Command) -> (Vec<u8>, bool) {
         let mut in_force = self.in_force();
-        let path = in_force.config.access.dynamic_security_file.clone();
+        let path = in_force.listeners.config.access.dynamic_security_file.clone();
         let (Some(path), Some(directory)) = (path, &in_force.directory) else {
             // A reload has ended it meanwhile.
             return (carry_out(&mut Directory::default(), b"", &|_| Vec::new()).into_payload(), false);
@@ -167,7 +175,7 @@ impl AccessKeeper {
 
     /// Answers a question about the broker.
     pub(crate) fn describe_broker(&self, command: &Command) -> Vec<u8> {
-        broker_api::answer(&command.payload, &self.in_force().config)
+        broker_api::answer(&command.payload, &self.in_force().listeners)
     }
 
     /// Writes other clients, groups and roles to the file, and then goes by them.
@@ -177,12 +185,12 @@ impl AccessKeeper {
         directory: Directory,
         path: &Path,
     ) -> Result<(), AccessError> {
-        let InForce { config, sources, .. } = &*in_force;
+        let (config, sources) = (&in_force.listeners.config, &in_force.sources);
         let vouchers = self.verifier.vouchers();
         let users = self.verifier.users();
         let (access, users) = tables::with_directory(config, sources, &users, &vouchers, &directory)?;
         directory.write(path).map_err(DynamicSecurityError::from)?;
-        in_force.watched.files.has_written(path);
+        in_force.watched.has_written(path);
         self.shared.set_access(access);
         self.verifier.change_users(users);
         in_force.directory = Some(directory);
@@ -197,14 +205,16 @@ impl AccessKeeper {
         self.shared.peers_of(user).into_iter().map(address).collect()
     }
 
-    fn apply(&self, tables: Tables, config: &BrokerConfig, in_force: &mut InForce) {
+    fn apply(&self, tables: Tables, listeners: Listeners, in_force: &mut InForce) {
         // In this order nobody is refused by shards who was found right by the new file.
         self.shared.set_access(tables.access);
         if let Some(hook) = tables.vouchers.iter().find_map(|vouchers| vouchers.hook.as_ref()) {
             hook.warn_of_risks();
         }
-        self.verifier.apply(tables.users, tables.passwords, tables.vouchers, config.bans);
-        in_force.config = config.clone();
+        let patience_seconds = listeners.config.limits.connect_seconds_max;
+        let bans = (listeners.config.bans, patience_seconds);
+        self.verifier.apply(tables.users, tables.passwords, tables.vouchers, bans);
+        in_force.listeners = listeners;
         (in_force.sources, in_force.directory) = (tables.sources, tables.directory);
     }
 
@@ -219,25 +229,31 @@ impl AccessKeeper {
 /// [`AccessError`], naming the file and line.
 pub fn check(config: &BrokerConfig) -> Result<(), AccessError> {
     let Some(first) = FirstDirectory::wanted(&config.access) else {
-        return Tables::read(config, &[], None, &Vouchers::default()).map(drop);
+        return Tables::read(&Listeners::of(config), &Earlier::default()).map(drop);
     };
     first.check()?;
     // The rest is looked at without the file that would be made.
     let access = AccessConfig { dynamic_security_file: None, ..config.access.clone() };
     let config = BrokerConfig { access, ..config.clone() };
-    Tables::read(&config, &[], None, &Vouchers::default()).map(drop)
+    Tables::read(&Listeners::of(&config), &Earlier::default()).map(drop)
 }
 
-impl Watched {
-    fn of(config: &BrokerConfig) -> Self {
-        let own = config.listeners.iter().filter_map(|listener| listener.access.as_ref());
-        let files = own
-            .flat_map(|access| [&access.password_file, &access.acl_file, &access.mosquitto_acl_file])
-            .chain([&config.access.password_file, &config.acl.file, &config.acl.mosquitto_file])
-            .chain([&config.access.dynamic_security_file, &config.access.jwt.jwks_file])
-            .chain([&config.access.http.token_file, &config.access.http.ca]);
-        let files = WatchedFiles::new(files.flatten().chain(&config.access.jwt.key_files).cloned());
-        Self { config: Box::new(config.clone()), files }
+/// Returns the files that a configuration names, to be watched.
+fn watched(config: &BrokerConfig) -> WatchedFiles {
+    let own = config.listeners.iter().filter_map(|listener| listener.access.as_ref());
+    let files = own
+        .flat_map(|access| [&access.password_file, &access.acl_file, &access.mosquitto_acl_file])
+        .chain([&config.access.password_file, &config.acl.file, &config.acl.mosquitto_file])
+        .chain([&config.access.dynamic_security_file, &config.access.jwt.jwks_file])
+        .chain([&config.access.http.token_file, &config.access.http.ca]);
+    WatchedFiles::new(files.flatten().chain(&config.access.jwt.key_files).cloned())
+}
+
+impl PreparedAccess<'_> {
+    /// Puts what was read in force. The shards must then be told.
+    pub fn apply(mut self) {
+        self.in_force.watched = self.watched;
+        self.keeper.apply(self.tables, self.listeners, &mut self.in_force);
     }
 }
 

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use veilmq_config::{BadCredentials, BrokerConfig, ListenerAccessConfig};
+use veilmq_config::{BadCredentials, BrokerConfig, ListenerAccessConfig, ListenerConfig};
 use veilmq_core::{Access, AccessTables, ControlTopics, Rules};
 
 use super::AccessError;
@@ -30,6 +30,37 @@ pub(super) struct Tables {
     pub(super) directory: Option<Directory>,
 }
 
+/// The listeners that tables are for.
+#[derive(Clone, Debug)]
+pub struct Listeners {
+    /// The configuration, with every listener that there has been, by number.
+    pub config: BrokerConfig,
+    /// The numbers of those that are gone; who came by them goes by what was read last.
+    pub gone: Vec<usize>,
+}
+
+impl Listeners {
+    /// Those of a configuration, none of which is gone.
+    pub fn of(config: &BrokerConfig) -> Self {
+        Self { config: config.clone(), gone: Vec::new() }
+    }
+
+    /// Lists those that are there.
+    pub(super) fn present(&self) -> impl Iterator<Item = &ListenerConfig> {
+        let numbered = self.config.listeners.iter().enumerate();
+        numbered.filter(|(number, _)| !self.gone.contains(number)).map(|(_, listener)| listener)
+    }
+}
+
+/// What was read before.
+#[derive(Default)]
+pub(super) struct Earlier<'a> {
+    pub(super) users: &'a [Users],
+    pub(super) sources: &'a [Source],
+    pub(super) directory: Option<&'a Directory>,
+    pub(super) vouchers: Option<&'a Vouchers>,
+}
+
 /// What the table of one listener, or of all, is made of.
 #[derive(Clone)]
 pub(super) struct Source {
@@ -40,29 +71,36 @@ pub(super) struct Source {
 }
 
 impl Tables {
-    /// Reads all files. Users, clients and groups that were there `earlier` and have not changed stay who they are.
-    pub(super) fn read(
-        config: &BrokerConfig,
-        earlier: &[Users],
-        earlier_directory: Option<&Directory>,
-        earlier_vouchers: &Vouchers,
-    ) -> Result<Self, AccessError> {
+    /// Reads all files. Users, clients and groups that were there `earlier` and have not changed stay who they are; of listeners that are
+    /// gone nothing is read again.
+    pub(super) fn read(listeners: &Listeners, earlier: &Earlier<'_>) -> Result<Self, AccessError> {
+        let config = &listeners.config;
+        let tokens = earlier.vouchers.and_then(|vouchers| vouchers.tokens.as_deref());
+        let hook = earlier.vouchers.and_then(|vouchers| vouchers.hook.as_deref());
         let vouchers = Vouchers {
-            tokens: Tokens::read(&config.access.jwt, earlier_vouchers.tokens.as_deref())?.map(Arc::new),
-            hook: Hook::read(config, earlier_vouchers.hook.as_deref())?.map(Arc::new),
+            tokens: Tokens::read(&config.access.jwt, tokens)?.map(Arc::new),
+            hook: Hook::read(config, hook)?.map(Arc::new),
         };
         let directory = match &config.access.dynamic_security_file {
-            Some(path) => Some(read_directory(path, earlier_directory)?),
+            Some(path) => Some(read_directory(path, earlier.directory)?),
             None => None,
         };
         let nobody = Users::default();
         let mut users = Vec::new();
         let mut sources = Vec::new();
         for (index, own) in accesses(config).into_iter().enumerate() {
-            let earlier = earlier.get(index).or(earlier.first()).unwrap_or(&nobody);
-            let (source, known) = Source::read(config, own, earlier)?;
-            users.push(source.users(&known, earlier, directory.as_ref()));
-            sources.push(source);
+            let before = earlier.users.get(index).or(earlier.users.first()).unwrap_or(&nobody);
+            match earlier.sources.get(index).filter(|_| listeners.gone.contains(&index)) {
+                Some(source) => {
+                    users.push(source.users(before, before, directory.as_ref()));
+                    sources.push(source.clone());
+                }
+                None => {
+                    let (source, known) = Source::read(config, own, before)?;
+                    users.push(source.users(&known, before, directory.as_ref()));
+                    sources.push(source);
+                }
+            }
         }
         let passwords = sources.iter().map(Source::passwords).collect();
         let access = access(config, &sources, &users, &vouchers, directory.as_ref())?;

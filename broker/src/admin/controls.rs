@@ -14,7 +14,16 @@ use crate::shard::{Exchange, Mail, Order};
 const ANSWER_SECONDS_MAX: u64 = 5;
 
 /// A wish to have the configuration read again; what became of it is sent back.
-pub type ReloadRequest = oneshot::Sender<Result<(), String>>;
+pub type ReloadRequest = oneshot::Sender<Result<ReloadReport, String>>;
+
+/// What a reload has changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ReloadReport {
+    /// Options that have changed, and what became of listeners.
+    pub changed: Vec<String>,
+    /// Options that have another value now, which takes effect at the next start.
+    pub next_start: Vec<&'static str>,
+}
 
 /// Those who carry out what operators want.
 pub struct Controls {
@@ -38,8 +47,7 @@ impl Controls {
     pub(super) async fn sessions(&self, query: SessionQuery) -> Result<Vec<SessionSummary>, Unanswered> {
         let query = Arc::new(query);
         let ask = |shard| self.ask(shard, |reply| Order::List { query: Arc::clone(&query), reply });
-        let answers: Vec<_> =
-            (0..self.shared.settings().shards).map(|shard| ask(ShardIndex(shard))).collect();
+        let answers: Vec<_> = (0..self.shared.shards()).map(|shard| ask(ShardIndex(shard))).collect();
         let mut sessions = Vec::new();
         for answer in answers {
             sessions.append(&mut wait(answer).await?);
@@ -67,7 +75,7 @@ impl Controls {
     }
 
     /// Has the configuration read again; the inner error says what cannot be used.
-    pub(super) async fn reload(&self) -> Result<Result<(), String>, Unanswered> {
+    pub(super) async fn reload(&self) -> Result<Result<ReloadReport, String>, Unanswered> {
         let (reply, answer) = oneshot::channel();
         self.reload.try_send(reply).map_err(|_| Unanswered)?;
         wait(answer).await

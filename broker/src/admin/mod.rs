@@ -23,7 +23,7 @@ use std::thread::JoinHandle;
 use tokio::net::TcpListener as TokioListener;
 use tokio::sync::oneshot;
 
-pub use controls::{Controls, ReloadRequest};
+pub use controls::{Controls, ReloadReport, ReloadRequest};
 pub use process::process_memory;
 pub use state::{AdminState, Pulse, Readiness, Status, StorageDamage, mode_name};
 pub use token::{Token, TokenError, read_token};

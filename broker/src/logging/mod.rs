@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use jiff::Timestamp;
 use tokio::sync::mpsc::Receiver;
@@ -36,18 +36,27 @@ const OWN_CRATES: &str = "veilmq";
 /// The most bytes of a line; what is longer is cut.
 const LINE_BYTES_MAX: usize = 8 * 1024;
 
-/// The destinations of this process, for files that are opened anew.
-static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
+/// How this process logs, so that it can be changed.
+static LOGGING: OnceLock<Mutex<Logging>> = OnceLock::new();
 
-/// What is written at the moment, so that it can be changed.
-static FILTER: OnceLock<Filter> = OnceLock::new();
+/// The lines that are to be published.
+static TOPIC: LazyLock<TopicLines> = LazyLock::new(TopicLines::new);
 
 type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
-struct Filter {
-    level: Mutex<LogLevel>,
-    connections: bool,
-    handle: reload::Handle<Targets, Registry>,
+struct Logging {
+    /// What the configuration says; an operator may have chosen another level since.
+    config: LogConfig,
+    level: LogLevel,
+    lines: Arc<Lines>,
+    filter: reload::Handle<Targets, Registry>,
+    layers: reload::Handle<Vec<BoxedLayer>, Registry>,
+}
+
+/// Another way to log, whose destinations are open.
+pub struct PreparedLog {
+    config: LogConfig,
+    lines: Arc<Lines>,
 }
 
 /// A file that lines should be appended to, and cannot be.
@@ -64,20 +73,68 @@ pub struct LogError {
 /// [`LogError`] if a file cannot be opened; the other destinations are in use all the same.
 pub fn start(config: &LogConfig) -> Result<(), LogError> {
     let (lines, failure) = Lines::open(config);
-    let lines = Arc::clone(LINES.get_or_init(|| Arc::new(lines)));
-    let (filter, handle) = reload::Layer::new(targets(config.level, config.connections));
-    let shown = Filter { level: Mutex::new(config.level), connections: config.connections, handle };
-    // A second call leaves the filter of the first one in place, as it does everything else.
-    let _ = FILTER.set(shown);
-    let is_terminal = config.destinations == ["stderr"] && io::stderr().is_terminal();
-    let mut layers = vec![layer(config, Arc::clone(&lines), is_terminal, config.timestamps)];
-    if lines.syslog.is_some() || lines.topic.is_some() {
-        // The logger is told the time, and a message is heard at once.
-        layers.push(layer(config, Apart(lines), false, false));
-    }
+    let lines = Arc::new(lines);
+    let (filter, filter_handle) = reload::Layer::new(targets(config.level, config.connections));
+    let (layers, layers_handle) = reload::Layer::new(layers(config, &lines));
+    let logging = Logging {
+        config: config.clone(),
+        level: config.level,
+        lines,
+        filter: filter_handle,
+        layers: layers_handle,
+    };
+    // A second call leaves what the first one has made in place.
+    let _ = LOGGING.set(Mutex::new(logging));
     // It fails only if a subscriber is set already, as in a test that starts several brokers.
     let _ = tracing_subscriber::registry().with(layers.with_filter(filter)).try_init();
     failure.map_or(Ok(()), Err)
+}
+
+/// Opens the destinations of another configuration; None if it says nothing new.
+///
+/// # Errors
+/// [`LogError`] if a file cannot be opened.
+pub fn prepare(config: &LogConfig) -> Result<Option<PreparedLog>, LogError> {
+    let Some(logging) = logging() else { return Ok(None) };
+    if logging.config == *config {
+        return Ok(None);
+    }
+    if logging.config.destinations == config.destinations
+        && logging.config.syslog_facility == config.syslog_facility
+    {
+        return Ok(Some(PreparedLog { config: config.clone(), lines: Arc::clone(&logging.lines) }));
+    }
+    drop(logging);
+    match Lines::open(config) {
+        (_, Some(error)) => Err(error),
+        (lines, None) => Ok(Some(PreparedLog { config: config.clone(), lines: Arc::new(lines) })),
+    }
+}
+
+impl PreparedLog {
+    /// Logs like this from now on. The level that an operator has chosen stays, unless the configuration says another one than before.
+    pub fn apply(self) {
+        let Some(mut logging) = logging() else { return };
+        let Self { config, lines } = self;
+        if logging.config.level != config.level {
+            logging.level = config.level;
+        }
+        // Both fail only once nobody logs any more.
+        let _ = logging.layers.reload(layers(&config, &lines));
+        let _ = logging.filter.reload(targets(logging.level, config.connections));
+        (logging.config, logging.lines) = (config, lines);
+    }
+}
+
+/// Makes what writes lines to all destinations.
+fn layers(config: &LogConfig, lines: &Arc<Lines>) -> Vec<BoxedLayer> {
+    let is_terminal = config.destinations == ["stderr"] && io::stderr().is_terminal();
+    let mut layers = vec![layer(config, Arc::clone(lines), is_terminal, config.timestamps)];
+    if lines.syslog.is_some() || lines.topic {
+        // The logger is told the time, and a message is heard at once.
+        layers.push(layer(config, Apart(Arc::clone(lines)), false, false));
+    }
+    layers
 }
 
 /// Makes what writes lines in the form that is configured.
@@ -96,31 +153,28 @@ where
     }
 }
 
-/// Returns the lines that are to be published, to the first who asks, if any are.
+/// Returns the lines that are to be published, to the first who asks.
 pub(crate) fn take_topic_lines() -> Option<Receiver<TopicLine>> {
-    LINES.get()?.topic.as_ref()?.take()
+    TOPIC.take()
 }
 
 /// Returns the least severe level that is written.
 pub fn current_level() -> Option<LogLevel> {
-    FILTER.get().map(|filter| *filter.level())
+    logging().map(|logging| logging.level)
 }
 
 /// Writes lines of this level and more severe ones from now on.
 pub fn change_level(level: LogLevel) {
-    let Some(filter) = FILTER.get() else { return };
-    let mut current = filter.level();
-    let earlier = std::mem::replace(&mut *current, level);
+    let Some(mut logging) = logging() else { return };
+    let earlier = std::mem::replace(&mut logging.level, level);
     // It fails only once nobody logs any more.
-    let _ = filter.handle.reload(targets(level, filter.connections));
-    drop(current);
+    let _ = logging.filter.reload(targets(level, logging.config.connections));
+    drop(logging);
     tracing::info!(?earlier, now = ?level, "an operator changed the log level");
 }
 
-impl Filter {
-    fn level(&self) -> MutexGuard<'_, LogLevel> {
-        self.level.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn logging() -> Option<MutexGuard<'static, Logging>> {
+    LOGGING.get().map(|logging| logging.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn targets(level: LogLevel, connections: bool) -> Targets {
@@ -134,7 +188,8 @@ fn targets(level: LogLevel, connections: bool) -> Targets {
 
 /// Opens the files among the destinations anew, after somebody has moved them away. One that cannot be opened stays as it is.
 pub fn reopen_files() {
-    for file in LINES.get().iter().flat_map(|lines| &lines.files) {
+    let Some(lines) = logging().map(|logging| Arc::clone(&logging.lines)) else { return };
+    for file in &lines.files {
         match append_to(&file.path) {
             Ok(anew) => *file.file.lock().unwrap_or_else(PoisonError::into_inner) = anew,
             Err(error) => tracing::error!("{error}"),
@@ -148,7 +203,7 @@ struct Lines {
     stdout: bool,
     files: Vec<LogFile>,
     syslog: Option<Syslog>,
-    topic: Option<TopicLines>,
+    topic: bool,
 }
 
 struct LogFile {
@@ -160,13 +215,13 @@ impl Lines {
     /// Opens the destinations, and says of which file that is not possible. Somewhere that has to be said: if no other destination is left,
     /// on standard error.
     fn open(config: &LogConfig) -> (Self, Option<LogError>) {
-        let mut lines = Self { stderr: false, stdout: false, files: Vec::new(), syslog: None, topic: None };
+        let mut lines = Self { stderr: false, stdout: false, files: Vec::new(), syslog: None, topic: false };
         let mut failure = None;
         for destination in &config.destinations {
             match destination.as_str() {
                 "stderr" => lines.stderr = true,
                 "stdout" => lines.stdout = true,
-                "topic" => lines.topic = Some(TopicLines::new()),
+                "topic" => lines.topic = true,
                 "syslog" => match Syslog::open(Path::new(syslog::SOCKET), config.syslog_facility) {
                     Ok(syslog) => lines.syslog = Some(syslog),
                     Err(source) => failure = Some(LogError { path: syslog::SOCKET.into(), source }),
@@ -246,8 +301,8 @@ impl Write for ApartLine<'_> {
         if let Some(syslog) = &self.lines.syslog {
             syslog.send(self.level, &text);
         }
-        if let Some(topic) = &self.lines.topic {
-            topic.send(self.level, &text);
+        if self.lines.topic {
+            TOPIC.send(self.level, &text);
         }
         Ok(line.len())
     }

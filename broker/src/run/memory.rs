@@ -23,9 +23,14 @@ impl MemoryWatch {
         Self { bytes_max, pressure: MemoryPressure::None }
     }
 
+    /// Watches for another number from now on.
+    pub(super) fn bound(&mut self, bytes_max: u64) {
+        self.bytes_max = bytes_max;
+    }
+
     /// Looks, and tells the shards what has changed.
     pub(super) fn look(&mut self, shared: &Shared) {
-        if self.bytes_max == 0 {
+        if self.bytes_max == 0 && self.pressure == MemoryPressure::None {
             return;
         }
         let (resident_bytes, _) = process_memory();
@@ -48,6 +53,9 @@ impl MemoryWatch {
     }
 
     fn judge(&self, resident_bytes: u64) -> MemoryPressure {
+        if self.bytes_max == 0 {
+            return MemoryPressure::None;
+        }
         let is_above = |level, per_cent: u64| {
             let relief = if self.pressure >= level { RELIEF_PER_CENT } else { 0 };
             resident_bytes >= self.bytes_max / 100 * (per_cent - relief)
@@ -87,5 +95,11 @@ mod tests {
 
             assert_eq!(watch.pressure, pressure, "{resident_bytes}");
         }
+
+        watch.pressure = watch.judge(10_000);
+        watch.bound(20_000);
+        assert_eq!(watch.judge(10_000), None);
+        watch.bound(0);
+        assert_eq!(watch.judge(u64::MAX), None);
     }
 }

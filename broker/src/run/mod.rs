@@ -2,6 +2,7 @@
 //!
 //! Invariant: listeners open only after recovery, and what was acknowledged is durable before the process ends.
 
+mod listeners;
 mod memory;
 mod mosquitto;
 mod notify;
@@ -12,7 +13,6 @@ mod settings;
 mod signals;
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
@@ -20,13 +20,16 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
-use veilmq_config::{BrokerConfig, Durability, ListenAddress, ListenerDurability, Mode};
-use veilmq_core::{EntranceId, Promise, Record, Shard, Shared, Stats, StoreError, VeilServer};
+use veilmq_config::{BrokerConfig, Durability, Mode};
+use veilmq_core::{Record, Shard, ShardIndex, Shared, StoreError, VeilServer};
 use veilmq_protocol::veil::channel::Identity;
 
+use self::listeners::Listeners;
+use self::memory::MemoryWatch;
 use self::notify::Notifier;
 use self::process::{PidFile, UserError};
 use self::recovery::Recovered;
+pub use self::reload::Origin;
 use self::reload::{Outcome, Reloader};
 use self::signals::Signals;
 use crate::access::{AccessError, AccessKeeper, Control, Reply, Verifier};
@@ -38,11 +41,9 @@ use crate::bridge::{BridgeCounters, BridgeError, BridgePlan, Bridges, Door, Visi
 use crate::clock;
 use crate::files::{self, FileError};
 use crate::identity::{IdentityError, IdentityFolder};
-use crate::listener::{self, Bound, Carrier, ListenError, SocketFile};
+use crate::listener::{ListenError, Listener};
 use crate::logging;
-use crate::shard::{
-    self, Admission, Announcer, Completion, ConnectionLimit, Counters, Exchange, Gate, Mail, WorkerParts,
-};
+use crate::shard::{self, Admission, Announcer, Completion, Counters, Exchange, Gate, Mail, WorkerParts};
 use crate::store::{
     self, Condition, DirectoryError, OpenReport, Room, StorageHandle, StorageWriter, WriterOptions,
     WriterParts,
@@ -114,11 +115,11 @@ impl RunError {
     }
 }
 
-/// Runs the broker until SIGTERM or SIGINT. `file` is the configuration file, read again on SIGHUP.
+/// Runs the broker until SIGTERM or SIGINT. The configuration is made from `origin`, again on SIGHUP.
 ///
 /// # Errors
 /// [`RunError`], naming the thing at fault.
-pub fn run(config: &BrokerConfig, file: Option<&Path>) -> Result<(), RunError> {
+pub fn run(config: &BrokerConfig, origin: Origin) -> Result<(), RunError> {
     logging::start(&config.log).or_else(|error| match config.mode {
         // Mosquitto goes on without the file.
         Mode::Mosquitto => {
@@ -134,8 +135,8 @@ pub fn run(config: &BrokerConfig, file: Option<&Path>) -> Result<(), RunError> {
     }
     let signals = Signals::receive()?;
     let mut notifier = Notifier::of_environment();
-    let mut running = Broker::start(config)?;
-    signals.serve_until_told_to_end(config, file, &mut running, &mut notifier);
+    let mut running = Broker::start(config, origin)?;
+    signals.serve_until_told_to_end(&mut running, &mut notifier);
     notifier.stopping();
     running.stop()
 }
@@ -144,21 +145,18 @@ pub fn run(config: &BrokerConfig, file: Option<&Path>) -> Result<(), RunError> {
 struct Broker {
     state: Arc<AdminState>,
     reloader: Reloader,
-    shared: Arc<Shared>,
     /// What operators want read again.
     reloads: mpsc::Receiver<ReloadRequest>,
-    tls: TlsKeeper,
     exchange: Arc<Exchange<Mail>>,
     threads: Vec<JoinHandle<()>>,
     writer: StorageWriter,
     bridges: Arc<Bridges>,
-    _socket_files: Vec<SocketFile>,
     /// Answers until the broker has ended.
     _admin: Option<AdminServer>,
 }
 
 impl Broker {
-    fn start(config: &BrokerConfig) -> Result<Self, RunError> {
+    fn start(config: &BrokerConfig, origin: Origin) -> Result<Self, RunError> {
         info!(
             version = env!("CARGO_PKG_VERSION"),
             revision = env!("VEILMQ_REVISION"),
@@ -170,7 +168,9 @@ impl Broker {
         }
         settings::forbid_core_dumps();
         settings::raise_open_files_limit(config);
-        let tls = TlsKeeper::new(config)?;
+        let tls = TlsKeeper::new(config.limits.tls_handshakes_max as usize);
+        let mut listeners = Listeners::new(settings::shards(config.shards.count));
+        let mut plan = listeners.plan(config, &tls)?;
         let token = read_token(config.admin.token_file.as_deref())?;
         let plans = BridgePlan::all(config)?;
         let folder = TrustFolder::in_data_dir(&config.data_dir);
@@ -192,16 +192,15 @@ impl Broker {
         let shared = share(config, identity)?;
         let trust = Arc::new(TrustKeeper::new(folder, &config.veil.trust, Arc::clone(&shared))?);
         let access = Arc::new(AccessKeeper::new(config, Arc::clone(&shared))?);
-        let shards = shared.settings().shards;
+        let shards = shared.shards();
         let state = Arc::new(AdminState::new(config.mode, shards, certificate, Arc::clone(&trust)));
         state.record_globally();
-        tls.tell_expiry();
         state.add_metrics(tls.metrics());
         state.set_token(token);
         let admin = start_admin(config, &state)?;
         let recovered = recovery::recover(store.as_mut(), &shared)?;
         tell_recovered(&state, &report, &recovered);
-        let bound = bind(config, &tls, shards)?;
+        listeners.bind(&mut plan)?;
 
         let exchange = Arc::new(Exchange::new(shards, settings::bytes(config.limits.mailbox_bytes_max)));
         let writer = start_writer(config, store, recovered.owed, &shared, &exchange, &state)?;
@@ -213,8 +212,6 @@ impl Broker {
         state.add_metrics(Arc::clone(access.verifier()) as _);
         let outcome = Outcome::of_start();
         state.add_metrics(Arc::clone(&outcome) as _);
-        let addresses = bound.iter().map(|bound| (bound.address.clone(), bound.carrier.clone())).collect();
-        let socket_files = bound.iter().filter_map(|bound| SocketFile::of(&bound.address)).collect();
         let control = Control::start(Arc::clone(&access), Arc::clone(&exchange) as _)
             .map_err(RunError::system("start the control thread"))?;
         let services = Services {
@@ -226,14 +223,18 @@ impl Broker {
         };
         let (door, visits) = Door::new();
         let (gate, closed) = watch::channel(false);
-        let entrances = Entrances { bound, visits, gate: closed };
-        let threads = start_shards(config, &shared, recovered.shards, entrances, &services)?;
+        let (sys_interval, interval) =
+            watch::channel(Duration::from_secs(config.sys.interval_seconds.into()));
+        let changed = listeners.apply(plan, &tls);
+        let entrances = Entrances { sockets: changed.sockets, visits, gate: closed, interval };
+        let admission = Admission::new(&config.limits, &config.rates);
+        let threads = start_shards(&admission, &shared, recovered.shards, entrances, &services)?;
         let counters = Arc::<BridgeCounters>::default();
         state.add_metrics(Arc::clone(&counters) as _);
         let bridges = Bridges::start(plans, door, counters).map_err(RunError::system("start the bridges"))?;
         let bridges = Arc::new(bridges);
         gate.send_replace(true);
-        tell_ready(config, &state, addresses);
+        tell_ready(config, &state, &listeners);
         let (reload, reloads) = mpsc::channel(RELOADS_MAX);
         state.control(Controls {
             exchange: Arc::clone(&exchange),
@@ -242,27 +243,22 @@ impl Broker {
             reload,
         });
         let reloader = Reloader {
+            origin,
+            config: config.clone(),
+            listeners,
+            tls,
             trust,
             access,
             exchange: Arc::clone(&exchange),
+            admission,
             bridges: Arc::clone(&bridges),
             outcome,
             state: Arc::clone(&state),
-            shared: Arc::clone(&shared),
-        };
-        Ok(Self {
-            state,
-            reloader,
             shared,
-            reloads,
-            tls,
-            exchange,
-            threads,
-            writer,
-            bridges,
-            _socket_files: socket_files,
-            _admin: admin,
-        })
+            memory: MemoryWatch::new(config.limits.memory_bytes),
+            sys_interval,
+        };
+        Ok(Self { state, reloader, reloads, exchange, threads, writer, bridges, _admin: admin })
     }
 
     /// Says farewell to the clients, makes everything durable, and ends.
@@ -335,37 +331,6 @@ fn tell_recovered(state: &AdminState, report: &OpenReport, recovered: &Recovered
     });
 }
 
-/// Binds every listener. Without a configuration file of our own a machine that has no IPv6 is served over IPv4.
-fn bind(config: &BrokerConfig, tls: &TlsKeeper, shards: u16) -> Result<Vec<Bound>, RunError> {
-    let mut bound = Vec::new();
-    for (index, listener) in config.listeners.iter().enumerate() {
-        let proxies = listener.proxy_protocol.clone().map(Arc::new);
-        let promise = match listener.durability {
-            None | Some(ListenerDurability::Commit) => Promise::Stored,
-            Some(ListenerDurability::Interval) => Promise::Received,
-        };
-        let limit = listener.connections_max.map(|maximum| ConnectionLimit::new(maximum as usize));
-        let origins = &listener.websocket_origins;
-        let carrier = Carrier {
-            protocol: listener.protocol,
-            origins: (!origins.is_empty()).then(|| Arc::from(origins.as_slice())),
-            tls: tls.acceptor(index),
-            proxies,
-            entrance: EntranceId(u16::try_from(index).unwrap_or(u16::MAX)),
-            promise,
-            limit,
-        };
-        match listener::bind(listener, carrier, usize::from(shards)) {
-            Ok(sockets) => bound.push(sockets),
-            Err(error) if config.mode != Mode::Configured && error.is_absent_ipv6() => {
-                warn!("{error}; going on without it");
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(bound)
-}
-
 fn start_writer(
     config: &BrokerConfig,
     store: Box<dyn veilmq_core::Store>,
@@ -428,19 +393,20 @@ struct Services<'a> {
 
 /// How connections come to the shards.
 struct Entrances {
-    bound: Vec<Bound>,
+    sockets: Vec<(ShardIndex, Listener)>,
     visits: Visits,
     gate: Gate,
+    /// From one report on `$SYS` topics to the next.
+    interval: watch::Receiver<Duration>,
 }
 
 fn start_shards(
-    config: &BrokerConfig,
+    admission: &Admission,
     shared: &Arc<Shared>,
     shards: Vec<Shard>,
     entrances: Entrances,
     services: &Services<'_>,
 ) -> Result<Vec<JoinHandle<()>>, RunError> {
-    let admission = Admission::new(&config.limits, &config.rates);
     let connection_ids = Arc::new(AtomicU64::new(1));
     let counters: Vec<Arc<Counters>> = shards.iter().map(|_| Arc::default()).collect();
     let counting =
@@ -449,8 +415,8 @@ fn start_shards(
     let judging = Arc::clone(exchange);
     let reply: Arc<Reply> =
         Arc::new(move |shard, connection, verdict| judging.judge(shard, connection, verdict));
-    let mut announcer = announcer(config, shared, counting);
-    let Entrances { mut bound, visits, gate } = entrances;
+    let Entrances { mut sockets, visits, gate, interval } = entrances;
+    let mut announcer = Some(Announcer::new(interval, Arc::clone(shared), counting));
     let mut visits = Some(visits);
     let mut threads = Vec::new();
     for (shard, counters) in shards.into_iter().zip(counters) {
@@ -467,28 +433,18 @@ fn start_shards(
             reply: Arc::clone(&reply),
             control: Arc::clone(control),
             counters,
-            outbox_bytes_max: settings::bytes(config.limits.outbox_bytes_max),
-            write_seconds_max: config.limits.write_seconds_max.into(),
-            websocket_message_bytes_max: config.limits.packet_bytes_max as usize,
+            opens: gate.clone(),
         };
-        let listeners = bound.iter_mut().filter_map(Bound::take).collect();
-        let thread = shard::start(parts, listeners, announcer.take(), visits.take(), gate.clone());
+        let index = parts.shard.index();
+        let own = sockets.extract_if(.., |(shard, _)| *shard == index);
+        let listeners = own.map(|(_, listener)| listener).collect();
+        let thread = shard::start(parts, listeners, announcer.take(), visits.take());
         threads.push(thread.map_err(RunError::system("start a shard thread"))?);
     }
     Ok(threads)
 }
 
-/// Returns who speaks for the broker on `$SYS`, unless nobody is to.
-fn announcer(
-    config: &BrokerConfig,
-    shared: &Arc<Shared>,
-    counting: Vec<(Arc<Stats>, Arc<Counters>)>,
-) -> Option<Announcer> {
-    let interval = Duration::from_secs(config.sys.interval_seconds.into());
-    (!interval.is_zero()).then(|| Announcer::new(interval, Arc::clone(shared), counting))
-}
-
-fn tell_ready(config: &BrokerConfig, state: &AdminState, addresses: Vec<(ListenAddress, Carrier)>) {
+fn tell_ready(config: &BrokerConfig, state: &AdminState, listeners: &Listeners) {
     if config.mode == Mode::Development {
         info!(
             "development mode, because there is no configuration file: listening on loopback only, and whoever is on this \
@@ -498,11 +454,11 @@ fn tell_ready(config: &BrokerConfig, state: &AdminState, addresses: Vec<(ListenA
     for note in &config.mosquitto.notes {
         info!("{}: {}: {}", note.origin, note.option, note.text);
     }
-    for (address, carrier) in &addresses {
+    for (address, carrier) in listeners.live() {
         info!("listening for {carrier} on {address}");
     }
     state.update(|readiness| {
-        readiness.listeners = addresses.into_iter().map(|(address, _)| address).collect();
+        readiness.listeners = listeners.live().map(|(address, _)| address.clone()).collect();
         readiness.serve();
     });
     info!(shards = state.readiness().shards, data_dir = %config.data_dir.display(), "ready");

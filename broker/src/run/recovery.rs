@@ -24,7 +24,7 @@ pub(super) struct Recovered {
 /// # Errors
 /// What the store answered when it was read.
 pub(super) fn recover(store: &mut dyn Store, shared: &Arc<Shared>) -> Result<Recovered, StoreError> {
-    let mut recovery = Recovery::new(shared.settings().shards);
+    let mut recovery = Recovery::new(shared.shards());
     store.recover(&mut recovery)?;
     let mut work = |jobs: Vec<Job<'_>>| drop(at_once(jobs));
     let (shards, mut owed, summary) = recovery.into_shards(shared, clock::now(), &mut work);

@@ -1,33 +1,59 @@
-//! A reload: what can change while the broker runs is read again and checked, and only then comes into force.
+//! A reload: the configuration and the files it names are read again and checked, and only then comes into force what can.
 //!
 //! Invariant: what cannot be used changes nothing, is logged, and shows in the metrics until a reload succeeds.
 
-use std::path::Path;
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use tracing::{error, info};
-use veilmq_config::{BrokerConfig, Overrides, Sources};
-use veilmq_core::{Limits, Sample, SampleKind, Shared};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+use veilmq_config::{BrokerConfig, Mode, OptionSpec, Overrides, Sources};
+use veilmq_core::{Sample, SampleKind, Shared};
 
-use super::settings::core_settings;
-use crate::access::AccessKeeper;
+use super::RunError;
+use super::listeners::{Changed, Listeners};
+use super::memory::MemoryWatch;
+use super::settings::{bytes, core_settings, raise_open_files_limit};
+use crate::access::{self, AccessKeeper};
 use crate::admin::metrics::MetricSource;
-use crate::admin::{AdminState, read_token};
+use crate::admin::{AdminState, ReloadReport, read_token};
 use crate::bridge::{BridgePlan, Bridges};
 use crate::clock;
-use crate::shard::{Exchange, Mail};
+use crate::logging;
+use crate::shard::{Admission, Exchange, Mail};
+use crate::tls::TlsKeeper;
 use crate::trust::TrustKeeper;
+
+/// What a configuration is made from, each time anew.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The configuration file, if there is one.
+    pub file: Option<PathBuf>,
+    /// What the command line says.
+    pub overrides: Overrides,
+}
 
 /// Reads again what can change.
 pub(super) struct Reloader {
+    pub(super) origin: Origin,
+    /// What is in force.
+    pub(super) config: BrokerConfig,
+    pub(super) listeners: Listeners,
+    pub(super) tls: TlsKeeper,
     pub(super) trust: Arc<TrustKeeper>,
     pub(super) access: Arc<AccessKeeper>,
     pub(super) exchange: Arc<Exchange<Mail>>,
+    pub(super) admission: Admission,
     pub(super) bridges: Arc<Bridges>,
     pub(super) outcome: Arc<Outcome>,
     pub(super) state: Arc<AdminState>,
     pub(super) shared: Arc<Shared>,
+    pub(super) memory: MemoryWatch,
+    /// From one report on `$SYS` topics to the next.
+    pub(super) sys_interval: watch::Sender<Duration>,
 }
 
 /// What became of the last reload; the start counts as one.
@@ -38,38 +64,30 @@ pub(super) struct Outcome {
 
 impl Reloader {
     /// Reads the configuration, and the files it names, because `cause` wants it. Options that take effect at the start only stay as
-    /// they are in `config`.
+    /// they are.
     ///
     /// # Errors
     /// What cannot be used; nothing has changed then.
-    pub(super) fn reload(
-        &self,
-        config: &BrokerConfig,
-        file: Option<&Path>,
-        cause: &str,
-    ) -> Result<(), String> {
-        let sources = Sources {
-            file,
-            overrides: Overrides::default(),
-            environment: veilmq_config::process_environment(),
-        };
-        let loaded = match file {
-            Some(_) => BrokerConfig::load(sources),
-            None => Ok(config.clone()),
-        };
-        let result = loaded.map_err(|error| error.to_string()).and_then(|now| self.apply(config, &now));
+    pub(super) fn reload(&mut self, cause: &str) -> Result<ReloadReport, String> {
+        let result = self.load().and_then(|said| self.apply(&said).map_err(|error| error.to_string()));
+        self.outcome.note(result.is_ok());
         match &result {
-            Ok(()) => info!(
-                "{cause}: authorities, users, rules, policies, bridges and limits were read again; other options take effect at the next start"
-            ),
+            Ok(report) => {
+                info!("{cause}: {}", Changes(&report.changed));
+                if !report.next_start.is_empty() {
+                    warn!("{cause}: at the next start only: {}", report.next_start.join(", "));
+                }
+            }
             Err(error) => error!("{cause}: {error}; nothing has changed"),
         }
-        self.outcome.note(result.is_ok());
         result
     }
 
-    /// Reads users and rules again if a file of theirs has changed.
+    /// Reads certificates, users and rules again if a file of theirs has changed.
     pub(super) fn heed_files(&self) {
+        if self.tls.rescan() {
+            self.exchange.tell_distrust();
+        }
         let Some(result) = self.access.rescan() else { return };
         match &result {
             Ok(()) => {
@@ -81,29 +99,114 @@ impl Reloader {
         self.outcome.note(result.is_ok());
     }
 
-    fn apply(&self, config: &BrokerConfig, now: &BrokerConfig) -> Result<(), String> {
-        let admin = &now.admin;
-        let limits = Limits::of(&core_settings(now));
-        let now = BrokerConfig {
-            access: now.access.clone(),
-            acl: now.acl.clone(),
-            bans: now.bans,
-            e2e: now.e2e.clone(),
-            veil: now.veil.clone(),
-            bridges: now.bridges.clone(),
-            ..config.clone()
+    /// Looks how much memory is in use.
+    pub(super) fn look_at_memory(&mut self) {
+        self.memory.look(&self.shared);
+    }
+
+    fn load(&self) -> Result<BrokerConfig, String> {
+        // Without a file nothing can have changed.
+        let Some(file) = &self.origin.file else { return Ok(self.config.clone()) };
+        let sources = Sources {
+            file: Some(file),
+            overrides: self.origin.overrides.clone(),
+            environment: veilmq_config::process_environment(),
         };
-        // All are looked at before either changes anything.
-        let token = read_token(admin.token_file.as_deref()).map_err(|error| error.to_string())?;
-        crate::access::check(&now).map_err(|error| error.to_string())?;
-        let plans = BridgePlan::all(&now).map_err(|error| error.to_string())?;
-        self.trust.reload(&now.veil.trust).map_err(|error| error.to_string())?;
-        self.access.reload(&now).map_err(|error| error.to_string())?;
-        self.shared.set_limits(limits);
-        self.state.set_token(token);
+        BrokerConfig::load(sources).map_err(|error| error.to_string())
+    }
+
+    fn apply(&mut self, said: &BrokerConfig) -> Result<ReloadReport, RunError> {
+        let now = self.config.reloaded(said);
+        // All is looked at before anything changes.
+        let token = read_token(now.admin.token_file.as_deref())?;
+        let plan = self.listeners.plan(&now, &self.tls);
+        let mut plan = plan.inspect_err(|_| self.tls.note_failure())?;
+        let (roster, gone) = self.listeners.roster(&plan);
+        let in_all = BrokerConfig { listeners: roster, ..now.clone() };
+        let settings = core_settings(&in_all);
+        let access = self.access.prepare(access::Listeners { config: in_all, gone })?;
+        let bridges = BridgePlan::all(&now)?;
+        let log = match logging::prepare(&now.log) {
+            Err(error) if now.mode == Mode::Mosquitto => {
+                // Mosquitto goes on as before.
+                error!("{error}");
+                None
+            }
+            prepared => prepared?,
+        };
+        self.listeners.bind(&mut plan)?;
+        self.trust.reload(&now.veil.trust)?;
+
+        if let Some(log) = log {
+            log.apply();
+        }
+        self.shared.set_settings(settings);
+        access.apply();
+        self.admission.change(&now.limits, &now.rates);
+        self.exchange.allow(bytes(now.limits.mailbox_bytes_max));
         self.exchange.change_access();
-        self.bridges.change(plans);
-        Ok(())
+        self.tls.allow(now.limits.tls_handshakes_max as usize);
+        let changed = self.listeners.apply(plan, &self.tls);
+        let changed = self.listen(changed);
+        self.state.set_token(token);
+        self.memory.bound(now.limits.memory_bytes);
+        let interval = Duration::from_secs(now.sys.interval_seconds.into());
+        self.sys_interval.send_if_modified(|known| std::mem::replace(known, interval) != interval);
+        if now.limits.connections_max > self.config.limits.connections_max {
+            raise_open_files_limit(&now);
+        }
+        self.bridges.change(bridges);
+        let report = report(&self.config, &now, said, changed);
+        self.config = now;
+        Ok(report)
+    }
+
+    /// Has the shards listen on new sockets, and look at clients again whose certificates may not be good any more.
+    fn listen(&self, changed: Changed) -> Vec<String> {
+        for (shard, listener) in changed.sockets {
+            self.exchange.listen(shard, listener);
+        }
+        self.exchange.tell_distrust();
+        let addresses = self.listeners.live().map(|(address, _)| address.clone()).collect();
+        self.state.update(|readiness| readiness.listeners = addresses);
+        changed.changes
+    }
+}
+
+/// Says what has changed from `before` to `now`, and what else is `said` and has to wait for the next start.
+fn report(
+    before: &BrokerConfig,
+    now: &BrokerConfig,
+    said: &BrokerConfig,
+    listeners: Vec<String>,
+) -> ReloadReport {
+    let keys = |one: &BrokerConfig, other: &BrokerConfig| {
+        one.differences(other).into_iter().map(|option: &OptionSpec| option.key)
+    };
+    let mut changed = listeners;
+    for key in keys(before, now) {
+        // Of a list of tables it is enough which list that is; of listeners more has been said.
+        let name = match key.split_once("[].") {
+            Some(("listeners", _)) => continue,
+            Some((list, _)) => format!("{list}[]"),
+            None => key.to_owned(),
+        };
+        if !changed.contains(&name) {
+            changed.push(name);
+        }
+    }
+    ReloadReport { changed, next_start: keys(now, said).collect() }
+}
+
+/// What has changed, as a log line says it.
+struct Changes<'a>(&'a [String]);
+
+impl fmt::Display for Changes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => f.write_str("the configuration says what it said; the files it names were read again"),
+            changed => write!(f, "the configuration was read again; changed: {}", changed.join(", ")),
+        }
     }
 }
 

@@ -1,18 +1,17 @@
 //! The main thread while the broker serves: signals, and what has to be looked at now and then.
 
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{error, info};
-use veilmq_config::BrokerConfig;
 
-use super::memory::MemoryWatch;
 use super::notify::Notifier;
+use super::reload::Reloader;
 use super::{Broker, RunError};
+use crate::admin::ReloadReport;
 use crate::trust::TrustKeeper;
 
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -50,30 +49,14 @@ impl Signals {
     }
 
     /// Serves until SIGTERM or SIGINT.
-    pub(super) fn serve_until_told_to_end(
-        self,
-        config: &BrokerConfig,
-        file: Option<&Path>,
-        broker: &mut Broker,
-        notifier: &mut Notifier,
-    ) {
-        let Broker { reloader, shared, reloads, tls, exchange, state, .. } = broker;
+    pub(super) fn serve_until_told_to_end(self, broker: &mut Broker, notifier: &mut Notifier) {
+        let Broker { reloader, reloads, exchange, state, .. } = broker;
         let Self { runtime, mut terminate, mut interrupt, mut hang_up, mut save, mut print } = self;
         runtime.block_on(async {
             let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
             housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut alive = notifier.alive_interval().map(tokio::time::interval);
-            let mut memory = MemoryWatch::new(config.limits.memory_bytes);
             let mut trouble = None;
-            let reload = |cause, notifier: &Notifier| {
-                notifier.reloading();
-                let result = reloader.reload(config, file, cause);
-                if tls.reload() {
-                    exchange.tell_distrust();
-                }
-                notifier.ready();
-                result
-            };
             notifier.ready();
             loop {
                 tokio::select! {
@@ -85,26 +68,31 @@ impl Signals {
                     _ = hang_up.recv() => {
                         crate::logging::reopen_files();
                         // The log and the metrics say what became of it.
-                        let _ = reload("SIGHUP", notifier);
+                        let _ = reload(reloader, "SIGHUP", notifier);
                     }
                     Some(reply) = reloads.recv() => {
                         // Who asked may have given up waiting.
-                        let _ = reply.send(reload("reload", notifier));
+                        let _ = reply.send(reload(reloader, "reload", notifier));
                     }
                     () = tick(&mut alive) => notifier.alive(&**exchange),
                     _ = housekeeping.tick() => {
-                        if tls.rescan() {
-                            exchange.tell_distrust();
-                        }
                         reloader.heed_files();
                         look_after_trust(&reloader.trust, &mut trouble);
                         state.keep_metrics_small();
-                        memory.look(shared);
+                        reloader.look_at_memory();
                     }
                 }
             }
         });
     }
+}
+
+/// Reads the configuration again, and lets the service manager know meanwhile.
+fn reload(reloader: &mut Reloader, cause: &str, notifier: &Notifier) -> Result<ReloadReport, String> {
+    notifier.reloading();
+    let result = reloader.reload(cause);
+    notifier.ready();
+    result
 }
 
 /// Waits for the next tick, or for ever.

@@ -1,6 +1,7 @@
 //! Accepts connections for one shard. Running out of file descriptors slows it down and is logged now and then; it never ends.
 
 use std::io;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,26 +13,42 @@ use tracing::warn;
 use super::stream::Stream;
 use super::worker::Worker;
 use super::{Gate, gate};
-use crate::listener::{Carrier, Listener, ListeningSocket};
+use crate::listener::{BACKLOG, Listener, ListeningSocket};
 
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Accepts from the moment when the gate opens until the task is aborted.
-pub(super) async fn accept_for_ever(worker: Rc<Worker>, listener: Listener, mut gate: Gate) {
+/// Accepts from the moment when the gate opens until the listener is gone. Who is in the queue of the kernel by then is still let in.
+pub(super) async fn accept_until_gone(worker: Rc<Worker>, listener: Listener, mut gate: Gate) {
     // Without anybody to open it the broker is ending.
     let _ = gate.wait_for(|is_open| *is_open).await;
-    let Listener { socket, carrier } = listener;
+    let Listener { socket, mut carrier } = listener;
     let socket = match Socket::attach(socket) {
         Ok(socket) => socket,
         Err(error) => return tracing::error!(%error, "a listening socket cannot be used"),
     };
     let mut complaints = Complaints::default();
     let mut pause = PAUSE_MIN;
-    loop {
-        match socket.accept(&carrier).await {
-            Ok(Ok((stream, peer))) => {
+    let mut last = BACKLOG as usize;
+    while last > 0 {
+        let accepted = tokio::select! {
+            biased;
+            accepted = socket.accept() => accepted,
+            changed = carrier.changed() => match changed {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+        };
+        if carrier.has_changed().is_err() {
+            last -= 1;
+        }
+        let carrier = Arc::clone(&carrier.borrow());
+        match accepted {
+            Ok((_, _, Some(address))) if !carrier.takes(address) => {
+                complaints.log("the peer is not in listeners[].proxy_protocol.trusted");
+            }
+            Ok((stream, peer, _)) => {
                 pause = PAUSE_MIN;
                 let permit = gate::admit(&worker, &carrier, &peer)
                     .inspect_err(|_| worker.counters().connection_refused());
@@ -40,7 +57,6 @@ pub(super) async fn accept_for_ever(worker: Rc<Worker>, listener: Listener, mut 
                     complaints.log(reason);
                 }
             }
-            Ok(Err(Stranger)) => complaints.log("the peer is not in listeners[].proxy_protocol.trusted"),
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
                 worker.counters().accept_failed();
@@ -58,9 +74,6 @@ enum Socket {
     Unix(UnixListener, Arc<str>),
 }
 
-/// Somebody who is no proxy of this listener.
-struct Stranger;
-
 impl Socket {
     fn attach(socket: ListeningSocket) -> io::Result<Self> {
         Ok(match socket {
@@ -69,17 +82,15 @@ impl Socket {
         })
     }
 
-    /// Returns the next connection, and who it is for log lines.
-    async fn accept(&self, carrier: &Carrier) -> io::Result<Result<(Stream, String), Stranger>> {
+    /// Returns the next connection, who it is for log lines, and its address if it has one. Nothing is lost if it is not waited for to
+    /// the end.
+    async fn accept(&self) -> io::Result<(Stream, String, Option<IpAddr>)> {
         match self {
             Self::Tcp(socket) => {
                 let (stream, peer) = socket.accept().await?;
-                if !carrier.takes(peer.ip()) {
-                    return Ok(Err(Stranger));
-                }
                 // Without it a small packet may wait for the acknowledgement of the one before; the connection works all the same.
                 let _ = stream.set_nodelay(true);
-                Ok(Ok((Stream::Tcp(stream), peer.to_string())))
+                Ok((Stream::Tcp(stream), peer.to_string(), Some(peer.ip())))
             }
             Self::Unix(socket, name) => {
                 let (stream, _) = socket.accept().await?;
@@ -87,7 +98,7 @@ impl Socket {
                     Ok(process) => format!("{name} (uid {})", process.uid()),
                     Err(_) => name.to_string(),
                 };
-                Ok(Ok((Stream::Unix(stream), peer)))
+                Ok((Stream::Unix(stream), peer, None))
             }
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::Receiver;
-use tokio::time::MissedTickBehavior;
+use tokio::sync::watch;
 use veilmq_core::{Input, Shared, Stats, SysReport, Totals};
 use veilmq_protocol::TopicName;
 
@@ -19,26 +19,39 @@ use crate::logging::{TopicLine, publish_quietly};
 
 /// Gathers what is announced. It is made on the main thread and moved to the shard that speaks.
 pub struct Announcer {
-    interval: Duration,
+    /// From one report to the next; zero makes none.
+    interval: watch::Receiver<Duration>,
     shared: Arc<Shared>,
     shards: Vec<(Arc<Stats>, Arc<Counters>)>,
     report: SysReport,
 }
 
 impl Announcer {
-    /// Makes the announcer of a broker that starts now with these shards. `interval` is longer than zero.
-    pub fn new(interval: Duration, shared: Arc<Shared>, shards: Vec<(Arc<Stats>, Arc<Counters>)>) -> Self {
+    /// Makes the announcer of a broker that starts now with these shards; an `interval` of zero makes no reports.
+    pub fn new(
+        interval: watch::Receiver<Duration>,
+        shared: Arc<Shared>,
+        shards: Vec<(Arc<Stats>, Arc<Counters>)>,
+    ) -> Self {
         Self { interval, shared, shards, report: SysReport::new(env!("CARGO_PKG_VERSION"), clock::now()) }
     }
 
-    /// Announces at once and then at each interval, for ever.
+    /// Announces at once, then at each interval, and when that changes, until nobody can change it any more.
     pub(super) async fn announce_for_ever(mut self, worker: Rc<Worker>) {
-        let mut clock = tokio::time::interval(self.interval);
-        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            clock.tick().await;
-            let changed = self.report.update(&self.totals(), clock::now());
-            worker.announce(&changed);
+            let interval = *self.interval.borrow_and_update();
+            let is_over = match interval.is_zero() {
+                true => self.interval.changed().await.is_err(),
+                false => {
+                    let changed = self.report.update(&self.totals(), clock::now());
+                    worker.announce(&changed);
+                    let waited = tokio::time::timeout(interval, self.interval.changed()).await;
+                    waited.is_ok_and(|changed| changed.is_err())
+                }
+            };
+            if is_over {
+                return;
+            }
         }
     }
 

@@ -5,6 +5,8 @@
 
 use std::rc::Rc;
 
+use veilmq_core::{ConnectionId, Shard};
+
 use super::socket::Written;
 use super::worker::Worker;
 
@@ -18,14 +20,15 @@ pub(super) async fn flush_for_ever(worker: Rc<Worker>) {
         for connection in batch.drain(..) {
             connection.is_dirty.set(false);
             if connection.blocked_since().is_some() {
-                connection.is_full.set(connection.is_full.get() || worker.has_full_outbox(connection.id()));
+                connection.is_full.set(connection.is_full.get() || is_full(&worker, connection.id()));
                 continue;
             }
             let written = worker.with_shard(|shard| {
+                let outbox_bytes_max = shard.outbox_bytes_max();
                 shard.write(connection.id(), |outbox| {
-                    let full_before = outbox.len_bytes() >= worker.outbox_bytes_max();
+                    let full_before = outbox.len_bytes() >= outbox_bytes_max;
                     let written = connection.write(outbox);
-                    let is_low = outbox.len_bytes() < worker.outbox_bytes_max() / 2;
+                    let is_low = outbox.len_bytes() < outbox_bytes_max / 2;
                     (written, full_before, is_low)
                 })
             });
@@ -48,4 +51,13 @@ pub(super) async fn flush_for_ever(worker: Rc<Worker>) {
             worker.lose(&connection);
         }
     }
+}
+
+/// Tells whether the outbox of a connection is at its limit.
+fn is_full(worker: &Worker, connection: ConnectionId) -> bool {
+    let full = |shard: &mut Shard| {
+        let maximum = shard.outbox_bytes_max();
+        shard.write(connection, |outbox| outbox.len_bytes() >= maximum)
+    };
+    worker.with_shard(full).unwrap_or_default()
 }

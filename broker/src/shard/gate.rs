@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use veilmq_config::{LimitsConfig, RatesConfig};
@@ -25,8 +26,16 @@ struct Inner {
     opening: ConnectionLimit,
     /// Counts the broker's own bridges, which nothing limits.
     own: ConnectionLimit,
-    per_address_max: usize,
+    per_address_max: AtomicUsize,
     addresses: Addresses,
+    /// How long a client may take no bytes, in seconds.
+    write_seconds_max: AtomicU64,
+    measured: Mutex<Measured>,
+}
+
+/// How fast clients may send, and what measures them.
+struct Measured {
+    rates: RatesConfig,
     meters: Option<Arc<Meters>>,
 }
 
@@ -47,15 +56,34 @@ impl Admission {
             all: ConnectionLimit::new(limits.connections_max as usize),
             opening: ConnectionLimit::new(limits.opening_connections_max as usize),
             own: ConnectionLimit::new(usize::MAX),
-            per_address_max: limits.connections_per_address_max as usize,
+            per_address_max: AtomicUsize::new(limits.connections_per_address_max as usize),
             addresses: Addresses::default(),
-            meters: Meters::new(rates),
+            write_seconds_max: AtomicU64::new(limits.write_seconds_max.into()),
+            measured: Mutex::new(Measured { rates: *rates, meters: Meters::new(rates) }),
         }))
     }
 
+    /// Goes by other limits for connections from now on. Who is connected stays connected, and is measured as before.
+    pub fn change(&self, limits: &LimitsConfig, rates: &RatesConfig) {
+        let inner = &*self.0;
+        inner.all.allow(limits.connections_max as usize);
+        inner.opening.allow(limits.opening_connections_max as usize);
+        inner.per_address_max.store(limits.connections_per_address_max as usize, Ordering::Relaxed);
+        inner.write_seconds_max.store(limits.write_seconds_max.into(), Ordering::Relaxed);
+        let mut measured = lock(&inner.measured);
+        if measured.rates != *rates {
+            *measured = Measured { rates: *rates, meters: Meters::new(rates) };
+        }
+    }
+
     /// Returns what measures clients, if anything does.
-    pub(super) fn meters(&self) -> Option<&Meters> {
-        self.0.meters.as_deref()
+    pub(super) fn meters(&self) -> Option<Arc<Meters>> {
+        lock(&self.0.measured).meters.clone()
+    }
+
+    /// Returns how long a client may take no bytes, in seconds.
+    pub(super) fn write_seconds_max(&self) -> u64 {
+        self.0.write_seconds_max.load(Ordering::Relaxed)
     }
 
     fn permit(&self, listener: Option<&ConnectionLimit>) -> Result<Permit, &'static str> {
@@ -73,21 +101,22 @@ impl Admission {
     }
 
     /// Gives a connection the place of its address.
-    fn place(&self, permit: &mut Permit, peer: &str) -> Result<(), &'static str> {
+    fn place(&self, permit: &mut Permit, meters: Option<&Meters>, peer: &str) -> Result<(), &'static str> {
         let inner = &*self.0;
-        if inner.per_address_max == 0 && inner.meters.is_none() {
+        let per_address_max = inner.per_address_max.load(Ordering::Relaxed);
+        if per_address_max == 0 && meters.is_none() {
             return Ok(());
         }
         // A client on a Unix socket has none.
         let address = peer.parse().map(|peer: SocketAddr| network(peer.ip())).ok();
-        let place = match address.filter(|_| inner.per_address_max > 0) {
+        let place = match address.filter(|_| per_address_max > 0) {
             None => None,
             Some(address) => Some(
-                AddressPlace::take(&inner.addresses, address, inner.per_address_max)
+                AddressPlace::take(&inner.addresses, address, per_address_max)
                     .ok_or("limits.connections_per_address_max connections are open from one address")?,
             ),
         };
-        permit.place(place, inner.meters.as_ref().map(|meters| meters.meter(address)));
+        permit.place(place, meters.map(|meters| meters.meter(address)));
         Ok(())
     }
 }
@@ -150,7 +179,7 @@ pub(super) fn locate(worker: &Worker, permit: &mut Permit, peer: &str) -> Result
     if worker.is_banned(peer) {
         return Err("an operator has banned the address");
     }
-    worker.gate().place(permit, peer)
+    worker.gate().place(permit, worker.meters().as_deref(), peer)
 }
 
 #[cfg(test)]
@@ -181,10 +210,10 @@ mod tests {
         let mut permits = [(); 4].map(|()| gate.permit(None).unwrap());
         let [first, second, third, fourth] = &mut permits;
 
-        assert!(gate.place(first, "[2001:db8::1]:1000").is_ok());
-        assert!(gate.place(second, "[2001:db8::ffff:0:0:2]:1000").is_err());
-        assert!(gate.place(third, "[2001:db8:0:1::1]:1000").is_ok(), "of the next network");
-        assert!(gate.place(fourth, "192.0.2.1:1000").is_ok());
+        assert!(gate.place(first, None, "[2001:db8::1]:1000").is_ok());
+        assert!(gate.place(second, None, "[2001:db8::ffff:0:0:2]:1000").is_err());
+        assert!(gate.place(third, None, "[2001:db8:0:1::1]:1000").is_ok(), "of the next network");
+        assert!(gate.place(fourth, None, "192.0.2.1:1000").is_ok());
     }
 
     #[test]
@@ -197,5 +226,22 @@ mod tests {
         permit.established();
 
         assert!(!permit.is_opening() && gate.permit(None).is_ok());
+    }
+
+    #[test]
+    fn limits_that_change_hold_from_then_on_and_rates_that_do_not_keep_their_meters() {
+        let (limits, rates) = (LimitsConfig::default(), RatesConfig::default());
+        let gate = Admission::new(&limits, &rates);
+        let permits = [gate.permit(None).unwrap(), gate.permit(None).unwrap()];
+
+        gate.change(&LimitsConfig { connections_max: 2, ..limits.clone() }, &rates);
+        assert!(gate.permit(None).is_err() && gate.meters().is_none());
+        let measured = RatesConfig { client_messages_per_second: 1, ..rates };
+        gate.change(&limits, &measured);
+        let meters = gate.meters().unwrap();
+        gate.change(&limits, &measured);
+
+        assert!(gate.permit(None).is_ok() && Arc::ptr_eq(&gate.meters().unwrap(), &meters));
+        drop(permits);
     }
 }

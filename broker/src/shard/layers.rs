@@ -34,11 +34,8 @@ pub(super) struct Layers {
 pub(super) struct TooManyHandshakes;
 
 impl Layers {
-    /// Makes the layers that a listener asks for, if it asks for any. WebSocket messages have up to `message_bytes_max` bytes.
-    pub(super) fn of(
-        carrier: &Carrier,
-        message_bytes_max: usize,
-    ) -> Result<Option<Box<Self>>, TooManyHandshakes> {
+    /// Makes the layers that a listener asks for, if it asks for any.
+    pub(super) fn of(carrier: &Carrier) -> Result<Option<Box<Self>>, TooManyHandshakes> {
         let tls = match &carrier.tls {
             None => None,
             Some(acceptor) => Some(acceptor.begin().ok_or(TooManyHandshakes)?),
@@ -46,6 +43,7 @@ impl Layers {
         let websocket = match carrier.protocol {
             ListenerProtocol::Mqtt => None,
             ListenerProtocol::WebSocket => {
+                let message_bytes_max = carrier.message_bytes_max;
                 Some(Box::new(WebSocket::new(message_bytes_max, carrier.origins.clone())))
             }
         };

@@ -8,15 +8,18 @@ use super::meter::Meter;
 
 /// The number of connections that may be open, shared by all shards.
 #[derive(Clone, Debug)]
-pub struct ConnectionLimit {
-    maximum: usize,
-    open: Arc<AtomicUsize>,
+pub struct ConnectionLimit(Arc<Counted>);
+
+#[derive(Debug)]
+struct Counted {
+    maximum: AtomicUsize,
+    open: AtomicUsize,
 }
 
 /// The right to have one connection; given back when dropped.
 #[derive(Debug)]
 pub struct Permit {
-    open: Arc<AtomicUsize>,
+    counted: Arc<Counted>,
     /// Few connections have it for long.
     more: Option<Box<More>>,
 }
@@ -36,19 +39,20 @@ struct More {
 impl ConnectionLimit {
     /// Allows `maximum` connections at one time.
     pub fn new(maximum: usize) -> Self {
-        Self { maximum, open: Arc::default() }
+        Self(Arc::new(Counted { maximum: AtomicUsize::new(maximum), open: AtomicUsize::new(0) }))
+    }
+
+    /// Allows another number from now on; connections that are open stay.
+    pub fn allow(&self, maximum: usize) {
+        self.0.maximum.store(maximum, Ordering::Relaxed);
     }
 
     /// Takes the right to one more connection; None if there are enough.
     pub fn permit(&self) -> Option<Permit> {
-        let more = |open| (open < self.maximum).then_some(open + 1);
-        self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
-        Some(Permit { open: Arc::clone(&self.open), more: None })
-    }
-
-    /// Returns the number of connections that may be open.
-    pub fn maximum(&self) -> usize {
-        self.maximum
+        let maximum = self.0.maximum.load(Ordering::Relaxed);
+        let more = |open| (open < maximum).then_some(open + 1);
+        self.0.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        Some(Permit { counted: Arc::clone(&self.0), more: None })
     }
 }
 
@@ -95,7 +99,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::AcqRel);
+        self.counted.open.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -124,5 +128,17 @@ mod tests {
         assert!(limit.permit().is_none());
         drop(first);
         assert!(limit.permit().is_some());
+    }
+
+    #[test]
+    fn a_limit_that_changes_counts_the_connections_that_are_open() {
+        let limit = ConnectionLimit::new(2);
+        let open = [limit.permit(), limit.permit()];
+
+        limit.allow(1);
+        assert!(limit.permit().is_none());
+        limit.allow(3);
+        assert!(limit.permit().is_some());
+        drop(open);
     }
 }

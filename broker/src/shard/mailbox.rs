@@ -7,13 +7,14 @@
 //! Invariant: a lane that made its sender stop is emptied by a receiver that then wakes the sender, so nobody waits for ever.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 use veilmq_core::{ConnectionId, ShardIndex, Ticket, Verdict};
 
 use super::orders::{ORDERS_MAX, Order};
 use crate::access::{Answer, Audience};
+use crate::listener::Listener;
 use crate::store::Fetched;
 
 /// Something that can lie in a lane.
@@ -47,7 +48,7 @@ pub enum Completion {
 /// The mailboxes of all shards.
 pub struct Exchange<T> {
     shards: usize,
-    lane_bytes_max: usize,
+    lane_bytes_max: AtomicUsize,
     /// Row: the receiver. Column: the sender.
     lanes: Box<[Mutex<Lane<T>>]>,
     inboxes: Box<[Inbox]>,
@@ -71,6 +72,7 @@ struct Inbox {
     verdicts: Mutex<Vec<(ConnectionId, Verdict)>>,
     orders: Mutex<Vec<Order>>,
     answers: Mutex<Vec<Answer>>,
+    listeners: Mutex<Vec<Listener>>,
     access_changed: AtomicBool,
     shutdown: AtomicBool,
     distrust: AtomicBool,
@@ -85,17 +87,22 @@ impl<T: Freight> Exchange<T> {
         let lane = || Mutex::new(Lane { items: Vec::new(), bytes: 0, stalled: false });
         Self {
             shards,
-            lane_bytes_max,
+            lane_bytes_max: AtomicUsize::new(lane_bytes_max),
             lanes: (0..shards * shards).map(|_| lane()).collect(),
             inboxes: (0..shards).map(|_| Inbox::default()).collect(),
         }
+    }
+
+    /// Allows another number of bytes for each pair from now on.
+    pub fn allow(&self, lane_bytes_max: usize) {
+        self.lane_bytes_max.store(lane_bytes_max, Ordering::Relaxed);
     }
 
     /// Puts an item into the lane from one shard to another; the receiver learns of it with [`Self::ring`].
     pub fn post(&self, from: ShardIndex, to: ShardIndex, item: T) -> Posted {
         let mut lane = lock(self.lane(from, to));
         let bytes = lane.bytes.saturating_add(item.size_bytes());
-        let full = bytes > self.lane_bytes_max;
+        let full = bytes > self.lane_bytes_max.load(Ordering::Relaxed);
         if full && item.is_droppable() {
             return Posted::Dropped;
         }
@@ -202,6 +209,18 @@ impl<T: Freight> Exchange<T> {
     /// Takes the orders that wait for a shard.
     pub fn take_orders(&self, shard: ShardIndex) -> Vec<Order> {
         std::mem::take(&mut lock(&self.inbox(shard).orders))
+    }
+
+    /// Gives a shard a socket to listen on.
+    pub fn listen(&self, shard: ShardIndex, listener: Listener) {
+        let inbox = self.inbox(shard);
+        lock(&inbox.listeners).push(listener);
+        inbox.wake.notify_one();
+    }
+
+    /// Takes the sockets that a shard is to listen on.
+    pub(crate) fn take_listeners(&self, shard: ShardIndex) -> Vec<Listener> {
+        std::mem::take(&mut lock(&self.inbox(shard).listeners))
     }
 
     /// Takes the answers to commands of a shard's clients.

@@ -115,13 +115,12 @@ pub fn start(
     listeners: Vec<Listener>,
     announcer: Option<Announcer>,
     visits: Option<Visits>,
-    gate: Gate,
 ) -> io::Result<JoinHandle<()>> {
     let name = format!("{THREAD_NAME_PREFIX}{}", parts.shard.index().0);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(name).spawn(move || {
         let tasks = LocalSet::new();
-        tasks.block_on(&runtime, run(Worker::new(parts), listeners, announcer, visits, gate));
+        tasks.block_on(&runtime, run(Worker::new(parts), listeners, announcer, visits));
     })
 }
 
@@ -131,7 +130,6 @@ async fn run(
     listeners: Vec<Listener>,
     announcer: Option<Announcer>,
     visits: Option<Visits>,
-    gate: Gate,
 ) {
     tokio::task::spawn_local(flush::flush_for_ever(Rc::clone(&worker)));
     tokio::task::spawn_local(keep_time(Rc::clone(&worker)));
@@ -146,20 +144,15 @@ async fn run(
     if let Some(visits) = visits {
         tokio::task::spawn_local(visits::receive_for_ever(Rc::clone(&worker), visits));
     }
-    let accepting: Vec<_> = listeners
-        .into_iter()
-        .map(|listener| {
-            tokio::task::spawn_local(accept::accept_for_ever(Rc::clone(&worker), listener, gate.clone()))
-        })
-        .collect();
+    for listener in listeners {
+        worker.listen(listener);
+    }
     let (mut mail, mut completions) = (Vec::new(), Vec::new());
     while !worker.exchange().is_shutting_down(worker.index()) {
         worker.take_mail(&mut mail, &mut completions);
         worker.exchange().wait(worker.index()).await;
     }
-    for task in accepting {
-        task.abort();
-    }
+    worker.stop_listening();
     let began = Instant::now();
     worker.shut_down();
     while worker.tasks() > 0 && began.elapsed() < FAREWELL_MAX {

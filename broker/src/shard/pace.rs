@@ -11,7 +11,7 @@ use super::worker::Worker;
 
 /// What a shard has received so far, if somebody's messages are measured.
 pub(super) fn received_so_far(worker: &Worker) -> Amount {
-    match worker.gate().meters() {
+    match worker.meters() {
         None => Amount::default(),
         Some(_) => worker.with_shard(|shard| Amount {
             messages: shard.stats().messages_received_so_far(),
@@ -24,7 +24,7 @@ pub(super) fn received_so_far(worker: &Worker) -> Amount {
 /// Does what follows from `bytes` that a client has sent, since this much had been received.
 pub(super) fn heed(worker: &Worker, connection: &Rc<Connection>, before: Amount, bytes: usize) {
     establish(worker, connection);
-    let Some(meters) = worker.gate().meters() else { return };
+    let Some(meters) = worker.meters() else { return };
     let sent = Amount { bytes: bytes as u64, ..received_so_far(worker).since(before) };
     let user = || worker.with_shard(|shard| shard.user_on(connection.id()));
     let pace = connection.measure(|meter| {

@@ -5,10 +5,10 @@ use std::sync::atomic::AtomicU64;
 
 use veilmq_core::Shard;
 
-use super::Mail;
 use super::counters::Counters;
 use super::gate::Admission;
 use super::mailbox::Exchange;
+use super::{Gate, Mail};
 use crate::access::{Control, Reply, Verifier};
 use crate::store::StorageHandle;
 
@@ -24,6 +24,8 @@ pub struct WorkerParts {
     pub storage_backlog_bytes_max: usize,
     /// Who may have a connection.
     pub gate: Admission,
+    /// Opens when clients are let in.
+    pub opens: Gate,
     /// Where connections get their numbers.
     pub connection_ids: Arc<AtomicU64>,
     /// Who checks passwords.
@@ -34,10 +36,4 @@ pub struct WorkerParts {
     pub control: Arc<Control>,
     /// What is counted.
     pub counters: Arc<Counters>,
-    /// The outbox size at which the core holds messages back, in bytes.
-    pub outbox_bytes_max: usize,
-    /// How long a client may take no bytes, in seconds.
-    pub write_seconds_max: u64,
-    /// The largest WebSocket message, in bytes.
-    pub websocket_message_bytes_max: usize,
 }

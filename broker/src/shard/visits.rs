@@ -18,6 +18,7 @@ use crate::listener::Carrier;
 const CARRIER: Carrier = Carrier {
     protocol: ListenerProtocol::Mqtt,
     origins: None,
+    message_bytes_max: 0,
     tls: None,
     proxies: None,
     // That of no listener, so that what one of them has of its own does not concern bridges.

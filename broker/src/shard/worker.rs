@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 use tracing::{debug, warn};
 use veilmq_core::{
     Arrival, ConnectionId, Credentials, Effect, Environment, IdMap, Input, Moment, Outbox, Record, Shard,
@@ -24,13 +25,14 @@ use super::gate::Admission;
 use super::layers::{Layers, TooManyHandshakes};
 use super::limit::Permit;
 use super::mailbox::{Completion, Exchange, Posted};
+use super::meter::Meters;
 use super::parts::WorkerParts;
 use super::socket::Socket;
 use super::stream::Stream;
-use super::{orders, pace};
+use super::{Gate, accept, orders, pace};
 use crate::access::{Answer, Control, Reply, Verifier};
 use crate::clock;
-use crate::listener::Carrier;
+use crate::listener::{Carrier, Listener};
 use crate::store::{Fetched, StorageHandle};
 use crate::transport::End;
 use crate::websocket::CloseCode;
@@ -76,14 +78,17 @@ pub(super) struct Worker {
     reply: Arc<Reply>,
     control: Arc<Control>,
     counters: Arc<Counters>,
-    outbox_bytes_max: usize,
-    write_seconds_max: u64,
-    websocket_message_bytes_max: usize,
+    /// What measures clients, as the gate said when this shard was last told of a change.
+    meters: RefCell<Option<Arc<Meters>>>,
+    /// Opens when clients are let in.
+    opens: Gate,
+    accepting: RefCell<Vec<AbortHandle>>,
 }
 
 impl Worker {
     /// Puts a shard to work on this thread.
     pub(super) fn new(parts: WorkerParts) -> Rc<Self> {
+        let meters = parts.gate.meters();
         Rc::new(Self {
             index: parts.shard.index(),
             shard: RefCell::new(parts.shard),
@@ -112,9 +117,9 @@ impl Worker {
             reply: parts.reply,
             control: parts.control,
             counters: parts.counters,
-            outbox_bytes_max: parts.outbox_bytes_max,
-            write_seconds_max: parts.write_seconds_max,
-            websocket_message_bytes_max: parts.websocket_message_bytes_max,
+            meters: RefCell::new(meters),
+            opens: parts.opens,
+            accepting: RefCell::default(),
         })
     }
 
@@ -131,6 +136,11 @@ impl Worker {
     /// Returns who may have a connection.
     pub(super) fn gate(&self) -> &Admission {
         &self.gate
+    }
+
+    /// Returns what measures clients, if anything does.
+    pub(super) fn meters(&self) -> Option<Arc<Meters>> {
+        self.meters.borrow().clone()
     }
 
     /// Returns what is counted.
@@ -295,7 +305,7 @@ impl Worker {
         peer: &str,
         permit: Permit,
     ) -> Result<ConnectionId, &'static str> {
-        let layers = match Layers::of(carrier, self.websocket_message_bytes_max) {
+        let layers = match Layers::of(carrier) {
             Ok(layers) => layers,
             Err(TooManyHandshakes) => return Err("limits.tls_handshakes_max TLS handshakes are under way"),
         };
@@ -330,7 +340,11 @@ impl Worker {
             self.turn(Input::Answered { session, topic, payload: &payload });
         }
         if has_access_changed {
+            self.meters.replace(self.gate.meters());
             self.turn(Input::AccessChanged);
+        }
+        for listener in self.exchange.take_listeners(self.index) {
+            self.listen(listener);
         }
         self.take_verdicts();
         orders::carry_out(self);
@@ -435,16 +449,19 @@ impl Worker {
         std::mem::swap(&mut *self.dirty.borrow_mut(), batch);
     }
 
-    /// Returns the size at which an outbox is full, in bytes.
-    pub(super) fn outbox_bytes_max(&self) -> usize {
-        self.outbox_bytes_max
+    /// Accepts on a listener until it is gone.
+    pub(super) fn listen(self: &Rc<Self>, listener: Listener) {
+        let task = accept::accept_until_gone(Rc::clone(self), listener, self.opens.clone());
+        let mut accepting = self.accepting.borrow_mut();
+        accepting.retain(|task| !task.is_finished());
+        accepting.push(tokio::task::spawn_local(task).abort_handle());
     }
 
-    /// Tells whether the outbox of a connection is at its limit.
-    pub(super) fn has_full_outbox(&self, connection: ConnectionId) -> bool {
-        let full =
-            |shard: &mut Shard| shard.write(connection, |outbox| outbox.len_bytes() >= self.outbox_bytes_max);
-        self.with_shard(full).unwrap_or_default()
+    /// Accepts nothing more.
+    pub(super) fn stop_listening(&self) {
+        for task in self.accepting.take() {
+            task.abort();
+        }
     }
 
     /// Tells the core which connections were full and have room again.
@@ -519,7 +536,7 @@ impl Worker {
         for connection in watched {
             let closes_at = connection.closing_deadline();
             let gives_up_at =
-                connection.blocked_since().map(|since| since.plus_seconds(self.write_seconds_max));
+                connection.blocked_since().map(|since| since.plus_seconds(self.gate.write_seconds_max()));
             match closes_at.or(gives_up_at) {
                 Some(deadline) if deadline <= now => late.push(connection),
                 Some(_) => self.watched.borrow_mut().push(connection),

@@ -78,10 +78,14 @@ const REVOCATIONS: &str = "listeners[].tls.crl_file";
 pub struct TlsAcceptor {
     /// Where it listens, for log lines and metrics.
     name: String,
-    config: ListenerTlsConfig,
-    certificates: Vec<CertificateConfig>,
     stats: Arc<TlsStats>,
     in_force: RwLock<InForce>,
+}
+
+/// What says which files are read, and what for.
+struct Said {
+    config: ListenerTlsConfig,
+    certificates: Vec<CertificateConfig>,
 }
 
 /// What verifies the certificates of clients.
@@ -89,7 +93,8 @@ pub(super) type Verifier = Arc<dyn ClientCertVerifier>;
 
 /// What was read last and fits together.
 #[derive(Clone)]
-struct InForce {
+pub struct InForce {
+    said: Arc<Said>,
     server: Arc<ServerConfig>,
     verifier: Option<Verifier>,
     not_after: i64,
@@ -109,8 +114,8 @@ impl TlsAcceptor {
         certificates: Vec<CertificateConfig>,
         stats: Arc<TlsStats>,
     ) -> Result<Self, TlsError> {
-        let in_force = RwLock::new(read(&name, config, &certificates)?);
-        Ok(Self { name, config: config.clone(), certificates, stats, in_force })
+        let in_force = RwLock::new(read(&name, &Said { config: config.clone(), certificates }.into())?);
+        Ok(Self { name, stats, in_force })
     }
 
     /// Reads the files again. If they do not fit together, nothing changes.
@@ -118,18 +123,35 @@ impl TlsAcceptor {
     /// # Errors
     /// [`TlsError`], naming the option and the file.
     pub(super) fn reload(&self) -> Result<(), TlsError> {
-        let now = read(&self.name, &self.config, &self.certificates)?;
-        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = now;
+        self.go_by(read(&self.name, &self.in_force().said)?);
         Ok(())
+    }
+
+    /// Reads the files that this configuration names, and changes nothing.
+    ///
+    /// # Errors
+    /// [`TlsError`], naming the option and the file.
+    pub(super) fn read_as(
+        &self,
+        config: &ListenerTlsConfig,
+        certificates: Vec<CertificateConfig>,
+    ) -> Result<InForce, TlsError> {
+        read(&self.name, &Said { config: config.clone(), certificates }.into())
+    }
+
+    /// Goes by what was read, for connections that are there too as far as they are to be trusted.
+    pub(super) fn go_by(&self, now: InForce) {
+        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
     /// Returns what tells whether its files have changed.
     pub(super) fn stamps(&self) -> Vec<Stamp> {
-        let own = self.certificates.iter().flat_map(|pair| [&pair.certificate_file, &pair.key_file]);
-        let others = [&self.config.client_ca_file, &self.config.crl_file, &self.config.issuers_file];
+        let Said { config, certificates } = &*self.in_force().said;
+        let own = certificates.iter().flat_map(|pair| [&pair.certificate_file, &pair.key_file]);
+        let others = [&config.client_ca_file, &config.crl_file, &config.issuers_file];
         let others = others.into_iter().flatten();
         let mut stamps: Vec<Stamp> = own.chain(others).map(|path| stamp(path)).collect();
-        if let Some(folder) = self.config.client_ca_file.as_ref().filter(|path| path.is_dir()) {
+        if let Some(folder) = config.client_ca_file.as_ref().filter(|path| path.is_dir()) {
             let files = authority_files(AUTHORITIES, folder).unwrap_or_default();
             stamps.extend(files.iter().map(|path| stamp(path)));
         }
@@ -160,7 +182,7 @@ impl TlsAcceptor {
     /// # Errors
     /// What is wrong with the name.
     pub(super) fn user_name_of(&self, der: &CertificateDer<'_>) -> Result<Option<Box<str>>, &'static str> {
-        let name = match self.config.identity {
+        let name = match self.in_force().said.config.identity {
             CertificateIdentity::None => return Ok(None),
             CertificateIdentity::Cn => certificate::common_name(der),
             CertificateIdentity::Subject => certificate::subject(der),
@@ -187,11 +209,8 @@ fn stamp(path: &Path) -> Stamp {
     Some((metadata.modified().ok()?, metadata.len()))
 }
 
-fn read(
-    name: &str,
-    config: &ListenerTlsConfig,
-    certificates: &[CertificateConfig],
-) -> Result<InForce, TlsError> {
+fn read(name: &str, said: &Arc<Said>) -> Result<InForce, TlsError> {
+    let Said { config, certificates } = &**said;
     let mut shown = Shown { certificates: Vec::new() };
     let mut not_after = i64::MAX;
     let issuers = match &config.issuers_file {
@@ -222,7 +241,7 @@ fn read(
     server.ticketer = rustls::crypto::ring::Ticketer::new().map_err(TlsError::Unusable)?;
     server.session_storage = Arc::new(NoServerSessionStorage {});
     server.send_tls13_tickets = TICKETS;
-    Ok(InForce { server: Arc::new(server), verifier, not_after })
+    Ok(InForce { said: Arc::clone(said), server: Arc::new(server), verifier, not_after })
 }
 
 fn read_certificate(

@@ -2,50 +2,98 @@
 //!
 //! Invariant: a set of files that cannot be used changes nothing, and is complained about once.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::{error, info};
-use veilmq_config::BrokerConfig;
+use veilmq_config::{BrokerConfig, ListenerConfig};
 
-use super::acceptor::{Stamp, TlsAcceptor, TlsError};
+use super::acceptor::{InForce, Stamp, TlsAcceptor, TlsError};
 use super::stats::TlsStats;
 use crate::admin::metrics::MetricSource;
 
 /// All TLS listeners of a broker.
 pub struct TlsKeeper {
-    /// In the order of the listeners; None stands for one without TLS.
-    acceptors: Vec<Option<Arc<TlsAcceptor>>>,
-    /// What the files looked like when they were last read, in the same order.
-    seen: Mutex<Vec<Vec<Stamp>>>,
+    kept: Mutex<Vec<Kept>>,
     stats: Arc<TlsStats>,
 }
 
+/// One of them. A listener that is gone is kept for as long as it has connections: their clients may lose what they have proved.
+struct Kept {
+    acceptor: Arc<TlsAcceptor>,
+    /// What the files looked like when they were last read.
+    seen: Vec<Stamp>,
+}
+
+/// TLS of a listener as it is to become: read, and in force nowhere.
+pub enum Reading {
+    /// That of a listener without TLS until now.
+    New(Arc<TlsAcceptor>),
+    /// Something else for a listener that has it.
+    Changed(Arc<TlsAcceptor>, InForce),
+}
+
 impl TlsKeeper {
-    /// Reads the files of every listener.
+    /// Makes a keeper of nothing, which allows so many handshakes at one time.
+    pub fn new(handshakes_max: usize) -> Self {
+        Self { kept: Mutex::default(), stats: Arc::new(TlsStats::new(handshakes_max)) }
+    }
+
+    /// Allows another number of handshakes at one time.
+    pub fn allow(&self, handshakes_max: usize) {
+        self.stats.allow(handshakes_max);
+    }
+
+    /// Reads the files of a listener, which has been spoken to with `present` until now; None if it has no TLS.
     ///
     /// # Errors
     /// [`TlsError`], naming the option and the file.
-    pub fn new(config: &BrokerConfig) -> Result<Self, TlsError> {
-        let stats = Arc::new(TlsStats::new(config.limits.tls_handshakes_max as usize));
-        let mut acceptors = Vec::new();
-        let mut seen = Vec::new();
-        for listener in &config.listeners {
-            let Some(tls) = &listener.tls else {
-                acceptors.push(None);
-                seen.push(Vec::new());
-                continue;
-            };
-            let (name, certificates) = (listener.address.to_string(), config.certificates_of(tls));
-            let acceptor = TlsAcceptor::load(name, tls, certificates, Arc::clone(&stats))?;
-            seen.push(acceptor.stamps());
-            acceptors.push(Some(Arc::new(acceptor)));
-        }
-        Ok(Self { acceptors, seen: Mutex::new(seen), stats })
+    pub fn read(
+        &self,
+        config: &BrokerConfig,
+        listener: &ListenerConfig,
+        present: Option<&Arc<TlsAcceptor>>,
+    ) -> Result<Option<Reading>, TlsError> {
+        let Some(tls) = &listener.tls else { return Ok(None) };
+        let certificates = config.certificates_of(tls);
+        let reading = match present {
+            Some(acceptor) => Reading::Changed(Arc::clone(acceptor), acceptor.read_as(tls, certificates)?),
+            None => {
+                let name = listener.address.to_string();
+                let stats = Arc::clone(&self.stats);
+                Reading::New(Arc::new(TlsAcceptor::load(name, tls, certificates, stats)?))
+            }
+        };
+        Ok(Some(reading))
     }
 
-    /// Returns the acceptor of the listener at this place in the configuration, if it has TLS.
-    pub fn acceptor(&self, listener: usize) -> Option<Arc<TlsAcceptor>> {
-        self.acceptors.get(listener)?.clone()
+    /// Reads the files of all listeners, and does nothing with them.
+    ///
+    /// # Errors
+    /// [`TlsError`], naming the option and the file.
+    pub fn check(config: &BrokerConfig) -> Result<(), TlsError> {
+        let keeper = Self::new(0);
+        config.listeners.iter().try_for_each(|listener| keeper.read(config, listener, None).map(drop))
+    }
+
+    /// Goes by what was read, and keeps it equal to its files from now on. Tell the shards that some clients may not be trusted any more.
+    pub fn keep(&self, reading: Reading) -> Arc<TlsAcceptor> {
+        let mut kept = self.kept();
+        let acceptor = match reading {
+            Reading::New(acceptor) => {
+                kept.push(Kept { acceptor: Arc::clone(&acceptor), seen: Vec::new() });
+                acceptor
+            }
+            Reading::Changed(acceptor, now) => {
+                acceptor.go_by(now);
+                count_reload("success");
+                acceptor
+            }
+        };
+        for kept in kept.iter_mut().filter(|kept| Arc::ptr_eq(&kept.acceptor, &acceptor)) {
+            kept.seen = acceptor.stamps();
+        }
+        tell_expiry(&acceptor);
+        acceptor
     }
 
     /// Returns what is counted.
@@ -55,50 +103,59 @@ impl TlsKeeper {
 
     /// Reads the files that have changed since they were last read; tells whether any were taken.
     pub fn rescan(&self) -> bool {
-        self.read(|now, before| now != before)
-    }
-
-    /// Reads all files again; tells whether any were taken.
-    pub fn reload(&self) -> bool {
-        self.read(|_, _| true)
-    }
-
-    fn read(&self, is_due: impl Fn(&[Stamp], &[Stamp]) -> bool) -> bool {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept();
+        kept.retain(|kept| {
+            // Neither a listener nor a connection has it.
+            let is_gone = Arc::strong_count(&kept.acceptor) == 1;
+            if is_gone {
+                expiry_of(&kept.acceptor).set(f64::INFINITY);
+            }
+            !is_gone
+        });
         let mut is_changed = false;
-        for (acceptor, before) in self.acceptors.iter().zip(seen.iter_mut()) {
-            let Some(acceptor) = acceptor else { continue };
+        for Kept { acceptor, seen } in kept.iter_mut() {
             let now = acceptor.stamps();
-            if !is_due(&now, before) {
+            if now == *seen {
                 continue;
             }
-            *before = now;
+            *seen = now;
             let listener = acceptor.name();
-            let result = match acceptor.reload() {
+            match acceptor.reload() {
                 Ok(()) => {
                     info!(listener, "TLS: certificates were read again");
                     is_changed = true;
-                    "success"
+                    count_reload("success");
+                    tell_expiry(acceptor);
                 }
                 Err(error) => {
                     error!(listener, "TLS: {error}; what was read before stays in force");
-                    "failure"
+                    count_reload("failure");
                 }
-            };
-            metrics::counter!("veilmq_tls_reloads_total", "result" => result).increment(1);
-        }
-        if is_changed {
-            self.tell_expiry();
+            }
         }
         is_changed
     }
 
-    /// Shows on `/metrics` until when certificates are good.
-    pub fn tell_expiry(&self) {
-        for acceptor in self.acceptors.iter().flatten() {
-            let listener = acceptor.name().to_owned();
-            metrics::gauge!("veilmq_tls_certificate_not_after_timestamp_seconds", "listener" => listener)
-                .set(acceptor.not_after() as f64);
-        }
+    /// Takes note that files could not be used in a reload.
+    pub fn note_failure(&self) {
+        count_reload("failure");
     }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn count_reload(result: &'static str) {
+    metrics::counter!("veilmq_tls_reloads_total", "result" => result).increment(1);
+}
+
+/// Shows on `/metrics` until when certificates are good.
+fn tell_expiry(acceptor: &TlsAcceptor) {
+    expiry_of(acceptor).set(acceptor.not_after() as f64);
+}
+
+fn expiry_of(acceptor: &TlsAcceptor) -> metrics::Gauge {
+    let listener = acceptor.name().to_owned();
+    metrics::gauge!("veilmq_tls_certificate_not_after_timestamp_seconds", "listener" => listener)
 }

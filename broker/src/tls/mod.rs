@@ -24,7 +24,7 @@ use acceptor::Verifier;
 pub use acceptor::{TlsAcceptor, TlsError};
 pub(crate) use acceptor::{read_certificates, read_key};
 pub(crate) use authorities::read_trust;
-pub use keeper::TlsKeeper;
+pub use keeper::{Reading, TlsKeeper};
 
 use crate::transport::End;
 use stats::Handshake;

@@ -32,6 +32,11 @@ impl TlsStats {
         }
     }
 
+    /// Allows another number from now on.
+    pub(super) fn allow(&self, handshakes_max: usize) {
+        self.under_way.allow(handshakes_max);
+    }
+
     /// Begins one more handshake; None if enough are under way.
     pub(super) fn begin(self: &Arc<Self>) -> Option<Handshake> {
         let permit = self.under_way.permit();

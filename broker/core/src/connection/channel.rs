@@ -116,6 +116,7 @@ impl Channel {
         &mut self,
         auth: &Auth<'_>,
         client_id: &str,
+        packet_bytes_max: usize,
         shared: &Shared,
         environment: &mut Environment<'_>,
     ) -> Result<Reauthenticated, CloseReason> {
@@ -126,18 +127,19 @@ impl Channel {
         let accepted = shared.with_trust(|trust| {
             exchange.handshake.handle(finish, trust, client_id, environment.unix_ms / 1_000)
         })?;
-        self.switch(accepted, shared, environment)
+        self.switch(accepted, packet_bytes_max, shared, environment)
     }
 
     fn switch(
         &mut self,
         accepted: ServerAccepted,
+        packet_bytes_max: usize,
         shared: &Shared,
         environment: &mut Environment<'_>,
     ) -> Result<Reauthenticated, CloseReason> {
         let certificate_over_at = certificate_over_at(&accepted.client, environment);
         let identity = Member::of(&accepted.client);
-        let params = finish_params(&accepted, Told::default(), shared, environment)?;
+        let params = finish_params(&accepted, Told::default(), packet_bytes_max, shared, environment)?;
         self.ticket_at = next_ticket_at(shared, environment);
         let (finish, sealing) = accepted.server_finish(params)?;
         let mut auth = Vec::new();
@@ -171,6 +173,7 @@ fn next_ticket_at(shared: &Shared, environment: &Environment<'_>) -> Option<Mome
 pub(crate) fn finish_params(
     accepted: &ServerAccepted,
     told: Told,
+    packet_bytes_max: usize,
     shared: &Shared,
     environment: &mut Environment<'_>,
 ) -> Result<ServerFinishParams, CloseReason> {
@@ -179,7 +182,7 @@ pub(crate) fn finish_params(
     let ticket = gives_tickets
         .then(|| accepted.ticket(&mut shared.tickets(), now_unix_ms, environment.entropy))
         .transpose()?;
-    let record_bytes_max = shared.settings().packet_bytes_max.saturating_add(RECORD_OVERHEAD_MAX);
+    let record_bytes_max = packet_bytes_max.saturating_add(RECORD_OVERHEAD_MAX);
     Ok(ServerFinishParams {
         ticket,
         record_bytes_max: u32::try_from(record_bytes_max).ok(),

@@ -8,7 +8,7 @@ use veilmq_protocol::Publish;
 
 use super::{Channel, Wire};
 use crate::durability::Promise;
-use crate::entrance::EntranceId;
+use crate::entrance::Entrance;
 use crate::farewell::PeerError;
 use crate::id::{ConnectionId, SessionId, Ticket};
 use crate::time::Moment;
@@ -17,8 +17,8 @@ use crate::time::Moment;
 pub(crate) struct Established {
     pub(crate) connection: ConnectionId,
     pub(crate) session: SessionId,
-    /// The listener that it came by.
-    pub(crate) entrance: EntranceId,
+    /// What its listener offered when it came, which its CONNACK has announced.
+    pub(crate) offer: Arc<Entrance>,
     pub(crate) peer: Box<str>,
     /// What acknowledgements to the client promise.
     pub(crate) promise: Promise,
@@ -56,13 +56,14 @@ impl Established {
         connection: ConnectionId,
         session: SessionId,
         peer: Box<str>,
+        offer: Arc<Entrance>,
         wire: Wire,
         now: Moment,
     ) -> Self {
         Self {
             connection,
             session,
-            entrance: EntranceId::default(),
+            offer,
             peer,
             promise: Promise::default(),
             is_encrypted: false,
@@ -117,12 +118,9 @@ impl Established {
 
     /// Returns the topic that a Topic Alias stands for, or None where the PUBLISH names its topic itself; binds the alias if
     /// the PUBLISH has both (section 3.3.2.3.4).
-    pub(crate) fn aliased_topic(
-        &mut self,
-        publish: &Publish<'_>,
-        alias_maximum: u16,
-    ) -> Result<Option<Arc<str>>, PeerError> {
+    pub(crate) fn aliased_topic(&mut self, publish: &Publish<'_>) -> Result<Option<Arc<str>>, PeerError> {
         let Some(alias) = publish.properties.topic_alias.map(NonZeroU16::get) else { return Ok(None) };
+        let alias_maximum = self.offer.topic_alias_maximum;
         // [MQTT-3.2.2-17], [MQTT-3.2.2-18], [MQTT-3.3.2-9], [MQTT-3.3.2-12]
         if alias > alias_maximum {
             return Err(PeerError::TopicAlias { alias, maximum: alias_maximum });

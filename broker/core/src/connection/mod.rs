@@ -25,7 +25,7 @@ pub(crate) use self::wire::{Fan, SendError, Wire};
 use crate::access::{Asker, User};
 use crate::durability::Promise;
 use crate::e2e::Member;
-use crate::entrance::EntranceId;
+use crate::entrance::{Entrance, EntranceId};
 use crate::handshakes::HalfOpen;
 use crate::id::ConnectionId;
 use crate::record::WillRecord;
@@ -50,6 +50,8 @@ pub(crate) enum Connection {
 pub(crate) struct ConnectRequest {
     /// The listener that it came by.
     pub(crate) entrance: EntranceId,
+    /// What that one offered then.
+    pub(crate) offer: Arc<Entrance>,
     pub(crate) version: ProtocolVersion,
     /// The client is a bridge of another broker.
     pub(crate) is_bridge: bool,
@@ -73,7 +75,11 @@ pub(crate) struct ConnectRequest {
 
 impl ConnectRequest {
     /// Takes over what the core needs of a CONNECT but for its Will Message; `client_id` is the one in force.
-    pub(crate) fn new(connect: &Connect<'_>, client_id: Arc<str>) -> Self {
+    pub(crate) fn new(
+        connect: &Connect<'_>,
+        client_id: Arc<str>,
+        (entrance, offer): (EntranceId, Arc<Entrance>),
+    ) -> Self {
         let session_expiry_seconds = match connect.version {
             ProtocolVersion::V5 => connect.properties.session_expiry_seconds.unwrap_or(0),
             // Section 3.1.2.11.2: Clean Session 0 is a session that never expires, 1 one that ends with the connection.
@@ -81,7 +87,8 @@ impl ConnectRequest {
             ProtocolVersion::V31 | ProtocolVersion::V311 => NEVER_EXPIRES,
         };
         Self {
-            entrance: EntranceId::default(),
+            entrance,
+            offer,
             version: connect.version,
             is_bridge: connect.bridge,
             clean_start: connect.clean_start,
@@ -150,6 +157,11 @@ impl Arrival {
     /// Returns the connection that is to move.
     pub fn connection(&self) -> ConnectionId {
         self.connection
+    }
+
+    /// Returns when it has to have its CONNACK.
+    pub(crate) fn connect_deadline(&self) -> Moment {
+        self.request.offer.connect_deadline(self.accepted_at)
     }
 
     /// Tells whether somebody else than the client says who it is.

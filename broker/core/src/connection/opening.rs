@@ -35,6 +35,8 @@ use crate::time::{Environment, Moment};
 pub(crate) struct Opening {
     pub(crate) connection: ConnectionId,
     pub(crate) entrance: EntranceId,
+    /// What the listener offered when it was accepted.
+    pub(crate) offer: Arc<Entrance>,
     pub(crate) peer: Box<str>,
     pub(crate) promise: Promise,
     /// TLS carries the connection.
@@ -97,10 +99,16 @@ pub(crate) enum Next {
 }
 
 impl Opening {
-    pub(crate) fn new(connection: ConnectionId, peer: &str, accepted_at: Moment) -> Self {
+    pub(crate) fn new(
+        connection: ConnectionId,
+        peer: &str,
+        (entrance, offer): (EntranceId, Arc<Entrance>),
+        accepted_at: Moment,
+    ) -> Self {
         Self {
             connection,
-            entrance: EntranceId::default(),
+            entrance,
+            offer,
             peer: Box::from(peer),
             promise: Promise::default(),
             is_encrypted: false,
@@ -113,6 +121,11 @@ impl Opening {
             last_identifier: None,
             phase: Phase::AwaitConnect,
         }
+    }
+
+    /// Returns when it has to have its CONNACK.
+    pub(crate) fn connect_deadline(&self) -> Moment {
+        self.offer.connect_deadline(self.accepted_at)
     }
 
     /// Finds out the version to refuse in, from a packet that will not be read to its end.
@@ -198,7 +211,7 @@ impl Opening {
         }
         // [MQTT-3.1.4-1]
         let packet = Packet::decode(frame, self.version.unwrap_or(ProtocolVersion::V5))?;
-        shared.check_user_properties(packet.user_property_count())?;
+        shared.settings().check_user_properties(packet.user_property_count())?;
         let phase = std::mem::replace(&mut self.phase, Phase::Over);
         match (phase, packet) {
             (Phase::AwaitConnect, Packet::Connect(connect)) => {
@@ -233,17 +246,16 @@ impl Opening {
         if shared.is_draining() {
             return Err(CloseReason::Broker(BrokerReason::Shutdown));
         }
-        let entrance = shared.entrance(self.entrance);
+        let entrance = Arc::clone(&self.offer);
         entrance.check_version(connect.version)?;
         let will = connect
             .will
             .as_ref()
-            .map(|will| will_record(will, connect.client_id, entrance, shared))
+            .map(|will| will_record(will, connect.client_id, &entrance, &settings))
             .transpose()?;
-        let client_id = self.client_id(connect, entrance, settings, environment)?;
-        check_keep_alive(connect, settings)?;
-        let mut request = ConnectRequest::new(connect, client_id);
-        request.entrance = self.entrance;
+        let client_id = self.client_id(connect, &entrance, &settings, environment)?;
+        check_keep_alive(connect, &settings)?;
+        let mut request = ConnectRequest::new(connect, client_id, (self.entrance, Arc::clone(&entrance)));
         request.will = will;
         match connect.properties.authentication_method {
             // [MQTT-4.12.0-6], [MQTT311-7.0.0-2] Without a method there is no AUTH, and none in CONNACK.
@@ -446,18 +458,18 @@ fn will_record(
     will: &Will<'_>,
     client_id: &str,
     entrance: &Entrance,
-    shared: &Shared,
+    settings: &Settings,
 ) -> Result<Box<WillRecord>, CloseReason> {
     let mut record = Box::new(WillRecord::new(will));
     if let Some(mounted) = entrance.mounted_topic(will.topic)? {
         record.topic = mounted.to_string();
     }
     let topic = TopicName::new(&record.topic).map_err(|_| PeerError::MountedTopic)?;
-    shared.check_levels(topic)?;
-    if is_reserved(topic, (!shared.settings().mosquitto_habits).then_some(client_id)) {
+    settings.check_levels(topic)?;
+    if is_reserved(topic, (!settings.mosquitto_habits).then_some(client_id)) {
         return Err(PeerError::ReservedWill.into());
     }
-    let (bytes, maximum) = (record.payload.len(), shared.limits().payload_bytes_max);
+    let (bytes, maximum) = (record.payload.len(), settings.payload_bytes_max);
     if bytes > maximum {
         return Err(PeerError::LargeWill { bytes, maximum }.into());
     }

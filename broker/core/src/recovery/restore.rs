@@ -93,7 +93,7 @@ impl Recovery {
 /// Sends the sessions of all parts to their home shards.
 fn homes(parts: &mut [RecoveryPart], shared: &Arc<Shared>, work: &mut dyn FnMut(Vec<Job<'_>>)) -> Vec<Home> {
     let mut homes: Vec<Home> =
-        (0..shared.settings().shards.max(1)).map(|index| Home::new(ShardIndex(index), shared)).collect();
+        (0..shared.shards()).map(|index| Home::new(ShardIndex(index), shared)).collect();
     let mut sent: Vec<Vec<Vec<(SessionId, Stored)>>> = Vec::new();
     sent.resize_with(parts.len(), || homes.iter().map(|_| Vec::new()).collect());
     let send = parts.iter_mut().zip(&mut sent);

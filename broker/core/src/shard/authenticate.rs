@@ -70,7 +70,8 @@ impl Shard {
         };
         let Some(established) = self.established(connection) else { return Ok(()) };
         let Some(channel) = &mut established.channel else { return Ok(()) };
-        let done = channel.finish(auth, &client_id, &shared, environment)?;
+        let packet_bytes_max = established.offer.packet_bytes_max;
+        let done = channel.finish(auth, &client_id, packet_bytes_max, &shared, environment)?;
         established.proof_over_at = Some(done.certificate_over_at);
         established
             .wire

@@ -41,13 +41,13 @@ impl Shard {
         if let Some(suppressed) = self.refusals.admit(now) {
             tracing::info!(peer = %opening.peer, %reason, suppressed, "connection refused");
         }
-        self.disarm_connect(opening.connection, opening.accepted_at);
+        self.disarm_connect(opening.connection, opening.connect_deadline());
         self.disarm_join(opening.connection, opening.join_over_at());
         if opening.is_half_open() {
             self.stats.handshake(false);
         }
         if let Some(version) = opening.version
-            && let Some(notice) = reason.notice(self.shared.settings())
+            && let Some(notice) = reason.notice(&self.settings)
             && let before = opening.outbox.len_bytes()
             && let Some(packet) =
                 notice.refusals(version).find(|packet| opening.send(packet, version).is_ok())
@@ -102,7 +102,7 @@ impl Shard {
     pub(super) fn say_farewell(&self, connection: ConnectionId, wire: &mut Wire, reason: &CloseReason) {
         self.say_goodbye(connection, wire, reason);
         if !matches!(reason, CloseReason::Peer(PeerError::Record(_)))
-            && let Some(notice) = reason.notice(self.shared.settings())
+            && let Some(notice) = reason.notice(&self.settings)
             && let Some((packet, bytes)) =
                 notice.farewells(wire.version()).find_map(|packet| Some((packet, wire.send(&packet).ok()?)))
         {

@@ -26,7 +26,7 @@ impl Shard {
     /// Tells whether a topic is the broker's own, and not one on which the client of a session says how a bridge fares.
     pub(super) fn is_reserved_for(&self, session: SessionId, topic: TopicName<'_>) -> bool {
         let client_id = || self.sessions.get(&session).map_or("", |state| &*state.client_id);
-        let has_habits = self.shared.settings().mosquitto_habits;
+        let has_habits = self.settings.mosquitto_habits;
         is_reserved(topic, (!has_habits).then(client_id)) || (has_habits && topic.as_str().starts_with(SHARE))
     }
 

@@ -25,7 +25,8 @@ impl Shard {
     ) -> Result<(Wire, Option<Box<Channel>>), CloseReason> {
         let protection = channel.as_ref().map(|accepted| accepted.protection);
         let form = protection.map_or(ChannelForm::Plain, |protection| protection.form);
-        let finish = channel.map(|accepted| self.server_finish(accepted, told, environment)).transpose()?;
+        let finish =
+            channel.map(|accepted| self.server_finish(accepted, request, told, environment)).transpose()?;
         let response_information = self.response_information(request);
         let properties = match request.version {
             ProtocolVersion::V5 => ConnAckProperties {
@@ -72,23 +73,24 @@ impl Shard {
     fn server_finish(
         &self,
         accepted: ServerAccepted,
+        request: &ConnectRequest,
         told: Told,
         environment: &mut Environment<'_>,
     ) -> Result<(Vec<u8>, AwaitPacket), CloseReason> {
-        let params = finish_params(&accepted, told, &self.shared, environment)?;
+        let params =
+            finish_params(&accepted, told, request.offer.packet_bytes_max, &self.shared, environment)?;
         Ok(accepted.server_finish(params)?)
     }
 
     /// Returns the Response Information for a client that asks for it ([MQTT-3.1.2-28]).
     fn response_information(&self, request: &ConnectRequest) -> Option<String> {
-        let template = self.shared.settings().response_information.as_deref();
+        let template = self.settings.response_information.as_deref();
         let template = template.filter(|_| request.response_information)?;
         Some(template.replace("%c", &request.client_id))
     }
 
     fn capabilities<'a>(&self, request: &'a ConnectRequest, form: ChannelForm) -> ConnAckProperties<'a> {
-        let settings = self.shared.settings();
-        let entrance = self.shared.entrance(request.entrance);
+        let entrance = &request.offer;
         // Nothing would authenticate what an alias stands for (VEIL-1 section 5.3).
         let aliases = if form == ChannelForm::Property { 0 } else { entrance.topic_alias_maximum };
         let expiry_seconds = self.session_expiry_seconds(request);
@@ -96,9 +98,9 @@ impl Shard {
         let mut properties = ConnAckProperties {
             session_expiry_seconds: (expiry_seconds != request.session_expiry_seconds)
                 .then_some(expiry_seconds),
-            receive_maximum: NonZeroU16::new(settings.receive_maximum)
+            receive_maximum: NonZeroU16::new(entrance.receive_maximum)
                 .filter(|maximum| *maximum != NonZeroU16::MAX),
-            packet_bytes_max: u32::try_from(settings.packet_bytes_max).ok().and_then(NonZeroU32::new),
+            packet_bytes_max: u32::try_from(entrance.packet_bytes_max).ok().and_then(NonZeroU32::new),
             // [MQTT-3.1.3-7]
             assigned_client_id: request.client_id_assigned.then_some(&*request.client_id),
             topic_alias_maximum: (aliases > 0).then_some(aliases),
@@ -111,12 +113,12 @@ impl Shard {
 
     /// Returns the session expiry interval in force: the client's, within the broker's limit.
     pub(super) fn session_expiry_seconds(&self, request: &ConnectRequest) -> u32 {
-        request.session_expiry_seconds.min(self.limits.session_expiry_seconds_max)
+        request.session_expiry_seconds.min(self.settings.session_expiry_seconds_max)
     }
 
     /// Returns the keep alive in force: the client's, within the broker's limit ([MQTT-3.2.2-21]).
     pub(super) fn keep_alive_seconds(&self, request: &ConnectRequest) -> u16 {
-        match self.shared.settings().keep_alive_seconds_max {
+        match self.settings.keep_alive_seconds_max {
             // Only MQTT 5 can be told of another keep alive.
             maximum if maximum > 0 && request.version == ProtocolVersion::V5 => {
                 match request.keep_alive_seconds {

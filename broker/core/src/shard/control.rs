@@ -34,7 +34,7 @@ impl Shard {
     }
 
     fn tell(&mut self, connection: ConnectionId, op: &ControlOp<'_>) {
-        let bytes_max = self.shared.settings().outbox_bytes_max;
+        let bytes_max = self.settings.outbox_bytes_max;
         let Some(crate::connection::Connection::Established(established)) =
             self.connections.get_mut(&connection)
         else {

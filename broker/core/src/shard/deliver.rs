@@ -52,7 +52,7 @@ impl Shard {
         if !state.outbound.may_send_now(QoS::AtMostOnce) || message.is_expired(now) {
             return false;
         }
-        let bytes_max = self.shared.settings().outbox_bytes_max;
+        let bytes_max = self.settings.outbox_bytes_max;
         let Some(established) = with_space(&mut self.connections, connection, bytes_max) else {
             return false;
         };
@@ -79,7 +79,7 @@ impl Shard {
             self.drop_delivery(session, delivery, DropReason::Expired);
             return;
         }
-        let waits = self.limits.queue_qos0;
+        let waits = self.settings.queue_qos0;
         if state.connection.is_none() && delivery.qos == QoS::AtMostOnce && !waits {
             return;
         }
@@ -90,7 +90,7 @@ impl Shard {
         if state.durable
             && !delivery.stored
             && delivery.qos != QoS::AtMostOnce
-            && !self.shared.settings().relaxed_topics.is_in_memory(delivery.message.topic())
+            && !self.settings.relaxed_topics.is_in_memory(delivery.message.topic())
         {
             delivery.message = delivery.message.with_id(self.shared.next_message(), 1);
             delivery.stored = true;
@@ -166,7 +166,7 @@ impl Shard {
 
     /// Tells whether more may be put into the outbox of a connection.
     pub(super) fn has_space(&self, connection: ConnectionId) -> bool {
-        let bytes_max = self.shared.settings().outbox_bytes_max;
+        let bytes_max = self.settings.outbox_bytes_max;
         match self.connections.get(&connection) {
             Some(Connection::Established(established)) => established.wire.waiting_bytes() < bytes_max,
             _ => false,

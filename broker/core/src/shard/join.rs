@@ -79,7 +79,7 @@ impl Shard {
         let now = environment.now;
         let milliseconds = self.shared.veil().map_or(0, |veil| veil.join_milliseconds);
         // The client has time left to answer WAIT in.
-        let left = self.connect_deadline(arrival.accepted_at).since(now) / 2;
+        let left = arrival.connect_deadline().since(now) / 2;
         let over_at = now + u64::from(milliseconds).min(left);
         let asked = (request.certificate.kid(), request.nonce);
         let place = (self.index, connection);

@@ -50,12 +50,12 @@ use crate::effect::{Effect, Input, Parcel, Reader};
 use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
 use crate::groups::Groups;
 use crate::id::{ConnectionId, IdMap, MessageId, SessionId, ShardIndex, Ticket};
-use crate::limits::Limits;
 use crate::log_limit::LogLimit;
 use crate::matches::MatchCache;
 use crate::outbox::Outbox;
 use crate::record::Record;
 use crate::session::Session;
+use crate::settings::SettingsInForce;
 use crate::shared::Shared;
 use crate::stats::{Gauges, Stats};
 use crate::takeovers::Takeovers;
@@ -67,8 +67,8 @@ pub struct Shard {
     shared: Arc<Shared>,
     /// Who may connect and what clients may do, as [`Shared::access`] said when this shard was last told.
     access: Arc<AccessTables>,
-    /// The limits that this shard goes by.
-    limits: Limits,
+    /// What is offered and how much is allowed, as this shard was last told.
+    settings: Arc<SettingsInForce>,
     connections: IdMap<ConnectionId, Connection>,
     /// Boxed, because a table of sessions themselves would hold room for twice as many.
     sessions: IdMap<SessionId, Box<Session>>,
@@ -117,14 +117,15 @@ impl Shard {
     pub fn new(index: ShardIndex, shared: Arc<Shared>) -> Self {
         let fan_out = shared.veil().map(|veil| veil.fan_out.clone()).unwrap_or_default();
         let stats = Arc::<Stats>::default();
-        let outgoing = Outgoing::new(Arc::clone(&shared), Arc::clone(&stats), Groups::new(fan_out));
+        let settings = shared.settings();
+        let outgoing = Outgoing::new(Arc::clone(&settings), Arc::clone(&stats), Groups::new(fan_out));
         Self {
             index,
             access: shared.access(),
-            limits: shared.limits(),
             streams: Streams::new(shared.hash_key()),
             unix_ms: 0,
-            takeovers: Takeovers::new(shared.settings().takeovers_per_minute_max),
+            takeovers: Takeovers::new(settings.takeovers_per_minute_max),
+            settings,
             shared,
             connections: IdMap::default(),
             sessions: IdMap::default(),
@@ -270,12 +271,17 @@ impl Shard {
         Some(result)
     }
 
+    /// Returns the bytes in an outbox above which messages wait elsewhere.
+    pub fn outbox_bytes_max(&self) -> usize {
+        self.settings.outbox_bytes_max
+    }
+
     /// Tells whether a client has not taken so many answers that nothing more should be read from it: as many bytes as an outbox holds,
     /// beside those that fill it. Messages wait elsewhere once an outbox is full; answers cannot. [`Input::Drained`] settles it.
     pub fn owes_too_much(&self, connection: ConnectionId) -> bool {
         match self.connections.get(&connection) {
             Some(Connection::Established(established)) => {
-                established.owed_bytes as usize >= self.shared.settings().outbox_bytes_max
+                established.owed_bytes as usize >= self.settings.outbox_bytes_max
             }
             Some(Connection::Opening(_) | Connection::Proving(_)) | None => false,
         }
@@ -315,7 +321,7 @@ impl Shard {
 
     /// Closes the record that this turn wrote into; true if there is something to flush.
     fn seal(&mut self, connection: ConnectionId, now: Moment) -> bool {
-        let settings = self.shared.settings();
+        let settings = &self.settings;
         let (rekey_milliseconds, rekey_records) =
             (u64::from(settings.rekey_seconds) * 1_000, settings.rekey_records);
         match self.connections.get_mut(&connection) {

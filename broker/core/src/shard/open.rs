@@ -30,11 +30,13 @@ impl Shard {
         now: Moment,
     ) {
         self.stats.connection_opened();
-        let mut opening = Opening::new(connection, peer, now);
-        (opening.entrance, opening.promise) = (entrance, promise);
-        opening.is_encrypted = is_encrypted;
+        // A listener may have begun to offer something else before this shard was told.
+        let offer = Arc::clone(self.shared.settings().entrance(entrance));
+        let mut opening = Opening::new(connection, peer, (entrance, offer), now);
+        (opening.promise, opening.is_encrypted) = (promise, is_encrypted);
+        let deadline = opening.connect_deadline();
         self.connections.insert(connection, Connection::Opening(Box::new(opening)));
-        self.arm_connect(connection, now);
+        self.arm_connect(connection, deadline);
     }
 
     /// Takes note of where a client is that came by a proxy.
@@ -55,7 +57,7 @@ impl Shard {
         if arrival.channel.as_ref().is_some_and(is_proven) {
             self.stats.handshake(true);
         }
-        self.disarm_connect(arrival.connection, arrival.accepted_at);
+        self.disarm_connect(arrival.connection, arrival.connect_deadline());
         arrival.unread.extend_from_slice(unread);
         let home = self.shared.home(&arrival.request.client_id);
         if home == self.index {
@@ -73,7 +75,9 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) {
         // A client that was told of a change finds it in force, even where this shard has not been told yet.
-        if !Arc::ptr_eq(&self.access, &self.shared.access()) {
+        let is_up_to_date = Arc::ptr_eq(&self.access, &self.shared.access())
+            && Arc::ptr_eq(&self.settings, &self.shared.settings());
+        if !is_up_to_date {
             self.access_changed(environment, effects);
         }
         self.end_if_due(&arrival.request.client_id, environment);
@@ -134,7 +138,7 @@ impl Shard {
     /// Forgets the Will Message of a session that is away and ends now, because its client has come back in time (section 3.1.2.5).
     /// Section 3.1.3.2.2 says that the end of a session ends the delay, so this is a matter of habits.
     fn forget_delayed_will(&mut self, arrival: &Arrival) {
-        if !self.shared.settings().mosquitto_habits || self.is_strangers(arrival) {
+        if !self.settings.mosquitto_habits || self.is_strangers(arrival) {
             return;
         }
         let session = self.by_client_id.get(&arrival.request.client_id);
@@ -172,8 +176,7 @@ impl Shard {
     }
 
     pub(super) fn wire_of(&mut self, request: &ConnectRequest) -> Wire {
-        let aliases =
-            request.topic_alias_maximum.min(self.shared.entrance(request.entrance).topic_alias_to_client_max);
+        let aliases = request.topic_alias_maximum.min(request.offer.topic_alias_to_client_max);
         let mut wire = Wire::new(request.version, request.packet_bytes_max, aliases);
         self.outgoing.lend(wire.outbox());
         wire
@@ -244,8 +247,8 @@ impl Shard {
         environment: &mut Environment<'_>,
         effects: &mut Vec<Effect>,
     ) {
-        let mut opening = Opening::new(arrival.connection, &arrival.peer, arrival.accepted_at);
-        opening.entrance = arrival.request.entrance;
+        let entrance = (arrival.request.entrance, Arc::clone(&arrival.request.offer));
+        let mut opening = Opening::new(arrival.connection, &arrival.peer, entrance, arrival.accepted_at);
         opening.version = Some(arrival.request.version);
         opening.packet_bytes_max = arrival.request.packet_bytes_max;
         self.connections.insert(arrival.connection, Connection::Opening(Box::new(opening)));
@@ -269,7 +272,7 @@ impl Shard {
     fn adopt(&mut self, session: SessionId, arrival: &Arrival) {
         let request = &arrival.request;
         let expiry_seconds = self.session_expiry_seconds(request);
-        let quota = request.receive_maximum.min(self.limits.inflight_max);
+        let quota = request.receive_maximum.min(self.settings.inflight_max);
         let Some(state) = self.sessions.get_mut(&session) else { return };
         state.connection = Some(arrival.connection);
         state.entrance = Some(request.entrance);
@@ -285,7 +288,7 @@ impl Shard {
             state.outbound.last_identifier = last;
         }
         state.outbound.connected(quota);
-        state.outbound.bound_bytes_in_flight(self.limits.inflight_bytes_max);
+        state.outbound.bound_bytes_in_flight(self.settings.inflight_bytes_max);
         // A session that was stored stays so until it ends; one without expiry interval never outlives its connection.
         state.durable |= expiry_seconds > 0;
         if state.durable {
@@ -308,13 +311,13 @@ impl Shard {
         now: Moment,
     ) {
         let Arrival { connection, peer, promise, is_encrypted, request, proof_over_at, .. } = arrival;
-        let mut established = Established::new(connection, session, peer, wire, now);
+        let offer = Arc::clone(&request.offer);
+        let mut established = Established::new(connection, session, peer, offer, wire, now);
         established.promise = promise;
         established.is_encrypted = is_encrypted;
-        established.entrance = request.entrance;
         established.proof_over_at = proof_over_at;
         established.channel = channel;
-        established.wire.explains = self.shared.settings().reason_strings
+        established.wire.explains = self.settings.reason_strings
             && request.version == ProtocolVersion::V5
             && request.problem_information;
         established.is_bridge = request.is_bridge;

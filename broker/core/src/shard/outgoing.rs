@@ -14,14 +14,15 @@ use crate::groups::Groups;
 use crate::id::ConnectionId;
 use crate::message::Message;
 use crate::outbox::{Buffers, Outbox};
-use crate::shared::Shared;
+use crate::settings::SettingsInForce;
 use crate::stats::{DropReason, Stats};
 use crate::time::Moment;
 use crate::waiting::Delivery;
 
 /// What all connections of a shard share for writing.
 pub(super) struct Outgoing {
-    shared: Arc<Shared>,
+    /// What the shard goes by.
+    pub(super) settings: Arc<SettingsInForce>,
     stats: Arc<Stats>,
     pub(super) groups: Groups,
     /// Connections whose outbox grew in this turn.
@@ -54,14 +55,14 @@ impl<'a> Sending<'a> {
 }
 
 impl Outgoing {
-    pub(super) fn new(shared: Arc<Shared>, stats: Arc<Stats>, groups: Groups) -> Self {
-        Self { shared, stats, groups, dirty: Vec::new(), buffers: Buffers::default() }
+    pub(super) fn new(settings: Arc<SettingsInForce>, stats: Arc<Stats>, groups: Groups) -> Self {
+        Self { settings, stats, groups, dirty: Vec::new(), buffers: Buffers::default() }
     }
 
     /// Writes a packet that is not a PUBLISH.
     pub(super) fn send(&mut self, established: &mut Established, packet: &Packet<'_>) {
         self.lend(established.wire.outbox());
-        let is_full = established.wire.waiting_bytes() >= self.shared.settings().outbox_bytes_max;
+        let is_full = established.wire.waiting_bytes() >= self.settings.outbox_bytes_max;
         match established.wire.send(packet) {
             Ok(bytes) => {
                 if is_full {
@@ -101,7 +102,7 @@ impl Outgoing {
         now: Moment,
     ) -> bool {
         let message = sending.message;
-        let entrance = self.shared.entrance(established.entrance);
+        let entrance = Arc::clone(&established.offer);
         // It subscribed by another listener to what it cannot see here.
         let Some(topic) = entrance.seen_topic(message.topic_as_bytes()) else { return false };
         let head = PublishHead {

@@ -146,18 +146,17 @@ impl Shard {
         let Some(Connection::Established(established)) = self.connections.get_mut(&connection) else {
             return Ok(());
         };
-        let entrance = self.shared.entrance(established.entrance);
-        entrance.capabilities.check_publish(publish).map_err(PeerError::from)?;
+        established.offer.capabilities.check_publish(publish).map_err(PeerError::from)?;
         let session = established.session;
-        let aliased = established.aliased_topic(publish, entrance.topic_alias_maximum)?;
+        let aliased = established.aliased_topic(publish)?;
         let topic = match &aliased {
             Some(topic) => TopicName::new(topic).ok(),
             None => publish.topic,
         };
         let topic = topic.ok_or(PeerError::Protocol("PUBLISH with neither topic nor alias"))?;
-        let mounted = entrance.mounted_topic(topic)?;
+        let mounted = established.offer.mounted_topic(topic)?;
         let topic = mounted.as_deref().and_then(|mounted| TopicName::new(mounted).ok()).unwrap_or(topic);
-        self.shared.check_levels(topic)?;
+        self.settings.check_levels(topic)?;
         match publish.packet_id {
             None => {
                 match self.accept_publish(session, publish, topic, now) {
@@ -237,8 +236,8 @@ impl Shard {
 
     /// Counts a message that awaits our acknowledgement ([MQTT-3.3.4-7]); MQTT 3.1.1 knows no Receive Maximum.
     fn count_unacknowledged(&mut self, connection: ConnectionId) -> Result<(), PeerError> {
-        let maximum = self.shared.settings().receive_maximum;
         let Some(established) = self.established(connection) else { return Ok(()) };
+        let maximum = established.offer.receive_maximum;
         established.unacknowledged += 1;
         if established.wire.version() == ProtocolVersion::V5
             && established.unacknowledged > u32::from(maximum)
@@ -333,7 +332,7 @@ impl Shard {
             self.stats.messages_dropped(DropReason::NotAuthorized, 1);
             return Err(PublishRefused::NotAuthorized);
         }
-        if publish.payload.len() > self.limits.payload_bytes_max {
+        if publish.payload.len() > self.settings.payload_bytes_max {
             self.stats.messages_dropped(DropReason::TooLarge, 1);
             return Err(PublishRefused::PayloadTooLarge);
         }
@@ -368,7 +367,7 @@ impl Shard {
 
     /// Returns the highest QoS that a message may be delivered with: that of the publisher, unless subscriptions decide alone.
     pub(super) fn outgoing_qos(&self, published: QoS) -> QoS {
-        if self.limits.upgrade_qos { QoS::ExactlyOnce } else { published }
+        if self.settings.upgrade_qos { QoS::ExactlyOnce } else { published }
     }
 
     /// Publishes a message of the broker's own accord, as it does with a Will; tells whether anybody gets it.
@@ -407,7 +406,7 @@ impl Shard {
     /// Takes a message in: retains it if asked, and stores it for durable sessions.
     fn accept(&mut self, publication: &Publication<'_>, now: Moment) -> Result<Accepted, PublishRefused> {
         let records_before = self.records.len();
-        let durability = self.shared.settings().relaxed_topics.durability_of(publication.topic);
+        let durability = self.settings.relaxed_topics.durability_of(publication.topic);
         let mut addressed = self.address(publication, durability, now);
         // What is kept in memory alone needs no room on the disk.
         let has_room = !publication.refusable
@@ -492,7 +491,7 @@ impl Shard {
                 return Err(PublishRefused::RetainedFull);
             }
         };
-        if !self.shared.settings().relaxed_topics.is_in_memory(message.topic()) {
+        if !self.settings.relaxed_topics.is_in_memory(message.topic()) {
             self.records.push(record);
         }
         Ok(())
@@ -551,7 +550,7 @@ impl Shard {
         let (session, durable) = (state.id, state.durable);
         // [MQTT-4.3.3-12]
         let was_received = state.received.remove(packet_id);
-        let answer = match was_received || self.shared.settings().mosquitto_habits {
+        let answer = match was_received || self.settings.mosquitto_habits {
             true => Answer::PubComp(packet_id),
             false => Answer::PubCompUnknown(packet_id),
         };

@@ -107,28 +107,38 @@ impl Shard {
         environment: &mut Environment<'_>,
         effects: &mut Vec<Effect>,
     ) -> Result<Step, CloseReason> {
-        let packet_bytes_max = self.shared.settings().packet_bytes_max;
         match self.connections.get_mut(&connection) {
             None => Ok(Step::Gone),
             Some(Connection::Opening(_)) => self.step_opening(connection, bytes, environment, effects),
             Some(Connection::Proving(proving)) => {
+                let packet_bytes_max = proving.arrival.request.offer.packet_bytes_max;
                 let opened = proving.opener().next(bytes, packet_bytes_max + RECORD_OVERHEAD_MAX)?;
                 let Some(record) = opened else { return Ok(Step::More) };
                 self.proven(connection, environment, effects)?;
-                self.record(connection, record, bytes, environment, effects)
+                self.record(connection, record, packet_bytes_max, bytes, environment, effects)
             }
             Some(Connection::Established(established)) => {
+                let packet_bytes_max = established.offer.packet_bytes_max;
                 let Some(channel) = &mut established.channel else {
                     let version = established.wire.version();
                     return match established.wire.published() {
-                        None => self.step_packet(connection, version, bytes, environment, effects),
-                        Some(_) => self.step_protected(connection, bytes, environment, effects),
+                        None => self.step_packet(
+                            connection,
+                            version,
+                            packet_bytes_max,
+                            bytes,
+                            environment,
+                            effects,
+                        ),
+                        Some(_) => {
+                            self.step_protected(connection, packet_bytes_max, bytes, environment, effects)
+                        }
                     };
                 };
                 let opened = channel.opener.next(bytes, packet_bytes_max + RECORD_OVERHEAD_MAX)?;
                 self.stats.channel_operations(&channel.opener.take_operations());
                 let Some(record) = opened else { return Ok(Step::More) };
-                self.record(connection, record, bytes, environment, effects)
+                self.record(connection, record, packet_bytes_max, bytes, environment, effects)
             }
         }
     }
@@ -137,15 +147,23 @@ impl Shard {
     fn step_protected(
         &mut self,
         connection: ConnectionId,
+        packet_bytes_max: usize,
         bytes: &[u8],
         environment: &mut Environment<'_>,
         effects: &mut Vec<Effect>,
     ) -> Result<Step, CloseReason> {
-        let Some((frame, consumed)) = next_frame(bytes, self.shared.settings().packet_bytes_max)? else {
+        let Some((frame, consumed)) = next_frame(bytes, packet_bytes_max)? else {
             return Ok(Step::More);
         };
         if frame.packet_type() != PacketType::Publish {
-            return self.step_packet(connection, ProtocolVersion::V5, bytes, environment, effects);
+            return self.step_packet(
+                connection,
+                ProtocolVersion::V5,
+                packet_bytes_max,
+                bytes,
+                environment,
+                effects,
+            );
         }
         self.stats.packet_received(PacketType::Publish);
         let Some(opener) = self.established(connection).and_then(|state| state.wire.published()) else {
@@ -155,7 +173,7 @@ impl Shard {
         let made = opener.take_operations();
         self.stats.channel_operations(&made);
         let publish = opened?;
-        self.shared.check_user_properties(publish.properties.user.len())?;
+        self.settings.check_user_properties(publish.properties.user.len())?;
         self.publish_received(connection, &publish, environment.now)?;
         Ok(Step::Consumed(consumed))
     }
@@ -165,6 +183,7 @@ impl Shard {
         &mut self,
         connection: ConnectionId,
         record: OpenedRecord,
+        packet_bytes_max: usize,
         bytes: &[u8],
         environment: &mut Environment<'_>,
         effects: &mut Vec<Effect>,
@@ -172,7 +191,7 @@ impl Shard {
         match record.content {
             Content::Packets(range) => {
                 let packets = bytes.get(range).unwrap_or_default();
-                self.packets_of_record(connection, packets, environment, effects)?;
+                self.packets_of_record(connection, packet_bytes_max, packets, environment, effects)?;
             }
             // The opener has switched keys; other operations are for clients and change nothing here.
             Content::KeyUpdated | Content::Control(_) => {}
@@ -190,6 +209,7 @@ impl Shard {
     fn packets_of_record(
         &mut self,
         connection: ConnectionId,
+        packet_bytes_max: usize,
         packets: &[u8],
         environment: &mut Environment<'_>,
         effects: &mut Vec<Effect>,
@@ -198,7 +218,14 @@ impl Shard {
         while let Some(rest) = packets.get(position..)
             && !rest.is_empty()
         {
-            match self.step_packet(connection, ProtocolVersion::V5, rest, environment, effects)? {
+            match self.step_packet(
+                connection,
+                ProtocolVersion::V5,
+                packet_bytes_max,
+                rest,
+                environment,
+                effects,
+            )? {
                 Step::Consumed(consumed) => position += consumed,
                 Step::More => return Err(PeerError::Protocol("a record ends within a packet").into()),
                 Step::Gone => return Ok(()),
@@ -214,11 +241,10 @@ impl Shard {
         environment: &mut Environment<'_>,
         effects: &mut Vec<Effect>,
     ) -> Result<Step, CloseReason> {
-        let settings = self.shared.settings();
-        let bytes_max = settings.connect_packet_bytes_max.min(settings.packet_bytes_max);
         let Some(Connection::Opening(opening)) = self.connections.get_mut(&connection) else {
             return Ok(Step::Gone);
         };
+        let bytes_max = self.settings.connect_packet_bytes_max.min(opening.offer.packet_bytes_max);
         if opening.awaits_verdict() {
             let (bytes, maximum) = (bytes.len(), bytes_max.max(UNREAD_BYTES_MAX));
             return if bytes > maximum {
@@ -282,12 +308,13 @@ impl Shard {
         &mut self,
         connection: ConnectionId,
         version: ProtocolVersion,
+        packet_bytes_max: usize,
         bytes: &[u8],
         environment: &mut Environment<'_>,
         effects: &mut Vec<Effect>,
     ) -> Result<Step, CloseReason> {
         // [MQTT-3.2.2-15]
-        let Some((frame, consumed)) = next_frame(bytes, self.shared.settings().packet_bytes_max)? else {
+        let Some((frame, consumed)) = next_frame(bytes, packet_bytes_max)? else {
             return Ok(Step::More);
         };
         self.packet(
@@ -322,7 +349,7 @@ impl Shard {
         match got {
             PacketType::Publish => {
                 let publish = Publish::decode(frame, version)?;
-                self.shared.check_user_properties(publish.properties.user.len())?;
+                self.settings.check_user_properties(publish.properties.user.len())?;
                 self.publish_received(connection, &publish, now)
             }
             PacketType::PubAck => {
@@ -356,7 +383,7 @@ impl Shard {
         version: ProtocolVersion,
     ) -> Result<Acknowledgement<'a>, CloseReason> {
         let acknowledgement = Acknowledgement::decode(frame, version)?;
-        self.shared.check_user_properties(acknowledgement.user.len())?;
+        self.settings.check_user_properties(acknowledgement.user.len())?;
         Ok(acknowledgement)
     }
 
@@ -372,7 +399,7 @@ impl Shard {
     ) -> Result<(), CloseReason> {
         let now = environment.now;
         let packet = Packet::decode(frame, version)?;
-        self.shared.check_user_properties(packet.user_property_count())?;
+        self.settings.check_user_properties(packet.user_property_count())?;
         match packet {
             Packet::Subscribe(subscribe) => self.subscribe_received(connection, &subscribe, now),
             Packet::Unsubscribe(unsubscribe) => self.unsubscribe_received(connection, &unsubscribe),
@@ -407,7 +434,7 @@ impl Shard {
         disconnect: &Disconnect<'_>,
     ) -> Result<CloseReason, CloseReason> {
         if let Some(expiry_seconds) = disconnect.session_expiry_seconds {
-            let maximum = self.limits.session_expiry_seconds_max;
+            let maximum = self.settings.session_expiry_seconds_max;
             if let Some(state) = self.session_on(connection) {
                 // Section 3.14.2.2.2: a session that was to end with the connection cannot be prolonged now.
                 if state.expiry_seconds == 0 && expiry_seconds != 0 {

@@ -15,8 +15,9 @@ impl Shard {
     /// Asks for what vouches for a client once more; false if it is simply over.
     pub(super) fn renew(&mut self, connection: ConnectionId, now: Moment, effects: &mut Vec<Effect>) -> bool {
         let Some(established) = self.established(connection) else { return false };
-        let (session, entrance, peer) = (established.session, established.entrance, established.peer.clone());
+        let (session, peer) = (established.session, established.peer.clone());
         let Some(state) = self.sessions.get(&session) else { return false };
+        let Some(entrance) = state.entrance else { return false };
         let Some(user) = &state.user else { return false };
         let Some(terms) = user.terms().filter(|terms| terms.is_renewable(now)) else { return false };
         let credentials = Credentials {

@@ -158,9 +158,9 @@ impl Shard {
 
     /// Returns how many more messages a session should be given at once; 0 if it has enough.
     fn room_of(&self, session: SessionId) -> usize {
-        let outbox_bytes_max = self.shared.settings().outbox_bytes_max;
-        let messages_max = self.limits.session_queue_messages_max.min(WAITING_MAX);
-        let bytes_max = self.limits.session_queue_bytes_max.min(outbox_bytes_max).max(1);
+        let outbox_bytes_max = self.settings.outbox_bytes_max;
+        let messages_max = self.settings.session_queue_messages_max.min(WAITING_MAX);
+        let bytes_max = self.settings.session_queue_bytes_max.min(outbox_bytes_max).max(1);
         match self.sessions.get(&session) {
             Some(state) if !state.outbound.is_full(1, messages_max, bytes_max) => {
                 messages_max - state.outbound.waiting()

@@ -81,7 +81,7 @@ impl Shard {
     /// Stores a copy as a message of its own, if the chosen session's deliveries are stored.
     fn store_copy(&mut self, allotment: &mut Allotment) {
         let Some(reference) = allotment.reference() else { return };
-        if self.shared.settings().relaxed_topics.is_in_memory(allotment.message.topic()) {
+        if self.settings.relaxed_topics.is_in_memory(allotment.message.topic()) {
             return;
         }
         allotment.message = allotment.message.with_id(self.shared.next_message(), 1);
@@ -106,7 +106,7 @@ impl Shard {
             retain: allotment.retain(),
             subscription_ids: allotment.member.subscriber.subscription_id.into_iter().collect(),
             stored: allotment.member.stores(allotment.message.qos())
-                && !self.shared.settings().relaxed_topics.is_in_memory(allotment.message.topic()),
+                && !self.settings.relaxed_topics.is_in_memory(allotment.message.topic()),
             message: allotment.message,
             share: Some(allotment.share),
         };
@@ -147,7 +147,7 @@ impl Shard {
         }
         let Some(state) = self.sessions.get(&session) else { return };
         let Some(availability) = &state.availability else { return };
-        let limits = &self.limits;
+        let limits = &self.settings;
         let is_full =
             state.outbound.is_full(0, limits.session_queue_messages_max, limits.session_queue_bytes_max);
         let preference = |qos| match state.connection {

@@ -42,7 +42,7 @@ pub(super) struct Spill {
 impl Shard {
     /// Tells why a session has no room for a message of this size; None if it has.
     pub(super) fn has_no_room(&self, session: SessionId, bytes: usize) -> Option<DropReason> {
-        let limits = &self.limits;
+        let limits = &self.settings;
         let (messages_max, bytes_max) = (limits.session_queue_messages_max, limits.session_queue_bytes_max);
         if self.sessions.get(&session)?.outbound.is_full(bytes, messages_max, bytes_max) {
             return Some(DropReason::QueueFull);
@@ -70,7 +70,7 @@ impl Shard {
 
     /// Tells whether another message of this size may wait in memory.
     fn memory_allows(&self, session: SessionId, bytes: usize) -> bool {
-        let settings = self.shared.settings();
+        let settings = &self.settings;
         let held = self.sessions.get(&session).map_or(0, |state| state.outbound.memory_bytes());
         !settings.queues_spill
             || held + bytes <= settings.session_queue_memory_bytes
@@ -79,7 +79,7 @@ impl Shard {
 
     /// Returns how many bytes a disconnected session may keep in memory.
     pub(super) fn memory_of_disconnected(&self) -> usize {
-        let settings = self.shared.settings();
+        let settings = &self.settings;
         match settings.queues_spill {
             false => usize::MAX,
             true if self.queue_totals().1 > settings.queue_memory_bytes => 0,
@@ -172,7 +172,7 @@ impl Shard {
         if state.connection.is_none() || !state.outbound.may_miss_messages() {
             return;
         }
-        let settings = self.shared.settings();
+        let settings = &self.settings;
         let bytes_max = READ_BYTES_MAX.min(settings.session_queue_memory_bytes).max(1);
         let is_scarce = self.queue_totals().1 > settings.queue_memory_bytes;
         let memory_bytes_min = if is_scarce { 0 } else { bytes_max };

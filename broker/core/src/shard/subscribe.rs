@@ -29,15 +29,13 @@ impl Shard {
     ) -> Result<(), CloseReason> {
         let Some(established) = self.established(connection) else { return Ok(()) };
         let (version, is_bridge) = (established.wire.version(), established.is_bridge);
-        let entrance = established.entrance;
-        let shared = Arc::clone(&self.shared);
-        let entrance = shared.entrance(entrance);
+        let entrance = Arc::clone(&established.offer);
         if version == ProtocolVersion::V5 {
             entrance.capabilities.check_subscribe(subscribe).map_err(PeerError::from)?;
         }
-        if shared.settings().mosquitto_habits {
+        if self.settings.mosquitto_habits {
             for (filter, _) in subscribe.filters.iter() {
-                shared.check_filter_levels(filter)?;
+                self.settings.check_filter_levels(filter)?;
             }
         }
         let mounted = entrance.mounted_filters(subscribe.filters.iter().map(|(filter, _)| filter))?;
@@ -48,7 +46,7 @@ impl Shard {
             return Err(CloseReason::Broker(BrokerReason::StorageFull));
         }
         let records_before = self.records.len();
-        let filters_max = shared.settings().subscriptions_per_session_max;
+        let filters_max = self.settings.subscriptions_per_session_max;
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         let mut granted = Vec::with_capacity(subscribe.filters.len().min(filters_max));
         for (index, (filter, options)) in subscribe.filters.iter().enumerate() {
@@ -63,7 +61,10 @@ impl Shard {
             };
             // No session can hold more, so what is beyond is not looked at: one packet has room for millions.
             let added = match index < filters_max {
-                true => self.add_subscription(session, filter, subscription, durable, now),
+                true => match entrance.capabilities.check_filter(filter) {
+                    Ok(()) => self.add_subscription(session, filter, subscription, durable, now),
+                    Err(unavailable) => Err(Unavailable::reason(unavailable)),
+                },
                 false => Err(ReasonCode::QuotaExceeded),
             };
             let reason = match added {
@@ -105,8 +106,7 @@ impl Shard {
         durable: bool,
         now: Moment,
     ) -> Result<bool, ReasonCode> {
-        self.shared.settings().capabilities.check_filter(filter).map_err(Unavailable::reason)?;
-        self.shared.check_filter_levels(filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
+        self.settings.check_filter_levels(filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
         if !self.may_subscribe(session, filter) || !self.is_member_where_asked(session, filter) {
             return Err(ReasonCode::NotAuthorized);
         }
@@ -114,7 +114,7 @@ impl Shard {
         if durable && self.shared.room() != StorageState::Ready {
             return Err(ReasonCode::QuotaExceeded);
         }
-        let subscriptions_max = self.shared.settings().subscriptions_per_session_max;
+        let subscriptions_max = self.settings.subscriptions_per_session_max;
         let Some(state) = self.sessions.get_mut(&session) else { return Err(ReasonCode::UnspecifiedError) };
         if state.subscriptions.len() >= subscriptions_max
             && !state.subscriptions.contains_key(filter.as_str())
@@ -168,8 +168,8 @@ impl Shard {
     ) -> Result<(), CloseReason> {
         let records_before = self.records.len();
         let Some(established) = self.established(connection) else { return Ok(()) };
-        let (entrance, version) = (established.entrance, established.wire.version());
-        let mounted = self.shared.entrance(entrance).mounted_filters(unsubscribe.filters.iter())?;
+        let version = established.wire.version();
+        let mounted = established.offer.mounted_filters(unsubscribe.filters.iter())?;
         let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
         for (index, filter) in unsubscribe.filters.iter().enumerate() {
             let filter = mounted_or(&mounted, index, filter);

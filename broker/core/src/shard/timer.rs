@@ -47,16 +47,12 @@ impl Shard {
     }
 
     /// Arms the connect deadline of a connection that was just accepted.
-    pub(super) fn arm_connect(&mut self, connection: ConnectionId, accepted_at: Moment) {
-        self.timers.insert((self.connect_deadline(accepted_at), Timer::Connection(connection)));
+    pub(super) fn arm_connect(&mut self, connection: ConnectionId, deadline: Moment) {
+        self.timers.insert((deadline, Timer::Connection(connection)));
     }
 
-    pub(super) fn disarm_connect(&mut self, connection: ConnectionId, accepted_at: Moment) {
-        self.timers.remove(&(self.connect_deadline(accepted_at), Timer::Connection(connection)));
-    }
-
-    pub(super) fn connect_deadline(&self, accepted_at: Moment) -> Moment {
-        accepted_at.plus_seconds(u64::from(self.shared.settings().connect_seconds_max))
+    pub(super) fn disarm_connect(&mut self, connection: ConnectionId, deadline: Moment) {
+        self.timers.remove(&(deadline, Timer::Connection(connection)));
     }
 
     /// Arms the deadline of an established connection, and disarms the earlier one: its keep alive, the end of its certificate
@@ -94,13 +90,11 @@ impl Shard {
         let reason = match self.connections.get(&connection) {
             None => return,
             // The issuer of its keys has had its time.
-            Some(Connection::Opening(opening))
-                if self.connect_deadline(opening.accepted_at) > environment.now =>
-            {
+            Some(Connection::Opening(opening)) if opening.connect_deadline() > environment.now => {
                 return self.conclude_join(connection, JoinOutcome::Pending, environment, effects);
             }
-            Some(Connection::Opening(_)) => {
-                PeerError::ConnectTimeout { seconds: self.shared.settings().connect_seconds_max }
+            Some(Connection::Opening(opening)) => {
+                PeerError::ConnectTimeout { seconds: opening.offer.connect_seconds_max }
             }
             Some(Connection::Proving(_)) => {
                 PeerError::ProofTimeout { milliseconds: self.proof_milliseconds() }
@@ -113,7 +107,7 @@ impl Shard {
                     }
                     PeerError::NotAuthorized("its certificate or token, or what vouched for it, has expired")
                 } else if is_over(established.exchange_over_at()) {
-                    PeerError::ReauthenticationTimeout { seconds: self.shared.settings().connect_seconds_max }
+                    PeerError::ReauthenticationTimeout { seconds: self.settings.connect_seconds_max }
                 } else if is_over(established.silent_at()) {
                     PeerError::KeepAlive { seconds: established.keep_alive_seconds }
                 } else {

@@ -125,7 +125,7 @@ impl Shard {
 
     /// Returns whose a message is that is to be retained, if that will be asked.
     pub(super) fn source_of(&mut self, publication: &Publication<'_>) -> Option<Arc<Source>> {
-        if !self.shared.settings().check_retained_source || publication.payload.is_empty() {
+        if !self.settings.check_retained_source || publication.payload.is_empty() {
             return None;
         }
         let session = self.sessions.get_mut(&publication.publisher?)?;
@@ -133,7 +133,7 @@ impl Shard {
         if session.asker().rules.is_some() {
             return None;
         }
-        let listener = session.entrance.and_then(|entrance| self.shared.entrance_name(entrance));
+        let listener = session.entrance.and_then(|entrance| self.settings.entrance_name(entrance));
         Some(Arc::clone(session.source(listener)))
     }
 
@@ -141,12 +141,12 @@ impl Shard {
     /// not known may, and so may what the broker says of itself.
     pub(super) fn may_still_be_retained(&self, message: &Message, publishers: &mut Publishers) -> bool {
         let Some(source) = message.source() else { return true };
-        if !self.access.has_rules() || !self.shared.settings().check_retained_source {
+        if !self.access.has_rules() || !self.settings.check_retained_source {
             return true;
         }
         let Ok(topic) = TopicName::new(message.topic()) else { return true };
         let permissions = publishers.entry(Arc::clone(source)).or_insert_with(|| {
-            let entrance = source.listener.as_ref().and_then(|name| self.shared.entrance_named(name));
+            let entrance = source.listener.as_ref().and_then(|name| self.settings.entrance_named(name));
             let asker = Asker { user: source.user.as_deref(), client_id: &source.client_id, rules: None };
             self.access.permissions_of_absent(entrance, asker)
         });
@@ -184,7 +184,7 @@ impl Shard {
     /// What waits for a session, or is in flight, is looked at when its turn comes.
     pub(super) fn access_changed(&mut self, environment: &mut Environment<'_>, effects: &mut Vec<Effect>) {
         let before = std::mem::replace(&mut self.access, self.shared.access());
-        self.limits = self.shared.limits();
+        self.settings_changed();
         let (mut revoked, mut lost) = (Vec::new(), Vec::new());
         for state in self.sessions.values_mut() {
             state.permissions = permissions_of(state, &self.access);
@@ -203,6 +203,13 @@ impl Shard {
         for (session, filter) in lost {
             self.end_subscription(session, &filter);
         }
+    }
+
+    /// Goes by the limits and capabilities that are in force now.
+    fn settings_changed(&mut self) {
+        self.settings = self.shared.settings();
+        self.takeovers.allow(self.settings.takeovers_per_minute_max);
+        self.outgoing.settings = Arc::clone(&self.settings);
     }
 
     /// Ends what a session has subscribed to and may not any more.

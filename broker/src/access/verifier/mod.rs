@@ -11,7 +11,7 @@ mod rehash;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -82,7 +82,7 @@ struct Inner {
     limiter: Mutex<Limiter>,
     /// Whether an operator has ever banned anybody, so that others need not take the lock.
     has_operators_bans: AtomicBool,
-    patience: Duration,
+    patience_seconds: AtomicU64,
     counts: Counts,
 }
 
@@ -102,11 +102,11 @@ struct Waiting {
 }
 
 impl Verifier {
-    /// Starts the threads. A client has `patience` to connect.
+    /// Starts the threads. A client has `patience_seconds` to connect.
     ///
     /// # Errors
     /// The operating system gave no thread.
-    pub(super) fn start(bans: BansConfig, patience: Duration) -> std::io::Result<Self> {
+    pub(super) fn start(bans: BansConfig, patience_seconds: u32) -> std::io::Result<Self> {
         let inner = Arc::new(Inner {
             queue: Mutex::default(),
             wake: Condvar::new(),
@@ -115,7 +115,7 @@ impl Verifier {
             vouchers: RwLock::new(Arc::from([])),
             limiter: Mutex::new(Limiter::new(bans)),
             has_operators_bans: AtomicBool::new(false),
-            patience,
+            patience_seconds: AtomicU64::new(patience_seconds.into()),
             counts: Counts::default(),
         });
         let asker = Asker::start(Arc::clone(&inner))?;
@@ -225,8 +225,9 @@ impl Verifier {
         users: Vec<Users>,
         passwords: Vec<Option<PasswordSource>>,
         vouchers: Vec<Vouchers>,
-        bans: BansConfig,
+        (bans, patience_seconds): (BansConfig, u32),
     ) {
+        self.inner.patience_seconds.store(patience_seconds.into(), Ordering::Relaxed);
         *self.inner.vouchers.write().unwrap_or_else(PoisonError::into_inner) = vouchers.into();
         self.change_users(users);
         *lock(&self.inner.passwords) = passwords;
@@ -242,6 +243,11 @@ impl Drop for Verifier {
 }
 
 impl Inner {
+    /// Tells whether the client has had the time to connect, so that its connection is closed by now.
+    fn is_out_of_time(&self, waiting: &Waiting) -> bool {
+        waiting.since.elapsed().as_secs() >= self.patience_seconds.load(Ordering::Relaxed)
+    }
+
     fn enqueue(&self, waiting: Waiting) -> Result<(), Waiting> {
         let mut queue = lock(&self.queue);
         let bytes = waiting.size_bytes();
@@ -258,7 +264,7 @@ impl Inner {
     fn check_for_ever(&self) {
         while let Some(waiting) = self.next() {
             // Its connection has been closed by now.
-            if waiting.since.elapsed() >= self.patience {
+            if self.is_out_of_time(&waiting) {
                 continue;
             }
             // Many may have been let in before the first of them failed.

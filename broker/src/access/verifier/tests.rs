@@ -37,16 +37,21 @@ impl Bench {
         let mut file = PasswordFile::default();
         file.set("ann", &PasswordHash::make(Scheme::Sha512, b"right").unwrap());
         file.write(&path).unwrap();
-        let verifier = Verifier::start(BANS, Duration::from_secs(10)).unwrap();
+        let verifier = Verifier::start(BANS, 10).unwrap();
         let source = Some(PasswordSource { path: path.clone(), is_rehashed: rehash });
-        verifier.apply(vec![Users::read(&path, &Users::default()).unwrap()], vec![source], Vec::new(), BANS);
+        verifier.apply(
+            vec![Users::read(&path, &Users::default()).unwrap()],
+            vec![source],
+            Vec::new(),
+            (BANS, 10),
+        );
         let (told, verdicts) = mpsc::sync_channel(2 * WAITING_MAX);
         let reply: Arc<Reply> = Arc::new(move |_, _, verdict| told.send(verdict).unwrap());
         Self { verifier, reply, verdicts, path, _folder: folder }
     }
 
     fn go_by(&self, users: Users, tokens: Option<Arc<Tokens>>) {
-        self.verifier.apply(vec![users], Vec::new(), vec![Vouchers { tokens, hook: None }], BANS);
+        self.verifier.apply(vec![users], Vec::new(), vec![Vouchers { tokens, hook: None }], (BANS, 10));
     }
 
     fn ask(&self, user: &str, password: &[u8]) -> Verdict {
@@ -123,7 +128,7 @@ fn a_password_is_hashed_anew_in_the_file_of_the_listener_that_its_user_came_by()
     // Two go by the other file, and on one of them it is not to be written.
     let passwords = vec![source(&bench.path, false), source(&other, true), source(&other, false)];
     let known = vec![users(&bench.path), users(&other), users(&other)];
-    bench.verifier.apply(known, passwords, Vec::new(), BANS);
+    bench.verifier.apply(known, passwords, Vec::new(), (BANS, 10));
     let is_strong = |path: &PathBuf| std::fs::read_to_string(path).unwrap().starts_with("ann:$argon2id$");
     let before = [0, 2].map(|entrance| bench.ask_by(entrance, "ann", b"right"));
     assert!(!is_strong(&bench.path) && !is_strong(&other));

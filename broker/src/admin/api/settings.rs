@@ -10,6 +10,7 @@ use serde_json::json;
 use veilmq_config::LogLevel;
 
 use super::{Answer, Refusal, controls, done, parsed};
+use crate::admin::controls::ReloadReport;
 use crate::admin::state::AdminState;
 use crate::logging;
 
@@ -32,10 +33,12 @@ pub(super) async fn set_log(body: Bytes) -> Answer {
     log().await
 }
 
-/// `POST /reload`: answers when it is done, with 409 and the reason if nothing could come into force.
+/// `POST /reload`: answers when it is done with what has changed and what the next start will change, with 409 and the reason if nothing could come into force.
 pub(super) async fn reload(State(state): State<Arc<AdminState>>) -> Answer {
     match controls(&state)?.reload().await? {
-        Ok(()) => done(&json!({ "reloaded": true })),
+        Ok(ReloadReport { changed, next_start }) => {
+            done(&json!({ "reloaded": true, "changed": changed, "next_start": next_start }))
+        }
         Err(error) => Err(Refusal(StatusCode::CONFLICT, format!("{error}; nothing has changed"))),
     }
 }
