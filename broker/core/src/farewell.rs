@@ -212,6 +212,11 @@ impl CloseReason {
         }
     }
 
+    /// Returns the Reason Code as a number, for log lines; None if nothing is said on the wire.
+    pub(crate) fn code(&self) -> Option<u8> {
+        self.reason_code().map(ReasonCode::value)
+    }
+
     /// Returns the Reason Code for the wire; None if nothing is to be said.
     fn reason_code(&self) -> Option<ReasonCode> {
         match self {
@@ -471,6 +476,11 @@ pub(crate) enum CloseLabel {
 }
 
 impl CloseLabel {
+    /// Returns the label as metrics and log lines have it.
+    pub(crate) fn name(self) -> &'static str {
+        Self::NAMES.get(self as usize).copied().unwrap_or_default()
+    }
+
     /// All labels, in the order of their discriminants.
     pub(crate) const NAMES: [&'static str; 13] = [
         "disconnected",

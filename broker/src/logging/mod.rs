@@ -2,6 +2,7 @@
 //!
 //! Only our own crates write at the configured level; libraries are heard from `warn` upwards.
 
+mod mosquitto;
 mod syslog;
 mod topic;
 
@@ -27,6 +28,7 @@ use tracing_subscriber::{Layer, Registry, reload};
 use veilmq_config::{LogConfig, LogFormat, LogLevel};
 use veilmq_core::CONNECTION_LINES;
 
+use self::mosquitto::MosquittoLines;
 use self::syslog::Syslog;
 use self::topic::TopicLines;
 pub(crate) use self::topic::{TopicLine, publish_quietly};
@@ -35,6 +37,18 @@ pub(crate) use self::topic::{TopicLine, publish_quietly};
 const OWN_CRATES: &str = "veilmq";
 /// The most bytes of a line; what is longer is cut.
 const LINE_BYTES_MAX: usize = 8 * 1024;
+
+/// Events that only a broker in Mosquitto's place has a line for.
+pub(crate) const MOSQUITTOS_LINES: &str = "veilmq_mosquitto";
+
+/// Whose words lines of text are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wording {
+    /// Our own.
+    Own,
+    /// Mosquitto's, where that one has any.
+    Mosquitto,
+}
 
 /// How this process logs, so that it can be changed.
 static LOGGING: OnceLock<Mutex<Logging>> = OnceLock::new();
@@ -47,6 +61,7 @@ type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 struct Logging {
     /// What the configuration says; an operator may have chosen another level since.
     config: LogConfig,
+    wording: Wording,
     level: LogLevel,
     lines: Arc<Lines>,
     filter: reload::Handle<Targets, Registry>,
@@ -71,13 +86,14 @@ pub struct LogError {
 ///
 /// # Errors
 /// [`LogError`] if a file cannot be opened; the other destinations are in use all the same.
-pub fn start(config: &LogConfig) -> Result<(), LogError> {
+pub fn start(config: &LogConfig, wording: Wording) -> Result<(), LogError> {
     let (lines, failure) = Lines::open(config);
     let lines = Arc::new(lines);
-    let (filter, filter_handle) = reload::Layer::new(targets(config.level, config.connections));
-    let (layers, layers_handle) = reload::Layer::new(layers(config, &lines));
+    let (filter, filter_handle) = reload::Layer::new(targets(config.level, config.connections, wording));
+    let (layers, layers_handle) = reload::Layer::new(layers(config, wording, &lines));
     let logging = Logging {
         config: config.clone(),
+        wording,
         level: config.level,
         lines,
         filter: filter_handle,
@@ -120,28 +136,43 @@ impl PreparedLog {
             logging.level = config.level;
         }
         // Both fail only once nobody logs any more.
-        let _ = logging.layers.reload(layers(&config, &lines));
-        let _ = logging.filter.reload(targets(logging.level, config.connections));
+        let _ = logging.layers.reload(layers(&config, logging.wording, &lines));
+        let _ = logging.filter.reload(targets(logging.level, config.connections, logging.wording));
         (logging.config, logging.lines) = (config, lines);
     }
 }
 
 /// Makes what writes lines to all destinations.
-fn layers(config: &LogConfig, lines: &Arc<Lines>) -> Vec<BoxedLayer> {
+fn layers(config: &LogConfig, wording: Wording, lines: &Arc<Lines>) -> Vec<BoxedLayer> {
     let is_terminal = config.destinations == ["stderr"] && io::stderr().is_terminal();
-    let mut layers = vec![layer(config, Arc::clone(lines), is_terminal, config.timestamps)];
+    let mut layers = vec![layer(config, wording, Arc::clone(lines), is_terminal, config.timestamps)];
     if lines.syslog.is_some() || lines.topic {
         // The logger is told the time, and a message is heard at once.
-        layers.push(layer(config, Apart(Arc::clone(lines)), false, false));
+        layers.push(layer(config, wording, Apart(Arc::clone(lines)), false, false));
     }
     layers
 }
 
 /// Makes what writes lines in the form that is configured.
-fn layer<W>(config: &LogConfig, writer: W, is_terminal: bool, timestamps: bool) -> BoxedLayer
+fn layer<W>(
+    config: &LogConfig,
+    wording: Wording,
+    writer: W,
+    is_terminal: bool,
+    timestamps: bool,
+) -> BoxedLayer
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
+    if (wording, config.format) == (Wording::Mosquitto, LogFormat::Text) {
+        let timestamps = timestamps.then(|| config.timestamp_format.clone());
+        let lines = MosquittoLines { timestamps };
+        return tracing_subscriber::fmt::layer()
+            .with_writer(writer)
+            .with_ansi(false)
+            .event_format(lines)
+            .boxed();
+    }
     let stamp = Stamp { format: config.timestamp_format.clone() };
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(is_terminal).with_timer(stamp);
     let with_target = config.level >= LogLevel::Debug;
@@ -168,7 +199,7 @@ pub fn change_level(level: LogLevel) {
     let Some(mut logging) = logging() else { return };
     let earlier = std::mem::replace(&mut logging.level, level);
     // It fails only once nobody logs any more.
-    let _ = logging.filter.reload(targets(level, logging.config.connections));
+    let _ = logging.filter.reload(targets(level, logging.config.connections, logging.wording));
     drop(logging);
     tracing::info!(?earlier, now = ?level, "an operator changed the log level");
 }
@@ -177,12 +208,18 @@ fn logging() -> Option<MutexGuard<'static, Logging>> {
     LOGGING.get().map(|logging| logging.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn targets(level: LogLevel, connections: bool) -> Targets {
+fn targets(level: LogLevel, connections: bool, wording: Wording) -> Targets {
     let level = level_filter(level);
     let targets = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target(OWN_CRATES, level);
-    match connections {
+    let targets = match connections {
         true => targets,
         false => targets.with_target(CONNECTION_LINES, LevelFilter::OFF),
+    };
+    match (wording, connections) {
+        (Wording::Mosquitto, true) => targets,
+        (Wording::Own, _) | (Wording::Mosquitto, false) => {
+            targets.with_target(MOSQUITTOS_LINES, LevelFilter::OFF)
+        }
     }
 }
 

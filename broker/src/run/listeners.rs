@@ -189,9 +189,12 @@ impl Listeners {
         let Planned { number, config, bound, tls: reading, message_bytes_max, .. } = planned;
         let acceptor = reading.map(|reading| tls.keep(reading));
         let before = self.slots.get_mut(number);
-        let limit = before.as_ref().and_then(|slot| slot.live.as_ref()?.carrier.borrow().limit.clone());
-        let carrier =
-            Arc::new(carrier(&config, number, message_bytes_max, acceptor, limit_of(&config, limit)));
+        let present = before.as_ref().and_then(|slot| slot.live.as_ref());
+        let limit = limit_of(&config, present.and_then(|live| live.carrier.borrow().limit.clone()));
+        let address = bound.as_ref().map(|bound| &bound.address).or(present.map(|live| &live.address));
+        let port = address.and_then(ListenAddress::tcp).map_or(0, |address| address.port());
+        let carrier = Carrier { port, limit, ..carrier(&config, number, message_bytes_max, acceptor) };
+        let carrier = Arc::new(carrier);
         let Some(bound) = bound else {
             let Some(slot) = before else {
                 return self.slots.push(Slot { config, live: None });
@@ -238,12 +241,12 @@ fn limit_of(config: &ListenerConfig, present: Option<ConnectionLimit>) -> Option
     }
 }
 
+/// Makes what carries MQTT on a listener, but for its port and its limit.
 fn carrier(
     config: &ListenerConfig,
     number: usize,
     message_bytes_max: usize,
     tls: Option<Arc<TlsAcceptor>>,
-    limit: Option<ConnectionLimit>,
 ) -> Carrier {
     let origins = &config.websocket_origins;
     Carrier {
@@ -257,7 +260,8 @@ fn carrier(
             None | Some(ListenerDurability::Commit) => Promise::Stored,
             Some(ListenerDurability::Interval) => Promise::Received,
         },
-        limit,
+        limit: None,
+        port: 0,
     }
 }
 
@@ -317,12 +321,14 @@ mod tests {
             live.find(|(address, _)| address.to_string() == wanted).map(|(_, carrier)| carrier.entrance.0)
         };
 
-        let changed = change(&mut listeners, &configured(&[&first, &second])).unwrap();
-        assert_eq!(changed.sockets.len(), 4, "one of each for each shard");
+        let begun = change(&mut listeners, &configured(&[&first, &second])).unwrap();
+        assert_eq!(begun.sockets.len(), 4, "one of each for each shard");
         assert_eq!((number(&listeners, &first), number(&listeners, &second)), (Some(0), Some(1)));
         let changed = change(&mut listeners, &configured(&[&second])).unwrap();
         assert_eq!((changed.sockets.len(), changed.changes), (0, vec![format!("listener {first} removed")]));
         assert_eq!((number(&listeners, &first), number(&listeners, &second)), (None, Some(1)));
+        // As the shards do that listen there no more.
+        drop(begun);
 
         let changed = change(&mut listeners, &configured(&[&second, &first])).unwrap();
 

@@ -42,7 +42,7 @@ use crate::clock;
 use crate::files::{self, FileError};
 use crate::identity::{IdentityError, IdentityFolder};
 use crate::listener::{ListenError, Listener};
-use crate::logging;
+use crate::logging::{self, Wording};
 use crate::shard::{self, Admission, Announcer, Completion, Counters, Exchange, Gate, Mail, WorkerParts};
 use crate::store::{
     self, Condition, DirectoryError, OpenReport, Room, StorageHandle, StorageWriter, WriterOptions,
@@ -120,7 +120,11 @@ impl RunError {
 /// # Errors
 /// [`RunError`], naming the thing at fault.
 pub fn run(config: &BrokerConfig, origin: Origin) -> Result<(), RunError> {
-    logging::start(&config.log).or_else(|error| match config.mode {
+    let wording = match config.mode {
+        Mode::Mosquitto => Wording::Mosquitto,
+        Mode::Development | Mode::Configured => Wording::Own,
+    };
+    logging::start(&config.log, wording).or_else(|error| match config.mode {
         // Mosquitto goes on without the file.
         Mode::Mosquitto => {
             error!("{error}");
@@ -452,7 +456,10 @@ fn tell_ready(config: &BrokerConfig, state: &AdminState, listeners: &Listeners) 
         );
     }
     for note in &config.mosquitto.notes {
-        info!("{}: {}: {}", note.origin, note.option, note.text);
+        match note.is_warning {
+            true => warn!("{}: {}: {}", note.origin, note.option, note.text),
+            false => info!("{}: {}: {}", note.origin, note.option, note.text),
+        }
     }
     for (address, carrier) in listeners.live() {
         info!("listening for {carrier} on {address}");

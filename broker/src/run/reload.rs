@@ -69,6 +69,7 @@ impl Reloader {
     /// # Errors
     /// What cannot be used; nothing has changed then.
     pub(super) fn reload(&mut self, cause: &str) -> Result<ReloadReport, String> {
+        info!(target: logging::MOSQUITTOS_LINES, "reloading");
         let result = self.load().and_then(|said| self.apply(&said).map_err(|error| error.to_string()));
         self.outcome.note(result.is_ok());
         match &result {

@@ -14,6 +14,7 @@ use super::stream::Stream;
 use super::worker::Worker;
 use super::{Gate, gate};
 use crate::listener::{BACKLOG, Listener, ListeningSocket};
+use crate::logging::MOSQUITTOS_LINES;
 
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -50,6 +51,7 @@ pub(super) async fn accept_until_gone(worker: Rc<Worker>, listener: Listener, mu
             }
             Ok((stream, peer, _)) => {
                 pause = PAUSE_MIN;
+                tracing::info!(target: MOSQUITTOS_LINES, %peer, port = carrier.port, "accepted");
                 let permit = gate::admit(&worker, &carrier, &peer)
                     .inspect_err(|_| worker.counters().connection_refused());
                 let taken = permit.and_then(|permit| worker.accept(stream, &carrier, &peer, permit));

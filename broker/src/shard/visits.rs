@@ -25,6 +25,7 @@ const CARRIER: Carrier = Carrier {
     entrance: EntranceId(u16::MAX),
     promise: Promise::Stored,
     limit: None,
+    port: 0,
 };
 
 /// Takes bridges in until none can come any more.

@@ -330,6 +330,7 @@ impl Draft {
         self.choose_directory();
         let bridges = std::mem::take(&mut self.bridges).into_iter().map(BridgeDraft::finish);
         self.config.bridges = bridges.collect::<Result<_, _>>()?;
+        self.notes.extend(self.plugins.inactive());
         self.config.mosquitto.notes = self.notes;
         Ok(self.config)
     }

@@ -37,6 +37,8 @@ pub struct Note {
     pub option: String,
     /// What became of it, and why.
     pub text: String,
+    /// Whether the operator has probably meant something else.
+    pub is_warning: bool,
 }
 
 /// What to do about an option that cannot be honoured.
@@ -233,6 +235,10 @@ impl Reader {
         if option.fate == Fate::WithoutEffect {
             self.note(line, option.note);
         }
+        if plugin::begins(option.name) {
+            let before = self.draft.plugins.begun(&line.origin, &line.name);
+            self.draft.notes.extend(before);
+        }
         Ok(())
     }
 
@@ -327,6 +333,7 @@ impl Reader {
                     origin: line.origin.clone(),
                     option: line.name.clone(),
                     text: format!("skipped: {}", error.fault),
+                    is_warning: false,
                 });
                 Ok(())
             }
@@ -335,7 +342,7 @@ impl Reader {
 
     fn note(&mut self, line: &Line, text: &str) {
         let (origin, option, text) = (line.origin.clone(), line.name.clone(), text.to_owned());
-        self.draft.notes.push(Note { origin, option, text });
+        self.draft.notes.push(Note { origin, option, text, is_warning: false });
     }
 }
 

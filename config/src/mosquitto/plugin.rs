@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Note;
 use super::draft::Draft;
 use super::option::MosquittoOption as Row;
 use super::option::Scope::Plugin;
 use super::option::{Allowed, forget_text};
+use crate::error::Origin;
 
 const NO_OTHER: &str = "plugins written in C cannot be loaded, but for dynamic security, which is built in";
 /// What stands behind the last `/` of the path of the plugin that is built in, without its suffix.
@@ -26,6 +28,8 @@ pub(super) struct PluginsDraft {
     current_is_global: bool,
     /// The name that `plugin_load` has given.
     name: Option<String>,
+    /// The line of the one above, as long as it has no file.
+    without_file: Option<(Origin, String)>,
 }
 
 pub(super) const OPTIONS: &[Row] = &[
@@ -51,6 +55,7 @@ pub(super) const OPTIONS: &[Row] = &[
     Row::text("plugin_opt_config_file", Plugin, "`access.dynamic_security_file`", |draft, path| {
         let is_global = draft.plugins.current_is_global;
         only(&mut draft.plugins.dynamic_security_file, path)?;
+        draft.plugins.without_file = None;
         if is_global {
             draft.plugins.is_global = true;
         } else {
@@ -71,6 +76,30 @@ pub(super) const OPTIONS: &[Row] = &[
     ),
     Row::refused("plugin_opt_*", Plugin, NO_OTHER),
 ];
+
+/// What Mosquitto says of the plugin where it has no file.
+const INACTIVE: &str =
+    "Dynamic security plugin has no plugin_opt_config_file defined. The plugin will not be activated.";
+
+/// Tells whether an option names a plugin.
+pub(super) fn begins(option: &str) -> bool {
+    matches!(option, "plugin" | "auth_plugin" | "global_plugin" | "plugin_load")
+}
+
+impl PluginsDraft {
+    /// Takes note of the line that names a plugin; returns what is to be said of the one above.
+    pub(super) fn begun(&mut self, origin: &Origin, option: &str) -> Option<Note> {
+        let before = self.inactive();
+        self.without_file = Some((origin.clone(), option.to_owned()));
+        before
+    }
+
+    /// Returns what is to be said of the plugin that was named last, if it has no file.
+    pub(super) fn inactive(&mut self) -> Option<Note> {
+        let (origin, option) = self.without_file.take()?;
+        Some(Note { origin, option, text: INACTIVE.to_owned(), is_warning: true })
+    }
+}
 
 /// Sets what there is one of, whatever the listener.
 fn only(known: &mut Option<PathBuf>, path: &str) -> Result<(), Allowed> {

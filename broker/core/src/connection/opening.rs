@@ -48,6 +48,8 @@ pub(crate) struct Opening {
     pub(crate) outbox: Outbox,
     /// The version that the client speaks, once it has said so.
     pub(crate) version: Option<ProtocolVersion>,
+    /// The Client Identifier in force, once it is known.
+    pub(crate) client_id: Option<Arc<str>>,
     /// The client's Maximum Packet Size, once it has said so.
     pub(crate) packet_bytes_max: usize,
     /// The user that what carries MQTT has proved the client to be.
@@ -116,6 +118,7 @@ impl Opening {
             partial: Vec::new(),
             outbox: Outbox::default(),
             version: None,
+            client_id: None,
             packet_bytes_max: usize::MAX,
             vouched: None,
             last_identifier: None,
@@ -254,6 +257,7 @@ impl Opening {
             .map(|will| will_record(will, connect.client_id, &entrance, &settings))
             .transpose()?;
         let client_id = self.client_id(connect, &entrance, &settings, environment)?;
+        self.client_id = Some(Arc::clone(&client_id));
         check_keep_alive(connect, &settings)?;
         let mut request = ConnectRequest::new(connect, client_id, (self.entrance, Arc::clone(&entrance)));
         request.will = will;

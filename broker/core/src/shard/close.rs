@@ -39,7 +39,9 @@ impl Shard {
     /// Refuses a connection that is not established.
     fn refuse(&mut self, mut opening: Opening, reason: &CloseReason, now: Moment) -> Outbox {
         if let Some(suppressed) = self.refusals.admit(now) {
-            tracing::info!(peer = %opening.peer, %reason, suppressed, "connection refused");
+            let (cause, code) = (reason.label().name(), reason.code());
+            let client = opening.client_id.as_deref();
+            tracing::info!(peer = %opening.peer, client, %reason, cause, code, suppressed, "connection refused");
         }
         self.disarm_connect(opening.connection, opening.connect_deadline());
         self.disarm_join(opening.connection, opening.join_over_at());
@@ -78,6 +80,8 @@ impl Shard {
             peer = %established.peer,
             client = client.as_deref(),
             %reason,
+            cause = reason.label().name(),
+            code = reason.code(),
             "disconnected"
         );
         // A re-authentication that was under way, or could not even begin, has failed.

@@ -168,6 +168,8 @@ impl Shard {
             version = arrival.request.version.level(),
             identity = arrival.identity.as_ref().map(|member| tracing::field::display(member.kid)),
             user = arrival.user.as_ref().map(|user| &*user.name),
+            clean_start = arrival.request.clean_start,
+            keep_alive_seconds = arrival.request.keep_alive_seconds,
             session_present = present,
             "connected"
         );
@@ -250,6 +252,7 @@ impl Shard {
         let entrance = (arrival.request.entrance, Arc::clone(&arrival.request.offer));
         let mut opening = Opening::new(arrival.connection, &arrival.peer, entrance, arrival.accepted_at);
         opening.version = Some(arrival.request.version);
+        opening.client_id = Some(Arc::clone(&arrival.request.client_id));
         opening.packet_bytes_max = arrival.request.packet_bytes_max;
         self.connections.insert(arrival.connection, Connection::Opening(Box::new(opening)));
         self.close(arrival.connection, reason, environment, effects);

@@ -102,9 +102,8 @@ impl Outgoing {
         now: Moment,
     ) -> bool {
         let message = sending.message;
-        let entrance = Arc::clone(&established.offer);
         // It subscribed by another listener to what it cannot see here.
-        let Some(topic) = entrance.seen_topic(message.topic_as_bytes()) else { return false };
+        let Some(topic) = established.offer.seen_topic(message.topic_as_bytes()) else { return false };
         let head = PublishHead {
             dup: sending.dup,
             qos: sending.qos,

@@ -97,6 +97,8 @@ impl Shard {
             peer = %proving.arrival.peer,
             client = &*proving.arrival.request.client_id,
             %reason,
+            cause = reason.label().name(),
+            code = reason.code(),
             "connection ended before its first record"
         );
         self.say_farewell(connection, &mut proving.wire, reason);

@@ -1,0 +1,242 @@
+//! Mosquitto's words: the lines that operators' rules and scripts look for, in a broker that runs from a `mosquitto.conf`.
+//!
+//! One table says what becomes of which event. What is not in it is said in our own words, behind `Error: ` or `Warning: ` where Mosquitto
+//! would say so. Ends of connections are worded as in 2.0; what 2.0 has no address for, or no words, as in 2.1.
+
+use std::fmt::{self, Debug, Write};
+
+use jiff::Timestamp;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+/// The version that scripts look for which wait until the broker runs.
+const MOSQUITTO: &str = "mosquitto version 2.1.2";
+
+/// The message of an event, and the words that it has.
+type Words = (&'static str, fn(&Fields) -> String);
+
+/// The events that have words of Mosquitto's.
+const LINES: &[Words] = &[
+    ("VeilMQ starts", |_| process("starting")),
+    ("ready", |_| process("running")),
+    ("VeilMQ has ended", |_| process("terminating")),
+    ("reloading", |_| "Reloading config.".to_owned()),
+    ("accepted", |fields| {
+        format!("New connection from {} on port {}.", fields.text("peer"), fields.text("port"))
+    }),
+    ("connected", connected),
+    ("disconnected", |fields| ended(fields, fields.text("client"))),
+    ("connection refused", |fields| ended(fields, fields.optional("client").unwrap_or("<unknown>"))),
+    ("connection ended before its first record", |fields| ended(fields, fields.text("client"))),
+];
+
+/// What Mosquitto 2.1 says of an end, by its Reason Code.
+const REASONS: &[(&str, &str)] = &[
+    ("129", "malformed packet"),
+    ("130", "protocol error"),
+    ("131", "implementation specific error"),
+    ("132", "protocol error"),
+    ("133", "client identifier not valid"),
+    ("134", "not authorised"),
+    ("135", "not authorised"),
+    ("136", "server unavailable"),
+    ("137", "server busy"),
+    ("138", "client banned"),
+    ("140", "bad authentication method"),
+    ("147", "receive maximum exceeded"),
+    ("148", "topic alias invalid"),
+    ("149", "oversize packet"),
+    ("151", "quota exceeded"),
+    ("152", "administrative action"),
+    ("154", "used disallowed feature (QoS too high, retain not supported, or bad AUTH method)"),
+    ("155", "used disallowed feature (QoS too high, retain not supported, or bad AUTH method)"),
+    ("159", "connection rate exceeded"),
+];
+
+/// Writes lines as Mosquitto does.
+pub(super) struct MosquittoLines {
+    /// None writes no time, and otherwise without a format it is written as seconds.
+    pub(super) timestamps: Option<Option<String>>,
+}
+
+impl<S, N> FormatEvent<S, N> for MosquittoLines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        match &self.timestamps {
+            None => {}
+            Some(None) => write!(writer, "{}: ", Timestamp::now().as_second())?,
+            Some(Some(format)) => write!(writer, "{}: ", Timestamp::now().strftime(format))?,
+        }
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        writeln!(writer, "{}", line(&fields, *event.metadata().level()))
+    }
+}
+
+/// What an event says.
+#[derive(Default)]
+struct Fields {
+    message: String,
+    values: Vec<(&'static str, String)>,
+}
+
+impl Fields {
+    fn optional(&self, name: &str) -> Option<&str> {
+        self.values.iter().find(|(known, _)| *known == name).map(|(_, value)| &**value)
+    }
+
+    fn text(&self, name: &str) -> &str {
+        self.optional(name).unwrap_or_default()
+    }
+
+    fn digit(&self, name: &str) -> u8 {
+        u8::from(self.optional(name) == Some("true"))
+    }
+}
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => value.clone_into(&mut self.message),
+            name => self.values.push((name, value.to_owned())),
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+}
+
+fn line(fields: &Fields, level: Level) -> String {
+    let known = LINES.iter().find(|(message, _)| *message == fields.message);
+    if let Some((_, words)) = known {
+        return words(fields);
+    }
+    let mut line = match level {
+        Level::ERROR => "Error: ",
+        Level::WARN => "Warning: ",
+        Level::INFO | Level::DEBUG | Level::TRACE => "",
+    }
+    .to_owned();
+    line.push_str(&fields.message);
+    for (name, value) in &fields.values {
+        // Writing to a String does not fail.
+        let _ = write!(line, " {name}={value}");
+    }
+    line
+}
+
+fn process(does: &str) -> String {
+    format!("VeilMQ {} as {MOSQUITTO} {does}", env!("CARGO_PKG_VERSION"))
+}
+
+fn connected(fields: &Fields) -> String {
+    let version = match fields.text("version") {
+        "3" => "1",
+        "4" => "2",
+        version => version,
+    };
+    let user = fields.optional("user").map(|user| format!(", u'{user}'")).unwrap_or_default();
+    format!(
+        "New client connected from {} as {} (p{version}, c{}, k{}{user}).",
+        fields.text("peer"),
+        fields.text("client"),
+        fields.digit("clean_start"),
+        fields.text("keep_alive_seconds")
+    )
+}
+
+fn ended(fields: &Fields, client: &str) -> String {
+    match fields.text("cause") {
+        "disconnected" => return format!("Client {client} disconnected."),
+        "closed" => return format!("Client {client} closed its connection."),
+        "keep_alive" | "connect_timeout" => {
+            return format!("Client {client} has exceeded timeout, disconnecting.");
+        }
+        "taken_over" => return format!("Client {client} already connected, closing old connection."),
+        _ => {}
+    }
+    let code = fields.optional("code");
+    let known = REASONS.iter().find(|(number, _)| Some(*number) == code);
+    let reason = match (known, code, fields.text("cause")) {
+        (Some((_, words)), _, _) => *words,
+        // Nobody is told who has not said CONNECT.
+        (None, None, "protocol_error") => "protocol error",
+        (None, _, _) => fields.text("reason"),
+    };
+    format!("Client {client} [{}] disconnected: {reason}.", fields.text("peer"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(message: &str, values: &[(&'static str, &str)], level: Level) -> String {
+        let values = values.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        line(&Fields { message: message.to_owned(), values }, level)
+    }
+
+    #[test]
+    fn each_event_has_the_words_that_rules_look_for() {
+        const PEER: (&str, &str) = ("peer", "192.0.2.1:1000");
+        const CLIENT: (&str, &str) = ("client", "a b");
+        let end = |cause, code| {
+            let fields = [PEER, CLIENT, ("cause", cause), ("code", code), ("reason", "the disk is full")];
+            said("disconnected", &fields, Level::INFO)
+        };
+        let connected = |more: &[(&'static str, &str)]| {
+            said("connected", &[&[PEER, CLIENT][..], more].concat(), Level::INFO)
+        };
+
+        for (line, expected) in [
+            (
+                said("accepted", &[PEER, ("port", "1883")], Level::INFO),
+                "New connection from 192.0.2.1:1000 on port 1883.",
+            ),
+            (
+                connected(&[
+                    ("version", "4"),
+                    ("clean_start", "true"),
+                    ("keep_alive_seconds", "60"),
+                    ("user", "bob"),
+                ]),
+                "New client connected from 192.0.2.1:1000 as a b (p2, c1, k60, u'bob').",
+            ),
+            (
+                connected(&[("version", "5"), ("clean_start", "false"), ("keep_alive_seconds", "0")]),
+                "New client connected from 192.0.2.1:1000 as a b (p5, c0, k0).",
+            ),
+            (end("disconnected", ""), "Client a b disconnected."),
+            (end("closed", ""), "Client a b closed its connection."),
+            (end("keep_alive", "141"), "Client a b has exceeded timeout, disconnecting."),
+            (end("taken_over", "142"), "Client a b already connected, closing old connection."),
+            (end("protocol_error", "130"), "Client a b [192.0.2.1:1000] disconnected: protocol error."),
+            (end("storage_failed", "0"), "Client a b [192.0.2.1:1000] disconnected: the disk is full."),
+            (
+                said("connection refused", &[PEER, ("cause", "protocol_error")], Level::INFO),
+                "Client <unknown> [192.0.2.1:1000] disconnected: protocol error.",
+            ),
+            (
+                said("connection refused", &[PEER, ("cause", "refused"), ("code", "134")], Level::INFO),
+                "Client <unknown> [192.0.2.1:1000] disconnected: not authorised.",
+            ),
+            (said("reloading", &[], Level::INFO), "Reloading config."),
+            (said("odd", &[("file", "x")], Level::WARN), "Warning: odd file=x"),
+            (said("worse", &[], Level::ERROR), "Error: worse"),
+        ] {
+            assert_eq!(line, expected);
+        }
+        assert!(said("ready", &[], Level::INFO).ends_with("mosquitto version 2.1.2 running"));
+    }
+}
