@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use veilmq_config::{BrokerConfig, ConfigError, Overrides, Sources, Strictness};
+use veilmq_protocol::veil::distribution::Crl;
 use veilmq_protocol::veil::{Certificate, Kid};
 
 use crate::access::{self, AccessError};
@@ -117,7 +118,13 @@ enum TrustCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// List the trusted authorities
+    /// Go by this revocation list, as `veil ca revoke` makes it; a running broker notices within a second
+    Revoke {
+        /// Revocation list of a trusted authority
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// List the trusted authorities, and their revocation lists
     List,
     /// Stop trusting an authority
     Remove {
@@ -370,10 +377,44 @@ fn execute_trust(
             for (path, authority) in folder.read()? {
                 print_authority(&path, authority, out)?;
             }
+            for path in &config.veil.revocations {
+                print_list(path, trust::read_list(path), out)?;
+            }
+            for (path, list) in folder.read_lists()? {
+                print_list(&path, list, out)?;
+            }
+        }
+        TrustCommand::Revoke { file } => {
+            let list = trust::read_list(&file)?;
+            let authorities = config.veil.trust.iter().map(|path| trust::read_authority(path));
+            let authorities = authorities.chain(folder.read()?.into_values());
+            trust::check_list(&file, &list, authorities.flatten())?;
+            let (path, revoked) = (folder.add_list(&list)?, list.revoked.len());
+            let (number, authority) = (list.number, list.issuer.kid());
+            writeln!(
+                out,
+                "list {number} of {authority} with {revoked} certificates, stored as {}",
+                path.display()
+            )?;
         }
         TrustCommand::Remove { kid } => remove_authority(&folder, kid, config, out)?,
     }
     Ok(())
+}
+
+fn print_list(path: &Path, list: Result<Crl, TrustError>, out: &mut impl Write) -> io::Result<()> {
+    match list {
+        Ok(list) => writeln!(
+            out,
+            "{}  list {}, {} revoked  until {}  {}",
+            list.issuer.kid(),
+            list.number,
+            list.revoked.len(),
+            clock::rfc3339(list.next_update),
+            path.display()
+        ),
+        Err(error) => writeln!(out, "{error}"),
+    }
 }
 
 fn remove_authority(

@@ -14,7 +14,7 @@ use veilmq::admin::health::{self, HealthError};
 use veilmq::admin::metrics::MetricSource;
 use veilmq::admin::{AdminServer, AdminState, Pulse, Readiness, Status};
 use veilmq::trust::{TrustFolder, TrustKeeper};
-use veilmq_config::Mode;
+use veilmq_config::{Mode, VeilConfig};
 use veilmq_core::{Sample, SampleKind, Settings, Shared};
 use veilmq_protocol::veil::{Certificate, Roles};
 
@@ -34,7 +34,7 @@ impl Admin {
         let data = tempfile::tempdir().unwrap();
         let shared = Shared::new(Settings::default(), [0; 16], None);
         let folder = TrustFolder::in_data_dir(data.path());
-        let trust = Arc::new(TrustKeeper::new(folder, &[], Arc::clone(&shared)).unwrap());
+        let trust = Arc::new(TrustKeeper::new(folder, &VeilConfig::default(), Arc::clone(&shared)).unwrap());
         let state = Arc::new(AdminState::new(mode, 2, BROKER_CERTIFICATE.to_vec(), trust));
         let server = AdminServer::start("127.0.0.1:0".parse().unwrap(), Arc::clone(&state)).unwrap();
         Self { state, shared, server, _data: data }

@@ -7,9 +7,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use daemon_support::{authority, certificate};
+use daemon_support::{authority, certificate, list};
 use tempfile::TempDir;
 use veilmq::trust::{TrustError, TrustFolder, TrustKeeper, parse_authority};
+use veilmq_config::VeilConfig;
 use veilmq_core::{Settings, Shared};
 use veilmq_protocol::veil::{Certificate, Kid, Roles};
 
@@ -27,7 +28,12 @@ impl Broker {
     }
 
     fn keeper(&self, configured: &[PathBuf]) -> Result<TrustKeeper, TrustError> {
-        TrustKeeper::new(self.folder.clone(), configured, Arc::clone(&self.shared))
+        TrustKeeper::new(self.folder.clone(), &trusting(configured), Arc::clone(&self.shared))
+    }
+
+    /// Whether the certificate of this number, which `authority(1)` has issued, is revoked.
+    fn has_revoked(&self, serial: u64) -> bool {
+        !self.shared.trust().read().unwrap().vouch_for(authority(1).kid(), serial)
     }
 
     fn trusted(&self) -> Vec<Kid> {
@@ -39,6 +45,82 @@ impl Broker {
         fs::write(&path, bytes).unwrap();
         path
     }
+}
+
+fn trusting(authorities: &[PathBuf]) -> VeilConfig {
+    VeilConfig { trust: authorities.to_vec(), ..VeilConfig::default() }
+}
+
+/// Looks until a file that has changed was left alone for a moment.
+fn look(keeper: &TrustKeeper) -> bool {
+    let looks: Vec<bool> = (0..3).map(|_| keeper.rescan().unwrap()).collect();
+    looks.contains(&true)
+}
+
+#[test]
+fn lists_come_from_the_configuration_and_the_folder_and_are_read_again_when_they_change() {
+    let broker = Broker::new();
+    broker.folder.add(&authority(1)).unwrap();
+    let configured = broker.file("ca.crl", list(1, 1, &[7]).as_bytes());
+    let config = VeilConfig { revocations: vec![configured.clone()], ..VeilConfig::default() };
+    let keeper = TrustKeeper::new(broker.folder.clone(), &config, Arc::clone(&broker.shared)).unwrap();
+    assert!(broker.has_revoked(7) && !broker.has_revoked(8));
+    assert!(look(&keeper) && !look(&keeper), "the shards are told once");
+
+    fs::write(&configured, list(1, 2, &[7, 8]).as_bytes()).unwrap();
+    assert!(look(&keeper));
+    assert!(broker.has_revoked(8));
+
+    // As it comes from whoever copies it there.
+    fs::write(broker.data.path().join("trust/copy.crl"), list(1, 3, &[7, 8, 9]).as_bytes()).unwrap();
+    assert!(look(&keeper));
+    assert!(broker.has_revoked(9));
+
+    fs::write(&configured, list(1, 1, &[10]).as_bytes()).unwrap();
+    fs::write(broker.data.path().join("trust/broken.crl"), b"VE and no more").unwrap();
+    fs::write(broker.data.path().join("trust/strange.crl"), list(2, 9, &[7]).as_bytes()).unwrap();
+    assert!(!look(&keeper), "older, broken, of an authority that is not trusted");
+    assert!(!broker.has_revoked(10));
+}
+
+#[test]
+fn a_list_that_a_client_has_brought_is_stored_and_an_older_one_does_not_count_after_a_restart() {
+    let broker = Broker::new();
+    broker.folder.add(&authority(1)).unwrap();
+    let keeper = broker.keeper(&[]).unwrap();
+    broker.shared.revoke(&list(1, 5, &[7])).unwrap();
+
+    keeper.rescan().unwrap();
+    assert_eq!(broker.folder.read_lists().unwrap().len(), 1);
+
+    let after = Shared::new(Settings::default(), [0; 16], None);
+    let keeper = TrustKeeper::new(broker.folder.clone(), &trusting(&[]), Arc::clone(&after)).unwrap();
+    assert_eq!(after.revocations(), [list(1, 5, &[7])]);
+    assert!(after.revoke(&list(1, 4, &[])).is_err());
+    drop(keeper);
+}
+
+#[test]
+fn a_configured_list_that_is_none_is_named() {
+    let broker = Broker::new();
+    let bad = broker.file("bad.crl", b"nonsense");
+    let config = VeilConfig { revocations: vec![bad.clone()], ..VeilConfig::default() };
+
+    let error = TrustKeeper::new(broker.folder.clone(), &config, Arc::clone(&broker.shared)).err().unwrap();
+
+    assert!(error.to_string().starts_with(&bad.display().to_string()), "{error}");
+}
+
+#[test]
+fn an_authority_that_goes_is_news_for_the_shards() {
+    let broker = Broker::new();
+    broker.folder.add(&authority(1)).unwrap();
+    let keeper = broker.keeper(&[]).unwrap();
+    assert!(!look(&keeper));
+
+    broker.folder.remove(authority(1).kid()).unwrap();
+
+    assert!(look(&keeper));
 }
 
 #[test]
@@ -117,7 +199,7 @@ fn a_configured_file_that_cannot_be_used_is_named_and_changes_nothing() {
     let bad = broker.file("bad.vmc", b"nonsense");
     let keeper = broker.keeper(std::slice::from_ref(&good)).unwrap();
 
-    let error = keeper.reload(&[good, bad.clone()]).unwrap_err().to_string();
+    let error = keeper.reload(&trusting(&[good, bad.clone()])).unwrap_err().to_string();
 
     assert!(error.starts_with(&bad.display().to_string()), "{error}");
     assert_eq!(broker.trusted(), [authority(1).kid()]);

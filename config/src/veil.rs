@@ -19,6 +19,9 @@ pub struct VeilConfig {
     pub paper_modes: Vec<PaperMode>,
     /// Files with public authority certificates (VEIL-1 section 3); more may be added while the broker runs.
     pub trust: Vec<PathBuf>,
+    /// Files with revocation lists of those authorities (VEIL-1 section 3.2); more may come while the broker runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revocations: Vec<PathBuf>,
     /// The file with the broker's own certificate; `None` presents the one made at the first start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<PathBuf>,
@@ -152,6 +155,7 @@ impl Default for VeilConfig {
             schemes: vec![Scheme::Scheme4, Scheme::Scheme2],
             paper_modes: Vec::new(),
             trust: Vec::new(),
+            revocations: Vec::new(),
             certificate: None,
             half_open_max: 1_000,
             compact: true,

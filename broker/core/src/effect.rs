@@ -71,8 +71,8 @@ pub enum Input<'a> {
         /// What is answered.
         payload: &'a [u8],
     },
-    /// [`crate::Shared::set_access`] has changed who may connect or what clients may do, or [`crate::Shared::set_settings`] what
-    /// is offered and how much is allowed.
+    /// [`crate::Shared::set_access`] has changed who may connect or what clients may do, [`crate::Shared::set_settings`] what
+    /// is offered and how much is allowed, or [`crate::Shared::revoke`] whom the broker trusts.
     AccessChanged,
     /// Bytes arrived. The buffer may be written to (records are decrypted in place).
     Received {
@@ -235,6 +235,8 @@ pub enum Parcel {
         /// The JOIN_RSP.
         response: Arc<[u8]>,
     },
+    /// What [`Input::AccessChanged`] says, of a change that a client has brought.
+    AccessChanged,
 }
 
 impl Parcel {
@@ -244,6 +246,7 @@ impl Parcel {
             Self::Deliver { message, .. } => message.size_bytes(),
             Self::Allot(allotment) => allotment.message.size_bytes(),
             Self::Joined { response, .. } => response.len(),
+            Self::AccessChanged => 0,
         }
     }
 
@@ -252,7 +255,7 @@ impl Parcel {
         let message = match self {
             Self::Deliver { message, .. } => message,
             Self::Allot(allotment) => &allotment.message,
-            Self::Joined { .. } => return false,
+            Self::Joined { .. } | Self::AccessChanged => return false,
         };
         message.qos() == veilmq_protocol::QoS::AtMostOnce
     }

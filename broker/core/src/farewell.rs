@@ -139,6 +139,8 @@ pub(crate) enum BrokerReason {
     Busy,
     #[error("not authorised any more")]
     Revoked,
+    #[error("its VEIL-1 certificate counts no more")]
+    Distrusted,
     #[error("an operator ended the connection")]
     Dismissed,
     #[error("an administrator has changed what its user may do")]
@@ -207,7 +209,9 @@ impl CloseReason {
                 | BrokerReason::ReplaysFull
                 | BrokerReason::SessionChanged,
             ) => CloseLabel::Refused,
-            Self::Broker(BrokerReason::Revoked | BrokerReason::Unseated) => CloseLabel::Revoked,
+            Self::Broker(BrokerReason::Revoked | BrokerReason::Distrusted | BrokerReason::Unseated) => {
+                CloseLabel::Revoked
+            }
             Self::Broker(BrokerReason::Dismissed) => CloseLabel::Dismissed,
         }
     }
@@ -260,7 +264,7 @@ impl CloseReason {
             Self::Broker(BrokerReason::Shutdown) => Some(ReasonCode::ServerShuttingDown),
             Self::Broker(BrokerReason::Busy) => Some(ReasonCode::ServerBusy),
             Self::Broker(BrokerReason::TakenOverTooOften) => Some(ReasonCode::ConnectionRateExceeded),
-            Self::Broker(BrokerReason::Revoked) => Some(ReasonCode::NotAuthorized),
+            Self::Broker(BrokerReason::Revoked | BrokerReason::Distrusted) => Some(ReasonCode::NotAuthorized),
             // Section 3.14.2.1
             Self::Broker(BrokerReason::Dismissed | BrokerReason::Unseated) => {
                 Some(ReasonCode::AdministrativeAction)
@@ -292,7 +296,8 @@ impl CloseReason {
             | BrokerReason::Busy
             | BrokerReason::Dismissed
             | BrokerReason::Unseated
-            | BrokerReason::Revoked => None,
+            | BrokerReason::Revoked
+            | BrokerReason::Distrusted => None,
         }
     }
 
@@ -335,6 +340,8 @@ impl CloseReason {
                 | PeerError::ConnAck(_)
                 | PeerError::AuthenticationMethod => Some(error.to_string()),
             },
+            // VEIL-1 section 16: no detail.
+            Self::Broker(BrokerReason::Distrusted) => None,
             Self::Broker(reason) => Some(reason.to_string()),
         }
     }

@@ -1,12 +1,14 @@
 //! What all shards share: routes, retained messages, trust and the numbers that never repeat. Read-mostly.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use siphasher::sip::SipHasher13;
 use veilmq_protocol::veil::channel::{Identity, ServerPolicy, TicketKeys, TrustAnchors};
+use veilmq_protocol::veil::distribution::Crl;
 use veilmq_protocol::veil::hello::{ClientHello, Opening};
 use veilmq_protocol::veil::{Kid, Scheme, Schemes, Suite};
 
@@ -112,6 +114,8 @@ pub struct Shared {
     hash_key: [u8; 16],
     veil: Option<VeilServer>,
     trust: RwLock<TrustAnchors>,
+    /// The newest revocation list of each authority.
+    pub(crate) revocations: Mutex<BTreeMap<Kid, Crl>>,
     access: RwLock<Arc<AccessTables>>,
     /// What policies have counted.
     pub(crate) policy_counters: Registry,
@@ -147,6 +151,7 @@ impl Shared {
             hash_key,
             veil,
             trust: RwLock::default(),
+            revocations: Mutex::default(),
             access,
             policy_counters: Registry::default(),
             heads: RwLock::default(),
@@ -189,7 +194,8 @@ impl Shared {
         self.shards
     }
 
-    /// Returns the authorities whose certificates admit clients; they may change at any time.
+    /// Returns the authorities whose certificates admit clients; they may change at any time. If one goes, every shard must be told
+    /// with [`crate::Input::AccessChanged`].
     pub fn trust(&self) -> &RwLock<TrustAnchors> {
         &self.trust
     }

@@ -194,7 +194,7 @@ impl Broker {
         let certificate = identity.as_ref().map(|own| own.certificate().as_bytes().to_vec());
         let certificate = certificate.unwrap_or_default();
         let shared = share(config, identity)?;
-        let trust = Arc::new(TrustKeeper::new(folder, &config.veil.trust, Arc::clone(&shared))?);
+        let trust = Arc::new(TrustKeeper::new(folder, &config.veil, Arc::clone(&shared))?);
         let access = Arc::new(AccessKeeper::new(config, Arc::clone(&shared))?);
         let shards = shared.shards();
         let state = Arc::new(AdminState::new(config.mode, shards, certificate, Arc::clone(&trust)));
@@ -203,6 +203,7 @@ impl Broker {
         state.set_token(token);
         let admin = start_admin(config, &state)?;
         let recovered = recovery::recover(store.as_mut(), &shared)?;
+        shared.revoke_retained();
         tell_recovered(&state, &report, &recovered);
         listeners.bind(&mut plan)?;
 

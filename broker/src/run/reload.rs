@@ -136,7 +136,7 @@ impl Reloader {
             prepared => prepared?,
         };
         self.listeners.bind(&mut plan)?;
-        self.trust.reload(&now.veil.trust)?;
+        self.trust.reload(&now.veil)?;
 
         if let Some(log) = log {
             log.apply();

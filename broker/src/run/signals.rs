@@ -77,7 +77,9 @@ impl Signals {
                     () = tick(&mut alive) => notifier.alive(&**exchange),
                     _ = housekeeping.tick() => {
                         reloader.heed_files();
-                        look_after_trust(&reloader.trust, &mut trouble);
+                        if look_after_trust(&reloader.trust, &mut trouble) {
+                            exchange.change_access();
+                        }
                         state.keep_metrics_small();
                         reloader.look_at_memory();
                     }
@@ -103,13 +105,16 @@ async fn tick(interval: &mut Option<Interval>) {
     }
 }
 
-/// Notices authorities that were added or removed; trouble that lasts is logged once.
-fn look_after_trust(trust: &TrustKeeper, trouble: &mut Option<String>) {
-    let now = trust.rescan().err().map(|error| error.to_string());
-    if now != *trouble
-        && let Some(now) = &now
+/// Notices authorities that were added or removed, and revocation lists; tells whether somebody is trusted no more. Trouble that
+/// lasts is logged once.
+fn look_after_trust(trust: &TrustKeeper, trouble: &mut Option<String>) -> bool {
+    let looked = trust.rescan().map_err(|error| error.to_string());
+    if let Err(now) = &looked
+        && trouble.as_ref() != Some(now)
     {
         error!("{now}");
     }
-    *trouble = now;
+    let is_news = *looked.as_ref().unwrap_or(&false);
+    *trouble = looked.err();
+    is_news
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, dead_code, reason = "test code, of which each test program uses a part")]
 
 use veilmq_protocol::veil::channel::IdentityKeys;
+use veilmq_protocol::veil::distribution::{Crl, CrlFields, RevocationReason, Revoked};
 use veilmq_protocol::veil::{Certificate, CertificateFields, Roles};
 
 /// The keys of a party; `number` tells parties apart.
@@ -31,4 +32,17 @@ pub(crate) fn certificate(subject: &str, subject_number: u8, issuer_number: u8, 
 /// A root authority.
 pub(crate) fn authority(number: u8) -> Certificate {
     certificate(&format!("authority-{number}"), number, number, Roles::CA)
+}
+
+/// A revocation list of an authority.
+pub(crate) fn list(number: u8, list_number: u64, serials: &[u64]) -> Crl {
+    let entry = |serial: &u64| Revoked { serial: *serial, reason: RevocationReason::Unspecified };
+    let fields = CrlFields {
+        number: list_number,
+        this_update: 0,
+        next_update: u64::MAX,
+        issuer: authority(number),
+        revoked: serials.iter().map(entry).collect(),
+    };
+    fields.sign(&keys(number)).unwrap()
 }

@@ -22,6 +22,14 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     ),
     option("veil.trust", Kind::Paths, "Files with public authority certificates."),
     unset(
+        option(
+            "veil.revocations",
+            Kind::Paths,
+            "Files with revocation lists of authorities, as `veil ca revoke` makes them; read again when they change.",
+        ),
+        "none",
+    ),
+    unset(
         option("veil.certificate", Kind::Path, "File with the broker's own certificate."),
         "the one made at the first start",
     ),

@@ -16,6 +16,8 @@ use super::heads::{Break, ScopeHash};
 use super::{Inspected, Member, is_of_pairs};
 use crate::retained::{Portion, RetainedIndex};
 
+const REVOCATIONS: &str = "_veil/1/crl/";
+
 /// Why an object of key distribution is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.sentence())]
@@ -127,6 +129,8 @@ pub(crate) enum Passed {
     Join(Box<str>),
     /// It is genuine, and has to go on from the one before; then it is to be remembered.
     Head(Box<(KeyHead, Vec<Wrap>)>),
+    /// It is genuine, and what the broker trusts may change with it.
+    Revocations(Box<Crl>),
 }
 
 /// What an object is verified against.
@@ -139,6 +143,11 @@ pub(crate) struct Ledger<'a> {
 /// Tells whether a topic is one of key distribution.
 pub(crate) fn is_distribution(topic: TopicName<'_>) -> bool {
     topic.as_str().starts_with(DistributionTopic::PREFIX) && !is_of_pairs(topic)
+}
+
+/// Tells whether a topic is one of revocation lists, which count without a policy.
+pub(crate) fn is_revocation(topic: TopicName<'_>) -> bool {
+    topic.as_str().starts_with(REVOCATIONS)
 }
 
 impl Ledger<'_> {
@@ -247,13 +256,7 @@ impl Ledger<'_> {
             return Err(DistributionRefusal::Mismatch);
         }
         list.verify(self.trust)?;
-        let current = self.retained.current(message.topic.as_str());
-        let current = current.and_then(|message| Crl::parse(message.payload().as_wire_bytes()).ok());
-        match current {
-            Some(current) if current.as_bytes() == list.as_bytes() => Ok(Passed::Plain),
-            Some(current) if current.number >= list.number => Err(DistributionRefusal::Rollback),
-            Some(_) | None => Ok(Passed::Plain),
-        }
+        Ok(Passed::Revocations(Box::new(list)))
     }
 
     /// Reads the heads that are retained for a scope, those that verify.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use veilmq_protocol::veil::channel::TrustAnchors;
 use veilmq_protocol::veil::vmc::scope_covers;
 use veilmq_protocol::veil::{Certificate, Kid};
 
@@ -11,6 +12,9 @@ pub(crate) struct Member {
     pub(crate) kid: Kid,
     /// Its public key.
     pub(crate) ed25519: [u8; 32],
+    /// Who issued its certificate, and under which number.
+    issuer: Kid,
+    serial: u64,
     /// The scopes it may publish to; none restricts nothing (decision record 0200).
     publish_scopes: Box<[String]>,
 }
@@ -20,8 +24,15 @@ impl Member {
         Arc::new(Self {
             kid: certificate.kid(),
             ed25519: certificate.ed25519,
+            issuer: certificate.issuer(),
+            serial: certificate.serial,
             publish_scopes: certificate.publish_scopes.clone().into_boxed_slice(),
         })
+    }
+
+    /// Tells whether its certificate still counts, as far as that does not depend on time.
+    pub(crate) fn is_trusted(&self, trust: &TrustAnchors) -> bool {
+        trust.vouch_for(self.issuer, self.serial)
     }
 
     /// Tells whether its certificate allows it to publish to a scope.

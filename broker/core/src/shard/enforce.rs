@@ -1,7 +1,7 @@
 //! Where policies on end-to-end encryption meet what clients publish: the one place where a message is refused for their sake.
 
 use veilmq_protocol::veil::Kid;
-use veilmq_protocol::veil::distribution::{DistributionTopic, KeyHead, Wrap, scope_hash};
+use veilmq_protocol::veil::distribution::{Crl, DistributionTopic, KeyHead, Wrap, scope_hash};
 use veilmq_protocol::{PublishProperties, TopicFilter, TopicName};
 
 use super::Shard;
@@ -9,11 +9,12 @@ use super::publish::PublishRefused;
 use crate::access::BRIDGES;
 use crate::connection::{Arrival, Connection};
 use crate::e2e::{
-    Context, DistributionRefusal, Inspected, Mark, Membership, Party, Passed, Refusal, Ruling, ScopeHash,
-    check_pair, is_distribution, is_of_pairs, may_hear,
+    Context, DistributionRefusal, Inspected, Mark, Member, Membership, Party, Passed, Refusal, Ruling,
+    ScopeHash, check_pair, is_distribution, is_of_pairs, is_revocation, may_hear,
 };
+use crate::effect::Parcel;
 use crate::farewell::PeerError;
-use crate::id::SessionId;
+use crate::id::{SessionId, ShardIndex};
 use crate::message::Message;
 use crate::record::WillRecord;
 use crate::session::Session;
@@ -25,12 +26,13 @@ pub(super) enum Due {
     Nothing,
     Envelope(Mark),
     Head(Box<(KeyHead, Vec<Wrap>)>),
+    Revocations(Box<Crl>),
 }
 
 impl Shard {
     /// Judges a message of a client; returns what is to be remembered of it once it has been accepted.
     pub(super) fn inspect(&self, session: SessionId, message: &Inspected<'_>) -> Result<Due, PublishRefused> {
-        if self.access.policies().is_empty() {
+        if self.access.policies().is_empty() && !is_revocation(message.topic) {
             Ok(Due::Nothing)
         } else {
             self.inspect_by_policy(session, message)
@@ -111,6 +113,10 @@ impl Shard {
                     self.shared.with_heads(scope, self.unix_ms, |heads| heads.compare(scope, &head.0))?;
                 Ok(if is_known { Due::Nothing } else { Due::Head(head) })
             }
+            Passed::Revocations(list) => match self.shared.knows_newer(&list) {
+                true => Err(DistributionRefusal::Rollback),
+                false => Ok(Due::Revocations(list)),
+            },
         }
     }
 
@@ -124,7 +130,25 @@ impl Shard {
                 let scope = scope_hash(&head.scope);
                 self.shared.change_heads(|heads| heads.remember(scope, &head, &bundle));
             }
+            Due::Revocations(list) => self.heed_revocations(&list),
         }
+    }
+
+    /// Goes by a revocation list that a client has brought, and has the other shards do so.
+    fn heed_revocations(&mut self, list: &Crl) {
+        if !self.shared.revoke(list).unwrap_or(false) {
+            return;
+        }
+        let (authority, revoked) = (list.issuer.kid(), list.revoked.len());
+        tracing::info!(%authority, number = list.number, revoked, "revocation list");
+        let others = (0..self.shared.settings().shards).map(ShardIndex).filter(|shard| *shard != self.index);
+        self.parcels.extend(others.map(|shard| (shard, Parcel::AccessChanged)));
+        self.has_revoked = true;
+    }
+
+    /// Tells whether the certificate that a client has shown, if any, still counts (VEIL-1 section 3.2).
+    pub(super) fn is_still_trusted(&self, identity: Option<&Member>) -> bool {
+        identity.is_none_or(|member| self.shared.with_trust(|trust| member.is_trusted(trust)))
     }
 
     /// Tells whether a client may subscribe, as far as that is for members alone.

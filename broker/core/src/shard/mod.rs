@@ -91,6 +91,8 @@ pub struct Shard {
     estate: Estate,
     /// What issuers have answered in this turn to clients that wait on this shard.
     joined: Vec<(ConnectionId, Arc<[u8]>)>,
+    /// A revocation list has come in this turn.
+    has_revoked: bool,
     walks: Walks,
     /// The ticket that the records of this turn will go under.
     ticket: Ticket,
@@ -142,6 +144,7 @@ impl Shard {
             spill: Spill::default(),
             estate: Estate::default(),
             joined: Vec::new(),
+            has_revoked: false,
             walks: Walks::default(),
             ticket: Ticket(1),
             awaited: false,
@@ -196,6 +199,7 @@ impl Shard {
             Input::Parcel(Parcel::Joined { connection, response }) => {
                 self.conclude_join(connection, JoinOutcome::Done(response), environment, effects);
             }
+            Input::Parcel(Parcel::AccessChanged) => self.access_changed(environment, effects),
             Input::Committed(ticket) => self.open_gates(ticket, environment),
             Input::CommitFailed(ticket) => self.fail_gates(ticket, environment, effects),
             Input::Fetched { reader: Reader::Session(session), asked, messages } => {
@@ -222,6 +226,9 @@ impl Shard {
     /// this order.
     pub fn end_turn(&mut self, environment: &mut Environment<'_>, effects: &mut Vec<Effect>) {
         self.conclude_joins(environment, effects);
+        if std::mem::take(&mut self.has_revoked) {
+            self.access_changed(environment, effects);
+        }
         self.let_go_of_stored(environment.now);
         self.walks.end_turn();
         if let Some(made) = self.outgoing.groups.end_turn() {

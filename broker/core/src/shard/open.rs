@@ -184,11 +184,15 @@ impl Shard {
         wire
     }
 
-    /// Refuses everybody while the broker goes away, whose session is somebody else's, whose Will Message may not be published,
+    /// Refuses everybody while the broker goes away, whose certificate counts no more, whose session is somebody else's, whose Will Message may not be published,
     /// and whose session there is no room to store.
     pub(super) fn refusal_of(&self, arrival: &Arrival) -> Option<CloseReason> {
         if self.shared.is_draining() {
             return Some(CloseReason::Broker(BrokerReason::Shutdown));
+        }
+        // A list may have come since its handshake.
+        if !self.is_still_trusted(arrival.identity.as_deref()) {
+            return Some(CloseReason::Broker(BrokerReason::Distrusted));
         }
         let session = self.session_with_id(&arrival.request.client_id);
         let refusal = self.refusal_of_stranger(arrival).or_else(|| self.refusal_of_will(arrival));

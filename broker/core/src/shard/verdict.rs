@@ -11,6 +11,7 @@ use super::Shard;
 use super::publish::Publication;
 use crate::access::{AccessTables, Action, Asker, BRIDGES, Permissions, Verdict};
 use crate::connection::{Arrival, Connection};
+use crate::e2e::Member;
 use crate::effect::Effect;
 use crate::farewell::{BrokerReason, CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
@@ -162,7 +163,9 @@ impl Shard {
     /// still be let in.
     pub(super) fn may_have_will(&mut self, session: SessionId, topic: TopicName<'_>) -> bool {
         let Some(state) = self.sessions.get(&session) else { return true };
-        state.is_admitted(&self.access) && self.may_publish(session, topic)
+        let would_be_let_in =
+            state.is_admitted(&self.access) && self.is_still_trusted(state.identity.as_deref());
+        would_be_let_in && self.may_publish(session, topic)
     }
 
     /// Tells whether a session may subscribe to a filter now; of a Shared Subscription it is the one behind the group.
@@ -189,8 +192,10 @@ impl Shard {
         for state in self.sessions.values_mut() {
             state.permissions = permissions_of(state, &self.access);
             let is_unseated = |entrance| before.unseats(entrance, state.user_name(), &self.access);
+            let is_trusted = |member: &Arc<Member>| self.shared.with_trust(|trust| member.is_trusted(trust));
             let reason = match state.entrance.is_some_and(is_unseated) {
                 true => Some(BrokerReason::Unseated),
+                false if !state.identity.as_ref().is_none_or(is_trusted) => Some(BrokerReason::Distrusted),
                 false => (!state.is_admitted(&self.access)).then_some(BrokerReason::Revoked),
             };
             revoked.extend(reason.and_then(|reason| Some((state.connection?, reason))));

@@ -11,6 +11,7 @@ mod operations;
 mod paper;
 mod property_mode;
 mod reauthentication;
+mod revocation;
 
 use veilmq_core::{FanOut, Input, OneTrip, Settings, VeilServer};
 use veilmq_protocol::veil::channel::{
@@ -255,32 +256,9 @@ impl Realm {
         );
     }
 
-    /// Opens the records a client has received; a fan-out message is marked with its record type.
+    /// Opens the records a client has received; a fan-out message is marked with its record type, and operations are in words.
     fn received(&mut self, client: &mut Client) -> Vec<String> {
-        let mut bytes = self.world.bytes(client.connection);
-        let mut rest = bytes.as_mut_slice();
-        let mut all = Vec::new();
-        while !rest.is_empty() {
-            let record = client.opener.next(rest, 1 << 20).unwrap().unwrap();
-            match &record.content {
-                Content::Packets(range) => {
-                    all.extend(describe_all(&rest[range.clone()], ProtocolVersion::V5));
-                }
-                Content::Fan(delivery) => {
-                    let publish = delivery.publish(rest).unwrap();
-                    let payload = String::from_utf8_lossy(publish.payload);
-                    all.push(format!(
-                        "FAN {} {payload:?} qos{}",
-                        publish.topic.unwrap().as_str(),
-                        publish.qos.value()
-                    ));
-                }
-                Content::KeyUpdated => all.push("KeyUpdate".to_owned()),
-                Content::Control(_) => all.push("Control".to_owned()),
-            }
-            rest = &mut rest[record.consumed..];
-        }
-        all
+        self.operated(client, |_| {})
     }
 }
 

@@ -63,7 +63,7 @@ impl Realm {
     }
 
     /// Connects with COMPACT as far as CONNACK; gives what else came with it to the opener.
-    fn open(&mut self, seed: u8, connect: Connect<'_>, nonce: u8) -> (Client, Option<Resumption>) {
+    pub(super) fn open(&mut self, seed: u8, connect: Connect<'_>, nonce: u8) -> (Client, Option<Resumption>) {
         let (bytes, awaiting) = self.compact(seed, connect, Schemes::ALL, Suite::Aes256Gcm, nonce);
         let connection = self.send_connect(&bytes);
         let connack = self.world.bytes(connection);
@@ -264,7 +264,7 @@ fn a_session_that_is_no_longer_what_connack_said_is_not_given() {
 
     realm.send(&mut press, &[Packet::PingReq]);
 
-    assert_eq!(realm.received(&mut press), ["Control", "DISCONNECT 0x89"]);
+    assert_eq!(realm.received(&mut press), ["goodbye 0x89", "DISCONNECT 0x89"]);
     assert!(realm.world.is_closed(press.connection));
     assert!(!realm.world.is_closed(meanwhile.connection));
 }

@@ -23,8 +23,12 @@ fn described(op: &ControlOp<'_>) -> String {
 }
 
 impl Realm {
-    /// What a client received, operations in words; `take` sees each of them.
-    fn operated(&mut self, client: &mut Client, mut take: impl FnMut(&ControlOp<'_>)) -> Vec<String> {
+    /// Does what [`Realm::received`] does; `take` sees each operation.
+    pub(super) fn operated(
+        &mut self,
+        client: &mut Client,
+        mut take: impl FnMut(&ControlOp<'_>),
+    ) -> Vec<String> {
         let mut bytes = self.world.bytes(client.connection);
         let mut rest = bytes.as_mut_slice();
         let mut all = Vec::new();
@@ -39,7 +43,12 @@ impl Realm {
                     take(&op);
                     all.push(described(&op));
                 }
-                other => panic!("{other:?}"),
+                Content::Fan(delivery) => {
+                    let publish = delivery.publish(rest).unwrap();
+                    let (topic, payload) = (publish.topic.unwrap(), String::from_utf8_lossy(publish.payload));
+                    all.push(format!("FAN {} {payload:?} qos{}", topic.as_str(), publish.qos.value()));
+                }
+                Content::KeyUpdated => all.push("KeyUpdate".to_owned()),
             }
             rest = &mut rest[record.consumed..];
         }

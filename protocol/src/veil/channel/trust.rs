@@ -159,6 +159,14 @@ impl TrustAnchors {
         self.revoked.contains(&(certificate.issuer(), certificate.serial))
     }
 
+    /// Whether a certificate that was verified earlier still counts: its issuer is trusted, and neither it nor an authority above
+    /// it was revoked since. Validity is not looked at.
+    #[must_use]
+    pub fn vouch_for(&self, issuer: Kid, serial: u64) -> bool {
+        let Some(anchor) = self.anchors.get(&issuer) else { return false };
+        !self.revoked.contains(&(issuer, serial)) && self.verify_anchor(anchor, None).is_ok()
+    }
+
     /// Verifies `leaf` for a protocol step that needs any one of the roles in `needed`, presented
     /// by the party called `expected_subject` if the caller knows the name.
     ///
