@@ -36,6 +36,7 @@ mod message;
 pub use client::{
     Backoff, Builder, Client, ConnectError, KeyRequestError, PendingPublish, PublishBuilder, PublishError,
     ReauthenticateError, RequestError, Status, SubscribeBuilder, SubscribeError, Subscription, Tls, TlsError,
+    Unacknowledged,
 };
 pub use message::{Message, Properties, Publication, Received, Sealed, Will};
 pub use veilmq_protocol::{QoS, ReasonCode, RetainHandling, TopicError, TopicFilter, TopicName};

@@ -67,6 +67,7 @@ const RELOADS: &[(&str, Reload)] = &[
     ("limits.", Reload::NewConnections),
     ("rates.", Reload::NewConnections),
     ("veil.trust", Reload::AtOnce),
+    ("veil.revocations", Reload::AtOnce),
     ("veil.half_open_max", Reload::AtOnce),
     ("veil.rekey_", Reload::AtOnce),
     ("e2e.", Reload::AtOnce),
@@ -99,6 +100,7 @@ impl BrokerConfig {
             storage: self.storage.clone(),
             veil: VeilConfig {
                 trust: said.veil.trust.clone(),
+                revocations: said.veil.revocations.clone(),
                 half_open_max: said.veil.half_open_max,
                 rekey_seconds: said.veil.rekey_seconds,
                 rekey_records: said.veil.rekey_records,

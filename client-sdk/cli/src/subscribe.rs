@@ -64,8 +64,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     while arguments.count.is_none_or(|count| printer.printed < count) {
         tokio::select! {
-            received = messages.next() => match received {
-                Some(received) => printer.print(received)?,
+            received = messages.next_unacknowledged() => match received {
+                // What was not printed comes again.
+                Some((received, _unacknowledged)) => printer.print(received)?,
                 None => return Err(client.closed().await.into()),
             },
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {

@@ -115,7 +115,7 @@ impl Builder {
             directory: Directory::default(),
             limits: Limits::default(),
             state: None,
-            accept_replay_after_crash: false,
+            accept_replay_after_crash: true,
         }
     }
 
@@ -361,8 +361,10 @@ impl Builder {
         self
     }
 
-    /// After a crash, accepts messages that may have been received before it (default false: of sender sessions older than
-    /// the start only those above the saved marks).
+    /// Whether messages are accepted after a crash (`kill -9`, loss of power) of which the saved state does not say that they were
+    /// received (default true). What came in the moments before the crash, and was not saved yet, is then accepted once more. With
+    /// `false` it is not, nor is anything else of sender sessions older than the start but what is above the saved marks: messages are
+    /// lost that were sent while this program was away.
     pub const fn accept_replay_after_crash(mut self, accept: bool) -> Self {
         self.accept_replay_after_crash = accept;
         self

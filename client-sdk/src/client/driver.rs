@@ -207,6 +207,7 @@ impl Driver {
     pub(super) async fn run(mut self) {
         let ended = self.connect_while_wanted().await;
         debug!(reason = %ended, "client closed");
+        self.acknowledge_taken();
         self.sealing.save(Saved::AtShutdown);
         self.status.send_replace(Status::Closed(ended));
     }
@@ -425,7 +426,7 @@ impl Driver {
     /// Opens a message and hands it to the application; it may wait for a key.
     fn open(&mut self, message: Message, receipt: Option<Receipt>, may_wait: bool) {
         let topic = message.topic.clone();
-        match self.sealing.incoming(message, may_wait) {
+        match self.sealing.incoming(message, receipt, may_wait) {
             Incoming::Deliver(received) => self.blocked = self.routes.deliver(&topic, &received, receipt),
             Incoming::Repeat => self.acknowledge(receipt),
             Incoming::Park(message) => {
@@ -454,6 +455,7 @@ impl Driver {
 
     fn acknowledge_taken(&mut self) {
         for receipt in self.taken.drain() {
+            self.sealing.taken(receipt);
             self.session.acknowledge(receipt);
         }
     }

@@ -27,7 +27,7 @@ pub use self::{
     builder::Builder,
     error::{ConnectError, KeyRequestError, PublishError, ReauthenticateError, RequestError, SubscribeError},
     publish::{PendingPublish, PublishBuilder},
-    subscribe::{SubscribeBuilder, Subscription},
+    subscribe::{SubscribeBuilder, Subscription, Unacknowledged},
     transport::{Tls, TlsError},
 };
 use self::{

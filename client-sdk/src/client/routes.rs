@@ -43,7 +43,8 @@ impl Taken {
     }
 }
 
-struct TakenOnDrop {
+/// A receipt that goes to the driver once nobody needs it any more.
+pub(super) struct TakenOnDrop {
     receipt: Receipt,
     taken: Arc<Taken>,
 }
@@ -57,7 +58,7 @@ impl Drop for TakenOnDrop {
 /// One message or event on its way to one subscription.
 pub(super) struct Delivery {
     pub(super) received: Received,
-    receipt: Option<Arc<TakenOnDrop>>,
+    pub(super) receipt: Option<Arc<TakenOnDrop>>,
 }
 
 /// One filter of a subscription, and what the broker was given for it.

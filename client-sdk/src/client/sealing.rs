@@ -2,6 +2,8 @@
 //!
 //! Invariant: the only way from a plaintext on a scope to a [`Publication`] is through a seal.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use tracing::{error, warn};
 use veilmq_protocol::{
@@ -17,14 +19,17 @@ use super::{
     retained::{Refresh, Retained},
 };
 use crate::{
-    e2e::{E2e, NamingError, OpenError, Saved, SealError, StateError, distribution::Distribution},
+    e2e::{Arrival, E2e, NamingError, OpenError, Saved, SealError, StateError, distribution::Distribution},
     message::{Message, Publication, Received, Sealed, Will, encode_pairs},
     sealed_file::SealedFile,
     session::Receipt,
 };
 
-/// How often the replay state is saved while messages come in, in milliseconds.
-const SAVE_EVERY_MS: u64 = 5_000;
+/// Saving the replay state takes at most one part in so many of the time while messages come in; a crash between two saves lets what
+/// came meanwhile be received again.
+const SAVE_SHARE: u64 = 20;
+/// The longest time between two saves while messages come in, in milliseconds.
+const SAVE_PAUSE_MS_MAX: u64 = 5_000;
 /// How often blind names are looked at, to which the application may have added an epoch, in milliseconds.
 const LOOK_AT_NAMES_EVERY_MS: u64 = 5_000;
 
@@ -55,6 +60,10 @@ pub(super) struct Sealing {
     next_due: Option<u64>,
     /// When what was received is to be saved, in unix milliseconds.
     save_due: Option<u64>,
+    /// When it may be saved again, in unix milliseconds.
+    rested_at: u64,
+    /// Messages that were opened and have not reached the application.
+    untaken: HashMap<Receipt, Arrival>,
     retained: Retained,
     /// The epochs of blind names that were in use when that was last asked.
     naming_epochs: Vec<Vec<u32>>,
@@ -70,7 +79,17 @@ impl Sealing {
         let now = unix_ms();
         let next_due = e2e.advance(now);
         let naming_epochs = e2e.naming_epochs(now);
-        Self { e2e, keys, file, next_due, save_due: None, retained, naming_epochs }
+        Self {
+            e2e,
+            keys,
+            file,
+            next_due,
+            save_due: None,
+            rested_at: 0,
+            untaken: HashMap::new(),
+            retained,
+            naming_epochs,
+        }
     }
 
     /// Erases keys whose time is over.
@@ -96,11 +115,11 @@ impl Sealing {
 
     /// Does what is due for the keys and returns what is to be sent.
     pub(super) fn key_work(&mut self) -> KeyWork {
-        let Self { e2e, keys, file, retained, .. } = self;
+        let Self { e2e, keys, file, retained, untaken, .. } = self;
         let Some(keys) = keys else { return KeyWork::default() };
         let work = keys.work(e2e, unix_ms(), |distribution, e2e| {
             let Some(file) = file else { return Ok(()) };
-            let content = content(Some(distribution), e2e, retained, Saved::InPassing);
+            let content = content(Some(distribution), e2e, retained, Saved::InPassing, untaken);
             file.save(&content).map_err(|error| error.to_string())
         });
         if !work.publications.is_empty() {
@@ -140,7 +159,7 @@ impl Sealing {
     fn refreshed(&mut self, refresh: &Refresh) {
         self.save_session();
         if !refresh.publications.is_empty() {
-            self.save_due.get_or_insert(unix_ms() + SAVE_EVERY_MS);
+            self.want_save();
         }
     }
 
@@ -174,8 +193,25 @@ impl Sealing {
         self.save_due = None;
         let Some(file) = &self.file else { return };
         let distribution = self.keys.as_ref().map(|keys| &keys.distribution);
-        if let Err(error) = file.save(&content(distribution, &self.e2e, &self.retained, saved)) {
+        let began = unix_ms();
+        if let Err(error) = file.save(&content(distribution, &self.e2e, &self.retained, saved, &self.untaken))
+        {
             error!(%error, "cannot save which messages were received");
+        }
+        let ended = unix_ms();
+        let pause = ended.saturating_sub(began).max(1).saturating_mul(SAVE_SHARE);
+        self.rested_at = ended.saturating_add(pause.min(SAVE_PAUSE_MS_MAX));
+    }
+
+    /// Has what was received saved soon.
+    fn want_save(&mut self) {
+        self.save_due.get_or_insert(self.rested_at.max(unix_ms()));
+    }
+
+    /// Takes note that the application has a message now. Only then does it count as received after a restart too.
+    pub(super) fn taken(&mut self, receipt: Receipt) {
+        if self.untaken.remove(&receipt).is_some() {
+            self.want_save();
         }
     }
 
@@ -237,7 +273,7 @@ impl Sealing {
             if let Some(sealed) = outgoing.first() {
                 self.retained.remember(publication, sealed, self.e2e.refresh_mark(name, now));
             }
-            self.save_due.get_or_insert(unix_ms() + SAVE_EVERY_MS);
+            self.want_save();
         }
         Ok(outgoing)
     }
@@ -303,7 +339,12 @@ impl Sealing {
     }
 
     /// Turns what the broker sent into what the application sees; `may_wait` for a key.
-    pub(super) fn incoming(&mut self, mut message: Message, may_wait: bool) -> Incoming {
+    pub(super) fn incoming(
+        &mut self,
+        mut message: Message,
+        receipt: Option<Receipt>,
+        may_wait: bool,
+    ) -> Incoming {
         self.advance();
         let Ok(name) = TopicName::new(&message.topic) else { return Incoming::Repeat };
         if message.payload.is_empty() && self.e2e.is_blind_name(name) {
@@ -321,7 +362,10 @@ impl Sealing {
         };
         match opened {
             Ok(opened) => {
-                self.save_due.get_or_insert(unix_ms() + SAVE_EVERY_MS);
+                match (receipt, opened.origin().and_then(|_| self.e2e.newest_received())) {
+                    (Some(receipt), Some(arrival)) => drop(self.untaken.insert(receipt, arrival)),
+                    (Some(_), None) | (None, _) => self.want_save(),
+                }
                 message.sealed =
                     Some(Sealed { provenance: opened.provenance, authentication: opened.authentication() });
                 message.payload = Bytes::from(opened.plaintext);
@@ -333,7 +377,7 @@ impl Sealing {
             // VEIL-1 section 12.2: a QoS 1 repeat is the same envelope, and is dropped silently.
             Err(OpenError::Replay) if message.dup && message.qos != QoS::AtMostOnce => Incoming::Repeat,
             Err(OpenError::Incomplete) => {
-                self.save_due.get_or_insert(unix_ms() + SAVE_EVERY_MS);
+                self.want_save();
                 Incoming::Repeat
             }
             Err(OpenError::LegacyCopy) => Incoming::Repeat,
@@ -367,9 +411,11 @@ fn content(
     e2e: &E2e,
     retained: &Retained,
     saved: Saved,
+    untaken: &HashMap<Receipt, Arrival>,
 ) -> Zeroizing<Vec<u8>> {
     let keys = distribution.map(|distribution| distribution.export(e2e)).unwrap_or_default();
-    let replay = e2e.export_state(saved);
+    let untaken: Vec<Arrival> = untaken.values().copied().collect();
+    let replay = e2e.export_state_without(saved, &untaken);
     let retained = retained.encode();
     let mut content = Zeroizing::new(Vec::with_capacity(12 + keys.len() + replay.len() + retained.len()));
     for part in [keys.as_slice(), &replay, &retained] {

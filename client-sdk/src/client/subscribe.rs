@@ -1,6 +1,6 @@
 //! Subscribing: a filter becomes a bounded stream of messages.
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot};
 use veilmq_protocol::{QoS, RetainHandling, SubscribeOptions, TopicFilter};
@@ -9,7 +9,7 @@ use super::{
     Client,
     driver::Command,
     error::{RequestError, SubscribeError},
-    routes::Delivery,
+    routes::{Delivery, TakenOnDrop},
 };
 use crate::message::Received;
 
@@ -98,6 +98,12 @@ impl<'a> IntoFuture for SubscribeBuilder<'a> {
     }
 }
 
+/// A message that the application has and the broker waits for; dropping this acknowledges it.
+#[must_use = "dropping it acknowledges the message"]
+pub struct Unacknowledged {
+    _receipt: Option<Arc<TakenOnDrop>>,
+}
+
 /// The messages of one subscription, in the order the broker sent them.
 ///
 /// QoS 1 and 2 messages are acknowledged when [`next`](Self::next) gives them out, so what was not taken comes
@@ -115,6 +121,15 @@ impl Subscription {
     /// Cancel safe: if the future is dropped, no message is lost.
     pub async fn next(&mut self) -> Option<Received> {
         Some(self.deliveries.recv().await?.received)
+    }
+
+    /// Does the same, and leaves it to the application when the message counts as received: once [`Unacknowledged`] is dropped. A crash
+    /// before that has the broker send a message of QoS 1 or 2 again.
+    ///
+    /// Cancel safe: if the future is dropped, no message is lost.
+    pub async fn next_unacknowledged(&mut self) -> Option<(Received, Unacknowledged)> {
+        let Delivery { received, receipt } = self.deliveries.recv().await?;
+        Some((received, Unacknowledged { _receipt: receipt }))
     }
 
     /// The Topic Filters.

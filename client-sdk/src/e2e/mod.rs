@@ -70,6 +70,7 @@ use veilmq_protocol::{
     },
 };
 
+pub(crate) use self::replay::Arrival;
 pub use self::{
     article::{ArticleKey, ArticleKeys, ArticleMaster, sequence_number, with_sequence_number},
     blind::{Naming, NamingError, overlaps},

@@ -7,6 +7,8 @@
 
 mod window;
 
+use std::collections::HashMap;
+
 use veilmq_protocol::veil::{
     Kid,
     envelope::EnvelopeHeader,
@@ -52,7 +54,7 @@ pub(super) struct StreamName {
 
 /// What the replay state needs to know of an envelope.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Arrival {
+pub(crate) struct Arrival {
     pub(super) stream: StreamName,
     pub(super) position: Position,
     pub(super) will: bool,
@@ -83,18 +85,25 @@ pub(super) struct Replay {
     limits: ReplayLimits,
     streams: Lru<StreamName, Stream>,
     evictions: u64,
+    /// What was committed last.
+    newest: Option<Arrival>,
     /// After a crash: sessions not newer than this must already be known. Zero otherwise.
     session_floor: u64,
 }
 
 impl Replay {
     pub(super) fn new(limits: ReplayLimits) -> Self {
-        Self { limits, streams: Lru::new(limits.streams_max), evictions: 0, session_floor: 0 }
+        Self { limits, streams: Lru::new(limits.streams_max), evictions: 0, newest: None, session_floor: 0 }
     }
 
     /// How many (sender, topic) pairs were forgotten for lack of space.
     pub(super) fn evictions(&self) -> u64 {
         self.evictions
+    }
+
+    /// What was committed last.
+    pub(super) fn newest(&self) -> Option<Arrival> {
+        self.newest
     }
 
     /// Decides whether a message is new, without remembering it.
@@ -123,6 +132,7 @@ impl Replay {
     /// Remembers an authentic message that [`Replay::check`] let pass, and returns how many messages are
     /// missing between it and the one before it in its stream.
     pub(super) fn commit(&mut self, arrival: &Arrival, now_unix_ms: u64) -> u32 {
+        self.newest = Some(*arrival);
         if self.streams.touch(&arrival.stream).is_none() {
             let evicted = self.streams.insert(arrival.stream, Stream::default());
             self.evictions += u64::from(evicted.is_some());
@@ -137,14 +147,22 @@ impl Replay {
         if arrival.retained { 0 } else { gap }
     }
 
-    /// Appends the state to `out`, streams used longest ago first.
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+    /// Appends the state to `out`, streams used longest ago first, as if what is `untaken` had never arrived.
+    pub(super) fn encode(&self, untaken: &[Arrival], out: &mut Vec<u8>) {
+        let mut left_out: HashMap<StreamName, Vec<&Arrival>> = HashMap::new();
+        for arrival in untaken {
+            left_out.entry(arrival.stream).or_default().push(arrival);
+        }
         out.extend_from_slice(&(self.streams.len() as u64).to_be_bytes());
         for (name, stream) in self.streams.iter() {
             out.extend_from_slice(name.sender.as_bytes());
             out.extend_from_slice(&name.topic_hash);
-            stream.normal.encode(out);
-            stream.will.encode(out);
+            let left_out = left_out.get(name).map_or([].as_slice(), Vec::as_slice);
+            for (class, will) in [(&stream.normal, false), (&stream.will, true)] {
+                let left_out = left_out.iter().filter(|arrival| arrival.will == will);
+                let left_out: Vec<Position> = left_out.map(|arrival| arrival.position).collect();
+                class.encode(&left_out, out);
+            }
         }
     }
 
@@ -270,12 +288,16 @@ impl Sessions {
 }
 
 impl Class {
-    fn encode(&self, out: &mut Vec<u8>) {
+    fn encode(&self, left_out: &[Position], out: &mut Vec<u8>) {
         out.push(self.sessions.known.len() as u8);
         for session in &self.sessions.known {
             out.extend_from_slice(&session.number.to_be_bytes());
             out.extend_from_slice(&session.appeared_ms.to_be_bytes());
-            session.window.encode(out);
+            let mut window = session.window.clone();
+            for position in left_out.iter().filter(|position| position.session == session.number) {
+                window.forget(position.seq);
+            }
+            window.encode(out);
         }
         out.push(u8::from(self.retained.is_some()));
         if let Some(mark) = self.retained {
@@ -312,5 +334,38 @@ impl Session {
             appeared_ms: reader.u64("appearance")?,
             window: read_window(reader)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrival(seq: u32, will: bool) -> Arrival {
+        Arrival {
+            stream: StreamName { sender: Kid::from_bytes([1; 8]), topic_hash: [2; 32] },
+            position: Position { session: 7, seq },
+            will,
+            retained: false,
+        }
+    }
+
+    #[test]
+    fn what_the_application_has_not_taken_is_new_after_a_restart_and_all_else_is_not() {
+        let mut before = Replay::new(ReplayLimits::default());
+        for seq in 0..5 {
+            before.commit(&arrival(seq, false), 1);
+        }
+        before.commit(&arrival(4, true), 1);
+        let mut state = Vec::new();
+
+        before.encode(&[arrival(1, false), arrival(4, false)], &mut state);
+        let mut after = Replay::new(ReplayLimits::default());
+        after.decode(Reader::new(&state), false).unwrap();
+
+        let is_new = |seq| after.check(&arrival(seq, false), 1).is_ok();
+        assert_eq!([0, 1, 2, 3, 4, 5].map(is_new), [false, true, false, false, true, true]);
+        assert_eq!(after.check(&arrival(4, true), 1), Err(OpenError::Replay), "that was a Will");
+        assert!(before.check(&arrival(1, false), 1).is_err(), "for this program it has arrived");
     }
 }

@@ -8,7 +8,7 @@ use veilmq_protocol::veil::{
     layout::{LayoutError, Reader},
 };
 
-use super::{E2e, error::StateError};
+use super::{E2e, error::StateError, replay::Arrival};
 
 const MAGIC: [u8; 4] = *b"VE2E";
 const VERSION: u8 = 2;
@@ -39,20 +39,31 @@ impl E2e {
     /// # Ok::<(), veilmq_client::e2e::StateError>(())
     /// ```
     pub fn export_state(&self, saved: Saved) -> Vec<u8> {
+        self.export_state_without(saved, &[])
+    }
+
+    /// Does the same as if what is `untaken` had not been received: it has not reached the application yet, and must be taken for new
+    /// when it comes again.
+    pub(crate) fn export_state_without(&self, saved: Saved, untaken: &[Arrival]) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.extend_from_slice(&[VERSION, saved as u8]);
         out.extend_from_slice(&self.sender.newest_session_ms().to_be_bytes());
-        self.receiver.replay.encode(&mut out);
+        self.receiver.replay.encode(untaken, &mut out);
         let checksum = hash(&[&out]);
         out.extend_from_slice(&checksum);
         out
     }
 
+    /// What counts as received since the message that was opened last.
+    pub(crate) fn newest_received(&self) -> Option<Arrival> {
+        self.receiver.replay.newest()
+    }
+
     /// Takes back what [`E2e::export_state`] gave, before anything is sealed or opened.
     ///
-    /// If the state was saved in passing, the program ended without saving another: unless
-    /// `accept_replay_after_crash`, only messages above the saved marks and sessions newer than `now_unix_ms`
-    /// are accepted then (VEIL-1 section 12.2).
+    /// If the state was saved in passing, the program ended without saving another, so messages may have been received since. Unless
+    /// `accept_replay_after_crash`, whatever may be one of them is refused: only messages above the saved marks and sessions newer than
+    /// `now_unix_ms` are accepted then (VEIL-1 section 12.2).
     ///
     /// # Errors
     /// [`StateError`]; this object is unchanged then.

@@ -93,6 +93,15 @@ impl Window {
         ahead - 1
     }
 
+    /// Makes a number that was received count as if it had not been, though later ones were.
+    pub(super) fn forget(&mut self, seq: u32) {
+        let behind = self.highest.checked_sub(seq);
+        let word = behind.and_then(|behind| self.seen.get_mut((behind / WORD) as usize));
+        if let (Some(behind), Some(word)) = (behind, word) {
+            *word &= !bit(behind);
+        }
+    }
+
     /// Makes everything up to the highest number count as received.
     pub(super) fn fill(&mut self) {
         self.seen.fill(u64::MAX);

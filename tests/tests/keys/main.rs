@@ -3,120 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
-use std::fs::{self, File};
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+mod kills;
+mod plant;
+
+use std::fs;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tempfile::TempDir;
+use plant::{Plant, SCOPE, SECRET, TOPIC, eventually};
 use veilmq_tests::carrier::Carrier;
-use veilmq_tests::tools::{built_program, run};
-
-const SCOPE: &str = "factory/#";
-const TOPIC: &str = "factory/line-3/t";
-const SECRET: &str = "the recipe is 21 parts of flour";
-const WAIT: Duration = Duration::from_secs(40);
-
-/// A process that ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // An error means that it has ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A broker, and a folder with an authority and what it has certified.
-struct Plant {
-    carrier: Carrier,
-    folder: TempDir,
-}
-
-impl Plant {
-    fn new(carrier: Carrier) -> Self {
-        let plant = Self { carrier, folder: tempfile::tempdir().unwrap() };
-        plant.made(&["ca", "init", "--dir", "ca"]);
-        plant.certify("press", "publisher", "--publish-scope");
-        for reader in ["lake", "hill"] {
-            plant.certify(reader, "subscriber", "--subscribe-scope");
-        }
-        plant
-    }
-
-    fn certify(&self, name: &str, role: &str, scopes: &str) {
-        let who = ["--subject", name, "--role", role, scopes, SCOPE];
-        self.made(&[&["ca", "issue", "--dir", "ca"], &who[..], &["--out", "."]].concat());
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(built_program("veil"));
-        command.current_dir(self.folder.path()).args(arguments);
-        command
-    }
-
-    fn made(&self, arguments: &[&str]) -> String {
-        let Output { status, stdout, stderr } = run(&mut self.command(arguments), 60);
-        assert!(status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&stderr));
-        String::from_utf8(stdout).unwrap()
-    }
-
-    /// The program with the arguments by which `name` connects, with its keys in a file that outlives the process.
-    fn connecting(&self, verb: &[&str], name: &str, more: &[&str]) -> Command {
-        let state = format!("{name}.state");
-        let who = ["--no-channel", "--trust", "ca/ca.vmc", "--identity", name, "--state", &state];
-        let mut command = self.command(verb);
-        command.args(self.carrier.arguments()).args(who).args(more);
-        command
-    }
-
-    /// Runs one of the programs to its end and gives what it printed.
-    fn run(&self, verb: &str, name: &str, more: &[&str]) -> String {
-        let output = run(&mut self.connecting(&[verb], name, more), 60);
-        assert!(output.status.success(), "{verb} {more:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Starts one of the programs; what it prints goes to `NAME.out`.
-    fn start(&self, verb: &[&str], name: &str, more: &[&str]) -> Running {
-        let output = File::create(self.path(&format!("{name}.out"))).unwrap();
-        let mut command = self.connecting(verb, name, more);
-        Running(command.stdout(output).stderr(Stdio::null()).spawn().unwrap())
-    }
-
-    fn read(&self, name: &str) -> Running {
-        self.start(&["sub"], name, &["--join", SCOPE, "-t", SCOPE, "-q", "1"])
-    }
-
-    fn has_printed(&self, name: &str, line: &str) -> bool {
-        let printed = fs::read_to_string(self.path(&format!("{name}.out"))).unwrap_or_default();
-        printed.lines().any(|printed| printed == line)
-    }
-
-    fn wait_for(&self, name: &str, line: &str) {
-        eventually(&format!("{name}: {line}"), || self.has_printed(name, line));
-    }
-
-    fn kid(&self, name: &str) -> String {
-        let shown = self.made(&["show", &format!("{name}.vmc")]);
-        let line = shown.lines().find(|line| line.starts_with("key identifier")).unwrap();
-        line.split_whitespace().last().unwrap().to_owned()
-    }
-}
-
-fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + WAIT;
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what} does not come true");
-        sleep(Duration::from_millis(50));
-    }
-}
+use veilmq_tests::tools::run;
 
 /// A reader that was never there before reads what was retained, and then what follows.
 fn a_reader_reads_what_a_publisher_left_behind(plant: &Plant) {
@@ -196,8 +92,7 @@ fn the_roster_of_an_authority_is_compared_with_certificates(plant: &Plant) {
     plant.wait_for("keys", "issuing the keys of factory/#");
     let _readers = ["lake", "hill"].map(|name| plant.read(name));
     let diff = |certificates: &[&str]| {
-        let mut command = plant.command(&["roster", "diff", "--no-channel", "--trust", "ca/ca.vmc"]);
-        command.args(["--identity", "press", SCOPE]).args(certificates).args(plant.carrier.arguments());
+        let mut command = plant.asking(&["roster", "diff"], "press", &[&[SCOPE], certificates].concat());
         let output = run(&mut command, 60);
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
     };
