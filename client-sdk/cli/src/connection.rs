@@ -13,7 +13,7 @@ use veilmq_client::{
     identity,
 };
 use veilmq_protocol::veil::{
-    Scheme, Schemes, Suite,
+    Roles, Scheme, Schemes, Suite,
     channel::{Identity, Secret32, TrustAnchors},
 };
 
@@ -107,6 +107,20 @@ pub(crate) struct Connection {
     /// Connect as an ordinary MQTT client although there is an identity
     #[arg(long, help_heading = "VEIL-1", requires = "identity", conflicts_with = "encrypt_channel")]
     no_channel: bool,
+    /// Scheme of the channel, 1 to 4: 1 leaves everything after CONNECT plain, 2 encrypts every packet, 3 encrypts messages once for
+    /// all subscribers, 4 authenticates every packet [default: 4 or 2, as the broker prefers]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = scheme,
+        help_heading = "VEIL-1",
+        requires = "identity",
+        conflicts_with_all = ["encrypt_channel", "no_channel"]
+    )]
+    scheme: Option<Scheme>,
+    /// Follow the paper to the letter in that scheme; the broker must serve it, see veil.paper_modes (weakenings)
+    #[arg(long, help_heading = "VEIL-1", requires = "scheme", conflicts_with = "suite")]
+    paper: bool,
 
     /// Topic filter whose messages are sealed end to end
     #[arg(long, value_name = "FILTER", help_heading = "End to end", requires = "master_key")]
@@ -303,14 +317,17 @@ impl Connection {
                 "--identity needs --trust FILE to know the broker by, or --no-channel for an ordinary broker",
             ));
         }
-        builder = builder.trust(anchors);
-        if let Some(name) = &self.broker_name {
+        let pinned = anchors_of_brokers(&anchors).next().filter(|_| self.paper);
+        if let Some(name) = self.broker_name.as_deref().or(pinned) {
             builder = builder.broker_name(name);
         }
-        if self.encrypt_channel {
-            builder = builder.schemes(Schemes::of(&[Scheme::Two]));
+        let builder = builder.trust(anchors);
+        match (self.scheme, self.paper) {
+            (Some(scheme), true) => Ok(builder.paper(scheme)),
+            (Some(scheme), false) => Ok(builder.schemes(Schemes::of(&[scheme]))),
+            (None, _) if self.encrypt_channel => Ok(builder.schemes(Schemes::of(&[Scheme::Two]))),
+            (None, _) => Ok(builder),
         }
-        Ok(builder)
     }
 
     fn with_scope(&self, builder: Builder) -> Result<Builder, Failure> {
@@ -389,6 +406,18 @@ impl Connection {
         // Only the first call in a process has an effect, and there is only one.
         let _ = format.with_max_level(level).with_target(false).try_init();
     }
+}
+
+/// The names of brokers that are trusted by their own certificates: the paper's first packet names the broker that it is for.
+fn anchors_of_brokers(anchors: &TrustAnchors) -> impl Iterator<Item = &str> {
+    anchors.iter().filter(|anchor| anchor.roles.contains(Roles::BROKER)).map(|anchor| anchor.subject.as_str())
+}
+
+/// Reads a scheme: 1, 2, 3 or 4.
+fn scheme(text: &str) -> Result<Scheme, String> {
+    let all = [("1", Scheme::One), ("2", Scheme::Two), ("3", Scheme::Three), ("4", Scheme::Four)];
+    let found = all.into_iter().find(|(name, _)| *name == text);
+    found.map(|(_, scheme)| scheme).ok_or_else(|| "a scheme is 1, 2, 3 or 4".to_owned())
 }
 
 /// Reads a QoS: 0, 1 or 2.

@@ -12,7 +12,7 @@ use veilmq_client::{
     identity,
     sealed_file::StateKey,
 };
-use veilmq_protocol::veil::channel::Secret32;
+use veilmq_protocol::veil::{Kid, channel::Secret32};
 use zeroize::Zeroizing;
 
 use crate::{failure::Failure, secret};
@@ -28,6 +28,9 @@ pub(crate) struct Keys {
         requires = "trust"
     )]
     join: Vec<String>,
+    /// Ask this issuer, by its key identifier, for the keys of the --join filter while connecting, if there are none yet
+    #[arg(long, value_name = "KID", help_heading = "End to end", requires = "join")]
+    ask: Option<Kid>,
     /// Topic filter to issue the keys of, for what this client publishes (repeatable; needs --state)
     #[arg(
         long,
@@ -113,6 +116,10 @@ impl Keys {
         for filter in &self.join {
             let joined = builder.join_scope_with(filter, options());
             builder = joined.map_err(|error| Failure::new(format!("--join {filter:?}: {error}")))?;
+        }
+        if let (Some(issuer), [filter, ..]) = (self.ask, self.join.as_slice()) {
+            let asking = builder.ask_with_connect(filter, issuer);
+            builder = asking.map_err(|error| Failure::new(format!("--ask {issuer}: {error}")))?;
         }
         for filter in &self.issue {
             builder = self.policy.issue(builder, filter, options())?;
