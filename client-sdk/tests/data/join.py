@@ -4,48 +4,14 @@
 Prints veil1-join-vectors.json, which the tests compare with what the Rust implementation makes.
 Needs the package `cryptography`.
 """
-import hashlib, hmac, json, struct
-from cryptography.hazmat.primitives import serialization as ser
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+import json, pathlib, sys
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-RAW = (ser.Encoding.Raw, ser.PublicFormat.Raw)
-NOW_MS = 1790000300000
-ZERO = bytes(32)
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "protocol/tests/data"))
+from veil1 import *
+
 SCOPE = b"factory/line-3/#"
 EPOCH = 7
-
-
-def u8(x): return struct.pack(">B", x)
-def u16(x): return struct.pack(">H", x)
-def u32(x): return struct.pack(">I", x)
-def u64(x): return struct.pack(">Q", x)
-def v8(b): return u8(len(b)) + b
-def v16(b): return u16(len(b)) + b
-def H(b): return hashlib.sha256(b).digest()
-def M(k, b): return hmac.new(k, b, hashlib.sha256).digest()
-
-
-def expand(prk, info, length):
-    out = block = b""
-    counter = 1
-    while len(out) < length:
-        block = M(prk, block + info + u8(counter))
-        out += block
-        counter += 1
-    return out[:length]
-
-
-def derive(secret, label, ctx=b"", length=32):
-    return expand(secret, u16(length) + v8(b"veil1 " + label) + v8(ctx), length)
-
-
-def seed(name): return H(b"veil1 test seed " + name.encode())
-def ed(name): return Ed25519PrivateKey.from_private_bytes(seed(name))
-def x(name): return X25519PrivateKey.from_private_bytes(seed(name))
-def pub(key): return key.public_key().public_bytes(*RAW)
-def kid(key): return H(b"veil1 kid" + pub(key))[:8]
 
 
 def derived_x(name):
@@ -53,16 +19,6 @@ def derived_x(name):
     suite = b"HPKE-v1KEM" + u16(0x0020)
     prk = M(b"", suite + b"dkp_prk" + seed(name))
     return X25519PrivateKey.from_private_bytes(expand(prk, u16(32) + suite + b"sk", 32))
-
-
-def sign(key, label, digest):
-    return key.sign(b"\x20" * 64 + b"veil1 " + label + b"\0" + digest)
-
-
-def certificate(role, serial, key, share, subject):
-    body = b"VMC1" + u8(role) + u64(serial) + u64(1790000000) + u64(1821536000) + pub(key) + pub(share)
-    body += kid(ed("ca")) + v8(subject) + v16(b"")
-    return body + sign(ed("ca"), b"cert", H(body))
 
 
 ISSUER, MEMBER = ed("pub ed"), ed("sub ed")
@@ -88,17 +44,17 @@ def respond(nonce, share, rest, request=request):
     """JOIN_RSP and JOIN_FIN of an answer, and what becomes the key of a pair."""
     before = b"VE" + u8(0x18) + request[3:19] + nonce + u64(NOW_MS + 20) + pub(share)
     j1 = H(b"veil1 join" + request + before)
-    z = share.exchange(X25519PublicKey.from_public_bytes(pub(derived_x("join eph s"))))
+    z = shared(share, derived_x("join eph s"))
     hs = M(derive(M(ZERO, ZERO), b"derived", H(b"")), z)
     ours, theirs = derive(hs, b"e2e s", j1), derive(hs, b"e2e c", j1)
     signature = sign(ISSUER, b"join rsp", H(j1 + CERT_P))
     mac = M(derive(ours, b"finished"), H(j1 + CERT_P + signature))
     plain = v16(CERT_P) + signature + mac + rest
-    sealed = ChaCha20Poly1305(derive(ours, b"key")).encrypt(derive(ours, b"iv", b"", 12), plain, j1)
+    flight = sealed(derive(ours, b"key"), derive(ours, b"iv", b"", 12), plain, j1)
     finish = b"VE" + u8(0x19) + M(derive(theirs, b"finished"), H(j1 + plain))
     main = M(derive(hs, b"derived", H(b"")), ZERO)
     pair = derive(main, b"pairwise", H(j1 + plain))
-    return {"response": before + v16(sealed), "finish": finish, "pair": pair}
+    return {"response": before + v16(flight), "finish": finish, "pair": pair}
 
 
 def envelope(key, scope, epoch, topic, session, seq, text):
@@ -107,11 +63,11 @@ def envelope(key, scope, epoch, topic, session, seq, text):
     aad = b"veil1 msg" + header + v16(scope) + v16(topic) + v16(b"")
     ctx = u8(2) + u32(epoch) + kid(ISSUER) + u64(session) + H(topic)
     iv = int.from_bytes(derive(key, b"stream iv", ctx, 12), "big") ^ seq
-    sealed = AESGCM(derive(key, b"stream key", ctx)).encrypt(iv.to_bytes(12, "big"), text, aad)
-    return header + sealed + sign(ISSUER, b"source", H(aad + sealed))
+    body = AESGCM(derive(key, b"stream key", ctx)).encrypt(iv.to_bytes(12, "big"), text, aad)
+    return header + body + sign(ISSUER, b"source", H(aad + body))
 
 
-def hexed(values): return {name: value.hex() for name, value in values.items() if name != "pair"}
+def on_the_wire(values): return hexed({name: value for name, value in values.items() if name != "pair"})
 
 
 share = x("join eph p")
@@ -123,9 +79,9 @@ pair_request = ask(PAIR)
 pair = respond(nonce, share, v16(b"") + u8(0) + u32(PAIR_EPOCH) + u64(NOW_MS + 172800000), pair_request)
 message = envelope(pair["pair"], PAIR, PAIR_EPOCH, PAIR_TOPIC, NOW_MS << 16 | 5, 0, b"for one alone")
 print(json.dumps({
-    "common": hexed({"cert_p": CERT_P, "cert_s": CERT_S, "request": request, "head": head, "key": GK}),
-    "group": hexed(respond(nonce, share, v16(head) + u8(1) + u32(EPOCH) + GK)),
-    "refusal": hexed(respond(nonce, share, v16(b"") + u8(3))),
-    "pair": hexed({"request": pair_request, "response": pair["response"], "finish": pair["finish"], "key": pair["pair"],
+    "common": on_the_wire({"cert_p": CERT_P, "cert_s": CERT_S, "request": request, "head": head, "key": GK}),
+    "group": on_the_wire(respond(nonce, share, v16(head) + u8(1) + u32(EPOCH) + GK)),
+    "refusal": on_the_wire(respond(nonce, share, v16(b"") + u8(3))),
+    "pair": on_the_wire({"request": pair_request, "response": pair["response"], "finish": pair["finish"], "key": pair["pair"],
                    "topic": PAIR_TOPIC, "message": message}),
 }, indent=1))

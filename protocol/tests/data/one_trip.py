@@ -4,25 +4,9 @@
 Prints veil1-one-trip-vectors.json, which the tests compare with what the Rust implementation makes.
 Needs the package `cryptography`.
 """
-import hashlib, hmac, json, struct
-from cryptography.hazmat.primitives import serialization as ser
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+import json
 
-RAW = (ser.Encoding.Raw, ser.PublicFormat.Raw)
-NOW_MS = 1790000300000
-ZERO = bytes(32)
-
-
-def u8(x): return struct.pack(">B", x)
-def u16(x): return struct.pack(">H", x)
-def u32(x): return struct.pack(">I", x)
-def u64(x): return struct.pack(">Q", x)
-def v8(b): return u8(len(b)) + b
-def v16(b): return u16(len(b)) + b
-def H(b): return hashlib.sha256(b).digest()
-def M(k, b): return hmac.new(k, b, hashlib.sha256).digest()
+from veil1 import *
 
 
 def varint(n):
@@ -32,37 +16,6 @@ def varint(n):
         out += u8(low | (128 if n else 0))
         if not n:
             return out
-
-
-def expand(prk, info, length):
-    out = block = b""
-    counter = 1
-    while len(out) < length:
-        block = M(prk, block + info + u8(counter))
-        out += block
-        counter += 1
-    return out[:length]
-
-
-def derive(secret, label, ctx=b"", length=32):
-    return expand(secret, u16(length) + v8(b"veil1 " + label) + v8(ctx), length)
-
-
-def seed(name): return H(b"veil1 test seed " + name.encode())
-def ed(name): return Ed25519PrivateKey.from_private_bytes(seed(name))
-def x(name): return X25519PrivateKey.from_private_bytes(seed(name))
-def pub(key): return key.public_key().public_bytes(*RAW)
-def kid(key): return H(b"veil1 kid" + pub(key))[:8]
-
-
-def sign(key, label, digest):
-    return key.sign(b"\x20" * 64 + b"veil1 " + label + b"\0" + digest)
-
-
-def certificate(role, serial, key, share, subject):
-    body = b"VMC1" + u8(role) + u64(serial) + u64(1790000000) + u64(1821536000) + pub(key) + pub(share)
-    body += kid(ed("ca")) + v8(subject) + v16(b"")
-    return body + sign(ed("ca"), b"cert", H(body))
 
 
 CLIENT, BROKER = ed("pub ed"), ed("broker ed")
@@ -98,23 +51,18 @@ def server_head(nonce, share): return u8(2) + u8(1) + u8(1) + u8(4) + u8(2) + no
 
 def agree(psk, own, other):
     early = M(ZERO, psk)
-    shared = own.exchange(X25519PublicKey.from_public_bytes(pub(other)))
-    return early, M(derive(early, b"derived", H(b"")), shared)
+    return early, M(derive(early, b"derived", H(b"")), shared(own, other))
 
 
 def finish(handshake, t3, params, prefix):
     """Authentication Data and CONNACK, and the secrets."""
     master = M(derive(handshake, b"derived", H(b"")), ZERO)
     ack = derive(master, b"s ack", t3)
-    sealed = ChaCha20Poly1305(derive(ack, b"key")).encrypt(derive(ack, b"iv", b"", 12), params, t3)
-    data = prefix + v16(sealed) + bytes(32)
+    data = prefix + v16(sealed(derive(ack, b"key"), derive(ack, b"iv", b"", 12), params, t3)) + bytes(32)
     packet = connack(data)
     packet = fill(packet, data, M(derive(ack, b"mac"), t3 + packet))
     return packet, {name: derive(master, label, t3) for name, label in
                     [("c_ap", b"c ap"), ("s_ap", b"s ap"), ("exporter", b"exporter"), ("res", b"resumption")]}
-
-
-def hexed(values): return {name: value.hex() for name, value in values.items()}
 
 
 # COMPACT
@@ -134,7 +82,7 @@ t3 = H(t1 + CERT_B + proof)
 _, secrets = finish(handshake, t3, b"", b"")
 ticket_id, ticket_nonce = seed("ticket id")[:4], seed("ticket nonce")[:12]
 inside = u8(1) + secrets["res"] + u8(4) + u8(2) + u64(NOW_MS) + u64(NOW_MS + 3600000) + v16(CERT_C)
-ticket = ticket_id + ticket_nonce + ChaCha20Poly1305(seed("ticket key")).encrypt(ticket_nonce, inside, ticket_id)
+ticket = ticket_id + ticket_nonce + sealed(seed("ticket key"), ticket_nonce, inside, ticket_id)
 compact_connack, secrets = finish(
     handshake, t3, u8(1) + v16(ticket) + u8(4) + v16(u64(NOW_MS)), head + v16(CERT_B) + proof + mac)
 compact = {"CONNECT": compact_connect, "CONNACK": compact_connack, "ticket": ticket, **secrets}

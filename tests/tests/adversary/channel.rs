@@ -14,9 +14,10 @@ use veilmq_protocol::veil::channel::{
 use veilmq_protocol::veil::hello::ChannelForm;
 use veilmq_protocol::veil::record::{ControlOp, SharedBody};
 use veilmq_protocol::veil::{Roles, Scheme, Schemes, Suite};
+use veilmq_tests::members::{anchors, keys};
 
 use crate::proxy::Proxy;
-use crate::world::{anchors, builder, channel_broker, identity_of, keys, lake, press, run};
+use crate::world::{builder, channel_broker, identity_of, lake, press, run};
 
 const RECORD_BYTES_MAX: usize = 1 << 20;
 const TOPIC: &str = "office/temperature";

@@ -12,8 +12,9 @@ use veilmq_client::e2e::distribution::{Distribution, HeadError, IssuePolicy, Key
 use veilmq_client::e2e::{E2e, EnvelopeOptions, Limits, Member, Scope, SenderPolicy, UnwrapError};
 use veilmq_protocol::veil::channel::Identity;
 use veilmq_protocol::veil::distribution::{KeyHead, Wrap, WrapKind, WrapSuite, bundle, put_bundle};
+use veilmq_tests::members::anchors;
 
-use crate::world::{SCOPE, anchors, lake, press};
+use crate::world::{SCOPE, lake, press};
 
 const START: u64 = 1_790_000_000_000;
 

@@ -10,9 +10,10 @@ use veilmq_client::e2e::{
     Directory, EnvelopeOptions, EpochTiming, GroupKey, Keyring, OpenError, Provenance, Scope, ScopeConfig,
 };
 use veilmq_client::{Builder, Client, QoS, Received, Subscription, identity};
-use veilmq_protocol::veil::channel::{Identity, IdentityKeys, TrustAnchors, hash};
-use veilmq_protocol::veil::{Certificate, CertificateFields, Roles};
+use veilmq_protocol::veil::Roles;
+use veilmq_protocol::veil::channel::{Identity, TrustAnchors, hash};
 use veilmq_tests::broker::Broker;
+use veilmq_tests::members::{self, anchors};
 
 use crate::proxy::{Carried, Proxy};
 
@@ -24,48 +25,9 @@ const WAIT: Duration = Duration::from_secs(30);
 /// The epoch of the group key.
 pub(crate) const EPOCH: u32 = 7;
 
-pub(crate) fn keys(name: &str) -> IdentityKeys {
-    let seed = |purpose: &str| hash(&[name.as_bytes(), purpose.as_bytes()]);
-    IdentityKeys::from_seeds(&seed("ed25519"), &seed("x25519"))
-}
-
-fn fields(name: &str, roles: Roles) -> CertificateFields {
-    let keys = keys(name);
-    CertificateFields {
-        roles,
-        serial: 1,
-        not_before: 0,
-        not_after: u64::MAX,
-        ed25519: keys.ed25519_public(),
-        x25519: keys.x25519_public(),
-        subject: name.to_owned(),
-        publish_scopes: Vec::new(),
-        subscribe_scopes: Vec::new(),
-        path_length: None,
-        revocation_topic: None,
-    }
-}
-
-fn authority() -> Certificate {
-    fields("authority", Roles::CA).sign(&keys("authority")).unwrap()
-}
-
-pub(crate) fn anchors() -> TrustAnchors {
-    let mut anchors = TrustAnchors::new();
-    anchors.add(authority()).unwrap();
-    anchors
-}
-
 /// A party that the authority certified for [`SCOPE`].
 pub(crate) fn identity_of(name: &str, roles: Roles) -> Arc<Identity> {
-    let mut fields = fields(name, roles);
-    if roles.contains(Roles::PUBLISHER) {
-        fields.publish_scopes = vec![SCOPE.to_owned()];
-    }
-    if roles.contains(Roles::SUBSCRIBER) {
-        fields.subscribe_scopes = vec![SCOPE.to_owned()];
-    }
-    Arc::new(Identity::new(fields.sign(&keys("authority")).unwrap(), keys(name)).unwrap())
+    members::identity(name, roles, &[SCOPE])
 }
 
 pub(crate) fn press() -> Arc<Identity> {
@@ -100,7 +62,7 @@ pub(crate) fn builder(address: SocketAddr, identity: Arc<Identity>) -> Builder {
 pub(crate) fn channel_broker() -> (Broker, TrustAnchors, String) {
     let directory = tempfile::tempdir().unwrap().keep();
     let trusted = directory.join("authority.vmc");
-    identity::save_certificate(&trusted, &authority()).unwrap();
+    identity::save_certificate(&trusted, anchors().iter().next().unwrap()).unwrap();
     let broker = Broker::start_configured(|address| {
         format!(
             "[[listeners]]\naddress = \"{address}\"\n[veil]\ntrust = [\"{}\"]\n\
