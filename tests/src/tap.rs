@@ -12,6 +12,8 @@ use std::thread;
 pub struct Tap {
     address: SocketAddr,
     bytes: Arc<Mutex<Vec<u8>>>,
+    /// Both ends of every connection.
+    open: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 impl Tap {
@@ -25,8 +27,9 @@ impl Tap {
         let tap = Self {
             address: listener.local_addr().expect("a listener has an address"),
             bytes: Arc::default(),
+            open: Arc::default(),
         };
-        let bytes = Arc::clone(&tap.bytes);
+        let (bytes, open) = (Arc::clone(&tap.bytes), Arc::clone(&tap.open));
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 // A target that refuses is seen by the client as a closed connection.
@@ -34,6 +37,11 @@ impl Tap {
                 let (Ok(client_too), Ok(server_too)) = (client.try_clone(), server.try_clone()) else {
                     continue;
                 };
+                if let (Ok(mut open), Ok(client), Ok(server)) =
+                    (open.lock(), client.try_clone(), server.try_clone())
+                {
+                    open.extend([client, server]);
+                }
                 let (up, down) = (Arc::clone(&bytes), Arc::clone(&bytes));
                 thread::spawn(move || forward(client, server, &up));
                 thread::spawn(move || forward(server_too, client_too, &down));
@@ -46,6 +54,17 @@ impl Tap {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Ends every connection, as a network that fails does.
+    ///
+    /// # Panics
+    /// If the accepting thread panicked.
+    pub fn cut(&self) {
+        for end in self.open.lock().expect("accepting does not panic").drain(..) {
+            // It may have ended by itself.
+            let _ = end.shutdown(Shutdown::Both);
+        }
     }
 
     /// Everything that has passed so far, both directions of all connections in the order it came.
