@@ -10,11 +10,24 @@ use crate::Suite;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct E2eConfig {
-    /// Whether what does not verify on topics of key distribution is refused.
-    pub distribution: E2eDistribution,
+    /// How topics of key distribution are held to their rules; `None` verifies what is there where a policy requires something.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distribution: Option<E2eDistribution>,
     /// The policies; a topic falls under the one with the most specific filter.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<E2ePolicyConfig>,
+}
+
+impl E2eConfig {
+    /// How topics of key distribution are held to their rules. Messages that have to be sealed are worth as much as their keys.
+    #[must_use]
+    pub fn distribution(&self) -> E2eDistribution {
+        let is_any_required = self.policies.iter().any(|policy| policy.mode == E2eMode::Require);
+        self.distribution.unwrap_or(match is_any_required {
+            true => E2eDistribution::Verify,
+            false => E2eDistribution::Observe,
+        })
+    }
 }
 
 /// What is asked of the messages on some topics (VEIL-1 section 13.1).
@@ -76,13 +89,14 @@ pub struct E2ePolicyConfig {
 }
 
 /// What becomes of what does not verify on topics of key distribution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum E2eDistribution {
     /// It is let through; what verifies counts for policies.
-    #[default]
     Observe,
-    /// It is refused, and so is what is written by another client than its topic names.
+    /// It is refused, whoever brings it; what an authority has certified that the broker does not trust is let through.
+    Verify,
+    /// That is refused too, and so is what is written by another client than its topic names, or is for another to read.
     Enforce,
 }
 
@@ -118,7 +132,7 @@ pub enum E2eChannel {
     Any,
     /// TLS.
     Tls,
-    /// A VEIL-1 channel.
+    /// A VEIL-1 channel that protects each PUBLISH: all but Scheme 1.
     Veil,
 }
 

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use veilmq_config::{
-    BridgeConfig, BridgePassword, BridgeTlsConfig, BridgeTopicConfig, BrokerConfig, E2eChannel, E2eFormat,
-    E2eMode, E2ePolicyConfig, FileMode, HttpAccessConfig, JwtConfig, Kind, ListenerAccessConfig,
-    ListenerDurability, ListenerMqttConfig, ListenerTlsConfig, OPTIONS, OptionSpec, Overrides, PaperMode,
-    ProxyProtocolConfig, Reload, Sources, Suite, TcpKeepAliveConfig,
+    BridgeConfig, BridgePassword, BridgeTlsConfig, BridgeTopicConfig, BrokerConfig, E2eChannel,
+    E2eDistribution, E2eFormat, E2eMode, E2ePolicyConfig, FileMode, HttpAccessConfig, JwtConfig, Kind,
+    ListenerAccessConfig, ListenerDurability, ListenerMqttConfig, ListenerTlsConfig, OPTIONS, OptionSpec,
+    Overrides, PaperMode, ProxyProtocolConfig, Reload, Sources, Suite, TcpKeepAliveConfig,
 };
 
 type Flat = BTreeMap<String, String>;
@@ -155,6 +155,8 @@ fn every_key() -> BrokerConfig {
     }];
 
     every_key.veil.paper_modes = vec![PaperMode::Paper4];
+    every_key.veil.revocations = vec!["/ca.crl".into()];
+    every_key.e2e.distribution = Some(E2eDistribution::Verify);
     // Only one of the three may be given.
     every_key.acl.mosquitto_file = Some(PathBuf::from("/acl"));
     every_key.access.dynamic_security_file = Some(PathBuf::from("/ds.json"));

@@ -17,11 +17,10 @@ use veilmq_tests::tools::{built_program, run, spawn};
 const SCOPE: &str = "readings/#";
 const PLAINTEXT: &str = "the temperature of the hall is 19.5";
 
+/// A broker that serves `modes`, all of them or none.
 fn parties(modes: &str) -> Parties {
     let broker = Broker::start_configured(|address| {
-        format!(
-            "access.anonymous = true\n[[listeners]]\naddress = \"{address}\"\n[veil]\npaper_modes = [{modes}]\n"
-        )
+        format!("access.anonymous = true\n[[listeners]]\naddress = \"{address}\"\n[veil]\n{modes}\n")
     });
     let tap = Tap::start(broker.address());
     Parties::meet(broker, tap)
@@ -54,8 +53,8 @@ fn eventually(condition: impl Fn() -> bool) {
 
 #[test]
 fn in_each_scheme_a_subscriber_asks_while_it_connects_and_reads_what_follows() {
-    let parties = parties("\"paper-1\", \"paper-2\", \"paper-3\", \"paper-4\"");
-    let issuer = kid(&parties, "device");
+    let parties = parties("paper_modes = [\"paper-1\", \"paper-2\", \"paper-3\", \"paper-4\"]");
+    let (issuer, member) = (kid(&parties, "device"), parties.path("reader/reader.vmc"));
     for (asked, scheme) in ["1", "2", "3", "4"].into_iter().enumerate() {
         // Each scheme begins without keys.
         for subject in ["device", "reader"] {
@@ -68,6 +67,8 @@ fn in_each_scheme_a_subscriber_asks_while_it_connects_and_reads_what_follows() {
         let issue = [
             "--issue",
             &scope,
+            "--member",
+            &member,
             "-t",
             &topic,
             "-m",
@@ -90,6 +91,7 @@ fn in_each_scheme_a_subscriber_asks_while_it_connects_and_reads_what_follows() {
         assert_eq!(text(&read.stdout), format!("{PLAINTEXT}\n"), "scheme {scheme}: {}", text(&read.stderr));
         assert!(text(&read.stderr).contains("COMPACT"), "the weakening is warned of: {}", text(&read.stderr));
         assert_eq!(parties.broker.metric("veilmq_join_total{result=\"answered\"}"), Some(asked as f64 + 1.0));
+        assert_eq!(parties.broker.metric("veilmq_join_seconds_count"), Some(asked as f64 + 1.0));
     }
     assert!(!holds(&parties.tap.captured(), PLAINTEXT));
     let captured = parties.tap.captured();

@@ -54,6 +54,8 @@ pub enum Input<'a> {
         /// The Packet Identifier behind which those of its messages go on: the bridge passes them on to the other broker, where it
         /// has used all before them.
         last_identifier: u16,
+        /// Whether TLS carries its connection to the other broker. What it brings has come, and what it takes goes, over that.
+        is_encrypted: bool,
     },
     /// What became of [`Effect::Verify`] or [`Effect::Renew`].
     Verified {

@@ -60,7 +60,8 @@ pub use self::capabilities::Capabilities;
 pub use self::connection::Arrival;
 pub use self::durability::{Promise, RelaxedTopics};
 pub use self::e2e::{
-    Enforcement, MessageFormat, Policies, Policy, PolicyError, PolicySample, RequiredChannel, RevocationError,
+    DistributionRule, Enforcement, MessageFormat, Policies, Policy, PolicyError, PolicySample,
+    RequiredChannel, RevocationError,
 };
 pub use self::effect::{Effect, Input, Parcel, Reader};
 pub use self::entrance::{Entrance, EntranceId, Versions};

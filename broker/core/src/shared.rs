@@ -29,6 +29,9 @@ use crate::settings::{Settings, SettingsInForce};
 use crate::storage::{StorageSign, StorageState};
 use crate::time::Moment;
 
+/// Joins whose time is kept until somebody takes it.
+const JOINS_NOTED_MAX: usize = 4_096;
+
 /// What the broker needs to serve the VEIL-1 channel.
 pub struct VeilServer {
     /// Its keys and certificate.
@@ -123,6 +126,8 @@ pub struct Shared {
     pub(crate) presence: Presence,
     handshakes: Arc<Handshakes>,
     pub(crate) joins: Arc<Joins>,
+    /// How long clients have waited for their keys, in milliseconds; nobody has looked yet.
+    join_milliseconds: Mutex<Vec<u64>>,
     replays: Mutex<Replays>,
     tickets: Mutex<TicketKeys>,
     draining: AtomicBool,
@@ -158,6 +163,7 @@ impl Shared {
             presence: Presence::default(),
             handshakes: Arc::default(),
             joins: Arc::default(),
+            join_milliseconds: Mutex::default(),
             replays: Mutex::new(Replays::new(one_trip.clock_skew_milliseconds, one_trip.replays_max)),
             tickets: Mutex::new(TicketKeys::new(one_trip.ticket_milliseconds, one_trip.replays_max)),
             draining: AtomicBool::new(false),
@@ -335,6 +341,19 @@ impl Shared {
     /// Returns the public key of a member that has a prekey here.
     pub(crate) fn public_key_of(&self, sender: Kid, unix_ms: u64) -> Option<[u8; 32]> {
         self.with_ledger(unix_ms, |ledger| ledger.key_of(sender))
+    }
+
+    /// Takes note of how long a client has waited for keys that it asked for with CONNECT, unless too many are noted already.
+    pub(crate) fn note_join(&self, milliseconds: u64) {
+        let mut noted = self.join_milliseconds.lock().unwrap_or_else(PoisonError::into_inner);
+        if noted.len() < JOINS_NOTED_MAX {
+            noted.push(milliseconds);
+        }
+    }
+
+    /// Takes how long clients have waited for keys that they asked for with CONNECT, answered or not, in milliseconds.
+    pub fn take_join_milliseconds(&self) -> Vec<u64> {
+        std::mem::take(&mut self.join_milliseconds.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns the key of hashes whose values clients must not be able to choose.

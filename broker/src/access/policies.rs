@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use veilmq_config::{E2eChannel, E2eConfig, E2eDistribution, E2eFormat, E2eMode, E2ePolicyConfig};
-use veilmq_core::{Enforcement, MessageFormat, Policies, Policy, PolicyError, RequiredChannel};
+use veilmq_core::{
+    DistributionRule, Enforcement, MessageFormat, Policies, Policy, PolicyError, RequiredChannel,
+};
 use veilmq_protocol::veil::Suite;
 
 /// Makes the table of policies.
@@ -12,7 +14,11 @@ use veilmq_protocol::veil::Suite;
 /// [`PolicyError`], naming the policy.
 pub(super) fn policies(config: &E2eConfig) -> Result<Policies, PolicyError> {
     let policies = Policies::new(config.policies.iter().map(policy).collect())?;
-    Ok(policies.enforcing_distribution(config.distribution == E2eDistribution::Enforce))
+    Ok(policies.with_distribution(match config.distribution() {
+        E2eDistribution::Observe => DistributionRule::Observe,
+        E2eDistribution::Verify => DistributionRule::Verify,
+        E2eDistribution::Enforce => DistributionRule::Enforce,
+    }))
 }
 
 fn policy(config: &E2ePolicyConfig) -> Policy {

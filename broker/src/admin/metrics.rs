@@ -17,6 +17,10 @@ use crate::shard::Counters;
 const COMMIT_SECONDS: &str = "veilmq_storage_commit_seconds";
 const COMMIT_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
+/// How long clients wait for the keys that they ask for with CONNECT.
+const JOIN_SECONDS: &str = "veilmq_join_seconds";
+const JOIN_BUCKETS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
 static METADATA: Metadata<'static> = Metadata::new("veilmq", Level::INFO, None);
 
 const REFUSED: Sample = Sample {
@@ -34,6 +38,9 @@ pub trait MetricSource: Send + Sync {
 
     /// Shows every counter of policies; only one source has any.
     fn visit_policies(&self, _visit: &mut dyn FnMut(PolicySample<'_>)) {}
+
+    /// Shows how long joins took since this was called last, in seconds; only one source knows.
+    fn visit_joins(&self, _visit: &mut dyn FnMut(f64)) {}
 }
 
 impl MetricSource for Stats {
@@ -63,10 +70,11 @@ type Totals = BTreeMap<Identity, Sample>;
 impl MetricsPage {
     /// Makes a page with what is known of the program itself.
     pub(super) fn new() -> Self {
-        let matcher = Matcher::Full(COMMIT_SECONDS.into());
+        let histograms = [(COMMIT_SECONDS, COMMIT_BUCKETS.as_slice()), (JOIN_SECONDS, &JOIN_BUCKETS)];
         // It refuses an empty list of buckets only.
-        let builder = PrometheusBuilder::new();
-        let builder = builder.set_buckets_for_metric(matcher, &COMMIT_BUCKETS).unwrap_or_default();
+        let builder = histograms.into_iter().fold(PrometheusBuilder::new(), |builder, (name, buckets)| {
+            builder.set_buckets_for_metric(Matcher::Full(name.into()), buckets).unwrap_or_default()
+        });
         let recorder = builder.build_recorder();
         let handle = recorder.handle();
         describe_program(&recorder);
@@ -80,7 +88,15 @@ impl MetricsPage {
 
     /// Folds measurements into histograms.
     pub(super) fn keep_small(&self) {
+        self.take_joins(&self.lock());
         self.handle.run_upkeep();
+    }
+
+    fn take_joins(&self, recorder: &PrometheusRecorder) {
+        let histogram = recorder.register_histogram(&Key::from_static_name(JOIN_SECONDS), &METADATA);
+        for source in self.sources().iter() {
+            source.visit_joins(&mut |seconds| histogram.record(seconds));
+        }
     }
 
     /// Adds a source.
@@ -98,6 +114,7 @@ impl MetricsPage {
         for source in self.sources().iter() {
             source.visit_policies(&mut |sample| record_policy(&recorder, &sample));
         }
+        self.take_joins(&recorder);
         let mut page = self.handle.render();
         process::append(&mut page);
         page
@@ -138,6 +155,8 @@ fn describe_program(recorder: &PrometheusRecorder) {
     record(recorder, &gauge("veilmq_start_time_seconds", help, started), &[]);
     let help = "How long a group of batches took to become durable, in seconds.";
     recorder.describe_histogram(KeyName::from_const_str(COMMIT_SECONDS), None, help.into());
+    let help = "How long clients waited for the keys that they had asked for with CONNECT, in seconds.";
+    recorder.describe_histogram(KeyName::from_const_str(JOIN_SECONDS), None, help.into());
     let help = "Times that certificates, authorities and revocations of TLS listeners were read again.";
     recorder.describe_counter(KeyName::from_const_str("veilmq_tls_reloads_total"), None, help.into());
     for (name, help) in [

@@ -21,6 +21,8 @@ pub enum Visit {
         bridge: Arc<str>,
         /// The Packet Identifier behind which those of its messages go on.
         last_identifier: u16,
+        /// Whether TLS carries its connection to the other broker.
+        is_encrypted: bool,
     },
     /// Say on a topic how a bridge fares.
     Announcement {
@@ -49,12 +51,17 @@ impl Door {
     ///
     /// # Errors
     /// The operating system gave no sockets, or the broker is ending.
-    pub(super) async fn connect(&self, bridge: &Arc<str>, last_identifier: u16) -> io::Result<UnixStream> {
+    pub(super) async fn connect(
+        &self,
+        bridge: &Arc<str>,
+        last_identifier: u16,
+        is_encrypted: bool,
+    ) -> io::Result<UnixStream> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
         theirs.set_nonblocking(true)?;
         let bridge = Arc::clone(bridge);
-        self.send(Visit::Connection { socket: theirs, bridge, last_identifier }).await?;
+        self.send(Visit::Connection { socket: theirs, bridge, last_identifier, is_encrypted }).await?;
         UnixStream::from_std(ours)
     }
 

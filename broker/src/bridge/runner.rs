@@ -251,7 +251,8 @@ impl Runner {
     }
 
     async fn local_wires(&self) -> Result<Wires, String> {
-        let local = self.door.connect(&self.plan.name, self.last_identifier).await;
+        let local =
+            self.door.connect(&self.plan.name, self.last_identifier, self.plan.config.tls.is_some()).await;
         local.map(Wires::local).map_err(|error| error.to_string())
     }
 
@@ -309,7 +310,11 @@ impl Runner {
         tokio::pin!(preference);
         loop {
             if link.wants_local() && !wires.has_local() {
-                match self.door.connect(&self.plan.name, link.last_identifier()).await {
+                match self
+                    .door
+                    .connect(&self.plan.name, link.last_identifier(), self.plan.config.tls.is_some())
+                    .await
+                {
                     Ok(local) => wires.add_local(local),
                     Err(error) => return End::Failed(error.to_string()),
                 }

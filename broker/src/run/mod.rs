@@ -167,7 +167,8 @@ impl Broker {
             mode = mode_name(config.mode),
             "VeilMQ starts"
         );
-        for weakening in settings::weakenings(&config.veil) {
+        let weakenings = settings::weakenings(&config.veil).into_iter();
+        for weakening in weakenings.chain(settings::unbound_policies(&config.e2e)) {
             warn!(option = weakening.option, "{}", weakening.meaning);
         }
         settings::forbid_core_dumps();

@@ -1,12 +1,14 @@
 //! Translates the configuration into what the core and the operating system understand.
 
+use std::borrow::Cow;
 use std::num::NonZero;
 use std::sync::Arc;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 use veilmq_config::{
-    BrokerConfig, Durability, ListenerConfig, Mode, MqttConfig, MqttVersion, PaperMode, VeilConfig,
+    BrokerConfig, Durability, E2eConfig, E2eMode, E2ePolicyConfig, ListenerConfig, Mode, MqttConfig,
+    MqttVersion, PaperMode, VeilConfig,
 };
 use veilmq_core::{
     Capabilities, Entrance, FanOut, FanOutForm, MemoryPressure, OneTrip, PolicySample, RelaxedTopics, Sample,
@@ -191,7 +193,19 @@ pub(super) fn fan_out(veil: &VeilConfig) -> FanOut {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Weakening {
     pub(super) option: &'static str,
-    pub(super) meaning: &'static str,
+    pub(super) meaning: Cow<'static, str>,
+}
+
+/// Returns what policies on end-to-end encryption give up; the broker says it when it starts.
+pub(super) fn unbound_policies(config: &E2eConfig) -> impl Iterator<Item = Weakening> {
+    let is_unbound = |policy: &&E2ePolicyConfig| !policy.sender_binding && policy.mode != E2eMode::Off;
+    config.policies.iter().filter(is_unbound).map(|policy| Weakening {
+        option: "e2e.policies[].sender_binding",
+        meaning: Cow::Owned(format!(
+            "policy {}: any member can publish under the name of another, unless readers demand signatures",
+            policy.name
+        )),
+    })
 }
 
 /// Returns what the configuration gives up of the channel's protection; the broker says it when it starts.
@@ -203,13 +217,13 @@ pub(super) fn weakenings(veil: &VeilConfig) -> Vec<Weakening> {
     if veil.schemes.contains(&veilmq_config::Scheme::Scheme1) {
         found.push(Weakening {
             option: "veil.schemes",
-            meaning: "scheme-1 protects CONNECT only: the packets that follow are plain MQTT",
+            meaning: "scheme-1 protects CONNECT only: the packets that follow are plain MQTT".into(),
         });
     }
     for mode in &veil.paper_modes {
         found.push(Weakening {
             option: "veil.paper_modes",
-            meaning: match mode {
+            meaning: Cow::Borrowed(match mode {
                 PaperMode::Paper1 => "paper-1 protects CONNECT only, and that by a clock: the packets that follow are plain MQTT",
                 PaperMode::Paper2 => "paper-2 shows certificates to the network, and its first packet is protected by a clock",
                 PaperMode::Paper3 => {
@@ -218,19 +232,22 @@ pub(super) fn weakenings(veil: &VeilConfig) -> Vec<Weakening> {
                 PaperMode::Paper4 => {
                     "in paper-4 a group key alone authenticates messages: any subscriber can forge them to the others"
                 }
-            },
+            }),
         });
     }
     if veil.property_mode && !veil.property_requires_tls {
         found.push(Weakening {
             option: "veil.property_requires_tls",
-            meaning: "in property mode without TLS, packets other than PUBLISH are neither authentic nor secret",
+            meaning:
+                "in property mode without TLS, packets other than PUBLISH are neither authentic nor secret"
+                    .into(),
         });
     }
     if veil.fan_out == veilmq_config::FanOut::Group {
         found.push(Weakening {
             option: "veil.fan_out",
-            meaning: "a group key alone authenticates messages: any subscriber can forge them to the others",
+            meaning: "a group key alone authenticates messages: any subscriber can forge them to the others"
+                .into(),
         });
     }
     found
@@ -285,6 +302,12 @@ pub(super) struct DaemonMetrics {
 }
 
 impl MetricSource for DaemonMetrics {
+    fn visit_joins(&self, visit: &mut dyn FnMut(f64)) {
+        for milliseconds in self.shared.take_join_milliseconds() {
+            visit(milliseconds as f64 / 1_000.0);
+        }
+    }
+
     fn visit_policies(&self, visit: &mut dyn FnMut(PolicySample<'_>)) {
         self.shared.visit_policies(visit);
     }
@@ -365,5 +388,26 @@ mod tests {
         let fan_out = veilmq_config::FanOut::Group;
         assert_eq!(options(&VeilConfig { fan_out, ..veil.clone() }), ["veil.fan_out"]);
         assert_eq!(options(&VeilConfig { fan_out, enabled: false, ..veil }), [""; 0]);
+    }
+
+    #[test]
+    fn policies_that_do_not_bind_senders_are_named() {
+        let policy = |name: &str, sender_binding: bool, mode: &str| -> E2ePolicyConfig {
+            let policy = serde_json::json!({
+                "name": name, "topics": "f/#", "sender_binding": sender_binding, "mode": mode,
+            });
+            serde_json::from_value(policy).unwrap()
+        };
+        let policies = vec![
+            policy("bound", true, "require"),
+            policy("open", false, "prefer"),
+            policy("idle", false, "off"),
+        ];
+
+        let config = E2eConfig { policies, ..E2eConfig::default() };
+        let found: Vec<Weakening> = unbound_policies(&config).collect();
+
+        assert_eq!(found.len(), 1);
+        assert!(found[0].meaning.starts_with("policy open: "), "{}", found[0].meaning);
     }
 }

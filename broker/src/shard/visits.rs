@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::net::UnixStream;
 use tracing::warn;
 use veilmq_config::ListenerProtocol;
-use veilmq_core::{EntranceId, Input, Promise};
+use veilmq_core::{ConnectionId, EntranceId, Input, Promise};
 
 use super::gate;
 use super::stream::Stream;
@@ -32,10 +32,12 @@ const CARRIER: Carrier = Carrier {
 pub(super) async fn receive_for_ever(worker: Rc<Worker>, mut visits: Visits) {
     while let Some(visit) = visits.recv().await {
         match visit {
-            Visit::Connection { socket, bridge, last_identifier } => {
+            Visit::Connection { socket, bridge, last_identifier, is_encrypted } => {
                 let stream = UnixStream::from_std(socket).map(Stream::Unix);
                 let taken = stream.map_err(|error| error.to_string()).and_then(|stream| {
-                    take_in(&worker, stream, &bridge, last_identifier).map_err(str::to_owned)
+                    let connection = take_in(&worker, stream, &bridge).map_err(str::to_owned)?;
+                    worker.turn(Input::Bridged { connection, last_identifier, is_encrypted });
+                    Ok(())
                 });
                 if let Err(reason) = taken {
                     warn!(bridge = &*bridge, reason, "the bridge cannot connect to its own broker");
@@ -46,14 +48,7 @@ pub(super) async fn receive_for_ever(worker: Rc<Worker>, mut visits: Visits) {
     }
 }
 
-fn take_in(
-    worker: &Rc<Worker>,
-    stream: Stream,
-    bridge: &Arc<str>,
-    last_identifier: u16,
-) -> Result<(), &'static str> {
+fn take_in(worker: &Rc<Worker>, stream: Stream, bridge: &Arc<str>) -> Result<ConnectionId, &'static str> {
     let permit = gate::admit_own(worker)?;
-    let connection = worker.accept(stream, &CARRIER, &format!("bridge {bridge}"), permit)?;
-    worker.turn(Input::Bridged { connection, last_identifier });
-    Ok(())
+    worker.accept(stream, &CARRIER, &format!("bridge {bridge}"), permit)
 }

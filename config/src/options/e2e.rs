@@ -4,10 +4,13 @@ use super::{OptionSpec, option, unset};
 use crate::kind::Kind;
 
 pub(super) const OPTIONS: &[OptionSpec] = &[
-    option(
-        "e2e.distribution",
-        Kind::Choice(&["observe", "enforce"]),
-        "Whether objects of key distribution are refused that do not verify or that another client wrote than their topic names.",
+    unset(
+        option(
+            "e2e.distribution",
+            Kind::Choice(&["observe", "verify", "enforce"]),
+            "Whether objects of key distribution are refused that do not verify, and also what another client writes or reads than their topics name.",
+        ),
+        "`verify` if a policy requires something, else `observe`",
     ),
     unset(
         option(

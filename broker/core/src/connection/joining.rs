@@ -53,6 +53,7 @@ impl JoinOutcome {
 /// A client that is who it says and waits.
 pub(crate) struct Joining {
     pub(crate) arrival: Box<Arrival>,
+    began_at: Moment,
     /// When it goes on without an answer.
     pub(crate) over_at: Moment,
     /// Lets the answer find it.
@@ -62,8 +63,9 @@ pub(crate) struct Joining {
 }
 
 impl Joining {
-    pub(crate) fn new(arrival: Box<Arrival>, over_at: Moment, under_way: JoinUnderWay) -> Self {
-        Self { arrival, over_at, _under_way: under_way, is_acknowledged: false, outcome: None }
+    /// Begins to wait, from now until `over_at`.
+    pub(crate) fn new(arrival: Box<Arrival>, now: Moment, over_at: Moment, under_way: JoinUnderWay) -> Self {
+        Self { arrival, began_at: now, over_at, _under_way: under_way, is_acknowledged: false, outcome: None }
     }
 
     /// Goes on once there is an outcome and WAIT was answered.
@@ -71,8 +73,9 @@ impl Joining {
         if !self.is_acknowledged || self.outcome.is_none() {
             return Err(self);
         }
-        let Self { mut arrival, outcome, .. } = *self;
+        let Self { mut arrival, began_at, outcome, .. } = *self;
         arrival.join = outcome;
+        arrival.join_began_at = Some(began_at);
         Ok(arrival)
     }
 }

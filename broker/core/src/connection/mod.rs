@@ -131,13 +131,15 @@ pub struct Arrival {
     pub(crate) promise: Promise,
     /// TLS carries the connection.
     pub(crate) is_encrypted: bool,
-    /// What follows CONNACK comes in records.
-    pub(crate) has_records: bool,
+    /// Each PUBLISH that follows CONNACK is protected by a VEIL-1 channel, in records or by a property.
+    pub(crate) is_protected: bool,
     pub(crate) request: ConnectRequest,
     /// The VEIL-1 handshake, complete but for the ServerFinish.
     pub(crate) channel: Option<ServerAccepted>,
     /// What became of the join that the client asked for with CONNECT; None if it asked for none.
     pub(crate) join: Option<JoinOutcome>,
+    /// Since when the client has waited for that.
+    pub(crate) join_began_at: Option<Moment>,
     /// Counts the handshake until the client has shown that it is there.
     pub(crate) counted: Option<HalfOpen>,
     /// The user that the client is; None without a user name, and with an identity.

@@ -354,15 +354,16 @@ impl Opening {
             user,
             promise: self.promise,
             is_encrypted: self.is_encrypted,
-            has_records: channel
+            is_protected: channel
                 .as_ref()
-                .is_some_and(|accepted| accepted.protection.form == ChannelForm::Records),
+                .is_some_and(|accepted| accepted.protection.form != ChannelForm::Plain),
             identity: channel.as_ref().map(|accepted| Member::of(&accepted.client)),
             proof_over_at: channel.as_ref().map(over_at),
             last_identifier: self.last_identifier,
             request,
             channel,
             join: None,
+            join_began_at: None,
             counted: None,
             unread: Vec::new(),
             accepted_at: self.accepted_at,

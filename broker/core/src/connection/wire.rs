@@ -183,6 +183,11 @@ impl Wire {
         self.channel.as_ref().is_some_and(|channel| channel.records().is_some())
     }
 
+    /// Tells whether each PUBLISH is protected, in records or by its property.
+    pub(crate) fn is_protected(&self) -> bool {
+        self.channel.is_some()
+    }
+
     /// Returns what checks each PUBLISH of the client; None outside of property mode.
     pub(crate) fn published(&mut self) -> Option<&mut PropertyOpener> {
         match self.channel.as_deref_mut()? {

@@ -9,10 +9,11 @@ use veilmq_protocol::veil::distribution::{
     Crl, DistributionError, DistributionTopic, JoinFinish, JoinRequest, JoinResponse, KeyHead, KeyHeadFlags,
     Pair, Prekey, Wrap, bundle, scope_hash,
 };
-use veilmq_protocol::veil::{Kid, Roles};
+use veilmq_protocol::veil::{CertificateError, Kid, Roles};
 use veilmq_protocol::{ReasonCode, TopicName};
 
 use super::heads::{Break, ScopeHash};
+use super::policies::overlap;
 use super::{Inspected, Member, is_of_pairs};
 use crate::retained::{Portion, RetainedIndex};
 
@@ -46,11 +47,15 @@ pub(crate) enum DistributionRefusal {
     Full,
     /// Who asks to join may not subscribe to the scope.
     Scope,
+    /// No authority that is trusted has certified who made it.
+    Authority,
+    /// Its topics are for another client to read.
+    Reader,
 }
 
 impl DistributionRefusal {
     /// The values of the label `reason`, in the order of their discriminants.
-    pub(crate) const NAMES: [&'static str; 12] = [
+    pub(crate) const NAMES: [&'static str; 14] = [
         "writer",
         "topic",
         "malformed",
@@ -63,14 +68,20 @@ impl DistributionRefusal {
         "link",
         "full",
         "scope",
+        "authority",
+        "reader",
     ];
 
     /// Returns the Reason Code of PUBACK or PUBREC.
     pub(crate) fn reason_code(self) -> ReasonCode {
         match self {
-            Self::Writer | Self::Topic | Self::Certificate | Self::Signature | Self::Scope => {
-                ReasonCode::NotAuthorized
-            }
+            Self::Writer
+            | Self::Topic
+            | Self::Certificate
+            | Self::Signature
+            | Self::Scope
+            | Self::Authority
+            | Self::Reader => ReasonCode::NotAuthorized,
             Self::Malformed | Self::Retain | Self::Mismatch | Self::Rollback | Self::Gap | Self::Link => {
                 ReasonCode::PayloadFormatInvalid
             }
@@ -93,6 +104,8 @@ impl DistributionRefusal {
             Self::Link => "the head does not continue the epoch before",
             Self::Full => "the broker knows too many issuers",
             Self::Scope => "not authorised to subscribe to the scope",
+            Self::Authority => "the authority that has certified it is not trusted here",
+            Self::Reader => "only the client that this topic names may read it",
         }
     }
 }
@@ -114,6 +127,7 @@ impl From<DistributionError> for DistributionRefusal {
             DistributionError::Layout(_) | DistributionError::Type { .. } | DistributionError::Value(_) => {
                 Self::Malformed
             }
+            DistributionError::Certificate(CertificateError::UnknownIssuer(_)) => Self::Authority,
             DistributionError::Certificate(_) | DistributionError::Scope => Self::Certificate,
             DistributionError::Signature => Self::Signature,
         }
@@ -145,6 +159,51 @@ pub(crate) fn is_distribution(topic: TopicName<'_>) -> bool {
     topic.as_str().starts_with(DistributionTopic::PREFIX) && !is_of_pairs(topic)
 }
 
+/// Who may write an object.
+#[derive(Clone, Copy)]
+pub(crate) enum Writer<'a> {
+    /// Whoever does: the object is looked at alone.
+    Anybody,
+    /// The client that its topic names; the identity of the one that writes, if it has one.
+    Client(Option<&'a Member>),
+}
+
+impl Writer<'_> {
+    fn is(self, kid: Kid) -> Result<(), DistributionRefusal> {
+        match self {
+            Self::Anybody => Ok(()),
+            Self::Client(Some(member)) if member.kid == kid => Ok(()),
+            Self::Client(_) => Err(DistributionRefusal::Writer),
+        }
+    }
+
+    /// Any client with an identity.
+    fn is_known(self) -> Result<(), DistributionRefusal> {
+        match self {
+            Self::Anybody | Self::Client(Some(_)) => Ok(()),
+            Self::Client(None) => Err(DistributionRefusal::Writer),
+        }
+    }
+}
+
+/// The topics that are for one client to read, whose key identifier the last `+` stands for (VEIL-1 sections 7 and 9).
+const PRIVATE: [&str; 5] =
+    ["_veil/1/kp/+/+/w/+", "_veil/1/jn/+", "_veil/1/jr/+", "_veil/1/ctl/+", "_veil/1/p2p/+/#"];
+/// Those that are for members and issuers, whoever they are.
+const SHARED: [&str; 2] = ["_veil/1/kp/+/+", "_veil/1/pre/+"];
+
+/// Tells whether a client may subscribe to a filter, as far as that matches topics of key distribution.
+pub(crate) fn may_read(filter: &str, reader: Option<&Member>) -> bool {
+    let own = reader.map(|member| member.kid.to_string());
+    let is_others = |pattern: &str| {
+        let names = pattern.split('/').enumerate().filter(|(_, level)| *level == "+").last();
+        let named = names.and_then(|(level, _)| filter.split('/').nth(level));
+        overlap(pattern, filter) && (own.is_none() || named != own.as_deref())
+    };
+    let is_for_members = || SHARED.iter().any(|pattern| overlap(pattern, filter));
+    !PRIVATE.iter().any(|pattern| is_others(pattern)) && (own.is_some() || !is_for_members())
+}
+
 /// Tells whether a topic is one of revocation lists, which count without a policy.
 pub(crate) fn is_revocation(topic: TopicName<'_>) -> bool {
     topic.as_str().starts_with(REVOCATIONS)
@@ -155,34 +214,33 @@ impl Ledger<'_> {
     pub(crate) fn verify(
         &self,
         message: &Inspected<'_>,
-        writer: Option<&Member>,
+        writer: Writer<'_>,
     ) -> Result<Passed, DistributionRefusal> {
         let topic = DistributionTopic::parse(message.topic.as_str()).ok_or(DistributionRefusal::Topic)?;
-        let is_written_by =
-            |kid: Kid| writer.filter(|writer| writer.kid == kid).map(drop).ok_or(DistributionRefusal::Writer);
         let is_clear = message.retain && message.payload.is_empty();
         match topic {
             DistributionTopic::Prekey { member } => {
-                is_written_by(member)?;
+                writer.is(member)?;
                 is_retained(message, true)?;
                 if is_clear { Ok(Passed::Plain) } else { self.prekey(message.payload, member) }
             }
             DistributionTopic::KeyHead { scope, issuer } => {
-                is_written_by(issuer)?;
+                writer.is(issuer)?;
                 is_retained(message, true)?;
                 if is_clear { Ok(Passed::Plain) } else { self.head(message.payload, scope, issuer) }
             }
             DistributionTopic::Wrap { issuer, member, .. } => {
-                is_written_by(issuer)?;
+                writer.is(issuer)?;
                 is_retained(message, true)?;
                 if is_clear { Ok(Passed::Plain) } else { wrap(message.payload, member) }
             }
             DistributionTopic::Join { issuer } => {
+                writer.is_known()?;
                 is_retained(message, false)?;
-                self.join(message.payload, issuer, writer.ok_or(DistributionRefusal::Writer)?)
+                self.join(message.payload, issuer, writer)
             }
             DistributionTopic::JoinResponse { .. } => {
-                writer.ok_or(DistributionRefusal::Writer)?;
+                writer.is_known()?;
                 is_retained(message, false)?;
                 JoinResponse::parse(message.payload)?;
                 Ok(Passed::Plain)
@@ -228,7 +286,7 @@ impl Ledger<'_> {
         Ok((head, wraps))
     }
 
-    fn join(&self, payload: &[u8], issuer: Kid, writer: &Member) -> Result<Passed, DistributionRefusal> {
+    fn join(&self, payload: &[u8], issuer: Kid, writer: Writer<'_>) -> Result<Passed, DistributionRefusal> {
         if JoinFinish::parse(payload).is_ok() {
             return Ok(Passed::Plain);
         }
@@ -236,12 +294,10 @@ impl Ledger<'_> {
         if request.issuer != issuer {
             return Err(DistributionRefusal::Mismatch);
         }
-        if request.certificate.kid() != writer.kid {
-            return Err(DistributionRefusal::Writer);
-        }
+        writer.is(request.certificate.kid())?;
         request.verify(self.trust, Some(self.unix_ms / 1_000))?;
         match Pair::parse(&request.scope) {
-            Some(pair) if pair == (Pair { publisher: issuer, subscriber: writer.kid }) => {
+            Some(pair) if pair == (Pair { publisher: issuer, subscriber: request.certificate.kid() }) => {
                 Ok(Passed::Join(pair.filter().into()))
             }
             Some(_) => Err(DistributionRefusal::Mismatch),

@@ -21,12 +21,14 @@ mod streams;
 pub use self::counters::PolicySample;
 pub(crate) use self::counters::Registry;
 pub(crate) use self::counters::{Outcome, PolicyCounters};
-pub(crate) use self::distribution::{DistributionRefusal, Ledger, Passed, is_distribution, is_revocation};
+pub(crate) use self::distribution::{
+    DistributionRefusal, Ledger, Passed, Writer, is_distribution, is_revocation, may_read,
+};
 pub(crate) use self::heads::{EpochState, Heads, Membership, ScopeHash};
 pub(crate) use self::judge::{Context, Inspected, Ruling};
 pub(crate) use self::member::Member;
-pub(crate) use self::pairs::{check_pair, is_of_pairs, may_hear};
-pub use self::policies::Policies;
+pub(crate) use self::pairs::{check_pair, is_of_pairs};
+pub use self::policies::{DistributionRule, Policies};
 pub(crate) use self::policy::{ActivePolicy, Party};
 pub use self::policy::{Enforcement, MessageFormat, Policy, PolicyError, RequiredChannel};
 pub(crate) use self::refusal::Refusal;

@@ -3,9 +3,9 @@
 //! The envelope itself is opaque; its header tells who sealed it and for whom. Invariant: what passes is said to be from the client
 //! that publishes it, and is for the subscriber that its topic names.
 
+use veilmq_protocol::TopicName;
 use veilmq_protocol::veil::distribution::{Pair, scope_tag};
 use veilmq_protocol::veil::envelope::{Envelope, EnvelopeFlags};
-use veilmq_protocol::{TopicFilter, TopicName};
 
 use super::{DistributionRefusal, Inspected, Member};
 
@@ -35,12 +35,4 @@ pub(crate) fn check_pair(
         false => pair.filter(),
     };
     if header.scope_tag == scope_tag(&scope) { Ok(()) } else { Err(DistributionRefusal::Mismatch) }
-}
-
-/// Tells whether a client may subscribe to a filter, as far as it names topics of pairs: then they are its own.
-pub(crate) fn may_hear(filter: TopicFilter<'_>, reader: Option<&Member>) -> bool {
-    let filter = filter.inner().as_str();
-    !filter.starts_with(Pair::TOPICS)
-        || Pair::subscriber_of(filter)
-            .is_some_and(|subscriber| reader.is_some_and(|reader| reader.kid == subscriber))
 }

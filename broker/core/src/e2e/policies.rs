@@ -18,8 +18,20 @@ use super::{Enforcement, PolicySample};
 pub struct Policies {
     /// The most specific first.
     active: Vec<ActivePolicy>,
-    /// What does not verify on topics of key distribution is refused.
-    pub(crate) enforces_distribution: bool,
+    /// How topics of key distribution are held to their rules.
+    pub(crate) distribution: DistributionRule,
+}
+
+/// How topics of key distribution are held to their rules (VEIL-1 section 9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DistributionRule {
+    /// Everything passes; what verifies counts.
+    #[default]
+    Observe,
+    /// What does not verify is refused, whoever brings it; what an authority has certified that is not trusted here passes.
+    Verify,
+    /// That is refused too, and so is what another client writes, or wants to read, than the topic names.
+    Enforce,
 }
 
 impl Policies {
@@ -40,18 +52,18 @@ impl Policies {
             active.push(ActivePolicy::new(policy)?);
         }
         active.sort_by(|a, b| rank(&a.policy.topics).cmp(&rank(&b.policy.topics)));
-        Ok(Self { active, enforces_distribution: false })
+        Ok(Self { active, distribution: DistributionRule::Observe })
     }
 
-    /// Has what does not verify on topics of key distribution refused as well, or let through.
+    /// Holds topics of key distribution to this rule.
     #[must_use]
-    pub fn enforcing_distribution(self, enforces_distribution: bool) -> Self {
-        Self { enforces_distribution, ..self }
+    pub fn with_distribution(self, distribution: DistributionRule) -> Self {
+        Self { distribution, ..self }
     }
 
     /// Tells whether no message has to be looked at.
     pub(crate) fn is_empty(&self) -> bool {
-        self.active.is_empty() && !self.enforces_distribution
+        self.active.is_empty() && self.distribution == DistributionRule::Observe
     }
 
     /// Returns the policies that let only members subscribe to some topic that a filter matches.
@@ -88,7 +100,7 @@ impl crate::Shared {
 }
 
 /// Tells whether some topic is matched by both filters ([MQTT-4.7.2-1]).
-fn overlap(left: &str, right: &str) -> bool {
+pub(super) fn overlap(left: &str, right: &str) -> bool {
     if left.starts_with('$') != right.starts_with('$') {
         return false;
     }

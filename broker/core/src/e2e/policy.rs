@@ -112,7 +112,7 @@ pub enum RequiredChannel {
     Any,
     /// TLS.
     Tls,
-    /// The records of a VEIL-1 channel.
+    /// A VEIL-1 channel that protects each PUBLISH: all but Scheme 1.
     Veil,
 }
 
@@ -165,8 +165,10 @@ pub(crate) struct Party<'a> {
     pub(crate) member: Option<&'a Member>,
     /// The name by which rules know it, if it proved to be somebody.
     pub(crate) name: Option<&'a str>,
+    /// TLS carries its connection; of a bridge of this broker, that to the other one.
     pub(crate) is_encrypted: bool,
-    pub(crate) has_records: bool,
+    /// A VEIL-1 channel protects each PUBLISH, in records or by a property.
+    pub(crate) is_protected: bool,
 }
 
 impl ActivePolicy {
@@ -194,7 +196,7 @@ impl ActivePolicy {
         let is_protected = match self.policy.channel {
             RequiredChannel::Any => true,
             RequiredChannel::Tls => party.is_encrypted,
-            RequiredChannel::Veil => party.has_records,
+            RequiredChannel::Veil => party.is_protected,
         };
         if !is_protected {
             return Err(Refusal::Channel);

@@ -9,8 +9,8 @@ use super::publish::PublishRefused;
 use crate::access::BRIDGES;
 use crate::connection::{Arrival, Connection};
 use crate::e2e::{
-    Context, DistributionRefusal, Inspected, Mark, Member, Membership, Party, Passed, Refusal, Ruling,
-    ScopeHash, check_pair, is_distribution, is_of_pairs, is_revocation, may_hear,
+    Context, DistributionRefusal, DistributionRule, Inspected, Mark, Member, Membership, Party, Passed,
+    Refusal, Ruling, ScopeHash, Writer, check_pair, is_distribution, is_of_pairs, is_revocation, may_read,
 };
 use crate::effect::Parcel;
 use crate::farewell::PeerError;
@@ -72,10 +72,13 @@ impl Shard {
             (Err(_), true) => self.stats.key_head(KeyHeadResult::Rejected),
             (Ok(_), _) | (Err(_), false) => {}
         }
-        match verified {
-            Ok(due) => Ok(due),
-            Err(_) if !self.access.policies().enforces_distribution => Ok(Due::Nothing),
-            Err(refusal) => Err(self.refuse_distribution(refusal)),
+        match (verified, self.access.policies().distribution) {
+            (Ok(due), _) => Ok(due),
+            (Err(_), DistributionRule::Observe)
+            | (Err(DistributionRefusal::Authority), DistributionRule::Verify) => Ok(Due::Nothing),
+            (Err(refusal), DistributionRule::Verify | DistributionRule::Enforce) => {
+                Err(self.refuse_distribution(refusal))
+            }
         }
     }
 
@@ -87,7 +90,7 @@ impl Shard {
 
     /// Looks at what is for one subscriber alone.
     fn inspect_pair(&self, state: &Session, message: &Inspected<'_>) -> Result<Due, PublishRefused> {
-        if !self.access.policies().enforces_distribution {
+        if self.access.policies().distribution != DistributionRule::Enforce {
             return Ok(Due::Nothing);
         }
         let checked = check_pair(message, state.identity.as_deref());
@@ -99,7 +102,12 @@ impl Shard {
         state: &Session,
         message: &Inspected<'_>,
     ) -> Result<Due, DistributionRefusal> {
-        let writer = state.identity.as_deref();
+        let writer = match self.access.policies().distribution {
+            DistributionRule::Verify => Writer::Anybody,
+            DistributionRule::Observe | DistributionRule::Enforce => {
+                Writer::Client(state.identity.as_deref())
+            }
+        };
         let passed = self.shared.with_ledger(self.unix_ms, |ledger| ledger.verify(message, writer))?;
         match passed {
             Passed::Plain => Ok(Due::Nothing),
@@ -151,13 +159,16 @@ impl Shard {
         identity.is_none_or(|member| self.shared.with_trust(|trust| member.is_trusted(trust)))
     }
 
-    /// Tells whether a client may subscribe, as far as that is for members alone.
+    /// Tells whether a client may subscribe, as far as that is for members alone, or for the client that a topic of key distribution
+    /// names.
     pub(super) fn is_member_where_asked(&self, session: SessionId, filter: TopicFilter<'_>) -> bool {
-        let member = self.sessions.get(&session).and_then(|state| state.identity.as_deref());
-        if self.access.policies().enforces_distribution && !may_hear(filter, member) {
+        if self.access.policies().distribution == DistributionRule::Enforce
+            && !self.may_read_keys(session, filter.inner())
+        {
+            self.stats.distribution_rejected(DistributionRefusal::Reader);
             return false;
         }
-        let kid = member.map(|member| member.kid);
+        let kid = self.sessions.get(&session).and_then(|state| Some(state.identity.as_ref()?.kid));
         for active in self.access.policies().closed(filter.inner()) {
             if !kid.is_some_and(|kid| self.is_member(active.scope_hash, kid)) {
                 active.counters.rejected(Refusal::Member);
@@ -165,6 +176,13 @@ impl Shard {
             }
         }
         true
+    }
+
+    /// Tells whether topics of key distribution that a filter matches are for the client of a session to read. A bridge of this broker
+    /// passes on what its operator says.
+    fn may_read_keys(&self, session: SessionId, filter: TopicFilter<'_>) -> bool {
+        let Some(state) = self.sessions.get(&session) else { return true };
+        state.user_name() == Some(BRIDGES) || may_read(filter.as_str(), state.identity.as_deref())
     }
 
     fn is_member(&self, scope: ScopeHash, kid: Kid) -> bool {
@@ -185,9 +203,9 @@ impl Shard {
 
     fn party<'a>(&'a self, session: &'a Session) -> Party<'a> {
         let connection = session.connection.and_then(|connection| self.connections.get(&connection));
-        let (is_encrypted, has_records) = match connection {
+        let (is_encrypted, is_protected) = match connection {
             Some(Connection::Established(established)) => {
-                (established.is_encrypted, established.channel.is_some())
+                (established.is_encrypted, established.wire.is_protected())
             }
             Some(Connection::Opening(_) | Connection::Proving(_)) | None => (false, false),
         };
@@ -199,7 +217,7 @@ impl Shard {
                 name => name.filter(|_| session.authenticated),
             },
             is_encrypted,
-            has_records,
+            is_protected,
         }
     }
 
@@ -207,10 +225,10 @@ impl Shard {
     pub(super) fn refusal_of_unsealed_will(&self, arrival: &Arrival) -> Option<PeerError> {
         let will = arrival.request.will.as_ref()?;
         let topic = TopicName::new(&will.topic).ok()?;
-        if self.access.policies().enforces_distribution && is_distribution(topic) {
+        if self.access.policies().distribution == DistributionRule::Enforce && is_distribution(topic) {
             return Some(PeerError::NotAuthorized("nothing of key distribution is said by a Will Message"));
         }
-        if self.access.policies().enforces_distribution && is_of_pairs(topic) {
+        if self.access.policies().distribution == DistributionRule::Enforce && is_of_pairs(topic) {
             let message = Inspected {
                 topic,
                 payload: &will.payload,
@@ -225,7 +243,7 @@ impl Shard {
             member: arrival.identity.as_deref(),
             name: arrival.user_name().filter(|_| arrival.is_authenticated()),
             is_encrypted: arrival.is_encrypted,
-            has_records: arrival.has_records,
+            is_protected: arrival.is_protected,
         };
         let properties = PublishProperties::decode_application(&will.application_properties).ok()?;
         let will = Inspected { topic, payload: &will.payload, retain: will.retain, properties: &properties };

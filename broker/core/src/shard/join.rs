@@ -16,7 +16,7 @@ use super::publish::Publication;
 use super::timer::Timer;
 use crate::access::Action;
 use crate::connection::{Arrival, Connection, JoinOutcome, Joining, auth_packet};
-use crate::e2e::{Inspected, Passed};
+use crate::e2e::{Inspected, Passed, Writer};
 use crate::effect::{Effect, Parcel};
 use crate::id::{ConnectionId, SessionId};
 use crate::stats::JoinResult;
@@ -55,8 +55,8 @@ impl Shard {
             retain: false,
             properties: &PublishProperties::default(),
         };
-        let member = arrival.identity.as_deref();
-        let passed = self.shared.with_ledger(unix_ms, |ledger| ledger.verify(&message, member)).ok()?;
+        let writer = Writer::Client(arrival.identity.as_deref());
+        let passed = self.shared.with_ledger(unix_ms, |ledger| ledger.verify(&message, writer)).ok()?;
         let Passed::Join(scope) = passed else { return None };
         let filter = TopicFilter::new(&scope).ok()?;
         let access = self.access.of(arrival.request.entrance);
@@ -99,7 +99,7 @@ impl Shard {
             return Err(arrival);
         }
         let written = opening.outbox.len_bytes() - before;
-        opening.wait_for_issuer(Joining::new(arrival, over_at, under_way));
+        opening.wait_for_issuer(Joining::new(arrival, now, over_at, under_way));
         self.timers.insert((over_at, Timer::Connection(connection)));
         self.count_sent(PacketType::Auth, written);
         self.outgoing.dirty.push(connection);
@@ -202,6 +202,9 @@ impl Shard {
             Some(JoinOutcome::Pending) => JoinResult::Pending,
             Some(JoinOutcome::Done(_)) => JoinResult::Answered,
         });
+        if let Some(began_at) = arrival.join_began_at {
+            self.shared.note_join(environment.now.since(began_at));
+        }
         self.opened(arrival, unread, environment, effects);
     }
 

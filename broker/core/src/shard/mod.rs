@@ -175,7 +175,9 @@ impl Shard {
             }
             Input::Located { connection, peer } => self.located(connection, peer),
             Input::Vouched { connection, user } => self.vouched(connection, user),
-            Input::Bridged { connection, last_identifier } => self.bridged(connection, last_identifier),
+            Input::Bridged { connection, last_identifier, is_encrypted } => {
+                self.bridged(connection, last_identifier, is_encrypted);
+            }
             Input::Verified { connection, verdict } => {
                 self.verified(connection, verdict, environment, effects);
             }

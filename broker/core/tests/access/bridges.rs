@@ -9,7 +9,7 @@ use super::{PUBLISH, deny, rules};
 /// Connects as one of the broker's own bridges.
 fn bridge(world: &mut World, last_identifier: u16) -> Conn {
     let bridge = world.accept(0, ProtocolVersion::V5);
-    world.turn(0, Input::Bridged { connection: bridge, last_identifier });
+    world.turn(0, Input::Bridged { connection: bridge, last_identifier, is_encrypted: false });
     world.send(bridge, &Packet::Connect(connect_v5("local.b", false, u32::MAX)));
     bridge
 }

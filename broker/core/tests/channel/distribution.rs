@@ -1,6 +1,6 @@
 //! What an identity is good for beyond the channel: objects of key distribution, epochs, source signatures, membership.
 
-use veilmq_core::{Access, Policies, Policy};
+use veilmq_core::{Access, DistributionRule, Policies, Policy};
 use veilmq_protocol::veil::binding::associated_data;
 use veilmq_protocol::veil::channel::{hash, sign};
 use veilmq_protocol::veil::distribution::{
@@ -20,7 +20,7 @@ const READER: u8 = 11;
 fn enforcing(policies: Vec<Policy>) -> Realm {
     let policy = ServerPolicy { schemes: Schemes::ALL, ..ServerPolicy::default() };
     let mut realm = realm_with(Settings::default(), policy, OneTrip::default());
-    let policies = Policies::new(policies).unwrap().enforcing_distribution(true);
+    let policies = Policies::new(policies).unwrap().with_distribution(DistributionRule::Enforce);
     realm.world.set_access(Access { policies, ..Access::open_to(true) });
     realm
 }
@@ -381,7 +381,8 @@ fn only_members_may_subscribe_where_that_is_asked_for() {
     wrap_for(READER).encode(&mut wrap);
     assert_eq!(code(&mut realm, issuer, &topic, &wrap, true), NO_SUBSCRIBERS);
     assert_eq!(subscribe(&mut realm, reader, "f/x"), 0);
-    assert_eq!(realm.world.policy_sample("veilmq_e2e_rejected_total", "f", "member"), 6);
+    // What `#` would show of keys is refused first.
+    assert_eq!(realm.world.policy_sample("veilmq_e2e_rejected_total", "f", "member"), 5);
 }
 
 #[test]
@@ -459,11 +460,78 @@ fn heads_count_again_after_a_restart_and_do_not_go_back() {
     let ca = identity(1, "authority", Roles::CA, None);
     realm.world.shared.trust().write().unwrap().add(ca.certificate().clone()).unwrap();
     let policies = Policies::new(vec![Policy { sender_binding: false, ..Policy::requiring("f", SCOPE) }]);
-    let policies = policies.unwrap().enforcing_distribution(true);
+    let policies = policies.unwrap().with_distribution(DistributionRule::Enforce);
     realm.world.set_access(Access { policies, ..Access::open_to(true) });
     let anybody = realm.world.connect(&connect_v5("anybody", true, 0));
     realm.world.bytes(anybody);
 
     assert_eq!(code(&mut realm, anybody, "f/t", &sealed(&envelope(ISSUER, 2, 0)), false), 0x99);
     assert_eq!(code(&mut realm, anybody, "f/t", &sealed(&envelope(ISSUER, 1, 1)), false), NO_SUBSCRIBERS);
+}
+
+#[test]
+fn objects_are_verified_whoever_brings_them_where_nothing_more_is_asked_for() {
+    let mut realm = enforcing(Vec::new());
+    let policies = Policies::new(Vec::new()).unwrap().with_distribution(DistributionRule::Verify);
+    realm.world.set_access(Access { policies, ..Access::open_to(true) });
+    let anybody = realm.world.connect(&connect_v5("anybody", true, 0));
+    realm.world.bytes(anybody);
+    let first = fields(&realm, 1, 1_000);
+    let again = KeyHeadFields { created_ms: 2_000, ..first.clone() };
+    let mut forged = head(&first);
+    let signature = forged.len() - 2 - 98 - 1;
+    forged[signature] ^= 1;
+    let foreign = identity(ISSUER, "issuer", Roles::PUBLISHER, Some(&keys(99))).certificate().clone();
+    let foreign = KeyHeadFields { certificate: foreign, ..fields(&realm, 9, 9_000) };
+    let topic = head_topic();
+
+    for (what, payload, expected) in [
+        ("a head that somebody else brings", head(&again), NO_SUBSCRIBERS),
+        ("one that was rolled back", head(&first), 0x99),
+        ("one that was changed", forged, 0x87),
+        ("plaintext", b"plain".to_vec(), 0x99),
+        ("one of an authority that is not trusted here", head(&foreign), NO_SUBSCRIBERS),
+    ] {
+        assert_eq!(code(&mut realm, anybody, &topic, &payload, true), expected, "{what}");
+    }
+    assert_eq!(realm.world.sample("veilmq_keyhead_total", "accepted"), 1);
+    realm.world.subscribe(anybody, "#", QoS::AtMostOnce);
+    assert_eq!(realm.world.bytes(anybody)[5], 0, "everybody reads");
+}
+
+#[test]
+fn what_is_for_one_client_alone_is_read_by_that_client_alone() {
+    let mut realm = enforcing(Vec::new());
+    let reader = arrive(&mut realm, "reader", READER);
+    let anonymous = realm.world.connect(&connect_v5("anonymous", true, 0));
+    realm.world.bytes(anonymous);
+    let (own, other, scope) = (keys(READER).kid(), keys(ISSUER).kid(), "950537d600000000");
+    let rows = [
+        (format!("_veil/1/kp/{scope}/+"), 0, 0x87),
+        (format!("_veil/1/kp/{scope}/+/w/{own}"), 0, 0x87),
+        (format!("_veil/1/kp/{scope}/+/w/{other}"), 0x87, 0x87),
+        (format!("_veil/1/kp/{scope}/+/w/+"), 0x87, 0x87),
+        ("_veil/1/kp/#".to_owned(), 0x87, 0x87),
+        ("_veil/1/pre/+".to_owned(), 0, 0x87),
+        (format!("_veil/1/jr/{own}"), 0, 0x87),
+        (format!("_veil/1/jr/{other}"), 0x87, 0x87),
+        (format!("_veil/1/jn/{own}"), 0, 0x87),
+        (format!("_veil/1/jn/{other}"), 0x87, 0x87),
+        (format!("$share/g/_veil/1/jn/{other}"), 0x87, 0x87),
+        (format!("_veil/1/ctl/{own}"), 0, 0x87),
+        (format!("_veil/1/crl/{other}"), 0, 0),
+        ("#".to_owned(), 0x87, 0x87),
+        ("+/1/#".to_owned(), 0x87, 0x87),
+        ("f/#".to_owned(), 0, 0),
+        ("_veil/2/#".to_owned(), 0, 0),
+    ];
+
+    for (filter, of_reader, of_anonymous) in &rows {
+        for (connection, expected) in [(reader, of_reader), (anonymous, of_anonymous)] {
+            realm.world.subscribe(connection, filter, QoS::AtMostOnce);
+            assert_eq!(realm.world.bytes(connection).last(), Some(expected), "{filter}");
+        }
+    }
+    let refused = rows.iter().map(|(_, a, b)| u64::from(*a > 0) + u64::from(*b > 0)).sum::<u64>();
+    assert_eq!(realm.world.sample("veilmq_distribution_rejected_total", "reader"), refused);
 }

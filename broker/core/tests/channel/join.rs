@@ -141,6 +141,7 @@ fn an_issuer_that_is_there_answers_in_connack() {
         let asking = asking.respond(&payload);
 
         assert_eq!(asking.realm.world.sample("veilmq_join_total", "answered"), 1);
+        assert_eq!(asking.realm.world.shared.take_join_milliseconds(), [0]);
         assert_eq!(asking.outcome(), (JoinStatus::Done, payload));
     }
 }
@@ -165,6 +166,7 @@ fn a_connection_does_not_depend_on_an_issuer() {
     assert!(asking.bytes().is_empty());
     asking.realm.world.pass(1);
     assert_eq!(asking.realm.world.sample("veilmq_join_total", "pending"), 1);
+    assert_eq!(asking.realm.world.shared.take_join_milliseconds(), [3_000]);
     assert_eq!(asking.outcome(), (JoinStatus::Pending, Vec::new()));
 
     let absent = ask(stage(shards(1), false), MEMBER);
