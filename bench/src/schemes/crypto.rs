@@ -41,6 +41,7 @@ struct Bench {
     group: GroupSealer,
     payload: Vec<u8>,
     out: Vec<u8>,
+    prefix: Vec<u8>,
 }
 
 /// Measures one contestant with channels.
@@ -65,6 +66,7 @@ pub(crate) fn measure(
         group: GroupSealer::new(1, 1, suite, false, secret(2)),
         payload: vec![0x5A; payload_bytes],
         out: Vec::new(),
+        prefix: Vec::new(),
     };
     let copies = if scheme == Scheme::Two { usize::from(subscribers) } else { 1 };
     let messages = (BATCH_RECORDS / usize::from(subscribers).max(1)).max(BATCH_MESSAGES_MIN);
@@ -98,7 +100,7 @@ impl Bench {
 
     /// Opens what arrived, which is one copy for each subscriber where there is no group key, and seals what leaves.
     fn message(&mut self, records: Vec<Vec<u8>>) -> Result<(), Failure> {
-        let Self { contestant, from_publisher, to_subscribers, group, payload, out, .. } = self;
+        let Self { contestant, from_publisher, to_subscribers, group, payload, out, prefix, .. } = self;
         for mut record in records {
             from_publisher.next(&mut record, RECORD_BYTES_MAX)?.ok_or("a record is not whole")?;
             black_box(&record);
@@ -118,13 +120,15 @@ impl Bench {
             Contestant::Scheme3 => {
                 let fan = group.encrypt(body, 0, out)?;
                 for sealer in to_subscribers {
-                    black_box(sealer.fan_group(&mut Vec::with_capacity(16), &HEADER, &fan)?);
+                    prefix.clear();
+                    black_box(sealer.fan_group(prefix, &HEADER, &fan)?);
                 }
             }
             Contestant::Scheme4 => {
                 let (fan, _) = group.authenticate(body, 0, out)?;
                 for sealer in to_subscribers {
-                    black_box(sealer.fan_group(&mut Vec::with_capacity(16), &HEADER, &fan)?);
+                    prefix.clear();
+                    black_box(sealer.fan_group(prefix, &HEADER, &fan)?);
                 }
             }
             Contestant::Veil => {
@@ -132,7 +136,7 @@ impl Bench {
                 let digest = gbody_digest(&[out, payload]);
                 let body_bytes = out.len() + payload.len();
                 for sealer in to_subscribers {
-                    let prefix = &mut Vec::with_capacity(16);
+                    prefix.clear();
                     black_box(sealer.fan_d(prefix, &HEADER, &digest, body_bytes)?);
                 }
             }

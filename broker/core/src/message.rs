@@ -29,7 +29,15 @@ pub struct Message {
     /// The count of those that need the stored body without holding this image; all holders together count as one more.
     absent: OnceLock<Arc<AtomicU32>>,
     storing: AtomicU8,
-    digest: OnceLock<[u8; 32]>,
+    fan_body: OnceLock<Box<FanBody>>,
+}
+
+/// What FAN-D records share besides the payload (VEIL-1 section 6.3).
+pub(crate) struct FanBody {
+    /// The G-body up to its payload.
+    pub(crate) head: Box<[u8]>,
+    /// The digest of the whole G-body.
+    pub(crate) digest: [u8; 32],
 }
 
 /// What is known of the batch that stores a message.
@@ -101,7 +109,7 @@ impl Message {
             references: AtomicU32::new(references),
             absent: OnceLock::new(),
             storing: AtomicU8::new(Storing::Pending as u8),
-            digest: OnceLock::new(),
+            fan_body: OnceLock::new(),
         }
     }
 
@@ -255,9 +263,16 @@ impl Message {
         Some(Arc::clone(absent))
     }
 
-    /// Returns the FAN-D digest of the shared body, computed at most once (VEIL-1 section 6.3).
-    pub fn digest(&self, compute: impl FnOnce() -> [u8; 32]) -> &[u8; 32] {
-        self.digest.get_or_init(compute)
+    /// Returns what all FAN-D records of this message share, computed at most once (VEIL-1 section 6.3).
+    ///
+    /// # Errors
+    /// What `compute` gives; the next call computes again.
+    pub(crate) fn fan_body<E>(&self, compute: impl FnOnce() -> Result<FanBody, E>) -> Result<&FanBody, E> {
+        if let Some(body) = self.fan_body.get() {
+            return Ok(body);
+        }
+        let body = Box::new(compute()?);
+        Ok(self.fan_body.get_or_init(|| body))
     }
 }
 

@@ -15,7 +15,7 @@ use veilmq_protocol::{EncodeError, PACKET_BYTES_MAX, Packet, ProtocolVersion, Pu
 
 use super::aliases::{Alias, TopicAliases};
 use crate::groups::{Admission, GroupBody, GroupKind, GroupMessage};
-use crate::message::Message;
+use crate::message::{FanBody, Message};
 use crate::outbox::{Outbox, SHARED_PAYLOAD_BYTES_MIN};
 use crate::time::Moment;
 
@@ -471,14 +471,17 @@ impl Wire {
         self.close_record();
         let Some(channel) = records_of(&mut self.channel) else { return Ok(()) };
         let payload = message.payload().as_wire_bytes();
-        let body_head = shared_body_head(message)?;
-        let digest = message.digest(|| channel.sealer.digest(&[&body_head, payload]));
+        let FanBody { head: body_head, digest } = message.fan_body(|| {
+            let head = shared_body_head(message)?;
+            let digest = channel.sealer.digest(&[&head, payload]);
+            Ok::<_, LayoutError>(FanBody { head: head.into_boxed_slice(), digest })
+        })?;
         let mut header = Vec::new();
         put_subscriber_header(head, &mut header)?;
         let body_bytes = body_head.len() + payload.len();
         let tag = self.outbox.append(|tail| {
             let tag = channel.sealer.fan_d(tail, &header, digest, body_bytes)?;
-            tail.extend_from_slice(&body_head);
+            tail.extend_from_slice(body_head);
             Ok::<_, LayoutError>(tag)
         })?;
         self.append_body_payload(message);

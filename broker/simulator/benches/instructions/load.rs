@@ -3,10 +3,13 @@
 //! A step is what one read of a socket brings, and makes one turn, as it does in the daemon. Invariant: while steps are carried
 //! out, nothing is done but what the core and a driver without sockets have to do.
 
+use std::sync::Arc;
+
 use veilmq_core::{
     ConnectionId, Effect, EntranceId, Environment, Input, Moment, Outbox, Promise, Settings, Shard,
-    ShardIndex, Shared, Totals,
+    ShardIndex, Shared, Totals, VeilServer,
 };
+use veilmq_protocol::veil::vmc::Certificate;
 use veilmq_protocol::{
     Connect, Packet, ProtocolVersion, QoS, Subscribe, SubscribeFiltersBuf, TopicFilter, UserProperties,
 };
@@ -33,9 +36,11 @@ struct Broker {
     homes: Vec<usize>,
     effects: Vec<Effect>,
     written_bytes: usize,
+    /// What is written, while somebody asks for it.
+    answer: Option<Vec<u8>>,
 }
 
-const NOW: Moment = Moment::from_milliseconds(1_800_000_000_000);
+pub(crate) const NOW: Moment = Moment::from_milliseconds(1_800_000_000_000);
 
 impl Load {
     /// Makes a broker of one shard without clients, whose clients will have had `deliveries` messages in the end.
@@ -45,10 +50,29 @@ impl Load {
 
     /// The same with several shards.
     pub(crate) fn with_shards(shards: u16, deliveries: u64) -> Self {
-        let shared = Shared::new(Settings { shards, ..Settings::default() }, [7; 16], None);
-        let shards = (0..shards).map(|index| Shard::new(ShardIndex(index), shared.clone())).collect();
-        let broker = Broker { shards, homes: Vec::new(), effects: Vec::new(), written_bytes: 0 };
+        Self::start(&Shared::new(Settings { shards, ..Settings::default() }, [7; 16], None), deliveries)
+    }
+
+    /// The same with one shard and the VEIL-1 channel, for clients whose certificate `trusted` is or has signed.
+    pub(crate) fn with_veil(veil: VeilServer, trusted: Certificate, deliveries: u64) -> Self {
+        let shared = Shared::new(Settings { shards: 1, ..Settings::default() }, [7; 16], Some(veil));
+        shared.trust().write().unwrap().add(trusted).unwrap();
+        Self::start(&shared, deliveries)
+    }
+
+    fn start(shared: &Arc<Shared>, deliveries: u64) -> Self {
+        let shards = 0..shared.settings().shards;
+        let shards = shards.map(|index| Shard::new(ShardIndex(index), Arc::clone(shared))).collect();
+        let broker =
+            Broker { shards, homes: Vec::new(), effects: Vec::new(), written_bytes: 0, answer: None };
         Self { broker, steps: Vec::new(), deliveries }
+    }
+
+    /// Does something at once and returns what the broker wrote meanwhile as well.
+    pub(crate) fn answer<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> (T, Vec<u8>) {
+        self.broker.answer = Some(Vec::new());
+        let done = act(self);
+        (done, self.broker.answer.take().unwrap_or_default())
     }
 
     /// Connects a client at once.
@@ -86,7 +110,12 @@ impl Load {
 
     /// Lets a client send packets at once, all in one read.
     pub(crate) fn send_now(&mut self, client: Client, packets: &[Packet<'_>]) {
-        self.broker.receive(client.connection, &mut encode(client, packets));
+        self.send_bytes_now(client, &mut encode(client, packets));
+    }
+
+    /// Lets a client send bytes at once, all in one read.
+    pub(crate) fn send_bytes_now(&mut self, client: Client, bytes: &mut [u8]) {
+        self.broker.receive(client.connection, bytes);
     }
 
     /// Lets a client send packets later, all in one read.
@@ -156,7 +185,11 @@ impl Broker {
     }
 
     fn write(&mut self, shard: usize, connection: ConnectionId) {
+        let answer = &mut self.answer;
         let written = self.shards[shard].write(connection, |outbox| {
+            if let Some(answer) = answer {
+                answer.extend_from_slice(outbox.as_single().unwrap());
+            }
             let bytes = outbox.as_single().map_or_else(|| vectored_bytes(outbox), <[u8]>::len);
             outbox.advance(bytes);
             assert!(outbox.is_empty(), "one write takes everything");
@@ -172,7 +205,7 @@ fn vectored_bytes(outbox: &Outbox) -> usize {
     slices.iter().map(|slice| slice.len()).sum()
 }
 
-fn subscription(client: Client, filter: &str, qos: QoS) -> Vec<u8> {
+pub(crate) fn subscription(client: Client, filter: &str, qos: QoS) -> Vec<u8> {
     let mut filters = SubscribeFiltersBuf::new();
     filters.push(TopicFilter::new(filter).unwrap(), options(qos)).unwrap();
     let subscribe = Subscribe {
@@ -184,7 +217,7 @@ fn subscription(client: Client, filter: &str, qos: QoS) -> Vec<u8> {
     encode(client, &[Packet::Subscribe(subscribe)])
 }
 
-fn encode(client: Client, packets: &[Packet<'_>]) -> Vec<u8> {
+pub(crate) fn encode(client: Client, packets: &[Packet<'_>]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for packet in packets {
         packet.encode(client.version, &mut bytes).unwrap();

@@ -10,6 +10,7 @@
 
 mod load;
 mod scenarios;
+mod sealed;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

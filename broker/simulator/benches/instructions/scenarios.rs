@@ -3,6 +3,7 @@
 //! Payloads have 100 bytes; clients speak MQTT 3.1.1 where nothing else is said. Sixteen packets come with one read, about as
 //! many as a busy connection has when its turn comes.
 
+use veilmq_protocol::veil::registry::Suite;
 use veilmq_protocol::{
     Acknowledgement, Connect, ConnectProperties, Packet, Publish, PublishProperties, QoS, ReasonCode,
     TopicName, UserPropertiesBuf,
@@ -11,6 +12,7 @@ use veilmq_simulator::{connect_v5, connect_v311, id, publish};
 
 use crate::Load;
 use crate::load::Client;
+use crate::sealed::Realm;
 
 /// A row of the table.
 pub(crate) struct Scenario {
@@ -47,6 +49,18 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "fan_out", messages: MESSAGES as u64, prepare: || fan_out(QoS::AtMostOnce) },
     // The same at QoS 1.
     Scenario { name: "fan_out_qos_1", messages: MESSAGES as u64, prepare: || fan_out(QoS::AtLeastOnce) },
+    // One publisher on TCP, 100 subscribers on the VEIL-1 channel, QoS 0, payloads of 256 bytes: a FAN-D record for each.
+    Scenario {
+        name: "fan_out_cbc_hmac",
+        messages: MESSAGES as u64,
+        prepare: || sealed_fan_out(Suite::Aes256CbcHmacSha256),
+    },
+    Scenario { name: "fan_out_gcm", messages: MESSAGES as u64, prepare: || sealed_fan_out(Suite::Aes256Gcm) },
+    Scenario {
+        name: "fan_out_chacha",
+        messages: MESSAGES as u64,
+        prepare: || sealed_fan_out(Suite::ChaCha20Poly1305),
+    },
     // 100 publishers in turn, one subscriber, QoS 0.
     Scenario { name: "fan_in", messages: MESSAGES as u64, prepare: fan_in },
     // One publisher, one subscriber whose session is on another shard, QoS 0.
@@ -190,6 +204,21 @@ fn fan_out(qos: QoS) -> Load {
         for subscriber in subscribers.iter().filter(|_| qos != QoS::AtMostOnce) {
             load.send(*subscriber, &[Packet::PubAck(acknowledgement(number))]);
         }
+    }
+    load
+}
+
+fn sealed_fan_out(suite: Suite) -> Load {
+    let mut realm = Realm::new(u64::from(MESSAGES));
+    for number in 0..SUBSCRIBERS {
+        let mut subscriber = realm.join(&format!("subscriber-{number}"), suite);
+        realm.subscribe(&mut subscriber, TOPIC, QoS::AtMostOnce);
+    }
+    let mut load = realm.load;
+    let publisher = join(&mut load, "publisher");
+    let payload = "x".repeat(256);
+    for _ in 0..MESSAGES / SUBSCRIBERS {
+        load.send(publisher, &[Packet::Publish(publish(TOPIC, &payload, QoS::AtMostOnce, 0))]);
     }
     load
 }
