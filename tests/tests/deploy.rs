@@ -1,19 +1,16 @@
-//! What is shipped beside the broker says what the broker does: alerts, dashboard, chart and handbook name metrics that exist, paths that
-//! answer and options that are known.
-//!
-//! The chart is checked as text and by its configuration; that `helm` renders it and a cluster takes it is not shown here.
+//! What is shipped beside the broker says what the broker does: alerts, dashboard and handbook name metrics that exist.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 use veilmq_tests::broker::Broker;
 use veilmq_tests::certificates::Authority;
-use veilmq_tests::tools::{built_program, require_tool, run, workspace_root};
+use veilmq_tests::tools::{require_tool, run, workspace_root};
 use veilmq_tests::wire::{Wire, publish_packet};
 
 fn read(path: &str) -> String {
@@ -139,111 +136,4 @@ fn the_panels_of_the_dashboard_do_not_overlap_and_have_numbers_of_their_own() {
             }
         }
     }
-}
-
-fn chart(file: &str) -> String {
-    read(&format!("deploy/helm/veilmq/{file}"))
-}
-
-fn templates() -> Vec<(PathBuf, String)> {
-    let folder = workspace_root().join("deploy/helm/veilmq/templates");
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let templates: Vec<_> = entries.map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect();
-    assert!(templates.len() >= 7);
-    templates
-}
-
-/// The paths of `values.yaml`, such as `image.tag`: the file has one key in a line, indented by two.
-fn value_paths() -> BTreeSet<String> {
-    let mut above: Vec<String> = Vec::new();
-    let mut paths = BTreeSet::new();
-    for line in chart("values.yaml").lines() {
-        let depth = line.len() - line.trim_start().len();
-        let Some((key, _)) = line.trim_start().split_once(':') else { continue };
-        if key.chars().all(|character| character.is_ascii_alphanumeric()) && depth / 2 <= above.len() {
-            above.truncate(depth / 2);
-            above.push(key.to_owned());
-            paths.insert(above.join("."));
-        }
-    }
-    paths
-}
-
-#[test]
-fn every_value_that_the_chart_uses_has_a_default_and_every_default_is_used() {
-    let paths = value_paths();
-    let mut used = BTreeSet::new();
-    for (path, text) in templates() {
-        for piece in text.split(".Values.").skip(1) {
-            let name: String = piece
-                .chars()
-                .take_while(|character| character.is_ascii_alphanumeric() || *character == '.')
-                .collect();
-            assert!(paths.contains(&name), "{}: {name} is not in values.yaml", path.display());
-            used.insert(name);
-        }
-    }
-    let is_used = |path: &String| {
-        used.iter().any(|name| path.starts_with(name.as_str()) || name.starts_with(&format!("{path}.")))
-    };
-    let unused: Vec<_> = paths.iter().filter(|path| !is_used(path)).collect();
-    assert!(unused.is_empty(), "nothing uses {unused:?}");
-}
-
-#[test]
-fn the_blocks_of_the_templates_are_closed() {
-    for (path, text) in templates() {
-        let actions: Vec<&str> = text
-            .split("{{")
-            .skip(1)
-            .map(|rest| rest.split_once("}}").unwrap_or_else(|| panic!("{}: {rest}", path.display())).0)
-            .map(|action| action.trim_matches('-').trim())
-            .collect();
-        let begins = |action: &&&str| {
-            ["if ", "with ", "range ", "define "].iter().any(|word| action.starts_with(word))
-        };
-        let opened = actions.iter().filter(begins).count();
-        assert_eq!(opened, actions.iter().filter(|action| **action == "end").count(), "{}", path.display());
-    }
-}
-
-#[test]
-fn the_configuration_of_the_chart_is_valid_and_its_probes_ask_the_paths_that_answer() {
-    let values = chart("values.yaml");
-    let (_, rest) = values.split_once("config: |\n").expect("values.yaml has a configuration");
-    let configuration: Vec<&str> = rest
-        .lines()
-        .take_while(|line| line.is_empty() || line.starts_with("  "))
-        .map(str::trim_start)
-        .collect();
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("veilmq.toml");
-    fs::write(&file, configuration.join("\n")).unwrap();
-
-    let checked = run(Command::new(built_program("veilmq")).arg("check-config").arg("-c").arg(&file), 30);
-
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
-    let pod = chart("templates/statefulset.yaml");
-    let broker = Broker::start();
-    for (probe, path) in
-        [("startupProbe", "/readyz"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")]
-    {
-        let probe = pod.split_once(&format!("{probe}:")).expect("the probe is there").1;
-        assert!(
-            probe.trim_start().starts_with(&format!("httpGet: {{path: {path}, port: admin}}")),
-            "{probe}"
-        );
-        assert_eq!(broker.get(path).status, 200);
-    }
-    for line in [
-        "runAsNonRoot: true",
-        "readOnlyRootFilesystem: true",
-        "allowPrivilegeEscalation: false",
-        "drop: [ALL]",
-    ] {
-        assert!(pod.contains(line), "{line}");
-    }
-    let version =
-        read("Cargo.toml").lines().find_map(|line| Some(line.strip_prefix("version = ")?.to_owned()));
-    assert!(chart("Chart.yaml").contains(&format!("appVersion: {}", version.expect("a version"))));
 }
