@@ -10,8 +10,17 @@ use std::path::{Path, PathBuf};
 use veilmq_tests::tools::workspace_root;
 
 /// What signatures are made for (VEIL-1 section 2), apart from revocation lists, which no model has.
-const SIGNED: [&str; 8] =
-    ["broker auth", "client auth", "compact client", "cert", "prekey", "key head", "join req", "source"];
+const SIGNED: [&str; 9] = [
+    "broker auth",
+    "client auth",
+    "compact client",
+    "cert",
+    "prekey",
+    "key head",
+    "join req",
+    "join rsp",
+    "source",
+];
 /// What keys, commitments and digests of the models are derived under.
 const DERIVED: [&str; 6] = ["commit", "fanout", "group", "msg", "stream key", "wrap"];
 
