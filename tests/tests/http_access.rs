@@ -184,6 +184,7 @@ fn a_form_is_sent_where_that_is_wanted_and_words_of_other_brokers_are_understood
 
 #[test]
 fn whatever_is_no_answer_lets_nobody_in_and_nobody_is_banned_for_it() {
+    // [D10]
     let service = Service::start(|_| Reply::ok(""));
     let closed = service.address();
     let side = Side::start(
@@ -289,6 +290,7 @@ fn whoever_the_service_denies_too_often_is_banned_and_not_asked_about() {
 
 #[test]
 fn others_are_served_while_the_service_hangs() {
+    // [D10]
     let hang = |question: &Question| match body(question)["username"] == "ann" {
         true => Reply::Late(Duration::from_secs(8), Box::new(Reply::ok(ALLOW))),
         false => Reply::ok(ALLOW),

@@ -336,7 +336,7 @@ fn a_reload_touches_the_bridges_that_have_changed_alone() {
 
     expect(&mut changing, &[0xe0, 0]);
     let (mut changed, mut coming) = (changes.accepted(), comes.accepted());
-    expect(&mut changed, &subscribe_packet(2, "c", 0));
+    expect(&mut changed, &subscribe_packet(1, "c", 0));
     expect(&mut coming, &subscribe_packet(1, "d", 0));
     let mut local = subscriber(&broker, "s", "a");
     staying.send(&packet(0x30, b"\0\x01ax")).unwrap();

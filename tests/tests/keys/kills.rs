@@ -161,7 +161,7 @@ fn nobody_goes_back_to_an_earlier_key_over_kills_at_random_moments_of_rotations(
     eventually("the reader refuses the head", || stage.plant.complaints("lake").contains("key refused"));
     stage.publish("after all");
     stage.wait_for("after all");
-    assert_eq!(stage.shown().last().unwrap().epoch, newest);
+    assert!(stage.shown().last().unwrap().epoch >= newest, "{:?}", stage.shown());
 
     stage.broker.terminate(30);
     let mut places = vec![("the packets".to_owned(), stage.tap.captured())];

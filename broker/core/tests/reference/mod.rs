@@ -173,9 +173,11 @@ impl Model {
 
     /// Notes who wants a message at the moment at which its PUBLISH is sent.
     fn note_publication(&mut self, number: u64, topic: usize, qos: QoS, is_first: bool) {
-        let mut owed_to = BTreeSet::new();
+        let (mut owed_to, mut in_order) = (BTreeSet::new(), BTreeSet::new());
         let promise = self.messages.get_mut(&number).unwrap();
-        for session in self.clients.iter().filter_map(|client| client.session.as_ref()) {
+        for client in &self.clients {
+            let Some(session) = &client.session else { continue };
+            let is_there = client.connection.as_ref().is_some_and(|network| network.is_ready);
             let matching = session.subscriptions.iter().filter(|(filter, _)| MATCHES[**filter][topic]);
             for (_, subscription) in matching {
                 promise.allowed.insert(session.incarnation);
@@ -185,11 +187,15 @@ impl Model {
                 {
                     owed_to.insert(session.incarnation);
                 }
+                // A copy of QoS 0 is not kept for who is away, and a repetition is then the first that it gets.
+                if is_there || subscription.qos.min(qos) != QoS::AtMostOnce {
+                    in_order.insert(session.incarnation);
+                }
             }
         }
         if is_first {
             promise.owed_to = owed_to;
-            promise.in_order = promise.allowed.clone();
+            promise.in_order = in_order;
         } else {
             promise.owed_to.retain(|incarnation| owed_to.contains(incarnation));
         }
