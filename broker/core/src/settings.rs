@@ -193,9 +193,9 @@ pub struct SettingsInForce {
 }
 
 impl SettingsInForce {
-    pub(crate) fn new(mut settings: Settings) -> Self {
+    pub(crate) fn new(settings: Settings) -> Self {
         let common = Arc::new(Entrance::of(&settings));
-        let entrances = std::mem::take(&mut settings.entrances).into_iter().map(Arc::new).collect();
+        let entrances = settings.entrances.iter().cloned().map(Arc::new).collect();
         Self { settings, entrances, common }
     }
 
