@@ -93,7 +93,8 @@ fn memory_is_bounded_by_the_number_of_what_is_stored() {
 
     let peaks = peaks((deliveries - narrow) / SESSIONS, narrow, 30);
 
-    let bound = 64 * MEGABYTE + 120 * deliveries;
+    // The first part is the program itself, caches, and what the allocator gives back late.
+    let bound = 80 * MEGABYTE + 120 * deliveries;
     assert!(peaks.iter().all(|peak| *peak < bound), "{deliveries} deliveries, {bound} bytes: {peaks:?}");
 }
 
