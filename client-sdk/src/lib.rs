@@ -6,6 +6,8 @@
 //!
 //! Invariant: on a topic of an end-to-end scope nothing leaves in plaintext, and nothing that arrives there
 //! reaches the application unless it is authentic (or marked as not authenticated, in the article's format).
+//! A message of QoS 1 or 2 is acknowledged once the application has it; what a resumed session brings waits until the application
+//! has subscribed to it again, or [says](Client::decline_unclaimed) that it will not.
 //!
 //! ```no_run
 //! use veilmq_client::{Client, QoS, Received};

@@ -3,9 +3,9 @@
 
 mod sdk_support;
 
-use std::time::Duration;
+use std::{num::NonZeroU16, time::Duration};
 
-use sdk_support::{acknowledgement, encode, incoming, publish_bytes, resumed, suback};
+use sdk_support::{acknowledgement, encode, incoming, publish_bytes, resumed, suback, unsuback};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -281,6 +281,118 @@ async fn a_dropped_subscription_is_cancelled_with_the_next_message_for_it() {
     let mut answers = [peer.take().await[0], peer.take().await[0]];
     answers.sort_unstable();
     assert_eq!(answers, [0x40, 0xA2], "PUBACK and UNSUBSCRIBE");
+}
+
+/// A client that comes back to a session of an earlier run of its program.
+async fn returned(broker: &Broker) -> (Client, Peer) {
+    let builder = broker.client().clean_start(false).receive_maximum(NonZeroU16::new(3).unwrap());
+    let connack = resumed();
+    let (client, peer) = tokio::join!(builder.connect(), broker.accept(&connack));
+    (client.unwrap(), peer)
+}
+
+impl Peer {
+    /// Sends what waited for the client, at QoS 1 and at QoS 2.
+    async fn send_what_waited(&mut self, dup: bool) {
+        self.send(&incoming("one", QoS::AtLeastOnce, 7, dup)).await;
+        self.send(&incoming("two", QoS::ExactlyOnce, 8, dup)).await;
+    }
+
+    async fn says_nothing(&mut self) {
+        let said = timeout(Duration::from_millis(50), self.take_or_end()).await;
+        assert!(said.is_err(), "{said:?}");
+    }
+}
+
+/// PUBACK and PUBREC of what waited.
+const TAKEN: [&[u8]; 2] = [b"\x40\x02\x00\x07", b"\x50\x02\x00\x08"];
+
+#[tokio::test]
+async fn what_a_resumed_session_brings_waits_until_the_application_subscribes_to_it() {
+    let broker = Broker::start().await;
+    let (client, mut peer) = returned(&broker).await;
+    peer.send_what_waited(false).await;
+    peer.says_nothing().await;
+
+    let _other = peer.grant(&client, "other").await;
+    peer.says_nothing().await;
+    let mut messages = peer.grant(&client, "t").await;
+    peer.says_nothing().await;
+
+    for (text, answer) in [&b"one"[..], b"two"].into_iter().zip(TAKEN) {
+        assert_eq!(&message(&mut messages).await.payload[..], text);
+        assert_eq!(peer.take().await, answer);
+    }
+    // [MQTT-4.3.3-11]
+    peer.send(&Packet::PubRel(acknowledgement(8))).await;
+    assert_eq!(peer.take().await, b"\x70\x02\x00\x08");
+}
+
+#[tokio::test]
+async fn what_waits_for_a_subscription_comes_once_over_a_lost_connection_and_a_lost_session() {
+    for (connack, comes_again) in [(resumed(), true), (ConnAck::default(), false)] {
+        let broker = Broker::start().await;
+        let (client, mut peer) = returned(&broker).await;
+        peer.send_what_waited(false).await;
+        peer.says_nothing().await;
+
+        drop(peer);
+        let mut peer = broker.accept(&connack).await;
+        if comes_again {
+            peer.send_what_waited(true).await;
+        }
+        peer.says_nothing().await;
+        let mut messages = peer.grant(&client, "t").await;
+
+        for text in [&b"one"[..], b"two"] {
+            assert_eq!(&message(&mut messages).await.payload[..], text);
+        }
+        for answer in TAKEN.iter().filter(|_| comes_again) {
+            assert_eq!(peer.take().await, *answer);
+        }
+        peer.send(&incoming("after", QoS::AtMostOnce, 0, false)).await;
+        assert_eq!(&message(&mut messages).await.payload[..], b"after", "nothing comes twice");
+    }
+}
+
+#[tokio::test]
+async fn the_receive_maximum_bounds_what_waits_for_a_subscription() {
+    let broker = Broker::start().await;
+    let (_client, mut peer) = returned(&broker).await;
+    peer.send_what_waited(false).await;
+    peer.send(&incoming("three", QoS::AtLeastOnce, 9, false)).await;
+    peer.says_nothing().await;
+
+    peer.send(&incoming("four", QoS::AtLeastOnce, 10, false)).await;
+
+    // [MQTT-3.3.4-7]
+    assert_eq!(peer.take().await, b"\xe0\x01\x93", "Receive Maximum exceeded");
+}
+
+#[tokio::test]
+async fn what_waits_is_acknowledged_once_the_application_wants_none_of_it() {
+    let broker = Broker::start().await;
+    let (client, mut peer) = returned(&broker).await;
+    peer.send_what_waited(false).await;
+    let ended = async { client.unsubscribe("+").await };
+    let answer = async {
+        let unsubscribe = peer.take().await;
+        assert_eq!(unsubscribe[0], 0xA2, "UNSUBSCRIBE");
+        peer.send(&unsuback(u16::from_be_bytes([unsubscribe[2], unsubscribe[3]]), &[0])).await;
+    };
+    let (ended, ()) = tokio::join!(ended, answer);
+    assert_eq!(ended, Ok(()));
+    assert_eq!([peer.take().await, peer.take().await], TAKEN);
+    peer.send(&incoming("late", QoS::AtLeastOnce, 9, false)).await;
+    assert_eq!(peer.take().await, b"\x40\x02\x00\x09", "its last messages may come later");
+
+    let (client, mut peer) = returned(&broker).await;
+    peer.send_what_waited(false).await;
+    peer.says_nothing().await;
+    assert_eq!(client.decline_unclaimed().await, Ok(2));
+    assert_eq!([peer.take().await, peer.take().await], TAKEN);
+    peer.send(&incoming("late", QoS::AtLeastOnce, 9, false)).await;
+    assert_eq!(peer.take().await, b"\x40\x02\x00\x09");
 }
 
 #[tokio::test]

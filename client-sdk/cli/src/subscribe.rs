@@ -58,6 +58,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let deadline = arguments.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let client = arguments.connection.builder(&given)?.connect().await?;
     let mut messages = subscribe(&client, &arguments).await?;
+    let declined = client.decline_unclaimed().await?;
+    if declined > 0 {
+        complain(&format!("{declined} messages dropped: they are for topics of an earlier run"));
+    }
     let progress =
         Progress::new("received", arguments.count, arguments.connection.quiet || !quiet_terminal());
     let mut printer = Printer { arguments: &arguments, progress, printed: 0 };

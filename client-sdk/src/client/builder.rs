@@ -125,7 +125,8 @@ impl Builder {
         self
     }
 
-    /// Discards an earlier session at the first connection (default true); reconnects always resume.
+    /// Discards an earlier session at the first connection (default true); reconnects always resume. Without that, what the earlier
+    /// session brings waits for the application: see [`Client::decline_unclaimed`](super::Client::decline_unclaimed).
     pub const fn clean_start(mut self, clean_start: bool) -> Self {
         self.session.clean_start = clean_start;
         self

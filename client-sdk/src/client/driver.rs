@@ -6,6 +6,7 @@
 mod keys;
 mod requests;
 mod retained;
+mod unclaimed;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -20,7 +21,10 @@ use tokio::{
 use tracing::{debug, info, warn};
 use veilmq_protocol::{ReasonCode, SubscribeOptions, veil::channel::Identity};
 
-use self::requests::{Input, next_input};
+use self::{
+    requests::{Input, next_input},
+    unclaimed::Unclaimed,
+};
 use super::{
     Status,
     backoff::Backoff,
@@ -73,6 +77,9 @@ pub(super) enum Command {
         scope: Scope,
         request: KeyRequest,
         reply: oneshot::Sender<Result<KeyAnswer, KeyRequestError>>,
+    },
+    DeclineUnclaimed {
+        reply: oneshot::Sender<usize>,
     },
     Disconnect {
         reason: ReasonCode,
@@ -142,6 +149,9 @@ pub(super) struct Driver {
     blocked: Vec<Blocked>,
     /// Messages that waited for a key and are to be tried again, or for the last time.
     waited: VecDeque<(Parked, bool)>,
+    unclaimed: Unclaimed,
+    /// Messages that were unclaimed, to be opened before those that come.
+    claimed: VecDeque<(Message, Receipt)>,
     /// Publications that wait for a key, and until when.
     unsealed: VecDeque<(PublishCommand, Instant)>,
     /// Publications that are sealed and that the session has no room for.
@@ -187,6 +197,8 @@ impl Driver {
             reading: BTreeSet::new(),
             blocked: Vec::new(),
             waited: VecDeque::new(),
+            unclaimed: Unclaimed::default(),
+            claimed: VecDeque::new(),
             unsealed: VecDeque::new(),
             ready: VecDeque::new(),
             opening: false,
@@ -336,6 +348,7 @@ impl Driver {
         self.work_on_keys();
         self.follow_names();
         self.publish_ready();
+        self.unclaimed.tell();
         loop {
             self.retry_blocked();
             if !self.blocked.is_empty() {
@@ -345,6 +358,10 @@ impl Driver {
             self.session.set_reading(true, self.clock.now());
             if let Some((parked, may_wait)) = self.waited.pop_front() {
                 self.open(parked.message, parked.receipt, may_wait);
+                continue;
+            }
+            if let Some((message, receipt)) = self.claimed.pop_front() {
+                self.open(message, Some(receipt), true);
                 continue;
             }
             match self.session.poll(self.clock.now())? {
@@ -382,6 +399,7 @@ impl Driver {
     fn connected(&mut self, session_present: bool, channel: Option<Channel>) {
         info!(address = %self.endpoint.address(), session_present, ?channel, "connected");
         self.attempt = 0;
+        self.expect_unclaimed(session_present);
         self.reauthenticate_at = channel.is_some().then(|| self.next_reauthentication());
         self.status.send_replace(Status::Connected { session_present, channel });
         self.opening = true;
@@ -418,7 +436,7 @@ impl Driver {
         }
         if self.take_key_message(&message) {
             self.acknowledge(receipt);
-        } else {
+        } else if let Some(message) = self.keep_unclaimed(message, receipt) {
             self.open(message, receipt, true);
         }
     }
@@ -434,9 +452,11 @@ impl Driver {
                 self.waited.extend(overdue.map(|parked| (parked, false)));
             }
         }
-        for filter in self.routes.abandoned() {
-            self.session.abandon(&filter);
+        let abandoned = self.routes.abandoned();
+        for filter in &abandoned {
+            self.session.abandon(filter);
         }
+        self.give_up(abandoned);
     }
 
     fn acknowledge(&mut self, receipt: Option<Receipt>) {
@@ -489,7 +509,8 @@ impl Driver {
         let refresh = self.sealing.refresh_due().filter(|_| self.is_connected());
         let refresh = refresh.map(|due| Instant::now() + until(due));
         let names = self.sealing.names_due().map(|due| Instant::now() + until(due));
-        [session, stall, self.reauthenticate_at, keys, self.unsealed_due(), refresh, names]
+        let unclaimed = self.unclaimed.due();
+        [session, stall, self.reauthenticate_at, keys, self.unsealed_due(), refresh, names, unclaimed]
             .into_iter()
             .flatten()
             .min()

@@ -126,6 +126,22 @@ impl Client {
         answer.await.map_err(|_| closed())?.map(drop)
     }
 
+    /// Says that this application has subscribed to all that it wants of a session that was resumed.
+    ///
+    /// What such a session brings for subscriptions of an earlier run of the program waits, unacknowledged, until the application has
+    /// subscribed to it, or has [unsubscribed](Self::unsubscribe) from it. Once as many messages wait as the
+    /// [receive maximum](Builder::receive_maximum) allows, the broker sends no others of QoS 1 and 2. From this call on such messages are
+    /// acknowledged and dropped. Returns how many had waited.
+    ///
+    /// # Errors
+    /// [`RequestError::Closed`].
+    pub async fn decline_unclaimed(&self) -> Result<usize, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        let closed = || RequestError::Closed(self.close_reason());
+        self.commands.send(Command::DeclineUnclaimed { reply }).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())
+    }
+
     /// Proves once more who this client is, on the connection there is, and changes its keys (VEIL-1 section 4.8). A client
     /// does so by itself every [`reauthenticate_every`](Builder::reauthenticate_every).
     ///

@@ -174,6 +174,11 @@ impl Routes {
         closed.into_iter().filter(|filter| !used.contains(filter)).collect()
     }
 
+    /// Tells whether some subscription matches a topic.
+    pub(super) fn lead_to_somebody(&self, topic: &str) -> bool {
+        TopicName::new(topic).is_ok_and(|name| self.routes.iter().any(|route| route.matches(name)))
+    }
+
     /// Hands `received`, which came on `topic`, to every subscription that it matches; gives back what found no room.
     pub(super) fn deliver(
         &mut self,

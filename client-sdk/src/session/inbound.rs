@@ -142,6 +142,17 @@ impl Inbound {
         Ok(true)
     }
 
+    /// Forgets a message of an earlier connection that the application has not seen: when it comes again, it is new.
+    pub(super) fn forget(&mut self, receipt: Receipt) {
+        let same = |entry: &Unacknowledged| entry.receipt == receipt && !entry.current;
+        let index = self.unacknowledged.iter().position(same);
+        if let Some(Unacknowledged { id, qos: QoS::ExactlyOnce, .. }) =
+            index.and_then(|index| self.unacknowledged.remove(index))
+        {
+            self.received.remove(&id);
+        }
+    }
+
     /// The application has taken a message; acknowledges it as soon as all that arrived before are taken too.
     pub(super) fn acknowledge(&mut self, receipt: Receipt, output: &mut Output) -> Result<(), EncodeError> {
         if let Some(entry) = self.unacknowledged.iter_mut().find(|entry| entry.receipt == receipt) {

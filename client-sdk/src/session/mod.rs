@@ -247,6 +247,11 @@ impl Session {
         }
     }
 
+    /// A message of an earlier connection has reached nobody and is not kept: when the server sends it again, it is new.
+    pub fn forget(&mut self, receipt: Receipt) {
+        self.core.inbound.forget(receipt);
+    }
+
     /// Begins to prove once more who this client is, on the connection there is; [`Event::Reauthenticated`] tells of success
     /// and [`Event::Closed`] of failure. `renewed` is another certificate of the same key, used from now on.
     ///

@@ -8,7 +8,7 @@ use veilmq_client::{
 };
 use veilmq_protocol::{
     Acknowledgement, ConnAck, ConnAckProperties, Packet, PacketId, ProtocolVersion, Publish,
-    PublishProperties, ReasonCode, SubAck, SubscribeOptions, TopicName, UserProperties,
+    PublishProperties, ReasonCode, SubAck, SubscribeOptions, TopicName, UnsubAck, UserProperties,
 };
 
 pub(crate) const UNIX_MS: u64 = 1_790_000_300_000;
@@ -194,6 +194,15 @@ pub(crate) fn closed(event: Option<Event>) -> CloseReason {
 
 pub(crate) fn suback(packet_id: u16, reasons: &[u8]) -> Packet<'_> {
     Packet::SubAck(SubAck {
+        packet_id: id(packet_id),
+        reason_string: None,
+        user: UserProperties::default(),
+        reasons,
+    })
+}
+
+pub(crate) fn unsuback(packet_id: u16, reasons: &[u8]) -> Packet<'_> {
+    Packet::UnsubAck(UnsubAck {
         packet_id: id(packet_id),
         reason_string: None,
         user: UserProperties::default(),

@@ -1,7 +1,10 @@
-//! `kill -9` of whoever has to do with keys: nobody goes back to an earlier one.
+//! `kill -9` of whoever has to do with keys: nobody goes back to an earlier one, nothing is read twice, and nothing is lost.
 //!
 //! `VEILMQ_KILLS` is the number of kills, `VEILMQ_SEED` repeats the choices of an earlier run.
 
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -16,10 +19,17 @@ use veilmq_tests::wire::{Published, Wire, connect_packet_v5, publish_packet, pub
 
 use crate::plant::{Plant, Running, SCOPE, SECRET, TOPIC, eventually};
 
+/// Longer than from a message to its trace in the state of who has read it.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// How `veil sub` reads, with a session that waits for it.
-const READING: [&str; 8] = ["--join", SCOPE, "-t", SCOPE, "-q", "1", "-c", "--json"];
+const READING: [&str; 8] = reading("1");
 /// No matching subscribers.
 const NO_SUBSCRIBERS: u8 = 0x10;
+
+const fn reading(qos: &str) -> [&str; 8] {
+    ["--join", SCOPE, "-t", SCOPE, "-q", qos, "-c", "--json"]
+}
 
 /// The programs, and the broker behind what records every packet.
 struct Stage {
@@ -33,6 +43,7 @@ struct Stage {
 struct Shown {
     text: String,
     epoch: u64,
+    seq: u64,
 }
 
 impl Stage {
@@ -53,7 +64,11 @@ impl Stage {
 
     /// A reader that comes back to its session, once that is there.
     fn reader(&self) -> Running {
-        let reader = self.plant.start(&["sub"], "lake", &READING);
+        self.reader_at("1")
+    }
+
+    fn reader_at(&self, qos: &str) -> Running {
+        let reader = self.plant.start(&["sub"], "lake", &reading(qos));
         eventually("the reader listens", || self.is_listened_to());
         reader
     }
@@ -76,7 +91,8 @@ impl Stage {
     }
 
     fn wait_for(&self, text: &str) {
-        eventually(text, || self.shown().iter().any(|shown| shown.text == text));
+        let is_shown = || self.shown().iter().any(|shown| shown.text == text);
+        eventually(&format!("{text} (complaints: {})", self.plant.complaints("lake")), is_shown);
     }
 
     /// What a topic retains, as the broker gives it to anybody.
@@ -103,6 +119,7 @@ fn parse(printed: &str) -> Vec<Shown> {
         .map(|line| Shown {
             text: line["payload"].as_str().unwrap().to_owned(),
             epoch: line["sealed"]["epoch"].as_u64().unwrap(),
+            seq: line["sealed"]["seq"].as_u64().unwrap(),
         })
         .collect()
 }
@@ -193,8 +210,7 @@ fn a_store_that_was_restored_from_an_earlier_copy_brings_no_old_key_back() {
     copy_folder(&stage.broker.data_dir(), &copy);
     stage.broker.restart();
     stage.plant.made(&["authority", "rotate", "--state", "keys.state", "--scope", SCOPE]);
-    // The key has come into use.
-    sleep(Duration::from_secs(2));
+    sleep(2 * SETTLED);
     stage.publish("two");
     stage.wait_for("two");
     let newest = stage.shown().last().unwrap().epoch;
@@ -222,5 +238,108 @@ fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
         let to = to.join(path.strip_prefix(from).unwrap());
         std::fs::create_dir_all(to.parent().unwrap()).unwrap();
         std::fs::write(to, bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_killed_reader_refuses_what_it_has_shown_and_loses_nothing_it_has_not() {
+    let stage = Stage::new();
+    let _authority = stage.authority();
+    let (mut spy, _) = Wire::connect(stage.broker.address(), "spy", true);
+    spy.subscribe(TOPIC, 0);
+    let reader = stage.reader();
+    stage.publish("shown");
+    stage.wait_for("shown");
+    let envelope = Published::read(&spy.packet().unwrap()).unwrap().payload;
+    sleep(SETTLED);
+
+    drop(reader);
+    let mut shown = stage.shown();
+    stage.publish("sent meanwhile");
+    stage.plant_message(TOPIC, &envelope, false);
+    let reader = stage.reader();
+    stage.wait_for("sent meanwhile");
+    stage.plant_message(TOPIC, &envelope, false);
+    eventually("both replays are refused", || {
+        stage.plant.complaints("lake").matches("(Replay)").count() == 2
+    });
+
+    drop(reader);
+    shown.extend(stage.shown());
+    let texts: Vec<&str> = shown.iter().map(|shown| &*shown.text).collect();
+    assert_eq!(texts, ["shown", "sent meanwhile"]);
+}
+
+#[test]
+fn what_a_killed_reader_had_not_written_comes_again() {
+    const MESSAGES: u64 = 200;
+    let stage = Stage::new();
+    let _authority = stage.authority();
+    let mut reader = stage.plant.connecting(&["sub"], "lake", &READING);
+    // Nobody reads from it, so that only as much is written as fits into a pipe.
+    let mut reader = reader.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    eventually("the reader listens", || stage.is_listened_to());
+    stage.publish("the first, to know that there is a key");
+    let (text, count) = ("x".repeat(1_000), MESSAGES.to_string());
+    stage.plant.run(
+        "pub",
+        "press",
+        &["--join", SCOPE, "-t", TOPIC, "-q", "1", "-m", &text, "--repeat", &count],
+    );
+    sleep(SETTLED);
+
+    reader.kill().unwrap();
+    let mut written = String::new();
+    reader.stdout.take().unwrap().read_to_string(&mut written).unwrap();
+    reader.wait().unwrap();
+    let before = parse(&written);
+    assert!(before.len() < MESSAGES as usize, "the pipe has held them up");
+
+    let _reader = stage.reader();
+    stage.publish("the last");
+    stage.wait_for("the last");
+    let numbers = |shown: &[Shown]| -> Vec<u64> {
+        shown.iter().filter(|shown| shown.text == text).map(|shown| shown.seq).collect()
+    };
+    let (before, after) = (numbers(&before), numbers(&stage.shown()));
+    let all: BTreeSet<u64> = before.iter().chain(&after).copied().collect();
+    assert_eq!(all.len() as u64, MESSAGES, "{before:?} {after:?}");
+    // What was written since the state was saved last.
+    let again: Vec<u64> = after.into_iter().filter(|number| before.contains(number)).collect();
+    assert!(before.ends_with(&again), "{before:?} {again:?}");
+}
+
+/// Programs that take over the session of a reader, and are killed with what it brings.
+#[test]
+fn what_a_killed_program_had_not_subscribed_to_waits_for_one_that_does() {
+    const MESSAGES: usize = 30;
+    for qos in ["1", "2"] {
+        let stage = Stage::new();
+        let _authority = stage.authority();
+        let reader = stage.reader_at(qos);
+        stage.publish("the first, to know that there is a key");
+        stage.wait_for("the first, to know that there is a key");
+        sleep(SETTLED);
+        drop(reader);
+        let count = MESSAGES.to_string();
+        let messages = ["--join", SCOPE, "-t", TOPIC, "-q", qos, "-m", SECRET, "--repeat", &count];
+        stage.plant.run("pub", "press", &messages);
+
+        for _ in 0..2 {
+            let mut idle = stage.plant.asking(&["pub"], "lake", &["-c", "-t", "elsewhere", "-l"]);
+            let mut idle = idle.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+            sleep(SETTLED);
+            idle.kill().unwrap();
+            idle.wait().unwrap();
+        }
+
+        let _reader = stage.reader_at(qos);
+        stage.publish("the last");
+        stage.wait_for("the last");
+        let shown = stage.shown();
+        let numbers: Vec<u64> =
+            shown.iter().filter(|shown| shown.text == SECRET).map(|shown| shown.seq).collect();
+        assert_eq!(numbers.len(), MESSAGES, "QoS {qos}: {numbers:?}");
+        assert!(numbers.is_sorted_by(|a, b| a < b), "QoS {qos}: {numbers:?}");
     }
 }

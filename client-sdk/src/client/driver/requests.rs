@@ -44,7 +44,13 @@ impl Driver {
             Some(Waiter::Unsubscribe { filter, reply }) => {
                 let outcome = if refused.is_some() { Err(RequestError::Refused(reason)) } else { Ok(reason) };
                 if outcome.is_ok() {
+                    let mut wire = self.routes.wire_of(&filter);
                     self.routes.remove(&filter);
+                    if wire.is_empty() {
+                        // A filter of an earlier run.
+                        wire.push(filter);
+                    }
+                    self.give_up(wire);
                 }
                 let _ = reply.send(outcome);
             }
@@ -99,6 +105,9 @@ impl Driver {
             Input::Command(Command::Keys { scope, request, reply }) => {
                 let _ = reply.send(self.request_keys(&scope, request));
             }
+            Input::Command(Command::DeclineUnclaimed { reply }) => {
+                let _ = reply.send(self.decline_unclaimed());
+            }
             Input::Command(Command::Disconnect { reason }) => self.disconnect(reason),
             Input::Taken => self.acknowledge_taken(),
             Input::Abandoned => self.disconnect(ReasonCode::Success),
@@ -125,6 +134,7 @@ impl Driver {
         let (filters, wire): (Vec<String>, Vec<String>) =
             named.map(|(filter, wire)| (filter.clone(), wire.clone())).unzip();
         let receiver = self.routes.add(wanted, queue);
+        self.claim();
         let token = self.session.subscribe(&wire, options);
         self.waiters.insert(token, Waiter::Subscribe { filters, receiver, reply });
     }
@@ -146,9 +156,11 @@ impl Driver {
             let token = self.session.subscribe(std::slice::from_ref(&filter), options);
             self.waiters.insert(token, Waiter::Names { filter });
         }
-        for filter in gone {
-            self.session.abandon(&filter);
+        self.claim();
+        for filter in &gone {
+            self.session.abandon(filter);
         }
+        self.give_up(gone);
     }
 
     fn disconnect(&mut self, reason: ReasonCode) {
