@@ -11,7 +11,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "protocol/t
 from veil1 import *
 
 SCOPE = b"factory/line-3/#"
-EPOCH = 7
+EPOCH = 1
+HOUR_MS = 3600000
+HISTORY_MS = 7 * 24 * HOUR_MS
 
 
 def derived_x(name):
@@ -34,8 +36,11 @@ def ask(scope):
 
 request = ask(SCOPE)
 commitment = derive(GK, b"commit", H(SCOPE) + u32(EPOCH) + kid(ISSUER))
-head = b"VE" + u8(0x13) + u8(1) + u8(1) + H(b"veil1 scope" + SCOPE)[:4] + u32(EPOCH) + kid(ISSUER)
-head += u64(NOW_MS) + u64(NOW_MS + 60000) + u64(NOW_MS + 86400000) + u64(NOW_MS + 172800000)
+# The first epoch, used from the start. The member has come since, so its head is issued again.
+active, created = NOW_MS, NOW_MS + 20
+retire = active + 24 * HOUR_MS + 7 * 24 * HOUR_MS + 600000
+head = b"VE" + u8(0x13) + u8(1) + u8(0x01 | 0x08) + H(b"veil1 scope" + SCOPE)[:4] + u32(EPOCH) + kid(ISSUER)
+head += u64(created) + u64(active) + u64(retire) + u64(retire + HISTORY_MS)
 head += v8(b"\x02\x03") + v16(SCOPE) + commitment + ZERO + H(b"veil1 leaf" + kid(MEMBER)) + u16(1) + v16(CERT_P)
 head += sign(ISSUER, b"key head", H(head))
 
@@ -70,7 +75,7 @@ def envelope(key, scope, epoch, topic, session, seq, text):
 def on_the_wire(values): return hexed({name: value for name, value in values.items() if name != "pair"})
 
 
-share = x("join eph p")
+share = derived_x("join eph p")
 nonce = seed("join np")[:16]
 PAIR = b"pairwise:" + kid(ISSUER).hex().encode() + b":" + kid(MEMBER).hex().encode()
 PAIR_TOPIC = b"_veil/1/p2p/" + kid(MEMBER).hex().encode() + b"/line-3/t"
@@ -81,7 +86,7 @@ message = envelope(pair["pair"], PAIR, PAIR_EPOCH, PAIR_TOPIC, NOW_MS << 16 | 5,
 print(json.dumps({
     "common": on_the_wire({"cert_p": CERT_P, "cert_s": CERT_S, "request": request, "head": head, "key": GK}),
     "group": on_the_wire(respond(nonce, share, v16(head) + u8(1) + u32(EPOCH) + GK)),
-    "refusal": on_the_wire(respond(nonce, share, v16(b"") + u8(3))),
+    "refusal": on_the_wire(respond(nonce, share, v16(b"") + u8(1))),
     "pair": on_the_wire({"request": pair_request, "response": pair["response"], "finish": pair["finish"], "key": pair["pair"],
                    "topic": PAIR_TOPIC, "message": message}),
 }, indent=1))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use veilmq_client::e2e::{
     Authentication, E2e, EnvelopeOptions, Limits, Member, Scope,
-    distribution::{Distribution, JoinError, KeyEvent},
+    distribution::{Admission, Distribution, IssuePolicy, JoinError, KeyEvent},
 };
 use veilmq_protocol::{
     PublishProperties, TopicName,
@@ -52,6 +52,58 @@ fn trust() -> TrustAnchors {
     anchors
 }
 
+/// Randomness that is drawn from these seeds, one after the other, and no more.
+fn drawing(names: &[&str]) -> impl FnMut(&mut [u8]) {
+    let mut seeds: Vec<[u8; 32]> = names.iter().rev().map(|name| seed(name)).collect();
+    move |out| out.copy_from_slice(&seeds.pop().expect("no more is drawn")[..out.len()])
+}
+
+/// The issuer of the vectors, whose first key is in use and whose members are named, after it has heard the request: the
+/// certificate in it has no scopes, and admits to none.
+struct Answering {
+    e2e: E2e,
+    keys: Distribution,
+}
+
+impl Answering {
+    fn after_the_request(admitted: Option<Certificate>) -> Self {
+        let keys = IdentityKeys::from_seeds(&seed("pub ed"), &seed("pub x"));
+        let certificate = Certificate::parse(&bytes("common", "cert_p")).unwrap();
+        let issuer = Arc::new(Identity::new(certificate, keys).unwrap());
+        let mut e2e = E2e::new(Member::Identity(Arc::clone(&issuer)), Limits::default());
+        let mut keys = Distribution::new(issuer, trust());
+        let policy = IssuePolicy { admission: Admission::Named, ..IssuePolicy::default() };
+        let scope = Scope::new(SCOPE).unwrap();
+        keys.issue(&mut e2e, scope.clone(), EnvelopeOptions::default(), policy).unwrap();
+        // An issuer is a member too, with a prekey of its own.
+        let mut draw = drawing(&["prekey", "group key"]);
+        keys.advance(&mut e2e, NOW, &mut draw);
+        keys.outgoing(&mut e2e, NOW, &mut draw);
+        if let Some(member) = admitted {
+            assert_eq!(keys.admit(&scope, member, NOW, &mut draw), Ok(true));
+        }
+        let mut answering = Self { e2e, keys };
+        answering.hears(&bytes("common", "request"), &["join np", "join eph p"]);
+        answering
+    }
+
+    fn hears(&mut self, payload: &[u8], drawn: &[&str]) {
+        let issuer = Certificate::parse(&bytes("common", "cert_p")).unwrap().kid();
+        let topic = format!("_veil/1/jn/{issuer}");
+        self.keys.handle(&mut self.e2e, &topic, payload, NOW + 20, &mut drawing(drawn));
+    }
+
+    /// What the issuer has answered.
+    fn response(&mut self) -> Vec<u8> {
+        let outgoing = self.keys.outgoing(&mut self.e2e, NOW + 20, &mut drawing(&[]));
+        let member = Certificate::parse(&bytes("common", "cert_s")).unwrap().kid();
+        let answers: Vec<_> =
+            outgoing.into_iter().filter(|message| message.topic == format!("_veil/1/jr/{member}")).collect();
+        assert_eq!(answers.len(), 1);
+        answers[0].payload.clone()
+    }
+}
+
 /// The member of the vectors after it has asked, and what it asked.
 struct Asked {
     e2e: E2e,
@@ -73,9 +125,8 @@ fn asked_for(scope: &Scope, join: impl FnOnce(&mut Distribution, &mut E2e, Kid))
     let mut keys = Distribution::new(member, trust());
     let issuer = Certificate::parse(&bytes("common", "cert_p")).unwrap().kid();
     join(&mut keys, &mut e2e, issuer);
-    let mut drawn = ["join eph s", "join ns"].map(seed).to_vec();
-    let mut draw = |out: &mut [u8]| out.copy_from_slice(&drawn.pop().expect("no more is drawn")[..out.len()]);
-    let request = keys.ask_with_connect(scope, issuer, NOW, &mut draw).unwrap();
+    let request =
+        keys.ask_with_connect(scope, issuer, NOW, &mut drawing(&["join ns", "join eph s"])).unwrap();
     Asked { e2e, keys, issuer, request }
 }
 
@@ -95,10 +146,35 @@ fn a_member_makes_and_takes_the_bytes_of_another_implementation() {
     let events = asked.hears(&bytes("group", "response"));
 
     // The head commits to the key, so that no other would do.
-    assert_eq!(events, [KeyEvent::Installed { scope: SCOPE.to_owned(), issuer: asked.issuer, epoch: 7 }]);
+    assert_eq!(events, [KeyEvent::Installed { scope: SCOPE.to_owned(), issuer: asked.issuer, epoch: 1 }]);
     let outgoing = asked.keys.outgoing(&mut asked.e2e, NOW, &mut entropy());
     assert_eq!(outgoing[0].payload, bytes("group", "finish"));
     assert_eq!(outgoing[0].topic, format!("_veil/1/jn/{}", asked.issuer));
+}
+
+#[test]
+fn an_issuer_makes_and_takes_the_bytes_of_another_implementation() {
+    let certificate = Certificate::parse(&bytes("common", "cert_s")).unwrap();
+    let member = certificate.kid();
+    let mut answering = Answering::after_the_request(Some(certificate));
+
+    assert_eq!(answering.response(), bytes("group", "response"));
+
+    answering.keys.take_events();
+    let mut changed = bytes("group", "finish");
+    changed[10] ^= 1;
+    answering.hears(&changed, &[]);
+    let events = answering.keys.take_events();
+    assert!(matches!(&*events, [KeyEvent::JoinFailed { .. }]), "{events:?}");
+    answering.hears(&bytes("group", "finish"), &[]);
+    assert_eq!(answering.keys.take_events(), [KeyEvent::Joined { scope: SCOPE.to_owned(), member }]);
+}
+
+#[test]
+fn an_issuer_refuses_in_the_bytes_of_another_implementation() {
+    let mut answering = Answering::after_the_request(None);
+
+    assert_eq!(answering.response(), bytes("refusal", "response"));
 }
 
 #[test]
@@ -132,7 +208,7 @@ fn a_refusal_of_another_implementation_is_authentic_and_says_why() {
 
     let events = asked.hears(&bytes("refusal", "response"));
 
-    assert_eq!(events, [KeyEvent::JoinFailed { issuer: asked.issuer, error: JoinError::Refused(3) }]);
+    assert_eq!(events, [KeyEvent::JoinFailed { issuer: asked.issuer, error: JoinError::Refused(1) }]);
 }
 
 #[test]
