@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::process::Stdio;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use veilmq_client::identity;
@@ -19,8 +19,10 @@ use veilmq_tests::wire::{Published, Wire, connect_packet_v5, publish_packet, pub
 
 use crate::plant::{Plant, Running, SCOPE, SECRET, TOPIC, eventually};
 
-/// Longer than from a message to its trace in the state of who has read it.
-const SETTLED: Duration = Duration::from_secs(1);
+/// Long enough for what is under way to arrive, as a rule; no test depends on it.
+const UNDER_WAY: Duration = Duration::from_secs(1);
+/// What [`Stage::settle`] has the reader read.
+const SETTLING: &str = "and this, so that the state is saved again";
 
 /// How `veil sub` reads, with a session that waits for it.
 const READING: [&str; 8] = reading("1");
@@ -93,6 +95,15 @@ impl Stage {
     fn wait_for(&self, text: &str) {
         let is_shown = || self.shown().iter().any(|shown| shown.text == text);
         eventually(&format!("{text} (complaints: {})", self.plant.complaints("lake")), is_shown);
+    }
+
+    /// Waits until the state of the reader says that it has read what it has shown. That may come later for what it reads now.
+    fn settle(&self) {
+        let shown_at = SystemTime::now();
+        self.publish(SETTLING);
+        self.wait_for(SETTLING);
+        let saved_at = || std::fs::metadata(self.plant.path("lake.state")).and_then(|file| file.modified());
+        eventually("the state is saved", || saved_at().is_ok_and(|saved_at| saved_at > shown_at));
     }
 
     /// What a topic retains, as the broker gives it to anybody.
@@ -210,7 +221,8 @@ fn a_store_that_was_restored_from_an_earlier_copy_brings_no_old_key_back() {
     copy_folder(&stage.broker.data_dir(), &copy);
     stage.broker.restart();
     stage.plant.made(&["authority", "rotate", "--state", "keys.state", "--scope", SCOPE]);
-    sleep(2 * SETTLED);
+    // The key has come into use.
+    sleep(2 * UNDER_WAY);
     stage.publish("two");
     stage.wait_for("two");
     let newest = stage.shown().last().unwrap().epoch;
@@ -251,7 +263,7 @@ fn a_killed_reader_refuses_what_it_has_shown_and_loses_nothing_it_has_not() {
     stage.publish("shown");
     stage.wait_for("shown");
     let envelope = Published::read(&spy.packet().unwrap()).unwrap().payload;
-    sleep(SETTLED);
+    stage.settle();
 
     drop(reader);
     let mut shown = stage.shown();
@@ -266,7 +278,7 @@ fn a_killed_reader_refuses_what_it_has_shown_and_loses_nothing_it_has_not() {
 
     drop(reader);
     shown.extend(stage.shown());
-    let texts: Vec<&str> = shown.iter().map(|shown| &*shown.text).collect();
+    let texts: Vec<&str> = shown.iter().map(|shown| &*shown.text).filter(|text| *text != SETTLING).collect();
     assert_eq!(texts, ["shown", "sent meanwhile"]);
 }
 
@@ -275,18 +287,21 @@ fn what_a_killed_reader_had_not_written_comes_again() {
     const MESSAGES: u64 = 200;
     let stage = Stage::new();
     let _authority = stage.authority();
+    let reader = stage.reader();
+    stage.publish("the first, so that the reader has the key");
+    stage.wait_for("the first, so that the reader has the key");
+    stage.settle();
+    drop(reader);
     let mut reader = stage.plant.connecting(&["sub"], "lake", &READING);
     // Nobody reads from it, so that only as much is written as fits into a pipe.
     let mut reader = reader.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    eventually("the reader listens", || stage.is_listened_to());
-    stage.publish("the first, to know that there is a key");
     let (text, count) = ("x".repeat(1_000), MESSAGES.to_string());
     stage.plant.run(
         "pub",
         "press",
         &["--join", SCOPE, "-t", TOPIC, "-q", "1", "-m", &text, "--repeat", &count],
     );
-    sleep(SETTLED);
+    sleep(UNDER_WAY);
 
     reader.kill().unwrap();
     let mut written = String::new();
@@ -317,9 +332,9 @@ fn what_a_killed_program_had_not_subscribed_to_waits_for_one_that_does() {
         let stage = Stage::new();
         let _authority = stage.authority();
         let reader = stage.reader_at(qos);
-        stage.publish("the first, to know that there is a key");
-        stage.wait_for("the first, to know that there is a key");
-        sleep(SETTLED);
+        stage.publish("the first, so that the reader has the key");
+        stage.wait_for("the first, so that the reader has the key");
+        stage.settle();
         drop(reader);
         let count = MESSAGES.to_string();
         let messages = ["--join", SCOPE, "-t", TOPIC, "-q", qos, "-m", SECRET, "--repeat", &count];
@@ -328,7 +343,7 @@ fn what_a_killed_program_had_not_subscribed_to_waits_for_one_that_does() {
         for _ in 0..2 {
             let mut idle = stage.plant.asking(&["pub"], "lake", &["-c", "-t", "elsewhere", "-l"]);
             let mut idle = idle.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-            sleep(SETTLED);
+            sleep(UNDER_WAY);
             idle.kill().unwrap();
             idle.wait().unwrap();
         }
