@@ -145,7 +145,7 @@ impl Builder {
     }
 
     /// Sets how many QoS 1 and 2 messages may be on their way to the client (default 64; at most 1,023 with end-to-end scopes,
-    /// whose replay windows grow with it).
+    /// whose replay windows grow with it). Of a message in parts, half as many parts are safe from a crash before it is whole.
     pub const fn receive_maximum(mut self, messages: NonZeroU16) -> Self {
         self.session.receive_maximum = messages;
         self

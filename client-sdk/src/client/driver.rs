@@ -4,6 +4,7 @@
 //! is full, no publication is taken; what waits to be sent is limited too.
 
 mod keys;
+mod receipts;
 mod requests;
 mod retained;
 mod unclaimed;
@@ -349,6 +350,7 @@ impl Driver {
         self.follow_names();
         self.publish_ready();
         self.unclaimed.tell();
+        self.release_parts();
         loop {
             self.retry_blocked();
             if !self.blocked.is_empty() {
@@ -447,22 +449,18 @@ impl Driver {
         match self.sealing.incoming(message, receipt, may_wait) {
             Incoming::Deliver(received) => self.blocked = self.routes.deliver(&topic, &received, receipt),
             Incoming::Repeat => self.acknowledge(receipt),
+            Incoming::Part => {}
             Incoming::Park(message) => {
                 let overdue = self.sealing.park(message, receipt);
                 self.waited.extend(overdue.map(|parked| (parked, false)));
             }
         }
+        self.release_parts();
         let abandoned = self.routes.abandoned();
         for filter in &abandoned {
             self.session.abandon(filter);
         }
         self.give_up(abandoned);
-    }
-
-    fn acknowledge(&mut self, receipt: Option<Receipt>) {
-        if let Some(receipt) = receipt {
-            self.session.acknowledge(receipt);
-        }
     }
 
     fn retry_blocked(&mut self) {
@@ -471,13 +469,6 @@ impl Driver {
         let blocked = std::mem::take(&mut self.blocked);
         self.blocked =
             blocked.into_iter().filter_map(|blocked| self.routes.retry(blocked, may_drop)).collect();
-    }
-
-    fn acknowledge_taken(&mut self) {
-        for receipt in self.taken.drain() {
-            self.sealing.taken(receipt);
-            self.session.acknowledge(receipt);
-        }
     }
 
     fn is_connected(&self) -> bool {

@@ -6,6 +6,7 @@ mod clock;
 mod driver;
 mod error;
 mod keys;
+mod parts;
 mod publish;
 mod retained;
 mod routes;

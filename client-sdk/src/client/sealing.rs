@@ -16,6 +16,7 @@ use super::{
     clock::{entropy, unix_ms},
     error::{ConnectError, PublishError},
     keys::{KeyWork, Keys, Parked},
+    parts::Parts,
     retained::{Refresh, Retained},
 };
 use crate::{
@@ -48,6 +49,8 @@ pub(super) enum Incoming {
     Deliver(Received),
     /// It was seen before, or is nothing for the application.
     Repeat,
+    /// It is part of a message that is not whole.
+    Part,
     /// It can perhaps be opened soon.
     Park(Message),
 }
@@ -64,6 +67,9 @@ pub(super) struct Sealing {
     rested_at: u64,
     /// Messages that were opened and have not reached the application.
     untaken: HashMap<Receipt, Arrival>,
+    parts: Parts,
+    /// When a message is given up of which parts are missing, in unix milliseconds.
+    parts_due: Option<u64>,
     retained: Retained,
     /// The epochs of blind names that were in use when that was last asked.
     naming_epochs: Vec<Vec<u32>>,
@@ -87,6 +93,8 @@ impl Sealing {
             save_due: None,
             rested_at: 0,
             untaken: HashMap::new(),
+            parts: Parts::default(),
+            parts_due: None,
             retained,
             naming_epochs,
         }
@@ -97,6 +105,9 @@ impl Sealing {
         let now = unix_ms();
         if self.next_due.is_some_and(|due| due <= now) {
             self.next_due = self.e2e.advance(now);
+        }
+        if self.parts_due.is_some_and(|due| due <= now) {
+            self.parts_due = self.e2e.forget_late_parts(now);
         }
         if self.save_due.is_some_and(|due| due <= now) {
             self.save(Saved::InPassing);
@@ -110,7 +121,11 @@ impl Sealing {
     /// When this wants to be called again though nothing arrives, in unix milliseconds.
     pub(super) fn next_wake(&self) -> Option<u64> {
         let keys = self.keys.as_ref().map(Keys::next_due);
-        [self.next_due, self.save_due, keys].into_iter().flatten().min().filter(|due| *due != u64::MAX)
+        [self.next_due, self.save_due, self.parts_due, keys]
+            .into_iter()
+            .flatten()
+            .min()
+            .filter(|due| *due != u64::MAX)
     }
 
     /// Does what is due for the keys and returns what is to be sent.
@@ -208,8 +223,36 @@ impl Sealing {
         self.save_due.get_or_insert(self.rested_at.max(unix_ms()));
     }
 
-    /// Takes note that the application has a message now. Only then does it count as received after a restart too.
-    pub(super) fn taken(&mut self, receipt: Receipt) {
+    /// Takes note that the application has a message now. Only then does it count as received after a restart too. Returns the receipts
+    /// of its other parts.
+    pub(super) fn taken(&mut self, receipt: Receipt) -> Vec<Receipt> {
+        let others = self.parts.taken(receipt);
+        for receipt in others.iter().chain([&receipt]) {
+            self.received(*receipt);
+        }
+        others
+    }
+
+    /// Receipts of parts whose messages are given up.
+    pub(super) fn released_parts(&mut self) -> Vec<Receipt> {
+        if self.parts.is_idle() {
+            return Vec::new();
+        }
+        let released = self.parts.released(&self.e2e.incomplete_messages());
+        released.iter().for_each(|receipt| self.received(*receipt));
+        released
+    }
+
+    /// Lets go of a part that keeps others from coming: a crash before its message is whole loses it. Returns whether it was a part.
+    pub(super) fn release_part(&mut self, receipt: Receipt) -> bool {
+        let is_part = self.parts.release(receipt);
+        if is_part {
+            self.received(receipt);
+        }
+        is_part
+    }
+
+    fn received(&mut self, receipt: Receipt) {
         if self.untaken.remove(&receipt).is_some() {
             self.want_save();
         }
@@ -366,6 +409,9 @@ impl Sealing {
                     (Some(receipt), Some(arrival)) => drop(self.untaken.insert(receipt, arrival)),
                     (Some(_), None) | (None, _) => self.want_save(),
                 }
+                if let Some(whole) = self.e2e.take_newest_part() {
+                    self.parts.complete(whole, receipt);
+                }
                 message.sealed =
                     Some(Sealed { provenance: opened.provenance, authentication: opened.authentication() });
                 message.payload = Bytes::from(opened.plaintext);
@@ -377,8 +423,8 @@ impl Sealing {
             // VEIL-1 section 12.2: a QoS 1 repeat is the same envelope, and is dropped silently.
             Err(OpenError::Replay) if message.dup && message.qos != QoS::AtMostOnce => Incoming::Repeat,
             Err(OpenError::Incomplete) => {
-                self.want_save();
-                Incoming::Repeat
+                self.part(receipt);
+                Incoming::Part
             }
             Err(OpenError::LegacyCopy) => Incoming::Repeat,
             Err(OpenError::NoKey { .. }) if may_wait && self.gets_keys(name) => Incoming::Park(message),
@@ -390,6 +436,19 @@ impl Sealing {
             }
             Err(error) => Incoming::Deliver(Received::Refused { topic: message.topic, error }),
         }
+    }
+
+    /// Takes note of a part whose message is not whole. Until it is, and the application has it, the part counts as received neither here
+    /// nor at the broker.
+    fn part(&mut self, receipt: Option<Receipt>) {
+        match (receipt, self.e2e.newest_received(), self.e2e.take_newest_part()) {
+            (Some(receipt), Some(arrival), Some(message)) => {
+                self.untaken.insert(receipt, arrival);
+                self.parts.hold(receipt, message);
+            }
+            (None, _, _) | (_, None, _) | (_, _, None) => self.want_save(),
+        }
+        self.parts_due = self.e2e.forget_late_parts(unix_ms());
     }
 
     /// Whether a message on `topic` must wait before it can be sealed: for a key, or for word of a newer one.

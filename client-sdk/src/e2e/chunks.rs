@@ -3,7 +3,7 @@
 //! Takes authentic parts only. Invariants: a message is given out once, whole; what is kept is bounded for each part, message and
 //! sender, altogether, and in time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use veilmq_protocol::veil::{Kid, envelope::Chunk};
 
@@ -44,12 +44,13 @@ pub(super) struct Chunks {
     bytes_max: usize,
     bytes: usize,
     begun: u64,
+    newest: Option<u64>,
     partial: BTreeMap<MessageName, Partial>,
 }
 
 impl Chunks {
     pub(super) fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, bytes: 0, begun: 0, partial: BTreeMap::new() }
+        Self { bytes_max, bytes: 0, begun: 0, newest: None, partial: BTreeMap::new() }
     }
 
     /// Takes one part and gives the message if it was the last that was missing.
@@ -84,6 +85,7 @@ impl Chunks {
         if !fits {
             return Err(OpenError::Malformed("chunk"));
         }
+        self.newest = Some(partial.began.1);
         partial.bytes += part.len();
         partial.held_bytes += part.len() + PART_BYTES;
         self.bytes += part.len() + PART_BYTES;
@@ -99,13 +101,30 @@ impl Chunks {
         Ok(message)
     }
 
+    /// The number of the message that the part taken last belongs to, once.
+    pub(super) fn take_newest(&mut self) -> Option<u64> {
+        self.newest.take()
+    }
+
+    /// The numbers of the messages of which parts are missing.
+    pub(super) fn incomplete(&self) -> BTreeSet<u64> {
+        self.partial.values().map(|partial| partial.began.1).collect()
+    }
+
+    /// When the next message is given up, in unix milliseconds.
+    pub(super) fn next_due(&self) -> Option<u64> {
+        let (_, began_ms) = self.oldest(|_| true)?;
+        Some(began_ms.saturating_add(COMPLETE_MS))
+    }
+
     fn forget(&mut self, name: &MessageName) -> Option<Partial> {
         let partial = self.partial.remove(name)?;
         self.bytes -= partial.held_bytes;
         Some(partial)
     }
 
-    fn forget_late(&mut self, now_unix_ms: u64) {
+    /// Gives up the messages whose parts take too long.
+    pub(super) fn forget_late(&mut self, now_unix_ms: u64) {
         while let Some((name, began)) = self.oldest(|_| true)
             && began.saturating_add(COMPLETE_MS) <= now_unix_ms
         {

@@ -41,7 +41,7 @@ pub(super) struct Incoming<'a> {
 pub(super) struct Receiver {
     pub(super) replay: Replay,
     pub(super) directory: Directory,
-    chunks: Chunks,
+    pub(super) chunks: Chunks,
     keys: Lru<StreamId, StreamKey>,
     associated_data: Vec<u8>,
     /// What opening took since it was last taken, of messages that were not authentic as well.

@@ -3,6 +3,8 @@
 //! The layout is ours and versioned; a checksum (SHA-256) tells a damaged state from a good one. It holds key
 //! identifiers, hashes of topics and counters, and no key.
 
+use std::collections::BTreeSet;
+
 use veilmq_protocol::veil::{
     channel::hash,
     layout::{LayoutError, Reader},
@@ -57,6 +59,22 @@ impl E2e {
     /// What counts as received since the message that was opened last.
     pub(crate) fn newest_received(&self) -> Option<Arrival> {
         self.receiver.replay.newest()
+    }
+
+    /// The number of the message that the part opened last belongs to, once; none if the message opened last was no part of one.
+    pub(crate) fn take_newest_part(&mut self) -> Option<u64> {
+        self.receiver.chunks.take_newest()
+    }
+
+    /// The numbers of the messages of which parts are missing.
+    pub(crate) fn incomplete_messages(&self) -> BTreeSet<u64> {
+        self.receiver.chunks.incomplete()
+    }
+
+    /// Gives up messages whose parts take too long. Returns when the next is due, in unix milliseconds.
+    pub(crate) fn forget_late_parts(&mut self, now_unix_ms: u64) -> Option<u64> {
+        self.receiver.chunks.forget_late(now_unix_ms);
+        self.receiver.chunks.next_due()
     }
 
     /// Takes back what [`E2e::export_state`] gave, before anything is sealed or opened.

@@ -142,6 +142,11 @@ impl Inbound {
         Ok(true)
     }
 
+    /// Messages of this connection that wait for an acknowledgement, the oldest first.
+    pub(super) fn unacknowledged(&self) -> impl Iterator<Item = Receipt> {
+        self.unacknowledged.iter().filter(|entry| entry.current).map(|entry| entry.receipt)
+    }
+
     /// Forgets a message of an earlier connection that the application has not seen: when it comes again, it is new.
     pub(super) fn forget(&mut self, receipt: Receipt) {
         let same = |entry: &Unacknowledged| entry.receipt == receipt && !entry.current;

@@ -247,6 +247,16 @@ impl Session {
         }
     }
 
+    /// How many messages of this connection wait for their PUBACK or PUBREC.
+    pub fn unacknowledged(&self) -> usize {
+        self.core.inbound.unacknowledged().count()
+    }
+
+    /// The one of them that all others wait for.
+    pub fn oldest_unacknowledged(&self) -> Option<Receipt> {
+        self.core.inbound.unacknowledged().next()
+    }
+
     /// A message of an earlier connection has reached nobody and is not kept: when the server sends it again, it is new.
     pub fn forget(&mut self, receipt: Receipt) {
         self.core.inbound.forget(receipt);

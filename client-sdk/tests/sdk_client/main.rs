@@ -1,6 +1,8 @@
 //! The asynchronous client against a scripted broker on a loopback socket.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+mod parts;
+#[path = "../sdk_support/mod.rs"]
 mod sdk_support;
 
 use std::{num::NonZeroU16, time::Duration};

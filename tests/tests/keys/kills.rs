@@ -358,3 +358,30 @@ fn what_a_killed_program_had_not_subscribed_to_waits_for_one_that_does() {
         assert!(numbers.is_sorted_by(|a, b| a < b), "QoS {qos}: {numbers:?}");
     }
 }
+
+#[test]
+fn a_message_in_parts_survives_a_kill_of_its_reader_between_them() {
+    let stage = Stage::new();
+    let _authority = stage.authority();
+    let (mut spy, _) = Wire::connect(stage.broker.address(), "spy", true);
+    spy.subscribe(TOPIC, 0);
+    let long = "three parts ".repeat(12_000);
+    std::fs::write(stage.plant.path("long"), &long).unwrap();
+    stage.plant.run("pub", "press", &["--join", SCOPE, "-t", TOPIC, "-q", "1", "-f", "long"]);
+    let parts: Vec<Vec<u8>> =
+        (0..3).map(|_| Published::read(&spy.packet().unwrap()).unwrap().payload).collect();
+
+    let reader = stage.reader();
+    stage.publish("shown");
+    stage.wait_for("shown");
+    stage.settle();
+    stage.plant_message(TOPIC, &parts[0], false);
+    stage.plant_message(TOPIC, &parts[1], false);
+    sleep(UNDER_WAY);
+    drop(reader);
+    let _reader = stage.reader();
+    stage.plant_message(TOPIC, &parts[2], false);
+
+    eventually("the message is whole", || stage.shown().iter().any(|shown| shown.text == long));
+    assert!(stage.shown().iter().all(|shown| shown.text != "shown"), "and nothing else comes again");
+}
