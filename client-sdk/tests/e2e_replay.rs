@@ -527,3 +527,34 @@ fn the_state_of_a_program_whose_windows_all_held_128_messages_is_taken_over() {
     let opened = payloads.iter().map(|payload| live(&mut reader, payload, NOW)).collect::<Vec<_>>();
     assert_eq!(opened, [Err(OpenError::Replay), Ok(()), Err(OpenError::Replay), Ok(())]);
 }
+
+#[test]
+fn a_sender_on_very_many_topics_makes_nobody_take_an_older_message_of_another_twice() {
+    let replay = ReplayLimits { streams_max: 40, sender_streams_max: 30, ..ReplayLimits::default() };
+    let limits = Limits { replay, ..Limits::default() };
+    let limited = || {
+        let mut e2e = E2e::new(unsigned(1), limits);
+        let scope = Scope::new(SCOPE).expect("a filter");
+        let config = ScopeConfig::envelope(scope, keyring(), EnvelopeOptions::default());
+        e2e.add_scope(config).expect("the only scope");
+        e2e
+    };
+    let mut reader = limited();
+    let honest = seal(&mut publisher(), NOW);
+    live(&mut reader, &honest, NOW).unwrap();
+
+    let mut flooding = member(unsigned(3), EnvelopeOptions::default());
+    for number in 0..200 {
+        let name = format!("factory/line-3/{number}");
+        let payload =
+            flooding.seal(topic(&name), JSON, &plain(), NOW, &mut counter()).expect("the scope has a key");
+        reader.open(topic(&name), &payload, false, &plain(), NOW).unwrap();
+    }
+
+    assert_eq!(live(&mut reader, &honest, NOW), Err(OpenError::Replay));
+    assert_eq!(reader.replay_evictions(), 170);
+    let mut restarted = limited();
+    restarted.import_state(&reader.export_state(Saved::AtShutdown), NOW, true).unwrap();
+    assert_eq!(live(&mut restarted, &honest, NOW), Err(OpenError::Replay));
+    assert_eq!(restarted.replay_evictions(), 0);
+}

@@ -53,6 +53,11 @@ impl<K: Clone + Eq + Hash, V> Lru<K, V> {
         if self.entries.len() <= self.capacity {
             return None;
         }
+        self.pop_oldest()
+    }
+
+    /// Forgets the entry used longest ago and returns it.
+    pub(super) fn pop_oldest(&mut self) -> Option<V> {
         let (_, oldest) = self.order.pop_first()?;
         self.entries.remove(&oldest).map(|(_, value)| value)
     }

@@ -5,6 +5,7 @@
 //! Invariants: a live message is committed at most once per stream while its (sender, topic) is remembered; at
 //! most [`SESSIONS_MAX`] sessions of each kind are kept per (sender, topic).
 
+mod streams;
 mod window;
 
 use std::collections::HashMap;
@@ -16,11 +17,8 @@ use veilmq_protocol::veil::{
 };
 
 pub use self::window::ReplayWindow;
-use self::window::Window;
-use super::{
-    error::{OpenError, StateError},
-    lru::Lru,
-};
+use self::{streams::Streams, window::Window};
+use super::error::{OpenError, StateError};
 
 /// Sessions remembered per sender and topic.
 const SESSIONS_MAX: usize = 4;
@@ -28,8 +26,10 @@ const SESSIONS_MAX: usize = 4;
 /// Bounds of the replay state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplayLimits {
-    /// (sender, topic) pairs remembered; beyond it the one used longest ago is forgotten and counted.
+    /// (sender, topic) pairs remembered; beyond it the sender with most of them forgets the one it used longest ago, which is counted.
     pub streams_max: usize,
+    /// The same of one sender (default 8,192): whoever sends on more topics pushes out its own.
+    pub sender_streams_max: usize,
     /// How long an older sender session is still accepted after a newer one appeared, in milliseconds.
     pub session_grace_ms: u64,
     /// How far out of order the messages of a stream may come (default 128 messages).
@@ -38,7 +38,12 @@ pub struct ReplayLimits {
 
 impl Default for ReplayLimits {
     fn default() -> Self {
-        Self { streams_max: 65_536, session_grace_ms: 60_000, window: ReplayWindow::default() }
+        Self {
+            streams_max: 65_536,
+            sender_streams_max: 8_192,
+            session_grace_ms: 60_000,
+            window: ReplayWindow::default(),
+        }
     }
 }
 
@@ -83,7 +88,7 @@ pub(super) struct Position {
 /// The replay state of one receiver.
 pub(super) struct Replay {
     limits: ReplayLimits,
-    streams: Lru<StreamName, Stream>,
+    streams: Streams,
     evictions: u64,
     /// What was committed last.
     newest: Option<Arrival>,
@@ -93,7 +98,8 @@ pub(super) struct Replay {
 
 impl Replay {
     pub(super) fn new(limits: ReplayLimits) -> Self {
-        Self { limits, streams: Lru::new(limits.streams_max), evictions: 0, newest: None, session_floor: 0 }
+        let streams = Streams::new(limits.streams_max, limits.sender_streams_max);
+        Self { limits, streams, evictions: 0, newest: None, session_floor: 0 }
     }
 
     /// How many (sender, topic) pairs were forgotten for lack of space.
@@ -134,8 +140,7 @@ impl Replay {
     pub(super) fn commit(&mut self, arrival: &Arrival, now_unix_ms: u64) -> u32 {
         self.newest = Some(*arrival);
         if self.streams.touch(&arrival.stream).is_none() {
-            let evicted = self.streams.insert(arrival.stream, Stream::default());
-            self.evictions += u64::from(evicted.is_some());
+            self.evictions += u64::from(self.streams.insert(arrival.stream, Stream::default()));
         }
         let Some(stream) = self.streams.touch(&arrival.stream) else { return 0 };
         let class = stream.class_mut(arrival.will);
@@ -147,7 +152,7 @@ impl Replay {
         if arrival.retained { 0 } else { gap }
     }
 
-    /// Appends the state to `out`, streams used longest ago first, as if what is `untaken` had never arrived.
+    /// Appends the state to `out`, of each sender the streams used longest ago first, as if what is `untaken` had never arrived.
     pub(super) fn encode(&self, untaken: &[Arrival], out: &mut Vec<u8>) {
         let mut left_out: HashMap<StreamName, Vec<&Arrival>> = HashMap::new();
         for arrival in untaken {
@@ -157,7 +162,7 @@ impl Replay {
         for (name, stream) in self.streams.iter() {
             out.extend_from_slice(name.sender.as_bytes());
             out.extend_from_slice(&name.topic_hash);
-            let left_out = left_out.get(name).map_or([].as_slice(), Vec::as_slice);
+            let left_out = left_out.get(&name).map_or([].as_slice(), Vec::as_slice);
             for (class, will) in [(&stream.normal, false), (&stream.will, true)] {
                 let left_out = left_out.iter().filter(|arrival| arrival.will == will);
                 let left_out: Vec<Position> = left_out.map(|arrival| arrival.position).collect();
@@ -173,7 +178,7 @@ impl Replay {
             true => &|reader| Window::decode_128(reader, width),
             false => &|reader| Window::decode(reader, width),
         };
-        let mut streams = Lru::new(self.limits.streams_max);
+        let mut streams = Streams::new(self.limits.streams_max, self.limits.sender_streams_max);
         for _ in 0..reader.u64("stream count")? {
             let sender = Kid::from_bytes(reader.array("sender")?);
             let topic_hash = reader.array("topic hash")?;
@@ -181,7 +186,7 @@ impl Replay {
                 normal: Class::decode(&mut reader, read_window)?,
                 will: Class::decode(&mut reader, read_window)?,
             };
-            self.evictions += u64::from(streams.insert(StreamName { sender, topic_hash }, stream).is_some());
+            self.evictions += u64::from(streams.insert(StreamName { sender, topic_hash }, stream));
         }
         reader.finish()?;
         self.streams = streams;
@@ -192,7 +197,7 @@ impl Replay {
     /// received, and sessions it does not know must be newer than `session_floor`.
     pub(super) fn distrust(&mut self, session_floor: u64) {
         self.session_floor = session_floor;
-        let names: Vec<StreamName> = self.streams.iter().map(|(name, _)| *name).collect();
+        let names: Vec<StreamName> = self.streams.iter().map(|(name, _)| name).collect();
         for name in &names {
             if let Some(stream) = self.streams.touch(name) {
                 stream.normal.sessions.fill_windows();
