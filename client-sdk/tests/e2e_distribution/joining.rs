@@ -2,7 +2,17 @@
 
 use veilmq_client::e2e::distribution::{Admission, HeadError, IssuePolicy, JoinError, KeyEvent, Rotation};
 
-use veilmq_protocol::veil::hello::JoinStatus;
+use chacha20poly1305::{
+    ChaCha20Poly1305, KeyInit,
+    aead::{Aead, Payload},
+};
+use veilmq_protocol::veil::{
+    channel::{derive, extract, hash, hmac, sign},
+    distribution::{JoinRequest, JoinResponse},
+    hello::JoinStatus,
+    layout::put_v16,
+};
+use x25519_dalek::{PublicKey, StaticSecret};
 
 use super::world::{Broker, Party, SCOPE, SECOND, START, entropy, scope};
 
@@ -93,11 +103,6 @@ fn connack_without_an_answer_ends_the_wait_and_a_later_answer_counts_no_more() {
     for (status, response, event) in [
         (JoinStatus::None, &b""[..], KeyEvent::JoinNotPassedOn { scope: scope_text.clone(), issuer }),
         (JoinStatus::Pending, b"", KeyEvent::JoinPending { scope: scope_text, issuer }),
-        (
-            JoinStatus::Done,
-            b"no answer of the issuer",
-            KeyEvent::JoinFailed { issuer, error: JoinError::NotAuthentic },
-        ),
     ] {
         let (mut broker, mut press, mut lake, request) = asked_with_connect();
         assert!(!lake.keys.handle_connack(&mut lake.e2e, status, response, now));
@@ -109,6 +114,74 @@ fn connack_without_an_answer_ends_the_wait_and_a_later_answer_counts_no_more() {
 
         let message = press.seal(now);
         assert!(!lake.reads(&message, now), "{status:?}");
+    }
+}
+
+/// What `mill`, which is certified for the scope as well, makes of a request that names another issuer.
+fn forged(request: &[u8], mill: &Party, now: u64) -> Vec<u8> {
+    let request = JoinRequest::parse(request).unwrap();
+    let (secret, x25519) = (StaticSecret::from([7; 32]), PublicKey::from(&StaticSecret::from([7; 32])));
+    let response = JoinResponse {
+        request_nonce: request.nonce,
+        nonce: [8; 16],
+        created_ms: now,
+        x25519: x25519.to_bytes(),
+        flight: &[],
+    };
+    // The schedule is no secret of anybody who has one half of the exchange.
+    let nothing = hash(&[]);
+    let early = extract(&[0; 32], &[0; 32]).derive("derived", &nothing);
+    let agreed = secret.diffie_hellman(&PublicKey::from(request.x25519));
+    let secret = extract(early.as_bytes(), agreed.as_bytes());
+    let transcript = hash(&[b"veil1 join", request.as_bytes(), &response.head()]);
+    let issuer = secret.derive("e2e s", &transcript);
+    let certificate = mill.certificate();
+    let signature = sign(mill.identity.keys(), "join rsp", &hash(&[&transcript, certificate.as_bytes()]));
+    let covered = hash(&[&transcript, certificate.as_bytes(), &signature]);
+    let mut flight = Vec::new();
+    put_v16(&mut flight, certificate.as_bytes(), "certificate").unwrap();
+    flight.extend_from_slice(&signature);
+    flight.extend_from_slice(&hmac(issuer.derive("finished", &[]).as_bytes(), &[&covered]));
+    flight.extend_from_slice(&[0, 0, 1]);
+    let mut iv = [0; 12];
+    derive(issuer.as_bytes(), "iv", &[], &mut iv);
+    let cipher = ChaCha20Poly1305::new(issuer.derive("key", &[]).as_bytes().into());
+    let flight = cipher.encrypt(&iv.into(), Payload { msg: &flight, aad: &transcript }).unwrap();
+    JoinResponse { flight: &flight, ..response }.encode().unwrap()
+}
+
+#[test]
+fn an_answer_of_somebody_else_costs_nobody_the_answer_of_the_issuer() {
+    let now = START + 2 * SECOND;
+    let mill = Party::publisher("mill", IssuePolicy::default());
+    for with_connack in [false, true] {
+        let (mut broker, mut press, mut lake, request) = match with_connack {
+            false => asked(IssuePolicy::default()),
+            true => {
+                let (broker, press, lake, request) = asked_with_connect();
+                let topic = format!("_veil/1/jn/{}", press.kid());
+                (broker, press, lake, (topic, request))
+            }
+        };
+        let own = format!("_veil/1/jr/{}", lake.kid());
+        let forgery = forged(&request.1, &mill, now);
+
+        let events = match with_connack {
+            false => lake.hear(&(own.clone(), forgery.clone()), now),
+            true => {
+                lake.keys.handle_connack(&mut lake.e2e, JoinStatus::Done, &forgery, now);
+                lake.keys.take_events()
+            }
+        };
+        let again = lake.hear(&(own, forgery), now);
+        answer(&mut press, &request, &mut broker, now);
+        lake.hear(&broker.passing.remove(0), now);
+
+        let issuer = press.kid();
+        let failed = [KeyEvent::JoinFailed { issuer, error: JoinError::NotAuthentic }];
+        assert_eq!((events.as_slice(), again.as_slice()), (&failed[..], &failed[..]));
+        let message = press.seal(now);
+        assert!(lake.reads(&message, now), "with CONNACK: {with_connack}");
     }
 }
 

@@ -31,7 +31,7 @@ use crate::e2e::{
 };
 
 /// How long a member waits for an answer (VEIL-1 section 9.1).
-const WAIT_MS: u64 = 3_000;
+pub(super) const WAIT_MS: u64 = 3_000;
 /// How far the clock of a member may be from that of the issuer.
 const SKEW_MS: u64 = 120_000;
 /// Requests remembered, so that none is answered twice; beyond it none is answered.
@@ -185,6 +185,16 @@ pub(super) struct Term {
     pub(super) retire_ms: u64,
 }
 
+/// An answer that the issuer has signed, and nobody has read.
+pub(super) struct Authentic {
+    schedule: Schedule,
+    flight: Zeroizing<Vec<u8>>,
+    /// Where head and keys are in the flight.
+    contents_at: usize,
+    certificate: Certificate,
+    created_ms: u64,
+}
+
 impl Asking {
     /// Makes a request for `issuer`.
     ///
@@ -223,16 +233,22 @@ impl Asking {
         self.request.nonce
     }
 
-    /// Takes the answer.
+    /// Whether what came says that it answers this request.
+    pub(super) fn is_answered_by(&self, response: &[u8]) -> bool {
+        response.get(3..19) == Some(&self.request.nonce)
+    }
+
+    /// Finds out whether what came is the answer of the issuer that was asked. Anybody who has seen the request can make what looks
+    /// like one, so what is not leaves this waiting.
     ///
     /// # Errors
     /// [`JoinError`].
-    pub(super) fn finish(
+    pub(super) fn authenticate(
         &self,
         response: &[u8],
         anchors: &TrustAnchors,
         now_unix_ms: u64,
-    ) -> Result<Joined, JoinError> {
+    ) -> Result<Authentic, JoinError> {
         let (response, head) = JoinResponse::parse(response)?;
         let schedule = Schedule::agree(&self.secret, response.x25519, self.request.as_bytes(), head);
         let schedule = schedule.ok_or(JoinError::NotAuthentic)?;
@@ -241,8 +257,7 @@ impl Asking {
         let certificate = Certificate::parse(fields.v16("certificate")?)?;
         let signature: [u8; 64] = fields.array("signature")?;
         let mac: [u8; 32] = fields.array("mac")?;
-        let head = fields.v16("head")?;
-        let rest = flight.get(fields.offset()..).unwrap_or_default();
+        let contents_at = fields.offset();
 
         let roles = Roles::PUBLISHER | Roles::KEY_AUTHORITY;
         anchors.verify(&certificate, roles, None, Some(now_unix_ms / 1000))?;
@@ -252,9 +267,22 @@ impl Asking {
         if certificate.kid() != self.issuer || !is_signed || !is_confirmed {
             return Err(JoinError::NotAuthentic);
         }
+        let created_ms = response.created_ms;
+        Ok(Authentic { schedule, flight, contents_at, certificate, created_ms })
+    }
+
+    /// Takes the answer.
+    ///
+    /// # Errors
+    /// [`JoinError`].
+    pub(super) fn finish(self, answer: Authentic) -> Result<Joined, JoinError> {
+        let Authentic { schedule, flight, contents_at, certificate, created_ms } = answer;
+        let mut fields = Reader::new(flight.get(contents_at..).unwrap_or_default());
+        let head = fields.v16("head")?;
+        let rest = fields.rest();
         let finish = schedule.finish(&flight);
         if head.is_empty() {
-            let term = self.read_term(rest, response.created_ms)?;
+            let term = self.read_term(rest, created_ms)?;
             let key = PairKey { key: schedule.pair_key(&flight), term };
             return Ok(Joined { keys: JoinedKeys::Pair { key, publisher: Box::new(certificate) }, finish });
         }

@@ -8,7 +8,7 @@ use veilmq_protocol::veil::{
 
 use super::{
     Distribution, KeyEvent, Outgoing,
-    join::{Answer, Asking, Confirmed, JoinError, JoinedKeys},
+    join::{Answer, Asking, Confirmed, JoinError, JoinedKeys, WAIT_MS},
     membership::{Holder, Taken},
     pairs::install_pair,
 };
@@ -92,16 +92,26 @@ impl Distribution {
         response: &[u8],
         now_unix_ms: u64,
     ) -> bool {
-        let has_keys = status == JoinStatus::Done && self.handle_join_response(e2e, response, now_unix_ms);
+        if status == JoinStatus::Done {
+            // What the broker took for the answer may be somebody else's; that of the issuer comes on its topic as well.
+            let is_known = self.asking.iter().any(|asking| asking.is_answered_by(response));
+            for asking in self.asking.iter_mut().filter(|asking| asking.deadline_ms.is_none()) {
+                asking.deadline_ms = Some(now_unix_ms.saturating_add(WAIT_MS));
+                if !is_known {
+                    let error = JoinError::NotAuthentic;
+                    self.events.push(KeyEvent::JoinFailed { issuer: asking.issuer, error });
+                }
+            }
+            return self.handle_join_response(e2e, response, now_unix_ms);
+        }
         for unanswered in self.asking.extract_if(.., |asking| asking.deadline_ms.is_none()) {
             let (scope, issuer) = (unanswered.scope.as_str().to_owned(), unanswered.issuer);
             self.events.push(match status {
                 JoinStatus::None => KeyEvent::JoinNotPassedOn { scope, issuer },
-                JoinStatus::Pending => KeyEvent::JoinPending { scope, issuer },
-                JoinStatus::Done => KeyEvent::JoinFailed { issuer, error: JoinError::NotAuthentic },
+                JoinStatus::Pending | JoinStatus::Done => KeyEvent::JoinPending { scope, issuer },
             });
         }
-        has_keys
+        false
     }
 
     /// Gives up the requests that nobody has answered in time; the keys still come with a head.
@@ -200,11 +210,15 @@ impl Distribution {
 
     /// Takes the answer of an issuer. Returns whether messages that could not be opened may be tried again.
     pub(super) fn handle_join_response(&mut self, e2e: &mut E2e, payload: &[u8], now_unix_ms: u64) -> bool {
-        let nonce = payload.get(3..19).unwrap_or_default();
-        let Some(index) = self.asking.iter().position(|asking| asking.nonce() == nonce) else { return false };
-        let asking = self.asking.swap_remove(index);
-        let (issuer, scope) = (asking.issuer, asking.scope.as_str().to_owned());
-        let joined = match asking.finish(payload, &self.anchors, now_unix_ms) {
+        let Some(index) = self.asking.iter().position(|asking| asking.is_answered_by(payload)) else {
+            return false;
+        };
+        let Some(asking) = self.asking.get(index) else { return false };
+        let (issuer, scope) = (asking.issuer, asking.scope.clone());
+        let joined = asking
+            .authenticate(payload, &self.anchors, now_unix_ms)
+            .and_then(|answer| self.asking.swap_remove(index).finish(answer));
+        let joined = match joined {
             Ok(joined) => joined,
             Err(error) => {
                 self.events.push(KeyEvent::JoinFailed { issuer, error });
@@ -219,14 +233,13 @@ impl Distribution {
         });
         self.changed = true;
         match joined.keys {
-            JoinedKeys::Group { head, keys } => {
-                self.take_group(e2e, &asking.scope, (&head, keys), now_unix_ms)
-            }
+            JoinedKeys::Group { head, keys } => self.take_group(e2e, &scope, (&head, keys), now_unix_ms),
             JoinedKeys::Pair { key, publisher } => {
                 let epoch = key.term.epoch;
                 self.pairs.taken(issuer, key.term);
                 install_pair(e2e, End::Subscriber, issuer, key);
                 let _ = e2e.directory_mut().introduce(*publisher, &self.anchors, now_unix_ms);
+                let scope = scope.as_str().to_owned();
                 self.events.push(KeyEvent::Installed { scope, issuer, epoch });
                 true
             }
