@@ -287,6 +287,7 @@ impl Driver {
 
     fn begin(&mut self, stream: Transport) -> Result<Transport, ConnectError> {
         let will = self.endpoint.will.as_ref().map(|will| self.sealing.will(will)).transpose()?.flatten();
+        self.heed_revocations();
         if let Some(request) = self.sealing.join_request() {
             self.session.ask_with_connect(request);
         }

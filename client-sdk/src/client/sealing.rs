@@ -186,6 +186,11 @@ impl Sealing {
         Some(keys.distribution.handle(&mut self.e2e, topic, payload, unix_ms(), &mut entropy))
     }
 
+    /// Every certificate that is known to be revoked, if a list has come since this was asked last.
+    pub(super) fn take_revoked(&mut self) -> Vec<(Kid, u64)> {
+        self.keys.as_mut().map(|keys| keys.distribution.take_revoked()).unwrap_or_default()
+    }
+
     /// The JOIN_REQ for the next CONNECT, if there is something to ask for.
     pub(super) fn join_request(&mut self) -> Option<Vec<u8>> {
         self.keys.as_mut()?.join_request(unix_ms())
@@ -434,7 +439,16 @@ impl Sealing {
                 }
                 Incoming::Park(message)
             }
-            Err(error) => Incoming::Deliver(Received::Refused { topic: message.topic, error }),
+            Err(error) => {
+                if let OpenError::SenderRevoked(sender) = error
+                    && self.gets_keys(name)
+                    && let Some(keys) = &mut self.keys
+                {
+                    // Its holder may have another certificate by now.
+                    keys.distribution.want_certificate(sender);
+                }
+                Incoming::Deliver(Received::Refused { topic: message.topic, error })
+            }
         }
     }
 
@@ -503,7 +517,7 @@ pub(super) fn restore(
     };
     reader.finish()?;
     if let (Some(distribution), false) = (distribution, keys.is_empty()) {
-        distribution.import(e2e, keys)?;
+        distribution.import(e2e, keys, &mut entropy)?;
     }
     e2e.import_state(replay, unix_ms(), accept_replay_after_crash)?;
     Ok(retained)

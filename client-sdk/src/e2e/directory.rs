@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use veilmq_protocol::{
     TopicName,
-    veil::{Certificate, CertificateError, Kid, Roles, channel::TrustAnchors},
+    veil::{
+        Certificate, CertificateError, Kid, Roles, channel::TrustAnchors, distribution::RevocationReason,
+    },
 };
 
 use super::{config::SenderPolicy, error::OpenError, scope::filter_contains};
@@ -28,12 +30,15 @@ pub struct Directory {
     /// Those that `anchors` vouched for, and the operator did not name.
     introduced: BTreeSet<Kid>,
     revoked: BTreeSet<Kid>,
+    /// Whose certificate an authority has revoked, until they have shown another.
+    withdrawn: BTreeSet<Kid>,
 }
 
 impl Directory {
     /// Adds a certificate because the operator says so; its signature is not looked at.
     pub fn pin(&mut self, certificate: Certificate) -> Kid {
         let kid = certificate.kid();
+        self.withdrawn.remove(&kid);
         self.certificates.insert(kid, certificate);
         kid
     }
@@ -72,9 +77,23 @@ impl Directory {
         self.certificates.get(&kid)
     }
 
-    /// Forgets the certificates for which `is_revoked` is true; others of the same senders may come.
-    pub(super) fn forget(&mut self, is_revoked: impl Fn(&Certificate) -> bool) {
-        self.certificates.retain(|_, certificate| !is_revoked(certificate));
+    /// Believes no certificate any more for which there is a reason. One that was superseded is forgotten, for its holder has
+    /// another; the holder of any other is refused until it shows one that counts.
+    pub(super) fn heed(&mut self, reason: impl Fn(&Certificate) -> Option<RevocationReason>) {
+        let Self { certificates, withdrawn, .. } = self;
+        certificates.retain(|kid, certificate| match reason(certificate) {
+            None => true,
+            Some(RevocationReason::Superseded) => false,
+            Some(
+                RevocationReason::Unspecified
+                | RevocationReason::KeyCompromise
+                | RevocationReason::CessationOfOperation
+                | RevocationReason::PrivilegeWithdrawn,
+            ) => {
+                withdrawn.insert(*kid);
+                true
+            }
+        });
     }
 
     /// Refuses everything from `kid` from now on.
@@ -82,9 +101,9 @@ impl Directory {
         self.revoked.insert(kid);
     }
 
-    /// Returns whether `kid` was revoked.
+    /// Returns whether `kid` was revoked, here or by the authority that has certified it.
     pub fn is_revoked(&self, kid: Kid) -> bool {
-        self.revoked.contains(&kid)
+        self.revoked.contains(&kid) || self.withdrawn.contains(&kid)
     }
 
     /// Decides what can be decided of `sender` without a topic.

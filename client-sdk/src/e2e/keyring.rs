@@ -224,6 +224,15 @@ impl Keyring {
         }
     }
 
+    /// Has every key that was installed retired and dropped at these times, if not earlier.
+    pub(super) fn end(&mut self, retire_ms: u64, drop_ms: u64) {
+        let Source::Explicit { keys } = &mut self.source else { return };
+        for Held { window, .. } in keys.values_mut() {
+            window.retire_ms = window.retire_ms.min(retire_ms);
+            window.drop_ms = window.drop_ms.min(drop_ms);
+        }
+    }
+
     /// Returns every epoch that is held with its key and times, ascending; none for derived keys.
     pub(super) fn held(&self) -> impl Iterator<Item = (u32, &GroupKey, Window)> {
         let keys = match &self.source {

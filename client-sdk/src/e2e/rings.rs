@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use veilmq_protocol::veil::{Kid, Suite};
+use veilmq_protocol::veil::{Certificate, Kid, Suite, distribution::RevocationReason};
 
 use super::{
     keyring::{EpochState, EpochTiming, GroupKey, Keyring},
@@ -42,6 +42,8 @@ pub(super) struct Ring {
     pub(super) authority: bool,
     pub(super) signed_only: bool,
     pub(super) suites: Vec<Suite>,
+    /// The certificate that the issuer has shown: who issued it, and under which number. Unknown of what earlier versions have saved.
+    pub(super) vouched: Option<(Kid, u64)>,
     pub(super) keyring: Keyring,
 }
 
@@ -51,8 +53,14 @@ impl Keys {
         match self {
             Self::Configured(keyring) => Some((Issuer::Configuration, keyring.sending_epoch(now_unix_ms)?)),
             Self::Distributed(rings) => {
-                let (kid, ring) = rings.sending()?;
-                Some((Issuer::Party(kid), ring.keyring.sending_epoch(now_unix_ms)?))
+                let sending = |(kid, ring): (Kid, &Ring)| {
+                    Some((Issuer::Party(kid), ring.keyring.sending_epoch(now_unix_ms)?))
+                };
+                match rings.rings.get(&rings.own) {
+                    Some(own) => sending((rings.own, own)),
+                    // Of several authorities one may have no key that counts.
+                    None => rings.of_sender(rings.own).find_map(sending),
+                }
             }
         }
     }
@@ -148,17 +156,37 @@ impl Rings {
             authority: false,
             signed_only: false,
             suites: Vec::new(),
+            vouched: None,
             keyring: Keyring::explicit(timing),
         })
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Kid, &Ring)> {
-        self.rings.iter().map(|(kid, ring)| (*kid, ring))
+    /// Remembers by which certificate an issuer speaks, if it has keys here.
+    pub(super) fn vouch(&mut self, issuer: Kid, certificate: &Certificate) {
+        if let Some(ring) = self.rings.get_mut(&issuer) {
+            ring.vouched = Some((certificate.issuer(), certificate.serial));
+        }
     }
 
-    /// Own keys before those of an authority; of several authorities the one with the lowest key identifier, as for everyone.
-    fn sending(&self) -> Option<(Kid, &Ring)> {
-        self.of_sender(self.own).next()
+    /// Ends the keys of authorities whose certificate counts no more: nothing is sealed under them from now on. Where a key is in
+    /// other hands, nothing is opened either. A sender that issues keys itself is refused as a sender.
+    pub(super) fn heed(&mut self, reason: impl Fn(Kid, u64) -> Option<RevocationReason>, now_unix_ms: u64) {
+        for ring in self.rings.values_mut().filter(|ring| ring.authority) {
+            match ring.vouched.and_then(|(issuer, serial)| reason(issuer, serial)) {
+                // The authority has another certificate for the same keys.
+                None | Some(RevocationReason::Superseded) => {}
+                Some(RevocationReason::KeyCompromise) => ring.keyring.end(now_unix_ms, now_unix_ms),
+                Some(
+                    RevocationReason::Unspecified
+                    | RevocationReason::CessationOfOperation
+                    | RevocationReason::PrivilegeWithdrawn,
+                ) => ring.keyring.end(now_unix_ms, u64::MAX),
+            }
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Kid, &Ring)> {
+        self.rings.iter().map(|(kid, ring)| (*kid, ring))
     }
 
     fn of_sender(&self, sender: Kid) -> impl Iterator<Item = (Kid, &Ring)> {

@@ -33,7 +33,10 @@ mod requests;
 
 use std::sync::Arc;
 
-use veilmq_protocol::{EncodeError, ReasonCode, SubscribeOptions, veil::channel::Identity};
+use veilmq_protocol::{
+    EncodeError, ReasonCode, SubscribeOptions,
+    veil::{Kid, channel::Identity},
+};
 
 use self::{
     core::{Core, Phase, Timers},
@@ -277,6 +280,14 @@ impl Session {
             self.core.renew(identity)?;
         }
         self.core.reauthenticate(now, entropy)
+    }
+
+    /// Believes no broker from now on whose certificate is among these, named by issuer and serial number, or rests on one of
+    /// them; a channel to such a broker ends.
+    pub fn revoke(&mut self, revoked: &[(Kid, u64)]) {
+        if let Err(reason) = self.core.revoke(revoked) {
+            self.core.close(reason);
+        }
     }
 
     /// Ends the connection with DISCONNECT; [`ReasonCode::DisconnectWithWill`] has the Will published.

@@ -10,7 +10,10 @@ use veilmq_protocol::{
     Auth, EncodeError, PacketType, ReasonCode,
     veil::{
         Kid,
-        channel::{AwaitServerFinish, AwaitServerHello, ClientStart, Identity, Predecessor, Resumption},
+        channel::{
+            AwaitServerFinish, AwaitServerHello, ClientStart, HandshakeError, Identity, Predecessor,
+            Resumption, TrustAnchors,
+        },
         registry::AUTHENTICATION_METHOD,
     },
 };
@@ -69,6 +72,10 @@ impl Reauthentication {
         self.predecessor.resumption(ticket)
     }
 
+    fn check_broker(&self, trust: &TrustAnchors) -> Result<(), HandshakeError> {
+        Ok(self.predecessor.check_peer(trust)?)
+    }
+
     pub(super) const fn is_under_way(&self) -> bool {
         self.exchange.is_some()
     }
@@ -84,6 +91,19 @@ impl Core {
         }
         channel.identity = identity;
         Ok(())
+    }
+
+    /// Goes by what was revoked, for this channel and for those to come.
+    pub(super) fn revoke(&mut self, revoked: &[(Kid, u64)]) -> Result<(), CloseReason> {
+        let Some(channel) = &mut self.options.channel else { return Ok(()) };
+        let trust = Arc::make_mut(&mut channel.trust);
+        for (issuer, serial) in revoked {
+            trust.revoke(*issuer, *serial);
+        }
+        match &self.reauthentication {
+            Some(state) => Ok(state.check_broker(trust)?),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn reauthenticate(

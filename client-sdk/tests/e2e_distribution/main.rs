@@ -5,6 +5,7 @@ mod adversary;
 mod joining;
 mod model;
 mod pairs;
+mod revocation;
 mod sessions;
 mod vectors;
 mod world;
@@ -212,7 +213,7 @@ fn a_prekey_that_was_erased_opens_nothing_and_the_wrap_was_made_for_it() {
         lake.keys.advance(&mut lake.e2e, START + day * DAY, &mut entropy());
     }
     let mut later = Party::joining(lake.identity.clone());
-    later.keys.import(&mut later.e2e, &lake.keys.export(&lake.e2e)).unwrap();
+    later.keys.import(&mut later.e2e, &lake.keys.export(&lake.e2e), &mut entropy()).unwrap();
     let events = later.hear(&head, START + 8 * DAY);
     assert!(matches!(&*events, [KeyEvent::HeadRefused { .. }]), "{events:?}");
 }
@@ -305,7 +306,7 @@ fn a_revoked_publisher_is_believed_no_longer() {
     lake.hear(&(crl_topic(), list.as_bytes().to_vec()), START);
 
     let message = press.seal(START);
-    assert_eq!(lake.open(&message, START).unwrap_err(), OpenError::UnknownSender(press.kid()));
+    assert_eq!(lake.open(&message, START).unwrap_err(), OpenError::SenderRevoked(press.kid()));
     press.keys.rotate(&scope(), Rotation::Ordinary, &mut entropy());
     press.visit(&mut broker, START + SECOND);
     let refused = lake.hear(&broker.only("_veil/1/kp/"), START + SECOND);
@@ -373,10 +374,10 @@ fn both_sides_go_on_after_a_restart_from_what_they_saved() {
     let saved = lake.keys.export(&lake.e2e);
     for len in 0..saved.len() {
         let mut again = Party::joining(lake.identity.clone());
-        assert!(again.keys.import(&mut again.e2e, &saved[..len]).is_err(), "{len} bytes");
+        assert!(again.keys.import(&mut again.e2e, &saved[..len], &mut entropy()).is_err(), "{len} bytes");
     }
     let mut other = Party::subscriber("hill");
-    let refused = other.keys.import(&mut other.e2e, &saved);
+    let refused = other.keys.import(&mut other.e2e, &saved, &mut entropy());
     assert!(matches!(refused, Err(StateError::Impossible(_))), "the state of another identity");
 }
 
@@ -395,7 +396,7 @@ fn an_issuer_restored_from_an_older_copy_issues_anew_and_is_believed() {
     lake.visit(&mut broker, START + 400 * SECOND);
 
     let mut restored = Party::issuing(press.identity.clone(), IssuePolicy::default());
-    restored.keys.import(&mut restored.e2e, &copy).unwrap();
+    restored.keys.import(&mut restored.e2e, &copy, &mut entropy()).unwrap();
     let events = restored.visit(&mut broker, START + 500 * SECOND);
 
     assert!(events.contains(&KeyEvent::Overtaken { scope: SCOPE.to_owned(), epoch: 4 }), "{events:?}");

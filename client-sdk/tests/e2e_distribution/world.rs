@@ -66,6 +66,32 @@ pub(crate) fn anchors() -> TrustAnchors {
     anchors
 }
 
+/// An authority below the root, and an identity that it has certified for the scope.
+pub(crate) fn below(authority: &str, name: &str) -> (Arc<Identity>, Arc<Identity>) {
+    let signing = keys(authority);
+    let issuing = fields(&signing, Roles::CA, authority).sign(&keys("root")).unwrap();
+    let own = keys(name);
+    let mut fields = fields(&own, Roles::SUBSCRIBER, name);
+    fields.subscribe_scopes = vec![SCOPE.to_owned()];
+    let certificate = fields.sign(&signing).unwrap();
+    let issuing = Identity::new(issuing, signing).unwrap();
+    (Arc::new(issuing), Arc::new(Identity::new(certificate, own).unwrap()))
+}
+
+/// The same identity with a certificate of another number.
+pub(crate) fn renewed(identity: &Identity) -> Arc<Identity> {
+    let name = &identity.certificate().subject;
+    let fields = CertificateFields {
+        roles: identity.certificate().roles,
+        publish_scopes: identity.certificate().publish_scopes.clone(),
+        subscribe_scopes: identity.certificate().subscribe_scopes.clone(),
+        serial: identity.certificate().serial ^ 1,
+        not_before: 1,
+        ..fields(&keys(name), Roles::NONE, name)
+    };
+    Arc::new(Identity::new(fields.sign(&keys("root")).unwrap(), keys(name)).unwrap())
+}
+
 /// An identity with these roles for these scopes.
 pub(crate) fn identity(name: &str, roles: Roles, scopes: &[&str]) -> Arc<Identity> {
     let keys = keys(name);
@@ -153,7 +179,13 @@ impl Party {
     }
 
     pub(crate) fn issuing(identity: Arc<Identity>, policy: IssuePolicy) -> Self {
+        Self::issuing_to(anchors(), identity, policy)
+    }
+
+    /// An issuer that believes these authorities.
+    pub(crate) fn issuing_to(anchors: TrustAnchors, identity: Arc<Identity>, policy: IssuePolicy) -> Self {
         let mut party = Self::new(identity);
+        party.keys = Distribution::new(Arc::clone(&party.identity), anchors);
         party.keys.issue(&mut party.e2e, scope(), options(), policy).unwrap();
         party
     }
@@ -164,8 +196,12 @@ impl Party {
     }
 
     pub(crate) fn joining(identity: Arc<Identity>) -> Self {
+        Self::joining_with(identity, options())
+    }
+
+    pub(crate) fn joining_with(identity: Arc<Identity>, options: EnvelopeOptions) -> Self {
         let mut party = Self::new(identity);
-        party.keys.join(&mut party.e2e, scope(), options()).unwrap();
+        party.keys.join(&mut party.e2e, scope(), options).unwrap();
         party
     }
 
@@ -187,7 +223,7 @@ impl Party {
     pub(crate) fn restarted(self, again: impl FnOnce(Arc<Identity>) -> Self) -> Self {
         let saved = self.keys.export(&self.e2e);
         let mut party = again(Arc::clone(&self.identity));
-        party.keys.import(&mut party.e2e, &saved).unwrap();
+        party.keys.import(&mut party.e2e, &saved, &mut entropy()).unwrap();
         party
     }
 

@@ -8,7 +8,10 @@ use tokio::{
     time::timeout,
 };
 use veilmq_client::{Client, ReauthenticateError, Status, session::ReauthenticationError};
-use veilmq_protocol::Disconnect;
+use veilmq_protocol::{
+    Disconnect, Publish, PublishProperties, TopicName,
+    veil::distribution::{CrlFields, RevocationReason, Revoked},
+};
 
 use super::{
     reauthentication::{answer, finish},
@@ -57,13 +60,17 @@ impl Peer {
 
     /// Accepts the connection of a client with its channel.
     pub(super) async fn accept(listener: &TcpListener) -> (Self, Server) {
+        Self::accept_as(&broker(), listener).await
+    }
+
+    async fn accept_as(broker: &Identity, listener: &TcpListener) -> (Self, Server) {
         let (stream, _) = timeout(LIMIT, listener.accept()).await.unwrap().unwrap();
         let mut peer = Self { stream, buffer: Vec::new() };
         let connect_bytes = peer.packet().await;
         let Packet::Connect(connect) = decode(&connect_bytes) else { panic!("CONNECT") };
         let hello = connect.properties.authentication_data.unwrap();
         let (server_hello, next) = ServerStart
-            .handle(&connect_bytes, hello, &broker(), &ServerPolicy::default(), UNIX_MS, &mut |bytes| {
+            .handle(&connect_bytes, hello, broker, &ServerPolicy::default(), UNIX_MS, &mut |bytes| {
                 bytes.fill(99);
             })
             .unwrap();
@@ -183,4 +190,41 @@ async fn a_refused_re_authentication_is_one_error_and_the_end_of_the_client() {
     assert_eq!(done, Err(ReauthenticateError::Failed(reason.clone())));
     assert_eq!(client.closed().await, reason);
     assert_eq!(client.reauthenticate().await, Err(ReauthenticateError::Closed(reason)));
+}
+
+#[tokio::test]
+async fn a_list_that_revokes_the_broker_ends_the_channel_whoever_brings_it() {
+    let ca = lasting(9, 1, Roles::CA, "ca", &authority()).certificate().clone();
+    let broker = lasting(7, 20, Roles::BROKER, "broker-a", &authority());
+    let mut anchors = TrustAnchors::new();
+    anchors.add(ca.clone()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = Client::builder("127.0.0.1", listener.local_addr().unwrap().port())
+        .identity(Arc::new(client_identity(1, 10)))
+        .trust(anchors)
+        .join_scope("factory/#")
+        .unwrap()
+        .reconnect(false)
+        .connect();
+    let (client, (mut peer, mut server)) = tokio::join!(client, Peer::accept_as(&broker, &listener));
+    let client = client.unwrap();
+    let revoked = vec![Revoked { serial: 7, reason: RevocationReason::KeyCompromise }];
+    let list = CrlFields { number: 1, this_update: 0, next_update: u64::MAX, issuer: ca, revoked };
+    let list = list.sign(&authority()).unwrap();
+
+    let topic = format!("_veil/1/crl/{}", authority().kid());
+    let publish = Publish {
+        dup: false,
+        qos: QoS::AtMostOnce,
+        retain: true,
+        topic: Some(TopicName::new(&topic).unwrap()),
+        packet_id: None,
+        properties: PublishProperties::default(),
+        payload: list.as_bytes(),
+    };
+    let record = seal(&mut server, &[Packet::Publish(publish)]);
+    peer.send(&record).await;
+
+    let error = CertificateError::Revoked { issuer: authority().kid(), serial: 7 };
+    assert_eq!(timeout(LIMIT, client.closed()).await.unwrap(), CloseReason::Handshake(error.into()));
 }

@@ -128,7 +128,16 @@ impl Driver {
         self.keys_changed(has_keys);
     }
 
+    /// Holds the channel to the lists that have come.
+    pub(super) fn heed_revocations(&mut self) {
+        let revoked = self.sealing.take_revoked();
+        if !revoked.is_empty() {
+            self.session.revoke(&revoked);
+        }
+    }
+
     fn keys_changed(&mut self, has_keys: bool) {
+        self.heed_revocations();
         if has_keys && let Some(keys) = self.sealing.keys_mut() {
             let parked = keys.take_parked();
             self.waited.extend(parked.into_iter().map(|parked| (parked, true)));

@@ -127,6 +127,7 @@ impl Membership {
         }
         head.verify(holder.anchors, Some(holder.now_unix_ms / 1000))?;
         if self.is_known(&head)? {
+            rings.vouch(issuer, &head.certificate);
             return Ok(Taken::Known);
         }
         let own = holder.identity.kid();
@@ -264,6 +265,7 @@ impl Membership {
         ring.authority = head.flags.contains(KeyHeadFlags::AUTHORITY);
         ring.signed_only = head.flags.contains(KeyHeadFlags::SIGNED_ONLY);
         ring.suites.clone_from(&head.message_suites);
+        ring.vouched = Some((head.certificate.issuer(), head.certificate.serial));
         for Unwrapped { epoch, key, activate_ms } in keys {
             let window = match epoch == head.epoch {
                 true => Window {

@@ -13,6 +13,7 @@ mod membership;
 mod pairs;
 mod policy;
 mod prekeys;
+mod revocation;
 mod saved;
 
 use std::{
@@ -23,9 +24,7 @@ use std::{
 use veilmq_protocol::veil::{
     Certificate, CertificateError, Kid, Roles,
     channel::{Identity, TrustAnchors},
-    distribution::{
-        Crl, DistributionError, DistributionTopic, KeyHead, Prekey, RevocationReason, scope_hash,
-    },
+    distribution::{Crl, DistributionError, DistributionTopic, KeyHead, Prekey, scope_hash},
 };
 
 pub use self::{
@@ -68,6 +67,8 @@ pub struct Distribution {
     prekey_due: bool,
     /// The newest list of each authority.
     lists: BTreeMap<Kid, Crl>,
+    /// Lists have come that [`take_revoked`](Self::take_revoked) has not told of.
+    has_new_lists: bool,
     /// Senders whose certificates are asked for.
     wanted: VecDeque<Kid>,
     /// What this member has asked, and what was asked of this issuer.
@@ -91,6 +92,7 @@ impl Distribution {
             prekeys: Prekeys::default(),
             prekey_due: true,
             lists: BTreeMap::new(),
+            has_new_lists: false,
             wanted: VecDeque::new(),
             asking: Vec::new(),
             asked: Asked::default(),
@@ -459,62 +461,5 @@ impl Distribution {
         let known = e2e.directory().certificate(member) == Some(&prekey.certificate);
         Ok(!known
             && e2e.directory_mut().introduce(prekey.certificate.clone(), &self.anchors, now_unix_ms).is_ok())
-    }
-
-    fn handle_list(
-        &mut self,
-        e2e: &mut E2e,
-        authority: Kid,
-        payload: &[u8],
-        now_unix_ms: u64,
-        entropy: Entropy<'_>,
-    ) -> Result<bool, DistributionError> {
-        let list = Crl::parse(payload)?;
-        list.verify(&self.anchors)?;
-        if list.issuer.kid() != authority {
-            return Err(DistributionError::Value("authority"));
-        }
-        if list.next_update < now_unix_ms / 1000 {
-            self.events.push(KeyEvent::StaleRevocation { authority });
-        }
-        if self.lists.get(&authority).is_some_and(|known| known.number >= list.number) {
-            return Ok(false);
-        }
-        self.events.push(KeyEvent::Revocations { authority, number: list.number });
-        self.apply(e2e, authority, &list, entropy);
-        self.lists.insert(authority, list);
-        self.changed = true;
-        Ok(false)
-    }
-
-    /// Makes a verified list count: for certificates shown later, for senders that are known, and for members.
-    fn apply(&mut self, e2e: &mut E2e, authority: Kid, list: &Crl, entropy: Entropy<'_>) {
-        for entry in &list.revoked {
-            self.anchors.revoke(authority, entry.serial);
-        }
-        let rotation = |certificate: &Certificate| {
-            let entry = list.revoked.iter().find(|entry| entry.serial == certificate.serial);
-            entry.filter(|_| certificate.issuer() == authority).map(|entry| match entry.reason {
-                RevocationReason::KeyCompromise => Rotation::Compromise,
-                RevocationReason::Unspecified
-                | RevocationReason::Superseded
-                | RevocationReason::CessationOfOperation
-                | RevocationReason::PrivilegeWithdrawn => Rotation::Removal,
-            })
-        };
-        let is_revoked = |certificate: &Certificate| rotation(certificate).is_some();
-        let mut peers = self.pairs.revise(is_revoked);
-        peers.extend(
-            self.pairs.publishers().filter(|kid| e2e.directory().certificate(*kid).is_some_and(is_revoked)),
-        );
-        if let Some(pairs) = e2e.pairs_mut() {
-            peers.into_iter().for_each(|peer| pairs.forget(peer));
-        }
-        e2e.directory_mut().forget(is_revoked);
-        for issuer in &mut self.issuers {
-            for member in issuer.revise(rotation, &mut *entropy) {
-                self.events.push(KeyEvent::Removed { scope: issuer.scope.as_str().to_owned(), member });
-            }
-        }
     }
 }

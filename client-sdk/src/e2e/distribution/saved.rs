@@ -17,7 +17,7 @@ use super::{
     prekeys::{OwnPrekey, Prekeys},
 };
 use crate::e2e::{
-    E2e,
+    E2e, Entropy,
     error::StateError,
     keyring::{GroupKey, Window},
     rings::Rings,
@@ -26,7 +26,9 @@ use crate::e2e::{
 };
 
 const MAGIC: [u8; 4] = *b"VEKD";
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// Without the certificates by which issuers speak.
+const VERSION_2: u8 = 2;
 /// Without the sessions that have used a key, and without pairs.
 const VERSION_1: u8 = 1;
 /// Reserved at once: growing would leave copies of secrets behind.
@@ -115,13 +117,13 @@ impl Distribution {
     ///
     /// # Errors
     /// [`StateError`]; nothing may be done with this object then.
-    pub fn import(&mut self, e2e: &mut E2e, bytes: &[u8]) -> Result<(), StateError> {
+    pub fn import(&mut self, e2e: &mut E2e, bytes: &[u8], entropy: Entropy<'_>) -> Result<(), StateError> {
         let mut reader = Reader::new(bytes);
         if reader.array("magic").map_err(|_| StateError::NotState)? != MAGIC {
             return Err(StateError::NotState);
         }
         let version = reader.u8("version")?;
-        if !matches!(version, VERSION_1 | VERSION) {
+        if !matches!(version, VERSION_1 | VERSION_2 | VERSION) {
             return Err(StateError::Version(version));
         }
         if Kid::from_bytes(reader.array("kid")?) != self.identity.kid() {
@@ -138,7 +140,7 @@ impl Distribution {
         for _ in 0..reader.u32("scope count")? {
             let scope = read_scope(&mut reader)?;
             let rings = e2e.rings_mut(&scope);
-            let marks = read_membership(&mut reader, rings)?;
+            let marks = read_membership(&mut reader, rings, version)?;
             if let Some(membership) = self.memberships.iter_mut().find(|known| known.scope == scope) {
                 membership.marks.extend(marks);
             }
@@ -147,7 +149,7 @@ impl Distribution {
             let scope = read_scope(&mut reader)?;
             let issuer = self.issuers.iter_mut().find(|issuer| issuer.scope == scope);
             read_issuer(&mut reader, issuer)?;
-            if version == VERSION
+            if version != VERSION_1
                 && let Some(used) = optional(&mut reader, |reader| {
                     Ok(SessionsUsed { epoch: reader.u32("epoch")?, count: reader.u32("session count")? })
                 })?
@@ -155,13 +157,13 @@ impl Distribution {
                 e2e.resume_sessions(&scope, used);
             }
         }
-        if version == VERSION {
+        if version != VERSION_1 {
             self.read_pairs(e2e, &mut reader)?;
         }
         reader.finish()?;
         let lists: Vec<Crl> = self.lists.values().cloned().collect();
         for list in lists {
-            self.apply(e2e, list.issuer.kid(), &list, &mut |_| {});
+            self.apply(e2e, list.issuer.kid(), &list, None, &mut *entropy);
         }
         self.events.clear();
         for issuer in &self.issuers {
@@ -217,6 +219,10 @@ impl Membership {
             out.u8(u8::from(ring.authority) | u8::from(ring.signed_only) << 1);
             let suites: Vec<u8> = ring.suites.iter().map(|suite| suite.value()).collect();
             out.v32(&suites);
+            out.optional(ring.vouched.as_ref(), |out, (issuer, serial)| {
+                out.bytes(issuer.as_bytes());
+                out.u64(*serial);
+            });
             let held: Vec<_> = ring.keyring.held().collect();
             out.count(held.len());
             for (epoch, key, window) in held {
@@ -231,6 +237,7 @@ impl Membership {
 fn read_membership(
     reader: &mut Reader<'_>,
     mut rings: Option<&mut Rings>,
+    version: u8,
 ) -> Result<Vec<(Kid, Mark)>, StateError> {
     let mut marks = Vec::new();
     for _ in 0..reader.u32("mark count")? {
@@ -247,10 +254,17 @@ fn read_membership(
         let issuer = Kid::from_bytes(reader.array("issuer")?);
         let flags = reader.u8("ring flags")?;
         let suites = reader.v32("suites")?;
+        let vouched = match version {
+            VERSION_1 | VERSION_2 => None,
+            _ => optional(reader, |reader| {
+                Ok((Kid::from_bytes(reader.array("authority")?), reader.u64("serial")?))
+            })?,
+        };
         let mut ring = rings.as_mut().map(|rings| rings.ring(issuer));
         if let Some(ring) = &mut ring {
             ring.authority = flags & 1 != 0;
             ring.signed_only = flags & 2 != 0;
+            ring.vouched = vouched;
             ring.suites = suites.iter().filter_map(|suite| (*suite).try_into().ok()).collect();
         }
         for _ in 0..reader.u32("key count")? {
