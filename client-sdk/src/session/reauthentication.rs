@@ -156,6 +156,9 @@ impl Core {
             }
             (Exchange::AwaitServerFinish(state), ReasonCode::Success) => {
                 let mut established = state.handle_auth(bytes)?;
+                if established.has_weak_groups && !channel.weak_groups {
+                    return Err(CloseReason::WeakGroup);
+                }
                 self.resumption = established.take_resumption();
                 let (sealer, opener, predecessor) = established.into_parts();
                 self.timers.rekey = Some(now.monotonic_ms + channel.rekey_ms);

@@ -35,10 +35,20 @@ pub(super) fn answer(server: &mut Server, broker: &Identity, packet: &[u8]) -> (
 
 /// Verifies the client's AUTH 0x18, switches, and gives the record with AUTH 0x00 and the serial of the client's certificate.
 pub(super) fn finish(server: &mut Server, next: AwaitClientFinish, packet: &[u8]) -> (Vec<u8>, u64) {
+    finish_with(server, next, packet, ServerFinishParams::default())
+}
+
+/// Does the same with what the broker says in its ServerFinish.
+fn finish_with(
+    server: &mut Server,
+    next: AwaitClientFinish,
+    packet: &[u8],
+    params: ServerFinishParams,
+) -> (Vec<u8>, u64) {
     let data = authentication_data(packet, ReasonCode::ContinueAuthentication);
     let accepted = next.handle(&data, &trust(), "press-07", NOW).unwrap();
     let serial = accepted.client.serial;
-    let (data, sealing) = accepted.server_finish(ServerFinishParams::default()).unwrap();
+    let (data, sealing) = accepted.server_finish(params).unwrap();
     let mut done = encode(&Packet::Auth(Auth {
         method: Some(AUTHENTICATION_METHOD),
         data: Some(&data),
@@ -219,6 +229,26 @@ fn what_cannot_begin_says_why_and_changes_nothing() {
     let (record, _) = finish(&mut server, next, &proof);
     rig.session.receive(&record);
     assert!(matches!(rig.poll(), Some(Event::Reauthenticated)));
+}
+
+#[test]
+fn a_group_key_that_alone_authenticates_is_no_better_for_coming_later() {
+    for outer_tag in [true, false] {
+        let (mut rig, mut server) = connected(Suite::Aes256Gcm, Scheme::Four);
+        let (next, proof) = prove(&mut rig, &mut server);
+        let group = GroupSealer::new(1, 1, Suite::Aes256Gcm, outer_tag, Secret32::new(&[7; 32]));
+        let mut grant = Vec::new();
+        group.grant(1_000, b"f/t").encode_content(&mut grant).unwrap();
+        let params = ServerFinishParams { group_grants: vec![grant], ..ServerFinishParams::default() };
+
+        let (record, _) = finish_with(&mut server, next, &proof, params);
+        rig.session.receive(&record);
+
+        match rig.poll() {
+            Some(Event::Reauthenticated) => assert!(outer_tag),
+            event => assert_eq!((outer_tag, closed(event)), (false, CloseReason::WeakGroup)),
+        }
+    }
 }
 
 #[test]
