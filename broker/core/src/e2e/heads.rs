@@ -15,6 +15,8 @@ pub(crate) type ScopeHash = [u8; SCOPE_HASH_LEN];
 
 /// How many issuers of scopes are remembered.
 const HEADS_MAX: usize = 65_536;
+/// How many scopes of one issuer are, so that one cannot take the place of all others.
+const SCOPES_MAX: u32 = 16_384;
 /// How many epochs of an issuer are: the one in use, those it took the place of, and those announced.
 const EPOCHS_MAX: usize = 8;
 /// How far a sender's clock may be ahead of the broker's (VEIL-1 section 17).
@@ -37,6 +39,8 @@ pub(crate) enum Break {
 #[derive(Debug, Default)]
 pub(crate) struct Heads {
     by_issuer: BTreeMap<(ScopeHash, Kid), Held>,
+    /// How many scopes of each issuer are remembered.
+    scopes: BTreeMap<Kid, u32>,
     /// The scopes whose retained heads have been read.
     known: BTreeSet<ScopeHash>,
 }
@@ -112,7 +116,9 @@ impl Heads {
     /// Tells how a verified head stands to what is known; changes nothing. True if it is known already, byte by byte.
     pub(crate) fn compare(&self, scope: ScopeHash, head: &KeyHead) -> Result<bool, Break> {
         let Some(held) = self.by_issuer.get(&(scope, head.issuer)) else {
-            return if self.by_issuer.len() >= HEADS_MAX { Err(Break::Full) } else { Ok(false) };
+            let of_issuer = self.scopes.get(&head.issuer).copied().unwrap_or_default();
+            let is_full = self.by_issuer.len() >= HEADS_MAX || of_issuer >= SCOPES_MAX;
+            return if is_full { Err(Break::Full) } else { Ok(false) };
         };
         let newest = held.epochs.back().map_or(0, |epoch| epoch.number);
         if head.epoch < newest || head.epoch == newest && head.created_ms < held.created_ms {
@@ -149,6 +155,9 @@ impl Heads {
             false => Members::Bundle(bundle.iter().map(|wrap| wrap.kid).collect()),
         };
         let earlier = self.by_issuer.remove(&(scope, head.issuer));
+        if earlier.is_none() {
+            *self.scopes.entry(head.issuer).or_default() += 1;
+        }
         let mut epochs = earlier.map(|held| held.epochs).unwrap_or_default();
         epochs.retain(|other| other.number != epoch.number);
         epochs.push_back(epoch);
@@ -224,5 +233,68 @@ impl Held {
                 now_ms - later.activate_ms >= grace
             });
         (!ended).then_some(epoch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use veilmq_protocol::veil::Suite;
+    use veilmq_protocol::veil::channel::IdentityKeys;
+    use veilmq_protocol::veil::distribution::{KeyHeadFields, WrapSuite, scope_hash, scope_tag};
+    use veilmq_protocol::veil::vmc::{CertificateFields, Roles};
+
+    use super::*;
+
+    fn head(seed: u8, scope: &str) -> KeyHead {
+        let keys = IdentityKeys::from_seeds(&[seed; 32], &[seed ^ 0xFF; 32]);
+        let certificate = CertificateFields {
+            roles: Roles::PUBLISHER,
+            serial: 1,
+            not_before: 0,
+            not_after: u64::MAX,
+            ed25519: keys.ed25519_public(),
+            x25519: keys.x25519_public(),
+            subject: "press".to_owned(),
+            publish_scopes: Vec::new(),
+            subscribe_scopes: Vec::new(),
+            path_length: None,
+            revocation_topic: None,
+        };
+        let fields = KeyHeadFields {
+            wrap_suite: WrapSuite::Aes256Gcm,
+            flags: KeyHeadFlags::default(),
+            scope_tag: scope_tag(scope),
+            epoch: 1,
+            issuer: keys.kid(),
+            created_ms: 1,
+            activate_ms: 1,
+            retire_ms: 2,
+            drop_ms: 3,
+            message_suites: vec![Suite::Aes256Gcm],
+            scope: scope.to_owned(),
+            commitment: [1; 32],
+            previous: [0; 32],
+            roster_root: [0; 32],
+            member_count: 0,
+            certificate: certificate.sign(&keys).unwrap(),
+        };
+        fields.sign(&keys).unwrap()
+    }
+
+    #[test]
+    fn an_issuer_of_too_many_scopes_takes_no_room_from_others() {
+        let (mut heads, greedy) = (Heads::default(), head(1, "a"));
+        for number in 0..SCOPES_MAX {
+            let mut scope = [0; SCOPE_HASH_LEN];
+            scope[..4].copy_from_slice(&number.to_be_bytes());
+            assert_eq!(heads.compare(scope, &greedy), Ok(false));
+            heads.remember(scope, &greedy, &[]);
+            heads.remember(scope, &greedy, &[]);
+        }
+
+        let more = head(1, "b");
+        assert_eq!(heads.compare(scope_hash("b"), &more), Err(Break::Full));
+        assert_eq!(heads.compare([0; SCOPE_HASH_LEN], &greedy), Ok(true), "what is known goes on");
+        assert_eq!(heads.compare(scope_hash("b"), &head(2, "b")), Ok(false));
     }
 }

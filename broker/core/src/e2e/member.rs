@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use veilmq_protocol::veil::channel::TrustAnchors;
 use veilmq_protocol::veil::vmc::scope_covers;
-use veilmq_protocol::veil::{Certificate, Kid};
+use veilmq_protocol::veil::{Certificate, Kid, Roles};
 
 /// A client with a VEIL-1 identity.
 #[derive(Debug)]
@@ -12,6 +12,7 @@ pub(crate) struct Member {
     pub(crate) kid: Kid,
     /// Its public key.
     pub(crate) ed25519: [u8; 32],
+    roles: Roles,
     /// Who issued its certificate, and under which number.
     issuer: Kid,
     serial: u64,
@@ -24,6 +25,7 @@ impl Member {
         Arc::new(Self {
             kid: certificate.kid(),
             ed25519: certificate.ed25519,
+            roles: certificate.roles,
             issuer: certificate.issuer(),
             serial: certificate.serial,
             publish_scopes: certificate.publish_scopes.clone().into_boxed_slice(),
@@ -37,6 +39,8 @@ impl Member {
 
     /// Tells whether its certificate allows it to publish to a scope.
     pub(crate) fn may_publish(&self, scope: &str) -> bool {
-        self.publish_scopes.is_empty() || self.publish_scopes.iter().any(|outer| scope_covers(outer, scope))
+        let scopes = &self.publish_scopes;
+        self.roles.contains(Roles::PUBLISHER)
+            && (scopes.is_empty() || scopes.iter().any(|outer| scope_covers(outer, scope)))
     }
 }

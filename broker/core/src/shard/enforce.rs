@@ -225,7 +225,7 @@ impl Shard {
     pub(super) fn refusal_of_unsealed_will(&self, arrival: &Arrival) -> Option<PeerError> {
         let will = arrival.request.will.as_ref()?;
         let topic = TopicName::new(&will.topic).ok()?;
-        if self.access.policies().distribution == DistributionRule::Enforce && is_distribution(topic) {
+        if self.access.policies().distribution != DistributionRule::Observe && is_distribution(topic) {
             return Some(PeerError::NotAuthorized("nothing of key distribution is said by a Will Message"));
         }
         if self.access.policies().distribution == DistributionRule::Enforce && is_of_pairs(topic) {
@@ -251,12 +251,19 @@ impl Shard {
     }
 
     /// Tells why a Will Message that is due may not be published after all.
-    pub(super) fn refusal_of_due_will(&self, topic: TopicName<'_>, will: &WillRecord) -> Option<Refusal> {
+    pub(super) fn refusal_of_due_will(
+        &self,
+        topic: TopicName<'_>,
+        will: &WillRecord,
+    ) -> Option<PublishRefused> {
+        if self.access.policies().distribution != DistributionRule::Observe && is_distribution(topic) {
+            return Some(self.refuse_distribution(DistributionRefusal::Topic));
+        }
         let active = self.access.policies().of(topic)?;
         let is_clear = will.retain && will.payload.is_empty();
         let refusal = if is_clear { None } else { active.judge_due_will(&will.payload).err() }?;
         self.stats.messages_dropped(DropReason::EndToEnd, 1);
-        Some(refusal)
+        Some(PublishRefused::EndToEnd(refusal))
     }
 
     /// Tells whether a retained message is kept from subscribers: the policy of its topic is newer than the message.
