@@ -14,6 +14,7 @@ RUN set -eu; \
     RUSTFLAGS='-C target-feature=+crt-static --cfg poly1305_backend="soft"' cargo build --release --locked --package veilmq --target "$target"; \
     install -D -m 0755 "target/$target/release/veilmq" /image/usr/bin/veilmq; \
     install -D -m 0644 config/container.toml /image/etc/veilmq/veilmq.toml; \
+    install -D -m 0644 config/mosquitto-no-auth.conf /image/mosquitto-no-auth.conf; \
     install -D -m 0644 -t /image/usr/share/doc/veilmq LICENSE-APACHE LICENSE-MIT; \
     install -d -m 0750 -o 1883 -g 1883 /image/var/lib/veilmq
 
@@ -21,11 +22,12 @@ FROM scratch
 COPY --from=build /image /
 # The user and group that Mosquitto's image uses, so that its volumes can be read.
 USER 1883:1883
-ENV PATH=/usr/bin
+# Without `-c` the first of these files is used: that of Mosquitto's image where a volume brings one, otherwise our own.
+ENV PATH=/usr/bin \
+    VEILMQ_CONFIG=/mosquitto/config/mosquitto.conf:/etc/veilmq/veilmq.toml
 VOLUME /var/lib/veilmq
 EXPOSE 1883 8883 9464
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
-    CMD ["veilmq", "health", "-c", "/etc/veilmq/veilmq.toml"]
+    CMD ["veilmq", "health"]
 ENTRYPOINT ["veilmq"]
-CMD ["-c", "/etc/veilmq/veilmq.toml"]

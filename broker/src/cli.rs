@@ -17,21 +17,19 @@ use veilmq_config::{BrokerConfig, ConfigError, Overrides, Sources, Strictness};
 use veilmq_protocol::veil::distribution::Crl;
 use veilmq_protocol::veil::{Certificate, Kid};
 
-use crate::access::{self, AccessError};
 use crate::admin::health::{self, HealthError};
-use crate::admin::read_token;
-use crate::bridge::BridgePlan;
 use crate::clock;
 use crate::command_line;
 use crate::identity::{IdentityError, IdentityFolder};
 use crate::passwd::{self, PasswdError};
 use crate::run::{self, Origin, RunError};
-use crate::tls::TlsKeeper;
 use crate::trust::{self, TrustError, TrustFolder};
 use crate::upkeep::{self, StoreCommand, StoreCommandError};
 
 /// The exit status of Mosquitto for a configuration or command line that is wrong.
 const MOSQUITTO_STATUS: u8 = 3;
+/// The configuration files to be used where none is named: the first that exists, of several with `:` between them.
+const FILES_VARIABLE: &str = "VEILMQ_CONFIG";
 
 /// MQTT broker for end-to-end encrypted messages.
 #[derive(Debug, Parser)]
@@ -85,7 +83,7 @@ struct Options {
 enum Command {
     /// Check a configuration file (-c FILE) and say what is wrong with it
     CheckConfig,
-    /// Print the configuration as it takes effect
+    /// Print the configuration as it takes effect, with the passwords of its bridges
     ShowConfig,
     /// Convert a mosquitto.conf into a configuration file of VeilMQ, on standard output
     Import {
@@ -143,6 +141,8 @@ enum CommandError {
     MosquittoConfig(ConfigError),
     #[error("cannot go into the background: {0}")]
     Daemon(io::Error),
+    #[error("{FILES_VARIABLE}: none of {0} exists; name a file with -c")]
+    NoUsualFile(String),
     #[error("check-config needs a file: veilmq check-config -c FILE")]
     NoFile,
     #[error(transparent)]
@@ -155,8 +155,6 @@ enum CommandError {
     Trust(#[from] TrustError),
     #[error("{} comes from the configuration (veil.trust): remove it there", .0.display())]
     Configured(PathBuf),
-    #[error(transparent)]
-    Access(#[from] AccessError),
     #[error("veilmq passwd takes no option before it")]
     Passwd,
     #[error(transparent)]
@@ -167,7 +165,11 @@ enum CommandError {
 
 /// Runs one command line and returns its exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    // What containers are told to run: the entry point of the image stands before it.
+    if arguments.get(1).is_some_and(|word| names_mosquitto(Path::new(word))) {
+        arguments.remove(0);
+    }
     if let [_, command, rest @ ..] = arguments.as_slice()
         && command == "passwd"
     {
@@ -251,8 +253,7 @@ impl CommandError {
     fn in_mosquittos_words(&self) -> Option<String> {
         match self {
             Self::MosquittoConfig(error) => error.in_mosquitto.as_ref().map(|said| said.words.clone()),
-            Self::Access(AccessError::Passwords(error))
-            | Self::Run(RunError::Access(AccessError::Passwords(error))) => error.in_mosquittos_words(),
+            Self::Run(error) => error.in_mosquittos_words(),
             _ => None,
         }
     }
@@ -266,12 +267,12 @@ impl CommandError {
             Self::Config(_)
             | Self::Daemon(_)
             | Self::NoFile
+            | Self::NoUsualFile(_)
             | Self::Run(_)
             | Self::Health(_)
             | Self::Identity(_)
             | Self::Trust(_)
             | Self::Configured(_)
-            | Self::Access(_)
             | Self::Passwd
             | Self::Output(_) => 1,
         }
@@ -280,7 +281,11 @@ impl CommandError {
 
 /// Returns the exit status of a command that could do what it was asked for.
 fn execute(command_line: CommandLine, out: &mut impl Write) -> Result<u8, CommandError> {
-    let CommandLine { options, mut command } = command_line;
+    let CommandLine { mut options, mut command } = command_line;
+    let named = options.config.clone();
+    if named.is_none() && !options.replaces_mosquitto {
+        options.config = usual_file(std::env::var_os(FILES_VARIABLE))?;
+    }
     let file = options.config.clone();
     if options.test_config {
         command = Some(Command::CheckConfig);
@@ -295,6 +300,7 @@ fn execute(command_line: CommandLine, out: &mut impl Write) -> Result<u8, Comman
         }
         _ => {}
     }
+    let admin = options.admin;
     let to_background = options.daemon && command.is_none();
     let origin = Origin::from(options);
     let config = load(&origin)?;
@@ -303,23 +309,35 @@ fn execute(command_line: CommandLine, out: &mut impl Write) -> Result<u8, Comman
         nix::unistd::daemon(true, false).map_err(|error| CommandError::Daemon(error.into()))?;
     }
     match command {
-        None | Some(Command::Import { .. }) => run::run(&config, origin)?,
+        None | Some(Command::Import { .. }) => {
+            run::run(&config, origin).map_err(|error| error.placed(&config.mosquitto))?;
+        }
         Some(Command::CheckConfig) => {
-            access::check(&config)?;
-            BridgePlan::all(&config).map_err(RunError::from)?;
-            read_token(config.admin.token_file.as_deref()).map_err(RunError::from)?;
+            run::check(&config).map_err(|error| error.placed(&config.mosquitto))?;
             let path = file.unwrap_or_default();
-            TlsKeeper::check(&config).map_err(RunError::from)?;
             writeln!(out, "{}: the configuration is valid", path.display())?;
         }
         Some(Command::ShowConfig) => out.write_all(config.to_toml().as_bytes())?,
-        Some(Command::Health) => writeln!(out, "{}", health::ask(config.admin.address)?)?,
+        Some(Command::Health) => {
+            let asked = health::Asked { admin, config: named.as_deref() };
+            writeln!(out, "{}", health::ask(&asked, config.admin.address)?)?;
+        }
         Some(Command::Trust(command)) => execute_trust(command, &config, out)?,
         Some(Command::Identity) => print_identity(&config, out)?,
         Some(Command::Passwd) => return Err(CommandError::Passwd),
         Some(Command::Store(command)) => return Ok(upkeep::execute(&command, &config.data_dir, out)?),
     }
     Ok(0)
+}
+
+/// Returns the first file of a list that exists; None if there is no list.
+///
+/// # Errors
+/// None of them exists.
+fn usual_file(list: Option<OsString>) -> Result<Option<PathBuf>, CommandError> {
+    let Some(list) = list.filter(|list| !list.is_empty()) else { return Ok(None) };
+    let found = std::env::split_paths(&list).find(|path| path.exists());
+    found.map(Some).ok_or_else(|| CommandError::NoUsualFile(list.to_string_lossy().into_owned()))
 }
 
 impl From<Options> for Origin {

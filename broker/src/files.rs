@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// A file or folder that cannot be used.
@@ -18,6 +18,11 @@ impl FileError {
     /// Names what was tried with which path.
     pub fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
         Self { action, path: path.into(), source }
+    }
+
+    /// Returns what cannot be used.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Tells whether the file is simply not there.
@@ -49,10 +54,47 @@ pub fn create_private_folder(path: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
+/// Makes one new folder for the broker only.
+///
+/// # Errors
+/// What the operating system answered, also if it exists.
+pub fn new_private_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)
+}
+
+/// Makes a folder for the broker only if it is not there, and otherwise takes from everybody but its owner and its group what they
+/// may do in it.
+///
+/// # Errors
+/// What the operating system answered. A folder of another owner stays as it is.
+pub fn close_folder(path: &Path) -> io::Result<()> {
+    match new_private_folder(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => return made,
+    }
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & 0o007 == 0 {
+        return Ok(());
+    }
+    match fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7770)) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        result => result,
+    }
+}
+
 /// Makes the name of a file or folder durable.
 fn sync_name(path: &Path) -> io::Result<()> {
     let above = path.parent().filter(|above| !above.as_os_str().is_empty());
     File::open(above.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Looks whether the folder is there in which a file is to be.
+///
+/// # Errors
+/// What the operating system says of the folder.
+pub fn check_folder_of(path: &Path) -> io::Result<()> {
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if fs::metadata(above)?.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
 }
 
 /// Reads a file of at most `bytes_max` bytes.
@@ -105,8 +147,6 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -134,6 +174,20 @@ mod tests {
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o750)).unwrap();
         create_private_folder(&folder).unwrap();
         assert_eq!(mode(&folder), 0o750);
+    }
+
+    #[test]
+    fn a_folder_that_is_closed_keeps_what_its_group_may_do() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path().join("folder");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+
+        close_folder(&folder).unwrap();
+        assert_eq!(mode(&folder), 0o700);
+
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o2775)).unwrap();
+        close_folder(&folder).unwrap();
+        assert_eq!(mode(&folder), 0o2770);
     }
 
     #[test]

@@ -157,6 +157,19 @@ pub fn bind(listener: &ListenerConfig, sharing: Sharing, count: usize) -> Result
     }
 }
 
+/// Looks whether the network interface of a listener is there, if it has one.
+///
+/// # Errors
+/// Names the address, and what the operating system answered.
+pub fn check_interface(listener: &ListenerConfig) -> Result<(), ListenError> {
+    let (Some(interface), Some(address)) = (&listener.interface, listener.address.tcp()) else {
+        return Ok(());
+    };
+    let socket = || Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP));
+    let bound = socket().and_then(|socket| socket.bind_device(Some(interface.as_bytes())));
+    bound.map_err(|source| ListenError { address: listener.address.clone(), source })
+}
+
 /// Gives a Unix socket its permissions.
 ///
 /// # Errors

@@ -120,7 +120,7 @@ pub(crate) fn execute(
     let is_new = file.set(&user, &PasswordHash::make(scheme, password.as_bytes())?);
     file.write(&line.file)?;
     let done = if is_new { "added" } else { "has another password" };
-    Ok(writeln!(out, "{user:?} {done} in {}; a running broker reads it on SIGHUP", line.file.display())?)
+    Ok(writeln!(out, "{user:?} {done} in {}; a running broker notices within seconds", line.file.display())?)
 }
 
 fn upgrade(line: &CommandLine, scheme: Scheme, out: &mut impl Write) -> Result<(), PasswdError> {
@@ -136,7 +136,11 @@ fn delete(line: &CommandLine, user: String, out: &mut impl Write) -> Result<(), 
         return Err(PasswdError::Absent { user, file: line.file.clone() });
     }
     file.write(&line.file)?;
-    Ok(writeln!(out, "{user:?} deleted from {}; a running broker reads it on SIGHUP", line.file.display())?)
+    Ok(writeln!(
+        out,
+        "{user:?} deleted from {}; a running broker notices within seconds",
+        line.file.display()
+    )?)
 }
 
 fn check_password(password: &str) -> Result<(), PasswdError> {

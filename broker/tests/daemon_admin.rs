@@ -321,16 +321,16 @@ fn the_health_check_tells_ready_from_not_ready_and_from_nobody() {
     let admin = Admin::start(Mode::Configured);
     let address = admin.server.address();
 
-    let starting = health::ask(Some(address)).unwrap_err();
+    let starting = health::ask_at(Some(address)).unwrap_err();
     admin.state.update(|readiness| readiness.status = Status::Ready);
-    let ready = health::ask(Some(SocketAddr::new("0.0.0.0".parse().unwrap(), address.port()))).unwrap();
+    let ready = health::ask_at(Some(SocketAddr::new("0.0.0.0".parse().unwrap(), address.port()))).unwrap();
     drop(admin);
-    let gone = health::ask(Some(address)).unwrap_err();
+    let gone = health::ask_at(Some(address)).unwrap_err();
 
     assert!(matches!(starting, HealthError::NotReady { .. }), "{starting}");
     assert!(ready.contains("\"status\":\"ready\""), "{ready}");
     assert!(matches!(gone, HealthError::NoAnswer { .. }), "{gone}");
-    assert!(matches!(health::ask(None), Err(HealthError::Off)));
+    assert!(matches!(health::ask_at(None), Err(HealthError::Off)));
 }
 
 #[test]

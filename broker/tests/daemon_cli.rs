@@ -57,6 +57,69 @@ fn a_wrong_configuration_is_one_line_with_file_and_line() {
 }
 
 #[test]
+fn what_is_wrong_with_a_file_is_said_with_the_line_of_mosquitto_conf_that_names_it() {
+    let data = data();
+    let at = |name: &str| data.path().join(name).to_str().unwrap().to_owned();
+    let (conf, bad) = (at("mosquitto.conf"), at("bad"));
+    fs::write(&bad, "no colon in this line\n").unwrap();
+    for (lines, expected) in [
+        ("password_file ABSENT", "password_file: cannot read ABSENT: No such file"),
+        ("password_file BAD", "password_file: BAD:1: "),
+        ("acl_file ABSENT", "acl_file: cannot read ABSENT: No such file"),
+        ("certfile BAD\nkeyfile BAD", "certfile: BAD holds no certificate: "),
+        (
+            "connection a\naddress b\ntopic c\nbridge_cafile ABSENT",
+            "bridge_cafile: bridge a: cannot read ABSENT: ",
+        ),
+    ] {
+        let filled = |text: &str| text.replace("ABSENT", &at("absent")).replace("BAD", &bad);
+        fs::write(&conf, format!("listener 0 {}\n{}\n", at("socket"), filled(lines))).unwrap();
+        let line = if lines.starts_with("connection") { 5 } else { 2 };
+
+        for arguments in [&["check-config", "-c", &conf][..], &["-c", &conf]] {
+            let output = veilmq(data.path(), arguments);
+
+            let told = String::from_utf8(output.stderr).unwrap();
+            let told = told.lines().find(|line| line.starts_with("veilmq: ")).unwrap_or(&told);
+            let expected = format!("veilmq: {conf}:{line}: {}", filled(expected));
+            assert!(told.starts_with(&expected), "{lines}: {told}");
+            assert_eq!(output.status.code(), Some(1));
+        }
+    }
+}
+
+#[test]
+fn check_config_finds_what_the_start_would() {
+    let data = data();
+    let file = data.path().join("veilmq.toml");
+    let absent = data.path().join("absent/file");
+    let absent = absent.to_str().unwrap();
+    for (options, expected) in [
+        (
+            "process.user = \"nobody-has-this-name\"".to_owned(),
+            "there is no user nobody-has-this-name".to_owned(),
+        ),
+        (format!("process.pid_file = \"{absent}\""), format!("cannot write {absent}: No such file")),
+        (format!("log.destinations = [\"{absent}\"]"), format!("{absent}: No such file")),
+        (
+            "listeners = [{ address = \"127.0.0.1:1\", interface = \"absent0\" }]".to_owned(),
+            "cannot listen on 127.0.0.1:1: No such device".to_owned(),
+        ),
+    ] {
+        let listeners = if options.starts_with("listeners") {
+            ""
+        } else {
+            "listeners = [{ address = \"127.0.0.1:1\" }]\n"
+        };
+        fs::write(&file, format!("{listeners}{options}\n")).unwrap();
+
+        let told = error(&veilmq(data.path(), &["check-config", "-c", file.to_str().unwrap()]), 1);
+
+        assert!(told.contains(&expected), "{options}: {told}");
+    }
+}
+
+#[test]
 fn check_config_without_a_file_says_how_to_give_one() {
     let error = error(&veilmq(data().path(), &["check-config"]), 1);
 

@@ -103,6 +103,26 @@ fn an_export_goes_to_a_new_file_of_its_owner_or_to_standard_output() {
     assert!(second.starts_with(&format!("veilmq: cannot create {}: ", file.display())), "{second}");
 }
 
+#[test]
+fn nobody_else_can_look_into_the_store_whatever_the_directory_lets_them() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let data = tempdir().unwrap();
+    let mode = |name: &str| fs::metadata(data.path().join(name)).unwrap().permissions().mode() & 0o7777;
+    fs::set_permissions(data.path(), fs::Permissions::from_mode(0o755)).unwrap();
+
+    fill(data.path());
+    assert_eq!((mode(""), mode("store")), (0o755, 0o700));
+
+    // One that an earlier broker made, or that a volume came with.
+    fs::set_permissions(data.path().join("store"), fs::Permissions::from_mode(0o2775)).unwrap();
+    fill(data.path());
+    assert_eq!(mode("store"), 0o2770);
+
+    out(&veilmq(data.path(), &["store", "compact"]));
+    assert_eq!(mode("store"), 0o700);
+}
+
 /// A CONNECT of MQTT 5 for a session that stays.
 fn resume(client_id: &str) -> Vec<u8> {
     let mut packet = vec![0x10, 18 + client_id.len() as u8, 0, 4];

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AccessConfig, AclConfig, BansConfig, BridgeConfig, Durability, E2eConfig, FileMode, LimitsConfig,
-    ListenAddress, ListenerAccessConfig, ListenerMqttConfig, ListenerTlsConfig, MqttConfig, Note,
+    ListenAddress, ListenerAccessConfig, ListenerMqttConfig, ListenerTlsConfig, MqttConfig, NamedFile, Note,
     ProxyProtocolConfig, RatesConfig, StorageConfig, TlsConfig, VeilConfig,
 };
 
@@ -88,6 +88,8 @@ pub struct MosquittoConfig {
     pub database: Option<PathBuf>,
     /// What should be said about lines that did not do all they say.
     pub notes: Vec<Note>,
+    /// The lines that name files which are read when the broker starts.
+    pub files: Vec<NamedFile>,
 }
 
 /// One MQTT listener.

@@ -65,7 +65,8 @@ pub use kind::Kind;
 pub use limits::LimitsConfig;
 pub use load::{Overrides, Sources};
 pub use mosquitto::{
-    Fate, MosquittoOption, Note, Scope, Strictness, import_mosquitto, is_mosquitto_file, mosquitto_options,
+    Fate, MosquittoOption, NamedFile, Note, Scope, Strictness, import_mosquitto, is_mosquitto_file,
+    mosquitto_options,
 };
 pub use mqtt::{ListenerMqttConfig, MqttConfig, MqttVersion};
 pub use options::{OPTIONS, OptionSpec};

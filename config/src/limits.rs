@@ -28,6 +28,8 @@ pub struct LimitsConfig {
     pub connections_per_address_max: u32,
     /// Network Connections at one time that are not established yet.
     pub opening_connections_max: u32,
+    /// Of those, as many from one address; 0 is no limit.
+    pub opening_connections_per_address_max: u32,
     /// The resident memory of the process that the broker keeps below by refusing, in bytes; 0 does not watch it.
     pub memory_bytes: u64,
     /// Sessions at one time, connected or not; 0 is no bound.
@@ -88,6 +90,7 @@ impl Default for LimitsConfig {
             connections_max: 100_000,
             connections_per_address_max: 0,
             opening_connections_max: 10_000,
+            opening_connections_per_address_max: 2_500,
             memory_bytes: 0,
             sessions_max: 0,
             takeovers_per_minute_max: 600,

@@ -240,9 +240,12 @@ impl Known {
     }
 
     fn addresses_are_distinct(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
-        let mut taken: Vec<(&'static str, ListenAddress)> = Vec::new();
-        for (key, address) in addresses(config) {
-            if let Some((other, _)) = taken.iter().find(|(_, other)| *other == address && !address.is_any()) {
+        let mut taken: Vec<(&'static str, ListenAddress, Option<&str>)> = Vec::new();
+        for (key, address, interface) in addresses(config) {
+            let is_same = |(_, other, on): &&(_, ListenAddress, Option<&str>)| {
+                *other == address && *on == interface && !address.is_any()
+            };
+            if let Some((other, ..)) = taken.iter().find(is_same) {
                 return Err(ConfigError::new(
                     self.origin(key),
                     Fault::Relation {
@@ -257,7 +260,7 @@ impl Known {
                     },
                 ));
             }
-            taken.push((key, address));
+            taken.push((key, address, interface));
         }
         Ok(())
     }
@@ -290,7 +293,8 @@ impl Known {
 
     /// Anonymous clients and trust by introduction are only tolerable while nobody else can reach the broker.
     fn development_stays_on_loopback(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
-        let Some((key, address)) = addresses(config).find(|(_, address)| !address.is_local()) else {
+        let mut places = addresses(config);
+        let Some((key, address, _)) = places.find(|(_, address, _)| !address.is_local()) else {
             return Ok(());
         };
         Err(ConfigError::new(
@@ -344,8 +348,11 @@ impl Known {
 }
 
 /// Every address that is listened on, with the option that names it.
-fn addresses(config: &BrokerConfig) -> impl Iterator<Item = (&'static str, ListenAddress)> + '_ {
-    let listeners = config.listeners.iter().map(|listener| (LISTENERS, listener.address.clone()));
-    let admin = config.admin.address.map(|address| ("admin.address", address.into()));
+/// Lists where something listens: the option that says so, the address, and the network interface it is bound to.
+fn addresses(config: &BrokerConfig) -> impl Iterator<Item = (&'static str, ListenAddress, Option<&str>)> {
+    let listeners = config.listeners.iter();
+    let listeners =
+        listeners.map(|listener| (LISTENERS, listener.address.clone(), listener.interface.as_deref()));
+    let admin = config.admin.address.map(|address| ("admin.address", address.into(), None));
     listeners.chain(admin)
 }

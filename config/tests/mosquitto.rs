@@ -212,7 +212,7 @@ fn a_proxy_may_have_to_vouch_for_tls_and_certificates() {
     }
     assert_eq!(
         error("listener 1\nenable_proxy_protocol 1\nproxy_protocol_v2_require_tls true\n"),
-        "FILE:1: enable_proxy_protocol must be 2 for what the proxy says of TLS"
+        "FILE:2: enable_proxy_protocol must be 2 for what the proxy says of TLS"
     );
 }
 
@@ -437,19 +437,19 @@ fn every_error_names_file_line_and_option() {
         ),
         (
             "listener 1\ncertfile /b.crt\n",
-            "FILE:1: certfile needs `keyfile` beside it; nothing would be encrypted",
+            "FILE:2: certfile needs `keyfile` beside it; nothing would be encrypted",
         ),
         (
             "listener 1\ncertfile /b.crt\nkeyfile /b.key\nrequire_certificate true\n",
-            "FILE:1: require_certificate needs `cafile` or `capath`: the authorities that issue the certificates",
+            "FILE:4: require_certificate needs `cafile` or `capath`: the authorities that issue the certificates",
         ),
         (
             "listener 1\ncertfile /b.crt\nkeyfile /b.key\nrequire_certificate true\ncafile /a\ncapath /b\n",
-            "FILE:1: capath cannot be used with `cafile`; copy that file into the directory",
+            "FILE:6: capath cannot be used with `cafile`; copy that file into the directory",
         ),
         (
             "listener 1\ncertfile /b.crt\nkeyfile /b.key\nenable_proxy_protocol 2\n",
-            "FILE:1: certfile cannot be used with `enable_proxy_protocol`",
+            "FILE:2: certfile cannot be used with `enable_proxy_protocol`",
         ),
         (
             "listener 1\nmount_point a/#\n",

@@ -66,7 +66,7 @@ fn what_cannot_be_is_an_error_that_names_the_line() {
     for (text, expected) in [
         (
             "plugin /none\n",
-            "FILE:1: plugin = /none is not allowed; allowed: …/mosquitto_dynamic_security.so, which is built in; no other plugin can be loaded",
+            "FILE:1: plugin = /none is not allowed; allowed: …/mosquitto_dynamic_security.so, which is built in; no other plugin can be loaded, but `access.http` of a configuration of our own asks a service",
         ),
         (
             "plugin_opt_config_file /ds.json\n",
@@ -78,7 +78,7 @@ fn what_cannot_be_is_an_error_that_names_the_line() {
         ),
         (
             "plugin /x/mosquitto_dynamic_security.so\nplugin_opt_x y\n",
-            "FILE:2: plugin_opt_x is not supported: plugins written in C cannot be loaded, but for dynamic security, which is built in",
+            "FILE:2: plugin_opt_x is not supported: options of plugins written in C, which cannot be loaded; `auth_opt_*` is the older name of each `plugin_opt_*`",
         ),
         (
             &two_files,

@@ -37,6 +37,8 @@ fn faults_are_also_told_in_mosquittos_words() {
         ),
         ("plugin a.so\nplugin_opt_ y\n", "Invalid 'plugin_opt_' config option."),
         ("plugin a.so\nplugin_opt_x\n", "Empty 'x' value in configuration."),
+        ("auth_plugin a.so\nauth_opt_ y\n", "Invalid 'auth_opt_' config option."),
+        ("connection a\naddress b\ntopic c\nconnection a\n", "Duplicate bridge name 'a'."),
         ("connection a\n", "Invalid bridge configuration: no remote addresses defined."),
         ("connection a\naddress b\n", "Invalid bridge configuration: no topics defined."),
         ("connection a\ntopic \"b c\n", "Missing closing quote in topic value (c)."),
@@ -64,7 +66,59 @@ fn said_first(text: &str) -> String {
 #[test]
 fn a_plugin_that_cannot_be_loaded_is_told_after_what_is_wrong_elsewhere() {
     assert!(said_first("plugin /a.so\nplugin_opt_x y\nfoo bar\n").contains(".conf:3: unknown option foo"));
+    assert!(said_first("auth_plugin /a.so\nauth_opt_x y\n").contains(".conf:1: auth_plugin = /a.so is not"));
     assert!(said_first("plugin /a.so\nplugin_opt_x y\n").contains(".conf:1: plugin = /a.so is not allowed"));
+}
+
+#[test]
+fn what_is_found_late_is_said_of_the_line_where_it_stands() {
+    for (text, expected) in [
+        ("listener 1\nlistener 1\n", ".conf:2: listener listens on 0.0.0.0:1 as that of "),
+        (
+            "listener 1 127.0.0.1\nlistener 1 127.0.0.1\nbind_interface lo\nlistener 1 127.0.0.1\n",
+            ".conf:4: ",
+        ),
+        ("listener 1\n\ntls_version old\ncertfile /a\nkeyfile /b\n", ".conf:3: tls_version must be"),
+        (
+            "listener 1\ncertfile /a\nrequire_certificate true\nkeyfile /b\n",
+            ".conf:3: require_certificate needs",
+        ),
+        ("listener 1\n\nkeyfile /b\n", ".conf:3: keyfile needs"),
+        ("connection a\naddress b\ntopic c\nconnection a\n", ".conf:4: connection a stands above already"),
+    ] {
+        let said = said_first(text);
+        assert!(said.contains(expected), "{text:?}: {said}");
+    }
+}
+
+#[test]
+fn each_line_that_names_a_file_is_known_by_it() {
+    let config = load(
+        "listener 1\ncafile /ca\npassword_file /pw\nauth_plugin mosquitto_dynamic_security.so\nauth_opt_config_file /ds\n",
+    );
+    let files = config.unwrap().mosquitto.files;
+    let files: Vec<_> = files
+        .iter()
+        .map(|file| {
+            let origin = file.origin.to_string();
+            (
+                origin.rsplit(':').next().unwrap().to_owned(),
+                file.option.clone(),
+                file.path.display().to_string(),
+            )
+        })
+        .collect();
+
+    let line =
+        |number: &str, option: &str, path: &str| (number.to_owned(), option.to_owned(), path.to_owned());
+    assert_eq!(
+        files,
+        [
+            line("2", "cafile", "/ca"),
+            line("3", "password_file", "/pw"),
+            line("5", "auth_opt_config_file", "/ds")
+        ]
+    );
 }
 
 #[test]

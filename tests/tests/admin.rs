@@ -318,3 +318,34 @@ fn a_request_whose_header_does_not_end_and_one_whose_body_is_too_large_are_refus
     assert_eq!(large.status, 413);
     assert!(began.elapsed() < Duration::from_secs(15), "the slow one was closed");
 }
+
+#[test]
+fn every_refusal_is_json_and_says_what_is_wrong() {
+    let broker = broker();
+    let large = format!("{{\"user\": \"{}\"}}", "a".repeat(70_000));
+    for (method, path, body, status, words) in [
+        ("GET", "/nope", "", 404, "nothing of this name"),
+        ("GET", "/clients/", "", 404, "nothing of this name"),
+        ("TRACE", "/clients", "", 405, "Method Not Allowed"),
+        ("GET", "/sessions/%ff", "", 400, "UTF-8"),
+        ("POST", "/bans", "[]", 400, "the body is a JSON object"),
+        ("POST", "/bans", &large, 413, "limit"),
+    ] {
+        let answer = call(&broker, method, path, body);
+
+        let said: Value = serde_json::from_str(&answer.body).unwrap_or_else(|_| panic!("{}", answer.body));
+        assert_eq!(answer.status, status, "{method} {path}");
+        assert!(said["error"].as_str().is_some_and(|said| said.contains(words)), "{said}");
+    }
+}
+
+#[test]
+fn the_name_of_the_scheme_has_no_case() {
+    let broker = broker();
+    for (scheme, status) in [("bearer", 200), ("BEARER", 200), ("Basic", 401), ("Bearerx", 401)] {
+        let authorization = format!("Authorization: {scheme} {TOKEN}");
+        let answer = http::request(broker.admin(), "GET", "/api/v1/bans", &[&authorization], "").unwrap();
+
+        assert_eq!(answer.status, status, "{scheme}");
+    }
+}

@@ -386,3 +386,36 @@ fn without_persistence_nothing_is_written() {
     names.sort();
     assert_eq!(names, ["mosquitto.conf", "mosquitto.log"]);
 }
+
+/// What the compose files of Mosquitto's image say: no command at all, or its command, and a health check of the image.
+#[test]
+fn the_image_of_mosquitto_can_be_replaced_with_the_command_and_the_file_that_are_there() {
+    let place = Place::new();
+    let conf = |port| place.write(&format!("listener {port} 127.0.0.1\nallow_anonymous true\n"));
+    let veilmq = built_program("veilmq");
+    let absent = place.path("absent.conf");
+    for with_command in [true, false] {
+        let port = ReservedPort::new().address().port();
+        let conf = conf(port);
+        let mut command = Command::new(&veilmq);
+        match with_command {
+            true => command.args(["/usr/sbin/mosquitto", "-c"]).arg(&conf),
+            false => command.env("VEILMQ_CONFIG", format!("{}:{}", absent.display(), conf.display())),
+        };
+        let running = Running::of(command, port, &place.path("log"));
+
+        let health = run(Command::new(&veilmq).args(["health", "-c"]).arg(&conf), 30);
+
+        assert_eq!(running.answers(&[v3("a", true)]), ["20020000"], "with a command: {with_command}");
+        let told = String::from_utf8_lossy(&health.stdout).into_owned();
+        assert!(health.status.success() && told.contains("\"status\":\"ready\""), "{told}");
+        running.terminate();
+        let gone = run(Command::new(&veilmq).args(["health", "-c"]).arg(&conf), 30);
+        assert_eq!(gone.status.code(), Some(1));
+        assert!(
+            String::from_utf8_lossy(&gone.stderr).contains("no broker with this configuration runs here")
+        );
+    }
+    let none = run(Command::new(&veilmq).arg("show-config").env("VEILMQ_CONFIG", &absent), 30);
+    assert!(String::from_utf8_lossy(&none.stderr).contains("VEILMQ_CONFIG: none of "));
+}

@@ -122,7 +122,7 @@ fn who_is_refused_or_cut_off_is_named_with_its_address() {
     assert!(refused[0].starts_with("20020005"), "{refused:?}");
     wait_for(&log, "Client stranger [PEER] disconnected: not authorised.");
     let _ = broker.answers(&[packet(0xc0, &[])]);
-    wait_for(&log, "Client <unknown> [PEER] disconnected: protocol error.");
+    wait_for(&log, "Client <unknown> [PEER] disconnected: protocol error. (PINGREQ before CONNECT)");
     broker.signal(Signal::SIGHUP);
     wait_for_text(&log, ": Reloading config.");
     assert!(fs::read_to_string(&log).unwrap().contains("mosquitto version 2.1.2 running"));

@@ -86,3 +86,35 @@ fn payloads_and_credentials_never_stand_in_the_log() {
         assert!(!log.contains(secret), "{secret} stands in the log:\n{log}");
     }
 }
+
+#[test]
+fn a_refused_password_is_logged_with_the_user_it_was_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let passwords = folder.path().join("passwords");
+    let made = run(
+        Command::new(built_program("veilmq"))
+            .args(["passwd", "-c", "-b"])
+            .arg(&passwords)
+            .args(["ann", "right"]),
+        30,
+    );
+    assert!(made.status.success());
+    let broker = Broker::start_configured(|address| {
+        format!(
+            "[[listeners]]\naddress = \"{address}\"\n[access]\npassword_file = \"{}\"\n",
+            passwords.display()
+        )
+    });
+    let mut wire = Wire::open(broker.address());
+
+    wire.send(&packet(0x10, b"\0\x04MQTT\x04\xc2\0\x3c\0\x04with\0\x03ann\0\x05wrong")).unwrap();
+    assert_eq!(wire.packet().unwrap().first, 0x20);
+
+    let log = broker.log();
+    let line =
+        log.lines().find(|line| line.contains("connection refused")).unwrap_or_else(|| panic!("{log}"));
+    assert!(
+        line.contains("user=\"ann\"") && line.contains("client=\"with\"") && !log.contains("wrong\""),
+        "{line}"
+    );
+}

@@ -67,6 +67,18 @@ pub enum AccessError {
     Threads(io::Error),
 }
 
+impl AccessError {
+    /// Returns the file at fault, where that is one of users, rules or roles.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Passwords(error) => Some(error.path()),
+            Self::Rules(error) => Some(error.path()),
+            Self::DynamicSecurity(error) => error.path(),
+            Self::Policies(_) | Self::Jwt(_) | Self::Http(_) | Self::Threads(_) => None,
+        }
+    }
+}
+
 /// Keeps what the shards consult equal to the configuration and its files.
 pub struct AccessKeeper {
     shared: Arc<Shared>,

@@ -48,6 +48,14 @@ pub enum PasswordFileError {
 }
 
 impl PasswordFileError {
+    /// Returns the file.
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::File(error) => error.path(),
+            Self::NotText(path) | Self::Line { path, .. } | Self::Hash { path, .. } => path,
+        }
+    }
+
     /// Returns what Mosquitto says of a line that it cannot use.
     pub(crate) fn in_mosquittos_words(&self) -> Option<String> {
         match self {

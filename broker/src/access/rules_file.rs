@@ -37,6 +37,16 @@ pub enum RulesFileError {
     },
 }
 
+impl RulesFileError {
+    /// Returns the file.
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::File(error) => error.path(),
+            Self::NotText(path) | Self::Line { path, .. } => path,
+        }
+    }
+}
+
 /// Reads the rules of one file, ours or Mosquitto's; None if neither is named.
 ///
 /// # Errors

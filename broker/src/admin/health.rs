@@ -2,7 +2,10 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
+
+use super::local;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
@@ -11,8 +14,14 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
     /// There is nobody to ask.
-    #[error("the admin listener is off (admin.address), so nobody can be asked")]
+    #[error("the admin listener is off (admin.address), and no broker with this configuration runs here")]
     Off,
+    /// More than one broker runs here, and nobody has said which is meant.
+    #[error("{0} brokers run here: name the configuration of one with -c, or its admin address with --admin")]
+    Several(usize),
+    /// The broker on this machine says that it is not ready.
+    #[error("the broker is not ready: {0}")]
+    NotReadyHere(String),
     /// Nobody answers, or not in time.
     #[error("no answer from the broker at {address}: {source}")]
     NoAnswer {
@@ -34,11 +43,39 @@ pub enum HealthError {
     },
 }
 
+/// Asks a broker: at the admin address where one is named, or else the one that runs on this machine, with this configuration file
+/// if one is named. `usual` is where the admin listener is if nothing is said.
+///
+/// # Errors
+/// [`HealthError`] unless it says that it is ready.
+pub fn ask(asked: &Asked<'_>, usual: Option<SocketAddr>) -> Result<String, HealthError> {
+    match (asked.admin, asked.config) {
+        (Some(address), _) => ask_at(Some(address)),
+        (None, Some(config)) => match usual {
+            Some(address) => ask_at(Some(address)),
+            None => local::ask(Some(config))?.ok_or(HealthError::Off),
+        },
+        (None, None) => match local::ask(None)? {
+            Some(answer) => Ok(answer),
+            None => ask_at(usual),
+        },
+    }
+}
+
+/// Whom a command line wants to be asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The admin address.
+    pub admin: Option<SocketAddr>,
+    /// The configuration file.
+    pub config: Option<&'a Path>,
+}
+
 /// Asks the broker with this admin address and returns what it says about itself.
 ///
 /// # Errors
 /// [`HealthError`] unless it says that it is ready.
-pub fn ask(admin: Option<SocketAddr>) -> Result<String, HealthError> {
+pub fn ask_at(admin: Option<SocketAddr>) -> Result<String, HealthError> {
     let address = reachable(admin.ok_or(HealthError::Off)?);
     let answer = request(address).map_err(|source| HealthError::NoAnswer { address, source })?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or(HealthError::NotHttp(address))?;

@@ -7,6 +7,7 @@
 mod api;
 mod controls;
 pub mod health;
+pub mod local;
 pub mod metrics;
 mod page;
 mod process;

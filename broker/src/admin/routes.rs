@@ -19,6 +19,7 @@ use super::{api, page};
 use crate::trust;
 
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(super) const JSON_TYPE: &str = "application/json";
 const CERTIFICATE_TYPE: &str = "application/octet-stream";
 const TRUST_REFUSED: &str = "this broker has a configuration file, so it takes no authority from the admin listener; \
      use `veilmq trust add FILE` or veil.trust in the configuration";
@@ -134,5 +135,5 @@ fn refuse(status: StatusCode, error: &str) -> Response {
 
 /// Makes an answer in JSON.
 pub(super) fn answer(status: StatusCode, body: &Value) -> Response {
-    (status, [(CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
+    (status, [(CONTENT_TYPE, JSON_TYPE)], format!("{body}\n")).into_response()
 }

@@ -32,6 +32,7 @@ use self::mosquitto::MosquittoLines;
 use self::syslog::Syslog;
 use self::topic::TopicLines;
 pub(crate) use self::topic::{TopicLine, publish_quietly};
+use crate::files::check_folder_of;
 
 /// All crates of the broker are called `veilmq` or `veilmq_*`.
 const OWN_CRATES: &str = "veilmq";
@@ -80,6 +81,21 @@ pub struct PreparedLog {
 pub struct LogError {
     path: PathBuf,
     source: io::Error,
+}
+
+/// Looks whether the folders are there in which the files of a log are to be.
+///
+/// # Errors
+/// [`LogError`].
+pub fn check(config: &LogConfig) -> Result<(), LogError> {
+    for destination in &config.destinations {
+        if matches!(destination.as_str(), "stderr" | "stdout" | "topic" | "syslog") {
+            continue;
+        }
+        let path = Path::new(destination);
+        check_folder_of(path).map_err(|source| LogError { path: path.into(), source })?;
+    }
+    Ok(())
 }
 
 /// Begins to log. A second call in one process changes nothing.

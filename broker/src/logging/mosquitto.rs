@@ -118,7 +118,28 @@ impl Visit for Fields {
     }
 }
 
+/// Writes what is said of an event. What clients have chosen may neither begin another line nor steer a terminal.
 fn line(fields: &Fields, level: Level) -> String {
+    let said = words(fields, level);
+    if !said.contains(steers) {
+        return said;
+    }
+    said.chars().fold(String::with_capacity(said.len() + 16), |mut escaped, char| {
+        match steers(char) {
+            true => escaped.extend(char.escape_unicode()),
+            false => escaped.push(char),
+        }
+        escaped
+    })
+}
+
+/// Tells whether a character is a control character, or changes the direction of the text behind it.
+fn steers(char: char) -> bool {
+    char.is_control()
+        || matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn words(fields: &Fields, level: Level) -> String {
     let known = LINES.iter().find(|(message, _)| *message == fields.message);
     if let Some((_, words)) = known {
         return words(fields);
@@ -175,7 +196,11 @@ fn ended(fields: &Fields, client: &str) -> String {
         (None, None, "protocol_error") => "protocol error",
         (None, _, _) => fields.text("reason"),
     };
-    format!("Client {client} [{}] disconnected: {reason}.", fields.text("peer"))
+    // What Mosquitto calls an error of the protocol may be anything, a certificate among it.
+    let is_vague = matches!(reason, "malformed packet" | "protocol error" | "implementation specific error");
+    let detail = fields.optional("reason").filter(|_| is_vague);
+    let detail = detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
+    format!("Client {client} [{}] disconnected: {reason}.{detail}", fields.text("peer"))
 }
 
 #[cfg(test)]
@@ -185,6 +210,17 @@ mod tests {
     fn said(message: &str, values: &[(&'static str, &str)], level: Level) -> String {
         let values = values.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         line(&Fields { message: message.to_owned(), values }, level)
+    }
+
+    #[test]
+    fn a_name_neither_begins_a_line_nor_steers_a_terminal() {
+        let said = said(
+            "disconnected",
+            &[("client", "a\n1: New client\u{1b}[2J \u{202e}\u{9b}ü"), ("cause", "closed")],
+            Level::INFO,
+        );
+
+        assert_eq!(said, r"Client a\u{a}1: New client\u{1b}[2J \u{202e}\u{9b}ü closed its connection.");
     }
 
     #[test]
@@ -221,7 +257,10 @@ mod tests {
             (end("closed", ""), "Client a b closed its connection."),
             (end("keep_alive", "141"), "Client a b has exceeded timeout, disconnecting."),
             (end("taken_over", "142"), "Client a b already connected, closing old connection."),
-            (end("protocol_error", "130"), "Client a b [192.0.2.1:1000] disconnected: protocol error."),
+            (
+                end("protocol_error", "130"),
+                "Client a b [192.0.2.1:1000] disconnected: protocol error. (the disk is full)",
+            ),
             (end("storage_failed", "0"), "Client a b [192.0.2.1:1000] disconnected: the disk is full."),
             (
                 said("connection refused", &[PEER, ("cause", "protocol_error")], Level::INFO),

@@ -2,6 +2,7 @@
 //!
 //! Invariant: listeners open only after recovery, and what was acknowledged is durable before the process ends.
 
+mod error;
 mod listeners;
 mod memory;
 mod mosquitto;
@@ -12,7 +13,6 @@ mod reload;
 mod settings;
 mod signals;
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
@@ -24,96 +24,37 @@ use veilmq_config::{BrokerConfig, Durability, Mode};
 use veilmq_core::{Record, Shard, ShardIndex, Shared, StoreError, VeilServer};
 use veilmq_protocol::veil::channel::Identity;
 
+pub use self::error::RunError;
 use self::listeners::Listeners;
 use self::memory::MemoryWatch;
 use self::notify::Notifier;
-use self::process::{PidFile, UserError};
+use self::process::PidFile;
 use self::recovery::Recovered;
 pub use self::reload::Origin;
 use self::reload::{Outcome, Reloader};
 use self::signals::Signals;
-use crate::access::{AccessError, AccessKeeper, Control, Reply, Verifier};
+use crate::access::{self, AccessKeeper, Control, Reply, Verifier};
 use crate::admin::{
-    AdminError, AdminServer, AdminState, Controls, ReloadRequest, Status, StorageDamage, TokenError,
-    mode_name, read_token,
+    self, AdminServer, AdminState, Controls, ReloadRequest, Status, StorageDamage, mode_name, read_token,
 };
-use crate::bridge::{BridgeCounters, BridgeError, BridgePlan, Bridges, Door, Visits};
+use crate::bridge::{BridgeCounters, BridgePlan, Bridges, Door, Visits};
 use crate::clock;
-use crate::files::{self, FileError};
-use crate::identity::{IdentityError, IdentityFolder};
-use crate::listener::{ListenError, Listener};
+use crate::files;
+use crate::identity::IdentityFolder;
+use crate::listener::{self, Listener};
 use crate::logging::{self, Wording};
 use crate::shard::{self, Admission, Announcer, Completion, Counters, Exchange, Gate, Mail, WorkerParts};
 use crate::store::{
-    self, Condition, DirectoryError, OpenReport, Room, StorageHandle, StorageWriter, WriterOptions,
-    WriterParts,
+    self, Condition, OpenReport, Room, StorageHandle, StorageWriter, WriterOptions, WriterParts,
 };
-use crate::tls::{TlsError, TlsKeeper};
-use crate::trust::{TrustError, TrustFolder, TrustKeeper};
+use crate::tls::TlsKeeper;
+use crate::trust::{TrustFolder, TrustKeeper};
 
 /// The most bytes of records that may wait for the storage writer; shards stop reading at a quarter of it.
 const STORAGE_BACKLOG_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Reloads that operators may wait for at one time.
 const RELOADS_MAX: usize = 4;
-
-/// Why the broker did not start, or did not end well.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The data directory cannot be made.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    Directory(#[from] DirectoryError),
-    /// What is stored cannot be read or written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The broker's identity cannot be used.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// A configured authority cannot be used.
-    #[error(transparent)]
-    Trust(#[from] TrustError),
-    /// A listener cannot speak TLS.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// A password file or a file of rules cannot be used.
-    #[error(transparent)]
-    Access(#[from] AccessError),
-    /// The admin listener did not start.
-    #[error(transparent)]
-    Admin(#[from] AdminError),
-    /// The token of operators cannot be read.
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    /// A bridge cannot be made.
-    #[error(transparent)]
-    Bridge(#[from] BridgeError),
-    /// An MQTT listener did not start.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// A log file cannot be opened.
-    #[error(transparent)]
-    Log(#[from] logging::LogError),
-    /// The process cannot become the configured user.
-    #[error(transparent)]
-    User(#[from] UserError),
-    /// The operating system gave no thread, event queue, signal or randomness.
-    #[error("cannot {action}: {source}")]
-    System {
-        /// What was tried.
-        action: &'static str,
-        /// What the operating system answered.
-        source: io::Error,
-    },
-}
-
-impl RunError {
-    fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::System { action, source }
-    }
-}
 
 /// Runs the broker until SIGTERM or SIGINT. The configuration is made from `origin`, again on SIGHUP.
 ///
@@ -143,6 +84,30 @@ pub fn run(config: &BrokerConfig, origin: Origin) -> Result<(), RunError> {
     signals.serve_until_told_to_end(&mut running, &mut notifier);
     notifier.stopping();
     running.stop()
+}
+
+/// Looks whether a broker could be run with this configuration, as far as can be seen without running it: every file that it names
+/// is read, and the users, folders and network interfaces in it have to be there.
+///
+/// # Errors
+/// [`RunError`], naming the thing at fault.
+pub fn check(config: &BrokerConfig) -> Result<(), RunError> {
+    access::check(config)?;
+    BridgePlan::all(config)?;
+    read_token(config.admin.token_file.as_deref())?;
+    TlsKeeper::check(config)?;
+    if let Some(user) = &config.process.user {
+        process::find_user(user, config.mode)?;
+    }
+    if let Some(path) = &config.process.pid_file {
+        PidFile::check(path)?;
+    }
+    config.listeners.iter().try_for_each(listener::check_interface)?;
+    match config.mode {
+        // It starts without the file.
+        Mode::Mosquitto => Ok(()),
+        Mode::Development | Mode::Configured => Ok(logging::check(&config.log)?),
+    }
 }
 
 /// A running broker.
@@ -203,6 +168,9 @@ impl Broker {
         state.add_metrics(tls.metrics());
         state.set_token(token);
         let admin = start_admin(config, &state)?;
+        if let Err(error) = admin::local::open(Arc::clone(&state), origin.file.as_deref()) {
+            warn!(%error, "`veilmq health` finds this broker only by its admin address");
+        }
         let recovered = recovery::recover(store.as_mut(), &shared)?;
         shared.revoke_retained();
         tell_recovered(&state, &report, &recovered);

@@ -32,7 +32,7 @@ pub(super) fn follow_removal(database: &Path, data_dir: &Path) -> Result<(), Dir
     let _held = DataDirectory::lock(data_dir)?;
     let aside = free_name(data_dir);
     let failed = |path: &Path, error| DirectoryError::Io { path: path.to_owned(), error };
-    fs::create_dir(&aside).map_err(|error| failed(&aside, error))?;
+    files::new_private_folder(&aside).map_err(|error| failed(&aside, error))?;
     for name in STATE {
         let path = data_dir.join(name);
         match fs::rename(&path, aside.join(name)) {

@@ -34,6 +34,14 @@ pub enum UserError {
 pub(super) struct PidFile(PathBuf);
 
 impl PidFile {
+    /// Looks whether there is a folder for the file.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub(super) fn check(path: &Path) -> Result<(), FileError> {
+        files::check_folder_of(path).map_err(|source| FileError::new("write", path, source))
+    }
+
     /// Writes the file.
     ///
     /// # Errors
@@ -60,6 +68,23 @@ pub(super) fn become_user(name: &str, mode: Mode) -> Result<(), UserError> {
     if !Uid::effective().is_root() {
         return Ok(());
     }
+    let user = find_user(name, mode)?;
+    if user.uid.is_root() {
+        return Ok(());
+    }
+    let failed = |error| UserError::System { user: name.to_owned(), error };
+    setgroups(&[user.gid]).map_err(failed)?;
+    setgid(user.gid).map_err(failed)?;
+    setuid(user.uid).map_err(failed)?;
+    info!(user = user.name, "running as");
+    Ok(())
+}
+
+/// Finds a user by its name.
+///
+/// # Errors
+/// [`UserError`].
+pub(super) fn find_user(name: &str, mode: Mode) -> Result<User, UserError> {
     let failed = |error| UserError::System { user: name.to_owned(), error };
     let user = match User::from_name(name).map_err(failed)? {
         None if mode == Mode::Mosquitto && name == MOSQUITTOS_USER => {
@@ -67,13 +92,5 @@ pub(super) fn become_user(name: &str, mode: Mode) -> Result<(), UserError> {
         }
         found => found,
     };
-    let user = user.ok_or_else(|| UserError::Unknown(name.to_owned()))?;
-    if user.uid.is_root() {
-        return Ok(());
-    }
-    setgroups(&[user.gid]).map_err(failed)?;
-    setgid(user.gid).map_err(failed)?;
-    setuid(user.uid).map_err(failed)?;
-    info!(user = user.name, "running as");
-    Ok(())
+    user.ok_or_else(|| UserError::Unknown(name.to_owned()))
 }

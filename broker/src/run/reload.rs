@@ -70,7 +70,10 @@ impl Reloader {
     /// What cannot be used; nothing has changed then.
     pub(super) fn reload(&mut self, cause: &str) -> Result<ReloadReport, String> {
         info!(target: logging::MOSQUITTOS_LINES, "reloading");
-        let result = self.load().and_then(|said| self.apply(&said).map_err(|error| error.to_string()));
+        let result = self.load().and_then(|said| {
+            let applied = self.apply(&said);
+            applied.map_err(|error| error.placed(&said.mosquitto).to_string())
+        });
         self.outcome.note(result.is_ok());
         match &result {
             Ok(report) => {

@@ -28,6 +28,8 @@ struct Inner {
     own: ConnectionLimit,
     per_address_max: AtomicUsize,
     addresses: Addresses,
+    opening_per_address_max: AtomicUsize,
+    opening_addresses: Addresses,
     /// How long a client may take no bytes, in seconds.
     write_seconds_max: AtomicU64,
     measured: Mutex<Measured>,
@@ -58,6 +60,8 @@ impl Admission {
             own: ConnectionLimit::new(usize::MAX),
             per_address_max: AtomicUsize::new(limits.connections_per_address_max as usize),
             addresses: Addresses::default(),
+            opening_per_address_max: AtomicUsize::new(limits.opening_connections_per_address_max as usize),
+            opening_addresses: Addresses::default(),
             write_seconds_max: AtomicU64::new(limits.write_seconds_max.into()),
             measured: Mutex::new(Measured { rates: *rates, meters: Meters::new(rates) }),
         }))
@@ -69,6 +73,8 @@ impl Admission {
         inner.all.allow(limits.connections_max as usize);
         inner.opening.allow(limits.opening_connections_max as usize);
         inner.per_address_max.store(limits.connections_per_address_max as usize, Ordering::Relaxed);
+        let opening = limits.opening_connections_per_address_max as usize;
+        inner.opening_per_address_max.store(opening, Ordering::Relaxed);
         inner.write_seconds_max.store(limits.write_seconds_max.into(), Ordering::Relaxed);
         let mut measured = lock(&inner.measured);
         if measured.rates != *rates {
@@ -104,11 +110,15 @@ impl Admission {
     fn place(&self, permit: &mut Permit, meters: Option<&Meters>, peer: &str) -> Result<(), &'static str> {
         let inner = &*self.0;
         let per_address_max = inner.per_address_max.load(Ordering::Relaxed);
-        if per_address_max == 0 && meters.is_none() {
-            return Ok(());
-        }
+        let opening_max = inner.opening_per_address_max.load(Ordering::Relaxed);
         // A client on a Unix socket has none.
         let address = peer.parse().map(|peer: SocketAddr| network(peer.ip())).ok();
+        if let Some(address) = address.filter(|_| opening_max > 0) {
+            let place = AddressPlace::take(&inner.opening_addresses, address, opening_max);
+            permit.opening_place(place.ok_or(
+                "limits.opening_connections_per_address_max connections of one address are not established yet",
+            )?);
+        }
         let place = match address.filter(|_| per_address_max > 0) {
             None => None,
             Some(address) => Some(
@@ -226,6 +236,21 @@ mod tests {
         permit.established();
 
         assert!(!permit.is_opening() && gate.permit(None).is_ok());
+    }
+
+    #[test]
+    fn one_address_does_not_take_all_the_places_before_connack() {
+        // [A01]
+        let limits = LimitsConfig { opening_connections_per_address_max: 1, ..LimitsConfig::default() };
+        let gate = Admission::new(&limits, &RatesConfig::default());
+        let mut permits = [(); 4].map(|()| gate.permit(None).unwrap());
+        let [first, second, third, fourth] = &mut permits;
+
+        assert!(gate.place(first, None, "192.0.2.1:1").is_ok());
+        assert!(gate.place(second, None, "192.0.2.1:2").is_err());
+        assert!(gate.place(third, None, "192.0.2.2:1").is_ok(), "another address");
+        first.established();
+        assert!(gate.place(fourth, None, "192.0.2.1:3").is_ok(), "the first is established");
     }
 
     #[test]

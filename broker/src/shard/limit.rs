@@ -33,6 +33,8 @@ struct More {
     opening: Option<Permit>,
     /// The right that an address has.
     address: Option<AddressPlace>,
+    /// The right that an address has to be not established yet.
+    opening_address: Option<AddressPlace>,
     meter: Option<Meter>,
 }
 
@@ -77,6 +79,11 @@ impl Permit {
         }
     }
 
+    /// Joins the right of an address to be not established yet.
+    pub(super) fn opening_place(&mut self, address: AddressPlace) {
+        self.more.get_or_insert_default().opening_address = Some(address);
+    }
+
     /// Tells whether it is that of a connection which is not established yet.
     pub(super) fn is_opening(&self) -> bool {
         self.more.as_ref().is_some_and(|more| more.opening.is_some())
@@ -85,7 +92,7 @@ impl Permit {
     /// Gives back the right to be not established yet.
     pub(super) fn established(&mut self) {
         let Some(more) = &mut self.more else { return };
-        more.opening = None;
+        (more.opening, more.opening_address) = (None, None);
         if more.listener.is_none() && more.address.is_none() && more.meter.is_none() {
             self.more = None;
         }

@@ -10,13 +10,15 @@
 //! DIR/inspection/    what the engine writes when a command only reads
 //! ```
 //!
-//! Invariant: nothing below `store/` is touched before the lock is held and the format is known.
+//! Invariants: nothing below `store/` is touched before the lock is held and the format is known, and nobody but the broker's user
+//! and group can look into it, whatever others may do in DIR.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::clock;
+use crate::files::{self, FileError};
 
 /// The format of a data directory, the number in its `format` file. Format 1, a row for each value, was never released.
 const FORMAT: u32 = 2;
@@ -51,6 +53,9 @@ pub enum DirectoryError {
         /// The newest that this broker knows.
         known: u32,
     },
+    /// It cannot be made.
+    #[error(transparent)]
+    Folder(#[from] FileError),
     /// The file system refused.
     #[error("data directory {}: {error}", .path.display())]
     Io {
@@ -76,7 +81,7 @@ impl DataDirectory {
     /// # Errors
     /// [`DirectoryError::Locked`] if another process holds the lock.
     pub(crate) fn lock(path: &Path) -> Result<Self, DirectoryError> {
-        fs::create_dir_all(path).map_err(|error| DirectoryError::Io { path: path.to_owned(), error })?;
+        files::create_private_folder(path)?;
         let directory = Self::lock_existing(path)?;
         directory.settle()?;
         Ok(directory)
@@ -193,7 +198,7 @@ impl DataDirectory {
     /// What the file system answered.
     pub(crate) fn make_inspection(&self) -> Result<PathBuf, DirectoryError> {
         let place = self.path.join("inspection");
-        let make = || remove_directory(&place).and_then(|()| fs::create_dir(&place));
+        let make = || remove_directory(&place).and_then(|()| files::new_private_folder(&place));
         make().map_err(|error| self.failed(error))?;
         Ok(place)
     }
@@ -259,7 +264,7 @@ impl DataDirectory {
         for attempt in 1_u32.. {
             let suffix = if attempt == 1 { String::new() } else { format!("-{attempt}") };
             let place = self.path.join(format!("quarantine-{date}{suffix}"));
-            match fs::create_dir(&place) {
+            match files::new_private_folder(&place) {
                 Ok(()) => return Ok(place),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(DirectoryError::Io { path: place, error }),

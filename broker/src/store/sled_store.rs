@@ -20,6 +20,7 @@ use super::log::{Log, RowSource, Undo, UnknownRowVersion};
 use super::opening::{ReplayReport, open_log};
 use super::rows::{ROW_VERSION, RowKey};
 use super::tell_damage;
+use crate::files;
 
 /// The time between attempts to open sled again after an error.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
@@ -447,6 +448,7 @@ fn open_and_read(store: &Path, limits: SledLimits) -> Result<(sled::Db, Log, Rep
 
 /// Opens sled.
 fn open_sled(store: &Path, limits: SledLimits) -> Result<sled::Db, EngineError> {
+    files::close_folder(store).map_err(EngineError::Io)?;
     let started = Instant::now();
     loop {
         // The background flusher stays off: the writer flushes, and nothing else may.

@@ -68,6 +68,28 @@ pub enum TlsError {
     Unusable(Error),
 }
 
+impl TlsError {
+    /// Returns the file at fault.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File { source, .. } => Some(source.path()),
+            Self::Content { path, .. } | Self::Mismatch { key: path, .. } => Some(path),
+            Self::Unusable(_) => None,
+        }
+    }
+
+    /// Says what is wrong without the option, for whoever says it of another.
+    pub fn without_option(&self) -> String {
+        let text = self.to_string();
+        let option = match self {
+            Self::File { key, .. } | Self::Content { key, .. } => key,
+            Self::Mismatch { .. } => KEY,
+            Self::Unusable(_) => return text,
+        };
+        text.trim_start_matches(option).trim_start_matches(": ").to_owned()
+    }
+}
+
 const CERTIFICATE: &str = "listeners[].tls.certificates[].certificate_file";
 const KEY: &str = "listeners[].tls.certificates[].key_file";
 const AUTHORITIES: &str = "listeners[].tls.client_ca_file";

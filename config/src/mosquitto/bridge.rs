@@ -210,7 +210,7 @@ const TOPIC: Allowed = "a pattern, perhaps with in, out or both behind it, then 
 pub(super) struct BridgeDraft {
     /// Where it begins.
     pub(super) origin: Origin,
-    config: BridgeConfig,
+    pub(super) config: BridgeConfig,
     tls: BridgeTlsConfig,
     uses_system_authorities: bool,
     notifies: bool,

@@ -3,13 +3,14 @@
 //! Options attach to the listener above them as in Mosquitto. Invariant: `listeners` begins with the default listener, and
 //! `current` is one of them.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
-use super::Note;
 use super::bridge::BridgeDraft;
 use super::plugin::PluginsDraft;
 use super::tls::{TlsDraft, Unusable};
+use super::{NamedFile, Note};
 use crate::access::{AccessConfig, AclConfig, AclSubscribe, BadCredentials, ListenerAccessConfig};
 use crate::broker_config::{
     AdminConfig, BrokerConfig, DEFAULT_PORT, ListenerConfig, ListenerProtocol, LogLevel, Mode,
@@ -58,6 +59,8 @@ pub(super) struct Draft {
     pub(super) persistence_file: String,
     pub(super) bridges: Vec<BridgeDraft>,
     pub(super) notes: Vec<Note>,
+    /// The files that are read when the broker starts.
+    pub(super) files: Vec<NamedFile>,
 }
 
 /// A listener while it is read.
@@ -65,6 +68,8 @@ pub(super) struct Draft {
 pub(super) struct ListenerDraft {
     /// Where it begins; the default listener begins nowhere.
     pub(super) origin: Origin,
+    /// Where each of its options stands, the last of several.
+    pub(super) lines: HashMap<&'static str, Origin>,
     pub(super) port: Option<u16>,
     /// An address or a host name.
     pub(super) host: Option<String>,
@@ -111,6 +116,7 @@ impl ListenerDraft {
     pub(super) fn new(origin: Origin) -> Self {
         Self {
             origin,
+            lines: HashMap::new(),
             port: None,
             host: None,
             family: Family::Both,
@@ -183,8 +189,9 @@ impl ListenerDraft {
     }
 
     fn fault(&self, option: &str, reason: &str) -> ConfigError {
+        let origin = self.lines.get(option).unwrap_or(&self.origin).clone();
         let (option, reason) = (option.to_owned(), reason.to_owned());
-        ConfigError::new(self.origin.clone(), Fault::Mosquitto { option, reason })
+        ConfigError::new(origin, Fault::Mosquitto { option, reason })
     }
 
     /// Says what of MQTT is offered, after the security options for all listeners if there are any for all.
@@ -285,6 +292,7 @@ impl Draft {
             persistence_file: "mosquitto.db".to_owned(),
             bridges: Vec::new(),
             notes: Vec::new(),
+            files: Vec::new(),
         }
     }
 
@@ -332,6 +340,7 @@ impl Draft {
         self.config.bridges = bridges.collect::<Result<_, _>>()?;
         self.notes.extend(self.plugins.inactive());
         self.config.mosquitto.notes = self.notes;
+        self.config.mosquitto.files = self.files;
         Ok(self.config)
     }
 
@@ -340,9 +349,15 @@ impl Draft {
     }
 
     fn listen(&mut self) -> Result<(), ConfigError> {
+        let mut taken = HashMap::new();
         for listener in &self.listeners {
             let access = self.access_of(listener, false);
             for mut listening in listener.listeners(listener.addresses()?)? {
+                let place = (listening.address.clone(), &listener.interface);
+                if let Some(other) = taken.insert(place, &listener.origin) {
+                    let reason = format!("listens on {} as that of {other} does", listening.address);
+                    return Err(listener.fault("listener", &reason).said_late("Address already in use"));
+                }
                 listening.access = access.clone();
                 self.config.listeners.push(listening);
             }

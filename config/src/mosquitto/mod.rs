@@ -17,7 +17,7 @@ mod tls;
 mod words;
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use self::draft::{Draft, ListenerDraft};
 use self::grammar::Line;
@@ -39,6 +39,17 @@ pub struct Note {
     pub text: String,
     /// Whether the operator has probably meant something else.
     pub is_warning: bool,
+}
+
+/// A line that names a file, which is read only when the broker starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedFile {
+    /// The line.
+    pub origin: Origin,
+    /// The option.
+    pub option: String,
+    /// The file.
+    pub path: PathBuf,
 }
 
 /// What to do about an option that cannot be honoured.
@@ -147,6 +158,23 @@ const ONCE: &[&str] = &[
 /// The options that the default listener does not have.
 const NOT_BY_DEFAULT: &[&str] = &["accept_protocol_versions", "mount_point"];
 
+/// The options that name a file or folder which is read later, so that what is wrong with it can be said of their line.
+const FILES: &[&str] = &[
+    "acl_file",
+    "bridge_cafile",
+    "bridge_capath",
+    "bridge_certfile",
+    "bridge_keyfile",
+    "cafile",
+    "capath",
+    "certfile",
+    "crlfile",
+    "keyfile",
+    "password_file",
+    "plugin_opt_config_file",
+    "plugin_opt_password_init_file",
+];
+
 /// What options attach to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Block {
@@ -202,6 +230,7 @@ impl Reader {
         let begins_bridge = option.name == "connection";
         if begins_bridge {
             self.block = Block::Listener;
+            self.check_name(line)?;
         }
         if option.scope == Scope::Bridge && !begins_bridge && self.block != Block::Bridge {
             let reason = "belongs to a bridge, so `connection NAME` must stand above it";
@@ -211,7 +240,10 @@ impl Reader {
             let reason = "belongs to a listener, so `listener PORT` must stand above it";
             return Err(fault(line, reason).said(words::homeless(line, "a listener")));
         }
-        if line.name.starts_with("plugin_opt_") && self.is_of_foreign_plugin(line)? {
+        if option.scope == Scope::Plugin
+            && option.name.starts_with("plugin_opt_")
+            && self.is_of_foreign_plugin(line)?
+        {
             self.postpone(line, fault(line, "belongs to a plugin that cannot be loaded"));
             return Ok(());
         }
@@ -228,6 +260,7 @@ impl Reader {
         }
         self.any_security |= option.scope == Scope::Security;
         self.apply(option, line)?;
+        self.remember(option, line);
         if begins_bridge {
             self.block = Block::Bridge;
             self.draft.bridge().origin = line.origin.clone();
@@ -242,10 +275,22 @@ impl Reader {
         Ok(())
     }
 
+    /// Keeps where an option stands, for what is found wrong with it only later.
+    fn remember(&mut self, option: &'static MosquittoOption, line: &Line) {
+        if matches!(option.scope, Scope::Listener | Scope::Security) {
+            self.draft.listener().lines.insert(option.name, line.origin.clone());
+        }
+        if FILES.contains(&option.name) {
+            let (origin, option, path) = (line.origin.clone(), line.name.clone(), line.value.clone().into());
+            self.draft.files.push(NamedFile { origin, option, path });
+        }
+    }
+
     /// Tells whether an option is one of a plugin that cannot be loaded, of which that is said later.
     fn is_of_foreign_plugin(&self, line: &Line) -> Result<bool, ConfigError> {
-        if line.name == "plugin_opt_" {
-            return Err(fault(line, "names no option").said("Invalid 'plugin_opt_' config option."));
+        if matches!(line.name.as_str(), "plugin_opt_" | "auth_opt_") {
+            let words = format!("Invalid '{}' config option.", line.name);
+            return Err(fault(line, "names no option").said(words));
         }
         if line.value.is_empty() {
             return Err(empty(line));
@@ -269,6 +314,15 @@ impl Reader {
         };
         if ONCE.contains(&option.name) && !self.given.insert((option.name, place.0, place.1)) {
             return Err(fault(line, "stands above already").said(words::duplicate(line)));
+        }
+        Ok(())
+    }
+
+    /// Refuses a second bridge of the same name.
+    fn check_name(&self, line: &Line) -> Result<(), ConfigError> {
+        if self.draft.bridges.iter().any(|bridge| bridge.config.name == line.value) {
+            let words = format!("Duplicate bridge name '{}'.", line.value);
+            return Err(fault(line, &format!("{} stands above already", line.value)).said(words));
         }
         Ok(())
     }

@@ -103,6 +103,9 @@ impl MosquittoOption {
 
     /// Tells whether a line with this name sets the option.
     pub(super) fn is_named(&self, name: &str) -> bool {
+        // The prefix before Mosquitto 2.0, which it still takes.
+        let renamed = name.strip_prefix("auth_opt_").map(|rest| format!("plugin_opt_{rest}"));
+        let name = renamed.as_deref().unwrap_or(name);
         match self.name.strip_suffix('*') {
             Some(prefix) => name.starts_with(prefix),
             // Mosquitto takes both.

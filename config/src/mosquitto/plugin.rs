@@ -9,11 +9,14 @@ use super::option::Scope::Plugin;
 use super::option::{Allowed, forget_text};
 use crate::error::Origin;
 
-const NO_OTHER: &str = "plugins written in C cannot be loaded, but for dynamic security, which is built in";
+const NO_OTHER: &str = "plugins written in C cannot be loaded, but for dynamic security, which is built in; `access.http` of a \
+                        configuration of our own asks a service";
+const NO_OTHER_OPTIONS: &str = "options of plugins written in C, which cannot be loaded; `auth_opt_*` is the older name of each \
+                                `plugin_opt_*`";
 /// What stands behind the last `/` of the path of the plugin that is built in, without its suffix.
 const DYNAMIC_SECURITY: &str = "mosquitto_dynamic_security";
-const ONLY_DYNAMIC_SECURITY: Allowed =
-    "…/mosquitto_dynamic_security.so, which is built in; no other plugin can be loaded";
+const ONLY_DYNAMIC_SECURITY: Allowed = "…/mosquitto_dynamic_security.so, which is built in; no other plugin can be loaded, but \
+     `access.http` of a configuration of our own asks a service";
 
 /// The plugins of a configuration while it is read.
 #[derive(Debug, Default)]
@@ -74,7 +77,7 @@ pub(super) const OPTIONS: &[Row] = &[
         "`access.dynamic_security_password_file`",
         |draft, path| only(&mut draft.plugins.password_init_file, path),
     ),
-    Row::refused("plugin_opt_*", Plugin, NO_OTHER),
+    Row::refused("plugin_opt_*", Plugin, NO_OTHER_OPTIONS),
 ];
 
 /// What Mosquitto says of the plugin where it has no file.

@@ -46,6 +46,12 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "Network Connections at one time that have not been accepted with CONNACK yet; further ones are closed.",
     ),
     integer(
+        "limits.opening_connections_per_address_max",
+        0,
+        10_000_000,
+        "Of those, as many from one IP address (of IPv6: with the same first 64 bits), so that one host does not keep all others out; 0 does not limit. Behind a proxy without PROXY headers all clients have one address.",
+    ),
+    integer(
         "limits.memory_bytes",
         0,
         MEMORY_BYTES_MAX,

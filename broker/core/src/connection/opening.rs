@@ -50,6 +50,8 @@ pub(crate) struct Opening {
     pub(crate) version: Option<ProtocolVersion>,
     /// The Client Identifier in force, once it is known.
     pub(crate) client_id: Option<Arc<str>>,
+    /// The user that the client says it is and has a password for, right or wrong.
+    pub(crate) claimed: Option<Arc<str>>,
     /// The client's Maximum Packet Size, once it has said so.
     pub(crate) packet_bytes_max: usize,
     /// The user that what carries MQTT has proved the client to be.
@@ -119,6 +121,7 @@ impl Opening {
             outbox: Outbox::default(),
             version: None,
             client_id: None,
+            claimed: None,
             packet_bytes_max: usize::MAX,
             vouched: None,
             last_identifier: None,
@@ -328,6 +331,7 @@ impl Opening {
                     password: Zeroizing::new(connect.password.unwrap_or_default().to_vec()),
                 };
                 let user = Arc::clone(&credentials.user);
+                self.claimed = Some(Arc::clone(&user)).filter(|_| !is_unnamed);
                 self.phase = Phase::AwaitVerdict(Box::new(Unverified { request, user, is_unnamed }));
                 Ok(Next::Verify(Box::new(credentials)))
             }

@@ -41,7 +41,10 @@ impl Shard {
         if let Some(suppressed) = self.refusals.admit(now) {
             let (cause, code) = (reason.label().name(), reason.code());
             let client = opening.client_id.as_deref();
-            tracing::info!(peer = %opening.peer, client, %reason, cause, code, suppressed, "connection refused");
+            let user = opening.claimed.as_deref();
+            tracing::info!(
+                peer = %opening.peer, client, user, %reason, cause, code, suppressed, "connection refused"
+            );
         }
         self.disarm_connect(opening.connection, opening.connect_deadline());
         self.disarm_join(opening.connection, opening.join_over_at());

@@ -8,6 +8,7 @@ use veilmq_protocol::{PacketType, ProtocolVersion};
 
 use super::Shard;
 use super::verdict::permissions_of;
+use crate::access::BRIDGES;
 use crate::connection::{
     Arrival, Channel, ConnectRequest, Connection, Established, JoinOutcome, Opening, Told, Wire,
 };
@@ -167,7 +168,7 @@ impl Shard {
             client = &*arrival.request.client_id,
             version = arrival.request.version.level(),
             identity = arrival.identity.as_ref().map(|member| tracing::field::display(member.kid)),
-            user = arrival.user.as_ref().map(|user| &*user.name),
+            user = arrival.user.as_ref().map(|user| &*user.name).filter(|user| *user != BRIDGES),
             clean_start = arrival.request.clean_start,
             keep_alive_seconds = arrival.request.keep_alive_seconds,
             session_present = present,

@@ -70,6 +70,20 @@ pub enum DynamicSecurityError {
     Randomness(getrandom::Error),
 }
 
+impl DynamicSecurityError {
+    /// Returns the file at fault.
+    pub(in crate::access) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(error) => Some(error.path()),
+            Self::Syntax { path, .. }
+            | Self::Entry { path, .. }
+            | Self::ShortPassword { path, .. }
+            | Self::NoPassword { path } => Some(path),
+            Self::Hash(_) | Self::Randomness(_) => None,
+        }
+    }
+}
+
 /// An entry that is malformed.
 struct Fault {
     place: String,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, WWW_AUTHENTICATE};
+use axum::http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -20,12 +20,16 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::controls::{Controls, Unanswered};
-use super::routes::answer;
+use super::routes::{JSON_TYPE, answer};
 use super::state::AdminState;
 
 const CLOSED: &str = "admin.token_file is not set, so this broker cannot be administered here";
 const TOKEN_WANTED: &str = "send the token of admin.token_file: Authorization: Bearer TOKEN";
 const STARTING: &str = "the broker is starting";
+
+const SCHEME: &[u8] = b"Bearer ";
+/// The longest text of an error that others make.
+const ERROR_BYTES_MAX: usize = 1_024;
 
 /// The entries of a page, unless asked otherwise, and at most.
 const PAGE: usize = 100;
@@ -43,13 +47,19 @@ pub(super) fn router(state: &Arc<AdminState>) -> Router<Arc<AdminState>> {
         .route("/retained", get(retained::list))
         .route("/log", get(settings::log).put(settings::set_log))
         .route("/reload", post(settings::reload))
+        .fallback(async || Refusal::absent("there is nothing of this name below /api/v1"))
+        .layer(middleware::from_fn(in_json))
         .layer(middleware::from_fn_with_state(Arc::clone(state), authorize))
 }
 
 /// Lets a request pass that shows the token.
 async fn authorize(State(state): State<Arc<AdminState>>, request: Request, next: Next) -> Response {
     let shown = request.headers().get(AUTHORIZATION).map(axum::http::HeaderValue::as_bytes);
-    let token = shown.and_then(|shown| shown.strip_prefix(b"Bearer "));
+    // The name of the scheme has no case (RFC 9110 section 11.1).
+    let token = shown.and_then(|shown| match shown.split_at_checked(SCHEME.len())? {
+        (scheme, token) if scheme.eq_ignore_ascii_case(SCHEME) => Some(token),
+        _ => None,
+    });
     let mut response = match state.admits(token) {
         None => Refusal(StatusCode::FORBIDDEN, CLOSED.into()).into_response(),
         Some(true) => next.run(request).await,
@@ -60,6 +70,26 @@ async fn authorize(State(state): State<Arc<AdminState>>, request: Request, next:
     };
     response.headers_mut().insert(CACHE_CONTROL, axum::http::HeaderValue::from_static("no-store"));
     response
+}
+
+/// Makes JSON of what is wrong with a request that no function here was asked about.
+async fn in_json(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let status = response.status();
+    let is_json = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == JSON_TYPE);
+    if !status.is_client_error() || is_json {
+        return response;
+    }
+    let (parts, body) = response.into_parts();
+    let text = axum::body::to_bytes(body, ERROR_BYTES_MAX).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let what = if text.is_empty() { status.canonical_reason().unwrap_or_default() } else { &text };
+    let mut answer = Refusal(status, what.to_owned()).into_response();
+    // What a method that is not allowed was answered with says which are.
+    if let Some(allowed) = parts.headers.get(ALLOW) {
+        answer.headers_mut().insert(ALLOW, allowed.clone());
+    }
+    answer
 }
 
 /// Why a request is not done, as status and words.
@@ -102,6 +132,9 @@ fn asked<T>(query: Result<Query<T>, axum::extract::rejection::QueryRejection>) -
 }
 
 fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Refusal::bad("the body is a JSON object"));
+    }
     serde_json::from_slice(body).map_err(|error| Refusal::bad(format!("the body: {error}")))
 }
 
