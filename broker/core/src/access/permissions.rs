@@ -7,7 +7,8 @@ use std::hash::Hasher;
 use veilmq_protocol::{TopicFilter, TopicName};
 
 use super::roles::RolesOfClient;
-use super::rules::{Actions, Applicable, Pattern};
+use super::rules::{Actions, Applicable};
+use super::template::Pattern;
 use crate::id::IdHasher;
 
 /// How many answers are kept.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use veilmq_protocol::{TopicFilter, TopicName};
 
-use super::rules::{Pattern, Template};
+use super::template::{Pattern, Template};
 
 /// The first level of the topics that commands are sent to.
 const CONTROL: &str = "$CONTROL";
