@@ -130,7 +130,10 @@ fn everything_in_a_dump_becomes_what_this_broker_would_have_stored() {
     let retained = &lines[16];
     assert_eq!((&retained["topic"], &retained["payload"]), (&json!("rich/a"), &json!("bQ==")));
     assert_eq!(retained["expires_at_ms"], json!(4_000_000_000_000_u64));
-    assert_eq!(retained["source"], json!({"client_id": "publisher", "user": "ann", "listener": null}));
+    assert_eq!(
+        retained["source"],
+        json!({"client_id": "publisher", "user": "ann", "listener": null, "certificate": null})
+    );
     let properties = retained["properties"].as_str().unwrap();
     // Payload Format Indicator 1, Content Type, Response Topic, Correlation Data, User Property.
     assert_eq!(properties, "AQEDAAp0ZXh0L3BsYWluCAAHYW5zd2VycwkAA2NvciYAA2tleQAFdmFsdWU=");

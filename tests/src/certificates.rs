@@ -75,6 +75,20 @@ impl Authority {
         self.issue_until(2096, name, serial, hosts)
     }
 
+    /// Issues a certificate for whoever `params` are for; its files are named `name`.
+    ///
+    /// # Panics
+    /// If its files cannot be written.
+    #[must_use]
+    pub fn issue_to(&self, name: &str, params: &CertificateParams) -> Certificate {
+        let key = KeyPair::generate().expect("a key can be made");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate can be signed");
+        Certificate {
+            certificate: self.write(&format!("{name}.crt"), &certificate.pem()),
+            key: self.write(&format!("{name}.key"), &key.serialize_pem()),
+        }
+    }
+
     /// Issues a certificate as [`Authority::issue`] does, that is good until this year begins.
     ///
     /// # Panics
@@ -87,12 +101,7 @@ impl Authority {
         params.distinguished_name.push(DnType::OrganizationName, "Example");
         params.serial_number = Some(SerialNumber::from(serial));
         params.not_after = date_time_ymd(year, 1, 1);
-        let key = KeyPair::generate().expect("a key can be made");
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate can be signed");
-        Certificate {
-            certificate: self.write(&format!("{name}.crt"), &certificate.pem()),
-            key: self.write(&format!("{name}.key"), &key.serialize_pem()),
-        }
+        self.issue_to(name, &params)
     }
 
     /// Revokes the certificates with these serial numbers, and no others.

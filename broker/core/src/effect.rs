@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use veilmq_protocol::TopicName;
 
-use crate::access::{Command, ControlTopic, Credentials, Verdict};
+use crate::access::{CertificateFields, Command, ControlTopic, Credentials, Verdict};
 use crate::connection::Arrival;
 use crate::durability::Promise;
 use crate::entrance::EntranceId;
@@ -45,6 +45,13 @@ pub enum Input<'a> {
         connection: ConnectionId,
         /// The user name.
         user: &'a str,
+    },
+    /// The client has shown a certificate to what carries MQTT, which has verified it. This comes before CONNECT.
+    Certified {
+        /// The connection.
+        connection: ConnectionId,
+        /// What the certificate says.
+        certificate: Arc<CertificateFields>,
     },
     /// On this connection comes one of the broker's own bridges to other brokers. It needs no account, and no rule holds for it. This
     /// comes before CONNECT.

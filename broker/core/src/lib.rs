@@ -52,9 +52,9 @@ mod waiting;
 pub const CONNECTION_LINES: &str = "veilmq_connections";
 
 pub use self::access::{
-    Access, AccessTables, Actions, Command, ControlTopic, ControlTopics, Credentials, Holder, Role,
-    RoleDefaults, RoleRule, Roles, Rule, RuleEffect, Rules, Stage as RuleStage, Subject, Template,
-    TemplateError, Terms, Verdict,
+    Access, AccessTables, Actions, CertificateField, CertificateFields, Command, ControlTopic, ControlTopics,
+    Credentials, Holder, Role, RoleDefaults, RoleRule, Roles, Rule, RuleEffect, Rules, Stage as RuleStage,
+    Subject, Template, TemplateError, Terms, Verdict,
 };
 pub use self::capabilities::Capabilities;
 pub use self::connection::Arrival;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use veilmq_protocol::{PacketId, TopicFilter, TopicName};
 
-use crate::access::{AccessTables, Action, Asker, Permissions, User};
+use crate::access::{AccessTables, Action, Asker, CertificateFields, Names, Permissions, User};
 use crate::e2e::Member;
 use crate::entrance::EntranceId;
 use crate::id::{ConnectionId, IdSet, SessionId};
@@ -47,14 +47,23 @@ pub(crate) struct Session {
     pub(crate) outbound: Outbound,
     /// QoS 2 Packet Identifiers of the client that await PUBREL ([MQTT-4.3.3-10]).
     pub(crate) received: Received,
-    /// What its retained messages say of whose they are; there once it has retained one.
-    source: Option<Arc<Source>>,
+    /// There once its client has shown a certificate, or retained a message.
+    origin: Option<Box<Origin>>,
     /// What other shards see of it; there once the session has been a member of a group.
     pub(crate) availability: Option<Arc<Availability>>,
     /// The timer that is armed for the end of the session or its Will.
     pub(crate) timer_at: Option<Moment>,
     /// The timer that is armed for the next message that waits to expire.
     pub(crate) queue_timer_at: Option<Moment>,
+}
+
+/// Where the messages of a client come from, beyond its names.
+#[derive(Debug, Default)]
+struct Origin {
+    /// What the certificate says that the client has shown to TLS, since it connected last.
+    certificate: Option<Arc<CertificateFields>>,
+    /// What its retained messages say of whose they are.
+    source: Option<Arc<Source>>,
 }
 
 impl Session {
@@ -75,7 +84,7 @@ impl Session {
             will: None,
             outbound: Outbound::default(),
             received: Received::default(),
-            source: None,
+            origin: None,
             availability: None,
             timer_at: None,
             queue_timer_at: None,
@@ -104,29 +113,51 @@ impl Session {
         }
     }
 
+    /// Returns what the certificate says that its client has shown to TLS, since that connected last.
+    pub(crate) fn certificate(&self) -> Option<&Arc<CertificateFields>> {
+        self.origin.as_ref()?.certificate.as_ref()
+    }
+
+    /// Takes note of what the certificate of its client says, or that it has shown none.
+    pub(crate) fn show_certificate(&mut self, certificate: Option<Arc<CertificateFields>>) {
+        if certificate.is_some() || self.origin.is_some() {
+            self.origin.get_or_insert_default().certificate = certificate;
+        }
+    }
+
     /// Returns its client as rules know it.
     pub(crate) fn asker(&self) -> Asker<'_> {
         Asker {
-            user: self.user_name(),
-            client_id: &self.client_id,
+            names: Names {
+                user: self.user_name(),
+                client_id: &self.client_id,
+                certificate: self.certificate().map(|certificate| &**certificate),
+            },
             rules: self.user.as_ref().and_then(User::rules),
         }
     }
 
-    /// Returns whose a message is that its client retains now; `listener` is the name of the one it came by.
-    pub(crate) fn source(&mut self, listener: Option<&Arc<str>>) -> &Arc<Source> {
+    /// Returns whose a message is that its client retains now; `listener` is the name of the one it came by. What its certificate says
+    /// is part of that where rules go by it.
+    pub(crate) fn source(&mut self, listener: Option<&Arc<str>>, needs_certificate: bool) -> &Arc<Source> {
         let user = match &self.user {
             Some(user) => Some(&user.name),
             None => self.authenticated.then_some(&self.client_id),
         };
-        let is_current =
-            |known: &Arc<Source>| known.user.as_ref() == user && known.listener.as_ref() == listener;
-        let known = self.source.take().filter(is_current);
-        self.source.insert(known.unwrap_or_else(|| {
+        let origin = self.origin.get_or_insert_default();
+        let certificate = origin.certificate.as_ref().filter(|_| needs_certificate);
+        let is_current = |known: &Arc<Source>| {
+            known.user.as_ref() == user
+                && known.listener.as_ref() == listener
+                && known.certificate.as_ref() == certificate
+        };
+        let known = origin.source.take().filter(is_current);
+        origin.source.insert(known.unwrap_or_else(|| {
             Arc::new(Source {
                 client_id: Arc::clone(&self.client_id),
                 user: user.map(Arc::clone),
                 listener: listener.map(Arc::clone),
+                certificate: certificate.map(Arc::clone),
             })
         }))
     }

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use crate::access::CertificateFields;
+
 /// The client that a message came from, as rules know it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Source {
@@ -14,12 +16,15 @@ pub struct Source {
     pub user: Option<Arc<str>>,
     /// The name of the listener it came by, [`crate::Entrance::name`]; None if that is not known.
     pub listener: Option<Arc<str>>,
+    /// What its certificate says, if the rules of that listener went by certificates.
+    pub certificate: Option<Arc<CertificateFields>>,
 }
 
 impl Source {
     /// Returns the bytes that it occupies in memory, at most: names may be shared with others.
     pub(crate) fn size_bytes(&self) -> usize {
         let text = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
-        size_of::<Self>() + self.client_id.len() + text(&self.user) + text(&self.listener)
+        let certificate = self.certificate.as_ref().map_or(0, |certificate| certificate.size_bytes());
+        size_of::<Self>() + self.client_id.len() + text(&self.user) + text(&self.listener) + certificate
     }
 }

@@ -55,7 +55,7 @@ fn rule(subject: Subject, text: &str, is_literal: bool) -> Result<Rule, String> 
     };
     let filter = match is_literal {
         true => Template::literal(filter),
-        false => Template::new(filter),
+        false => Template::with_names(filter),
     };
     let filter = filter.map_err(|error| format!("the topic cannot be used: {error}"))?;
     Ok(Rule { subject, effect, actions: Actions { publish, receive }, filter })
@@ -91,7 +91,7 @@ mod tests {
         );
         assert_eq!(stages[1].rules.len(), 1);
         assert_eq!(stages[1].rules[0].subject, Subject::Everyone);
-        assert_eq!(stages[1].rules[0].filter, Template::new("%u/x").unwrap());
+        assert_eq!(stages[1].rules[0].filter, Template::with_names("%u/x").unwrap());
         assert!(stages[1].denies_wildcard_names && !stages[0].denies_wildcard_names);
     }
 

@@ -244,10 +244,10 @@ impl Connection {
     fn take_in(self: &Rc<Self>, bytes: &mut [u8], worker: &Worker) {
         let (received_before, length) = (pace::received_so_far(worker), bytes.len());
         let mut plaintext = worker.take_plaintext_buffer();
-        let (client, user, packets) = match &mut *self.socket.borrow_mut() {
+        let (client, user, certificate, packets) = match &mut *self.socket.borrow_mut() {
             Some(socket) => {
                 let packets = socket.unpack(bytes, &mut plaintext);
-                (socket.take_client(), socket.take_user(), packets)
+                (socket.take_client(), socket.take_user(), socket.take_certificate(), packets)
             }
             None => return,
         };
@@ -261,6 +261,9 @@ impl Connection {
             if let Err(rule) = located {
                 worker.turn(Input::Violated { connection: self.id, rule });
             }
+        }
+        if let Some(certificate) = certificate {
+            worker.turn(Input::Certified { connection: self.id, certificate });
         }
         if let Some(user) = user {
             worker.turn(Input::Vouched { connection: self.id, user: &user });

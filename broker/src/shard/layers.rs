@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use veilmq_config::{ListenerProtocol, ProxyProtocolConfig};
-use veilmq_core::Outbox;
+use veilmq_core::{CertificateFields, Outbox};
 
 use super::socket::SLICES_MAX;
 use crate::listener::Carrier;
@@ -102,6 +102,11 @@ impl Layers {
     /// Returns, once, the User Name that a layer has proved.
     pub(super) fn take_user(&mut self) -> Option<Box<str>> {
         self.user.take().or_else(|| self.tls.as_mut()?.take_user())
+    }
+
+    /// Returns, once, what the certificate says that the client has shown.
+    pub(super) fn take_certificate(&mut self) -> Option<Arc<CertificateFields>> {
+        self.tls.as_mut()?.take_fields()
     }
 
     /// Tells whether the client may still be connected, as far as it has proved who it is.

@@ -4,10 +4,11 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::ReadBuf;
-use veilmq_core::Outbox;
+use veilmq_core::{CertificateFields, Outbox};
 
 use super::layers::Layers;
 use super::stream::{DetachedStream, Stream};
@@ -74,6 +75,11 @@ impl Socket {
     /// Returns, once, the User Name that what carries MQTT has proved.
     pub(super) fn take_user(&mut self) -> Option<Box<str>> {
         self.layers.as_mut()?.take_user()
+    }
+
+    /// Returns, once, what the certificate says that the client has shown to what carries MQTT.
+    pub(super) fn take_certificate(&mut self) -> Option<Arc<CertificateFields>> {
+        self.layers.as_mut()?.take_certificate()
     }
 
     /// Tells whether the client may still be connected, as far as what carries MQTT has to say.

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use veilmq_core::{
-    Expiry, Message, MessageId, MessageParts, Moment, Record, Reference, SessionId, SessionRecord, Source,
-    Stage, SubscriptionRecord, WillRecord,
+    CertificateField, CertificateFields, Expiry, Message, MessageId, MessageParts, Moment, Record, Reference,
+    SessionId, SessionRecord, Source, Stage, SubscriptionRecord, WillRecord,
 };
 use veilmq_protocol::{
     PacketId, PublishProperties, QoS, RetainHandling, SubscribeOptions, TopicFilter, TopicName,
@@ -63,6 +63,8 @@ const NO_LOCAL: u8 = 1 << 4;
 const RETAIN_AS_PUBLISHED: u8 = 1 << 5;
 const AUTHENTICATED: u8 = 1 << 6;
 const SHARED: u8 = 1 << 7;
+/// In the flags of a retained message: what its publisher's certificate says.
+const HAS_CERTIFICATE: u8 = 1 << 4;
 /// In the flags of a session head or a retained message, which belong to no group.
 const HAS_USER: u8 = 1 << 7;
 /// In the flags of a reference: where its stage is, and where its Quality of Service is.
@@ -146,12 +148,14 @@ fn encode_message(message: &Message, source: Option<&Source>, out: &mut Vec<u8>)
     } = message.parts();
     let (user, listener) =
         source.map_or((None, None), |source| (source.user.as_ref(), source.listener.as_ref()));
+    let certificate = source.and_then(|source| source.certificate.as_deref());
     out.push(
         flag(retain, RETAIN)
             | flag(expiry.is_some(), HAS_EXPIRY)
             | flag(source.is_some(), HAS_SOURCE)
             | flag(user.is_some(), HAS_USER)
-            | flag(listener.is_some(), HAS_LISTENER),
+            | flag(listener.is_some(), HAS_LISTENER)
+            | flag(certificate.is_some(), HAS_CERTIFICATE),
     );
     out.push(qos.value());
     if let Some(expiry) = expiry {
@@ -162,6 +166,10 @@ fn encode_message(message: &Message, source: Option<&Source>, out: &mut Vec<u8>)
     put_bytes(application_properties, out);
     let names = source.map(|source| &source.client_id).into_iter().chain(user).chain(listener);
     names.for_each(|name| put_bytes(name.as_bytes(), out));
+    if let Some(certificate) = certificate {
+        let fields = CertificateField::ALL.map(|field| certificate.field(field).unwrap_or_default());
+        fields.iter().for_each(|text| put_bytes(text.as_bytes(), out));
+    }
     put_bytes(payload, out);
 }
 
@@ -270,7 +278,8 @@ pub(crate) fn decode_message(id: MessageId, bytes: &[u8]) -> Option<Arc<Message>
 
 /// Reads a retained message; None if the bytes are not one.
 fn decode_retained(bytes: &[u8]) -> Option<Arc<Message>> {
-    decode_any_message(None, RETAIN | HAS_EXPIRY | HAS_SOURCE | HAS_USER | HAS_LISTENER, bytes)
+    const OF_SOURCE: u8 = HAS_SOURCE | HAS_USER | HAS_LISTENER | HAS_CERTIFICATE;
+    decode_any_message(None, RETAIN | HAS_EXPIRY | OF_SOURCE, bytes)
 }
 
 fn decode_any_message(id: Option<MessageId>, known: u8, bytes: &[u8]) -> Option<Arc<Message>> {
@@ -383,11 +392,21 @@ impl<'a> Fields<'a> {
         let client_id = self.when(flags & HAS_SOURCE, name)?;
         let user = self.when(flags & HAS_USER, name)?;
         let listener = self.when(flags & HAS_LISTENER, name)?;
+        let certificate = self.when(flags & HAS_CERTIFICATE, Self::certificate)?.map(Arc::new);
         match client_id {
-            Some(client_id) => Some(Some(Source { client_id, user, listener })),
-            None if user.is_none() && listener.is_none() => Some(None),
+            Some(client_id) => Some(Some(Source { client_id, user, listener, certificate })),
+            None if user.is_none() && listener.is_none() && certificate.is_none() => Some(None),
             None => None,
         }
+    }
+
+    /// Reads what a certificate says, field by field; one that it says nothing of is empty.
+    fn certificate(&mut self) -> Option<CertificateFields> {
+        let mut said = Vec::new();
+        for field in CertificateField::ALL {
+            said.push((field, self.text()?.into()));
+        }
+        Some(CertificateFields::new(said))
     }
 
     /// Reads a field that is there only if the flag is set; the outer None is damage.
@@ -438,6 +457,10 @@ mod tests {
             client_id: "c".into(),
             user: Some("u".into()),
             listener: Some("127.0.0.1:1883".into()),
+            certificate: Some(Arc::new(CertificateFields::new([
+                (CertificateField::CommonName, "m7".into()),
+                (CertificateField::Serial, "0A".into()),
+            ]))),
         });
         let parts = MessageParts {
             id: None,
@@ -530,6 +553,7 @@ mod tests {
         let source = decode_retained(&retained).unwrap().source().map(|source| (**source).clone()).unwrap();
         assert_eq!((&*source.client_id, source.user.as_deref()), ("c", Some("u")));
         assert_eq!(source.listener.as_deref(), Some("127.0.0.1:1883"));
+        assert_eq!(source.certificate.unwrap().field(CertificateField::Serial), Some("0A"));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::fmt::Write;
 
 use rustls::pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
+use veilmq_core::{CertificateField, CertificateFields};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
@@ -116,6 +118,32 @@ pub(super) fn subject(der: &[u8]) -> Result<String, &'static str> {
     user_name(rfc_2253(certificate.subject()))
 }
 
+/// Returns what a client's certificate says of its owner. What is no text, or too long for MQTT, is left out.
+pub(super) fn fields(der: &[u8]) -> CertificateFields {
+    let Ok(certificate) = parse(der) else { return CertificateFields::default() };
+    let subject = certificate.subject();
+    let alternatives = certificate.subject_alternative_name().ok().flatten();
+    let alternatives = alternatives.iter().flat_map(|extension| &extension.value.general_names);
+    let alternatives = alternatives.filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some((CertificateField::Dns, name.to_ascii_lowercase())),
+        GeneralName::URI(uri) => Some((CertificateField::Uri, (*uri).to_owned())),
+        GeneralName::RFC822Name(address) => Some((CertificateField::Email, (*address).to_owned())),
+        _ => None,
+    });
+    let serial: String = certificate.raw_serial().iter().map(|byte| format!("{byte:02X}")).collect();
+    let fingerprint = Sha256::digest(der).iter().map(|byte| format!("{byte:02x}")).collect();
+    let common_name = subject.iter_common_name().next().and_then(text);
+    let said = common_name.map(|name| (CertificateField::CommonName, name)).into_iter();
+    let said = said.chain([
+        (CertificateField::Subject, rfc_2253(subject)),
+        // A number that begins with a high bit has a zero before it.
+        (CertificateField::Serial, serial.strip_prefix("00").unwrap_or(&serial).to_owned()),
+        (CertificateField::Fingerprint, fingerprint),
+    ]);
+    let fits = |(_, text): &(_, String)| text.len() <= USER_NAME_BYTES_MAX;
+    CertificateFields::new(said.chain(alternatives).filter(fits).map(|(field, text)| (field, text.into())))
+}
+
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, &'static str> {
     X509Certificate::from_der(der).map(|(_, certificate)| certificate).map_err(|_| NO_USER_NAME)
 }
@@ -203,7 +231,7 @@ fn hexadecimal(byte: u8, into: &mut String) {
 mod tests {
     use rcgen::{
         BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, DnValue, IsCa,
-        KeyPair,
+        KeyPair, SanType, SerialNumber,
     };
 
     use super::*;
@@ -275,6 +303,52 @@ mod tests {
         let der = certificate(&[(DnType::CommonName, DnValue::BmpString(name))]);
 
         assert_eq!(common_name(&der).unwrap(), "Zoë");
+    }
+
+    #[test]
+    fn a_certificate_says_these_things_of_its_owner() {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, "Plant");
+        params.distinguished_name.push(DnType::CommonName, "meter 7");
+        params.serial_number = Some(SerialNumber::from(vec![0xA1, 0x00, 0x0B]));
+        params.subject_alt_names = vec![
+            SanType::IpAddress([192, 0, 2, 7].into()),
+            SanType::Rfc822Name("seven@plant.example".try_into().unwrap()),
+            SanType::DnsName("M7.Plant.example".try_into().unwrap()),
+            SanType::DnsName("other.example".try_into().unwrap()),
+            SanType::URI("urn:dev:7".try_into().unwrap()),
+        ];
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+
+        let fields = fields(certificate.der());
+
+        let fingerprint: String =
+            Sha256::digest(certificate.der()).iter().map(|byte| format!("{byte:02x}")).collect();
+        for (field, expected) in [
+            (CertificateField::CommonName, "meter 7"),
+            (CertificateField::Subject, "CN=meter 7,O=Plant"),
+            (CertificateField::Dns, "m7.plant.example"),
+            (CertificateField::Uri, "urn:dev:7"),
+            (CertificateField::Email, "seven@plant.example"),
+            (CertificateField::Serial, "A1000B"),
+            (CertificateField::Fingerprint, &fingerprint),
+        ] {
+            assert_eq!(fields.field(field), Some(expected), "{field:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_names_nobody_still_has_a_number_and_a_fingerprint() {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+
+        let fields = fields(certificate.der());
+
+        let there = |field: &CertificateField| fields.field(*field).is_some();
+        let there: Vec<_> = CertificateField::ALL.into_iter().filter(there).collect();
+        assert_eq!(there, [CertificateField::Serial, CertificateField::Fingerprint]);
     }
 
     #[test]

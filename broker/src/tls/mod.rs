@@ -19,6 +19,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
 use rustls::{AlertDescription, CertificateError, Error, HandshakeKind};
 use tracing::debug;
+use veilmq_core::CertificateFields;
 
 use acceptor::Verifier;
 pub use acceptor::{TlsAcceptor, TlsError};
@@ -58,6 +59,8 @@ pub(crate) struct Tls {
     handshake: Option<Handshake>,
     /// The User Name that the peer's certificate proves, until it is asked for.
     user: Option<Box<str>>,
+    /// What that certificate says, until it is asked for.
+    fields: Option<Arc<CertificateFields>>,
     farewell: Farewell,
     end: Option<End>,
 }
@@ -91,6 +94,7 @@ impl Tls {
             written: 0,
             handshake: Some(handshake),
             user: None,
+            fields: None,
             farewell: Farewell::NotDue,
             end: None,
         }
@@ -131,7 +135,7 @@ impl Tls {
             handshake.succeeded(kind == Some(HandshakeKind::Resumed));
             // The files may have changed while the handshake was under way.
             if self.is_still_trusted() {
-                self.find_user();
+                self.find_owner();
             } else {
                 self.violated(DISTRUSTED);
             }
@@ -193,8 +197,10 @@ impl Tls {
         self.end = Some(End::Violated(rule));
     }
 
-    fn find_user(&mut self) {
+    /// Finds out whose the peer's certificate is, if it has shown one.
+    fn find_owner(&mut self) {
         let Some(certificate) = self.session.peer_certificates().and_then(<[_]>::first) else { return };
+        self.fields = Some(Arc::new(certificate::fields(certificate)));
         match self.acceptor.user_name_of(certificate) {
             Ok(user) => self.user = user,
             Err(rule) => self.violated(rule),
@@ -204,6 +210,11 @@ impl Tls {
     /// Returns, once, the User Name that the peer's certificate proves.
     pub(crate) fn take_user(&mut self) -> Option<Box<str>> {
         self.user.take()
+    }
+
+    /// Returns, once, what the certificate says that the peer has shown.
+    pub(crate) fn take_fields(&mut self) -> Option<Arc<CertificateFields>> {
+        self.fields.take()
     }
 
     /// Tells why no more is taken from it, if so.

@@ -8,8 +8,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 use veilmq_core::{
-    Expiry, Message, MessageId, MessageParts, Moment, Reference, SessionId, SessionRecord, Source, Stage,
-    SubscriptionRecord, WillRecord,
+    CertificateField, CertificateFields, Expiry, Message, MessageId, MessageParts, Moment, Reference,
+    SessionId, SessionRecord, Source, Stage, SubscriptionRecord, WillRecord,
 };
 use veilmq_protocol::{
     PacketId, PublishProperties, QoS, RetainHandling, SubscribeOptions, TopicFilter, TopicName,
@@ -312,8 +312,28 @@ impl Fields {
         let client_id = Arc::from(source.text("client_id")?);
         let user = source.optional("user", Self::text)?.map(Arc::from);
         let listener = source.optional("listener", Self::text)?.map(Arc::from);
+        let certificate = source.certificate()?.map(Arc::new);
         source.end()?;
-        Ok(Some(Source { client_id, user, listener }))
+        Ok(Some(Source { client_id, user, listener, certificate }))
+    }
+
+    /// Reads what the publisher's certificate says, which exports of brokers that did not remember it do not have.
+    fn certificate(&mut self) -> Checked<Option<CertificateFields>> {
+        const FIELD: &str = "certificate";
+        let said = match self.0.remove(FIELD) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Object(said)) => said,
+            Some(_) => return Err(Fault::of(FIELD, "it is neither an object nor null")),
+        };
+        let fields = said.into_iter().map(|(name, text)| {
+            let field = CertificateField::named(&name);
+            let field = field.ok_or_else(|| Fault::of(FIELD, format!("there is no field {name:?}")))?;
+            match text {
+                Value::String(text) if !text.is_empty() => Ok((field, text.into())),
+                _ => Err(Fault::of(FIELD, format!("{name:?} is not a text with something in it"))),
+            }
+        });
+        Ok(Some(CertificateFields::new(fields.collect::<Checked<Vec<_>>>()?)))
     }
 
     fn delivery(&mut self) -> Checked<Line> {

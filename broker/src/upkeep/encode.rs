@@ -5,7 +5,9 @@
 use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Serialize, Serializer};
-use veilmq_core::{Message, MessageId, Moment, Record, Reference, SessionRecord, Stage, WillRecord};
+use veilmq_core::{
+    CertificateFields, Message, MessageId, Moment, Record, Reference, SessionRecord, Stage, WillRecord,
+};
 
 use super::spool::Place;
 use super::tally::Tally;
@@ -89,6 +91,16 @@ struct Source<'a> {
     client_id: &'a str,
     user: Option<&'a str>,
     listener: Option<&'a str>,
+    certificate: Option<Certificate<'a>>,
+}
+
+/// What a certificate says, field by field.
+struct Certificate<'a>(&'a CertificateFields);
+
+impl Serialize for Certificate<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(field, text)| (field.name(), text)))
+    }
 }
 
 #[derive(Serialize)]
@@ -167,6 +179,7 @@ pub(crate) fn record<E>(
                 client_id: &source.client_id,
                 user: source.user.as_deref(),
                 listener: source.listener.as_deref(),
+                certificate: source.certificate.as_deref().map(Certificate),
             });
             put(Place::retained(message.topic()), &Line::Retained { body: body(message), source })
         }

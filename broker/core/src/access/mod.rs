@@ -4,6 +4,7 @@
 //! [`Verdict`] comes back) and makes the tables. Invariant: where no rules are in force a session has no [`Permissions`], and a
 //! message costs nothing more than finding that out.
 
+mod certificate;
 mod control;
 mod permissions;
 mod presence;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+pub use self::certificate::{CertificateField, CertificateFields};
 pub(crate) use self::control::COMMAND_BYTES_MAX;
 pub use self::control::{Command, ControlTopic, ControlTopics};
 pub(crate) use self::permissions::{Action, Permissions};
@@ -26,7 +28,7 @@ pub(crate) use self::presence::Presence;
 pub use self::roles::{Holder, Role, RoleDefaults, RoleRule, Roles};
 pub use self::rules::{Actions, Rule, RuleEffect, Rules, Stage, Subject};
 pub use self::tables::AccessTables;
-pub(crate) use self::template::Pattern;
+pub(crate) use self::template::{Names, Pattern};
 pub use self::template::{Template, TemplateError};
 pub use self::voucher::Terms;
 pub(crate) use self::voucher::Voucher;
@@ -123,21 +125,30 @@ impl Access {
         }
     }
 
+    /// Tells whether what a client may do can depend on what is known of it only while it is connected, or was since the start.
+    pub(crate) fn goes_by_what_is_not_stored(&self) -> bool {
+        self.authorities_bring_rules || self.needs_certificates()
+    }
+
+    /// Tells whether what clients may do can depend on their certificates.
+    pub(crate) fn needs_certificates(&self) -> bool {
+        self.rules.as_ref().is_some_and(Rules::need_certificates)
+    }
+
     /// Returns what a client may do; None if that is everything.
     pub(crate) fn permissions(&self, asker: Asker<'_>) -> Option<Box<Permissions>> {
-        if asker.user == Some(BRIDGES) {
+        if asker.names.user == Some(BRIDGES) {
             return None;
         }
         let rules = asker.rules.or(self.rules.as_ref())?;
-        Some(Box::new(rules.permissions(asker.user, asker.client_id)))
+        Some(Box::new(rules.permissions(asker.names)))
     }
 }
 
 /// A client as rules know it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asker<'a> {
-    pub(crate) user: Option<&'a str>,
-    pub(crate) client_id: &'a str,
+    pub(crate) names: Names<'a>,
     /// What whoever vouches for it says that it may do.
     pub(crate) rules: Option<&'a Rules>,
 }
@@ -209,6 +220,8 @@ pub struct Credentials {
     pub user: Arc<str>,
     /// The password; empty if CONNECT has none.
     pub password: Zeroizing<Vec<u8>>,
+    /// What the certificate says that the client has shown, if it has.
+    pub certificate: Option<Arc<CertificateFields>>,
 }
 
 impl fmt::Debug for Credentials {

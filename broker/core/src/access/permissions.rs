@@ -158,11 +158,16 @@ fn slot_of(topic: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::template::Names;
     use super::super::{Rule, RuleEffect, Rules, Stage, Subject, Template};
     use super::*;
 
     fn rule(subject: Subject, effect: RuleEffect, actions: Actions, filter: &str) -> Rule {
         Rule { subject, effect, actions, filter: Template::new(filter).unwrap() }
+    }
+
+    fn names<'a>(user: Option<&'a str>, client_id: &'a str) -> Names<'a> {
+        Names { user, client_id, certificate: None }
     }
 
     fn topic(name: &str) -> TopicName<'_> {
@@ -195,7 +200,7 @@ mod tests {
             (None, "news", false, true),
             (None, "a/b", false, false),
         ] {
-            let mut permissions = rules.permissions(user, "c");
+            let mut permissions = rules.permissions(names(user, "c"));
             // The second answer comes from what was kept.
             for _ in 0..2 {
                 assert_eq!(permissions.allow_publish(topic(name)), publish, "{user:?} {name}");
@@ -212,10 +217,10 @@ mod tests {
         };
         let rules = Rules::new(vec![stage(RuleEffect::Allow), stage(RuleEffect::Deny)], false);
 
-        assert!(rules.permissions(None, "c").allow_publish(topic("t")));
+        assert!(rules.permissions(names(None, "c")).allow_publish(topic("t")));
         for (user, client_id) in [(Some("a+"), "c"), (None, "#")] {
             // [B01]
-            assert!(!rules.permissions(user, client_id).allow_publish(topic("t")));
+            assert!(!rules.permissions(names(user, client_id)).allow_publish(topic("t")));
         }
     }
 
@@ -234,8 +239,8 @@ mod tests {
         {
             let filter = TopicFilter::new(filter).unwrap();
 
-            let strict = Rules::new(vec![stage()], true).permissions(None, "c");
-            let compatible = Rules::new(vec![stage()], false).permissions(None, "c");
+            let strict = Rules::new(vec![stage()], true).permissions(names(None, "c"));
+            let compatible = Rules::new(vec![stage()], false).permissions(names(None, "c"));
 
             assert_eq!(strict.allow_subscribe(filter), granted, "{filter:?}");
             assert!(compatible.allow_subscribe(filter));
@@ -251,7 +256,7 @@ mod tests {
             }],
             false,
         );
-        let mut permissions = rules.permissions(None, "c");
+        let mut permissions = rules.permissions(names(None, "c"));
         for number in 0..10_000 {
             let name = format!("t/{number}");
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use veilmq_protocol::{TopicFilter, TopicName};
 
-use super::template::{Pattern, Template};
+use super::template::{Names, Pattern, Template};
 
 /// The first level of the topics that commands are sent to.
 const CONTROL: &str = "$CONTROL";
@@ -94,7 +94,10 @@ impl RoleRule {
         match &self.topics {
             Topics::Fixed(pattern) => is_concerned(pattern),
             Topics::OfClient(template) => {
-                let pattern = template.resolve(client.user.as_deref(), &client.client_id);
+                // What a certificate says is not asked for by roles.
+                let names =
+                    Names { user: client.user.as_deref(), client_id: &client.client_id, certificate: None };
+                let pattern = template.resolve(names);
                 pattern.is_some_and(|pattern| is_concerned(&pattern))
             }
         }

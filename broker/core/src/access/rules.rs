@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::permissions::Permissions;
 use super::roles::Roles;
-use super::template::{Pattern, Template};
+use super::template::{Names, Pattern, Template};
 
 /// What clients may do. A copy is cheap.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ enum Kind {
         stages: Vec<Indexed>,
         /// SUBSCRIBE is refused unless a rule allows the whole filter.
         strict: bool,
+        /// What a certificate says stands in one of them.
+        need_certificates: bool,
     },
     Roles(Roles),
 }
@@ -108,6 +110,8 @@ impl Rules {
     /// Makes rules of their stages. With `strict` SUBSCRIBE is refused where the filter is not allowed as a whole; otherwise it
     /// never is, and what the client may not receive is held back.
     pub fn new(stages: Vec<Stage>, strict: bool) -> Self {
+        let needs_certificate = |rule: &Rule| rule.filter.needs_certificate();
+        let need_certificates = stages.iter().flat_map(|stage| &stage.rules).any(needs_certificate);
         let index = |stage: Stage| {
             let mut by_subject: HashMap<Subject, Vec<Rule>> = HashMap::new();
             for rule in stage.rules {
@@ -115,7 +119,8 @@ impl Rules {
             }
             Indexed { by_subject, denies_wildcard_names: stage.denies_wildcard_names }
         };
-        Self(Arc::new(Kind::Stages { stages: stages.into_iter().map(index).collect(), strict }))
+        let stages = stages.into_iter().map(index).collect();
+        Self(Arc::new(Kind::Stages { stages, strict, need_certificates }))
     }
 
     /// Makes the rules of clients that have roles.
@@ -123,13 +128,21 @@ impl Rules {
         Self(Arc::new(Kind::Roles(roles)))
     }
 
-    pub(super) fn permissions(&self, user: Option<&str>, client_id: &str) -> Permissions {
+    pub(super) fn permissions(&self, names: Names<'_>) -> Permissions {
         match &*self.0 {
-            Kind::Stages { stages, strict } => {
-                let applicable = |stage: &Indexed| stage.applicable(user, client_id);
+            Kind::Stages { stages, strict, .. } => {
+                let applicable = |stage: &Indexed| stage.applicable(names);
                 Permissions::by_stages(stages.iter().map(applicable).collect(), *strict)
             }
-            Kind::Roles(roles) => Permissions::by_roles(roles.of_client(user, client_id)),
+            Kind::Roles(roles) => Permissions::by_roles(roles.of_client(names.user, names.client_id)),
+        }
+    }
+
+    /// Tells whether what a client may do can depend on its certificate.
+    pub(super) fn need_certificates(&self) -> bool {
+        match &*self.0 {
+            Kind::Stages { need_certificates, .. } => *need_certificates,
+            Kind::Roles(_) => false,
         }
     }
 
@@ -146,19 +159,19 @@ impl Rules {
 }
 
 impl Indexed {
-    fn applicable(&self, user: Option<&str>, client_id: &str) -> Applicable {
-        let own = match user {
+    fn applicable(&self, names: Names<'_>) -> Applicable {
+        let own = match names.user {
             Some(name) => Subject::User(name.into()),
             None => Subject::Anonymous,
         };
         let mut applicable = Applicable::default();
         if self.denies_wildcard_names && !self.by_subject.is_empty() {
             let has_wildcard = |name: &str| name.contains(['+', '#']);
-            applicable.denies_all = has_wildcard(client_id) || user.is_some_and(has_wildcard);
+            applicable.denies_all = has_wildcard(names.client_id) || names.user.is_some_and(has_wildcard);
         }
         let of = |subject| self.by_subject.get(subject).into_iter().flatten();
         for rule in of(&own).chain(of(&Subject::Everyone)) {
-            let Some(pattern) = rule.filter.resolve(user, client_id) else { continue };
+            let Some(pattern) = rule.filter.resolve(names) else { continue };
             match rule.effect {
                 RuleEffect::Allow => applicable.allow.push((rule.actions, pattern)),
                 RuleEffect::Deny => applicable.deny.push((rule.actions, pattern)),

@@ -57,6 +57,11 @@ impl AccessTables {
         self.of(entrance).unseats(user, now.of(entrance))
     }
 
+    /// Tells whether what the clients of a listener may do can depend on their certificates.
+    pub(crate) fn needs_certificates(&self, entrance: EntranceId) -> bool {
+        self.of(entrance).needs_certificates()
+    }
+
     /// Tells whether any client may be restricted in what it does.
     pub(crate) fn has_rules(&self) -> bool {
         self.has_rules
@@ -101,8 +106,8 @@ impl AccessTables {
     ) -> Option<Box<Permissions>> {
         match entrance {
             Some(entrance) => self.of(entrance).permissions(asker),
-            // What somebody had said that its client may do is not known any more.
-            None if self.own.is_empty() && !self.common.authorities_bring_rules => {
+            // What somebody, or a certificate, had said of its client is not known any more.
+            None if self.own.is_empty() && !self.common.goes_by_what_is_not_stored() => {
                 self.common.permissions(asker)
             }
             None => None,

@@ -22,7 +22,7 @@ pub(crate) use self::joining::{JoinOutcome, Joining};
 pub(crate) use self::one_trip::Proving;
 pub(crate) use self::opening::{Next, Opening};
 pub(crate) use self::wire::{Fan, SendError, Wire};
-use crate::access::{Asker, User};
+use crate::access::{Asker, CertificateFields, Names, User};
 use crate::durability::Promise;
 use crate::e2e::Member;
 use crate::entrance::{Entrance, EntranceId};
@@ -148,6 +148,8 @@ pub struct Arrival {
     pub(crate) last_identifier: Option<u16>,
     /// The VEIL-1 identity of the client.
     pub(crate) identity: Option<Arc<Member>>,
+    /// What the certificate says that the client has shown to TLS.
+    pub(crate) certificate: Option<Arc<CertificateFields>>,
     /// When the connection has to end, for the client's certificate or token does, or what vouches for it is to be renewed.
     pub(crate) proof_over_at: Option<Moment>,
     /// Bytes that followed the last packet of the opening.
@@ -182,8 +184,11 @@ impl Arrival {
     /// Returns the client as rules know it.
     pub(crate) fn asker(&self) -> Asker<'_> {
         Asker {
-            user: self.user_name(),
-            client_id: &self.request.client_id,
+            names: Names {
+                user: self.user_name(),
+                client_id: &self.request.client_id,
+                certificate: self.certificate.as_deref(),
+            },
             rules: self.user.as_ref().and_then(User::rules),
         }
     }

@@ -17,7 +17,7 @@ use super::one_trip::{Offer, compact, resume};
 use super::{
     Arrival, ConnectRequest, Joining, SendError, auth_packet, certificate_over_at, packet_bytes_max,
 };
-use crate::access::{AccessTables, Credentials, Proof, User, Verdict, Voucher};
+use crate::access::{AccessTables, CertificateFields, Credentials, Proof, User, Verdict, Voucher};
 use crate::durability::Promise;
 use crate::e2e::Member;
 use crate::entrance::{Entrance, EntranceId};
@@ -56,6 +56,8 @@ pub(crate) struct Opening {
     pub(crate) packet_bytes_max: usize,
     /// The user that what carries MQTT has proved the client to be.
     pub(crate) vouched: Option<Arc<str>>,
+    /// What the certificate says that the client has shown to TLS.
+    pub(crate) certificate: Option<Arc<CertificateFields>>,
     /// Where the Packet Identifiers of messages to a bridge of this broker go on.
     pub(crate) last_identifier: Option<u16>,
     pub(super) phase: Phase,
@@ -124,6 +126,7 @@ impl Opening {
             claimed: None,
             packet_bytes_max: usize::MAX,
             vouched: None,
+            certificate: None,
             last_identifier: None,
             phase: Phase::AwaitConnect,
         }
@@ -329,6 +332,7 @@ impl Opening {
                     client_id: Arc::clone(&request.client_id),
                     user: Arc::from(name.unwrap_or_default()),
                     password: Zeroizing::new(connect.password.unwrap_or_default().to_vec()),
+                    certificate: self.certificate.clone(),
                 };
                 let user = Arc::clone(&credentials.user);
                 self.claimed = Some(Arc::clone(&user)).filter(|_| !is_unnamed);
@@ -362,6 +366,7 @@ impl Opening {
                 .as_ref()
                 .is_some_and(|accepted| accepted.protection.form != ChannelForm::Plain),
             identity: channel.as_ref().map(|accepted| Member::of(&accepted.client)),
+            certificate: self.certificate.clone(),
             proof_over_at: channel.as_ref().map(over_at),
             last_identifier: self.last_identifier,
             request,

@@ -175,6 +175,7 @@ impl Shard {
             }
             Input::Located { connection, peer } => self.located(connection, peer),
             Input::Vouched { connection, user } => self.vouched(connection, user),
+            Input::Certified { connection, certificate } => self.certified(connection, certificate),
             Input::Bridged { connection, last_identifier, is_encrypted } => {
                 self.bridged(connection, last_identifier, is_encrypted);
             }

@@ -287,6 +287,7 @@ impl Shard {
         state.authenticated = arrival.is_authenticated();
         state.user = arrival.user.clone();
         state.identity = arrival.identity.clone();
+        state.show_certificate(arrival.certificate.clone());
         state.permissions = permissions_of(state, &self.access);
         state.disconnected_at = None;
         state.expiry_seconds = expiry_seconds;

@@ -26,6 +26,7 @@ impl Shard {
             client_id: state.client_id.clone(),
             user: user.name.clone(),
             password: Default::default(),
+            certificate: state.certificate().cloned(),
         };
         let until = terms.until;
         effects.push(Effect::Renew { connection, credentials: Box::new(credentials) });

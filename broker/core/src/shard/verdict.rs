@@ -9,7 +9,7 @@ use veilmq_protocol::{TopicFilter, TopicName};
 
 use super::Shard;
 use super::publish::Publication;
-use crate::access::{AccessTables, Action, Asker, BRIDGES, Permissions, Verdict};
+use crate::access::{AccessTables, Action, Asker, BRIDGES, CertificateFields, Names, Permissions, Verdict};
 use crate::connection::{Arrival, Connection};
 use crate::e2e::Member;
 use crate::effect::Effect;
@@ -32,6 +32,13 @@ impl Shard {
     pub(super) fn vouched(&mut self, connection: ConnectionId, user: &str) {
         if let Some(Connection::Opening(opening)) = self.connections.get_mut(&connection) {
             opening.vouched = Some(Arc::from(user));
+        }
+    }
+
+    /// Takes note of what a client's certificate says.
+    pub(super) fn certified(&mut self, connection: ConnectionId, certificate: Arc<CertificateFields>) {
+        if let Some(Connection::Opening(opening)) = self.connections.get_mut(&connection) {
+            opening.certificate = Some(certificate);
         }
     }
 
@@ -136,7 +143,9 @@ impl Shard {
             return None;
         }
         let listener = session.entrance.and_then(|entrance| self.settings.entrance_name(entrance));
-        Some(Arc::clone(session.source(listener)))
+        let needs_certificate =
+            session.entrance.is_some_and(|entrance| self.access.needs_certificates(entrance));
+        Some(Arc::clone(session.source(listener, needs_certificate)))
     }
 
     /// Tells whether a retained message may still be sent to anybody: whoever published it might do so now. One whose publisher is
@@ -149,8 +158,12 @@ impl Shard {
         let Ok(topic) = TopicName::new(message.topic()) else { return true };
         let permissions = publishers.entry(Arc::clone(source)).or_insert_with(|| {
             let entrance = source.listener.as_ref().and_then(|name| self.settings.entrance_named(name));
-            let asker = Asker { user: source.user.as_deref(), client_id: &source.client_id, rules: None };
-            self.access.permissions_of_absent(entrance, asker)
+            let names = Names {
+                user: source.user.as_deref(),
+                client_id: &source.client_id,
+                certificate: source.certificate.as_deref(),
+            };
+            self.access.permissions_of_absent(entrance, Asker { names, rules: None })
         });
         let mut allow = permissions.iter_mut().map(|permissions| {
             permissions.as_mut().is_none_or(|permissions| permissions.allow_publish(topic))

@@ -20,7 +20,7 @@ use rustls::ClientConfig;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, info, warn};
 use veilmq_config::{AclSubscribe, BrokerConfig, HttpAccessConfig, HttpFailure, HttpUrl};
-use veilmq_core::{Credentials, Terms, Verdict};
+use veilmq_core::{CertificateField, Credentials, Terms, Verdict};
 use zeroize::Zeroizing;
 
 use self::answer::{Answer, AnswerFault, Grant};
@@ -269,11 +269,15 @@ impl Hook {
         let host = host(&credentials.peer);
         let mut digest = hmac::Context::with_key(&self.digests);
         digest.update(&credentials.entrance.0.to_be_bytes());
-        let texts: [&[u8]; 4] = [
+        // All that it is told of a certificate is in that, and the fingerprint stands for it.
+        let certificate = credentials.certificate.as_ref();
+        let certificate = certificate.and_then(|fields| fields.field(CertificateField::Fingerprint));
+        let texts: [&[u8]; 5] = [
             credentials.user.as_bytes(),
             credentials.client_id.as_bytes(),
             host.as_bytes(),
             &credentials.password,
+            certificate.unwrap_or_default().as_bytes(),
         ];
         for text in texts {
             digest.update(&(text.len() as u64).to_be_bytes());

@@ -5,15 +5,15 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use veilmq_config::HttpFormat;
-use veilmq_core::Credentials;
+use veilmq_core::{CertificateField, CertificateFields, Credentials};
 use zeroize::Zeroizing;
 
 /// What JSON makes of one byte, at most (`\u0000`).
 const JSON_BYTES_PER_BYTE: usize = 6;
-/// All that is in a question but for what clients say.
-const FRAME_BYTES: usize = 512;
+/// All that is in a question but for what clients and their certificates say.
+const FRAME_BYTES: usize = 1024;
 
 /// What a service is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,35 @@ struct Question<'a> {
     clientid: &'a str,
     peerhost: &'a str,
     listener: &'a str,
+    #[serde(flatten)]
+    certificate: Certificate<'a>,
+}
+
+/// What the certificate says that the client has shown, if it has.
+struct Certificate<'a>(Option<&'a CertificateFields>);
+
+impl<'a> Certificate<'a> {
+    fn members(&self) -> impl Iterator<Item = (&'static str, &'a str)> {
+        self.0.into_iter().flat_map(CertificateFields::iter).map(|(field, text)| (name_of(field), text))
+    }
+}
+
+impl Serialize for Certificate<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.members())
+    }
+}
+
+fn name_of(field: CertificateField) -> &'static str {
+    match field {
+        CertificateField::CommonName => "cert_common_name",
+        CertificateField::Subject => "cert_subject",
+        CertificateField::Dns => "cert_dns",
+        CertificateField::Uri => "cert_uri",
+        CertificateField::Email => "cert_email",
+        CertificateField::Serial => "cert_serial",
+        CertificateField::Fingerprint => "cert_fingerprint_sha256",
+    }
 }
 
 /// Returns the type of a question's body.
@@ -75,9 +104,12 @@ pub(super) fn body(
         clientid: &credentials.client_id,
         peerhost,
         listener,
+        certificate: Certificate(credentials.certificate.as_deref()),
     };
     // Written where there is room for all of it, so that no copy is left behind.
-    let said = credentials.user.len() + credentials.client_id.len() + 2 * credentials.password.len();
+    let certified: usize = question.certificate.members().map(|(_, text)| text.len()).sum();
+    let said =
+        credentials.user.len() + credentials.client_id.len() + 2 * credentials.password.len() + certified;
     let room = JSON_BYTES_PER_BYTE * (said + peerhost.len() + listener.len()) + FRAME_BYTES;
     let mut body = Zeroizing::new(Vec::with_capacity(room));
     match format {
@@ -103,8 +135,10 @@ impl Question<'_> {
             ("peerhost", Some(self.peerhost.as_bytes())),
             ("listener", Some(self.listener.as_bytes())),
         ];
-        for (name, value) in fields {
-            let Some(value) = value else { continue };
+        let fields = fields.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        for (name, value) in
+            fields.chain(self.certificate.members().map(|(name, text)| (name, text.as_bytes())))
+        {
             if !body.is_empty() {
                 body.push(b'&');
             }
@@ -127,17 +161,29 @@ fn write_encoded(byte: u8, body: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use veilmq_core::EntranceId;
 
     use super::*;
 
     fn text(format: HttpFormat, event: Event, password: &[u8]) -> String {
+        text_with(format, event, password, None)
+    }
+
+    fn text_with(
+        format: HttpFormat,
+        event: Event,
+        password: &[u8],
+        certificate: Option<CertificateFields>,
+    ) -> String {
         let credentials = Credentials {
             entrance: EntranceId::default(),
             peer: "192.0.2.7:50123".into(),
             client_id: "c \"1\"".into(),
             user: "ann&b=ü".into(),
             password: password.to_vec().into(),
+            certificate: certificate.map(Arc::new),
         };
         let body = body(format, event, &credentials, "192.0.2.7", "0.0.0.0:1883");
         String::from_utf8(body.to_vec()).unwrap()
@@ -178,6 +224,28 @@ mod tests {
             ),
         ] {
             assert_eq!(text(format, event, password), expected);
+        }
+    }
+
+    #[test]
+    fn a_question_says_what_the_certificate_says() {
+        let said = CertificateField::ALL.map(|field| (field, format!("\"{}\" & co", field.name()).into()));
+        let json = concat!(
+            r#","cert_common_name":"\"cn\" & co","cert_subject":"\"subject\" & co","cert_dns":"\"dns\" & co""#,
+            r#","cert_uri":"\"uri\" & co","cert_email":"\"email\" & co","cert_serial":"\"serial\" & co""#,
+            r#","cert_fingerprint_sha256":"\"fingerprint\" & co"}"#
+        );
+        let form = "&cert_subject=CN%3Dm7&cert_serial=01";
+        let subject = [(CertificateField::Subject, "CN=m7".into()), (CertificateField::Serial, "01".into())];
+        for (format, certificate, expected) in [
+            (HttpFormat::Json, CertificateFields::new(said), json),
+            (HttpFormat::Form, CertificateFields::new(subject), form),
+        ] {
+            let without = text(format, Event::Connect, b"p");
+            let with = text_with(format, Event::Connect, b"p", Some(certificate));
+
+            let same = without.strip_suffix('}').unwrap_or(&without);
+            assert_eq!(with.strip_prefix(same), Some(expected));
         }
     }
 }

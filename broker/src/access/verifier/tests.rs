@@ -19,6 +19,7 @@ fn credentials(user: &str, password: &[u8]) -> Box<Credentials> {
         client_id: "c".into(),
         user: user.into(),
         password: password.to_vec().into(),
+        certificate: None,
     })
 }
 

@@ -93,8 +93,8 @@ enum Kind {
 }
 
 impl Compiler {
-    /// Says in tokens what a filter says of blind topics, and keeps what it says of others. In a template `%u` and `%c` stand
-    /// for names that only the broker knows.
+    /// Says in tokens what a filter says of blind topics, and keeps what it says of others. In a template `%u`, `%c` and
+    /// fields of certificates stand for names that only the broker knows.
     fn forms(&self, filter: &str, is_template: bool) -> Result<Vec<Form>, String> {
         let parsed =
             TopicFilter::new(filter).map_err(|error| format!("{filter:?} cannot be used: {error}"))?;
@@ -113,7 +113,7 @@ impl Compiler {
         }
         if widest != filter {
             return Err(format!(
-                "{filter:?} cannot be compiled: what `%u` and `%c` stand for is known to the broker alone, and the tokens of it \
+                "{filter:?} cannot be compiled: what `%u`, `%c` and fields of certificates stand for is known to the broker alone, and the tokens of it \
                  only to who has the topic key; write a rule for each name"
             ));
         }
@@ -136,7 +136,7 @@ impl Compiler {
 fn without_templates(template: &str) -> String {
     let mut levels = Vec::new();
     for level in template.split('/') {
-        if level.contains("%u") || level.contains("%c") {
+        if ["%u", "%c", "%{"].iter().any(|name| level.contains(name)) {
             levels.push("#");
             break;
         }
