@@ -36,8 +36,19 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// The values of the label `name` in a text.
+fn values_in(text: &str, name: &str) -> BTreeSet<String> {
+    let mut values = BTreeSet::new();
+    for operator in ["=\"", "=~\"", "!=\""] {
+        for behind in text.split(&format!("{name}{operator}")).skip(1) {
+            values.extend(behind.split('"').next().unwrap().split('|').map(str::to_owned));
+        }
+    }
+    values
+}
+
 /// The metrics of a broker that serves TLS, has a policy on end-to-end encryption and has stored something.
-fn metrics_of_a_broker() -> BTreeSet<String> {
+fn page_of_a_broker() -> String {
     let authority = Authority::new();
     let certificate = authority.issue_for_this_machine();
     let mut broker = Broker::configured(|address| {
@@ -52,7 +63,10 @@ fn metrics_of_a_broker() -> BTreeSet<String> {
     wire.subscribe("a", 1);
     wire.send(&publish_packet("a", 1, 1, false, b"payload")).unwrap();
     while wire.packet().expect("PUBACK arrives").first != 0x40 {}
-    let page = broker.get("/metrics").body;
+    broker.get("/metrics").body
+}
+
+fn metrics_of(page: &str) -> BTreeSet<String> {
     page.lines()
         .filter_map(|line| line.strip_prefix("# TYPE "))
         .filter_map(|line| line.split(' ').next())
@@ -77,7 +91,8 @@ fn expressions() -> Vec<String> {
 
 #[test]
 fn every_metric_that_alerts_dashboard_and_handbook_name_is_one_of_the_broker() {
-    let exist = metrics_of_a_broker();
+    let page = page_of_a_broker();
+    let exist = metrics_of(&page);
     let dashboard = expressions().join("\n");
     for (place, text) in [
         ("deploy/alerts.yml", read("deploy/alerts.yml")),
@@ -90,6 +105,11 @@ fn every_metric_that_alerts_dashboard_and_handbook_name_is_one_of_the_broker() {
         let absent: Vec<_> =
             named.difference(&exist).filter(|name| *name != "veilmq_tls_reloads_total").collect();
         assert!(absent.is_empty(), "{place} names {absent:?}, which the broker does not have: {exist:?}");
+        for label in ["result", "reason", "state", "level", "kind", "action"] {
+            let named = values_in(&text, label);
+            let absent: Vec<_> = named.difference(&values_in(&page, label)).cloned().collect();
+            assert!(absent.is_empty(), "{place}: {label} is never {absent:?}");
+        }
     }
 }
 

@@ -87,6 +87,33 @@ fn a_list_given_to_a_running_broker_puts_the_device_out_within_seconds() {
 }
 
 #[test]
+fn a_list_past_its_time_is_counted_until_its_successor_comes() {
+    let parties = parties();
+    let stale = || parties.broker.metric("veilmq_revocations_stale");
+    let give = |days: &str| {
+        let authority = parties.path("ca");
+        parties.made(&["ca", "revoke", "--dir", &authority, "--days", days]);
+        let mut command = Command::new(built_program("veilmq"));
+        command.args(["trust", "revoke", &parties.path("ca/ca.crl"), "--data-dir"]);
+        let output = run(command.arg(parties.broker.data_dir()), 30);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    };
+    let becomes = |expected: f64| {
+        (0..500).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            stale() == Some(expected)
+        })
+    };
+    assert_eq!(stale(), Some(0.0));
+
+    give("0");
+    assert!(becomes(1.0), "{:?}: {}", stale(), parties.broker.log());
+    give("30");
+
+    assert!(becomes(0.0), "{:?}: {}", stale(), parties.broker.log());
+}
+
+#[test]
 fn a_list_that_somebody_publishes_counts_after_kill_9_and_after_its_topic_was_cleared() {
     let mut parties = parties();
     let gone = listen(&parties, "reader");

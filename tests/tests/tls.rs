@@ -243,6 +243,9 @@ fn a_revoked_client_is_disconnected_and_others_are_not() {
     let [mut alice, mut bob] =
         [0, 1].map(|index: usize| connected(&clients[index], &broker, &format!("c{index}")));
     assert!(is_served(&mut alice) && is_served(&mut bob));
+    let next_update =
+        format!("veilmq_tls_crl_next_update_timestamp_seconds{{listener=\"{}\"}}", broker.address());
+    assert_eq!(broker.metric(&next_update), Some(3_976_214_400.0), "2096-01-01");
 
     authority.revoke(&[5]);
 

@@ -164,6 +164,10 @@ fn describe_program(recorder: &PrometheusRecorder) {
             "veilmq_tls_certificate_not_after_timestamp_seconds",
             "When the first certificate of a TLS listener is over, in unix seconds.",
         ),
+        (
+            "veilmq_tls_crl_next_update_timestamp_seconds",
+            "When the first revocation list of a TLS listener needs a successor, in unix seconds; infinite without one.",
+        ),
         ("veilmq_storage_bytes", "Bytes of the store on disk."),
         (
             "veilmq_storage_free_bytes",

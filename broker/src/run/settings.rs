@@ -19,6 +19,7 @@ use veilmq_protocol::veil::channel::ServerPolicy;
 use veilmq_protocol::veil::{Scheme, Schemes, Suite};
 
 use crate::admin::metrics::MetricSource;
+use crate::clock;
 use crate::store::{OpenReport, StorageHandle};
 
 const SHARDS_MAX: usize = 64;
@@ -314,7 +315,10 @@ impl MetricSource for DaemonMetrics {
 
     fn visit(&self, visit: &mut dyn FnMut(Sample)) {
         let (messages, retained_bytes) = self.shared.retained_totals();
+        let now = clock::unix_seconds();
+        let stale = self.shared.revocations().iter().filter(|list| list.next_update < now).count();
         for (name, help, value) in [
+            ("veilmq_revocations_stale", "Revocation lists of VEIL-1 that are past their time.", stale),
             ("veilmq_retained_messages", "Retained messages.", messages),
             ("veilmq_retained_bytes", "Bytes of retained messages.", retained_bytes),
             (
@@ -347,6 +351,15 @@ impl MetricSource for DaemonMetrics {
                 ("level", label),
                 u64::from(self.shared.memory() >= level),
             );
+        }
+        let settings = self.shared.settings();
+        for (pool, bytes) in [
+            ("queues", settings.queue_bytes_max),
+            ("queues_in_memory", settings.queue_memory_bytes),
+            ("retained", settings.retained_bytes_max),
+        ] {
+            let help = "Bytes that the configuration allows for what is kept for clients.";
+            labelled("veilmq_memory_budget_bytes", help, ("pool", pool), bytes as u64);
         }
         for (kind, value) in self.report.damage() {
             let help = "What was found damaged when the store was opened.";

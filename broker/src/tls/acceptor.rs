@@ -120,6 +120,7 @@ pub struct InForce {
     server: Arc<ServerConfig>,
     verifier: Option<Verifier>,
     not_after: i64,
+    next_update: Option<i64>,
 }
 
 /// What tells whether a file has changed.
@@ -221,6 +222,11 @@ impl TlsAcceptor {
         }
     }
 
+    /// Returns when its lists of revocations need a successor, the first of them, in seconds of Unix time; None if it has none that says so.
+    pub(super) fn next_update(&self) -> Option<i64> {
+        self.in_force().next_update
+    }
+
     fn in_force(&self) -> InForce {
         self.in_force.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -245,7 +251,9 @@ fn read(name: &str, said: &Arc<Said>) -> Result<InForce, TlsError> {
         not_after = not_after.min(facts.not_after);
         shown.certificates.push((facts.names, Arc::new(key)));
     }
-    let verifier = read_verifier(config)?;
+    let revocations = config.crl_file.as_deref().map(read_revocations).transpose()?.unwrap_or_default();
+    let next_update = revocations.iter().filter_map(|list| certificate::next_update(list)).min();
+    let verifier = read_verifier(config, revocations)?;
     let versions = match config.minimum_version {
         TlsVersion::Tls12 => &[&TLS13, &TLS12][..],
         TlsVersion::Tls13 => &[&TLS13][..],
@@ -263,7 +271,7 @@ fn read(name: &str, said: &Arc<Said>) -> Result<InForce, TlsError> {
     server.ticketer = rustls::crypto::ring::Ticketer::new().map_err(TlsError::Unusable)?;
     server.session_storage = Arc::new(NoServerSessionStorage {});
     server.send_tls13_tickets = TICKETS;
-    Ok(InForce { said: Arc::clone(said), server: Arc::new(server), verifier, not_after })
+    Ok(InForce { said: Arc::clone(said), server: Arc::new(server), verifier, not_after, next_update })
 }
 
 fn read_certificate(
@@ -298,7 +306,10 @@ pub(crate) fn read_key(key: &'static str, path: &Path) -> Result<PrivateKeyDer<'
         .map_err(|error| content(key, path, "private key in PEM that is not encrypted", &reason(&error)))
 }
 
-fn read_verifier(config: &ListenerTlsConfig) -> Result<Option<Verifier>, TlsError> {
+fn read_verifier(
+    config: &ListenerTlsConfig,
+    revocations: Vec<CertificateRevocationListDer<'static>>,
+) -> Result<Option<Verifier>, TlsError> {
     let Some(path) =
         config.client_ca_file.as_ref().filter(|_| config.client_certificate != ClientCertificate::Off)
     else {
@@ -311,8 +322,8 @@ fn read_verifier(config: &ListenerTlsConfig) -> Result<Option<Verifier>, TlsErro
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider);
-    if let Some(path) = &config.crl_file {
-        builder = builder.with_crls(read_revocations(path)?).only_check_end_entity_revocation();
+    if config.crl_file.is_some() {
+        builder = builder.with_crls(revocations).only_check_end_entity_revocation();
     }
     if config.client_certificate == ClientCertificate::Optional {
         builder = builder.allow_unauthenticated();

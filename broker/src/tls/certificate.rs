@@ -8,6 +8,7 @@ use veilmq_core::{CertificateField, CertificateFields};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
+use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
 /// The longest text that MQTT can carry (MQTT 5.0 section 1.5.4).
@@ -62,6 +63,12 @@ pub(super) fn facts(der: &[u8]) -> Option<Facts> {
         not_before: validity.not_before.timestamp(),
         not_after: validity.not_after.timestamp(),
     })
+}
+
+/// Returns when a list of revocations needs a successor, in seconds of Unix time; None if it does not say so, or is none.
+pub(super) fn next_update(der: &[u8]) -> Option<i64> {
+    let (_, list) = CertificateRevocationList::from_der(der).ok()?;
+    list.next_update().map(|at| at.timestamp())
 }
 
 /// Puts the issuers that are known behind a chain that ends before an authority: a client needs them, and knows the authority itself.

@@ -109,6 +109,7 @@ impl TlsKeeper {
             let is_gone = Arc::strong_count(&kept.acceptor) == 1;
             if is_gone {
                 expiry_of(&kept.acceptor).set(f64::INFINITY);
+                next_update_of(&kept.acceptor).set(f64::INFINITY);
             }
             !is_gone
         });
@@ -150,12 +151,18 @@ fn count_reload(result: &'static str) {
     metrics::counter!("veilmq_tls_reloads_total", "result" => result).increment(1);
 }
 
-/// Shows on `/metrics` until when certificates are good.
+/// Shows on `/metrics` until when certificates are good, and lists of revocations are new.
 fn tell_expiry(acceptor: &TlsAcceptor) {
     expiry_of(acceptor).set(acceptor.not_after() as f64);
+    next_update_of(acceptor).set(acceptor.next_update().map_or(f64::INFINITY, |at| at as f64));
 }
 
 fn expiry_of(acceptor: &TlsAcceptor) -> metrics::Gauge {
     let listener = acceptor.name().to_owned();
     metrics::gauge!("veilmq_tls_certificate_not_after_timestamp_seconds", "listener" => listener)
+}
+
+fn next_update_of(acceptor: &TlsAcceptor) -> metrics::Gauge {
+    let listener = acceptor.name().to_owned();
+    metrics::gauge!("veilmq_tls_crl_next_update_timestamp_seconds", "listener" => listener)
 }

@@ -370,6 +370,7 @@ fn a_client_certificate_is_a_user_name_until_it_is_revoked() {
     issuer.revoke(&[77]);
     let alice = issuer.issue("alice", 7, "alice", &[]);
     let acceptor = acceptor(&issuer.mutual(), &[issuer.issue("a", 1, "a", &["a.example"])]).unwrap();
+    assert_eq!(acceptor.next_update(), Some(2_082_758_400), "2036-01-01");
     let config = issuer.client_config(Some(&alice));
     let mut pair = Pair::new(&config, &acceptor, "a.example", 1_000);
     pair.settle().unwrap();
