@@ -37,9 +37,9 @@ struct Disk(PathBuf);
 
 impl Disk {
     /// Mounts it; prints that the test is skipped where nothing may be mounted.
-    fn mount(place: &Path) -> Option<Self> {
+    fn mount(place: &Path, bytes: usize) -> Option<Self> {
         std::fs::create_dir(place).unwrap();
-        let options = format!("size={DISK_BYTES},mode=700");
+        let options = format!("size={bytes},mode=700");
         let mounted = mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()));
         match mounted {
             Ok(()) => Some(Self(place.to_owned())),
@@ -58,14 +58,20 @@ impl Drop for Disk {
     }
 }
 
-/// A broker whose data directory is such a file system, with ballast in it.
-fn broker_on_small_disk(reserve_bytes: usize) -> Option<(Broker, Disk)> {
-    let mut broker = Broker::configured(|address| {
+/// A broker, which does not run yet, whose data directory is such a file system.
+fn broker_on_disk(bytes: usize, reserve_bytes: usize) -> Option<(Broker, Disk)> {
+    let broker = Broker::configured(|address| {
         format!(
             "[access]\nanonymous = true\n[[listeners]]\naddress = \"{address}\"\n[storage]\nreserve_bytes = {reserve_bytes}\n"
         )
     });
-    let disk = Disk::mount(&broker.data_dir())?;
+    let disk = Disk::mount(&broker.data_dir(), bytes)?;
+    Some((broker, disk))
+}
+
+/// A broker on such a file system with ballast in it.
+fn broker_on_small_disk(reserve_bytes: usize) -> Option<(Broker, Disk)> {
+    let (mut broker, disk) = broker_on_disk(DISK_BYTES, reserve_bytes)?;
     std::fs::write(disk.ballast(), vec![1; BALLAST_BYTES]).unwrap();
     broker.restart();
     Some((broker, disk))
@@ -263,4 +269,95 @@ fn a_disk_that_reaches_its_reserve_loses_nothing_acknowledged_and_recovers() {
 #[test]
 fn a_disk_without_a_free_byte_loses_nothing_acknowledged_and_recovers() {
     fills_up_and_recovers(0, "\"storage\":\"storage ");
+}
+
+/// A disk for which the slack that the store has elsewhere is too large.
+const TINY_DISK_BYTES: usize = 24 * 1024 * 1024;
+const LARGE_PAYLOAD_BYTES: usize = 40_000;
+
+/// Publishes a large message with QoS 1 and returns the Reason Code of its PUBACK.
+fn publish_large(publisher: &mut Wire, number: u16) -> u8 {
+    let payload = vec![number as u8; LARGE_PAYLOAD_BYTES];
+    publisher.send(&publish_packet_v5("numbers", number, 1, &payload)).unwrap();
+    let answer = publisher.packet().unwrap();
+    assert_eq!((answer.first, answer.acknowledged()), (PUBACK, number));
+    answer.body.get(2).copied().unwrap_or(0)
+}
+
+/// Publishes large messages until nothing more is stored; returns how many were acknowledged.
+fn fill(broker: &Broker) -> u16 {
+    let mut publisher = connect_v5(broker, "publisher", 0);
+    for number in 1..2_000 {
+        match publish_large(&mut publisher, number) {
+            0 | 0x10 => {}
+            reason => {
+                assert_eq!(reason, QUOTA_EXCEEDED);
+                return number - 1;
+            }
+        }
+    }
+    panic!("the disk does not fill up")
+}
+
+/// Comes back as the subscriber that was away, takes so many messages and acknowledges them.
+fn drain(broker: &Broker, count: u16) {
+    let (mut wire, session_present) = Wire::connect(broker.address(), "sleeper", false);
+    assert!(session_present);
+    for number in 1..=count {
+        let published = Published::read(&wire.packet().unwrap()).unwrap();
+        assert_eq!((published.payload.len(), published.payload[0]), (LARGE_PAYLOAD_BYTES, number as u8));
+        wire.send(&acknowledgement(PUBACK, published.packet_id)).unwrap();
+    }
+    wire.send(&DISCONNECT).unwrap();
+    drop(wire.until_closed());
+}
+
+fn subscribe_with_qos_1_and_leave(broker: &Broker) {
+    let (mut wire, _) = Wire::connect(broker.address(), "sleeper", false);
+    wire.subscribe("numbers", 1);
+    wire.send(&DISCONNECT).unwrap();
+    assert_eq!(wire.until_closed(), [0_u8; 0]);
+}
+
+#[test]
+fn a_disk_that_the_store_filled_has_room_again_once_clients_took_what_waited_for_them() {
+    let Some((mut broker, _disk)) = broker_on_disk(TINY_DISK_BYTES, RESERVE_BYTES) else { return };
+    broker.restart();
+    subscribe_with_qos_1_and_leave(&broker);
+    for round in 0..3 {
+        let stored = fill(&broker);
+        assert!(stored > 100, "{stored} messages in round {round}");
+        assert_eq!(broker.get("/readyz").status, 503);
+        if round == 1 {
+            broker.kill();
+            broker.restart_impaired();
+        }
+
+        drain(&broker, stored);
+
+        // Nothing is published meanwhile.
+        wait_until_ready(&broker);
+    }
+    broker.kill();
+    broker.restart();
+    let readyz = broker.get("/readyz").body;
+    assert!(readyz.contains("\"storage_damage\":null"), "{readyz}");
+}
+
+#[test]
+fn what_passes_through_a_small_disk_never_fills_it() {
+    let Some((mut broker, _disk)) = broker_on_disk(TINY_DISK_BYTES, RESERVE_BYTES) else { return };
+    broker.restart();
+    let (mut subscriber, _) = Wire::connect(broker.address(), "sleeper", false);
+    subscriber.subscribe("numbers", 1);
+    let mut publisher = connect_v5(&broker, "publisher", 0);
+
+    // Some 60 MB, of which nothing has to be kept.
+    for number in 1..=1_500 {
+        assert_eq!(publish_large(&mut publisher, number), 0, "message {number}");
+        let published = Published::read(&subscriber.packet().unwrap()).unwrap();
+        subscriber.send(&acknowledgement(PUBACK, published.packet_id)).unwrap();
+    }
+
+    assert_eq!(broker.get("/readyz").status, 200);
 }

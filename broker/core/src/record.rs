@@ -185,7 +185,7 @@ pub enum Stage {
 /// Durable storage of records.
 pub trait Store: Send {
     /// Commits a batch: all of it or nothing, durable when this returns. One without records changes nothing and is written all the same, so that
-    /// its success says that the medium takes something.
+    /// its success says that the medium takes something; it may also tidy up more than others do.
     ///
     /// # Errors
     /// What the medium answered; nothing of the batch may then be assumed to be stored. If the medium has it all the same, a
@@ -216,6 +216,18 @@ pub trait Store: Send {
     /// # Errors
     /// What the medium answered; nothing is then known of any of the bodies.
     fn fetch(&mut self, messages: &[MessageId]) -> Result<Vec<Arc<Message>>, StoreError>;
+
+    /// Returns how many bytes it can store, at the least, within what it takes up already.
+    fn reusable_bytes(&self) -> u64 {
+        0
+    }
+
+    /// Says how many more bytes it may take up; if negative, it takes up too many. True if it holds more that is of no use than it then
+    /// should: the next commits take that out.
+    fn confine(&mut self, growth_bytes: i64) -> bool {
+        let _ = growth_bytes;
+        false
+    }
 }
 
 /// Why a store refused.

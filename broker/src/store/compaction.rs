@@ -1,7 +1,7 @@
 //! Compaction: what is still live in the oldest rows goes into the batch that is being written, and the rows go.
 //!
-//! It happens in ordinary commits, a little at a time and in the same atomic write, so there is no second thread, no second file and no
-//! pause. Since the oldest rows go first, a removal in them has nothing left to remove and is dropped.
+//! It happens in commits, a little at a time and in the same atomic write, so there is no second thread, no second file and no
+//! pause. While storage is full, commits without records are made for it, since there may be no others. Since the oldest rows go first, a removal in them has nothing left to remove and is dropped.
 //! Damaged rows were reported when the store was opened; they go like others.
 
 use super::batch::Batch;
@@ -15,6 +15,8 @@ use super::rows::{Assembler, Contents, RowKey};
 const BYTES_PER_BYTE: u64 = 4;
 /// The bytes that compaction may take in the smallest commit.
 const BYTES_MIN: u64 = 64 * 1024;
+/// The bytes that it may take in a commit without records, for which nobody waits.
+const BYTES_IDLE: u64 = 1024 * 1024;
 /// What a small row counts: to remove one takes the engine as long as to remove a large one.
 const ROW_BYTES_MIN: u64 = 512;
 
@@ -46,7 +48,8 @@ pub(super) fn compact<S: RowSource>(
     if !is_due(log, &taken, writing) {
         return Ok(taken);
     }
-    let mut budget = BYTES_MIN.max(BYTES_PER_BYTE * writing.bytes());
+    let least = if batch.is_empty() { BYTES_IDLE } else { BYTES_MIN };
+    let mut budget = least.max(BYTES_PER_BYTE * writing.bytes());
     let mut assembler = Assembler::default();
     let mut last = None;
     for row in source.rows(&log.oldest.bytes()) {
@@ -72,7 +75,7 @@ pub(super) fn compact<S: RowSource>(
 
 fn is_due<B>(log: &Log, taken: &Taken<B>, writing: &Writing) -> bool {
     let bytes = log.bytes_after(writing.bytes(), taken.bytes);
-    taken.oldest.sequence <= log.damaged_until || bytes > 2 * log.index.live_bytes() + log.spare_bytes
+    taken.oldest.sequence <= log.damaged_until || bytes > log.bytes_max()
 }
 
 /// Takes one row; what is live in it, or in the rows before that it completes, is written again.
@@ -157,6 +160,40 @@ mod tests {
 
         assert_eq!(commits, (before - 1_000) / super::BYTES_MIN);
         assert_eq!(medium.contents(&medium.open(0).0), ["session 1"]);
+    }
+
+    #[test]
+    fn where_there_is_little_room_commits_without_records_take_out_what_is_dead() {
+        // Each case: the messages of 2,000 bytes that stay of 1,000, the room, and the most bytes that the log then has.
+        for (name, live, room, most) in [
+            ("nothing is live", 0, 0, 64 * 1024),
+            ("a tenth is live", 100, 0, 330_000),
+            ("much is live", 800, 0, 2_200_000),
+            ("there is room for a half", 0, 1_000_000, 1_000_000),
+        ] {
+            let mut medium = Medium::default();
+            let (mut log, _) = medium.open(32 * SPARE);
+            for id in 1..=1_000 {
+                medium.commit(&mut log, &[published(id, &[1; 2_000], [])]);
+            }
+            let forgotten: Vec<Record> =
+                (live + 1..=1_000).map(|id| Record::Forgotten { message: MessageId(id) }).collect();
+            medium.commit(&mut log, &forgotten);
+            let before = medium.contents(&log);
+            medium.commit(&mut log, &[]);
+            assert!(log.bytes > 2_000_000, "{name}: the usual slack");
+
+            let mut commits = 0;
+            while log.confine(room) {
+                medium.commit(&mut log, &[]);
+                commits += 1;
+                assert!(commits < 10, "{name}: it does not end");
+            }
+
+            assert!(log.bytes <= most + 1_000, "{name}: {} bytes", log.bytes);
+            assert_eq!(log.bytes, medium.bytes(), "{name}");
+            assert_eq!(medium.contents(&medium.open(SPARE).0), before, "{name}");
+        }
     }
 
     #[test]

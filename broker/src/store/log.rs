@@ -52,7 +52,12 @@ pub(crate) struct Log {
     pub(super) damaged_until: u64,
     /// How many bytes the log may have above twice those of its live entries.
     pub(super) spare_bytes: u64,
+    /// How many bytes there is room for; less is not asked for than [`Log::bytes_max`] says.
+    pub(super) room_bytes: u64,
 }
+
+/// What the log may have above a quarter more than its live entries, however little room there is.
+const SPARE_BYTES_MIN: u64 = 64 * 1024;
 
 /// A commit that has not happened yet.
 pub(crate) struct Commit<B> {
@@ -124,6 +129,25 @@ impl Log {
     /// Returns the number of the last batch; 0 if there is none.
     pub(crate) fn newest(&self) -> u64 {
         self.newest
+    }
+
+    /// Returns the bytes of the rows.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Says how many bytes there is room for. True if the log has more that it can do without: commits take that out.
+    pub(crate) fn confine(&mut self, room_bytes: u64) -> bool {
+        self.room_bytes = room_bytes;
+        self.bytes > self.bytes_max()
+    }
+
+    /// Returns the bytes from which on the log is compacted: where there is much room, so many that most entries die before they are
+    /// written for the second time; where there is little, so few that what is dead takes no room from what is to be stored.
+    pub(super) fn bytes_max(&self) -> u64 {
+        let live_bytes = self.index.live_bytes();
+        let least = live_bytes + live_bytes / 4 + SPARE_BYTES_MIN;
+        (2 * live_bytes + self.spare_bytes).min(self.room_bytes.max(least))
     }
 
     /// Returns the bytes of the log once so many were added and taken. A damaged engine may give rows that it did not give when

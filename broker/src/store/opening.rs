@@ -57,6 +57,7 @@ pub(crate) fn open_log<S: RowSource>(
             orphans: Vec::new(),
             damaged_until: 0,
             spare_bytes,
+            room_bytes: u64::MAX,
         },
         extent,
     };

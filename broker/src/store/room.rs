@@ -2,6 +2,8 @@
 //!
 //! Nothing new is stored any more while some space is still left, because what frees or settles something has to be written
 //! too. It looks at the file system at most every 100 ms, or after so many bytes that the reserve could be gone.
+//! What the store can use again within its own files counts as free space, since the store gives little of it back to the file
+//! system: but a part of the reserve has to be free outside them.
 
 use std::io;
 use std::path::Path;
@@ -16,6 +18,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const BYTES_ON_DISK: u64 = 8;
 /// The least free space with which storage takes something new again after an error, whatever the reserve.
 const RETURN_BYTES_MIN: u64 = 1024 * 1024;
+/// One part of so many of the reserve has to be outside the files of the store: to open it again takes some.
+const OUTSIDE: u64 = 16;
 
 /// What storage can do, and why not more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
@@ -27,7 +31,7 @@ pub enum Condition {
     /// Its file system is full, but for what is kept in reserve.
     #[error("storage is full: {free_bytes} bytes free of a reserve of {reserve_bytes}")]
     Full {
-        /// What is free.
+        /// What is free, or can be used again.
         free_bytes: u64,
         /// What has to be free.
         reserve_bytes: u64,
@@ -58,12 +62,29 @@ pub struct Room {
     looked_at: Option<Instant>,
     /// How much may still be written before the next look.
     unwatched_bytes: u64,
+    /// What the last look found.
+    seen: Option<Seen>,
+}
+
+/// What a look at the file system found.
+#[derive(Clone, Copy)]
+struct Seen {
+    free_bytes: u64,
+    /// What it was compared with.
+    reserve_bytes: u64,
+}
+
+impl Seen {
+    /// Tells whether enough is free outside the files of the store.
+    fn is_enough_outside(self) -> bool {
+        self.free_bytes >= self.reserve_bytes / OUTSIDE
+    }
 }
 
 impl Room {
     /// Keeps `reserve_bytes` free; 0 keeps nothing.
     pub fn new(reserve_bytes: u64, free_bytes: FreeBytes) -> Self {
-        Self { free_bytes, reserve_bytes, looked_at: None, unwatched_bytes: 0 }
+        Self { free_bytes, reserve_bytes, looked_at: None, unwatched_bytes: 0, seen: None }
     }
 
     /// Keeps `reserve_bytes` free on the file system that has the directory. Where that cannot be found out, as on some network
@@ -83,8 +104,8 @@ impl Room {
         Self::new(reserve_bytes, Box::new(look))
     }
 
-    /// Tells, before `bytes` of records are written, whether the reserve has been reached.
-    pub(super) fn before(&mut self, bytes: usize, now: Instant) -> Condition {
+    /// Tells, before `bytes` of records are written, whether the reserve has been reached; the store says what it can use again.
+    pub(super) fn before(&mut self, bytes: usize, reusable_bytes: u64, now: Instant) -> Condition {
         if self.reserve_bytes == 0 {
             return Condition::Ready;
         }
@@ -94,7 +115,7 @@ impl Room {
             self.unwatched_bytes = left;
             return Condition::Ready;
         }
-        let free_bytes = (self.free_bytes)();
+        let free_bytes = self.look(self.reserve_bytes, reusable_bytes);
         self.looked_at = Some(now);
         self.unwatched_bytes = free_bytes.saturating_sub(self.reserve_bytes).saturating_sub(bytes);
         match free_bytes < self.reserve_bytes {
@@ -105,12 +126,37 @@ impl Room {
 
     /// Tells whether there is room again after there was none. That takes a quarter more than the reserve, so that the answer
     /// does not change with every message.
-    pub(super) fn after(&mut self) -> Condition {
+    pub(super) fn after(&mut self, reusable_bytes: u64) -> Condition {
         let reserve_bytes = self.reserve_bytes.saturating_add(self.reserve_bytes / 4).max(RETURN_BYTES_MIN);
-        match (self.free_bytes)() {
+        match self.look(reserve_bytes, reusable_bytes) {
             free_bytes if free_bytes < reserve_bytes => Condition::Full { free_bytes, reserve_bytes },
             _ => Condition::Ready,
         }
+    }
+
+    /// Returns what counts as free.
+    fn look(&mut self, reserve_bytes: u64, reusable_bytes: u64) -> u64 {
+        let seen = Seen { free_bytes: (self.free_bytes)(), reserve_bytes };
+        self.seen = Some(seen);
+        let reusable_bytes = if seen.is_enough_outside() { reusable_bytes } else { 0 };
+        seen.free_bytes.saturating_add(reusable_bytes)
+    }
+
+    /// Returns by how much the store may grow, as the last look found; negative by how much it should shrink. Without a look,
+    /// nothing limits it.
+    pub(super) fn growth_bytes(&self) -> i64 {
+        let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.seen.map_or(i64::MAX, |seen| signed(seen.free_bytes) - signed(seen.reserve_bytes))
+    }
+
+    /// Tells whether the last look found what it takes to move things within the store.
+    pub(super) fn can_tidy(&self) -> bool {
+        self.seen.is_some_and(Seen::is_enough_outside)
+    }
+
+    /// Tells whether the last look found enough to try something after an error.
+    pub(super) fn can_try(&self) -> bool {
+        self.seen.is_none_or(|seen| seen.free_bytes >= RETURN_BYTES_MIN)
     }
 }
 
@@ -151,12 +197,38 @@ mod tests {
             now += LOOK_INTERVAL;
             free.store(bytes, Ordering::Relaxed);
 
-            assert_eq!(room.before(1, now), before);
+            assert_eq!(room.before(1, 0, now), before);
         }
         for (bytes, is_ready) in [(RESERVE, false), (RESERVE / 4 * 5 - 1, false), (RESERVE / 4 * 5, true)] {
             free.store(bytes, Ordering::Relaxed);
 
-            assert_eq!(room.after() == Condition::Ready, is_ready, "{bytes}");
+            assert_eq!(room.after(0) == Condition::Ready, is_ready, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn what_the_store_can_use_again_counts_unless_too_little_is_free_outside_it() {
+        // Each case: what is free, what can be used again, whether it is full, is not full any more, can tidy up, and can grow.
+        type Case = (u64, u64, [bool; 3], i64);
+        let part = RESERVE / OUTSIDE;
+        let cases: [Case; 6] = [
+            (15 * part, 0, [true, false, true], -(part as i64)),
+            (15 * part, part, [false, false, true], -(part as i64)),
+            (15 * part, 5 * part, [false, true, true], -(part as i64)),
+            (part, 40 * part, [false, false, false], -15 * part as i64),
+            (part - 1, 40 * part, [true, false, false], -15 * part as i64 - 1),
+            (20 * part, 0, [false, true, true], 4 * part as i64),
+        ];
+        for (free_bytes, reusable_bytes, expected, growth_bytes) in cases {
+            let (mut room, free, _) = room(RESERVE);
+            free.store(free_bytes, Ordering::Relaxed);
+
+            let is_full = room.before(1, reusable_bytes, Instant::now()) != Condition::Ready;
+            let growth = room.growth_bytes();
+            let is_over = room.after(reusable_bytes) == Condition::Ready;
+
+            assert_eq!([is_full, is_over, room.can_tidy()], expected, "{free_bytes} and {reusable_bytes}");
+            assert_eq!(growth, growth_bytes, "{free_bytes} and {reusable_bytes}");
         }
     }
 
@@ -168,7 +240,7 @@ mod tests {
         for (bytes, milliseconds, expected) in
             [(400, 0, 1), (600, 99, 1), (1, 99, 2), (1, 150, 2), (1, 199, 3)]
         {
-            room.before(bytes, start + Duration::from_millis(milliseconds));
+            room.before(bytes, 0, start + Duration::from_millis(milliseconds));
 
             assert_eq!(looks.load(Ordering::Relaxed), expected, "{bytes} bytes after {milliseconds} ms");
         }
@@ -178,11 +250,11 @@ mod tests {
     fn without_a_reserve_only_the_way_back_from_an_error_takes_free_space() {
         let (mut room, free, looks) = room(0);
 
-        assert_eq!(room.before(usize::MAX, Instant::now()), Condition::Ready);
-        assert_eq!(looks.load(Ordering::Relaxed), 0);
-        assert_eq!(room.after().state(), StorageState::Full);
+        assert_eq!(room.before(usize::MAX, 0, Instant::now()), Condition::Ready);
+        assert_eq!((looks.load(Ordering::Relaxed), room.growth_bytes()), (0, i64::MAX));
+        assert_eq!((room.after(0).state(), room.can_try()), (StorageState::Full, false));
         free.store(RETURN_BYTES_MIN, Ordering::Relaxed);
-        assert_eq!(room.after(), Condition::Ready);
+        assert_eq!((room.after(0), room.can_try()), (Condition::Ready, true));
     }
 
     #[test]

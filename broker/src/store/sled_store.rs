@@ -26,6 +26,11 @@ use crate::files;
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 /// The bytes of a row for each access that makes room for others.
 const LET_GO_BYTES: usize = 512;
+/// What sled's file has at most for each two bytes of rows, before it grows: it writes into segments of which all is dead, and empties
+/// those of which more than half is.
+const FILE_BYTES_PER_TWO: u64 = 5;
+/// What it has besides: segments that are being written or emptied.
+const FILE_BYTES_MIN: u64 = 4 * 1024 * 1024;
 /// The time that a sled that has just been dropped gets to let go of its log file.
 const RELEASE_SECONDS_MAX: Duration = Duration::from_secs(5);
 
@@ -82,6 +87,8 @@ pub struct SledStore {
     engine: Engine,
     /// Sled's log file. Stays open when sled is opened anew: only a handle that was open at the time learns of every write error.
     file: File,
+    /// The bytes of that file after the last commit.
+    file_bytes: u64,
     watermark: Watermark,
     log: Log,
     /// What takes the last commit back, unless that is known to have succeeded.
@@ -212,10 +219,11 @@ impl SledStore {
         };
         let file = prepare().map_err(|error| directory.failed(error))?;
         directory.sync()?;
-        Ok((
-            Self { engine: Engine::Open(db), file, watermark, log, refused: None, limits, directory },
-            report,
-        ))
+        let engine = Engine::Open(db);
+        let mut store =
+            Self { engine, file, file_bytes: 0, watermark, log, refused: None, limits, directory };
+        store.measure();
+        Ok((store, report))
     }
 
     /// Makes room in memory for what comes next, after a commit in the course of which nobody waits for an answer.
@@ -320,6 +328,14 @@ impl SledStore {
         self.file.sync_data().map_err(EngineError::Sync)
     }
 
+    /// Takes note of the size of sled's file.
+    fn measure(&mut self) {
+        if let Ok(data) = self.file.metadata() {
+            self.file_bytes = data.len();
+            metrics::gauge!("veilmq_storage_bytes").set(self.file_bytes as f64);
+        }
+    }
+
     /// Runs something on the open database, and lets go of it after an error.
     fn with_database<T>(
         &mut self,
@@ -349,8 +365,7 @@ impl SledStore {
 impl Store for SledStore {
     fn commit(&mut self, records: &[Record]) -> Result<(), StoreError> {
         self.with_database(|store, db| store.write(db, records))?;
-        metrics::gauge!("veilmq_storage_bytes")
-            .set(self.file.metadata().map_or(0.0, |data| data.len() as f64));
+        self.measure();
         Ok(())
     }
 
@@ -364,6 +379,16 @@ impl Store for SledStore {
 
     fn fetch(&mut self, messages: &[MessageId]) -> Result<Vec<Arc<Message>>, StoreError> {
         self.with_database(|store, db| store.log.fetch(&Tree::new(db), messages))
+    }
+
+    fn reusable_bytes(&self) -> u64 {
+        self.file_bytes
+            .saturating_sub(FILE_BYTES_MIN + self.log.bytes().saturating_mul(FILE_BYTES_PER_TWO) / 2)
+    }
+
+    fn confine(&mut self, growth_bytes: i64) -> bool {
+        let file_bytes_max = self.file_bytes.saturating_add_signed(growth_bytes);
+        self.log.confine(file_bytes_max.saturating_sub(FILE_BYTES_MIN) / 8 * 3)
     }
 }
 

@@ -292,7 +292,7 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) -> Result<(), StoreError> {
-        let condition = self.room.before(0, Instant::now());
+        let condition = self.room.before(0, self.store.reusable_bytes(), Instant::now());
         self.show(condition);
         if !self.group.records.is_empty() {
             // What is owed is not reported to anybody: the condition says what became of it.
@@ -397,9 +397,11 @@ impl Worker {
 
     fn commit_group(&mut self) -> Result<(), StoreError> {
         if self.condition == Condition::Ready {
-            let condition = self.room.before(self.group.bytes, Instant::now());
+            let reusable_bytes = self.store.reusable_bytes();
+            let condition = self.room.before(self.group.bytes, reusable_bytes, Instant::now());
             self.show(condition);
         }
+        self.store.confine(self.room.growth_bytes());
         (self.refresh)(&mut self.group.records);
         let started = Instant::now();
         let result = self.store.commit(&self.group.records);
@@ -407,7 +409,7 @@ impl Worker {
         match &result {
             Ok(()) => {
                 if self.is_failing() {
-                    let condition = self.room.after();
+                    let condition = self.room.after(self.store.reusable_bytes());
                     self.show(condition);
                 }
                 // First the room, then the answer: a shard that was waiting for both finds both.
@@ -428,20 +430,30 @@ impl Worker {
     /// Looks whether storage takes something new again.
     fn look(&mut self) {
         let started = Instant::now();
-        let condition = self.room.after();
-        match (&self.condition, condition) {
-            (Condition::Ready, _) => {}
-            (Condition::Full { .. }, condition) => self.show(condition),
-            // It cannot succeed yet. Batches that only free something are tried all the same, as they come.
-            (Condition::Failing(_), Condition::Full { .. }) => {}
-            // What is owed, or nothing, which is written too. The condition says what became of it.
-            (Condition::Failing(_), _) => {
+        let condition = self.room.after(self.store.reusable_bytes());
+        let mut is_tidying = false;
+        match &self.condition {
+            Condition::Ready => {}
+            Condition::Full { .. } => {
+                self.show(condition);
+                is_tidying = self.condition != Condition::Ready && self.tidy();
+            }
+            // Otherwise it cannot succeed yet. Batches that only free something are tried all the same, as they come.
+            Condition::Failing(_) if self.room.can_try() => {
+                // What is owed, or nothing, which is written too. The condition says what became of it.
                 let _ = self.commit_group();
             }
+            Condition::Failing(_) => {}
         }
         // An attempt that takes long, because much has to be read again, is made less often.
-        self.look_at = (self.condition != Condition::Ready)
-            .then(|| Instant::now() + LOOK_INTERVAL.max(4 * started.elapsed()));
+        let pause = if is_tidying { Duration::ZERO } else { LOOK_INTERVAL.max(4 * started.elapsed()) };
+        self.look_at = (self.condition != Condition::Ready).then(|| Instant::now() + pause);
+    }
+
+    /// Has the store take out a part of what is of no use, which it otherwise does when something is stored: there may be nothing, since
+    /// it would be refused. True if that worked, and something may be left.
+    fn tidy(&mut self) -> bool {
+        self.room.can_tidy() && self.store.confine(self.room.growth_bytes()) && self.commit_group().is_ok()
     }
 
     fn show(&mut self, condition: Condition) {

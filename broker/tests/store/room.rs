@@ -1,14 +1,15 @@
 //! What the writer does when space runs out or commits fail: what it says, what it still stores, what it keeps, how it recovers.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use veilmq::store::Condition;
+use veilmq::store::{Condition, Room, WriterOptions};
 use veilmq_config::Durability;
-use veilmq_core::{Record, Stage, StorageState};
+use veilmq_core::{Message, MessageId, Record, Stage, StorageState, Store, StoreError};
 
 use crate::model::{advanced, forgotten, packet_id, published, session, settled, sorted_texts};
-use crate::writer::{Bench, RESERVE, bench};
+use crate::writer::{Bench, RESERVE, bench, start_in};
 
 fn commit_bench() -> Bench {
     bench(Durability::Commit, usize::MAX)
@@ -143,4 +144,59 @@ fn what_nobody_waits_for_is_owed_as_a_whole() {
     assert_eq!(bench.answers(1), [(0, 2, true)]);
     let expected: Vec<Record> = batch.into_iter().chain([session(9, 0)]).collect();
     assert_eq!(bench.stored_texts(), sorted_texts(&expected));
+}
+
+/// A store that nobody gives anything, with things of no use that so many commits take out.
+struct Untidy(Arc<AtomicU64>);
+
+impl Store for Untidy {
+    fn commit(&mut self, batch: &[Record]) -> Result<(), StoreError> {
+        assert!(batch.is_empty());
+        self.0.fetch_sub(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn replay(&mut self, _: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn fetch(&mut self, _: &[MessageId]) -> Result<Vec<Arc<Message>>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn reusable_bytes(&self) -> u64 {
+        if self.0.load(Ordering::Relaxed) == 10 { RESERVE } else { 0 }
+    }
+
+    fn confine(&mut self, growth_bytes: i64) -> bool {
+        assert!(growth_bytes < 0);
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+#[test]
+fn while_it_is_full_the_store_tidies_up_at_once_until_there_is_room() {
+    let left = Arc::new(AtomicU64::new(60));
+    let options = WriterOptions { durability: Durability::Commit, backlog_bytes_max: usize::MAX };
+    let room = Room::new(RESERVE, Box::new(|| RESERVE / 2));
+
+    let (_writer, _, conditions) = start_in(room, Box::new(Untidy(Arc::clone(&left))), options);
+    let next = || conditions.recv_timeout(Duration::from_secs(10)).unwrap().state();
+    assert_eq!(next(), StorageState::Full);
+    while next() == StorageState::Full {}
+
+    assert_eq!(left.load(Ordering::Relaxed), 10, "what is left is for a time when it is wanted");
+}
+
+#[test]
+fn it_does_not_tidy_up_with_what_little_it_takes_to_open_the_store() {
+    let left = Arc::new(AtomicU64::new(60));
+    let options = WriterOptions { durability: Durability::Commit, backlog_bytes_max: usize::MAX };
+    let room = Room::new(RESERVE, Box::new(|| RESERVE / 20));
+
+    let (writer, _, _) = start_in(room, Box::new(Untidy(Arc::clone(&left))), options);
+    std::thread::sleep(Duration::from_millis(2_500));
+
+    writer.stop().unwrap();
+    assert_eq!(left.load(Ordering::Relaxed), 60);
 }

@@ -78,7 +78,7 @@ fn start(
     (writer, answers)
 }
 
-fn start_in(
+pub(crate) fn start_in(
     room: Room,
     store: Box<dyn Store>,
     options: WriterOptions,
