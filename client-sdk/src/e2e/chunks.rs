@@ -13,6 +13,8 @@ use super::error::OpenError;
 pub(super) const MESSAGE_BYTES_MAX: u64 = 64 << 20;
 /// Incomplete messages of one sender.
 const MESSAGES_MAX: usize = 4;
+/// How many messages of all senders may be incomplete, since a member can name any sender.
+const ALL_MESSAGES_MAX: usize = 1_024;
 /// What a part takes in memory besides its bytes, about.
 const PART_BYTES: usize = 64;
 /// How long the parts of a message may take, in milliseconds.
@@ -67,6 +69,9 @@ impl Chunks {
         self.forget_late(now_unix_ms);
         if chunk.total_bytes > MESSAGE_BYTES_MAX || u64::from(chunk.count) > chunk.total_bytes {
             return Err(OpenError::Malformed("chunk total"));
+        }
+        if part.len() as u64 > chunk.total_bytes {
+            return Err(OpenError::Malformed("chunk"));
         }
         if !self.partial.contains_key(&name) {
             self.make_room(name.sender);
@@ -138,6 +143,11 @@ impl Chunks {
         {
             self.forget(&name);
         }
+        if self.partial.len() >= ALL_MESSAGES_MAX
+            && let Some((name, _)) = self.oldest(|_| true)
+        {
+            self.forget(&name);
+        }
     }
 
     fn keep_within_bounds(&mut self) {
@@ -178,6 +188,22 @@ mod tests {
         assert_eq!(take(0, b"abc"), Err(OpenError::Incomplete));
         assert_eq!(take(1, b"def"), Ok(b"abcdefg".to_vec()));
         assert_eq!(chunks.bytes, 0);
+    }
+
+    #[test]
+    fn members_under_many_names_make_nobody_hold_more_than_so_many_messages() {
+        let mut chunks = Chunks::new(1 << 20);
+        for sender in 0..3_000_u64 {
+            let name = MessageName { sender: Kid::from_bytes(sender.to_be_bytes()), ..name(0, 1) };
+
+            assert_eq!(chunks.take(name, part(0, 2, 4), vec![0; 2], NOW), Err(OpenError::Incomplete));
+            let too_long = chunks.take(MessageName { message: 2, ..name }, part(0, 1, 1), vec![0; 2], NOW);
+            assert!(matches!(too_long, Err(OpenError::Malformed(_))));
+        }
+
+        assert_eq!(chunks.incomplete().len(), ALL_MESSAGES_MAX);
+        let newest = MessageName { sender: Kid::from_bytes(2_999_u64.to_be_bytes()), ..name(0, 1) };
+        assert_eq!(chunks.take(newest, part(1, 2, 4), vec![0; 2], NOW), Ok(vec![0; 4]));
     }
 
     #[test]

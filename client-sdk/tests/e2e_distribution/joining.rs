@@ -253,3 +253,25 @@ fn a_member_does_not_wait_for_an_issuer_that_is_away() {
     let pending = KeyEvent::JoinPending { scope: SCOPE.to_owned(), issuer: press.kid() };
     assert_eq!(lake.keys.take_events(), [pending]);
 }
+
+#[test]
+fn a_member_that_asks_all_the_time_keeps_nobody_else_from_joining() {
+    let now = START + 2 * SECOND;
+    let mut press = Party::publisher("press", IssuePolicy::default());
+    press.visit(&mut Broker::default(), START);
+    let mut ask = |name: &str, times: usize| {
+        let mut refused = 0;
+        for _ in 0..times {
+            let mut member = Party::subscriber(name);
+            let request = member.keys.ask_with_connect(&scope(), press.kid(), now, &mut entropy()).unwrap();
+            let events = press.hear(&(format!("_veil/1/jn/{}", press.kid()), request), now);
+            let is_refused =
+                |event: &KeyEvent| matches!(event, KeyEvent::JoinFailed { error: JoinError::NotFresh, .. });
+            refused += usize::from(events.iter().any(is_refused));
+        }
+        refused
+    };
+
+    assert_eq!(ask("greedy", 1_025), 1);
+    assert_eq!(ask("lake", 1), 0);
+}

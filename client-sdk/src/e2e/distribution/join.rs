@@ -36,6 +36,8 @@ pub(super) const WAIT_MS: u64 = 3_000;
 const SKEW_MS: u64 = 120_000;
 /// Requests remembered, so that none is answered twice; beyond it none is answered.
 const SEEN_MAX: usize = 16_384;
+/// How many of these may be of one member, so that it keeps nobody else from joining.
+const SEEN_OF_MEMBER_MAX: usize = 1_024;
 /// Answers whose confirmation is awaited; beyond it the oldest is given up.
 const UNCONFIRMED_MAX: usize = 4_096;
 const LABEL: &str = "join rsp";
@@ -311,7 +313,7 @@ impl Asking {
 #[derive(Default)]
 pub(super) struct Asked {
     /// Nonces, and until when they could be fresh.
-    seen: BTreeMap<[u8; 16], u64>,
+    seen: BTreeMap<[u8; 16], (Kid, u64)>,
     unconfirmed: VecDeque<Unconfirmed>,
 }
 
@@ -359,7 +361,11 @@ impl Asked {
             return Err(JoinError::NotFresh);
         }
         request.verify(anchors, Some(now_unix_ms / 1000))?;
-        self.seen.insert(request.nonce, now_unix_ms.saturating_add(2 * SKEW_MS));
+        let member = request.certificate.kid();
+        if self.seen.values().filter(|(other, _)| *other == member).count() >= SEEN_OF_MEMBER_MAX {
+            return Err(JoinError::NotFresh);
+        }
+        self.seen.insert(request.nonce, (member, now_unix_ms.saturating_add(2 * SKEW_MS)));
         Ok(request)
     }
 
@@ -440,7 +446,7 @@ impl Asked {
     }
 
     fn forget(&mut self, now_unix_ms: u64) {
-        self.seen.retain(|_, until_ms| *until_ms > now_unix_ms);
+        self.seen.retain(|_, (_, until_ms)| *until_ms > now_unix_ms);
         self.unconfirmed.retain(|awaited| awaited.deadline_ms > now_unix_ms);
     }
 }
