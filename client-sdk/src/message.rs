@@ -8,7 +8,7 @@ use veilmq_protocol::{
     UserPropertiesBuf,
 };
 
-use crate::e2e::{Authentication, OpenError, Provenance};
+use crate::e2e::{Authentication, OpenError, Origin, Provenance};
 
 /// The application properties of a message (MQTT 5.0 section 3.3.2.3); end-to-end scopes bind some of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -204,6 +204,18 @@ pub struct Sealed {
     pub authentication: Authentication,
 }
 
+impl Sealed {
+    /// The same where nothing is known of what is missing.
+    fn without_gap(self) -> Self {
+        match self.provenance {
+            Provenance::Envelope(origin) => {
+                Self { provenance: Provenance::Envelope(Origin { gap: 0, ..origin }), ..self }
+            }
+            Provenance::Article | Provenance::Tombstone => self,
+        }
+    }
+}
+
 /// What a subscription yields.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Received {
@@ -222,4 +234,17 @@ pub enum Received {
         /// How many.
         count: u64,
     },
+}
+
+impl Received {
+    /// The same where nothing is known of what is missing.
+    pub(crate) fn without_gap(self) -> Self {
+        match self {
+            Self::Message(message) => {
+                let sealed = message.sealed.map(Sealed::without_gap);
+                Self::Message(Message { sealed, ..message })
+            }
+            Self::Refused { .. } | Self::Missed { .. } => self,
+        }
+    }
 }

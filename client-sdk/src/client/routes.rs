@@ -191,7 +191,11 @@ impl Routes {
         let mut blocked = Vec::new();
         for route in &mut self.routes {
             if route.matches(name) {
-                let delivery = Delivery { received: received.clone(), receipt: receipt.clone() };
+                let received = match route.shares(name) {
+                    true => received.clone().without_gap(),
+                    false => received.clone(),
+                };
+                let delivery = Delivery { received, receipt: receipt.clone() };
                 blocked.extend(route.offer(delivery, self.reserved));
             }
         }
@@ -218,6 +222,14 @@ impl Route {
         wire.any(|filter| TopicFilter::new(filter).is_ok_and(|filter| filter.matches(topic)))
     }
 
+    /// Whether messages on a topic come by Shared Subscriptions alone: what seems to be missing went to others (VEIL-1 section 12.2).
+    fn shares(&self, topic: TopicName<'_>) -> bool {
+        let filters = self.filters.iter().flat_map(|wanted| &wanted.wire);
+        let mut matching =
+            filters.filter_map(|name| TopicFilter::new(name).ok()).filter(|name| name.matches(topic));
+        matching.all(|filter| filter.shared().is_some())
+    }
+
     fn is_stalled(&self) -> bool {
         self.full_since.is_some_and(|since| since.elapsed() >= STALL)
     }
@@ -240,5 +252,76 @@ impl Route {
         // As above.
         let _ = self.sender.try_send(delivery);
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use veilmq_protocol::{QoS, RetainHandling, veil::Kid};
+
+    use super::*;
+    use crate::{
+        e2e::{Authentication, Origin, Provenance},
+        message::{Message, Properties, Sealed},
+    };
+
+    fn after_a_gap() -> Received {
+        let origin = Origin {
+            sender: Kid::from_bytes([1; 8]),
+            signed: false,
+            session: 1,
+            epoch: 1,
+            seq: 9,
+            gap: 3,
+            will: false,
+            refresh: false,
+            age_ms: None,
+        };
+        Received::Message(Message {
+            topic: "f/t".to_owned(),
+            payload: bytes::Bytes::from_static(b"21.5"),
+            qos: QoS::AtMostOnce,
+            retain: false,
+            dup: false,
+            properties: Properties::default(),
+            sealed: Some(Sealed {
+                provenance: Provenance::Envelope(origin),
+                authentication: Authentication::Group,
+            }),
+        })
+    }
+
+    #[test]
+    fn nothing_is_missing_where_others_share_the_messages() {
+        for (filters, gap) in [
+            (&["f/#"][..], 3),
+            (&["$share/g/f/#"], 0),
+            (&["$share/g/f/#", "f/t"], 3),
+            (&["$share/g/f/#", "g/#"], 0),
+        ] {
+            let options = SubscribeOptions {
+                qos: QoS::AtMostOnce,
+                no_local: false,
+                retain_as_published: false,
+                retain_handling: RetainHandling::Send,
+            };
+            let wanted = |filter: &&str| Wanted {
+                filter: (*filter).to_owned(),
+                options,
+                wire: vec![(*filter).to_owned()],
+            };
+            let mut routes = Routes::new(1);
+            let mut receiver = routes.add(filters.iter().map(wanted).collect(), 1);
+
+            assert!(routes.deliver("f/t", &after_a_gap(), None).is_empty());
+
+            let Received::Message(message) = receiver.try_recv().unwrap().received else {
+                panic!("{filters:?}")
+            };
+            let Provenance::Envelope(origin) = message.sealed.unwrap().provenance else {
+                panic!("{filters:?}")
+            };
+            assert_eq!(origin.gap, gap, "{filters:?}");
+        }
     }
 }
