@@ -75,6 +75,16 @@ impl Policies {
         closed.filter(move |active| overlap(&active.policy.topics, filter.as_str()))
     }
 
+    /// Returns the policies that are applied to some topic that a filter matches, and let everybody subscribe.
+    pub(crate) fn open(&self, filter: TopicFilter<'_>) -> impl Iterator<Item = &ActivePolicy> {
+        let open = self.active.iter().filter(|active| match active.policy.enforcement {
+            Enforcement::Off => false,
+            Enforcement::Prefer => true,
+            Enforcement::Require => !active.policy.members_only,
+        });
+        open.filter(move |active| overlap(&active.policy.topics, filter.as_str()))
+    }
+
     /// Returns the policy to apply to a topic.
     pub(crate) fn of(&self, topic: TopicName<'_>) -> Option<&ActivePolicy> {
         if self.active.is_empty() || topic.as_str().starts_with(DistributionTopic::PREFIX) {

@@ -1,5 +1,7 @@
 //! Where policies on end-to-end encryption meet what clients publish: the one place where a message is refused for their sake.
 
+use std::sync::Arc;
+
 use veilmq_protocol::veil::Kid;
 use veilmq_protocol::veil::distribution::{Crl, DistributionTopic, KeyHead, Wrap, scope_hash};
 use veilmq_protocol::{PublishProperties, TopicFilter, TopicName};
@@ -19,6 +21,9 @@ use crate::message::Message;
 use crate::record::WillRecord;
 use crate::session::Session;
 use crate::stats::{DropReason, KeyHeadResult};
+
+/// The most scopes that one subscription is told of.
+const NOTICES_MAX: usize = 8;
 
 /// What is to be remembered of a message once it has been accepted.
 #[derive(Debug)]
@@ -170,7 +175,7 @@ impl Shard {
         }
         let kid = self.sessions.get(&session).and_then(|state| Some(state.identity.as_ref()?.kid));
         for active in self.access.policies().closed(filter.inner()) {
-            if !kid.is_some_and(|kid| self.is_member(active.scope_hash, kid)) {
+            if kid.is_none_or(|kid| self.membership(active.scope_hash, kid) != Some(true)) {
                 active.counters.rejected(Refusal::Member);
                 return false;
             }
@@ -185,16 +190,35 @@ impl Shard {
         state.user_name() == Some(BRIDGES) || may_read(filter.as_str(), state.identity.as_deref())
     }
 
-    fn is_member(&self, scope: ScopeHash, kid: Kid) -> bool {
+    /// Tells a client on a channel which scopes it has subscribed to without having a key for them (VEIL-1 section 13.1).
+    pub(super) fn notify_stranger(&mut self, session: SessionId, filter: TopicFilter<'_>) {
+        if self.access.policies().is_empty() {
+            return;
+        }
+        let kid = self.sessions.get(&session).and_then(|state| Some(state.identity.as_ref()?.kid));
+        let Some(kid) = kid else { return };
+        let open = self.access.policies().open(filter.inner());
+        let strange = open.filter(|active| self.membership(active.scope_hash, kid) == Some(false));
+        let scopes: Vec<Arc<str>> =
+            strange.take(NOTICES_MAX).map(|active| Arc::clone(&active.scope)).collect();
+        for scope in scopes {
+            self.notify(session, &format!("no key of this scope is for this client: {scope}"));
+        }
+    }
+
+    /// Tells whether some head of a scope has a wrap for a client; None if no head is known.
+    fn membership(&self, scope: ScopeHash, kid: Kid) -> Option<bool> {
         let found = self.shared.with_heads(scope, self.unix_ms, |heads| heads.membership(scope, kid));
-        found.into_iter().any(|membership| match membership {
+        let is_known = !found.is_empty();
+        let is_member = found.into_iter().any(|membership| match membership {
             Membership::Member => true,
             Membership::Stranger => false,
             Membership::Sharded(issuer) => {
                 let topic = DistributionTopic::Wrap { scope, issuer, member: kid }.to_string();
                 self.shared.retained.current(&topic).is_some()
             }
-        })
+        });
+        is_known.then_some(is_member)
     }
 
     fn context(&self) -> Context<'_> {

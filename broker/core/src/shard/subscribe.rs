@@ -83,6 +83,7 @@ impl Shard {
         // [MQTT-3.8.4-1], [MQTT-3.8.4-2]
         self.answer(connection, Answer::SubAck(subscribe.packet_id, reasons), ticket);
         for (filter, subscription, new) in granted {
+            self.notify_stranger(session, filter);
             // What was retained under another configuration is not brought up where retained messages are not available.
             let available = entrance.capabilities.retain;
             if !available || !wants_retained(filter, subscription.options, new) {

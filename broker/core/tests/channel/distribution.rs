@@ -14,7 +14,7 @@ use super::*;
 
 const SCOPE: &str = "f/#";
 const NO_SUBSCRIBERS: u8 = 0x10;
-const ISSUER: u8 = 10;
+pub(super) const ISSUER: u8 = 10;
 const READER: u8 = 11;
 
 fn enforcing(policies: Vec<Policy>) -> Realm {
@@ -84,6 +84,11 @@ fn head(fields: &KeyHeadFields) -> Vec<u8> {
 
 fn head_topic() -> String {
     DistributionTopic::KeyHead { scope: scope_hash(SCOPE), issuer: keys(ISSUER).kid() }.to_string()
+}
+
+/// The first head of the issuer, with a wrap for the reader, and its topic.
+pub(super) fn head_of(realm: &Realm) -> (String, Vec<u8>) {
+    (head_topic(), head(&fields(realm, 1, 1_000)))
 }
 
 fn envelope(seed: u8, epoch: u32, seq: u32) -> EnvelopeHeader {

@@ -1,10 +1,11 @@
 //! What the broker tells clients over their channel: another ticket, notices, a goodbye, and group keys with CONNACK (VEIL-1
 //! sections 4.4 and 5.4).
 
-use veilmq_core::FanOutForm;
-use veilmq_protocol::PacketType;
+use veilmq_core::{Access, FanOutForm, Policies, Policy};
 use veilmq_protocol::veil::record::ControlOp;
+use veilmq_protocol::{PacketType, Publish};
 
+use super::distribution;
 use super::groups::{fan_out, grouping};
 use super::property_mode::property_realm;
 use super::*;
@@ -98,6 +99,39 @@ fn who_publishes_what_is_refused_is_told_why() {
 
     let notice = "notice: $SYS and $CONTROL belong to the broker: $SYS/x";
     assert_eq!(realm.operated(&mut press, |_| {}), [notice, notice, "PUBACK id1 0x87"]);
+}
+
+#[test]
+fn who_subscribes_to_a_scope_without_a_key_for_it_is_told() {
+    let mut realm = realm(Settings::default());
+    let policies = Policies::new(vec![Policy::requiring("f", "f/#")]).unwrap();
+    realm.world.set_access(Access { policies, ..Access::open_to(true) });
+    let join = |realm: &mut Realm, name: &str, seed| realm.join(name, seed, Schemes::ALL, Suite::Aes256Gcm);
+    let mut reader = join(&mut realm, "reader", 11);
+    realm.subscribe(&mut reader, "f/#");
+    let told = realm.operated(&mut reader, |_| {});
+    assert_eq!(told, ["SUBACK [01]"], "no head is known");
+    let mut issuer = join(&mut realm, "issuer", distribution::ISSUER);
+    let (topic, head) = distribution::head_of(&realm);
+    let head = Publish { payload: &head, retain: true, ..publish(&topic, "", QoS::AtMostOnce, 0) };
+    realm.send(&mut issuer, &[Packet::Publish(head)]);
+    let stranger = join(&mut realm, "stranger", 12);
+    let mut clients = [reader, issuer, stranger];
+
+    for (client, filter, notice) in [
+        (0, "f/t", None),
+        (1, "f/t", None),
+        (2, "g/#", None),
+        (2, "+/t", Some("notice: no key of this scope is for this client: f/#")),
+        (2, "$share/g/f/#", Some("notice: no key of this scope is for this client: f/#")),
+    ] {
+        let client = &mut clients[client];
+        realm.subscribe(client, filter);
+        let told = realm.operated(client, |_| {});
+        let notices: Vec<&str> =
+            told.iter().map(String::as_str).filter(|op| op.starts_with("notice")).collect();
+        assert_eq!(notices, notice.as_slice(), "{filter}: {told:?}");
+    }
 }
 
 #[test]
