@@ -23,6 +23,8 @@ const PARKED_MAX: usize = 256;
 const PARKED_MS: u64 = 10_000;
 /// How long after a failed save the next is tried.
 const RETRY_MS: u64 = 1_000;
+/// What the broker retains has been heard by then; what is old after that was not replaced.
+const HEARD_MS: u64 = 60_000;
 
 /// What the application asks of an issuer.
 pub(super) enum KeyRequest {
@@ -76,6 +78,8 @@ pub(super) struct Keys {
     held: Vec<Outgoing>,
     unsaved: bool,
     retry_ms: u64,
+    /// Since when everything is subscribed to on the connection that there is.
+    listening_ms: Option<u64>,
     parked: VecDeque<Parked>,
     /// Messages the broker waits for may take only half of what it sends at a time.
     receipts_max: usize,
@@ -92,6 +96,7 @@ impl Keys {
             held: Vec::new(),
             unsaved: false,
             retry_ms: 0,
+            listening_ms: None,
             parked: VecDeque::new(),
             receipts_max: usize::from(receive_maximum / 2),
         }
@@ -106,11 +111,13 @@ impl Keys {
     pub(super) fn connected(&mut self) {
         self.phase = Phase::Subscribing(0);
         self.introduced = false;
+        self.listening_ms = None;
         self.subscribed.clear();
     }
 
     pub(super) fn disconnected(&mut self) {
         self.phase = Phase::Disconnected;
+        self.listening_ms = None;
     }
 
     /// The broker has answered a subscription.
@@ -155,11 +162,15 @@ impl Keys {
                 *waiting += work.filters.len();
                 if *waiting == 0 && !self.introduced {
                     self.introduced = true;
+                    self.listening_ms = Some(now_unix_ms);
                     self.phase = Phase::Listening;
                     self.held.extend(self.distribution.introduction());
                 }
             }
             Phase::Open => self.held.extend(self.distribution.outgoing(e2e, now_unix_ms, &mut entropy)),
+        }
+        if self.stale_due() <= now_unix_ms {
+            self.distribution.tell_stale(now_unix_ms);
         }
         self.unsaved |= self.distribution.take_changed();
         if self.unsaved && self.retry_ms <= now_unix_ms {
@@ -187,7 +198,12 @@ impl Keys {
             Phase::Open => self.distribution.next_due(),
             Phase::Disconnected | Phase::Subscribing(_) | Phase::Listening => u64::MAX,
         };
-        self.parked.front().map_or(u64::MAX, |parked| parked.deadline_ms).min(work)
+        self.parked.front().map_or(u64::MAX, |parked| parked.deadline_ms).min(work).min(self.stale_due())
+    }
+
+    fn stale_due(&self) -> u64 {
+        let heard = self.listening_ms.map(|since| since.saturating_add(HEARD_MS));
+        heard.map_or(u64::MAX, |heard| heard.max(self.distribution.stale_due()))
     }
 
     /// The filters that are new, and those that are there no longer.

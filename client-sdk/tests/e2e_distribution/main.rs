@@ -430,3 +430,31 @@ fn heads_are_issued_again_in_time_and_an_old_one_is_noticed() {
     assert!(!is_stale(START + DAY / 2 + DAY));
     assert!(is_stale(START + DAY / 2 + DAY + 1));
 }
+
+#[test]
+fn a_broker_that_withholds_what_issuers_and_authorities_say_is_noticed_by_those_who_know_the_last() {
+    let mut broker = Broker::default();
+    let mut press = Party::publisher("press", IssuePolicy::default());
+    let mut lake = Party::subscriber("lake");
+    admit(&mut press, &lake);
+    press.visit(&mut broker, START);
+    lake.visit(&mut broker, START);
+    let issuer = press.kid();
+    let stale = || KeyEvent::StaleHead { scope: SCOPE.to_owned(), issuer };
+
+    let head = broker.only("_veil/1/kp/");
+    assert_eq!(lake.keys.stale_due(), START + DAY + 1);
+    assert_eq!(lake.hear(&head, START + DAY), []);
+    assert_eq!(lake.hear(&head, START + DAY + 1), [stale()], "the broker shows it once more");
+    assert_eq!(lake.hear(&head, START + DAY + 2), [], "once is enough");
+
+    let mut lake = lake.restarted(Party::joining);
+    lake.keys.tell_stale(START + 2 * DAY);
+    assert_eq!(lake.keys.take_events(), [stale()], "the broker shows nothing");
+    assert_eq!(lake.keys.stale_due(), u64::MAX);
+
+    press.visit(&mut broker, START + 2 * DAY);
+    lake.visit(&mut broker, START + 2 * DAY);
+    lake.keys.tell_stale(START + 2 * DAY);
+    assert_eq!(lake.keys.take_events(), [], "there is a newer one");
+}

@@ -72,7 +72,7 @@ pub enum HeadError {
 /// What became of a head or wrap that was believed.
 pub(super) enum Taken {
     /// There is a new key, or new times for one, from the issuer with this certificate.
-    Installed { epoch: u32, stale: bool, issuer: Box<Certificate> },
+    Installed { epoch: u32, issuer: Box<Certificate> },
     /// Nothing new.
     Known,
     /// The other half is still to come.
@@ -89,11 +89,20 @@ pub(super) struct Mark {
     pub(super) opened: bool,
 }
 
+impl Mark {
+    /// From when on the issuer should have issued again.
+    const fn stale_ms(&self) -> u64 {
+        self.created_ms.saturating_add(HEAD_TTL_MS)
+    }
+}
+
 pub(super) struct Membership {
     pub(super) scope: Scope,
     pub(super) marks: BTreeMap<Kid, Mark>,
     heads: BTreeMap<Kid, KeyHead>,
     wraps: BTreeMap<Kid, Wrap>,
+    /// When the heads were made of which it was told that they are old.
+    told: BTreeMap<Kid, u64>,
 }
 
 /// What a member opens wraps with and believes heads by.
@@ -107,7 +116,30 @@ pub(super) struct Holder<'a> {
 
 impl Membership {
     pub(super) fn new(scope: Scope) -> Self {
-        Self { scope, marks: BTreeMap::new(), heads: BTreeMap::new(), wraps: BTreeMap::new() }
+        Self {
+            scope,
+            marks: BTreeMap::new(),
+            heads: BTreeMap::new(),
+            wraps: BTreeMap::new(),
+            told: BTreeMap::new(),
+        }
+    }
+
+    /// The issuers whose newest head was not issued again in time: they may be away, or the broker may hide what they say. Each
+    /// head is told of once.
+    pub(super) fn take_stale(&mut self, now_unix_ms: u64) -> Vec<Kid> {
+        let Self { marks, told, .. } = self;
+        let stale = marks.iter().filter(|(_, mark)| mark.opened && mark.stale_ms() < now_unix_ms);
+        let new = stale.filter(|(kid, mark)| told.insert(**kid, mark.created_ms) != Some(mark.created_ms));
+        new.map(|(kid, _)| *kid).collect()
+    }
+
+    /// When [`take_stale`](Self::take_stale) has something to say at the earliest, in unix milliseconds.
+    pub(super) fn stale_due(&self) -> u64 {
+        let waiting = self.marks.iter().filter(|(kid, mark)| {
+            mark.opened && self.told.get(kid).is_none_or(|created_ms| *created_ms != mark.created_ms)
+        });
+        waiting.map(|(_, mark)| mark.stale_ms().saturating_add(1)).min().unwrap_or(u64::MAX)
     }
 
     /// Takes what came on the topic of `issuer`'s heads.
@@ -210,7 +242,7 @@ impl Membership {
             return Ok(Taken::Known);
         }
         self.install(head, keys, rings);
-        Ok(Taken::Installed { epoch: head.epoch, stale: false, issuer: Box::new(head.certificate.clone()) })
+        Ok(Taken::Installed { epoch: head.epoch, issuer: Box::new(head.certificate.clone()) })
     }
 
     /// Believes a verified head unless a newer one is known; true if this very one is.
@@ -253,8 +285,7 @@ impl Membership {
         };
         let keys = opened.map_err(|error| HeadError::Unwrap { epoch, error })?;
         self.install(head, keys, rings);
-        let stale = head.created_ms.saturating_add(HEAD_TTL_MS) < holder.now_unix_ms;
-        Ok(Taken::Installed { epoch, stale, issuer: Box::new(head.certificate.clone()) })
+        Ok(Taken::Installed { epoch, issuer: Box::new(head.certificate.clone()) })
     }
 
     /// Takes the keys a believed head commits to.

@@ -69,6 +69,8 @@ pub struct Distribution {
     lists: BTreeMap<Kid, Crl>,
     /// Lists have come that [`take_revoked`](Self::take_revoked) has not told of.
     has_new_lists: bool,
+    /// The numbers of the lists of which it was told that they are past their time.
+    told_lists: BTreeMap<Kid, u64>,
     /// Senders whose certificates are asked for.
     wanted: VecDeque<Kid>,
     /// What this member has asked, and what was asked of this issuer.
@@ -93,6 +95,7 @@ impl Distribution {
             prekey_due: true,
             lists: BTreeMap::new(),
             has_new_lists: false,
+            told_lists: BTreeMap::new(),
             wanted: VecDeque::new(),
             asking: Vec::new(),
             asked: Asked::default(),
@@ -405,20 +408,50 @@ impl Distribution {
         let scope = membership.scope.as_str().to_owned();
         self.changed |= membership.marks.get(&issuer).copied() != before;
         match taken {
-            Ok(Taken::Installed { epoch, stale, issuer: certificate }) => {
+            Ok(Taken::Installed { epoch, issuer: certificate }) => {
                 self.events.push(KeyEvent::Installed { scope: scope.clone(), issuer, epoch });
-                if stale {
-                    self.events.push(KeyEvent::StaleHead { scope, issuer });
-                }
+                self.tell_stale_heads(now_unix_ms);
                 // A publisher that issues its own keys is a sender; an authority that may not publish need not be known.
                 let _ = e2e.directory_mut().introduce(*certificate, &self.anchors, now_unix_ms);
                 true
             }
-            Ok(Taken::Known | Taken::Waiting) => false,
+            Ok(Taken::Known) => {
+                self.tell_stale_heads(now_unix_ms);
+                false
+            }
+            Ok(Taken::Waiting) => false,
             Err(error) => {
                 self.events.push(KeyEvent::HeadRefused { scope, issuer, error });
                 false
             }
+        }
+    }
+
+    /// Says which issuers and authorities have let the time pass to say once more what they said last: they may be away, or the broker
+    /// may hide it. Everything is said once. Nothing is known before what the broker retains has been heard.
+    pub fn tell_stale(&mut self, now_unix_ms: u64) {
+        self.tell_stale_heads(now_unix_ms);
+        for (authority, list) in &self.lists {
+            let is_stale = list.next_update < now_unix_ms / 1000;
+            if is_stale && self.told_lists.insert(*authority, list.number) != Some(list.number) {
+                self.events.push(KeyEvent::StaleRevocation { authority: *authority });
+            }
+        }
+    }
+
+    /// When [`tell_stale`](Self::tell_stale) may have something to say, in unix milliseconds.
+    pub fn stale_due(&self) -> u64 {
+        let heads = self.memberships.iter().map(Membership::stale_due);
+        let lists = self.lists.iter().filter(|(kid, list)| self.told_lists.get(kid) != Some(&list.number));
+        let lists = lists.map(|(_, list)| list.next_update.saturating_add(1).saturating_mul(1000));
+        heads.chain(lists).min().unwrap_or(u64::MAX)
+    }
+
+    fn tell_stale_heads(&mut self, now_unix_ms: u64) {
+        for membership in &mut self.memberships {
+            let scope = membership.scope.as_str().to_owned();
+            let stale = membership.take_stale(now_unix_ms).into_iter();
+            self.events.extend(stale.map(|issuer| KeyEvent::StaleHead { scope: scope.clone(), issuer }));
         }
     }
 

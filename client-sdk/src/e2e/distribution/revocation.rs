@@ -85,6 +85,7 @@ impl Distribution {
             return Err(DistributionError::Value("authority"));
         }
         if list.next_update < now_unix_ms / 1000 {
+            self.told_lists.insert(authority, list.number);
             self.events.push(KeyEvent::StaleRevocation { authority });
         }
         if self.lists.get(&authority).is_some_and(|known| known.number >= list.number) {
