@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use veilmq_core::{FanOut, FanOutForm, OneTrip, Settings, VeilServer};
+use veilmq_core::{FanOut, FanOutForm, Settings, VeilServer};
 use veilmq_protocol::veil::channel::{
     AwaitServerFinish, AwaitServerHello, ClientHelloConfig, ClientStart, CompactStart, Content, Established,
     Identity, IdentityKeys, Predecessor, PropertyChannel, RecordOpener, RecordSealer, ResumeStart,
@@ -100,14 +100,11 @@ impl Stage {
             _ => FanOutForm::GroupOuter,
         };
         let veil = VeilServer {
-            identity: identity(2, "broker", Roles::BROKER),
             policy: ServerPolicy { schemes: Schemes::ALL, property_mode: true, ..ServerPolicy::default() },
             property_requires_tls: false,
-            retry_milliseconds: 1_000,
-            join_milliseconds: 3_000,
             paper_modes: Schemes::ALL,
-            one_trip: OneTrip::default(),
             fan_out: FanOut { form, rekey_milliseconds_min: 0, ..FanOut::default() },
+            ..VeilServer::new(identity(2, "broker", Roles::BROKER))
         };
         let settings = Settings {
             shards: 1 + u16::from(kind & 1),

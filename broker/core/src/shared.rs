@@ -54,6 +54,22 @@ pub struct VeilServer {
 }
 
 impl VeilServer {
+    /// Makes a broker that serves channels as one without configuration does: all suites and the default schemes, none as in the paper, property mode
+    /// only below TLS if the policy allows it at all, and 3 seconds for an issuer to answer.
+    #[must_use]
+    pub fn new(identity: Identity) -> Self {
+        Self {
+            identity,
+            policy: ServerPolicy::default(),
+            paper_modes: Schemes::of(&[]),
+            property_requires_tls: true,
+            retry_milliseconds: 1_000,
+            join_milliseconds: 3_000,
+            one_trip: OneTrip::default(),
+            fan_out: FanOut::default(),
+        }
+    }
+
     /// Returns the scheme that a client wants as in the paper, if that is served: it offers nothing else, in COMPACT and under suite 1.
     pub(crate) fn paper_mode(&self, offered: &ClientHello<'_>) -> Option<Scheme> {
         let scheme = offered.schemes.highest()?;

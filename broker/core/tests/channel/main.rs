@@ -101,16 +101,7 @@ fn realm_changing(settings: Settings, change: impl FnOnce(&mut VeilServer)) -> R
     let authority_keys = IdentityKeys::from_seeds(&[1; 32], &[1 ^ 0xFF; 32]);
     let broker = identity(2, "broker", Roles::BROKER, None);
     let broker_certificate = broker.certificate().clone();
-    let mut veil = VeilServer {
-        identity: broker,
-        policy: ServerPolicy::default(),
-        paper_modes: Schemes::of(&[]),
-        property_requires_tls: true,
-        retry_milliseconds: 1_000,
-        join_milliseconds: 3_000,
-        one_trip: OneTrip::default(),
-        fan_out: FanOut::default(),
-    };
+    let mut veil = VeilServer::new(broker);
     change(&mut veil);
     let world = World::with_veil(settings, veil);
     world.shared.trust().write().unwrap().add(authority.certificate().clone()).unwrap();

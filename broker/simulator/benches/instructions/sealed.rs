@@ -2,9 +2,9 @@
 //!
 //! What they have received is not opened.
 
-use veilmq_core::{FanOut, OneTrip, VeilServer};
+use veilmq_core::VeilServer;
 use veilmq_protocol::veil::channel::{
-    ClientHelloConfig, ClientStart, Identity, IdentityKeys, RecordSealer, ServerPolicy, TrustAnchors,
+    ClientHelloConfig, ClientStart, Identity, IdentityKeys, RecordSealer, TrustAnchors,
 };
 use veilmq_protocol::veil::hello::ChannelForm;
 use veilmq_protocol::veil::registry::{AUTHENTICATION_METHOD, Kid, Schemes, Suite};
@@ -35,20 +35,7 @@ impl Realm {
         let broker = identity("broker", Roles::BROKER);
         let trusted = identity("authority", Roles::CA).certificate().clone();
         let broker_certificate = broker.certificate().clone();
-        let load = Load::with_veil(
-            VeilServer {
-                identity: broker,
-                policy: ServerPolicy::default(),
-                paper_modes: Schemes::of(&[]),
-                property_requires_tls: true,
-                retry_milliseconds: 1_000,
-                join_milliseconds: 3_000,
-                one_trip: OneTrip::default(),
-                fan_out: FanOut::default(),
-            },
-            trusted,
-            deliveries,
-        );
+        let load = Load::with_veil(VeilServer::new(broker), trusted, deliveries);
         let anchor = broker_certificate.kid();
         let mut anchors = TrustAnchors::default();
         anchors.add(broker_certificate).unwrap();
