@@ -17,7 +17,7 @@ use chacha20poly1305::{
 };
 use thiserror::Error;
 use veilmq_protocol::veil::channel::{Identity, Secret32, extract};
-use zeroize::Zeroizing;
+use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 const MAGIC: [u8; 4] = *b"VESF";
 const VERSION: u8 = 1;
@@ -61,6 +61,7 @@ pub enum SealedFileError {
 }
 
 /// What a file is encrypted with.
+#[derive(ZeroizeOnDrop)]
 pub enum StateKey {
     /// 32 random bytes, or what is derived from an identity.
     Key(Secret32),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use veilmq_protocol::{TopicName, veil::channel::Secret32};
-use zeroize::Zeroizing;
+use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use super::{
     cipher::{IV_BYTES, cbc_decrypt, cbc_encrypt},
@@ -16,6 +16,7 @@ use super::{
 };
 
 /// The key of an article scope.
+#[derive(ZeroizeOnDrop)]
 pub enum ArticleKey {
     /// Topic keys are derived from a master secret.
     Master(ArticleMaster),
@@ -43,6 +44,7 @@ impl ArticleKey {
 }
 
 /// The master secret and salt of an article scope; erased when dropped.
+#[derive(ZeroizeOnDrop)]
 pub struct ArticleMaster {
     master: Zeroizing<Box<[u8]>>,
     salt: Box<[u8]>,

@@ -15,6 +15,7 @@ use veilmq_protocol::veil::{
     Kid, Suite,
     channel::{Secret32, derive, hmac},
 };
+use zeroize::Zeroizing;
 
 use super::{keyring::GroupKey, rings::Issuer};
 
@@ -58,8 +59,8 @@ pub(super) struct TooLong;
 /// The keys of one stream, ready for use.
 pub(super) enum StreamKey {
     CbcHmac { enc: Secret32, mac: Secret32 },
-    Gcm { cipher: Box<Aes256Gcm>, iv: [u8; 12] },
-    ChaCha { cipher: Box<ChaCha20Poly1305>, iv: [u8; 12] },
+    Gcm { cipher: Box<Aes256Gcm>, iv: Zeroizing<[u8; 12]> },
+    ChaCha { cipher: Box<ChaCha20Poly1305>, iv: Zeroizing<[u8; 12]> },
 }
 
 impl StreamKey {
@@ -67,8 +68,8 @@ impl StreamKey {
         let context = id.context();
         let secret = |label| group_key.derive(label, &context);
         let iv = || {
-            let mut iv = [0; 12];
-            derive(group_key.as_bytes(), "stream iv", &context, &mut iv);
+            let mut iv = Zeroizing::new([0; 12]);
+            derive(group_key.as_bytes(), "stream iv", &context, iv.as_mut_slice());
             iv
         };
         match id.suite {

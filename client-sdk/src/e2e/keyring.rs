@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, num::NonZeroU64};
 
 use veilmq_protocol::veil::channel::{Secret32, extract};
+use zeroize::ZeroizeOnDrop;
 
 use super::{error::ConfigError, scope::Scope};
 
@@ -13,6 +14,7 @@ use super::{error::ConfigError, scope::Scope};
 const INSTALLED_MAX: usize = 1_024;
 
 /// A 32-byte group key (GK) of one epoch; erased when dropped.
+#[derive(ZeroizeOnDrop)]
 pub struct GroupKey(Secret32);
 
 impl GroupKey {
@@ -39,6 +41,7 @@ impl GroupKey {
 ///
 /// Simple to deploy, but no member can be removed and nothing is forward secret: whoever holds the master secret
 /// reads everything, past and future.
+#[derive(ZeroizeOnDrop)]
 pub struct MasterSecret(Secret32);
 
 impl MasterSecret {

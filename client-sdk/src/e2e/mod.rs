@@ -41,6 +41,8 @@ mod cipher;
 mod config;
 mod directory;
 pub mod distribution;
+#[cfg(test)]
+mod erasure;
 mod error;
 mod frame;
 mod keyring;

@@ -9,11 +9,12 @@ use crate::veil::{
 };
 use ed25519_dalek::{Signer, SigningKey};
 use x25519_dalek::{PublicKey, StaticSecret};
-use zeroize::Zeroizing;
+use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 /// An Ed25519 key that signs and a separate X25519 key that receives wrapped keys.
 ///
 /// One is never converted into the other (VEIL-1 section 3).
+#[derive(ZeroizeOnDrop)]
 pub struct IdentityKeys {
     ed25519: SigningKey,
     x25519: StaticSecret,

@@ -7,6 +7,8 @@
 
 mod aead;
 mod cbc_hmac;
+#[cfg(test)]
+mod erasure;
 mod error;
 mod established;
 mod fanout;
