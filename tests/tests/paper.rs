@@ -13,7 +13,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 use veilmq_client::e2e::distribution::{Admission, IssuePolicy};
-use veilmq_client::e2e::{EnvelopeOptions, OpenError};
+use veilmq_client::e2e::{EnvelopeOptions, OpenError, Provenance};
 use veilmq_client::{Builder, Client, Message, QoS, Received, Status, Subscription, identity as files};
 use veilmq_protocol::veil::channel::Identity;
 use veilmq_protocol::veil::distribution::{JoinRequest, Pair};
@@ -348,5 +348,47 @@ fn each_mode_that_is_served_is_warned_of_at_the_start() {
 
     for mode in ["paper-1", "paper-2", "paper-3", "paper-4"] {
         assert!(log.lines().any(|line| line.contains("veil.paper_modes") && line.contains(mode)), "{mode}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_retained_for_one_follows_the_key_of_the_pair_and_goes_with_it() {
+    for restarts in [false, true] {
+        let stage = Stage::new();
+        let (press, lake) = (press(), reader("lake"));
+        let pair = Pair { publisher: press.kid(), subscriber: lake.kid() };
+        // The next key is asked for after three seconds.
+        let policy = || IssuePolicy { rotate_every_ms: 3_000, ..policy() };
+        let publisher = || {
+            let publisher = stage.party(stage.broker.address(), &press, Scheme::Two).issue_pairs(policy());
+            publisher.state_file(stage.folder.path().join("press.state"))
+        };
+        let mut client = publisher().connect().await.unwrap();
+        let subscriber = stage.party(stage.broker.address(), &lake, Scheme::Two).join_pair(press.kid());
+        let subscriber = subscriber.connect().await.unwrap();
+        let mut messages = subscriber.subscribe(&pair.filter()).qos(QoS::AtLeastOnce).await.unwrap();
+        publish(&client, &Pair::topic(lake.kid(), "factory/t"), true).await;
+        let first = message(&mut messages).await;
+
+        if restarts {
+            client.disconnect().await.unwrap();
+            client = publisher().connect().await.unwrap();
+        }
+        let second = message(&mut messages).await;
+
+        assert_eq!(second.payload, TEXT.as_bytes());
+        let [before, after] = [first, second].map(|message| match message.sealed.unwrap().provenance {
+            Provenance::Envelope(origin) => origin,
+            other => panic!("{other:?}"),
+        });
+        assert!(after.refresh && !before.refresh && after.epoch > before.epoch, "{before:?} {after:?}");
+
+        assert_eq!(client.remove_pair(lake.kid()).await, Ok(true));
+        let mut third = message(&mut messages).await;
+        while !third.payload.is_empty() {
+            // Another key may have come meanwhile.
+            third = message(&mut messages).await;
+        }
+        assert_eq!(client.remove_pair(lake.kid()).await, Ok(false));
     }
 }

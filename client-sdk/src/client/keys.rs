@@ -26,12 +26,14 @@ const RETRY_MS: u64 = 1_000;
 /// What the broker retains has been heard by then; what is old after that was not replaced.
 const HEARD_MS: u64 = 60_000;
 
-/// What the application asks of an issuer.
+/// What the application asks of an issuer, or of an end of a pair.
 pub(super) enum KeyRequest {
     Admit(Box<Certificate>),
     Remove(Kid, Rotation),
     Rotate(Rotation),
     Members,
+    AdmitToPairs(Box<Certificate>),
+    RemovePair(Kid),
 }
 
 /// What it answers.
@@ -245,6 +247,7 @@ impl Keys {
     /// Carries out what the application asks.
     pub(super) fn request(
         &mut self,
+        e2e: &mut E2e,
         scope: &Scope,
         request: KeyRequest,
         now_unix_ms: u64,
@@ -254,6 +257,8 @@ impl Keys {
             KeyRequest::Admit(certificate) => keys.admit(scope, *certificate, now_unix_ms, &mut entropy)?,
             KeyRequest::Remove(member, rotation) => keys.remove(scope, member, rotation, &mut entropy),
             KeyRequest::Rotate(rotation) => keys.rotate(scope, rotation, &mut entropy),
+            KeyRequest::AdmitToPairs(certificate) => keys.admit_to_pairs(*certificate, now_unix_ms)?,
+            KeyRequest::RemovePair(peer) => keys.remove_pair(e2e, peer),
             KeyRequest::Members => return Ok(KeyAnswer::Members(keys.members(scope))),
         };
         Ok(KeyAnswer::Done(done))

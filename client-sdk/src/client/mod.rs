@@ -20,7 +20,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use veilmq_protocol::{
     ReasonCode, TopicFilter,
-    veil::{Certificate, Kid, channel::Identity},
+    veil::{Certificate, Kid, channel::Identity, distribution::Pair},
 };
 
 pub use self::{
@@ -197,6 +197,25 @@ impl Client {
         self.change_keys(scope, KeyRequest::Rotate(rotation)).await
     }
 
+    /// Lets a subscriber have a key of its own by name, also one that was [taken away](Self::remove_pair). Returns whether this client
+    /// gives such keys.
+    ///
+    /// # Errors
+    /// [`KeyRequestError`].
+    pub async fn admit_to_pairs(&self, subscriber: Certificate) -> Result<bool, KeyRequestError> {
+        self.change_keys(&pairs(), KeyRequest::AdmitToPairs(Box::new(subscriber))).await
+    }
+
+    /// Takes away the pair with `peer`, whichever end this client is, and erases its keys: nothing is sealed for it or accepted from it any
+    /// more. What this client has had retained for a subscriber is cleared, and the subscriber stays out until it is
+    /// [admitted](Self::admit_to_pairs), also after a restart if there is a state file. Returns whether there was a pair.
+    ///
+    /// # Errors
+    /// [`KeyRequestError`].
+    pub async fn remove_pair(&self, peer: Kid) -> Result<bool, KeyRequestError> {
+        self.change_keys(&pairs(), KeyRequest::RemovePair(peer)).await
+    }
+
     /// The members of a scope this client issues keys for.
     ///
     /// # Errors
@@ -276,4 +295,9 @@ impl Client {
             }
         }
     }
+}
+
+/// The topics of all pairs.
+fn pairs() -> String {
+    format!("{}#", Pair::TOPICS)
 }

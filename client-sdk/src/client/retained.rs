@@ -20,7 +20,7 @@ use veilmq_protocol::{
 use super::clock::entropy;
 use crate::{
     e2e::{E2e, EpochMark, OpenError, SealError},
-    message::{Message, Publication, encode_pairs},
+    message::{Message, Properties, Publication, encode_pairs},
 };
 
 const MESSAGES_MAX: usize = 1_024;
@@ -129,16 +129,17 @@ impl Retained {
         self.due_ms = activation.unwrap_or(u64::MAX);
         let mut reading = self.messages.values().filter(|kept| kept.reading_until_ms.is_some()).count();
         for (topic, kept) in &mut self.messages {
-            let mark = TopicName::new(topic).ok().and_then(|topic| e2e.refresh_mark(topic, now_unix_ms));
-            let Some(mark) = mark else { continue };
+            let Ok(name) = TopicName::new(topic) else { continue };
+            let Some(mark) = e2e.refresh_mark(name, now_unix_ms) else { continue };
             let is_due = mark != kept.left.mark;
+            let is_near = activation.is_some() || e2e.is_for_one(name);
             match &kept.publication {
                 Some(publication) if is_due => {
                     refresh.publications.extend(kept.left.replace(e2e, publication, mark, now_unix_ms));
                 }
                 Some(_) => {}
                 // Those that find no room have their turn when one of the others is done.
-                None if kept.is_wanted(is_due, activation.is_some()) && reading < READING_MAX => {
+                None if kept.is_wanted(is_due, is_near) && reading < READING_MAX => {
                     reading += 1;
                     let until_ms = now_unix_ms.saturating_add(READING_MS);
                     kept.reading_until_ms = Some(until_ms);
@@ -190,6 +191,26 @@ impl Retained {
             None => kept.waits = true,
         }
         Some(refresh)
+    }
+
+    /// Forgets what was retained on topics that begin so, and returns what clears it.
+    pub(super) fn clear(&mut self, prefix: &str) -> Vec<Publication> {
+        let topics: Vec<String> =
+            self.messages.keys().filter(|topic| topic.starts_with(prefix)).cloned().collect();
+        let mut cleared = Vec::new();
+        for topic in topics {
+            if let Some(Kept { left, .. }) = self.messages.get(&topic) {
+                cleared.push(Publication {
+                    topic: left.wire.clone(),
+                    payload: Bytes::new(),
+                    qos: left.qos,
+                    retain: true,
+                    properties: Properties::default(),
+                });
+            }
+            self.forget(&topic);
+        }
+        cleared
     }
 
     /// The broker does not let this client read what is retained under a name.

@@ -8,19 +8,27 @@ use bytes::Bytes;
 use tracing::{error, warn};
 use veilmq_protocol::{
     QoS, TopicFilter, TopicName,
-    veil::{Kid, channel::hash, distribution::DistributionTopic, hello::JoinStatus, layout::Reader},
+    veil::{
+        Kid,
+        channel::hash,
+        distribution::{DistributionTopic, Pair},
+        hello::JoinStatus,
+        layout::Reader,
+    },
 };
 use zeroize::Zeroizing;
 
 use super::{
     clock::{entropy, unix_ms},
-    error::{ConnectError, PublishError},
-    keys::{KeyWork, Keys, Parked},
+    error::{ConnectError, KeyRequestError, PublishError},
+    keys::{KeyAnswer, KeyRequest, KeyWork, Keys, Parked},
     parts::Parts,
     retained::{Refresh, Retained},
 };
 use crate::{
-    e2e::{Arrival, E2e, NamingError, OpenError, Saved, SealError, StateError, distribution::Distribution},
+    e2e::{
+        Arrival, E2e, NamingError, OpenError, Saved, Scope, SealError, StateError, distribution::Distribution,
+    },
     message::{Message, Publication, Received, Sealed, Will, encode_pairs},
     sealed_file::SealedFile,
     session::Receipt,
@@ -126,6 +134,26 @@ impl Sealing {
             .flatten()
             .min()
             .filter(|due| *due != u64::MAX)
+    }
+
+    /// Carries out what the application asks about keys, and returns what clears messages that are retained for a peer that was taken away.
+    pub(super) fn request_keys(
+        &mut self,
+        scope: &Scope,
+        request: KeyRequest,
+    ) -> Result<(KeyAnswer, Vec<Publication>), KeyRequestError> {
+        let keys = self.keys.as_mut().ok_or(KeyRequestError::NotAnIssuer)?;
+        let removed = match &request {
+            KeyRequest::RemovePair(peer) => Some(*peer),
+            KeyRequest::Admit(_)
+            | KeyRequest::Remove(..)
+            | KeyRequest::Rotate(_)
+            | KeyRequest::Members
+            | KeyRequest::AdmitToPairs(_) => None,
+        };
+        let answer = keys.request(&mut self.e2e, scope, request, unix_ms())?;
+        let cleared = removed.map(|peer| self.retained.clear(&Pair::topic(peer, "")));
+        Ok((answer, cleared.unwrap_or_default()))
     }
 
     /// Does what is due for the keys and returns what is to be sent.

@@ -301,8 +301,18 @@ impl E2e {
             Mode::Envelope { keys, options } if options.refresh_retained => {
                 keys.sending(now_unix_ms).map(|(issuer, epoch)| EpochMark { issuer, epoch, naming })
             }
+            Mode::Pairs { pairs, sending, .. } if sending.refresh_retained => {
+                let pair = Pair::subscriber_of(topic.as_str()).and_then(|subscriber| pairs.to(subscriber))?;
+                pair.keys.sending(now_unix_ms).map(|(issuer, epoch)| EpochMark { issuer, epoch, naming })
+            }
             Mode::Envelope { .. } | Mode::Article(_) | Mode::Pairs { .. } => None,
         }
+    }
+
+    /// Returns whether what this program publishes on `topic` is for one subscriber alone: its next key is not announced, and ends
+    /// the one before at once.
+    pub(crate) fn is_for_one(&self, topic: TopicName<'_>) -> bool {
+        find(&self.scopes, topic).is_some_and(|entry| matches!(entry.config.mode, Mode::Pairs { .. }))
     }
 
     /// Returns when the next epoch of any scope becomes active, in unix milliseconds, as far as that is known.

@@ -149,6 +149,21 @@ impl E2e {
         Ok(())
     }
 
+    /// Erases the keys of the pairs with `peer`, and what was derived from them.
+    pub(super) fn forget_pair(&mut self, peer: Kid) {
+        let own = self.kid;
+        let entry = self.scopes.iter_mut().find_map(|entry| match &mut entry.config.mode {
+            Mode::Pairs { pairs, .. } => Some((entry.id, pairs)),
+            Mode::Envelope { .. } | Mode::Article(_) => None,
+        });
+        let Some((id, pairs)) = entry else { return };
+        pairs.forget(peer);
+        // Whom a stream of this program is for does not show; those for others are derived again.
+        let is_theirs = |stream: &StreamId| stream.scope == id && [own, peer].contains(&stream.sender);
+        self.sender.retain_keys(|stream| !is_theirs(stream));
+        self.receiver.retain_keys(|stream| !is_theirs(stream));
+    }
+
     pub(super) fn pairs_mut(&mut self) -> Option<&mut Pairs> {
         self.scopes.iter_mut().find_map(|entry| match &mut entry.config.mode {
             Mode::Pairs { pairs, .. } => Some(pairs),

@@ -6,6 +6,7 @@ use veilmq_protocol::{
     PublishProperties, TopicName,
     veil::{
         Kid,
+        distribution::Pair,
         layout::{LayoutError, Reader},
     },
 };
@@ -36,12 +37,18 @@ impl E2e {
             true => blinding::place(&self.scopes, wire, payload, now_unix_ms)?,
             false => {
                 let entry = find(&self.scopes, topic).ok_or(OpenError::TopicMismatch)?;
-                let Mode::Envelope { keys, options } = &entry.config.mode else {
-                    return Err(OpenError::TopicMismatch);
+                let (scope, keys, options, pairwise) = match &entry.config.mode {
+                    Mode::Envelope { keys, options } => (&entry.config.scope, keys, options, false),
+                    Mode::Pairs { pairs, sending, .. } => {
+                        let subscriber = Pair::subscriber_of(topic.as_str());
+                        let pair = subscriber.and_then(|subscriber| pairs.to(subscriber));
+                        let pair = pair.ok_or(OpenError::TopicMismatch)?;
+                        (&pair.scope, &pair.keys, sending, true)
+                    }
+                    Mode::Article(_) => return Err(OpenError::TopicMismatch),
                 };
-                let scope = &entry.config.scope;
                 let tag = scope.tag();
-                EnvelopeScope { id: entry.id, scope, tag, blind: None, keys, options, pairwise: false }
+                EnvelopeScope { id: entry.id, scope, tag, blind: None, keys, options, pairwise }
             }
         };
         let incoming = Incoming { topic: wire, payload, retained: true, properties, now_unix_ms };

@@ -303,3 +303,85 @@ fn the_key_of_a_pair_comes_with_connack_as_well() {
     let again = lake.keys.ask_with_connect(&scope, press.kid(), START, &mut entropy());
     assert!(again.is_none(), "who has a key asks for none");
 }
+
+#[test]
+fn a_pair_that_its_publisher_took_away_comes_back_by_name_only() {
+    let mut broker = Broker::default();
+    let mut press = publisher();
+    let mut lake = Party::paired(reader("lake"), press.kid());
+    let mut hill = Party::paired(reader("hill"), press.kid());
+    talk(&mut broker, &mut [&mut press, &mut lake, &mut hill], START);
+    let scope = Pair { publisher: press.kid(), subscriber: lake.kid() }.to_string();
+
+    assert!(press.keys.remove_pair(&mut press.e2e, lake.kid()));
+    assert!(!press.keys.remove_pair(&mut press.e2e, lake.kid()), "it is gone");
+
+    let removed = KeyEvent::Removed { scope, member: lake.kid() };
+    assert_eq!(press.keys.take_events(), [removed]);
+    let refusal = KeyEvent::JoinFailed { issuer: press.kid(), error: JoinError::Refused(1) };
+    for now in [START + SECOND, START + DAY, START + DAY + 60 * SECOND] {
+        if now == START + DAY + 60 * SECOND {
+            press = press.restarted(|identity| Party::giving_pairs(identity, IssuePolicy::default()));
+        }
+        let events = talk(&mut broker, &mut [&mut press, &mut lake, &mut hill], now);
+        assert_eq!(events.contains(&refusal), now > START + SECOND, "{events:?}");
+        assert_eq!(seal_for(&mut press, lake.kid(), now), Err(SealError::NoKey));
+        let for_hill = seal_for(&mut press, hill.kid(), now).unwrap();
+        assert_eq!(open(&mut hill, &for_hill, now), Ok(SECRET.to_vec()));
+    }
+
+    let now = START + DAY + 120 * SECOND;
+    assert_eq!(press.keys.admit_to_pairs(lake.certificate(), now), Ok(true));
+    talk(&mut broker, &mut [&mut press, &mut lake], now);
+    let sealed = seal_for(&mut press, lake.kid(), now).unwrap();
+    assert_eq!(open(&mut lake, &sealed, now), Ok(SECRET.to_vec()));
+}
+
+#[test]
+fn an_exchange_that_is_under_way_gives_no_key_to_a_pair_that_was_taken_away() {
+    for is_publisher in [false, true] {
+        let mut broker = Broker::default();
+        let mut press = publisher();
+        let mut lake = Party::paired(reader("lake"), press.kid());
+        press.visit(&mut broker, START);
+        lake.visit(&mut broker, START);
+        press.hear(&broker.passing.remove(0), START);
+        press.visit(&mut broker, START);
+        let response = broker.passing.remove(0);
+
+        if is_publisher {
+            lake.hear(&response, START);
+            lake.visit(&mut broker, START);
+            press.keys.remove_pair(&mut press.e2e, lake.kid());
+            press.keys.take_events();
+            assert_eq!(press.hear(&broker.passing.remove(0), START), []);
+            assert_eq!(seal_for(&mut press, lake.kid(), START), Err(SealError::NoKey));
+        } else {
+            assert!(lake.keys.remove_pair(&mut lake.e2e, press.kid()));
+            lake.keys.take_events();
+            assert_eq!(lake.hear(&response, START), []);
+            lake.visit(&mut broker, START);
+            assert!(broker.passing.is_empty(), "nothing is confirmed");
+        }
+    }
+}
+
+#[test]
+fn a_subscriber_that_has_left_a_pair_reads_nothing_and_asks_no_more() {
+    let mut broker = Broker::default();
+    let mut press = publisher();
+    let mut lake = Party::paired(reader("lake"), press.kid());
+    talk(&mut broker, &mut [&mut press, &mut lake], START);
+    let on_its_way = seal_for(&mut press, lake.kid(), START).unwrap();
+
+    assert!(lake.keys.remove_pair(&mut lake.e2e, press.kid()));
+
+    let epoch = Envelope::parse(&on_its_way).unwrap().header.epoch;
+    assert_eq!(open(&mut lake, &on_its_way, START), Err(OpenError::NoKey { epoch }));
+    let heard = format!("_veil/1/pre/{}", press.kid());
+    assert!(!lake.keys.filters().contains(&heard));
+    for now in [START + 60 * SECOND, START + DAY] {
+        lake.visit(&mut broker, now);
+        assert!(broker.passing.is_empty());
+    }
+}

@@ -171,10 +171,10 @@ impl Driver {
         scope: &Scope,
         request: KeyRequest,
     ) -> Result<KeyAnswer, KeyRequestError> {
-        let keys = self.sealing.keys_mut().ok_or(KeyRequestError::NotAnIssuer)?;
-        let done = keys.request(scope, request, unix_ms())?;
+        let (answer, cleared) = self.sealing.request_keys(scope, request)?;
+        self.ready.extend(cleared.into_iter().map(|publication| (publication, None)));
         self.work_on_keys();
-        Ok(done)
+        Ok(answer)
     }
 }
 

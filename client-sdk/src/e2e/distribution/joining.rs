@@ -138,6 +138,10 @@ impl Distribution {
         }
         if let Ok(Confirmed { scope, member, pair }) = self.asked.confirm(payload) {
             if let Some(key) = pair {
+                if !self.pairs.is_granted(member) {
+                    // It was taken away meanwhile.
+                    return;
+                }
                 self.changed = true;
                 install_pair(e2e, End::Publisher, member, key);
             }

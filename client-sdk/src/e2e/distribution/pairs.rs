@@ -3,7 +3,7 @@
 //! Owns both ends of the exchange but its cryptography. Invariants: a publisher seals under a key once its subscriber has shown
 //! that it has it; the epochs of a pair only increase, also when the publisher has lost its state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use veilmq_protocol::veil::{
     Certificate, CertificateError, Kid, Roles,
@@ -13,7 +13,7 @@ use veilmq_protocol::veil::{
 use zeroize::Zeroizing;
 
 use super::{
-    Distribution, IssuePolicy,
+    Distribution, IssuePolicy, KeyEvent,
     join::{Answer, PairKey, Term},
     joining::{NO_SUCH_SCOPE, NOT_ADMITTED},
     saved::{Writer, optional, read_certificate, read_window},
@@ -44,6 +44,8 @@ struct Giving {
     /// Let in by name.
     named: BTreeMap<Kid, Certificate>,
     granted: BTreeMap<Kid, Granted>,
+    /// Taken away, and let in again only by name.
+    barred: BTreeSet<Kid>,
 }
 
 /// The newest epoch that was given to a subscriber, whether or not it has confirmed it.
@@ -125,6 +127,21 @@ impl PairExchanges {
         Answer::Pair(Term { epoch, activate_ms: now_unix_ms, retire_ms: now_unix_ms.saturating_add(life_ms) })
     }
 
+    /// Forgets a peer at either end. Returns whether there was anything to forget.
+    fn remove(&mut self, peer: Kid) -> bool {
+        let was_publisher = self.publishers.remove(&peer).is_some();
+        let Some(giving) = &mut self.giving else { return was_publisher };
+        let was_named = giving.named.remove(&peer).is_some();
+        let was_granted = giving.granted.remove(&peer).is_some();
+        giving.barred.insert(peer);
+        was_publisher || was_named || was_granted
+    }
+
+    /// Whether a subscriber that confirms a key is still to have it.
+    pub(super) fn is_granted(&self, subscriber: Kid) -> bool {
+        self.giving.as_ref().is_some_and(|giving| giving.granted.contains_key(&subscriber))
+    }
+
     /// Forgets those whose certificates do not count any more, and returns who they are.
     pub(super) fn revise(&mut self, is_revoked: impl Fn(&Certificate) -> bool) -> Vec<Kid> {
         let Some(giving) = &mut self.giving else { return Vec::new() };
@@ -143,7 +160,8 @@ impl Giving {
         let has_room = self.granted.len() < usize::from(self.policy.members_max);
         let is_known = self.granted.contains_key(&subscriber);
         let is_named = self.named.contains_key(&subscriber);
-        (has_room || is_known) && (is_named || self.policy.admission.admits(certificate, &scope))
+        let may_come = (has_room || is_known) && !self.barred.contains(&subscriber);
+        may_come && (is_named || self.policy.admission.admits(certificate, &scope))
     }
 }
 
@@ -163,7 +181,12 @@ impl Distribution {
             return Err(ConfigError::MayNotIssue);
         }
         e2e.add_pairs(End::Publisher, options)?;
-        self.pairs.giving = Some(Giving { policy, named: BTreeMap::new(), granted: BTreeMap::new() });
+        self.pairs.giving = Some(Giving {
+            policy,
+            named: BTreeMap::new(),
+            granted: BTreeMap::new(),
+            barred: BTreeSet::new(),
+        });
         Ok(())
     }
 
@@ -193,8 +216,26 @@ impl Distribution {
     ) -> Result<bool, CertificateError> {
         self.anchors.verify(&certificate, Roles::SUBSCRIBER, None, Some(now_unix_ms / 1_000))?;
         let Some(giving) = &mut self.pairs.giving else { return Ok(false) };
+        self.changed |= giving.barred.remove(&certificate.kid());
         giving.named.insert(certificate.kid(), certificate);
         Ok(true)
+    }
+
+    /// Takes away the pair with `peer`, whichever end that is: its keys are erased, and no exchange with it is answered or begun. A
+    /// subscriber stays out until it is [admitted by name](Self::admit_to_pairs), also after a restart. Returns whether there was one.
+    pub fn remove_pair(&mut self, e2e: &mut E2e, peer: Kid) -> bool {
+        let removed = self.pairs.remove(peer);
+        let own = self.identity.kid();
+        let [to, from] = [(own, peer), (peer, own)]
+            .map(|(publisher, subscriber)| Pair { publisher, subscriber }.to_string());
+        self.asking.retain(|asking| asking.scope.as_str() != from);
+        e2e.forget_pair(peer);
+        self.changed = true;
+        if removed {
+            let scope = if self.pairs.gives() { to } else { from };
+            self.events.push(KeyEvent::Removed { scope, member: peer });
+        }
+        removed
     }
 
     /// Asks the publishers whose keys are missing or half over. One that is being asked has its time to answer first.
@@ -226,6 +267,11 @@ impl Distribution {
             out.v32(certificate.as_bytes());
             out.u32(*epoch);
         }
+        let barred: Vec<&Kid> = self.pairs.giving.iter().flat_map(|giving| &giving.barred).collect();
+        out.count(barred.len());
+        for kid in barred {
+            out.bytes(kid.as_bytes());
+        }
         out.count(self.pairs.publishers.len());
         for (kid, publisher) in &self.pairs.publishers {
             out.bytes(kid.as_bytes());
@@ -245,13 +291,26 @@ impl Distribution {
         }
     }
 
-    /// Reads what [`write_pairs`](Self::write_pairs) wrote; what is not configured any more is passed over.
-    pub(super) fn read_pairs(&mut self, e2e: &mut E2e, reader: &mut Reader<'_>) -> Result<(), StateError> {
+    /// Reads what [`write_pairs`](Self::write_pairs) wrote, or wrote before pairs could be taken away; what is not configured any more
+    /// is passed over.
+    pub(super) fn read_pairs(
+        &mut self,
+        e2e: &mut E2e,
+        reader: &mut Reader<'_>,
+        has_barred: bool,
+    ) -> Result<(), StateError> {
         for _ in 0..reader.u32("pair count")? {
             let certificate = read_certificate(reader)?;
             let granted = Granted { epoch: reader.u32("epoch")?, certificate };
             if let Some(giving) = &mut self.pairs.giving {
                 giving.granted.insert(granted.certificate.kid(), granted);
+            }
+        }
+        let barred_count = if has_barred { reader.u32("barred count")? } else { 0 };
+        for _ in 0..barred_count {
+            let kid = Kid::from_bytes(reader.array("barred")?);
+            if let Some(giving) = &mut self.pairs.giving {
+                giving.barred.insert(kid);
             }
         }
         for _ in 0..reader.u32("publisher count")? {

@@ -118,9 +118,7 @@ impl Distribution {
         peers.extend(
             self.pairs.publishers().filter(|kid| e2e.directory().certificate(*kid).is_some_and(is_revoked)),
         );
-        if let Some(pairs) = e2e.pairs_mut() {
-            peers.into_iter().for_each(|peer| pairs.forget(peer));
-        }
+        peers.into_iter().for_each(|peer| e2e.forget_pair(peer));
         e2e.directory_mut().heed(|certificate| said.reason(certificate));
         for membership in &self.memberships {
             if let (Some(now_unix_ms), Some(rings)) = (now_unix_ms, e2e.rings_mut(&membership.scope)) {

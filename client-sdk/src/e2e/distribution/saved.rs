@@ -26,7 +26,9 @@ use crate::e2e::{
 };
 
 const MAGIC: [u8; 4] = *b"VEKD";
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
+/// No pair could be taken away.
+const VERSION_3: u8 = 3;
 /// Without the certificates by which issuers speak.
 const VERSION_2: u8 = 2;
 /// Without the sessions that have used a key, and without pairs.
@@ -123,7 +125,7 @@ impl Distribution {
             return Err(StateError::NotState);
         }
         let version = reader.u8("version")?;
-        if !matches!(version, VERSION_1 | VERSION_2 | VERSION) {
+        if !matches!(version, VERSION_1 | VERSION_2 | VERSION_3 | VERSION) {
             return Err(StateError::Version(version));
         }
         if Kid::from_bytes(reader.array("kid")?) != self.identity.kid() {
@@ -158,7 +160,7 @@ impl Distribution {
             }
         }
         if version != VERSION_1 {
-            self.read_pairs(e2e, &mut reader)?;
+            self.read_pairs(e2e, &mut reader, version == VERSION)?;
         }
         reader.finish()?;
         let lists: Vec<Crl> = self.lists.values().cloned().collect();
