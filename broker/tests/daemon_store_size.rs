@@ -91,11 +91,15 @@ fn memory_is_bounded_by_the_number_of_what_is_stored() {
         std::env::var("VEILMQ_TEST_STORE_DELIVERIES").map_or(100_000, |text| text.parse().unwrap());
     let narrow = deliveries / 10;
 
+    // The program itself and its sessions, whatever machine and allocator this is.
+    let base = peaks(0, 1, 30);
     let peaks = peaks((deliveries - narrow) / SESSIONS, narrow, 30);
 
-    // The first part is the program itself, caches, and what the allocator gives back late.
-    let bound = 80 * MEGABYTE + 120 * deliveries;
-    assert!(peaks.iter().all(|peak| *peak < bound), "{deliveries} deliveries, {bound} bytes: {peaks:?}");
+    // The first part is caches that fill, and what the allocator gives back late.
+    let growth_max = 32 * MEGABYTE + 120 * deliveries;
+    for (base, peak) in base.iter().zip(&peaks) {
+        assert!(*peak < base + growth_max, "{deliveries} deliveries: {peaks:?}, and without: {base:?}");
+    }
 }
 
 #[test]
