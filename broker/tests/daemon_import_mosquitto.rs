@@ -132,7 +132,7 @@ fn everything_in_a_dump_becomes_what_this_broker_would_have_stored() {
     assert_eq!(retained["expires_at_ms"], json!(4_000_000_000_000_u64));
     assert_eq!(
         retained["source"],
-        json!({"client_id": "publisher", "user": "ann", "listener": null, "certificate": null})
+        json!({"client_id": "publisher", "user": "ann", "listener": null, "vouched": false, "certificate": null})
     );
     let properties = retained["properties"].as_str().unwrap();
     // Payload Format Indicator 1, Content Type, Response Topic, Correlation Data, User Property.

@@ -410,6 +410,30 @@ fn what_the_service_takes_back_is_taken_from_a_live_subscription() {
 }
 
 #[test]
+fn what_a_client_has_retained_is_not_sent_once_its_right_to_it_is_taken_back() {
+    // [B07]
+    let service = Service::start(by_password(json!({"publish": ["t"], "subscribe": ["t"]})));
+    let side = Side::start(service, "renew_url = \"URL/renew\"\nrenew_seconds = 1\ncache_seconds = 0", "");
+    let mut ann = side.join("a", "ann");
+    let mut retained = publish_packet_v5("t", 7, 1, b"m");
+    retained[0] |= 1;
+    ann.send(&retained).unwrap();
+    assert_eq!(ann.packet().unwrap().first, acknowledgement(0x40, 7)[0]);
+    let mut bob = side.join("b", "bob");
+    assert_eq!(subscribe(&mut bob, "t"), 0);
+    assert_eq!(bob.packet().unwrap().first & 0xF0, PUBLISH, "it is sent as long as she may publish it");
+    drop(bob);
+
+    side.service.answer_with(by_password(json!({"publish": [], "subscribe": ["t"]})));
+    side.service.wait_for_questions(side.asked() + 2);
+    assert!(is_alive(&mut ann), "she stays");
+
+    let mut bob = side.join("b", "bob");
+    assert_eq!(subscribe(&mut bob, "t"), 0);
+    assert!(is_alive(&mut bob) && is_alive(&mut bob), "nothing comes before the answers to PINGREQ");
+}
+
+#[test]
 fn what_was_said_last_holds_for_a_while_when_nobody_answers() {
     let service = Service::start(by_password(json!({"publish": ["t"]})));
     let side = Side::start(service, "renew_url = \"URL/renew\"\nrenew_seconds = 1\nstale_seconds = 3", "");

@@ -41,6 +41,7 @@ mod shard;
 mod share;
 mod shared;
 mod source;
+mod standing;
 mod stats;
 mod storage;
 mod sys;

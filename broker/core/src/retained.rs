@@ -11,6 +11,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use veilmq_protocol::{TopicFilter, TopicName};
 
 use crate::message::Message;
+use crate::source::Source;
+use crate::standing::{Owner, Standing, Standings};
 use crate::sys;
 use crate::time::Moment;
 
@@ -28,6 +30,8 @@ type Topics = BTreeMap<Arc<str>, Arc<Message>>;
 struct Inner {
     topics: Topics,
     bytes: usize,
+    /// What whoever vouches for clients has said of those whose messages these are.
+    standings: Standings,
     /// What the broker says of itself, which no budget refuses and no count of clients' messages shows.
     own: Topics,
 }
@@ -98,6 +102,20 @@ impl RetainedIndex {
     pub(crate) fn restore(&self, message: &Arc<Message>) {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         inner.replace(message);
+    }
+
+    /// Takes note of what was said of a client by whoever vouches for it, if it has retained anything.
+    pub(crate) fn say(&self, owner: &Owner, standing: Standing) {
+        // Few have, and readers are not held up for the others.
+        let is_known = self.inner.read().unwrap_or_else(PoisonError::into_inner).standings.contains(owner);
+        if is_known {
+            self.inner.write().unwrap_or_else(PoisonError::into_inner).standings.say(owner, standing);
+        }
+    }
+
+    /// Returns what is known of whose a retained message is, if somebody vouches for it.
+    pub(crate) fn standing(&self, source: &Source) -> Standing {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).standings.of(source)
     }
 
     /// Returns the message that a topic retains now.
@@ -185,6 +203,8 @@ impl RetainedIndex {
 
 impl Inner {
     fn replace(&mut self, message: &Arc<Message>) {
+        // Before the other one leaves, so that what is known of its publisher stays if this one has the same.
+        self.standings.came(message);
         self.remove(message.topic());
         self.bytes += message.size_bytes();
         self.topics.insert(Arc::from(message.topic()), Arc::clone(message));
@@ -193,6 +213,7 @@ impl Inner {
     fn remove(&mut self, topic: &str) -> bool {
         match self.topics.remove(topic) {
             Some(old) => {
+                self.standings.left(&old);
                 self.bytes -= old.size_bytes();
                 true
             }

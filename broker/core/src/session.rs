@@ -146,9 +146,11 @@ impl Session {
         };
         let origin = self.origin.get_or_insert_default();
         let certificate = origin.certificate.as_ref().filter(|_| needs_certificate);
+        let is_vouched = self.user.as_ref().and_then(User::rules).is_some();
         let is_current = |known: &Arc<Source>| {
             known.user.as_ref() == user
                 && known.listener.as_ref() == listener
+                && known.is_vouched == is_vouched
                 && known.certificate.as_ref() == certificate
         };
         let known = origin.source.take().filter(is_current);
@@ -157,6 +159,7 @@ impl Session {
                 client_id: Arc::clone(&self.client_id),
                 user: user.map(Arc::clone),
                 listener: listener.map(Arc::clone),
+                is_vouched,
                 certificate: certificate.map(Arc::clone),
             })
         }))

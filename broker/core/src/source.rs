@@ -16,6 +16,8 @@ pub struct Source {
     pub user: Option<Arc<str>>,
     /// The name of the listener it came by, [`crate::Entrance::name`]; None if that is not known.
     pub listener: Option<Arc<str>>,
+    /// Somebody who vouches for the client says what it may do, and not the rules of that listener.
+    pub is_vouched: bool,
     /// What its certificate says, if the rules of that listener went by certificates.
     pub certificate: Option<Arc<CertificateFields>>,
 }

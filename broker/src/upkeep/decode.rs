@@ -312,9 +312,11 @@ impl Fields {
         let client_id = Arc::from(source.text("client_id")?);
         let user = source.optional("user", Self::text)?.map(Arc::from);
         let listener = source.optional("listener", Self::text)?.map(Arc::from);
+        // Exports of brokers that did not remember these do not have them.
+        let is_vouched = source.0.contains_key("vouched") && source.flag("vouched")?;
         let certificate = source.certificate()?.map(Arc::new);
         source.end()?;
-        Ok(Some(Source { client_id, user, listener, certificate }))
+        Ok(Some(Source { client_id, user, listener, is_vouched, certificate }))
     }
 
     /// Reads what the publisher's certificate says, which exports of brokers that did not remember it do not have.

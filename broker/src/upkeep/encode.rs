@@ -91,6 +91,7 @@ struct Source<'a> {
     client_id: &'a str,
     user: Option<&'a str>,
     listener: Option<&'a str>,
+    vouched: bool,
     certificate: Option<Certificate<'a>>,
 }
 
@@ -179,6 +180,7 @@ pub(crate) fn record<E>(
                 client_id: &source.client_id,
                 user: source.user.as_deref(),
                 listener: source.listener.as_deref(),
+                vouched: source.is_vouched,
                 certificate: source.certificate.as_deref().map(Certificate),
             });
             put(Place::retained(message.topic()), &Line::Retained { body: body(message), source })

@@ -57,6 +57,14 @@ impl AccessTables {
         self.of(entrance).unseats(user, now.of(entrance))
     }
 
+    /// Tells whether somebody who vouches for clients of a listener may say what they may do; of any, if it is not known which.
+    pub(crate) fn are_brought_by_vouchers(&self, entrance: Option<EntranceId>) -> bool {
+        match entrance {
+            Some(entrance) => self.of(entrance).authorities_bring_rules,
+            None => self.own.iter().chain([&self.common]).any(|access| access.authorities_bring_rules),
+        }
+    }
+
     /// Tells whether what the clients of a listener may do can depend on their certificates.
     pub(crate) fn needs_certificates(&self, entrance: EntranceId) -> bool {
         self.of(entrance).needs_certificates()

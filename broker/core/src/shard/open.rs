@@ -160,6 +160,7 @@ impl Shard {
     ) {
         let session = self.session_of(&arrival.request.client_id);
         self.adopt(session, &arrival);
+        self.tell_standing(session);
         self.shared.presence.came(arrival.user_name(), arrival.connection, &arrival.peer);
         tracing::info!(
             target: crate::CONNECTION_LINES,

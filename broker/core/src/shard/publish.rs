@@ -483,7 +483,10 @@ impl Shard {
             return Ok(());
         }
         let record = match self.shared.retained.store(message) {
-            Stored::Kept => Record::Retained { message: Arc::clone(message) },
+            Stored::Kept => {
+                self.tell_standing_of(message);
+                Record::Retained { message: Arc::clone(message) }
+            }
             Stored::Cleared => Record::RetainedCleared { topic: Arc::from(message.topic()) },
             Stored::Nothing => return Ok(()),
             Stored::OverBudget => {

@@ -53,12 +53,14 @@ impl Shard {
                 user.proof = Proof::Vouched(Box::new(Voucher { authority, terms }));
                 state.permissions = permissions_of(state, &self.access);
                 self.end_lost_subscriptions(session);
+                self.tell_standing(session);
                 due_at
             }
             Verdict::Busy => user.terms().and_then(|terms| terms.retry_at(environment.now)),
             Verdict::Right(_) | Verdict::Wrong | Verdict::Banned => {
                 // Its Will Message is not published either.
                 user.proof = Proof::Withdrawn;
+                self.tell_standing(session);
                 let reason = CloseReason::Broker(BrokerReason::Revoked);
                 return self.close(connection, &reason, environment, effects);
             }

@@ -9,7 +9,9 @@ use veilmq_protocol::{TopicFilter, TopicName};
 
 use super::Shard;
 use super::publish::Publication;
-use crate::access::{AccessTables, Action, Asker, BRIDGES, CertificateFields, Names, Permissions, Verdict};
+use crate::access::{
+    AccessTables, Action, Asker, BRIDGES, CertificateFields, Names, Permissions, Proof, Verdict,
+};
 use crate::connection::{Arrival, Connection};
 use crate::e2e::Member;
 use crate::effect::Effect;
@@ -19,6 +21,7 @@ use crate::message::Message;
 use crate::record::Record;
 use crate::session::Session;
 use crate::source::Source;
+use crate::standing::Standing;
 use crate::time::Environment;
 
 /// What a client may send ahead while its password is being checked: what one read of the driver brings.
@@ -138,10 +141,6 @@ impl Shard {
             return None;
         }
         let session = self.sessions.get_mut(&publication.publisher?)?;
-        // What only its voucher says that it may do cannot be asked for once it is gone.
-        if session.asker().rules.is_some() {
-            return None;
-        }
         let listener = session.entrance.and_then(|entrance| self.settings.entrance_name(entrance));
         let needs_certificate =
             session.entrance.is_some_and(|entrance| self.access.needs_certificates(entrance));
@@ -156,21 +155,60 @@ impl Shard {
             return true;
         }
         let Ok(topic) = TopicName::new(message.topic()) else { return true };
-        let permissions = publishers.entry(Arc::clone(source)).or_insert_with(|| {
-            let entrance = source.listener.as_ref().and_then(|name| self.settings.entrance_named(name));
-            let names = Names {
-                user: source.user.as_deref(),
-                client_id: &source.client_id,
-                certificate: source.certificate.as_deref(),
-            };
-            self.access.permissions_of_absent(entrance, Asker { names, rules: None })
-        });
+        let permissions =
+            publishers.entry(Arc::clone(source)).or_insert_with(|| self.permissions_of_source(source));
         let mut allow = permissions.iter_mut().map(|permissions| {
             permissions.as_mut().is_none_or(|permissions| permissions.allow_publish(topic))
         });
         let is_allowed = allow.any(|is_allowed| is_allowed);
         self.stats.acl_checked(Action::Publish, is_allowed);
         is_allowed
+    }
+
+    /// Returns what whoever a retained message is of may do now: anything that one of the answers allows; None is everything.
+    fn permissions_of_source(&self, source: &Source) -> Vec<Option<Box<Permissions>>> {
+        let entrance = source.listener.as_ref().and_then(|name| self.settings.entrance_named(name));
+        let standing = match source.is_vouched && self.access.are_brought_by_vouchers(entrance) {
+            true => self.shared.retained.standing(source),
+            // Nobody vouches any more for what clients of that listener may do.
+            false => Standing::OfListener,
+        };
+        let rules = match &standing {
+            Standing::Unknown => return vec![None],
+            Standing::Withdrawn => return Vec::new(),
+            Standing::OfListener => None,
+            Standing::Rules(rules) => Some(rules),
+        };
+        let names = Names {
+            user: source.user.as_deref(),
+            client_id: &source.client_id,
+            certificate: source.certificate.as_deref(),
+        };
+        self.access.permissions_of_absent(entrance, Asker { names, rules })
+    }
+
+    /// Takes note of what a session's client may do now, for what it has retained and will retain.
+    pub(super) fn tell_standing(&self, session: SessionId) {
+        let Some(state) = self.sessions.get(&session) else { return };
+        if !self.access.are_brought_by_vouchers(state.entrance) {
+            return;
+        }
+        let Some(user) = &state.user else { return };
+        let standing = match (&user.proof, user.rules()) {
+            (Proof::Withdrawn, _) => Standing::Withdrawn,
+            (_, Some(rules)) => Standing::Rules(rules.clone()),
+            (_, None) => Standing::OfListener,
+        };
+        let owner = (Some(Arc::clone(&user.name)), Arc::clone(&state.client_id));
+        self.shared.retained.say(&owner, standing);
+    }
+
+    /// Takes note of what may be done by whom a message is of that was retained now.
+    pub(super) fn tell_standing_of(&self, message: &Message) {
+        let source = message.source().filter(|source| source.is_vouched);
+        if let Some(session) = source.and_then(|source| self.by_client_id.get(&source.client_id)) {
+            self.tell_standing(*session);
+        }
     }
 
     /// Tells whether a session may have the Will Message published that is due: it may publish to the topic, and its client would

@@ -195,6 +195,94 @@ fn what_a_client_with_rules_of_its_own_has_retained_stays_when_it_is_gone() {
     assert!(world.received(reader).iter().any(|packet| packet.starts_with("PUBLISH t")));
 }
 
+/// What a new subscriber is sent, whom the file knows.
+fn brought(world: &mut World) -> Vec<String> {
+    let connection = world.connect(&connect_as("r", "file", 0));
+    world.judge(Verdict::Right(1));
+    world.subscribe(connection, "#", QoS::AtMostOnce);
+    let mut received = world.received(connection);
+    world.cut(connection);
+    received.retain(|packet| packet.starts_with("PUBLISH"));
+    received
+}
+
+#[test]
+fn what_is_retained_is_held_against_what_was_said_last_of_its_publisher() {
+    // [B07]
+    let set_access = |world: &mut World| {
+        let own = rules(vec![allow(RECEIVE, "#")], true);
+        world.set_access(Access { authorities_bring_rules: true, rules: own, ..access(&[7]) });
+    };
+    let everything = || vec![allow(PUBLISH, "t/#")];
+    let mut world = World::new(2);
+    set_access(&mut world);
+    let ann = join_on(&mut world, "a", everything());
+    world.retain(ann, "t/1", "m");
+    world.retain(ann, "t/2", "m");
+    let both = ["PUBLISH t/1 \"m\" qos0 retain", "PUBLISH t/2 \"m\" qos0 retain"];
+    assert_eq!(brought(&mut world), both);
+
+    // A renewal takes one away, while she is connected.
+    world.pass(1_000);
+    let fewer = terms(&world, vec![allow(PUBLISH, "t/2")]);
+    world.judge(Verdict::Vouched { user: "ann".into(), authority: 7, terms: fewer });
+    assert_eq!(brought(&mut world), both[1..]);
+    world.cut(ann);
+    world.pass(100_000);
+    assert_eq!(brought(&mut world), both[1..], "her session is over");
+
+    // A login as somebody else, or one that is refused, says nothing of her.
+    let eve = world.connect(&connect_as("a", "ann", 0));
+    world.judge(Verdict::Wrong);
+    assert_eq!(world.received(eve), ["CONNACK 0x86"]);
+    let other = join_on(&mut world, "other", Vec::new());
+    world.cut(other);
+    assert_eq!(brought(&mut world), both[1..]);
+
+    // What is said at another login holds for what was retained before.
+    let ann = join_on(&mut world, "a", everything());
+    assert_eq!(brought(&mut world), both);
+
+    // She is denied altogether.
+    world.pass(1_000);
+    world.judge(Verdict::Wrong);
+    assert_eq!(world.received(ann).last().map(String::as_str), Some("DISCONNECT 0x87"));
+    assert!(brought(&mut world).is_empty());
+
+    // After a restart nothing is known, until she comes back.
+    let mut world = world.crash(1).0;
+    set_access(&mut world);
+    assert_eq!(brought(&mut world), both);
+    join_on(&mut world, "a", vec![allow(PUBLISH, "t/1")]);
+    assert_eq!(brought(&mut world), both[..1]);
+
+    // Where nobody brings rules any more, those of the file hold.
+    world.set_access(Access { rules: rules(vec![allow(RECEIVE, "#")], true), ..access(&[7]) });
+    assert!(brought(&mut world).is_empty());
+}
+
+#[test]
+fn what_was_said_of_a_publisher_is_forgotten_with_its_last_message_and_kept_when_that_is_replaced() {
+    let mut world = World::new(1);
+    let own = rules(vec![allow(RECEIVE, "#"), allow(PUBLISH, "t")], true);
+    world.set_access(Access { authorities_bring_rules: true, rules: own, ..access(&[7]) });
+    let ann = join_on(&mut world, "a", vec![allow(PUBLISH, "t")]);
+    world.retain(ann, "t", "one");
+    world.retain(ann, "t", "two");
+    assert_eq!(brought(&mut world), ["PUBLISH t \"two\" qos0 retain"]);
+    world.pass(1_000);
+    let none = terms(&world, Vec::new());
+    world.judge(Verdict::Vouched { user: "ann".into(), authority: 7, terms: none });
+    assert!(brought(&mut world).is_empty());
+
+    // Somebody else's message takes its place.
+    let file = world.connect(&connect_as("f", "file", 60));
+    world.judge(Verdict::Right(1));
+    world.retain(file, "t", "three");
+
+    assert_eq!(brought(&mut world), ["PUBLISH t \"three\" qos0 retain"]);
+}
+
 #[test]
 fn a_client_with_a_password_and_no_user_name_is_whoever_is_vouched_for() {
     let unnamed = || Connect { username: None, ..connect_as("a", "", 60) };

@@ -251,7 +251,13 @@ fn source(base: &BaseMessage) -> Option<Arc<Source>> {
     let client_id = base.clientid.as_deref().filter(|client_id| !client_id.is_empty())?;
     // Its listener is known by port alone, which is no name of one of ours.
     let user = base.username.as_deref().map(Arc::from);
-    Some(Arc::new(Source { client_id: Arc::from(client_id), user, listener: None, certificate: None }))
+    Some(Arc::new(Source {
+        client_id: Arc::from(client_id),
+        user,
+        listener: None,
+        is_vouched: false,
+        certificate: None,
+    }))
 }
 
 /// Mosquitto keeps when a message expires, and not the interval that was given: what is left of that takes its place.
