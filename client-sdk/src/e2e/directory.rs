@@ -53,8 +53,15 @@ impl Directory {
         anchors: &TrustAnchors,
         now_unix_ms: u64,
     ) -> Result<Kid, CertificateError> {
-        anchors.verify(&certificate, Roles::PUBLISHER, None, Some(now_unix_ms / 1000))?;
-        Ok(self.reintroduce(certificate))
+        let now_unix_seconds = Some(now_unix_ms / 1000);
+        anchors.verify(&certificate, Roles::PUBLISHER, None, now_unix_seconds)?;
+        let kid = certificate.kid();
+        let known = self.certificates.get(&kid).filter(|_| !self.is_revoked(kid));
+        let is_older = known.is_some_and(|known| {
+            certificate.not_before < known.not_before && known.verify_validity(now_unix_seconds).is_ok()
+        });
+        // Whoever keeps an object with an earlier certificate brings back nothing that it allowed.
+        Ok(if is_older { kid } else { self.reintroduce(certificate) })
     }
 
     /// Adds a certificate that was introduced before and kept where nobody else can write.

@@ -1,7 +1,7 @@
 //! What revocation lists do beyond taking members out (VEIL-1 section 3.2): to senders, to authorities, and to what was saved.
 
 use veilmq_client::e2e::{
-    EnvelopeOptions, OpenError, SealError, SenderPolicy,
+    Directory, EnvelopeOptions, OpenError, SealError, SenderPolicy,
     distribution::{IssuePolicy, KeyEvent},
 };
 use veilmq_protocol::{
@@ -155,4 +155,16 @@ fn a_key_that_is_made_because_a_saved_list_takes_a_saved_member_out_is_random() 
     let mut of_zero = [0; 32];
     derive(&[0; 32], "commit", &context, &mut of_zero);
     assert_ne!(head.commitment, of_zero);
+}
+
+#[test]
+fn a_certificate_that_was_replaced_does_not_come_back() {
+    let press = identity("press", Roles::PUBLISHER, &[SCOPE]);
+    let (before, after) = (press.certificate().clone(), renewed(&press).certificate().clone());
+    let mut directory = Directory::default();
+
+    for (shown, expected) in [(&before, &before), (&after, &after), (&before, &after)] {
+        assert_eq!(directory.introduce(shown.clone(), &anchors(), START), Ok(press.kid()));
+        assert_eq!(directory.certificate(press.kid()), Some(expected));
+    }
 }
