@@ -186,8 +186,7 @@ impl Shard {
     /// Tells whether topics of key distribution that a filter matches are for the client of a session to read. A bridge of this broker
     /// passes on what its operator says.
     fn may_read_keys(&self, session: SessionId, filter: TopicFilter<'_>) -> bool {
-        let Some(state) = self.sessions.get(&session) else { return true };
-        state.user_name() == Some(BRIDGES) || may_read(filter.as_str(), state.identity.as_deref())
+        self.sessions.get(&session).is_none_or(|state| reads_keys(state, filter))
     }
 
     /// Tells a client on a channel which scopes it has subscribed to without having a key for them (VEIL-1 section 13.1).
@@ -298,4 +297,9 @@ impl Shard {
         let policy = TopicName::new(message.topic()).ok().and_then(|topic| self.access.policies().of(topic));
         policy.is_some_and(|active| active.withholds(message.payload().as_wire_bytes()))
     }
+}
+
+/// Tells whether topics of key distribution that a filter matches are for the client of a session to read.
+pub(super) fn reads_keys(session: &Session, filter: TopicFilter<'_>) -> bool {
+    session.user_name() == Some(BRIDGES) || may_read(filter.inner().as_str(), session.identity.as_deref())
 }

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use veilmq_protocol::{TopicFilter, TopicName};
 
 use super::Shard;
+use super::enforce::reads_keys;
 use super::publish::Publication;
 use crate::access::{
     AccessTables, Action, Asker, BRIDGES, CertificateFields, Names, Permissions, Proof, Verdict,
 };
 use crate::connection::{Arrival, Connection};
-use crate::e2e::Member;
+use crate::e2e::{DistributionRule, Member};
 use crate::effect::Effect;
 use crate::farewell::{BrokerReason, CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
@@ -251,7 +252,7 @@ impl Shard {
                 false => (!state.is_admitted(&self.access)).then_some(BrokerReason::Revoked),
             };
             revoked.extend(reason.and_then(|reason| Some((state.connection?, reason))));
-            lost.extend(lost_subscriptions(state));
+            lost.extend(lost_subscriptions(state, &self.access));
         }
         revoked.sort_unstable_by_key(|(connection, _)| *connection);
         for (connection, reason) in revoked {
@@ -272,7 +273,7 @@ impl Shard {
     /// Ends what a session has subscribed to and may not any more.
     pub(super) fn end_lost_subscriptions(&mut self, session: SessionId) {
         let Some(state) = self.sessions.get(&session) else { return };
-        for (session, filter) in lost_subscriptions(state) {
+        for (session, filter) in lost_subscriptions(state, &self.access) {
             self.end_subscription(session, &filter);
         }
     }
@@ -297,11 +298,18 @@ impl Shard {
 }
 
 /// Returns the subscriptions of a session that it may not have any more.
-fn lost_subscriptions(session: &Session) -> Vec<(SessionId, Arc<str>)> {
-    let Some(permissions) = &session.permissions else { return Vec::new() };
-    let is_lost = |filter: &&Arc<str>| {
-        TopicFilter::new(filter).is_ok_and(|filter| !permissions.keep_subscription(filter))
+fn lost_subscriptions(session: &Session, access: &AccessTables) -> Vec<(SessionId, Arc<str>)> {
+    // Who a client is that is away is known when it comes back; until then it reads nothing.
+    let is_held_to_keys =
+        access.policies().distribution == DistributionRule::Enforce && session.connection.is_some();
+    if session.permissions.is_none() && !is_held_to_keys {
+        return Vec::new();
+    }
+    let may_keep = |filter: TopicFilter<'_>| {
+        session.permissions.as_ref().is_none_or(|permissions| permissions.keep_subscription(filter))
+            && (!is_held_to_keys || reads_keys(session, filter))
     };
+    let is_lost = |filter: &&Arc<str>| TopicFilter::new(filter).is_ok_and(|filter| !may_keep(filter));
     session.subscriptions.keys().filter(is_lost).map(|filter| (session.id, Arc::clone(filter))).collect()
 }
 

@@ -95,3 +95,33 @@ fn a_will_message_that_came_before_the_rule_says_nothing_either() {
         assert_eq!(realm.world.shared.retained_totals().0, retained, "{rule:?}");
     }
 }
+
+#[test]
+fn subscriptions_that_read_the_keys_of_others_end_when_that_is_enforced() {
+    let own = IdentityKeys::from_seeds(&[11; 32], &[11 ^ 0xFF; 32]).kid();
+    let other = IdentityKeys::from_seeds(&[10; 32], &[10 ^ 0xFF; 32]).kid();
+    let filters =
+        [format!("_veil/1/jr/{own}"), format!("_veil/1/jr/{other}"), "#".to_owned(), "f/#".to_owned()];
+    for (is_there, rule, kept) in [
+        (true, DistributionRule::Observe, 4),
+        (true, DistributionRule::Enforce, 2),
+        (false, DistributionRule::Enforce, 2),
+    ] {
+        let mut realm = realm(Settings::default());
+        let mut reader = realm.join_for("reader", 11, 600);
+        for filter in &filters {
+            realm.subscribe(&mut reader, filter);
+        }
+        if !is_there {
+            realm.world.cut(reader.connection);
+        }
+
+        govern(&mut realm, Vec::new(), rule);
+
+        if !is_there {
+            realm.join_for("reader", 11, 600);
+        }
+        let session = realm.world.shard(0).session("reader", 10).unwrap();
+        assert_eq!(session.subscriptions.len(), kept, "{rule:?}, connected: {is_there}");
+    }
+}
