@@ -84,12 +84,19 @@ impl Receiver {
         if !suites.is_empty() && !suites.contains(&header.suite) {
             return Err(OpenError::Malformed("suite"));
         }
+        let topic_hash = hash(&[if inner { "" } else { topic.as_str() }.as_bytes()]);
         if inner {
             self.directory.check_unrevoked(header.sender)?;
-        } else {
-            self.directory.check(&options.senders, header.sender, signed, topic, now_unix_ms)?;
+        } else if let Err(error) =
+            self.directory.check(&options.senders, header.sender, signed, topic, now_unix_ms)
+        {
+            // A sender that is not known is looked for, and what strangers say is no reason to send anything.
+            if matches!(error, OpenError::UnknownSender(_)) {
+                self.bind(within, incoming, &envelope)?;
+                self.decrypt(within, issuer, &envelope, topic_hash)?;
+            }
+            return Err(error);
         }
-        let topic_hash = hash(&[if inner { "" } else { topic.as_str() }.as_bytes()]);
         if !inner {
             self.replay.check(&Arrival::new(header, topic_hash, retained), now_unix_ms)?;
         }

@@ -458,3 +458,25 @@ fn a_broker_that_withholds_what_issuers_and_authorities_say_is_noticed_by_those_
     lake.keys.tell_stale(START + 2 * DAY);
     assert_eq!(lake.keys.take_events(), [], "there is a newer one");
 }
+
+#[test]
+fn nobody_is_looked_for_because_of_what_no_member_has_sealed() {
+    let mut broker = Broker::default();
+    let mut authority =
+        Party::issuing(identity("authority", Roles::KEY_AUTHORITY, &[SCOPE]), IssuePolicy::default());
+    let both = Roles::PUBLISHER | Roles::SUBSCRIBER;
+    let mut press = Party::joining(identity("press", both, &[SCOPE]));
+    let mut oven = Party::joining(identity("oven", both, &[SCOPE]));
+    for party in [&mut press, &mut oven, &mut authority] {
+        party.visit(&mut broker, START);
+    }
+    for party in [&mut press, &mut oven] {
+        party.visit(&mut broker, START);
+    }
+    let message = press.seal(START);
+    let mut forged = message.clone();
+    forged[13] ^= 1;
+
+    assert_eq!(oven.open(&forged, START).unwrap_err(), OpenError::BadTag, "of a sender that is nobody");
+    assert_eq!(oven.open(&message, START).unwrap_err(), OpenError::UnknownSender(press.kid()));
+}
