@@ -15,6 +15,7 @@ pub mod http;
 pub mod members;
 pub mod message;
 pub mod mosquitto;
+pub mod openssl;
 pub mod parties;
 pub mod ports;
 pub mod puppet;

@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::SingleCertAndKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use veilmq_config::{BridgeTlsConfig, TlsVersion};
 
-use crate::tls::{TlsError, read_certificates, read_key, read_trust};
+use crate::tls::plain::{self, Authorities};
+use crate::tls::{TlsError, certified_key, read_certificates, read_key, read_trust};
 
 const AUTHORITIES: &str = "bridges[].tls.ca";
 const CERTIFICATE: &str = "bridges[].tls.certificate_file";
@@ -31,34 +33,43 @@ pub(super) fn client_config(config: &BridgeTlsConfig) -> Result<Arc<ClientConfig
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
         .map_err(TlsError::Unusable)?;
-    let authorities = read_trust(AUTHORITIES, config.ca.as_deref())?;
-    let builder = if config.any_name {
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(authorities), Arc::clone(&provider))
-                .build()
-                .map_err(|error| TlsError::Unusable(Error::General(error.to_string())))?;
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyName { verifier, provider }))
-    } else {
-        builder.with_root_certificates(authorities)
-    };
+    let trust = read_trust(AUTHORITIES, config.ca.as_deref())?;
+    let algorithms = provider.signature_verification_algorithms;
+    let web = WebPkiServerVerifier::builder_with_provider(Arc::new(trust.store), Arc::clone(&provider))
+        .build()
+        .map_err(|error| TlsError::Unusable(Error::General(error.to_string())))?;
+    let authorities = Authorities { certificates: trust.certificates, revocations: None };
+    let verifier = Remote { web, authorities, any_name: config.any_name, algorithms };
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
     let mut client = match (&config.certificate_file, &config.key_file) {
-        (Some(certificate), Some(key)) => builder
-            .with_client_auth_cert(read_certificates(CERTIFICATE, certificate)?, read_key(KEY, key)?)
-            .map_err(TlsError::Unusable)?,
+        (Some(certificate), Some(key)) => {
+            let (chain, own) = (read_certificates(CERTIFICATE, certificate)?, read_key(KEY, key)?);
+            let own = certified_key(chain, own).map_err(|error| match error {
+                Error::InconsistentKeys(_) => {
+                    let (key, certificate) = (key.clone(), certificate.clone());
+                    TlsError::Mismatch { option: KEY, key, certificate }
+                }
+                error => TlsError::Unusable(error),
+            })?;
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)))
+        }
         (None, _) | (_, None) => builder.with_no_client_auth(),
     };
     client.alpn_protocols = config.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     Ok(Arc::new(client))
 }
 
-/// Accepts a certificate that is for another name, if it is good otherwise.
+/// Verifies what the other broker shows: as webpki does, and beside that what Mosquitto takes.
 #[derive(Debug)]
-struct AnyName {
-    verifier: Arc<WebPkiServerVerifier>,
-    provider: Arc<CryptoProvider>,
+struct Remote {
+    web: Arc<WebPkiServerVerifier>,
+    authorities: Authorities,
+    /// Its certificate may be for another name.
+    any_name: bool,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl ServerCertVerifier for AnyName {
+impl ServerCertVerifier for Remote {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -67,12 +78,25 @@ impl ServerCertVerifier for AnyName {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match self.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            Err(Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
-            verified => verified,
+        let another = if self.authorities.has_to_look_at(end_entity) {
+            self.authorities.verify(end_entity, now)?;
+            let (expected, presented) = (server_name.to_owned(), Vec::new());
+            CertificateError::NotValidForNameContext { expected, presented }
+        } else {
+            // Names come last there: what is wrong with nothing but the name is good otherwise.
+            let web = &self.web;
+            match web.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+                Err(Error::InvalidCertificate(
+                    error @ (CertificateError::NotValidForName
+                    | CertificateError::NotValidForNameContext { .. }),
+                )) => error,
+                verified => return verified,
+            }
+        };
+        if !self.any_name && !plain::is_for_server(end_entity, server_name) {
+            return Err(another.into());
         }
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -81,7 +105,7 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls12_signature(message, certificate, signature)
+        plain::verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -90,10 +114,10 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls13_signature(message, certificate, signature)
+        plain::verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }

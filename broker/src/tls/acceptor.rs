@@ -23,6 +23,8 @@ use veilmq_config::{
 use super::Tls;
 use super::authorities::{authority_files, read_authorities};
 use super::certificate::{self, Facts};
+use super::plain::Authorities;
+use super::plain_client::PlainClient;
 use super::stats::TlsStats;
 use super::undated::Undated;
 use crate::files::{self, FileError};
@@ -56,8 +58,10 @@ pub enum TlsError {
         reason: String,
     },
     /// A key is another certificate's.
-    #[error("{KEY}: {} is not the key of the certificate in {}", key.display(), certificate.display())]
+    #[error("{option}: {} is not the key of the certificate in {}", key.display(), certificate.display())]
     Mismatch {
+        /// The option that names the key.
+        option: &'static str,
         /// The file with the key.
         key: PathBuf,
         /// The file with the certificate.
@@ -83,7 +87,7 @@ impl TlsError {
         let text = self.to_string();
         let option = match self {
             Self::File { key, .. } | Self::Content { key, .. } => key,
-            Self::Mismatch { .. } => KEY,
+            Self::Mismatch { option, .. } => option,
             Self::Unusable(_) => return text,
         };
         text.trim_start_matches(option).trim_start_matches(": ").to_owned()
@@ -285,14 +289,30 @@ fn read_certificate(
     let facts = chain.first().and_then(|own| certificate::facts(own));
     let facts = facts.ok_or_else(|| unusable("the first one is malformed"))?;
     let key = read_key(KEY, &pair.key_file)?;
-    let provider = rustls::crypto::ring::default_provider();
-    match CertifiedKey::from_der(chain, key, &provider) {
+    match certified_key(chain, key) {
         Ok(key) => Ok((facts, key)),
-        Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-            Err(TlsError::Mismatch { key: pair.key_file.clone(), certificate: path.clone() })
+        Err(Error::InconsistentKeys(_)) => {
+            let (key, certificate) = (pair.key_file.clone(), path.clone());
+            Err(TlsError::Mismatch { option: KEY, key, certificate })
         }
-        Err(Error::InvalidCertificate(error)) => Err(unusable(&Error::InvalidCertificate(error).to_string())),
         Err(error) => Err(content(KEY, &pair.key_file, "key of a kind that is known", &error.to_string())),
+    }
+}
+
+/// Joins a certificate, with those behind it, and its key. Of the certificate only the key is looked at: whoever it is shown to says
+/// what it is good for.
+///
+/// # Errors
+/// The key is of an unknown kind, or another certificate's.
+pub(crate) fn certified_key(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, Error> {
+    let key = rustls::crypto::ring::default_provider().key_provider.load_private_key(key)?;
+    let own = chain.first().and_then(|own| certificate::public_key(own));
+    match (own, key.public_key()) {
+        (Some(own), Some(public)) if own != public.as_ref() => Err(InconsistentKeys::KeyMismatch.into()),
+        _ => Ok(CertifiedKey::new(chain, key)),
     }
 }
 
@@ -316,26 +336,31 @@ fn read_verifier(
         return Ok(None);
     };
     let unusable = |error: &dyn ToString| content(AUTHORITIES, path, "usable authority", &error.to_string());
+    let certificates = read_authorities(AUTHORITIES, path)?;
     let mut authorities = RootCertStore::empty();
-    for authority in read_authorities(AUTHORITIES, path)? {
-        authorities.add(authority).map_err(|error| unusable(&error))?;
+    for authority in &certificates {
+        authorities.add(authority.clone()).map_err(|error| unusable(&error))?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let algorithms = provider.signature_verification_algorithms;
     let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider);
-    if config.crl_file.is_some() {
-        builder = builder.with_crls(revocations).only_check_end_entity_revocation();
+    let revocations = config.crl_file.as_ref().map(|_| revocations);
+    if let Some(revocations) = &revocations {
+        builder = builder.with_crls(revocations.clone()).only_check_end_entity_revocation();
     }
     if config.client_certificate == ClientCertificate::Optional {
         builder = builder.allow_unauthenticated();
     }
-    match (builder.build(), &config.crl_file) {
-        (Ok(verifier), _) if config.ignore_client_dates => Ok(Some(Arc::new(Undated(verifier)))),
-        (Ok(verifier), _) => Ok(Some(verifier)),
+    let web = match (builder.build(), &config.crl_file) {
+        (Ok(web), _) => web,
         (Err(VerifierBuilderError::InvalidCrl(error)), Some(path)) => {
-            Err(content(REVOCATIONS, path, "usable list of revocations", &format!("{error:?}")))
+            return Err(content(REVOCATIONS, path, "usable list of revocations", &format!("{error:?}")));
         }
-        (Err(error), _) => Err(unusable(&error)),
-    }
+        (Err(error), _) => return Err(unusable(&error)),
+    };
+    let authorities = Authorities { certificates, revocations };
+    let verifier: Verifier = Arc::new(PlainClient { web, authorities, algorithms });
+    Ok(Some(if config.ignore_client_dates { Arc::new(Undated(verifier)) } else { verifier }))
 }
 
 /// Reads the certificates, at least one, in a file that the option `key` names.

@@ -24,22 +24,31 @@ const SYSTEM_AUTHORITIES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
+/// Whom to trust towards a server.
+pub(crate) struct Trust {
+    /// All that was read.
+    pub(crate) certificates: Vec<CertificateDer<'static>>,
+    /// Those of them that webpki can use, at least one.
+    pub(crate) store: RootCertStore,
+}
+
 /// Reads whom to trust towards a server: the authorities at a path that the option `key` names, or those of the system.
 ///
 /// # Errors
 /// [`TlsError`], naming the option and the file; there has to be one that can be used.
-pub(crate) fn read_trust(key: &'static str, path: Option<&Path>) -> Result<RootCertStore, TlsError> {
+pub(crate) fn read_trust(key: &'static str, path: Option<&Path>) -> Result<Trust, TlsError> {
     let path = path.map_or_else(system_authorities, Path::to_owned);
+    let certificates = read_authorities(key, &path)?;
     let mut store = RootCertStore::empty();
-    for certificate in read_authorities(key, &path)? {
+    for certificate in &certificates {
         // A bundle of a system may have some that nobody can use.
-        let _ = store.add(certificate);
+        let _ = store.add(certificate.clone());
     }
     if store.is_empty() {
         let reason = "there is none in it that can be used".to_owned();
         return Err(TlsError::Content { key, path, what: "authority", reason });
     }
-    Ok(store)
+    Ok(Trust { certificates, store })
 }
 
 fn system_authorities() -> PathBuf {

@@ -71,6 +71,12 @@ pub(super) fn next_update(der: &[u8]) -> Option<i64> {
     list.next_update().map(|at| at.timestamp())
 }
 
+/// Returns the public key of a certificate, as DER of its SubjectPublicKeyInfo (RFC 5280 section 4.1); None if it is none.
+pub(super) fn public_key(der: &[u8]) -> Option<Vec<u8>> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    Some(certificate.public_key().raw.to_vec())
+}
+
 /// Puts the issuers that are known behind a chain that ends before an authority: a client needs them, and knows the authority itself.
 pub(super) fn complete(chain: &mut Vec<CertificateDer<'static>>, issuers: &[CertificateDer<'static>]) {
     while chain.len() < CHAIN_MAX

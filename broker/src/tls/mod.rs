@@ -9,6 +9,8 @@ mod acceptor;
 mod authorities;
 mod certificate;
 mod keeper;
+pub(crate) mod plain;
+mod plain_client;
 mod stats;
 mod undated;
 
@@ -23,7 +25,7 @@ use veilmq_core::CertificateFields;
 
 use acceptor::Verifier;
 pub use acceptor::{TlsAcceptor, TlsError};
-pub(crate) use acceptor::{read_certificates, read_key};
+pub(crate) use acceptor::{certified_key, read_certificates, read_key};
 pub(crate) use authorities::read_trust;
 pub use keeper::{Reading, TlsKeeper};
 

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 use veilmq_tests::broker::Broker;
 use veilmq_tests::certificates::Authority;
+use veilmq_tests::openssl::OpenSsl;
 use veilmq_tests::ports::ReservedPort;
 use veilmq_tests::tools::{built_program, require_tool};
 use veilmq_tests::wire::{Wire, acknowledgement, packet, publish_packet};
@@ -89,6 +90,47 @@ fn over_tls_a_bridge_trusts_its_authorities_alone_and_shows_its_certificate() {
             Some(reason) => {
                 wait_until(reason, || here.log().contains(reason));
                 assert!(!is_up(&here));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bridge_takes_the_certificates_that_mosquitto_takes_from_the_other_broker() {
+    // Each keeps its files under the names that it issues for.
+    let (Some(authority), Some(modern), Some(lonely)) =
+        (OpenSsl::new("ca"), OpenSsl::new("modern"), OpenSsl::new("lonely"))
+    else {
+        return;
+    };
+    let old = authority.issue("127.0.0.1");
+    let plain = modern.issue_with_extensions("127.0.0.1");
+    let alone = lonely.self_signed("127.0.0.1");
+    let (elsewhere, other) = (authority.issue("elsewhere"), lonely.self_signed("other"));
+    let (ca, modern) = (authority.certificate(), modern.certificate());
+    for (shown, trusted, more, is_taken) in [
+        (&old, &ca, "", true),
+        (&plain, &modern, "", true),
+        (&alone, &alone.certificate, "", true),
+        (&elsewhere, &ca, "", false),
+        (&elsewhere, &ca, "any_name = true", true),
+        (&other, &other.certificate, "any_name = true", true),
+        (&other, &alone.certificate, "any_name = true", false),
+    ] {
+        let there = Broker::start_configured(|address| {
+            format!(
+                "access.anonymous = true\n[[listeners]]\naddress = \"{address}\"\n[listeners.tls]\n{}",
+                shown.on_listener()
+            )
+        });
+        let lines = format!("[bridges.tls]\nca = {trusted:?}\n{more}\n{}", topic("t", "both", 1));
+        let here = Broker::start_configured(|own| config(own, there.address(), &lines));
+
+        match is_taken {
+            true => wait_until("the bridge is up", || is_up(&here)),
+            false => {
+                wait_until("the bridge is refused", || here.log().contains("invalid peer certificate"));
+                assert!(!is_up(&here), "{shown:?} {more}");
             }
         }
     }

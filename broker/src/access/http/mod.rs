@@ -316,7 +316,7 @@ fn endpoint(
 }
 
 fn client_config(config: &HttpAccessConfig) -> Result<Arc<ClientConfig>, TlsError> {
-    let trust = read_trust(AUTHORITIES, config.ca.as_deref())?;
+    let trust = read_trust(AUTHORITIES, config.ca.as_deref())?.store;
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Unusable)?;
