@@ -18,6 +18,8 @@ pub struct MqttConfig {
     pub shared_subscription_available: bool,
     /// Whether a client of MQTT 3 that asks for a longer Keep Alive than allowed is refused.
     pub refuse_long_keep_alive: bool,
+    /// Whether names with control characters or non-characters are malformed.
+    pub refuse_control_characters: bool,
     /// Whether what MQTT leaves open is done as Mosquitto does it.
     pub mosquitto_habits: bool,
     /// Whether a message is delivered with the QoS of the subscription, even if it was published with a lower one.
@@ -109,6 +111,7 @@ impl Default for MqttConfig {
             subscription_identifier_available: true,
             shared_subscription_available: true,
             refuse_long_keep_alive: false,
+            refuse_control_characters: true,
             mosquitto_habits: false,
             upgrade_qos: false,
             queue_qos0: false,

@@ -6,7 +6,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use veilmq_protocol::{TopicFilter, TopicName};
+use veilmq_protocol::{DecodeError, TopicFilter, TopicName};
 
 use crate::capabilities::Capabilities;
 use crate::durability::RelaxedTopics;
@@ -42,6 +42,9 @@ pub struct Settings {
     pub keep_alive_seconds_max: u16,
     /// Whether a client of MQTT 3 that asks for a longer keep alive is refused.
     pub refuse_long_keep_alive: bool,
+    /// Whether names with control characters or non-characters are malformed: MQTT lets a broker choose (sections 1.5.4 and 1.5.3), and
+    /// clients that choose so would end with each message on such a topic.
+    pub refuse_control_characters: bool,
     /// Whether what MQTT leaves open is done as Mosquitto does it: a CONNECT that is malformed or has a reserved Will Topic is answered
     /// with nothing, too many levels are malformed, too many sessions are a busy broker, a release of an unknown identifier succeeds,
     /// anybody may say how a bridge fares, nobody publishes below `$share`, and a client that comes back with Clean Start in time takes its delayed Will Message back.
@@ -120,6 +123,7 @@ impl Default for Settings {
             connect_seconds_max: 10,
             keep_alive_seconds_max: 0,
             refuse_long_keep_alive: false,
+            refuse_control_characters: false,
             mosquitto_habits: false,
             upgrade_qos: false,
             queue_qos0: false,
@@ -158,6 +162,14 @@ impl Settings {
     pub(crate) fn check_user_properties(&self, count: usize) -> Result<(), PeerError> {
         let maximum = self.user_properties_max;
         if count > maximum { Err(PeerError::UserProperties { count, maximum }) } else { Ok(()) }
+    }
+
+    /// Refuses a name with characters that others may refuse, where that is wanted.
+    pub(crate) fn check_name(&self, field: &'static str, name: &str) -> Result<(), PeerError> {
+        if self.refuse_control_characters && !is_plain(name) {
+            return Err(PeerError::Packet(DecodeError::InvalidString(field)));
+        }
+        Ok(())
     }
 
     /// Refuses topics deeper than the limit, which bounds every walk of the trie.
@@ -222,4 +234,16 @@ impl Deref for SettingsInForce {
     fn deref(&self) -> &Settings {
         &self.settings
     }
+}
+
+/// Tells whether a text has none of the characters that it SHOULD NOT have (MQTT 5.0 section 1.5.4, MQTT 3.1.1 section 1.5.3): U+0001
+/// to U+001F, U+007F to U+009F, and the non-characters of Unicode.
+fn is_plain(text: &str) -> bool {
+    // Few names have anything else.
+    if text.bytes().all(|byte| matches!(byte, 0x20..0x7f)) {
+        return true;
+    }
+    let is_no_character =
+        |char: char| matches!(u32::from(char), 0xfdd0..=0xfdef) || u32::from(char) & 0xfffe == 0xfffe;
+    !text.chars().any(|char| char.is_control() || is_no_character(char))
 }

@@ -56,6 +56,7 @@ fn common_settings(config: &BrokerConfig) -> Settings {
         connect_seconds_max: limits.connect_seconds_max,
         keep_alive_seconds_max: limits.keep_alive_seconds_max,
         refuse_long_keep_alive: config.mqtt.refuse_long_keep_alive,
+        refuse_control_characters: config.mqtt.refuse_control_characters,
         mosquitto_habits: config.mqtt.mosquitto_habits,
         upgrade_qos: config.mqtt.upgrade_qos,
         queue_qos0: config.mqtt.queue_qos0,

@@ -32,6 +32,11 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "Whether a client of MQTT 3 that asks for more than `limits.keep_alive_seconds_max` is refused (0x02); it cannot be told another.",
     ),
     option(
+        "mqtt.refuse_control_characters",
+        Kind::Boolean,
+        "Whether a Topic Name or Filter, Client Identifier, User Name or Will Topic with control characters or non-characters is malformed. MQTT lets a broker choose; many clients refuse them, and end with each message on such a topic.",
+    ),
+    option(
         "mqtt.mosquitto_habits",
         Kind::Boolean,
         "Whether what MQTT leaves open is done as Mosquitto does it, for whom the answers of the broker are compared with; docs/mosquitto.md says what that is.",

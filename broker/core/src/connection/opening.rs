@@ -257,6 +257,8 @@ impl Opening {
         }
         let entrance = Arc::clone(&self.offer);
         entrance.check_version(connect.version)?;
+        settings.check_name("Client Identifier", connect.client_id)?;
+        settings.check_name("User Name", connect.username.unwrap_or_default())?;
         let will = connect
             .will
             .as_ref()
@@ -474,6 +476,7 @@ fn will_record(
     entrance: &Entrance,
     settings: &Settings,
 ) -> Result<Box<WillRecord>, CloseReason> {
+    settings.check_name("Will Topic", will.topic.as_str())?;
     let mut record = Box::new(WillRecord::new(will));
     if let Some(mounted) = entrance.mounted_topic(will.topic)? {
         record.topic = mounted.to_string();

@@ -139,6 +139,7 @@ impl Shard {
         now: Moment,
     ) -> Result<(), CloseReason> {
         self.stats.message_received(publish.qos, publish.payload.len());
+        self.settings.check_name("Topic Name", publish.topic.map_or("", TopicName::as_str))?;
         // [MQTT-3.3.4-6]
         if !publish.properties.subscription_ids.is_empty() {
             return Err(PeerError::Protocol("a client's PUBLISH carries a subscription identifier").into());

@@ -33,6 +33,9 @@ impl Shard {
         if version == ProtocolVersion::V5 {
             entrance.capabilities.check_subscribe(subscribe).map_err(PeerError::from)?;
         }
+        for (filter, _) in subscribe.filters.iter() {
+            self.settings.check_name("Topic Filter", filter.as_str())?;
+        }
         if self.settings.mosquitto_habits {
             for (filter, _) in subscribe.filters.iter() {
                 self.settings.check_filter_levels(filter)?;
