@@ -208,11 +208,13 @@ fn a_broker_whose_storage_takes_nothing_new_is_not_ready_and_says_why() {
     let full = "storage is full: 5 bytes free of a reserve of 9";
     admin.state.update(|readiness| readiness.storage(Some(full.into())));
     assert!(admin.get("/readyz").1.contains("\"status\":\"starting\""), "it is not ready before it serves");
+    assert_eq!(admin.get("/readyz/clients").0, 503);
 
     admin.state.update(Readiness::serve);
     let (status, body) = admin.get("/readyz");
     assert_eq!(status, 503);
     assert!(body.contains("\"status\":\"impaired\"") && body.contains(full), "{body}");
+    assert_eq!(admin.get("/readyz/clients").0, 200, "clients may take what waits for them");
 
     admin.state.update(|readiness| readiness.storage(None));
     let (status, body) = admin.get("/readyz");

@@ -11,7 +11,7 @@ use config::{Config, ConfigBuilder, File, FileFormat, Map, Value};
 
 use crate::broker_config::{BrokerConfig, ListenerConfig, LogLevel, Mode, loopback_listeners};
 use crate::error::{ConfigError, Fault, Origin};
-use crate::mosquitto::{self, Strictness, is_mosquitto_file};
+use crate::mosquitto::{self, Strictness};
 use crate::options::{DATA_DIR, LISTENERS, OptionSpec, SCHEMES_OF_LISTENERS};
 use crate::relations::Known;
 use crate::value::Given;
@@ -66,10 +66,17 @@ impl BrokerConfig {
                 (mosquitto::without_file(&sources.overrides.ports)?, None)
             }
             None => (Self::development(user_data_dir(&environment)), None),
-            Some(path) if is_mosquitto_file(path)? => {
-                (mosquitto::read(path, &sources.overrides.ports, Strictness::Strict)?, None)
+            Some(path) => {
+                // Once: what comes through a pipe cannot be read again.
+                let text = mosquitto::read_main(path)?;
+                if mosquitto::is_mosquitto_text(path, &text) {
+                    let ports = &sources.overrides.ports;
+                    (mosquitto::read(path, &text, ports, Strictness::Strict)?, None)
+                } else {
+                    document::check(path, &text, &mut known)?;
+                    (Self::default(), Some(text))
+                }
             }
-            Some(path) => (Self::default(), Some(checked_file(path, &mut known)?)),
         };
         let variables = environment::options(&environment, &mut known)?;
 
@@ -178,12 +185,6 @@ fn user_data_dir(environment: &[(String, String)]) -> PathBuf {
         Some(home) => home.join(".local/share").join(DATA_FOLDER),
         None => BrokerConfig::default().data_dir,
     }
-}
-
-fn checked_file(path: &Path, known: &mut Known) -> Result<String, ConfigError> {
-    let text = read_text(path, &Origin::File { path: path.to_owned(), line: None })?;
-    document::check(path, &text, known)?;
-    Ok(text)
 }
 
 /// Reads a small UTF-8 file.

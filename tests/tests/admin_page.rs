@@ -34,7 +34,7 @@ fn keep_picture(browser: &mut Browser, name: &str) {
 fn the_page_shows_the_broker_to_everybody_and_its_clients_to_operators() {
     let broker = broker();
     let Some(mut browser) = Browser::start() else { return };
-    let mut wires: Vec<Wire> = ["boiler-1", "boiler-2", "lamp"]
+    let mut wires: Vec<Wire> = ["boiler-1", "boiler-2", "\u{202e}pmal"]
         .iter()
         .map(|name| Wire::connect(broker.address(), name, false).0)
         .collect();
@@ -56,6 +56,8 @@ fn the_page_shows_the_broker_to_everybody_and_its_clients_to_operators() {
     browser.wait_until("document.querySelector('#refused').textContent.includes('token')");
     browser.evaluate(&log_in(TOKEN));
     browser.wait_until("document.querySelectorAll('#list tbody tr').length === 3");
+    let names = browser.evaluate("document.querySelector('#list').innerText");
+    assert!(names.as_str().unwrap().contains(r"\u{202e}pmal"), "a name does not turn itself round: {names}");
     browser.evaluate("$('prefix').value = 'boiler'; $('prefix').oninput()");
     browser.wait_until("document.querySelectorAll('#list tbody tr').length === 2");
 

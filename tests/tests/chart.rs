@@ -160,9 +160,11 @@ fn the_configuration_of_the_chart_is_valid_and_its_probes_ask_the_paths_that_ans
 
     check_configuration(&rendered.configuration());
     let broker = Broker::start();
-    for (probe, path) in
-        [("startupProbe", "/readyz"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")]
-    {
+    for (probe, path) in [
+        ("startupProbe", "/readyz/clients"),
+        ("livenessProbe", "/livez"),
+        ("readinessProbe", "/readyz/clients"),
+    ] {
         let asks = rendered.container(&format!("/{probe}/httpGet"));
         assert_eq!(asks, json!({"path": path, "port": "admin"}), "{probe}");
         assert_eq!(broker.get(path).status, 200);

@@ -419,3 +419,23 @@ fn the_image_of_mosquitto_can_be_replaced_with_the_command_and_the_file_that_are
     let none = run(Command::new(&veilmq).arg("show-config").env("VEILMQ_CONFIG", &absent), 30);
     assert!(String::from_utf8_lossy(&none.stderr).contains("VEILMQ_CONFIG: none of "));
 }
+
+#[test]
+fn a_configuration_that_comes_through_a_pipe_is_read_once_and_whole() {
+    for (text, status) in [("listener 1883\nbogus_option x\n", 3), ("listener 1883\n", 0)] {
+        let mut child = Command::new(built_program("veilmq"))
+            .args(["check-config", "-c", "/dev/stdin"])
+            .stdin(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+
+        let checked = child.wait_with_output().unwrap();
+
+        let told = String::from_utf8_lossy(&checked.stderr).into_owned();
+        assert_eq!(checked.status.code(), Some(status), "{text}: {told}");
+        assert!(status == 0 || told.contains("/dev/stdin:2: unknown option bogus_option"), "{told}");
+    }
+}

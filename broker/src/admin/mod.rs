@@ -17,10 +17,11 @@ mod state;
 mod token;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use nix::errno::Errno;
 use tokio::net::TcpListener as TokioListener;
 use tokio::sync::oneshot;
 
@@ -59,7 +60,7 @@ impl AdminServer {
     /// [`AdminError`], naming the address.
     pub fn start(address: SocketAddr, state: Arc<AdminState>) -> Result<Self, AdminError> {
         let refuse = |source| AdminError::Listen { address, source };
-        let listener = TcpListener::bind(address).map_err(refuse)?;
+        let listener = bind(address).map_err(refuse)?;
         listener.set_nonblocking(true).map_err(refuse)?;
         let bound = listener.local_addr().map_err(refuse)?;
         let runtime =
@@ -78,6 +79,19 @@ impl AdminServer {
     /// Returns the address it listens on, with the port that was chosen for port 0.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+}
+
+/// Listens. All addresses of IPv6 are those of IPv4 too, and of these alone where there is no IPv6.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(address) {
+        Err(error)
+            if address.ip() == Ipv6Addr::UNSPECIFIED
+                && error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) =>
+        {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
+        }
+        bound => bound,
     }
 }
 

@@ -35,6 +35,7 @@ pub(super) fn router(state: Arc<AdminState>) -> Router {
         .route("/metrics", get(metrics))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
+        .route("/readyz/clients", get(ready_for_clients))
         .route("/healthz", get(livez))
         .route("/veil/identity", get(identity))
         .route("/veil/trust", post(add_trust))
@@ -61,6 +62,16 @@ async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
     let status = match readiness.status {
         Status::Ready => StatusCode::OK,
         Status::Starting | Status::Impaired | Status::Draining => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    answer(status, &json!(readiness))
+}
+
+/// Ready for clients is also who stores nothing new: they take what waits for them, which makes room.
+async fn ready_for_clients(State(state): State<Arc<AdminState>>) -> Response {
+    let readiness = state.readiness();
+    let status = match readiness.status {
+        Status::Ready | Status::Impaired => StatusCode::OK,
+        Status::Starting | Status::Draining => StatusCode::SERVICE_UNAVAILABLE,
     };
     answer(status, &json!(readiness))
 }

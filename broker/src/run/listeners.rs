@@ -4,6 +4,7 @@
 //! listener is known by its address and keeps its number for as long as the broker runs, also when it is gone, for its connections stay.
 //! Invariant: a connection that is there is not touched by what becomes of its listener.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -134,6 +135,7 @@ impl Listeners {
             .filter(|number| leaves(*number))
             .filter_map(|number| Some(self.slots[number].live.as_ref()?.address.clone()))
             .collect();
+        let both = twins_of_ipv4(plan.planned.iter().map(|planned| &planned.config.address));
         for planned in plan.planned.iter_mut().filter(|planned| planned.needs_sockets) {
             let sharing = match leaving.iter().any(|left| overlap(left, &planned.config.address)) {
                 true => Sharing::AtOnce,
@@ -141,8 +143,11 @@ impl Listeners {
             };
             match listener::bind(&planned.config, sharing, self.shards) {
                 Ok(bound) => planned.bound = Some(bound),
-                // Without a configuration file of our own a machine that has no IPv6 is served over IPv4.
-                Err(error) if plan.mode != Mode::Configured && error.is_absent_ipv6() => {
+                // A machine that has no IPv6 is served over IPv4: without a configuration file of our own, or where that says both.
+                Err(error)
+                    if error.is_absent_ipv6()
+                        && (plan.mode != Mode::Configured || both.contains(&planned.config.address)) =>
+                {
                     warn!("{error}; going on without it");
                 }
                 Err(error) => return Err(error.into()),
@@ -292,6 +297,19 @@ fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
     one.port() == other.port() && is_same_family && (is_any || one.ip() == other.ip())
 }
 
+/// Returns the addresses for everybody of IPv6 whose port has everybody of IPv4 too.
+fn twins_of_ipv4<'a>(addresses: impl Iterator<Item = &'a ListenAddress> + Clone) -> Vec<ListenAddress> {
+    let ports = |wanted: IpAddr| {
+        let tcp = addresses.clone().filter_map(ListenAddress::tcp);
+        tcp.filter(move |address| address.ip() == wanted).map(|address| address.port())
+    };
+    let of_ipv4: Vec<u16> = ports(Ipv4Addr::UNSPECIFIED.into()).collect();
+    ports(Ipv6Addr::UNSPECIFIED.into())
+        .filter(|port| of_ipv4.contains(port))
+        .map(|port| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port).into())
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,6 +328,14 @@ mod tests {
 
     fn free_port() -> u16 {
         std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    }
+
+    #[test]
+    fn ipv6_may_be_absent_where_everybody_of_ipv4_is_served_at_the_same_port() {
+        let addresses = ["0.0.0.0:1", "[::]:1", "[::]:2", "127.0.0.1:3", "[::]:3", "[::1]:1"];
+        let addresses = addresses.map(|address| address.parse::<SocketAddr>().unwrap().into());
+
+        assert_eq!(twins_of_ipv4(addresses.iter()), [addresses[1].clone()]);
     }
 
     #[test]

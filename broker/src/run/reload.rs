@@ -3,6 +3,7 @@
 //! Invariant: what cannot be used changes nothing, is logged, and shows in the metrics until a reload succeeds.
 
 use std::fmt;
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -111,6 +112,9 @@ impl Reloader {
     fn load(&self) -> Result<BrokerConfig, String> {
         // Without a file nothing can have changed.
         let Some(file) = &self.origin.file else { return Ok(self.config.clone()) };
+        if !fs::metadata(file).is_ok_and(|metadata| metadata.is_file()) {
+            return Err(format!("{}: it is no file that can be read again", file.display()));
+        }
         let sources = Sources {
             file: Some(file),
             overrides: self.origin.overrides.clone(),

@@ -6,7 +6,6 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{ConfigError, Fault, Origin};
-use crate::load::read_text;
 
 /// One line that sets something.
 #[derive(Debug, Clone)]
@@ -17,12 +16,8 @@ pub(super) struct Line {
     pub(super) value: String,
 }
 
-/// Reads the lines of one file that set something.
-///
-/// # Errors
-/// If the file cannot be read.
-pub(super) fn lines(path: &Path) -> Result<Vec<Line>, ConfigError> {
-    let text = read_text(path, &Origin::File { path: path.to_owned(), line: None })?;
+/// Takes the lines of the text of one file that set something.
+pub(super) fn lines(path: &Path, text: &str) -> Vec<Line> {
     let significant = text.lines().enumerate().filter(|(_, line)| is_significant(line));
     let parsed = significant.map(|(index, line)| {
         let line = line.trim_matches([' ', '\r']);
@@ -30,7 +25,7 @@ pub(super) fn lines(path: &Path) -> Result<Vec<Line>, ConfigError> {
         let origin = Origin::File { path: path.to_owned(), line: Some(index + 1) };
         Line { origin, name: name.to_owned(), value: value.trim_start_matches(' ').to_owned() }
     });
-    Ok(parsed.collect())
+    parsed.collect()
 }
 
 /// Tells whether a text is in the format of Mosquitto rather than TOML, by its first line that says something. A text that says
@@ -91,9 +86,8 @@ mod tests {
     fn lines_are_split_at_the_first_space_and_know_their_number() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("mosquitto.conf");
-        std::fs::write(&path, "# a\n\n  listener   1883  ::1 \r\n \t\nuser\nlog_dest\tstderr\n").unwrap();
 
-        let lines = lines(&path).unwrap();
+        let lines = lines(&path, "# a\n\n  listener   1883  ::1 \r\n \t\nuser\nlog_dest\tstderr\n");
 
         let seen: Vec<_> =
             lines.iter().map(|line| (line.origin.to_string(), &*line.name, &*line.value)).collect();

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::{Strictness, read};
+use super::{Strictness, read, read_main};
 use crate::error::ConfigError;
 
 /// Converts a `mosquitto.conf` and the files it includes into a configuration file of the broker. What changes nothing or is
@@ -12,7 +12,7 @@ use crate::error::ConfigError;
 /// # Errors
 /// The first fault, with file, line and option; with [`Strictness::Lenient`] only what makes the whole unusable.
 pub fn import_mosquitto(path: &Path, strictness: Strictness) -> Result<String, ConfigError> {
-    let mut config = read(path, &[], strictness)?;
+    let mut config = read(path, &read_main(path)?, &[], strictness)?;
     let mut text = format!("# Converted from {}.\n", path.display());
     for note in &config.mosquitto.notes {
         // A comment ends with its line, whatever was in the other file.

@@ -77,15 +77,36 @@ pub fn is_mosquitto_file(path: &Path) -> Result<bool, ConfigError> {
     if path.extension().is_some_and(|extension| extension == "toml") {
         return Ok(false);
     }
-    let text = read_text(path, &Origin::File { path: path.to_owned(), line: None });
-    Ok(grammar::is_mosquitto(&text.map_err(|error| unreadable(error, path))?))
+    Ok(is_mosquitto_text(path, &read_main(path)?))
 }
 
-/// Reads a `mosquitto.conf` and the files it includes. `ports` are those of the command line.
+/// Tells the same of a file that was read.
+pub(crate) fn is_mosquitto_text(path: &Path, text: &str) -> bool {
+    path.extension().is_none_or(|extension| extension != "toml") && grammar::is_mosquitto(text)
+}
+
+/// Reads a configuration file whose format is not known yet.
+///
+/// # Errors
+/// If it cannot be read.
+pub(crate) fn read_main(path: &Path) -> Result<String, ConfigError> {
+    read_named(path).map_err(|error| unreadable(error, path))
+}
+
+fn read_named(path: &Path) -> Result<String, ConfigError> {
+    read_text(path, &Origin::File { path: path.to_owned(), line: None })
+}
+
+/// Makes a configuration of the text of a `mosquitto.conf` and the files it includes. `ports` are those of the command line.
 ///
 /// # Errors
 /// The first fault, with file, line and option.
-pub(crate) fn read(path: &Path, ports: &[u16], strictness: Strictness) -> Result<BrokerConfig, ConfigError> {
+pub(crate) fn read(
+    path: &Path,
+    text: &str,
+    ports: &[u16],
+    strictness: Strictness,
+) -> Result<BrokerConfig, ConfigError> {
     let mut reader = Reader {
         draft: Draft::new(),
         strictness,
@@ -95,8 +116,7 @@ pub(crate) fn read(path: &Path, ports: &[u16], strictness: Strictness) -> Result
         postponed: None,
         given: HashSet::new(),
     };
-    let read = reader.file(path, Depth::Main);
-    read.map_err(|error| unreadable(error, path))?;
+    reader.file(path, text, Depth::Main)?;
     match reader.postponed {
         Some(error) => Err(error),
         None => reader.draft.finish(ports),
@@ -190,10 +210,10 @@ enum Depth {
 
 impl Reader {
     /// Reads one file. What an included file begins is over at its end.
-    fn file(&mut self, path: &Path, depth: Depth) -> Result<(), ConfigError> {
+    fn file(&mut self, path: &Path, text: &str, depth: Depth) -> Result<(), ConfigError> {
         let before = (self.draft.current, self.block);
         (self.draft.current, self.block) = (0, Block::Listener);
-        for line in grammar::lines(path)? {
+        for line in grammar::lines(path, text) {
             match (line.name.as_str(), depth) {
                 ("include_dir", Depth::Main) => self.include(&line)?,
                 ("include_dir", Depth::Included) => {
@@ -211,7 +231,7 @@ impl Reader {
             return Err(empty(line));
         }
         for path in grammar::included(&line.value, &line.origin)? {
-            self.file(&path, Depth::Included)?;
+            self.file(&path, &read_named(&path)?, Depth::Included)?;
         }
         Ok(())
     }
