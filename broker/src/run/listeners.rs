@@ -298,15 +298,12 @@ fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
 }
 
 /// Returns the addresses for everybody of IPv6 whose port has everybody of IPv4 too.
-fn twins_of_ipv4<'a>(addresses: impl Iterator<Item = &'a ListenAddress> + Clone) -> Vec<ListenAddress> {
-    let ports = |wanted: IpAddr| {
-        let tcp = addresses.clone().filter_map(ListenAddress::tcp);
-        tcp.filter(move |address| address.ip() == wanted).map(|address| address.port())
-    };
-    let of_ipv4: Vec<u16> = ports(Ipv4Addr::UNSPECIFIED.into()).collect();
-    ports(Ipv6Addr::UNSPECIFIED.into())
-        .filter(|port| of_ipv4.contains(port))
-        .map(|port| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port).into())
+fn twins_of_ipv4<'a>(addresses: impl Iterator<Item = &'a ListenAddress>) -> Vec<ListenAddress> {
+    let addresses: Vec<SocketAddr> = addresses.filter_map(ListenAddress::tcp).collect();
+    let for_everybody = |wanted: IpAddr| addresses.iter().filter(move |address| address.ip() == wanted);
+    for_everybody(Ipv6Addr::UNSPECIFIED.into())
+        .filter(|six| for_everybody(Ipv4Addr::UNSPECIFIED.into()).any(|four| four.port() == six.port()))
+        .map(|address| (*address).into())
         .collect()
 }
 
