@@ -233,7 +233,7 @@ fn a_json_log_has_one_object_on_each_line() {
 
 #[test]
 fn a_client_cannot_write_lines_of_its_own_into_the_log() {
-    let broker = Broker::start("");
+    let broker = Broker::start("mqtt.refuse_control_characters = false\n");
     drop(broker.client("one\n2026-01-01 ERROR \u{1b}[2Jforged"));
 
     let connected = broker.wait_for_log("connected");
