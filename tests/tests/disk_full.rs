@@ -7,7 +7,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -299,11 +301,11 @@ fn fill(broker: &Broker) -> u16 {
     panic!("the disk does not fill up")
 }
 
-/// Comes back as the subscriber that was away, takes so many messages and acknowledges them.
-fn drain(broker: &Broker, count: u16) {
+/// Comes back as the subscriber that was away, takes these messages, which are the next, and acknowledges them.
+fn drain(broker: &Broker, numbers: RangeInclusive<u16>) {
     let (mut wire, session_present) = Wire::connect(broker.address(), "sleeper", false);
     assert!(session_present);
-    for number in 1..=count {
+    for number in numbers {
         let published = Published::read(&wire.packet().unwrap()).unwrap();
         assert_eq!((published.payload.len(), published.payload[0]), (LARGE_PAYLOAD_BYTES, number as u8));
         wire.send(&acknowledgement(PUBACK, published.packet_id)).unwrap();
@@ -333,7 +335,7 @@ fn a_disk_that_the_store_filled_has_room_again_once_clients_took_what_waited_for
             broker.restart_impaired();
         }
 
-        drain(&broker, stored);
+        drain(&broker, 1..=stored);
 
         // Nothing is published meanwhile.
         wait_until_ready(&broker);
@@ -342,6 +344,39 @@ fn a_disk_that_the_store_filled_has_room_again_once_clients_took_what_waited_for
     broker.restart();
     let readyz = broker.get("/readyz").body;
     assert!(readyz.contains("\"storage_damage\":null"), "{readyz}");
+}
+
+/// Begins to compact the store of a broker that does not run.
+fn compact(broker: &Broker) -> Child {
+    let mut command = Command::new(tools::built_program("veilmq"));
+    command.args(["store", "compact", "--data-dir"]).arg(broker.data_dir());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn a_store_is_compacted_on_the_disk_that_it_has_filled_whatever_kills_the_command() {
+    const LEFT: u16 = 20;
+    let Some((mut broker, _disk)) = broker_on_disk(TINY_DISK_BYTES, RESERVE_BYTES) else { return };
+    broker.restart();
+    subscribe_with_qos_1_and_leave(&broker);
+    let stored = fill(&broker);
+    drain(&broker, 1..=stored - LEFT);
+    assert!(broker.terminate(20).success());
+    let file_bytes = || std::fs::metadata(broker.data_dir().join("store/db")).unwrap().len();
+    assert!(file_bytes() > 16_000_000, "there is no room for a copy");
+
+    for milliseconds in [2, 10, 15, 20, 25, 30, 35, 40, 50, 60, 80, 100] {
+        let mut child = compact(&broker);
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let output = compact(&broker).wait_with_output().unwrap();
+
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(file_bytes() < 4_000_000, "{}", file_bytes());
+    broker.restart();
+    drain(&broker, stored - LEFT + 1..=stored);
 }
 
 #[test]

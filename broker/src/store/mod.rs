@@ -43,7 +43,7 @@ pub(crate) use apart::at_once;
 pub(crate) use directory::DataDirectory;
 pub use directory::DirectoryError;
 pub(crate) use group::record_bytes;
-pub(crate) use inspect::{Inspection, LIMITS, disk_bytes, inspect};
+pub(crate) use inspect::{Inspection, LIMITS, Reading, disk_bytes, inspect};
 pub use opening::ReplayReport;
 pub use room::{Condition, FreeBytes, Room};
 pub use sled_store::{OpenReport, SledLimits, SledStore};

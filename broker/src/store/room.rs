@@ -161,7 +161,7 @@ impl Room {
 }
 
 /// Returns what unprivileged processes may still write to the file system of a directory.
-fn free_bytes(directory: &Path) -> io::Result<u64> {
+pub(super) fn free_bytes(directory: &Path) -> io::Result<u64> {
     let found = statvfs(directory)?;
     if found.blocks() == 0 {
         return Err(io::ErrorKind::Unsupported.into());

@@ -414,7 +414,7 @@ fn open_or_quarantine(
     limits: SledLimits,
     report: &mut OpenReport,
 ) -> Result<(sled::Db, Log), DirectoryError> {
-    remove_unfinished_snapshots(directory).map_err(|error| directory.failed(error))?;
+    remove_unfinished_snapshots(&directory.store()).map_err(|error| directory.failed(error))?;
     let mut result = open_and_read(&directory.store(), limits);
     if let Err(EngineError::Corrupt(error)) = &result {
         tracing::error!(%error, "storage cannot be read; trying with its log alone");
@@ -506,8 +506,8 @@ fn refusal(directory: &DataDirectory, error: EngineError) -> DirectoryError {
 }
 
 /// Removes snapshots that a crash left half written: sled would take them for whole ones, and needs none of them.
-fn remove_unfinished_snapshots(directory: &DataDirectory) -> io::Result<()> {
-    for path in files_of_store(directory)? {
+pub(crate) fn remove_unfinished_snapshots(store: &Path) -> io::Result<()> {
+    for path in files_of_store(store)? {
         if path.extension().is_some_and(|extension| extension == "generating") {
             fs::remove_file(path)?;
         }
@@ -521,7 +521,7 @@ fn set_derived_files_aside(directory: &DataDirectory) -> Result<Option<PathBuf>,
     let failed = |error| directory.failed(error);
     let is_derived = |name: &str| name == "conf" || name.starts_with("snap.");
     let mut place = None;
-    for path in files_of_store(directory).map_err(failed)? {
+    for path in files_of_store(&directory.store()).map_err(failed)? {
         let Some(name) = path.file_name().filter(|name| name.to_str().is_some_and(is_derived)) else {
             continue;
         };
@@ -534,8 +534,8 @@ fn set_derived_files_aside(directory: &DataDirectory) -> Result<Option<PathBuf>,
     Ok(place)
 }
 
-fn files_of_store(directory: &DataDirectory) -> io::Result<Vec<PathBuf>> {
-    match fs::read_dir(directory.store()) {
+fn files_of_store(store: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(store) {
         Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),

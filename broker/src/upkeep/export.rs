@@ -40,7 +40,7 @@ fn write(directory: &DataDirectory, mut out: impl Write, name: &Path) -> Result<
     let mut line = Vec::new();
     let mut spool = Spool::create(directory.path()).map_err(|error| directory.failed(error))?;
     let mut spooled = Ok(());
-    let inspection = store::inspect(directory, &mut |record| {
+    let inspection = store::inspect(directory, store::Reading::Copied, &mut |record| {
         if spooled.is_ok() {
             tally.add(&record);
             spooled = encode::record(&record, &mut line, |place, line| spool.push(place, line));

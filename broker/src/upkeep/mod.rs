@@ -1,7 +1,7 @@
 //! Upkeep: commands for the store of a broker that does not run. They check, export, import and compact it.
 //!
 //! All work record by record on what a replay gives, so that memory does not grow with the payloads that are stored.
-//! Invariant: a command that fails leaves the store as it was; none changes a store in place.
+//! Invariant: a command that fails leaves what is stored as it was; none changes it in place.
 
 mod command;
 mod decode;
@@ -27,7 +27,7 @@ use self::progress::Progress;
 use self::rebuild::Rebuild;
 use self::tally::Tally;
 use crate::files::FileError;
-use crate::store::{self, DataDirectory, DirectoryError, Inspection};
+use crate::store::{self, DataDirectory, DirectoryError, Inspection, Reading};
 
 pub(crate) use self::command::{StoreCommand, StoreCommandError, execute};
 
@@ -159,7 +159,7 @@ pub(crate) fn check(data_dir: &Path) -> Result<CheckReport, UpkeepError> {
     let directory = DataDirectory::lock_with_store(data_dir)?;
     let mut progress = Progress::start("checked");
     let mut tally = Tally::default();
-    let inspection = store::inspect(&directory, &mut |record| {
+    let inspection = store::inspect(&directory, Reading::Copied, &mut |record| {
         tally.add(&record);
         progress.report(&tally);
     })?;
@@ -191,7 +191,8 @@ pub(crate) fn compact(data_dir: &Path) -> Result<Compaction, UpkeepError> {
     let mut progress = Progress::start("compacted");
     let mut rebuild = Rebuild::begin(&directory)?;
     let mut failed = None;
-    let inspection = store::inspect(&directory, &mut |record| {
+    let reading = Reading::beside_another(&directory, bytes_before);
+    let inspection = store::inspect(&directory, reading, &mut |record| {
         if failed.is_none() {
             failed = rebuild.push(record).err();
             progress.report(rebuild.tally());

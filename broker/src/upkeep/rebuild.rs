@@ -7,7 +7,7 @@ use veilmq_core::{Record, Store};
 use super::progress::Progress;
 use super::tally::Tally;
 use super::{UpkeepError, damaged};
-use crate::store::{self, DataDirectory, LIMITS, SledStore};
+use crate::store::{self, DataDirectory, LIMITS, Reading, SledStore};
 
 /// The bytes of records at which they are committed.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -58,7 +58,8 @@ impl<'d> Rebuild<'d> {
         progress.turn_to("verified");
         let made = DataDirectory::lock_with_store(&self.directory.rebuild())?;
         let mut found = Tally::default();
-        let inspection = store::inspect(&made, &mut |record| {
+        // There may be no room for a copy, and nobody needs to keep it as it is.
+        let inspection = store::inspect(&made, Reading::InPlace, &mut |record| {
             found.add(&record);
             progress.report(&found);
         })?;
