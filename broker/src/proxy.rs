@@ -3,6 +3,7 @@
 //! Only the header is looked at, and nothing of it is kept but an address and what it says of the client's TLS. Whoever may send one is the listener's to decide: a header
 //! from anybody else would be a lie. Invariant: a header that is not complete holds at most [`HEADER_BYTES_MAX`] bytes.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use veilmq_config::{ProxiedTls, ProxyIdentity, ProxyProtocolConfig};
@@ -16,18 +17,25 @@ const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, version and command, family, length.
 const FIXED_BYTES: usize = 16;
 
-const MALFORMED: &str = "a malformed PROXY header";
-const ABSENT: &str = "no PROXY header, and the listener expects one";
-const TOO_LONG: &str = "a PROXY header that is too long";
+pub(crate) const MALFORMED: &str = "a malformed PROXY header";
+pub(crate) const ABSENT: &str = "no PROXY header, and the listener expects one";
+pub(crate) const TOO_LONG: &str = "a PROXY header that is too long";
 const OTHER_VERSION: &str = "a PROXY header of another version than the listener takes";
-const NO_TLS: &str = "the proxy does not say that the client speaks TLS with it";
-const NO_CERTIFICATE: &str = "the proxy does not say that the client has a valid certificate";
-const NO_NAME: &str = "the proxy does not say the common name of the client's certificate";
+pub(crate) const NO_TLS: &str = "the proxy does not say that the client speaks TLS with it";
+pub(crate) const NO_CERTIFICATE: &str = "the proxy does not say that the client has a valid certificate";
+/// A proxy that speaks for itself asks whether somebody is there, and mostly says nothing.
+pub(crate) const SAYS_NOTHING: &str = "a proxy that speaks for itself and says nothing";
 
 /// The field that says what is known of the client's TLS (section 2.2.6).
 const TLS_FIELD: u8 = 0x20;
-/// The field within it with the common name of the client's certificate.
+/// The fields within it: the version of TLS, the common name of the client's certificate, and the cipher.
+const VERSION_FIELD: u8 = 0x21;
 const COMMON_NAME_FIELD: u8 = 0x22;
+const CIPHER_FIELD: u8 = 0x23;
+/// The longest name of a version or a cipher that is looked at.
+const NAME_BYTES_MAX: usize = 64;
+/// The room that the address of a Unix socket has, of which there are two.
+const UNIX_BYTES: usize = 108;
 /// The client speaks TLS.
 const SPEAKS_TLS: u8 = 0x01;
 /// It has shown a certificate on this connection, or earlier in this session of TLS.
@@ -45,9 +53,29 @@ pub(crate) struct Proxied {
     /// How many of the bytes that came last belong to it.
     pub(crate) consumed: usize,
     /// Where the client is; None if the proxy speaks for itself or does not know.
-    pub(crate) client: Option<SocketAddr>,
+    pub(crate) client: Option<ProxiedClient>,
+    /// Whether the proxy speaks for itself, as when it asks whether the broker is there.
+    pub(crate) is_local: bool,
     version: u8,
     tls: ClientTls,
+}
+
+/// Where a client is according to its proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ProxiedClient {
+    /// At an address of TCP.
+    Tcp(SocketAddr),
+    /// At a Unix socket with this path.
+    Unix(Box<str>),
+}
+
+impl fmt::Display for ProxiedClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{path}"),
+        }
+    }
 }
 
 /// What a proxy says of the TLS between the client and itself.
@@ -56,9 +84,16 @@ struct ClientTls {
     is_spoken: bool,
     is_certified: bool,
     common_name: Option<Box<str>>,
+    version: Option<Box<str>>,
+    cipher: Option<Box<str>>,
 }
 
 impl Proxied {
+    /// Returns the version of TLS that the client speaks, and its cipher, if the proxy says both.
+    pub(crate) fn cipher(&self) -> Option<(&str, &str)> {
+        Some((self.tls.version.as_deref()?, self.tls.cipher.as_deref()?))
+    }
+
     /// Returns the user that the client is, if its certificate says so and that counts.
     ///
     /// # Errors
@@ -75,8 +110,8 @@ impl Proxied {
         }
         match config.identity {
             ProxyIdentity::None => Ok(None),
-            // Without it a client could say whatever it likes of itself.
-            ProxyIdentity::Cn => self.tls.common_name.take().map(Some).ok_or(NO_NAME),
+            // Without one the client is refused as soon as it says what it wants.
+            ProxyIdentity::Cn => Ok(self.tls.common_name.take()),
         }
     }
 }
@@ -126,11 +161,12 @@ fn line(bytes: &[u8]) -> Result<Option<Proxied>, &'static str> {
         ["PROXY", family @ ("TCP4" | "TCP6"), source, destination, source_port, destination_port] => {
             let is_v4 = *family == "TCP4";
             address(destination, destination_port, is_v4)?;
-            Some(address(source, source_port, is_v4)?)
+            Some(ProxiedClient::Tcp(address(source, source_port, is_v4)?))
         }
         _ => return Err(MALFORMED),
     };
-    Ok(Some(Proxied { consumed: end + 2, client, version: 1, tls: ClientTls::default() }))
+    let tls = ClientTls::default();
+    Ok(Some(Proxied { consumed: end + 2, client, is_local: false, version: 1, tls }))
 }
 
 fn address(ip: &str, port: &str, is_v4: bool) -> Result<SocketAddr, &'static str> {
@@ -152,34 +188,48 @@ fn binary(bytes: &[u8]) -> Result<Option<Proxied>, &'static str> {
         return Err(TOO_LONG);
     }
     let Some(content) = bytes.get(FIXED_BYTES..length) else { return Ok(None) };
+    let is_local = command == 0x20;
     let (client, tls) = match command {
         0x20 => (None, ClientTls::default()),
         0x21 => client(family, content)?,
         _ => return Err(MALFORMED),
     };
-    Ok(Some(Proxied { consumed: length, client, version: 2, tls }))
+    Ok(Some(Proxied { consumed: length, client, is_local, version: 2, tls }))
 }
 
-fn client(family: u8, content: &[u8]) -> Result<(Option<SocketAddr>, ClientTls), &'static str> {
+fn client(family: u8, content: &[u8]) -> Result<(Option<ProxiedClient>, ClientTls), &'static str> {
+    let at = |ip: IpAddr, high, low| {
+        Some(ProxiedClient::Tcp(SocketAddr::new(ip, u16::from_be_bytes([high, low]))))
+    };
     let (client, fields) = match family {
         // TCP over IPv4.
         0x11 => {
             let (addresses, fields) = content.split_first_chunk::<12>().ok_or(MALFORMED)?;
             let [a, b, c, d, _, _, _, _, high, low, _, _] = *addresses;
-            (Some(SocketAddr::new(Ipv4Addr::new(a, b, c, d).into(), u16::from_be_bytes([high, low]))), fields)
+            (at(Ipv4Addr::new(a, b, c, d).into(), high, low), fields)
         }
         // TCP over IPv6.
         0x21 => {
             let (source, rest) = content.split_first_chunk::<16>().ok_or(MALFORMED)?;
             let (_, rest) = rest.split_first_chunk::<16>().ok_or(MALFORMED)?;
             let ([high, low, _, _], fields) = rest.split_first_chunk::<4>().ok_or(MALFORMED)?;
-            (Some(SocketAddr::new(Ipv6Addr::from(*source).into(), u16::from_be_bytes([*high, *low]))), fields)
+            (at(Ipv6Addr::from(*source).into(), *high, *low), fields)
         }
-        // A Unix socket, whose addresses say nothing of who it is. A client of no known kind may be refused (section 2.2), as Mosquitto does.
-        0x31 => (None, content.get(216..).ok_or(MALFORMED)?),
+        // Two Unix sockets; from some proxies only the path of one, which is not padded to its length.
+        0x31 => match (content.get(..UNIX_BYTES), content.get(2 * UNIX_BYTES..)) {
+            (Some(source), Some(fields)) => (unix_path(source).map(ProxiedClient::Unix), fields),
+            (_, _) => (Some(ProxiedClient::Unix(unix_path(content).ok_or(MALFORMED)?)), &[][..]),
+        },
+        // A client of no known kind may be refused (section 2.2), as Mosquitto does.
         _ => return Err(MALFORMED),
     };
     Ok((client, client_tls(fields)?))
+}
+
+/// Returns the path that an address of a Unix socket begins with, if it can be shown.
+fn unix_path(address: &[u8]) -> Option<Box<str>> {
+    let path = str::from_utf8(address.split(|byte| *byte == 0).next()?).ok()?;
+    (!path.is_empty() && !path.contains(char::is_control)).then(|| path.into())
 }
 
 fn client_tls(fields: &[u8]) -> Result<ClientTls, &'static str> {
@@ -195,13 +245,19 @@ fn client_tls(fields: &[u8]) -> Result<ClientTls, &'static str> {
 
 fn tls_field(content: &[u8]) -> Result<ClientTls, &'static str> {
     let ([client, verified @ ..], fields) = content.split_first_chunk::<5>().ok_or(MALFORMED)?;
-    let mut common_name = None;
+    let (mut common_name, mut version, mut cipher) = (None, None, None);
     for_each_field(fields, |kind, content| {
-        if kind == COMMON_NAME_FIELD {
-            let name = str::from_utf8(content).map_err(|_| MALFORMED)?;
-            // CONNECT could not have such a User Name either.
-            let is_one = !name.is_empty() && !name.contains('\0') && content.len() <= usize::from(u16::MAX);
-            common_name = is_one.then(|| name.into());
+        match kind {
+            VERSION_FIELD => version = name(content),
+            CIPHER_FIELD => cipher = name(content),
+            COMMON_NAME_FIELD => {
+                let name = str::from_utf8(content).map_err(|_| MALFORMED)?;
+                // CONNECT could not have such a User Name either.
+                let is_one =
+                    !name.is_empty() && !name.contains('\0') && content.len() <= usize::from(u16::MAX);
+                common_name = is_one.then(|| name.into());
+            }
+            _ => {}
         }
         Ok(())
     })?;
@@ -210,7 +266,15 @@ fn tls_field(content: &[u8]) -> Result<ClientTls, &'static str> {
         is_spoken: client & SPEAKS_TLS != 0,
         is_certified,
         common_name: common_name.filter(|_| is_certified),
+        version,
+        cipher,
     })
+}
+
+/// Returns the name of a version or a cipher, if it can be shown.
+fn name(content: &[u8]) -> Option<Box<str>> {
+    let is_one = (1..=NAME_BYTES_MAX).contains(&content.len()) && content.iter().all(u8::is_ascii_graphic);
+    str::from_utf8(content).ok().filter(|_| is_one).map(Into::into)
 }
 
 /// Each field has a type, a length and so many bytes.
@@ -248,23 +312,33 @@ mod tests {
 
     #[test]
     fn the_address_of_the_client_is_read_and_what_follows_is_left() {
-        let v4 = Some("192.0.2.1:12345".parse().unwrap());
-        let v6_address = Some("[2001:db8::7]:12345".parse().unwrap());
+        let at = |address: &str| Some(ProxiedClient::Tcp(address.parse().unwrap()));
+        let (v4, v6_address) = (at("192.0.2.1:12345"), at("[2001:db8::7]:12345"));
+        let unix = |path: &str| Some(ProxiedClient::Unix(path.into()));
         for (header, client) in [
-            (b"PROXY TCP4 192.0.2.1 10.0.0.1 12345 1883\r\n".to_vec(), v4),
-            (b"PROXY TCP6 2001:db8::7 ::1 12345 1883\r\n".to_vec(), v6_address),
+            (b"PROXY TCP4 192.0.2.1 10.0.0.1 12345 1883\r\n".to_vec(), v4.clone()),
+            (b"PROXY TCP6 2001:db8::7 ::1 12345 1883\r\n".to_vec(), v6_address.clone()),
             (b"PROXY UNKNOWN\r\n".to_vec(), None),
             (b"PROXY UNKNOWN whatever follows\r\n".to_vec(), None),
-            (binary_header(0x21, 0x11, V4), v4),
+            (binary_header(0x21, 0x11, V4), v4.clone()),
             (binary_header(0x21, 0x11, &[V4, &[4, 0, 2, 1, 2], &[3, 0, 0]].concat()), v4),
             (binary_header(0x21, 0x21, &v6()), v6_address),
             (binary_header(0x20, 0x00, b""), None),
             (binary_header(0x20, 0x11, V4), None),
             (binary_header(0x21, 0x31, &[0; 216]), None),
+            (
+                binary_header(0x21, 0x31, &[&b"/run/a.sock"[..], &[0; 205], &[4, 0, 1, 1]].concat()),
+                unix("/run/a.sock"),
+            ),
+            (binary_header(0x21, 0x31, b"/run/a.sock"), unix("/run/a.sock")),
+            (binary_header(0x21, 0x31, &[&b"/a\nb"[..], &[0; 212]].concat()), None),
         ] {
             let followed = [header.as_slice(), b"\x10\x0c"].concat();
             let version = if header.starts_with(b"PROXY") { 1 } else { 2 };
-            let proxied = |consumed| Proxied { consumed, client, version, tls: ClientTls::default() };
+            let is_local = header.starts_with(SIGNATURE) && header[12] == 0x20;
+            let tls = ClientTls::default();
+            let proxied =
+                |consumed| Proxied { consumed, client: client.clone(), is_local, version, tls: tls.clone() };
             let read = ProxyHeader::default().receive(&followed);
             assert_eq!(read, Ok(Some(proxied(header.len()))), "{header:02x?}");
 
@@ -304,7 +378,7 @@ mod tests {
             (&required, Some((SPEAKS_TLS, 1, "")), Ok(None)),
             (&certified, Some((SPEAKS_TLS, 0, "lamp")), Err(NO_CERTIFICATE)),
             (&certified, Some((SPEAKS_TLS | 0x02, 1, "lamp")), Err(NO_CERTIFICATE)),
-            (&certified, Some((SPEAKS_TLS | 0x02, 0, "")), Err(NO_NAME)),
+            (&certified, Some((SPEAKS_TLS | 0x02, 0, "")), Ok(None)),
             (&certified, Some((SPEAKS_TLS | 0x02, 0, "lamp")), Ok(Some("lamp".into()))),
             (&certified, Some((SPEAKS_TLS | 0x04, 0, "lamp")), Ok(Some("lamp".into()))),
         ] {
@@ -313,6 +387,27 @@ mod tests {
         let mut old = ProxyHeader::default().receive(b"PROXY UNKNOWN\r\n").unwrap().unwrap();
         let new_only = ProxyProtocolConfig { version: Some(2), ..ProxyProtocolConfig::default() };
         assert_eq!(old.user(&new_only), Err(OTHER_VERSION));
+    }
+
+    #[test]
+    fn version_and_cipher_are_told_if_they_can_be_shown() {
+        for (version, cipher, expected) in [
+            ("TLSv1.3", "AES", Some(("TLSv1.3", "AES"))),
+            ("TLSv1.3", "", None),
+            ("TLSv1.3", "A\nB", None),
+            (&"x".repeat(65), "AES", None),
+        ] {
+            let field =
+                |kind, text: &str| [&[kind, 0, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+            let fields = [field(VERSION_FIELD, version), field(CIPHER_FIELD, cipher)].concat();
+            let content = [&[SPEAKS_TLS, 0, 0, 0, 0], fields.as_slice()].concat();
+            let tls = [&[TLS_FIELD, 0, u8::try_from(content.len()).unwrap()], content.as_slice()].concat();
+
+            let header = binary_header(0x21, 0x11, &[V4, &tls].concat());
+
+            let proxied = ProxyHeader::default().receive(&header).unwrap().unwrap();
+            assert_eq!(proxied.cipher(), expected, "{version} {cipher:?}");
+        }
     }
 
     #[test]
@@ -340,6 +435,7 @@ mod tests {
             (binary_header(0x21, 0x11, &V4[..11]), MALFORMED),
             (binary_header(0x21, 0x21, V4), MALFORMED),
             (binary_header(0x21, 0x31, &[0; 215]), MALFORMED),
+            (binary_header(0x21, 0x31, b"/a\nb"), MALFORMED),
             (binary_header(0x21, 0x11, &[V4, &[4, 0]].concat()), MALFORMED),
             (binary_header(0x21, 0x11, &[V4, &[4, 0, 9, 1]].concat()), MALFORMED),
             (binary_header(0x21, 0x11, &[V4, &[TLS_FIELD, 0, 4, 1, 0, 0, 0]].concat()), MALFORMED),

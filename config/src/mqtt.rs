@@ -57,6 +57,8 @@ pub struct ListenerMqttConfig {
     pub assigned_client_id_prefix: String,
     /// Whether the user name takes the place of the Client Identifier.
     pub user_name_as_client_id: bool,
+    /// Whether a client is refused that no certificate proves to be a user.
+    pub proven_users_only: bool,
     /// What stands before every topic of the clients there, who do not see it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mount_point: Option<String>,
@@ -91,6 +93,7 @@ impl Default for ListenerMqttConfig {
             empty_client_id: true,
             assigned_client_id_prefix: "auto-".to_owned(),
             user_name_as_client_id: false,
+            proven_users_only: false,
             mount_point: None,
         }
     }

@@ -184,6 +184,7 @@ fn each_listener_has_its_own_users_rules_and_ways() {
         empty_client_id: false,
         assigned_client_id_prefix: "own-".to_owned(),
         user_name_as_client_id: true,
+        proven_users_only: false,
         mount_point: Some("site/".to_owned()),
     };
     assert_eq!(second.mqtt, own);
@@ -469,8 +470,8 @@ fn every_error_names_file_line_and_option() {
         ),
         ("connection a\ntopic b\n", "FILE:1: connection needs `address` below it"),
         (
-            "connection a\naddress b\nbridge_psk 01\n",
-            "FILE:3: bridge_psk is not supported: pre-shared keys of TLS are not available; use certificates",
+            "connection a\naddress b\ntopic c\nbridge_psk 01\n",
+            "FILE:4: bridge_psk is not supported: pre-shared keys of TLS are not available; use certificates",
         ),
         (
             "listener 1\npsk_hint here\n",

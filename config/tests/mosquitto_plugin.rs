@@ -1,4 +1,4 @@
-//! The plugin that `mosquitto.conf` may name: dynamic security, which is built in.
+//! The plugins that `mosquitto.conf` may name: those that are built in.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -66,7 +66,7 @@ fn what_cannot_be_is_an_error_that_names_the_line() {
     for (text, expected) in [
         (
             "plugin /none\n",
-            "FILE:1: plugin = /none is not allowed; allowed: …/mosquitto_dynamic_security.so, which is built in; no other plugin can be loaded, but `access.http` of a configuration of our own asks a service",
+            "FILE:1: plugin = /none is not allowed; allowed: …/mosquitto_dynamic_security.so, …/mosquitto_acl_file.so or …/mosquitto_password_file.so, which are built in; no other plugin can be loaded, but `access.http` of a configuration of our own asks a service",
         ),
         (
             "plugin_opt_config_file /ds.json\n",
@@ -124,4 +124,35 @@ fn a_plugin_without_a_file_is_not_active_and_that_is_said() {
     }
     assert_eq!(load(&format!("plugin {so}\n")).access.dynamic_security_file, None);
     assert!(warnings(&format!("plugin {so}\n{file}")).is_empty());
+}
+
+#[test]
+fn files_of_rules_and_passwords_may_be_named_by_the_plugins_that_read_them() {
+    let both = "plugin /lib/mosquitto_acl_file.so\nplugin_opt_acl_file /acl\n\
+                plugin /lib/mosquitto_password_file.so\nplugin_opt_password_file /pw\n";
+    let config = load(&format!("listener 1884 127.0.0.1\n{both}"));
+    assert_eq!(config.acl.mosquitto_file, Some(PathBuf::from("/acl")));
+    assert_eq!(config.access.password_file, Some(PathBuf::from("/pw")));
+    assert!(config.mosquitto.notes.is_empty(), "{:?}", config.mosquitto.notes);
+
+    let config = load(&format!(
+        "per_listener_settings true\nlistener 1884 127.0.0.1\nallow_anonymous true\nlistener 1885 127.0.0.1\n{both}"
+    ));
+    let own = config.listeners[1].access.as_ref().unwrap();
+    assert_eq!((&config.access.password_file, &config.acl.mosquitto_file), (&None, &None));
+    assert_eq!(own.password_file, Some(PathBuf::from("/pw")));
+    assert_eq!(own.mosquitto_acl_file, Some(PathBuf::from("/acl")));
+}
+
+#[test]
+fn an_option_belongs_to_the_plugin_above_it() {
+    for text in [
+        "plugin /lib/mosquitto_acl_file.so\nplugin_opt_password_file /pw\n",
+        "plugin /lib/mosquitto_dynamic_security.so\nplugin_opt_acl_file /acl\n",
+        "plugin /lib/mosquitto_acl_file.so\nplugin_opt_config_file /ds.json\n",
+        "per_listener_settings true\nglobal_plugin /lib/mosquitto_acl_file.so\nplugin_opt_acl_file /acl\n",
+    ] {
+        let error = try_load(text).unwrap_err().to_string();
+        assert!(error.contains("plugin_opt_") && error.contains("is not allowed"), "{error}");
+    }
 }

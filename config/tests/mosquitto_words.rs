@@ -42,6 +42,16 @@ fn faults_are_also_told_in_mosquittos_words() {
         ("connection a\n", "Invalid bridge configuration: no remote addresses defined."),
         ("connection a\naddress b\n", "Invalid bridge configuration: no topics defined."),
         ("connection a\ntopic \"b c\n", "Missing closing quote in topic value (c)."),
+        ("bridge_psk 01\n", "The 'bridge_psk' option requires a bridge to be defined first."),
+        ("connection a\nbridge_psk\n", "Empty 'bridge_psk' value in configuration."),
+        (
+            "connection a\naddress b\ntopic c\nbridge_psk 01\n",
+            "Invalid bridge configuration: missing bridge_identity.",
+        ),
+        (
+            "connection a\naddress b\ntopic c\nbridge_identity d\n",
+            "Invalid bridge configuration: missing bridge_psk.",
+        ),
         (
             "listener 1\nenable_proxy_protocol 2\nuse_subject_as_username true\n",
             "use_subject_as_username cannot be used with `enable_proxy_protocol 2`.",

@@ -43,6 +43,22 @@ fn an_address_has_so_many_connections_at_one_time() {
 }
 
 #[test]
+fn who_has_left_has_no_place_when_the_next_one_comes() {
+    let broker = Broker::start_configured(|address| {
+        format!(
+            "access.anonymous = true\nshards.count = 1\nlimits.connections_max = 3\n\
+             [[listeners]]\naddress = \"{address}\"\n"
+        )
+    });
+
+    for round in 0..20 {
+        let connect = |number: usize| Wire::connect(broker.address(), &number.to_string(), true).0;
+        let wires: Vec<Wire> = (0..3).map(connect).collect();
+        assert_eq!(wires.len(), 3, "round {round}: each had a CONNACK");
+    }
+}
+
+#[test]
 fn connections_that_say_nothing_keep_out_others_like_them_and_no_established_one() {
     // [A01]
     let broker = broker("limits.opening_connections_max = 2");

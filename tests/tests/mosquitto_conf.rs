@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::thread;
@@ -25,6 +25,38 @@ fn named(version: u8, client_id: &str, user: &str) -> Vec<u8> {
     bytes.extend(user.as_bytes());
     bytes[1] += u8::try_from(user.len()).unwrap() + 2;
     bytes
+}
+
+/// A named pipe in the place of the file makes the reload last as long as the test wants.
+#[test]
+fn who_connects_while_the_file_is_read_again_is_served_by_what_it_says() {
+    let place = Place::new();
+    let broker = place.start(&built_program("veilmq"), "allow_anonymous true\n");
+    let conf = place.path("mosquitto.conf");
+    let strict = fs::read_to_string(&conf).unwrap().replace("anonymous true", "anonymous false");
+    fs::remove_file(&conf).unwrap();
+    assert!(Command::new("mkfifo").arg(&conf).status().unwrap().success());
+
+    broker.signal(Signal::SIGHUP);
+    let log = place.path("mosquitto.log");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !fs::read_to_string(&log).unwrap().contains("Reloading config.") {
+        assert!(Instant::now() < deadline, "no reload");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let mut client = TcpStream::connect(broker.address).unwrap();
+    client.write_all(&v3("c", true)).unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert!(client.read(&mut [0]).is_err(), "nobody is served meanwhile");
+    // It is read once to tell whose file it is, and once for what it says; whoever reads sees the end of it before more comes.
+    thread::spawn(move || {
+        for _ in 0..2 {
+            fs::write(&conf, &strict).unwrap();
+            thread::sleep(Duration::from_millis(200));
+        }
+    });
+
+    assert_eq!(heard(&mut client), "20020005closed");
 }
 
 /// Two brokers with the same file give the same answers to the same packets.

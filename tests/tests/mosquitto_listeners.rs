@@ -3,13 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
+use veilmq_tests::certificates::Authority;
 use veilmq_tests::drop_in::{Place, Running, answers_at, connect, heard, v3, v5};
 use veilmq_tests::ports::ReservedPort;
+use veilmq_tests::tls::TlsClient;
 use veilmq_tests::tools::{built_program, run};
 use veilmq_tests::wire::packet;
 
@@ -276,6 +278,31 @@ fn a_listener_on_an_interface_that_is_not_there_is_named() {
     assert!(!output.status.success() && said.contains("cannot listen on 127.0.0.1"), "{said}");
 }
 
+#[test]
+fn where_certificates_name_users_and_nobody_is_asked_for_one_nobody_is_let_in() {
+    let authority = Authority::new();
+    let certificate = authority.issue_for_this_machine();
+    let tls = format!(
+        "certfile {}\nkeyfile {}\nuse_identity_as_username true\n",
+        certificate.certificate.display(),
+        certificate.key.display()
+    );
+    let two = Two::start("allow_anonymous true\n", "", &tls, &[]);
+
+    for (packet, connack) in [
+        (v3("c", true), &[0x20, 2, 0, 4][..]),
+        (login("ann", "secret"), &[0x20, 2, 0, 4]),
+        (v5("c"), &[0x20, 3, 0, 0x86, 0]),
+    ] {
+        let mut stream = TlsClient::new(&authority, None).open(two.second_address()).unwrap();
+        stream.write_all(&packet).unwrap();
+        let mut answer = vec![0; connack.len()];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, connack);
+    }
+    assert_eq!(two.first(&[v3("c", true)]), ["20020000"]);
+}
+
 /// A header of version 2 from 192.0.2.7:12345, with what the proxy says of the client's TLS.
 fn proxied(common_name: Option<&str>) -> Vec<u8> {
     let tls = common_name.map(|name| {
@@ -308,7 +335,7 @@ fn who_comes_by_a_proxy_is_who_its_certificate_says() {
 
     assert_eq!(lamp, ["20020000", "9003000100", "", &seen("lamp/state", "2")]);
     assert_eq!(two.first(&[with(proxied(None), v3("c", true))]), ["closed"]);
-    assert_eq!(two.first(&[with(proxied(Some("")), v3("c", true))]), ["closed"]);
+    assert_eq!(two.first(&[with(proxied(Some("")), v3("c", true))]), ["20020004closed"]);
     assert_eq!(two.first(&[v3("c", true)]), ["closed"]);
     assert_eq!(two.second(&[with(proxied(Some("lamp")), v3("c", true))]), ["20020000"]);
     assert_eq!(two.second(&[with(proxied(None), v3("c", true))]), ["closed"]);

@@ -131,6 +131,30 @@ fn who_is_refused_or_cut_off_is_named_with_its_address() {
 }
 
 #[test]
+fn what_a_proxy_says_is_said_in_mosquittos_words() {
+    let place = Place::new();
+    let proxied = "enable_proxy_protocol 2\nproxy_protocol_v2_require_tls true\nallow_anonymous true\n";
+    let broker = place.start(&built_program("veilmq"), proxied);
+    let log = place.path("mosquitto.log");
+    let head = |family: u8, content: &[u8]| {
+        let length = u8::try_from(content.len()).unwrap();
+        [b"\r\n\r\n\0\r\nQUIT\n\x21".as_slice(), &[family, 0, length], content].concat()
+    };
+    let v6 = [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[7], &[0; 16], &[0x30, 0x39, 7, 0x5b]].concat();
+    let tls = b"\x20\0\x14\x01\0\0\0\0\x21\0\x07TLSv1.3\x23\0\x02AB";
+
+    let let_in = broker.answers(&[[head(0x21, &[&v6[..], tls].concat()), v3("six", true)].concat()]);
+    let refused = broker.answers(&[head(0x21, &v6)]);
+    let corrupt = broker.answers(&[head(0x11, b"short")]);
+
+    assert_eq!((&*let_in[0], &*refused[0], &*corrupt[0]), ("20020000", "closed", "closed"));
+    wait_for_text(&log, ": Connection from 2001:db8::7:12345 negotiated TLSv1.3 cipher AB");
+    wait_for_text(&log, ": New client connected from 2001:db8::7:12345 as six (p2, c1, k60).");
+    wait_for_text(&log, ": Connection from 2001:db8::7:12345 rejected, client did not connect using TLS.");
+    wait_for_text(&log, ": Connection rejected, corrupt PROXY header.");
+}
+
+#[test]
 fn lines_go_where_the_file_says_with_the_time_that_it_asks_for() {
     let place = Place::new();
     let log = place.path("other.log");

@@ -105,6 +105,46 @@ fn a_proxy_that_speaks_for_itself_is_known_by_its_own_address() {
 }
 
 #[test]
+fn a_proxy_that_only_asks_whether_the_broker_is_there_is_let_go_soon() {
+    let broker = behind_a_proxy("127.0.0.1", "");
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    let started = Instant::now();
+
+    let mut quiet = open(broker.address());
+    quiet.write_all(local).unwrap();
+    let mut speaks = open(broker.address());
+    speaks.write_all(local).unwrap();
+    speaks.write_all(&connect_packet("speaks")).unwrap();
+    assert_eq!(next(&mut speaks, 4), ACCEPTED);
+    assert_eq!(quiet.read(&mut [0]).unwrap(), 0);
+
+    assert!((Duration::from_secs(2)..Duration::from_secs(6)).contains(&started.elapsed()));
+    wait_for_log(&broker, "a proxy that speaks for itself and says nothing");
+    speaks.write_all(&packet(0xc0, &[])).unwrap();
+    assert_eq!(next(&mut speaks, 2), [0xd0, 0], "who has said something stays");
+}
+
+#[test]
+fn a_client_may_come_to_its_proxy_by_a_unix_socket() {
+    let broker = behind_a_proxy("127.0.0.1", "");
+    for (number, content) in
+        [[&b"/run/app.sock"[..], &[0; 203]].concat(), b"/run/app.sock".to_vec()].iter().enumerate()
+    {
+        let head = [b"\r\n\r\n\0\r\nQUIT\n\x21\x31\0".as_slice(), &[u8::try_from(content.len()).unwrap()]];
+        let client_id = format!("unix-{number}");
+        let mut stream = open(broker.address());
+
+        stream
+            .write_all(&[&head.concat(), content.as_slice(), &connect_packet(&client_id)].concat())
+            .unwrap();
+
+        assert_eq!(next(&mut stream, 4), ACCEPTED);
+        let log = broker.log();
+        assert!(line_with(&log, &client_id).contains("peer=unix:/run/app.sock"), "{log}");
+    }
+}
+
+#[test]
 fn a_client_without_a_good_header_is_refused() {
     // [A14]
     let broker = behind_a_proxy("127.0.0.0/8", "");

@@ -41,6 +41,8 @@ pub struct Entrance {
     pub assigned_prefix: Arc<str>,
     /// Whether the user name takes the place of the Client Identifier.
     pub user_name_is_client_id: bool,
+    /// Whether a client is refused that no certificate proves to be a user.
+    pub proven_users_only: bool,
     /// What stands before every topic of its clients, who do not see it; never empty. The VEIL-1 channel is not served behind one:
     /// what it says of topics is authenticated.
     pub mount_point: Option<Arc<str>>,
@@ -85,6 +87,7 @@ impl Entrance {
             empty_client_id: true,
             assigned_prefix: Arc::from("auto-"),
             user_name_is_client_id: false,
+            proven_users_only: false,
             mount_point: None,
         }
     }

@@ -93,6 +93,8 @@ pub(crate) enum PeerError {
     LargeWill { bytes: usize, maximum: usize },
     #[error("user name or password refused")]
     Credentials,
+    #[error("no certificate proves a user name")]
+    Unproven,
     #[error("too many wrong passwords")]
     Banned,
     #[error("{bytes} bytes before CONNACK, {maximum} are taken")]
@@ -172,6 +174,7 @@ impl CloseReason {
                 | PeerError::SessionOfIdentity
                 | PeerError::SessionOfUser
                 | PeerError::Credentials
+                | PeerError::Unproven
                 | PeerError::Banned
                 | PeerError::AuthenticationMethod
                 | PeerError::ConnAck(_)
@@ -252,7 +255,7 @@ impl CloseReason {
                 | PeerError::SessionOfUser => Some(ReasonCode::NotAuthorized),
                 PeerError::LargeWill { .. } => Some(ReasonCode::PacketTooLarge),
                 PeerError::EndToEnd(refusal) => Some(refusal.reason_code()),
-                PeerError::Credentials => Some(ReasonCode::BadUserNameOrPassword),
+                PeerError::Credentials | PeerError::Unproven => Some(ReasonCode::BadUserNameOrPassword),
                 PeerError::Banned => Some(ReasonCode::Banned),
                 PeerError::AuthenticationMethod => Some(ReasonCode::BadAuthenticationMethod),
                 // Table 3-1: the CONNECT is valid but is not accepted.
@@ -335,6 +338,7 @@ impl CloseReason {
                 | PeerError::ReservedWill
                 | PeerError::LargeWill { .. }
                 | PeerError::Credentials
+                | PeerError::Unproven
                 | PeerError::Banned
                 | PeerError::Impatient { .. }
                 | PeerError::ConnAck(_)
@@ -359,6 +363,8 @@ impl CloseReason {
         let silence = match self {
             // No return code of MQTT 3 is for a Will Message that is not taken.
             Self::Peer(PeerError::LargeWill { .. }) => Silence::Never,
+            // Their code 4 is said as Mosquitto says it.
+            Self::Peer(PeerError::Unproven) => Silence::Never,
             Self::Peer(PeerError::ReservedWill) if settings.mosquitto_habits => Silence::Always,
             // Section 4.13.1: a server may answer an error in CONNECT.
             Self::Peer(PeerError::Packet(error))
@@ -405,7 +411,9 @@ impl Notice {
     pub(crate) fn refusals(&self, version: ProtocolVersion) -> impl Iterator<Item = Packet<'_>> {
         let reason = match self.reason {
             // MQTT 3.1.1 has 4 for what is malformed in them (table 3.1); in MQTT 3.1 it is the code for this.
-            ReasonCode::BadUserNameOrPassword if version == ProtocolVersion::V311 => {
+            ReasonCode::BadUserNameOrPassword
+                if version == ProtocolVersion::V311 && self.silence != Silence::Never =>
+            {
                 ReasonCode::NotAuthorized
             }
             // No return code of theirs is for a Will Message that is not taken.

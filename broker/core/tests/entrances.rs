@@ -78,6 +78,17 @@ fn a_user_name_can_take_the_place_of_the_client_identifier() {
 }
 
 #[test]
+fn a_listener_may_take_nobody_but_users_that_a_certificate_has_proved() {
+    let mut world = world(|entrance| entrance.proven_users_only = true);
+    world.set_access(vec![Access::open_to(true), Access::open_to(true)]);
+    let ann = Connect { username: Some("ann"), password: Some(b"secret"), ..connect_v5("ann", true, 0) };
+
+    assert_eq!(answer(&mut world, SECOND, &ann), "CONNACK 0x86");
+    assert_eq!(answer(&mut world, SECOND, &connect_v311("b", true)), "CONNACK 0x86", "4 in its form");
+    assert_eq!(answer(&mut world, EntranceId(0), &ann), "CONNACK 0x00");
+}
+
+#[test]
 fn each_listener_asks_its_own_table_who_may_connect() {
     let users = HashMap::from([(Arc::from("ann"), 1)]);
     let mut world = world(|_| {});

@@ -12,6 +12,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::proxy::{ABSENT, MALFORMED, NO_CERTIFICATE, NO_TLS, TOO_LONG};
+
 /// The version that scripts look for which wait until the broker runs.
 const MOSQUITTO: &str = "mosquitto version 2.1.2";
 
@@ -24,8 +26,10 @@ const LINES: &[Words] = &[
     ("ready", |_| process("running")),
     ("VeilMQ has ended", |_| process("terminating")),
     ("reloading", |_| "Reloading config.".to_owned()),
-    ("accepted", |fields| {
-        format!("New connection from {} on port {}.", fields.text("peer"), fields.text("port"))
+    ("accepted", |fields| format!("New connection from {} on port {}.", fields.peer(), fields.text("port"))),
+    ("encrypted up to the proxy", |fields| {
+        let (peer, tls, cipher) = (fields.peer(), fields.text("tls"), fields.text("cipher"));
+        format!("Connection from {peer} negotiated {tls} cipher {cipher}")
     }),
     ("connected", connected),
     ("disconnected", |fields| ended(fields, fields.text("client"))),
@@ -100,6 +104,16 @@ impl Fields {
         self.optional(name).unwrap_or_default()
     }
 
+    /// Where a client is, as Mosquitto has it: without brackets, and with port 0 where there is none.
+    fn peer(&self) -> String {
+        let peer = self.text("peer");
+        match (peer.strip_prefix('[').and_then(|peer| peer.split_once(']')), peer.strip_prefix("unix:")) {
+            (Some((ip, port)), _) => format!("{ip}{port}"),
+            (None, Some(path)) if !path.ends_with(')') => format!("{path}:0"),
+            (None, _) => peer.to_owned(),
+        }
+    }
+
     fn digit(&self, name: &str) -> u8 {
         u8::from(self.optional(name) == Some("true"))
     }
@@ -171,7 +185,7 @@ fn connected(fields: &Fields) -> String {
     let user = fields.optional("user").map(|user| format!(", u'{user}'")).unwrap_or_default();
     format!(
         "New client connected from {} as {} (p{version}, c{}, k{}{user}).",
-        fields.text("peer"),
+        fields.peer(),
         fields.text("client"),
         fields.digit("clean_start"),
         fields.text("keep_alive_seconds")
@@ -188,6 +202,9 @@ fn ended(fields: &Fields, client: &str) -> String {
         "taken_over" => return format!("Client {client} already connected, closing old connection."),
         _ => {}
     }
+    if let Some(line) = rejected(fields) {
+        return line;
+    }
     let code = fields.optional("code");
     let known = REASONS.iter().find(|(number, _)| Some(*number) == code);
     let reason = match (known, code, fields.text("cause")) {
@@ -200,7 +217,20 @@ fn ended(fields: &Fields, client: &str) -> String {
     let is_vague = matches!(reason, "malformed packet" | "protocol error" | "implementation specific error");
     let detail = fields.optional("reason").filter(|_| is_vague);
     let detail = detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
-    format!("Client {client} [{}] disconnected: {reason}.{detail}", fields.text("peer"))
+    format!("Client {client} [{}] disconnected: {reason}.{detail}", fields.peer())
+}
+
+/// What is said of a connection whose proxy did not say what it has to.
+fn rejected(fields: &Fields) -> Option<String> {
+    let lacks = match fields.text("reason") {
+        ABSENT | MALFORMED | TOO_LONG => {
+            return Some("Connection rejected, corrupt PROXY header.".to_owned());
+        }
+        NO_TLS => "client did not connect using TLS",
+        NO_CERTIFICATE => "client did not provide a certificate",
+        _ => return None,
+    };
+    Some(format!("Connection from {} rejected, {lacks}.", fields.peer()))
 }
 
 #[cfg(test)]
@@ -233,6 +263,10 @@ mod tests {
         };
         let connected = |more: &[(&'static str, &str)]| {
             said("connected", &[&[PEER, CLIENT][..], more].concat(), Level::INFO)
+        };
+        let refused = |peer, reason| {
+            let fields = [("peer", peer), ("cause", "protocol_error"), ("reason", reason)];
+            said("connection refused", &fields, Level::INFO)
         };
 
         for (line, expected) in [
@@ -269,6 +303,19 @@ mod tests {
             (
                 said("connection refused", &[PEER, ("cause", "refused"), ("code", "134")], Level::INFO),
                 "Client <unknown> [192.0.2.1:1000] disconnected: not authorised.",
+            ),
+            (
+                said("encrypted up to the proxy", &[PEER, ("tls", "TLSv1.3"), ("cipher", "X")], Level::INFO),
+                "Connection from 192.0.2.1:1000 negotiated TLSv1.3 cipher X",
+            ),
+            (refused("192.0.2.1:1000", MALFORMED), "Connection rejected, corrupt PROXY header."),
+            (
+                refused("[2001:db8::7]:1000", NO_TLS),
+                "Connection from 2001:db8::7:1000 rejected, client did not connect using TLS.",
+            ),
+            (
+                refused("unix:/a", NO_CERTIFICATE),
+                "Connection from /a:0 rejected, client did not provide a certificate.",
             ),
             (said("reloading", &[], Level::INFO), "Reloading config."),
             (said("odd", &[("file", "x")], Level::WARN), "Warning: odd file=x"),

@@ -231,6 +231,7 @@ impl Broker {
             shared,
             memory: MemoryWatch::new(config.limits.memory_bytes),
             sys_interval,
+            gate,
         };
         Ok(Self { state, reloader, reloads, exchange, threads, writer, bridges, _admin: admin })
     }

@@ -55,6 +55,8 @@ pub(super) struct Reloader {
     pub(super) memory: MemoryWatch,
     /// From one report on `$SYS` topics to the next.
     pub(super) sys_interval: watch::Sender<Duration>,
+    /// While it is closed nobody is let in.
+    pub(super) gate: watch::Sender<bool>,
 }
 
 /// What became of the last reload; the start counts as one.
@@ -64,17 +66,19 @@ pub(super) struct Outcome {
 }
 
 impl Reloader {
-    /// Reads the configuration, and the files it names, because `cause` wants it. Options that take effect at the start only stay as
-    /// they are.
+    /// Reads the configuration, and the files it names, because `cause` wants it; who connects meanwhile waits for what it says. Options
+    /// that take effect at the start only stay as they are.
     ///
     /// # Errors
     /// What cannot be used; nothing has changed then.
     pub(super) fn reload(&mut self, cause: &str) -> Result<ReloadReport, String> {
+        self.gate.send_replace(false);
         info!(target: logging::MOSQUITTOS_LINES, "reloading");
         let result = self.load().and_then(|said| {
             let applied = self.apply(&said);
             applied.map_err(|error| error.placed(&said.mosquitto).to_string())
         });
+        self.gate.send_replace(true);
         self.outcome.note(result.is_ok());
         match &result {
             Ok(report) => {

@@ -8,7 +8,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 use veilmq_config::{
     BrokerConfig, Durability, E2eConfig, E2eMode, E2ePolicyConfig, ListenerConfig, Mode, MqttConfig,
-    MqttVersion, PaperMode, VeilConfig,
+    MqttVersion, PaperMode, ProxyIdentity, ProxyProtocolConfig, VeilConfig,
 };
 use veilmq_core::{
     Capabilities, Entrance, FanOut, FanOutForm, MemoryPressure, OneTrip, PolicySample, RelaxedTopics, Sample,
@@ -108,6 +108,10 @@ fn entrance(listener: &ListenerConfig, settings: &Settings) -> Entrance {
     entrance.empty_client_id = mqtt.empty_client_id;
     entrance.assigned_prefix = Arc::from(mqtt.assigned_client_id_prefix.as_str());
     entrance.user_name_is_client_id = mqtt.user_name_as_client_id;
+    // Without such a name its client could say whatever it likes of itself.
+    let needs_name = |proxy: &ProxyProtocolConfig| proxy.identity == ProxyIdentity::Cn;
+    entrance.proven_users_only =
+        mqtt.proven_users_only || listener.proxy_protocol.as_ref().is_some_and(needs_name);
     entrance.mount_point = mqtt.mount_point.as_deref().map(Arc::from);
     entrance
 }

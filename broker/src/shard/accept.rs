@@ -16,11 +16,13 @@ use super::{Gate, gate};
 use crate::listener::{BACKLOG, Listener, ListeningSocket};
 use crate::logging::MOSQUITTOS_LINES;
 
+/// How long it may take to see that others have left.
+const GLANCE: Duration = Duration::from_millis(1);
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Accepts from the moment when the gate opens until the listener is gone. Who is in the queue of the kernel by then is still let in.
+/// Accepts while the gate is open, until the listener is gone. Who is in the queue of the kernel by then is still let in.
 pub(super) async fn accept_until_gone(worker: Rc<Worker>, listener: Listener, mut gate: Gate) {
     // Without anybody to open it the broker is ending.
     let _ = gate.wait_for(|is_open| *is_open).await;
@@ -41,6 +43,8 @@ pub(super) async fn accept_until_gone(worker: Rc<Worker>, listener: Listener, mu
                 Err(_) => return,
             },
         };
+        // Who comes while the configuration is read again is served by what it says.
+        let _ = gate.wait_for(|is_open| *is_open).await;
         if carrier.has_changed().is_err() {
             last -= 1;
         }
@@ -52,6 +56,10 @@ pub(super) async fn accept_until_gone(worker: Rc<Worker>, listener: Listener, mu
             Ok((stream, peer, _)) => {
                 pause = PAUSE_MIN;
                 tracing::info!(target: MOSQUITTOS_LINES, %peer, port = carrier.port, "accepted");
+                if !worker.gate().has_room(carrier.limit.as_ref()) {
+                    // Who has left before this one came has a place no more, even if nobody has noticed yet.
+                    tokio::time::sleep(GLANCE).await;
+                }
                 let permit = gate::admit(&worker, &carrier, &peer)
                     .inspect_err(|_| worker.counters().connection_refused());
                 let taken = permit.and_then(|permit| worker.accept(stream, &carrier, &peer, permit));

@@ -20,12 +20,17 @@ use super::meter::Meter;
 use super::socket::{DetachedSocket, Socket, Written};
 use super::worker::Worker;
 use super::{gate, pace};
+use crate::clock;
+use crate::logging::MOSQUITTOS_LINES;
+use crate::proxy::Proxied;
 use crate::tls::DISTRUSTED;
 use crate::transport::End;
 use crate::websocket::CloseCode;
 
 /// How long a closing connection may take to write what is left and to be closed by its peer.
 pub(super) const CLOSE_SECONDS_MAX: u64 = 5;
+/// How long a proxy that speaks for itself may say nothing behind its header. It asks whether the broker is there, and knows by then.
+const PROXY_SECONDS_MAX: u64 = 2;
 /// Full reads in one poll, before other connections have their turn.
 const READS_MAX: usize = 4;
 
@@ -115,6 +120,11 @@ impl Connection {
     /// Tells since when the socket takes no bytes.
     pub(super) fn blocked_since(&self) -> Option<Moment> {
         self.blocked_since.get()
+    }
+
+    /// Returns by when the peer has to say anything, if it has a time of its own for that and has not.
+    pub(super) fn speaks_by(&self) -> Option<Moment> {
+        self.socket.borrow().as_ref().and_then(Socket::speaks_by)
     }
 
     /// Returns until when a closing connection may take.
@@ -244,23 +254,15 @@ impl Connection {
     fn take_in(self: &Rc<Self>, bytes: &mut [u8], worker: &Worker) {
         let (received_before, length) = (pace::received_so_far(worker), bytes.len());
         let mut plaintext = worker.take_plaintext_buffer();
-        let (client, user, certificate, packets) = match &mut *self.socket.borrow_mut() {
+        let (proxied, user, certificate, packets) = match &mut *self.socket.borrow_mut() {
             Some(socket) => {
                 let packets = socket.unpack(bytes, &mut plaintext);
-                (socket.take_client(), socket.take_user(), socket.take_certificate(), packets)
+                (socket.take_proxied(), socket.take_user(), socket.take_certificate(), packets)
             }
             None => return,
         };
-        if let Some(client) = client {
-            let client = client.to_string();
-            worker.turn(Input::Located { connection: self.id, peer: &client });
-            let located = match &mut *self.permit.borrow_mut() {
-                Some(permit) => gate::locate(worker, permit, &client),
-                None => Ok(()),
-            };
-            if let Err(rule) = located {
-                worker.turn(Input::Violated { connection: self.id, rule });
-            }
+        if let Some(proxied) = proxied {
+            self.introduced(&proxied, packets.is_empty(), worker);
         }
         if let Some(certificate) = certificate {
             worker.turn(Input::Certified { connection: self.id, certificate });
@@ -274,6 +276,29 @@ impl Connection {
         worker.give_plaintext_buffer(plaintext);
         pace::heed(worker, self, received_before, length);
         self.heed_transport(worker);
+    }
+
+    /// Goes by what a proxy says of the client.
+    fn introduced(self: &Rc<Self>, proxied: &Proxied, is_silent: bool, worker: &Worker) {
+        if proxied.is_local && is_silent {
+            let now = clock::now();
+            if let Some(socket) = &mut *self.socket.borrow_mut() {
+                socket.speak_by(now.plus_seconds(PROXY_SECONDS_MAX));
+            }
+            worker.watch(self, now);
+        }
+        let Some(client) = proxied.client.as_ref().map(ToString::to_string) else { return };
+        if let Some((tls, cipher)) = proxied.cipher() {
+            tracing::info!(target: MOSQUITTOS_LINES, peer = client, tls, cipher, "encrypted up to the proxy");
+        }
+        worker.turn(Input::Located { connection: self.id, peer: &client });
+        let located = match &mut *self.permit.borrow_mut() {
+            Some(permit) => gate::locate(worker, permit, &client),
+            None => Ok(()),
+        };
+        if let Err(rule) = located {
+            worker.turn(Input::Violated { connection: self.id, rule });
+        }
     }
 
     /// Ends an open connection whose client has lost what it had proved.

@@ -92,6 +92,11 @@ impl Admission {
         self.0.write_seconds_max.load(Ordering::Relaxed)
     }
 
+    /// Tells whether there may be one more connection in all, and by a listener with this limit.
+    pub(super) fn has_room(&self, listener: Option<&ConnectionLimit>) -> bool {
+        self.0.all.has_room() && listener.is_none_or(ConnectionLimit::has_room)
+    }
+
     fn permit(&self, listener: Option<&ConnectionLimit>) -> Result<Permit, &'static str> {
         let permit = self.0.all.permit().ok_or("limits.connections_max connections are open")?;
         let permit = match listener {

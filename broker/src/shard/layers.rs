@@ -3,15 +3,14 @@
 //! Each layer is plain data without a socket; here they are stacked.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use veilmq_config::{ListenerProtocol, ProxyProtocolConfig};
-use veilmq_core::{CertificateFields, Outbox};
+use veilmq_core::{CertificateFields, Moment, Outbox};
 
 use super::socket::SLICES_MAX;
 use crate::listener::Carrier;
-use crate::proxy::ProxyHeader;
+use crate::proxy::{Proxied, ProxyHeader};
 use crate::tls::Tls;
 use crate::transport::End;
 use crate::websocket::{CloseCode, WebSocket};
@@ -20,8 +19,10 @@ use crate::websocket::{CloseCode, WebSocket};
 pub(super) struct Layers {
     /// The header of a proxy, until it has arrived.
     proxy: Option<(ProxyHeader, Arc<ProxyProtocolConfig>)>,
-    /// Where the client is, until it is asked for.
-    client: Option<SocketAddr>,
+    /// What the header said, until it is asked for.
+    proxied: Option<Box<Proxied>>,
+    /// By when the peer has to say anything, if it has a time of its own for that.
+    speaks_by: Option<Moment>,
     /// The User Name that the proxy has vouched for, until it is asked for.
     user: Option<Box<str>>,
     /// The rule that the header broke.
@@ -49,12 +50,22 @@ impl Layers {
         };
         let proxy = carrier.proxies.as_ref().map(|config| (ProxyHeader::default(), Arc::clone(config)));
         let is_needed = proxy.is_some() || tls.is_some() || websocket.is_some();
-        Ok(is_needed
-            .then(|| Box::new(Self { proxy, client: None, user: None, violated: None, tls, websocket })))
+        Ok(is_needed.then(|| {
+            Box::new(Self {
+                proxy,
+                proxied: None,
+                speaks_by: None,
+                user: None,
+                violated: None,
+                tls,
+                websocket,
+            })
+        }))
     }
 
     /// Takes in what was read, and returns the bytes for MQTT: some of it, or what was decrypted into `plaintext`, which was empty.
     pub(super) fn receive<'a>(&mut self, bytes: &'a mut [u8], plaintext: &'a mut Vec<u8>) -> &'a mut [u8] {
+        self.speaks_by = None;
         let bytes = self.take_header(bytes);
         let bytes = match &mut self.tls {
             None => bytes,
@@ -76,16 +87,20 @@ impl Layers {
     fn take_header<'a>(&mut self, bytes: &'a mut [u8]) -> &'a mut [u8] {
         let Some((header, config)) = &mut self.proxy else { return bytes };
         match header.receive(bytes) {
-            Ok(Some(mut proxied)) => match proxied.user(config) {
-                Ok(user) => {
-                    (self.user, self.client, self.proxy) = (user, proxied.client, None);
-                    bytes.get_mut(proxied.consumed..).unwrap_or_default()
+            Ok(Some(mut proxied)) => {
+                let (user, consumed) = (proxied.user(config), proxied.consumed);
+                (self.proxied, self.proxy) = (Some(Box::new(proxied)), None);
+                match user {
+                    Ok(user) => {
+                        self.user = user;
+                        bytes.get_mut(consumed..).unwrap_or_default()
+                    }
+                    Err(rule) => {
+                        self.violated = Some(rule);
+                        &mut []
+                    }
                 }
-                Err(rule) => {
-                    self.violated = Some(rule);
-                    &mut []
-                }
-            },
+            }
             Ok(None) => &mut [],
             Err(rule) => {
                 self.violated = Some(rule);
@@ -94,9 +109,19 @@ impl Layers {
         }
     }
 
-    /// Returns, once, where the client is according to its proxy.
-    pub(super) fn take_client(&mut self) -> Option<SocketAddr> {
-        self.client.take()
+    /// Returns, once, what the proxy says of the client.
+    pub(super) fn take_proxied(&mut self) -> Option<Box<Proxied>> {
+        self.proxied.take()
+    }
+
+    /// Gives the peer so long to say anything.
+    pub(super) fn speak_by(&mut self, deadline: Moment) {
+        self.speaks_by = Some(deadline);
+    }
+
+    /// Returns by when the peer has to say anything, if it has a time of its own for that and has not.
+    pub(super) fn speaks_by(&self) -> Option<Moment> {
+        self.speaks_by
     }
 
     /// Returns, once, the User Name that a layer has proved.

@@ -49,6 +49,11 @@ impl ConnectionLimit {
         self.0.maximum.store(maximum, Ordering::Relaxed);
     }
 
+    /// Tells whether there may be one more.
+    pub(super) fn has_room(&self) -> bool {
+        self.0.open.load(Ordering::Acquire) < self.0.maximum.load(Ordering::Relaxed)
+    }
+
     /// Takes the right to one more connection; None if there are enough.
     pub fn permit(&self) -> Option<Permit> {
         let maximum = self.0.maximum.load(Ordering::Relaxed);
@@ -132,9 +137,9 @@ mod tests {
         let second = limit.clone().permit();
         assert!(first.is_some() && second.is_some());
 
-        assert!(limit.permit().is_none());
+        assert!(!limit.has_room() && limit.permit().is_none());
         drop(first);
-        assert!(limit.permit().is_some());
+        assert!(limit.has_room() && limit.permit().is_some());
     }
 
     #[test]

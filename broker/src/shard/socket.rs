@@ -3,15 +3,15 @@
 //! Nothing here waits, and a socket without layers pays one comparison for each read and write.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::ReadBuf;
-use veilmq_core::{CertificateFields, Outbox};
+use veilmq_core::{CertificateFields, Moment, Outbox};
 
 use super::layers::Layers;
 use super::stream::{DetachedStream, Stream};
+use crate::proxy::Proxied;
 use crate::transport::End;
 use crate::websocket::CloseCode;
 
@@ -67,9 +67,21 @@ impl Socket {
         }
     }
 
-    /// Returns, once, where the client is according to its proxy.
-    pub(super) fn take_client(&mut self) -> Option<SocketAddr> {
-        self.layers.as_mut()?.take_client()
+    /// Returns, once, what the proxy says of the client.
+    pub(super) fn take_proxied(&mut self) -> Option<Box<Proxied>> {
+        self.layers.as_mut()?.take_proxied()
+    }
+
+    /// Gives the peer so long to say anything.
+    pub(super) fn speak_by(&mut self, deadline: Moment) {
+        if let Some(layers) = &mut self.layers {
+            layers.speak_by(deadline);
+        }
+    }
+
+    /// Returns by when the peer has to say anything, if it has a time of its own for that and has not.
+    pub(super) fn speaks_by(&self) -> Option<Moment> {
+        self.layers.as_ref()?.speaks_by()
     }
 
     /// Returns, once, the User Name that what carries MQTT has proved.

@@ -4,6 +4,8 @@
 //! its effects performed in order; performing never calls the core, so turns do not nest.
 //! Invariant: a connection is in `connections` as long as the core knows it, and no longer.
 
+mod deadlines;
+
 use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tracing::{debug, warn};
+use tracing::warn;
 use veilmq_core::{
     Arrival, ConnectionId, Credentials, Effect, Environment, IdMap, Input, Moment, Outbox, Record, Shard,
     ShardIndex, Ticket,
@@ -41,8 +43,6 @@ use crate::websocket::CloseCode;
 pub(super) const SCRATCH_BYTES: usize = 64 * 1024;
 /// Connections whose certificates are looked at again in one go; each takes up to a few signatures.
 const DISTRUST_CHUNK: usize = 16;
-/// How often connections with a deadline of their own are looked at.
-const PATROL_MILLISECONDS: u64 = 500;
 
 /// A shard at work.
 pub(super) struct Worker {
@@ -515,74 +515,6 @@ impl Worker {
         for connection in self.paused.take() {
             connection.is_paused.set(false);
             connection.wake();
-        }
-    }
-
-    fn watch(&self, connection: &Rc<Connection>, now: Moment) {
-        if connection.is_watched.replace(true) {
-            return;
-        }
-        self.watched.borrow_mut().push(Rc::clone(connection));
-        if self.patrol_at.get().is_none() {
-            self.patrol_at.set(Some(now + PATROL_MILLISECONDS));
-            self.timer.notify_one();
-        }
-    }
-
-    /// Looks after connections that have a deadline of their own.
-    fn patrol(&self, now: Moment) {
-        let mut late = Vec::new();
-        let watched = self.watched.take();
-        for connection in watched {
-            let closes_at = connection.closing_deadline();
-            let gives_up_at =
-                connection.blocked_since().map(|since| since.plus_seconds(self.gate.write_seconds_max()));
-            match closes_at.or(gives_up_at) {
-                Some(deadline) if deadline <= now => late.push(connection),
-                Some(_) => self.watched.borrow_mut().push(connection),
-                None => connection.is_watched.set(false),
-            }
-        }
-        for connection in late {
-            if connection.closing_deadline().is_none() {
-                self.counters.write_timed_out();
-                debug!(connection = connection.id().0, "the client takes no bytes");
-            }
-            self.lose(&connection);
-        }
-        let is_idle = self.watched.borrow().is_empty();
-        self.patrol_at.set((!is_idle).then_some(now + PATROL_MILLISECONDS));
-    }
-
-    fn arm(&self, deadline: Option<Moment>) {
-        let Some(deadline) = deadline else { return };
-        if self.armed.get().is_none_or(|armed| deadline < armed) {
-            self.armed.set(Some(deadline));
-            self.timer.notify_one();
-        }
-    }
-
-    /// Returns when something is due, and remembers it: only an earlier deadline needs to wake the timer.
-    pub(super) fn next_due(&self) -> Option<Moment> {
-        let deadline = self.with_shard(|shard| shard.next_deadline());
-        let due = [deadline, self.patrol_at.get()].into_iter().flatten().min();
-        self.armed.set(due);
-        due
-    }
-
-    /// Waits until an earlier deadline than the one last returned came up.
-    pub(super) async fn wait_for_earlier_deadline(&self) {
-        self.timer.notified().await;
-    }
-
-    /// Does what is due.
-    pub(super) fn tick(&self) {
-        let now = clock::now();
-        if self.patrol_at.get().is_some_and(|at| at <= now) {
-            self.patrol(now);
-        }
-        if self.with_shard(|shard| shard.next_deadline()).is_some_and(|at| at <= now) {
-            self.turn(Input::Tick);
         }
     }
 

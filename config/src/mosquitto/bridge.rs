@@ -215,6 +215,8 @@ pub(super) struct BridgeDraft {
     uses_system_authorities: bool,
     notifies: bool,
     notifies_here_only: bool,
+    /// Lines on a pre-shared key, and why none of it can be used.
+    psk: Vec<(&'static str, ConfigError)>,
 }
 
 impl BridgeDraft {
@@ -238,7 +240,13 @@ impl BridgeDraft {
             uses_system_authorities: false,
             notifies: true,
             notifies_here_only: false,
+            psk: Vec::new(),
         }
+    }
+
+    /// Takes note of a line on a pre-shared key, none of which can be used, until it is known what stands beside it.
+    pub(super) fn refuse_psk(&mut self, option: &'static str, error: ConfigError) {
+        self.psk.push((option, error));
     }
 
     /// Makes our bridge of it.
@@ -246,7 +254,8 @@ impl BridgeDraft {
     /// # Errors
     /// What is missing.
     pub(super) fn finish(self) -> Result<BridgeConfig, ConfigError> {
-        let Self { origin, mut config, tls, uses_system_authorities, notifies, notifies_here_only } = self;
+        let Self { origin, mut config, tls, uses_system_authorities, notifies, notifies_here_only, psk } =
+            self;
         if config.addresses.is_empty() {
             return Err(
                 incomplete(origin, "address").said(format!("{INVALID}: no remote addresses defined."))
@@ -254,6 +263,9 @@ impl BridgeDraft {
         }
         if config.topics.is_empty() {
             return Err(incomplete(origin, "topic").said(format!("{INVALID}: no topics defined.")));
+        }
+        if let Some(error) = refused_psk(psk) {
+            return Err(error);
         }
         config.notifications = match (notifies, notifies_here_only) {
             (false, _) => BridgeNotifications::Off,
@@ -266,6 +278,21 @@ impl BridgeDraft {
         }
         Ok(config)
     }
+}
+
+/// Says of lines on a pre-shared key that it cannot be used, and what Mosquitto says where half of it is missing.
+fn refused_psk(lines: Vec<(&'static str, ConfigError)>) -> Option<ConfigError> {
+    let has = |wanted| lines.iter().any(|(option, _)| *option == wanted);
+    let missing = match (has("bridge_psk"), has("bridge_identity")) {
+        (true, false) => Some("bridge_identity"),
+        (false, true) => Some("bridge_psk"),
+        (true, true) | (false, false) => None,
+    };
+    let (_, error) = lines.into_iter().next()?;
+    Some(match missing {
+        Some(option) => error.said(format!("{INVALID}: missing {option}.")),
+        None => error,
+    })
 }
 
 const INVALID: &str = "Invalid bridge configuration";

@@ -147,6 +147,8 @@ impl ListenerDraft {
                 }
             })?,
         };
+        let proven_users_only = tls.is_some() && self.tls.has_no_users();
+        let mqtt = ListenerMqttConfig { proven_users_only, ..self.mqtt.clone() };
         let listener = |address| ListenerConfig {
             address,
             mode: None,
@@ -158,7 +160,7 @@ impl ListenerDraft {
             interface: self.interface.clone(),
             websocket_origins: self.websocket_origins.clone(),
             access: None,
-            mqtt: self.mqtt.clone(),
+            mqtt: mqtt.clone(),
         };
         Ok(addresses.into_iter().map(listener).collect())
     }

@@ -268,7 +268,7 @@ impl Reader {
             return Ok(());
         }
         if option.fate == Fate::Refused {
-            return Err(fault(line, &format!("is not supported: {}", option.note)));
+            return self.refuse(option, line);
         }
         self.check_once(option, line)?;
         match option.name {
@@ -304,6 +304,18 @@ impl Reader {
             let (origin, option, path) = (line.origin.clone(), line.name.clone(), line.value.clone().into());
             self.draft.files.push(NamedFile { origin, option, path });
         }
+    }
+
+    fn refuse(&mut self, option: &'static MosquittoOption, line: &Line) -> Result<(), ConfigError> {
+        if line.value.is_empty() {
+            return Err(empty(line));
+        }
+        let error = fault(line, &format!("is not supported: {}", option.note));
+        if self.strictness == Strictness::Strict && matches!(option.name, "bridge_psk" | "bridge_identity") {
+            self.draft.bridge().refuse_psk(option.name, error);
+            return Ok(());
+        }
+        Err(error)
     }
 
     /// Tells whether an option is one of a plugin that cannot be loaded, of which that is said later.

@@ -1,22 +1,36 @@
-//! The options of Mosquitto's plugins. One of them needs no C: dynamic security, which the broker has itself.
+//! The options of Mosquitto's plugins. Three of them need no C, for the broker has what they do: dynamic security, and files of
+//! passwords and rules.
 
 use std::path::{Path, PathBuf};
 
 use super::Note;
-use super::draft::Draft;
+use super::draft::{Draft, SecurityDraft};
 use super::option::MosquittoOption as Row;
 use super::option::Scope::Plugin;
 use super::option::{Allowed, forget_text};
 use crate::error::Origin;
 
-const NO_OTHER: &str = "plugins written in C cannot be loaded, but for dynamic security, which is built in; `access.http` of a \
+const NO_OTHER: &str = "plugins written in C cannot be loaded, but for those that are built in, see `plugin`; `access.http` of a \
                         configuration of our own asks a service";
 const NO_OTHER_OPTIONS: &str = "options of plugins written in C, which cannot be loaded; `auth_opt_*` is the older name of each \
                                 `plugin_opt_*`";
-/// What stands behind the last `/` of the path of the plugin that is built in, without its suffix.
-const DYNAMIC_SECURITY: &str = "mosquitto_dynamic_security";
-const ONLY_DYNAMIC_SECURITY: Allowed = "…/mosquitto_dynamic_security.so, which is built in; no other plugin can be loaded, but \
-     `access.http` of a configuration of our own asks a service";
+/// The plugins that are built in, by what stands behind the last `/` of their paths, without its suffix.
+const BUILT_IN: &[(&str, BuiltIn)] = &[
+    ("mosquitto_acl_file", BuiltIn::AclFile),
+    ("mosquitto_dynamic_security", BuiltIn::DynamicSecurity),
+    ("mosquitto_password_file", BuiltIn::PasswordFile),
+];
+const ONLY_BUILT_IN: Allowed = "…/mosquitto_dynamic_security.so, …/mosquitto_acl_file.so or …/mosquitto_password_file.so, which are built in; no other plugin can be loaded, but `access.http` of a configuration of our own asks a service";
+const NOT_ITS_OWN: Allowed = "an option of the plugin above it, and this one is not";
+
+/// A plugin that is built in.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum BuiltIn {
+    #[default]
+    DynamicSecurity,
+    AclFile,
+    PasswordFile,
+}
 
 /// The plugins of a configuration while it is read.
 #[derive(Debug, Default)]
@@ -27,6 +41,8 @@ pub(super) struct PluginsDraft {
     pub(super) password_init_file: Option<PathBuf>,
     /// Whether that plugin is for all listeners, whatever they say.
     pub(super) is_global: bool,
+    /// The one above.
+    current: BuiltIn,
     /// Whether the one above is for all listeners.
     current_is_global: bool,
     /// The name that `plugin_load` has given.
@@ -42,7 +58,7 @@ pub(super) const OPTIONS: &[Row] = &[
     Row::text(
         "plugin",
         Plugin,
-        "`mosquitto_dynamic_security` is built in (`access.dynamic_security_file`); any other is an error",
+        "`mosquitto_dynamic_security` (`access.dynamic_security_file`), `mosquitto_acl_file` (as `acl_file`) and `mosquitto_password_file` (as `password_file`) are built in; any other is an error",
         begin,
     ),
     Row::text("plugin_load", Plugin, "as `plugin`, under a name", |draft, value| {
@@ -55,8 +71,17 @@ pub(super) const OPTIONS: &[Row] = &[
         let is_known = draft.plugins.name.as_deref() == Some(name.trim_end());
         is_known.then_some(()).ok_or("a name that plugin_load has given above")
     }),
+    Row::text("plugin_opt_acl_file", Plugin, "as `acl_file`", |draft, path| {
+        only(&mut draft.security_of_plugin(BuiltIn::AclFile)?.acl_file, path)
+    }),
+    Row::text("plugin_opt_password_file", Plugin, "as `password_file`", |draft, path| {
+        only(&mut draft.security_of_plugin(BuiltIn::PasswordFile)?.password_file, path)
+    }),
     Row::text("plugin_opt_config_file", Plugin, "`access.dynamic_security_file`", |draft, path| {
         let is_global = draft.plugins.current_is_global;
+        if draft.plugins.current != BuiltIn::DynamicSecurity {
+            return Err(NOT_ITS_OWN);
+        }
         only(&mut draft.plugins.dynamic_security_file, path)?;
         draft.plugins.without_file = None;
         if is_global {
@@ -93,7 +118,8 @@ impl PluginsDraft {
     /// Takes note of the line that names a plugin; returns what is to be said of the one above.
     pub(super) fn begun(&mut self, origin: &Origin, option: &str) -> Option<Note> {
         let before = self.inactive();
-        self.without_file = Some((origin.clone(), option.to_owned()));
+        let is_dynamic = self.current == BuiltIn::DynamicSecurity;
+        self.without_file = is_dynamic.then(|| (origin.clone(), option.to_owned()));
         before
     }
 
@@ -120,11 +146,21 @@ fn only(known: &mut Option<PathBuf>, path: &str) -> Result<(), Allowed> {
 fn begin(draft: &mut Draft, path: &str) -> Result<(), Allowed> {
     let name = path.trim_end().rsplit('/').next().unwrap_or_default();
     let name = name.split_once('.').map_or(name, |(name, _)| name);
-    if name != DYNAMIC_SECURITY {
-        return Err(ONLY_DYNAMIC_SECURITY);
-    }
+    let built_in = BUILT_IN.iter().find(|(known, _)| *known == name);
+    draft.plugins.current = built_in.ok_or(ONLY_BUILT_IN)?.1;
     draft.plugins.current_is_global = false;
     Ok(())
+}
+
+impl Draft {
+    /// What the options of a plugin attach to that says who may connect or what clients may do.
+    fn security_of_plugin(&mut self, plugin: BuiltIn) -> Result<&mut SecurityDraft, Allowed> {
+        match (self.plugins.current == plugin, self.plugins.current_is_global && self.is_per_listener) {
+            (false, _) => Err(NOT_ITS_OWN),
+            (true, true) => Err("below `plugin`: with `per_listener_settings` each listener has its own"),
+            (true, false) => Ok(self.security()),
+        }
+    }
 }
 
 fn begin_global(draft: &mut Draft, path: &str) -> Result<(), Allowed> {

@@ -8,6 +8,7 @@ use super::option::{Allowed, MosquittoOption as Row, forget_text};
 use crate::{CertificateConfig, CertificateIdentity, ClientCertificate, ListenerTlsConfig, TlsVersion};
 
 const NO_ENGINES: &str = "keys in an OpenSSL engine cannot be used; give a key file";
+const IDENTITY_CN: &str = "`listeners[].tls.identity = \"cn\"`; without `require_certificate true` every client is refused, as by Mosquitto";
 const STRONG_ALREADY: &str =
     "no effect: only suites with forward secrecy and authenticated encryption are spoken";
 
@@ -74,13 +75,13 @@ pub(super) const OPTIONS: &[Row] = &[
         }
         Ok(())
     }),
-    Row::boolean("use_identity_as_username", Listener, "`listeners[].tls.identity = \"cn\"`", |draft, on| {
+    Row::boolean("use_identity_as_username", Listener, IDENTITY_CN, |draft, on| {
         draft.listener().tls.uses_common_name = on;
     }),
     Row::boolean(
         "use_subject_as_username",
         Listener,
-        "`listeners[].tls.identity = \"subject\"`",
+        "`listeners[].tls.identity = \"subject\"`; without `require_certificate true` every client is refused, as by Mosquitto",
         |draft, on| {
             draft.listener().tls.uses_subject = on;
         },
@@ -149,6 +150,11 @@ impl TlsDraft {
             subject: self.uses_subject,
             own_tls: self.certfile.is_some() || self.keyfile.is_some(),
         }
+    }
+
+    /// Tells whether users are who their certificates say, and nobody is asked for one: then no client is a user.
+    pub(super) fn has_no_users(&self) -> bool {
+        (self.uses_common_name || self.uses_subject) && !self.requires_certificate
     }
 
     /// Makes the TLS of a listener; None if it has none.

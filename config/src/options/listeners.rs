@@ -273,6 +273,14 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     ),
     unset(
         option(
+            "listeners[].mqtt.proven_users_only",
+            Kind::Boolean,
+            "Whether a client is refused with 0x86 (4 in MQTT 3) whose user name no certificate proves, shown here or to its proxy.",
+        ),
+        "`false`",
+    ),
+    unset(
+        option(
             "listeners[].mqtt.mount_point",
             Kind::TopicPrefix,
             "What stands before every topic of the clients there, who do not see it, as in `site/`. Rules see it. VEIL-1 is not served there.",

@@ -322,6 +322,9 @@ impl Opening {
             let user = User::new(name, Proof::Transport);
             return Ok(Next::Arrive(self.arrival(request, Some(user), None, environment)));
         }
+        if self.offer.proven_users_only {
+            return Err(PeerError::Unproven.into());
+        }
         let access = shared.access();
         let access = access.of(self.entrance);
         let is_unnamed =
