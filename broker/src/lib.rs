@@ -9,6 +9,7 @@ pub mod cli;
 pub mod clock;
 mod command_line;
 pub mod files;
+mod http_api;
 pub mod identity;
 pub mod listener;
 pub mod logging;

@@ -66,7 +66,7 @@ pub enum ListeningSocket {
     Unix(UnixListener, Arc<str>),
 }
 
-/// A listening socket of one shard.
+/// A listening socket of one shard, or of the HTTP API.
 pub struct Listener {
     /// The socket.
     pub socket: ListeningSocket,
@@ -95,6 +95,8 @@ pub struct Carrier {
     pub limit: Option<ConnectionLimit>,
     /// The port, for log lines; 0 without one.
     pub port: u16,
+    /// The files that the HTTP API serves, if any.
+    pub http_directory: Option<Arc<Path>>,
 }
 
 impl Carrier {
@@ -119,6 +121,8 @@ impl fmt::Display for Carrier {
             (ListenerProtocol::Mqtt, true) => "MQTT over TLS",
             (ListenerProtocol::WebSocket, false) => "MQTT over WebSocket",
             (ListenerProtocol::WebSocket, true) => "MQTT over secure WebSocket",
+            (ListenerProtocol::HttpApi, false) => "the HTTP API",
+            (ListenerProtocol::HttpApi, true) => "the HTTP API over TLS",
         })?;
         f.write_str(if self.proxies.is_some() { " behind a proxy" } else { "" })
     }

@@ -92,9 +92,9 @@ fn everything_in_a_dump_becomes_what_this_broker_would_have_stored() {
     let lines = exported(&data);
     let expected = json!([
         {"kind": "session", "session": 1, "client_id": "away", "authenticated": true, "user": "bob", "expiry_seconds": 60,
-         "disconnected_at_ms": 1_700_000_000_000_u64, "will": null},
+         "disconnected_at_ms": 1_700_000_000_000_u64, "will": null, "last_packet_id": 0},
         {"kind": "session", "session": 2, "client_id": "online", "authenticated": false, "user": null,
-         "expiry_seconds": 4_294_967_295_u64, "disconnected_at_ms": null, "will": null},
+         "expiry_seconds": 4_294_967_295_u64, "disconnected_at_ms": null, "will": null, "last_packet_id": 0},
     ]);
     assert_eq!(lines[1..3], *expected.as_array().unwrap());
     let mut subscriptions = lines[3..7].to_vec();

@@ -20,7 +20,7 @@ fn write_export(path: &Path, wide: u64, narrow: u64, payload: usize) {
     let payload_text = "A".repeat(payload / 3 * 4);
     writeln!(out, r#"{{"format":"veilmq-export","version":1}}"#).unwrap();
     for session in 0..SESSIONS {
-        writeln!(out, r#"{{"kind":"session","session":{session},"client_id":"client-{session}","authenticated":false,"user":null,"expiry_seconds":4294967295,"disconnected_at_ms":1700000000000,"will":null}}"#).unwrap();
+        writeln!(out, r#"{{"kind":"session","session":{session},"client_id":"client-{session}","authenticated":false,"user":null,"expiry_seconds":4294967295,"disconnected_at_ms":1700000000000,"will":null,"last_packet_id":0}}"#).unwrap();
     }
     for message in 0..wide + narrow {
         let (sessions, payload) = if message < wide {

@@ -128,6 +128,9 @@ pub struct ListenerConfig {
     /// Network Connections at one time on this listener, if it has a limit of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections_max: Option<u32>,
+    /// The files that are served there over HTTP, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_directory: Option<PathBuf>,
 }
 
 /// When what the clients of a listener have stored is acknowledged. It is stored either way.
@@ -149,6 +152,9 @@ pub enum ListenerProtocol {
     Mqtt,
     /// WebSocket over TCP (MQTT 5.0 section 6).
     WebSocket,
+    /// No MQTT at all, but HTTP: what the broker counts, and files.
+    #[serde(rename = "http_api")]
+    HttpApi,
 }
 
 impl ListenerConfig {
@@ -163,6 +169,7 @@ impl ListenerConfig {
             proxy_protocol: None,
             durability: None,
             connections_max: None,
+            http_directory: None,
             interface: None,
             websocket_origins: Vec::new(),
             access: None,

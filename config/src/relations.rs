@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::access::ListenerAccessConfig;
 use crate::address::ListenAddress;
-use crate::broker_config::{BrokerConfig, Mode};
+use crate::broker_config::{BrokerConfig, ListenerProtocol, Mode};
 use crate::error::{ConfigError, Fault, Origin};
 use crate::options::LISTENERS;
 use crate::storage::Durability;
@@ -82,6 +82,7 @@ impl Known {
         self.tokens_have_keys(config)?;
         self.a_service_is_named(config)?;
         self.listeners_fit_their_addresses(config)?;
+        self.listeners_fit_their_protocols(config)?;
         config.check_tls(self)?;
         config.check_bridges(self)?;
         match config.mode {
@@ -281,6 +282,23 @@ impl Known {
                     false => "nobody could connect; name the addresses of the proxies",
                 };
                 return Err(self.refuse_value(TRUSTED, because.to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    /// What has no MQTT has nothing of what belongs to it, and files are for HTTP.
+    fn listeners_fit_their_protocols(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
+        for listener in &config.listeners {
+            let is_http = listener.protocol == ListenerProtocol::HttpApi;
+            if listener.http_directory.is_some() && !is_http {
+                let because =
+                    "only a listener with listeners[].protocol \"http_api\" serves files".to_owned();
+                return Err(self.refuse_value("listeners[].http_directory", because));
+            }
+            if is_http && (listener.address.unix().is_some() || listener.proxy_protocol.is_some()) {
+                let because = "the HTTP API is served over TCP, without PROXY headers".to_owned();
+                return Err(self.refuse_value("listeners[].protocol", because));
             }
         }
         Ok(())

@@ -78,6 +78,7 @@ fn every_key() -> BrokerConfig {
     every_key.listeners[0].durability = Some(ListenerDurability::Commit);
     every_key.listeners[0].connections_max = Some(1);
     every_key.listeners[0].interface = Some("eth0".to_owned());
+    every_key.listeners[0].http_directory = Some("/www".into());
     every_key.listeners[0].websocket_origins = vec!["https://example.org".to_owned()];
     every_key.listeners[0].access = Some(ListenerAccessConfig {
         anonymous: true,

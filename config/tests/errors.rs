@@ -71,7 +71,7 @@ fn error_names_file_line_key_value_and_what_is_allowed() {
         ("limits = 5", "FILE:1: limits = 5 is not allowed; allowed: a table"),
         (
             "[[listeners]]\naddress = \"127.0.0.1:1\"\nprotocol = \"ws\"\n",
-            "FILE:3: listeners[].protocol = \"ws\" is not allowed; allowed: one of mqtt, websocket",
+            "FILE:3: listeners[].protocol = \"ws\" is not allowed; allowed: one of mqtt, websocket, http_api",
         ),
         ("listeners = 5", "FILE:1: listeners = 5 is not allowed; allowed: a list of tables"),
         (

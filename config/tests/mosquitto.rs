@@ -180,12 +180,11 @@ fn each_listener_has_its_own_users_rules_and_ways() {
         versions: vec![MqttVersion::V311, MqttVersion::V5],
         maximum_qos: Some(0),
         topic_alias_maximum: Some(3),
-        topic_alias_to_client_max: None,
         empty_client_id: false,
         assigned_client_id_prefix: "own-".to_owned(),
         user_name_as_client_id: true,
-        proven_users_only: false,
         mount_point: Some("site/".to_owned()),
+        ..ListenerMqttConfig::default()
     };
     assert_eq!(second.mqtt, own);
     assert_eq!(second.interface.as_deref(), Some("lo"));
@@ -483,7 +482,7 @@ fn every_error_names_file_line_and_option() {
         ),
         (
             "listener 1\nprotocol websockets\nhttp_dir /www\n",
-            "FILE:3: http_dir is not supported: the broker serves no files",
+            "FILE:3: http_dir needs `protocol http_api` beside it; no other listener serves files",
         ),
         (
             "connection a\naddress b\nbridge_require_ocsp true\n",

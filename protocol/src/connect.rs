@@ -9,6 +9,7 @@ use crate::{
     ConnectProperties, DecodeError, EncodeError, Frame, PacketType, ProtocolVersion, PublishProperties, QoS,
     TopicName,
     property::{Property, PropertyReader, not_allowed},
+    publish_properties::AsSent,
     reader::Reader,
     sink::{Body, Properties, Sink},
 };
@@ -256,6 +257,7 @@ fn read_will_properties<'a>(body: &mut Reader<'a>) -> Result<(u32, PublishProper
         }
     }
     properties.user = block.user();
+    properties.sent = AsSent::of(block.block());
     Ok((delay_seconds, properties))
 }
 

@@ -55,7 +55,7 @@ pub use frame::{Frame, PACKET_BYTES_MAX, REMAINING_LENGTH_MAX, frame_len, next_f
 pub use packet::Packet;
 pub use publish::Publish;
 pub use publish_head::PublishHead;
-pub use publish_properties::{PublishProperties, SubscriptionIds, SubscriptionIdsBuf};
+pub use publish_properties::{AsSent, PublishProperties, SubscriptionIds, SubscriptionIdsBuf};
 pub use reason::ReasonCode;
 pub use subscribe::{SubAck, Subscribe};
 pub use subscribe_filters::{RetainHandling, SubscribeFilters, SubscribeFiltersBuf, SubscribeOptions};

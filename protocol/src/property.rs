@@ -15,6 +15,18 @@ macro_rules! properties {
             #[cfg(test)]
             pub(crate) const ALL: &'static [Self] = &[$(Self::$name,)*];
 
+            /// Tells whether a server passes it on unchanged with a message.
+            pub(crate) const fn is_application(self) -> bool {
+                matches!(
+                    self,
+                    Self::PayloadFormatIndicator
+                        | Self::ContentType
+                        | Self::ResponseTopic
+                        | Self::CorrelationData
+                        | Self::User
+                )
+            }
+
             pub(crate) const fn name(self) -> &'static str {
                 match self { $(Self::$name => $words,)* }
             }

@@ -38,6 +38,32 @@ pub struct PublishProperties<'a> {
     pub subscription_ids: SubscriptionIds<'a>,
     /// Pairs the application attached.
     pub user: UserProperties<'a>,
+    /// What all of these were read from.
+    pub sent: AsSent<'a>,
+}
+
+/// The block that properties were read from, which knows their order; it is no part of what they say.
+#[derive(Clone, Copy, Default)]
+pub struct AsSent<'a>(&'a [u8]);
+
+impl<'a> AsSent<'a> {
+    pub(crate) const fn of(block: &'a [u8]) -> Self {
+        Self(block)
+    }
+}
+
+impl PartialEq for AsSent<'_> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for AsSent<'_> {}
+
+impl fmt::Debug for AsSent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
 }
 
 impl<'a> PublishProperties<'a> {
@@ -56,6 +82,37 @@ impl<'a> PublishProperties<'a> {
             return Err(EncodeError::NoRoom("application properties"));
         }
         self.write_application(&mut Writer(out))
+    }
+
+    /// Writes the application properties in the order in which their publisher has written them, without a length. Those that were
+    /// not read from one packet are written as by [`Self::encode_application`].
+    ///
+    /// # Errors
+    /// As [`Self::encode_application`].
+    pub fn encode_application_as_sent(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        if !self.has_application() {
+            return Ok(());
+        }
+        let (start, mut user_properties) = (out.len(), 0);
+        let mut reader = Reader::new(self.sent.0);
+        while !reader.rest().is_empty() {
+            let front = reader.rest();
+            // They have been read before, so they can be read again.
+            let Ok(property) = Property::read(&mut reader) else { break };
+            if property.skip(&mut reader).is_err() {
+                break;
+            }
+            if property.is_application() {
+                user_properties += usize::from(property == Property::User);
+                out.extend_from_slice(front.get(..front.len() - reader.rest().len()).unwrap_or_default());
+            }
+        }
+        // Nothing was read from one block, or a pair of it is not the application's.
+        if out.len() == start || user_properties != self.user.len() {
+            out.truncate(start);
+            return self.encode_application(out);
+        }
+        Ok(())
     }
 
     /// Most messages have no application property.
@@ -115,6 +172,7 @@ impl<'a> PublishProperties<'a> {
             }
         }
         properties.user = block.user();
+        properties.sent = AsSent::of(block.block());
         properties.subscription_ids = SubscriptionIds { block: block.block(), count: subscription_count };
         Ok(properties)
     }

@@ -234,6 +234,7 @@ fn publish_carries_every_property() {
         content_type: Some("x"),
         subscription_ids: ids.as_subscription_ids(),
         user: user.as_user_properties(),
+        sent: Default::default(),
     };
     let publish = Publish { topic: None, properties, ..bare_publish(QoS::AtMostOnce, "unused", b"!") };
     assert_golden(

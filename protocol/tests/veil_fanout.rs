@@ -264,6 +264,7 @@ proptest! {
                 content_type: message.content_type.as_deref(),
                 subscription_ids: ids.as_subscription_ids(),
                 user: user.as_user_properties(),
+                sent: Default::default(),
             },
             payload: &message.payload,
         };

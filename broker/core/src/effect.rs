@@ -61,6 +61,8 @@ pub enum Input<'a> {
         /// The Packet Identifier behind which those of its messages go on: the bridge passes them on to the other broker, where it
         /// has used all before them.
         last_identifier: u16,
+        /// Whether what is published at QoS 0 waits for it too once it has left, as long as it is away.
+        keeps_qos0: bool,
         /// Whether TLS carries its connection to the other broker. What it brings has come, and what it takes goes, over that.
         is_encrypted: bool,
     },

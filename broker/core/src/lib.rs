@@ -53,9 +53,9 @@ mod waiting;
 pub const CONNECTION_LINES: &str = "veilmq_connections";
 
 pub use self::access::{
-    Access, AccessTables, Actions, CertificateField, CertificateFields, Command, ControlTopic, ControlTopics,
-    Credentials, Holder, Role, RoleDefaults, RoleRule, Roles, Rule, RuleEffect, Rules, Stage as RuleStage,
-    Subject, Template, TemplateError, Terms, Verdict,
+    Access, AccessTables, Actions, Admission, CertificateField, CertificateFields, Command, ControlTopic,
+    ControlTopics, Credentials, Holder, Role, RoleDefaults, RoleRule, Roles, Rule, RuleEffect, Rules,
+    Stage as RuleStage, Subject, Template, TemplateError, Terms, Verdict, Visitor,
 };
 pub use self::capabilities::Capabilities;
 pub use self::connection::Arrival;
@@ -86,5 +86,5 @@ pub use self::shared::{OneTrip, Shared, VeilServer};
 pub use self::source::Source;
 pub use self::stats::{Sample, SampleKind, Stats, Totals};
 pub use self::storage::StorageState;
-pub use self::sys::SysReport;
+pub use self::sys::{SysReport, sys_values};
 pub use self::time::{Environment, Moment};

@@ -109,6 +109,8 @@ pub struct SessionRecord {
     pub disconnected_at: Option<Moment>,
     /// The Will Message that is still to be published.
     pub will: Option<WillRecord>,
+    /// The Packet Identifier that a message to the client had last; 0 before the first.
+    pub last_identifier: u16,
 }
 
 /// A Will Message as it is stored.
@@ -240,7 +242,7 @@ impl WillRecord {
     pub(crate) fn new(will: &Will<'_>) -> Self {
         let mut application_properties = Vec::new();
         // A decoded CONNECT holds no field that could be too long to encode again, and a Vec has room.
-        let _ = will.properties.encode_application(&mut application_properties);
+        let _ = will.properties.encode_application_as_sent(&mut application_properties);
         Self {
             topic: will.topic.as_str().to_owned(),
             payload: will.payload.to_vec(),

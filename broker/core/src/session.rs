@@ -38,6 +38,8 @@ pub(crate) struct Session {
     pub(crate) identity: Option<Arc<Member>>,
     /// What its client may do; None if that is everything.
     pub(crate) permissions: Option<Box<Permissions>>,
+    /// What is published at QoS 0 waits for it too while it has no connection.
+    pub(crate) keeps_qos0: bool,
     /// The session outlives its connection, so its state is stored. It stays so once it has been.
     pub(crate) durable: bool,
     pub(crate) expiry_seconds: u32,
@@ -77,6 +79,7 @@ impl Session {
             user: None,
             identity: None,
             permissions: None,
+            keeps_qos0: false,
             durable: false,
             expiry_seconds: 0,
             disconnected_at: None,
@@ -101,6 +104,7 @@ impl Session {
             expiry_seconds: self.expiry_seconds,
             disconnected_at: self.disconnected_at,
             will: self.will.as_deref().cloned(),
+            last_identifier: self.outbound.last_identifier,
         })
     }
 

@@ -238,7 +238,8 @@ impl Shared {
         self.presence.peers_of(user)
     }
 
-    pub(crate) fn access(&self) -> Arc<AccessTables> {
+    /// Returns who may connect and what clients may do, as it is in force.
+    pub fn access(&self) -> Arc<AccessTables> {
         Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -49,6 +49,9 @@ const VALUES: &[Reading] = &[
     ("heap/maximum", |totals| totals.memory_bytes_max),
 ];
 
+/// What has the value of another, under a name of its own.
+const REPEATED: [&str; 3] = ["clients/active", "clients/inactive", "store/messages/count"];
+
 /// What is reported as an average per minute.
 const LOADS: [Reading; 9] = [
     ("messages/received", |totals| totals.packets_received),
@@ -127,6 +130,12 @@ impl SysReport {
         self.updated = now;
         self.previous = *totals;
     }
+}
+
+/// Returns what is reported as it is, each once: the topic and the number.
+pub fn sys_values(totals: &Totals) -> impl Iterator<Item = (String, u64)> {
+    let once = VALUES.iter().filter(|(name, _)| !REPEATED.contains(name));
+    once.map(|(name, read)| (format!("{FIRST_LEVEL}/broker/{name}"), read(totals)))
 }
 
 /// Tells whether a topic is one that only the broker publishes to. A bridge from another broker says on its own how it fares.

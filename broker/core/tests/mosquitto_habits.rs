@@ -195,3 +195,48 @@ fn a_client_that_comes_back_in_time_takes_its_delayed_will_back_even_with_clean_
         assert_eq!(world.received(other), expected);
     }
 }
+
+#[test]
+fn properties_are_passed_on_in_the_order_in_which_they_came() {
+    // User Property a: b, Response Topic r, Payload Format Indicator, User Property c: d.
+    let properties = b"\x26\0\x01a\0\x01b\x08\0\x01r\x01\x01\x26\0\x01c\0\x01d";
+    let passed_on = [&b"\x30\x19\0\x01t\x14"[..], properties, b"x"].concat();
+    let mut world = world(false);
+    let (subscriber, _) = world.join("s", true, 0);
+    world.subscribe(subscriber, "t", QoS::AtMostOnce);
+    let (publisher, _) = world.join("p", true, 0);
+    world.bytes(subscriber);
+
+    world.send_bytes(publisher, &passed_on);
+
+    assert_eq!(world.bytes(subscriber), passed_on);
+    // The same as a Will, with a Will Delay Interval of 0 in their midst.
+    let (front, back) = properties.split_at(7);
+    let will = [&b"\x19"[..], front, b"\x18\0\0\0\0", back, b"\0\x01t\0\x01x"].concat();
+    let connect = [&b"\x10\x2e\0\x04MQTT\x05\x06\0\x3c\0\0\x01w"[..], &will].concat();
+    let willing = world.accept(0, ProtocolVersion::V5);
+    world.send_bytes(willing, &connect);
+    world.cut(willing);
+    assert_eq!(world.bytes(subscriber), passed_on);
+}
+
+#[test]
+fn packet_identifiers_go_on_after_a_restart() {
+    let mut world = world(true);
+    let (subscriber, _) = world.join("s", false, 600);
+    world.subscribe(subscriber, "t", QoS::AtLeastOnce);
+    let (publisher, _) = world.join("p", true, 0);
+    world.received(subscriber);
+    world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
+    assert_eq!(world.received(subscriber), ["PUBLISH t \"x\" qos1 id1"]);
+    world.send(subscriber, &Packet::PubAck(Acknowledgement::new(id(1), ReasonCode::Success)));
+    world.cut(subscriber);
+
+    let (mut world, _) = world.crash(1);
+
+    let (subscriber, _) = world.join("s", false, 600);
+    world.received(subscriber);
+    let (publisher, _) = world.join("p", true, 0);
+    world.publish(publisher, "t", "y", QoS::AtLeastOnce, 1);
+    assert_eq!(world.received(subscriber), ["PUBLISH t \"y\" qos1 id2"]);
+}

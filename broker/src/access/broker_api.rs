@@ -33,6 +33,7 @@ fn listener(listener: &ListenerConfig) -> Value {
     let protocol = match listener.protocol {
         ListenerProtocol::Mqtt => "mqtt",
         ListenerProtocol::WebSocket => "mqtt+websockets",
+        ListenerProtocol::HttpApi => "httpapi",
     };
     let tls = listener.tls.is_some();
     match (listener.address.tcp(), listener.address.unix()) {

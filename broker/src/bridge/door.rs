@@ -21,6 +21,8 @@ pub enum Visit {
         bridge: Arc<str>,
         /// The Packet Identifier behind which those of its messages go on.
         last_identifier: u16,
+        /// Whether what is published at QoS 0 waits once it has left.
+        keeps_qos0: bool,
         /// Whether TLS carries its connection to the other broker.
         is_encrypted: bool,
     },
@@ -55,13 +57,15 @@ impl Door {
         &self,
         bridge: &Arc<str>,
         last_identifier: u16,
+        keeps_qos0: bool,
         is_encrypted: bool,
     ) -> io::Result<UnixStream> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
         theirs.set_nonblocking(true)?;
         let bridge = Arc::clone(bridge);
-        self.send(Visit::Connection { socket: theirs, bridge, last_identifier, is_encrypted }).await?;
+        self.send(Visit::Connection { socket: theirs, bridge, last_identifier, keeps_qos0, is_encrypted })
+            .await?;
         UnixStream::from_std(ours)
     }
 

@@ -52,6 +52,14 @@ pub(super) enum Leave {
     Forgotten,
 }
 
+/// What becomes of messages at QoS 0 that are published while a bridge is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum QoS0 {
+    /// They wait like others, within the limits of any session.
+    Kept,
+    Lost,
+}
+
 /// Why a bridge has stopped for now.
 enum End {
     /// There are new orders.
@@ -200,7 +208,7 @@ impl Runner {
         if self.settings.local.clean_start || is_kept {
             return;
         }
-        match self.park(Arc::clone(&self.settings)).await {
+        match self.park(Arc::clone(&self.settings), QoS0::Lost).await {
             Ok(()) => {
                 self.parked_at = Some(Instant::now());
                 Arc::make_mut(&mut self.settings).dropped.local.clear();
@@ -209,9 +217,19 @@ impl Runner {
         }
     }
 
-    async fn park(&self, settings: Arc<Settings>) -> Result<(), String> {
+    /// Has what is published at QoS 0 wait too while the other broker is about to answer, or no more.
+    async fn keep(&self, qos0: QoS0) {
+        if self.settings.local.clean_start {
+            return;
+        }
+        if let Err(reason) = self.park(Arc::clone(&self.settings), qos0).await {
+            warn!(bridge = &*self.plan.name, reason, "the bridge cannot subscribe here");
+        }
+    }
+
+    async fn park(&self, settings: Arc<Settings>, qos0: QoS0) -> Result<(), String> {
         let mut link = Link::park(settings, now()).map_err(|fault| fault.to_string())?;
-        let mut wires = self.local_wires().await?;
+        let mut wires = self.local_wires(qos0).await?;
         while !link.is_parked() {
             wires.turn(&mut link).await.map_err(|end| end.to_string())?;
             self.tell(&mut link);
@@ -225,7 +243,7 @@ impl Runner {
         let mut settings = settings.clone();
         settings.mappings.clear();
         (settings.local.clean_start, settings.local.session_expiry_seconds) = (true, 0);
-        if let Err(reason) = self.park(Arc::new(settings)).await {
+        if let Err(reason) = self.park(Arc::new(settings), QoS0::Lost).await {
             warn!(bridge = &*self.plan.name, reason, "the session of the bridge stays until it expires");
         }
     }
@@ -234,7 +252,7 @@ impl Runner {
     async fn watch(&self) -> Result<(), End> {
         let failed = |fault: Fault| End::Failed(fault.to_string());
         let mut link = Link::watch(Arc::clone(&self.settings), now()).map_err(failed)?;
-        let mut wires = self.local_wires().await.map_err(End::Failed)?;
+        let mut wires = self.local_wires(QoS0::Lost).await.map_err(End::Failed)?;
         while link.seen() < self.plan.lazy_messages {
             let turned = tokio::select! {
                 turned = wires.turn(&mut link) => turned,
@@ -250,9 +268,9 @@ impl Runner {
         Ok(())
     }
 
-    async fn local_wires(&self) -> Result<Wires, String> {
-        let local =
-            self.door.connect(&self.plan.name, self.last_identifier, self.plan.config.tls.is_some()).await;
+    async fn local_wires(&self, qos0: QoS0) -> Result<Wires, String> {
+        let (keeps_qos0, is_encrypted) = (qos0 == QoS0::Kept, self.plan.config.tls.is_some());
+        let local = self.door.connect(&self.plan.name, self.last_identifier, keeps_qos0, is_encrypted).await;
         local.map(Wires::local).map_err(|error| error.to_string())
     }
 
@@ -280,7 +298,11 @@ impl Runner {
     async fn serve(&mut self, index: usize, address: &RemoteAddress, stream: Box<dyn Duplex>) -> End {
         debug!(bridge = &*self.plan.name, %address, "connected to the other broker");
         let mut is_up = false;
+        self.keep(QoS0::Kept).await;
         let end = self.cross(index, address, stream, &mut is_up).await;
+        if !is_up {
+            self.keep(QoS0::Lost).await;
+        }
         if is_up {
             self.counters.down();
             self.announce(DOWN).await;
@@ -312,7 +334,7 @@ impl Runner {
             if link.wants_local() && !wires.has_local() {
                 match self
                     .door
-                    .connect(&self.plan.name, link.last_identifier(), self.plan.config.tls.is_some())
+                    .connect(&self.plan.name, link.last_identifier(), false, self.plan.config.tls.is_some())
                     .await
                 {
                     Ok(local) => wires.add_local(local),

@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use tracing::{error, warn};
-use veilmq_config::{BrokerConfig, ListenAddress, ListenerConfig, ListenerDurability, Mode};
+use veilmq_config::{
+    BrokerConfig, ListenAddress, ListenerConfig, ListenerDurability, ListenerProtocol, Mode,
+};
 use veilmq_core::{EntranceId, Promise, ShardIndex};
 
 use super::RunError;
-use crate::listener::{self, Bound, Carrier, Listener, ListeningSocket, Sharing, SocketFile};
+use crate::listener::{self, Bound, Carrier, Listener, Sharing, SocketFile};
 use crate::shard::ConnectionLimit;
 use crate::tls::{Reading, TlsAcceptor, TlsKeeper};
 
@@ -62,6 +64,8 @@ struct Planned {
 pub(super) struct Changed {
     /// The sockets that each shard is to listen on.
     pub(super) sockets: Vec<(ShardIndex, Listener)>,
+    /// Those of the HTTP API.
+    pub(super) apis: Vec<Listener>,
     /// What has changed, a sentence each.
     pub(super) changes: Vec<String>,
 }
@@ -81,7 +85,9 @@ impl Listeners {
         for (listener, number) in config.listeners.iter().zip(self.numbers(&config.listeners)) {
             let slot = self.slots.get(number);
             let live = slot.and_then(|slot| slot.live.as_ref());
-            let moves = slot.is_some_and(|slot| slot.config.interface != listener.interface);
+            let moves = slot.is_some_and(|slot| {
+                slot.config.interface != listener.interface || is_api(&slot.config) != is_api(listener)
+            });
             planned.push(Planned {
                 number,
                 config: listener.clone(),
@@ -141,7 +147,8 @@ impl Listeners {
                 true => Sharing::AtOnce,
                 false => Sharing::Afterwards,
             };
-            match listener::bind(&planned.config, sharing, self.shards) {
+            let count = if is_api(&planned.config) { 1 } else { self.shards };
+            match listener::bind(&planned.config, sharing, count) {
                 Ok(bound) => planned.bound = Some(bound),
                 // A machine that has no IPv6 is served over IPv4: without a configuration file of our own, or where that says both.
                 Err(error)
@@ -190,6 +197,12 @@ impl Listeners {
         live.map(|live| (&live.address, Arc::clone(&live.carrier.borrow())))
     }
 
+    /// Returns the addresses on which clients of MQTT are served.
+    pub(super) fn of_mqtt(&self) -> Vec<ListenAddress> {
+        let slots = self.slots.iter().filter(|slot| !is_api(&slot.config));
+        slots.filter_map(|slot| Some(slot.live.as_ref()?.address.clone())).collect()
+    }
+
     fn apply_one(&mut self, planned: Planned, tls: &TlsKeeper, changed: &mut Changed) {
         let Planned { number, config, bound, tls: reading, message_bytes_max, .. } = planned;
         let acceptor = reading.map(|reading| tls.keep(reading));
@@ -216,7 +229,12 @@ impl Listeners {
         };
         let Bound { address, sockets } = bound;
         let (sender, receiver) = watch::channel(carrier);
-        changed.sockets.extend(for_shards(sockets, &receiver));
+        let listeners = sockets.into_iter().map(|socket| Listener { socket, carrier: receiver.clone() });
+        match is_api(&config) {
+            true => changed.apis.extend(listeners),
+            // Each shard gets one of them.
+            false => changed.sockets.extend((0..).map(ShardIndex).zip(listeners)),
+        }
         let has_moved = before.as_ref().is_some_and(|slot| slot.live.is_some());
         let change = if has_moved { "changed" } else { "added" };
         changed.changes.push(format!("listener {address} {change}"));
@@ -267,16 +285,13 @@ fn carrier(
         },
         limit: None,
         port: 0,
+        http_directory: config.http_directory.as_deref().map(Arc::from),
     }
 }
 
-/// Gives each shard one of the sockets.
-fn for_shards(
-    sockets: Vec<ListeningSocket>,
-    carrier: &watch::Receiver<Arc<Carrier>>,
-) -> impl Iterator<Item = (ShardIndex, Listener)> {
-    let listeners = sockets.into_iter().map(|socket| Listener { socket, carrier: carrier.clone() });
-    (0..).map(ShardIndex).zip(listeners)
+/// Tells whether it has no MQTT, so that its sockets are not for shards.
+fn is_api(config: &ListenerConfig) -> bool {
+    config.protocol == ListenerProtocol::HttpApi
 }
 
 /// Gives a Unix socket other permissions, if they have changed.

@@ -40,10 +40,13 @@ use crate::admin::{
 use crate::bridge::{BridgeCounters, BridgePlan, Bridges, Door, Visits};
 use crate::clock;
 use crate::files;
+use crate::http_api::HttpApi;
 use crate::identity::IdentityFolder;
 use crate::listener::{self, Listener};
 use crate::logging::{self, Wording};
-use crate::shard::{self, Admission, Announcer, Completion, Counters, Exchange, Gate, Mail, WorkerParts};
+use crate::shard::{
+    self, Admission, Announcer, Completion, Counters, Exchange, Gate, Mail, Tally, WorkerParts,
+};
 use crate::store::{
     self, Condition, OpenReport, Room, StorageHandle, StorageWriter, WriterOptions, WriterParts,
 };
@@ -200,9 +203,12 @@ impl Broker {
         let (sys_interval, interval) =
             watch::channel(Duration::from_secs(config.sys.interval_seconds.into()));
         let changed = listeners.apply(plan, &tls);
-        let entrances = Entrances { sockets: changed.sockets, visits, gate: closed, interval };
+        let entrances = Entrances { sockets: changed.sockets, visits, gate: closed.clone(), interval };
         let admission = Admission::new(&config.limits, &config.rates);
-        let threads = start_shards(&admission, &shared, recovered.shards, entrances, &services)?;
+        let (threads, tally) = start_shards(&admission, &shared, recovered.shards, entrances, &services)?;
+        let http_api = HttpApi::new(Arc::clone(&shared), Arc::clone(access.verifier()), tally, closed);
+        http_api.show(config);
+        http_api.serve(changed.apis).map_err(RunError::system("start a listener of the HTTP API"))?;
         let counters = Arc::<BridgeCounters>::default();
         state.add_metrics(Arc::clone(&counters) as _);
         let bridges = Bridges::start(plans, door, counters).map_err(RunError::system("start the bridges"))?;
@@ -232,6 +238,7 @@ impl Broker {
             memory: MemoryWatch::new(config.limits.memory_bytes),
             sys_interval,
             gate,
+            http_api,
         };
         Ok(Self { state, reloader, reloads, exchange, threads, writer, bridges, _admin: admin })
     }
@@ -381,7 +388,7 @@ fn start_shards(
     shards: Vec<Shard>,
     entrances: Entrances,
     services: &Services<'_>,
-) -> Result<Vec<JoinHandle<()>>, RunError> {
+) -> Result<(Vec<JoinHandle<()>>, Arc<Tally>), RunError> {
     let connection_ids = Arc::new(AtomicU64::new(1));
     let counters: Vec<Arc<Counters>> = shards.iter().map(|_| Arc::default()).collect();
     let counting =
@@ -391,7 +398,8 @@ fn start_shards(
     let reply: Arc<Reply> =
         Arc::new(move |shard, connection, verdict| judging.judge(shard, connection, verdict));
     let Entrances { mut sockets, visits, gate, interval } = entrances;
-    let mut announcer = Some(Announcer::new(interval, Arc::clone(shared), counting));
+    let tally = Arc::new(Tally::new(Arc::clone(shared), counting));
+    let mut announcer = Some(Announcer::new(interval, Arc::clone(&tally)));
     let mut visits = Some(visits);
     let mut threads = Vec::new();
     for (shard, counters) in shards.into_iter().zip(counters) {
@@ -416,7 +424,7 @@ fn start_shards(
         let thread = shard::start(parts, listeners, announcer.take(), visits.take());
         threads.push(thread.map_err(RunError::system("start a shard thread"))?);
     }
-    Ok(threads)
+    Ok((threads, tally))
 }
 
 fn tell_ready(config: &BrokerConfig, state: &AdminState, listeners: &Listeners) {
@@ -436,7 +444,7 @@ fn tell_ready(config: &BrokerConfig, state: &AdminState, listeners: &Listeners) 
         info!("listening for {carrier} on {address}");
     }
     state.update(|readiness| {
-        readiness.listeners = listeners.live().map(|(address, _)| address.clone()).collect();
+        readiness.listeners = listeners.of_mqtt();
         readiness.serve();
     });
     info!(shards = state.readiness().shards, data_dir = %config.data_dir.display(), "ready");

@@ -23,6 +23,7 @@ use crate::admin::metrics::MetricSource;
 use crate::admin::{AdminState, ReloadReport, read_token};
 use crate::bridge::{BridgePlan, Bridges};
 use crate::clock;
+use crate::http_api::HttpApi;
 use crate::logging;
 use crate::shard::{Admission, Exchange, Mail};
 use crate::tls::TlsKeeper;
@@ -57,6 +58,7 @@ pub(super) struct Reloader {
     pub(super) sys_interval: watch::Sender<Duration>,
     /// While it is closed nobody is let in.
     pub(super) gate: watch::Sender<bool>,
+    pub(super) http_api: HttpApi,
 }
 
 /// What became of the last reload; the start counts as one.
@@ -168,6 +170,7 @@ impl Reloader {
             raise_open_files_limit(&now);
         }
         self.bridges.change(bridges);
+        self.http_api.show(&now);
         let report = report(&self.config, &now, said, changed);
         self.config = now;
         Ok(report)
@@ -179,7 +182,10 @@ impl Reloader {
             self.exchange.listen(shard, listener);
         }
         self.exchange.tell_distrust();
-        let addresses = self.listeners.live().map(|(address, _)| address.clone()).collect();
+        if let Err(error) = self.http_api.serve(changed.apis) {
+            error!("a listener of the HTTP API cannot be started: {error}");
+        }
+        let addresses = self.listeners.of_mqtt();
         self.state.update(|readiness| readiness.listeners = addresses);
         changed.changes
     }

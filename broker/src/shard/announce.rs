@@ -1,6 +1,6 @@
 //! What the broker says of itself: the totals of all shards, published on `$SYS` topics at an interval.
 //!
-//! One shard speaks for all. It reads what the others count without asking them, so nobody waits for anybody.
+//! One shard speaks for all.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
-use veilmq_core::{Input, Shared, Stats, SysReport, Totals};
+use veilmq_core::{Input, SysReport};
 use veilmq_protocol::TopicName;
 
-use super::counters::Counters;
+use super::tally::Tally;
 use super::worker::Worker;
-use crate::admin::process_memory;
 use crate::clock;
 use crate::logging::{TopicLine, publish_quietly};
 
@@ -21,19 +20,14 @@ use crate::logging::{TopicLine, publish_quietly};
 pub struct Announcer {
     /// From one report to the next; zero makes none.
     interval: watch::Receiver<Duration>,
-    shared: Arc<Shared>,
-    shards: Vec<(Arc<Stats>, Arc<Counters>)>,
+    tally: Arc<Tally>,
     report: SysReport,
 }
 
 impl Announcer {
-    /// Makes the announcer of a broker that starts now with these shards; an `interval` of zero makes no reports.
-    pub fn new(
-        interval: watch::Receiver<Duration>,
-        shared: Arc<Shared>,
-        shards: Vec<(Arc<Stats>, Arc<Counters>)>,
-    ) -> Self {
-        Self { interval, shared, shards, report: SysReport::new(env!("CARGO_PKG_VERSION"), clock::now()) }
+    /// Makes the announcer of a broker that starts now and counts this; an `interval` of zero makes no reports.
+    pub(crate) fn new(interval: watch::Receiver<Duration>, tally: Arc<Tally>) -> Self {
+        Self { interval, tally, report: SysReport::new(env!("CARGO_PKG_VERSION"), clock::now()) }
     }
 
     /// Announces at once, then at each interval, and when that changes, until nobody can change it any more.
@@ -43,7 +37,7 @@ impl Announcer {
             let is_over = match interval.is_zero() {
                 true => self.interval.changed().await.is_err(),
                 false => {
-                    let changed = self.report.update(&self.totals(), clock::now());
+                    let changed = self.report.update(&self.tally.totals(), clock::now());
                     worker.announce(&changed);
                     let waited = tokio::time::timeout(interval, self.interval.changed()).await;
                     waited.is_ok_and(|changed| changed.is_err())
@@ -53,18 +47,6 @@ impl Announcer {
                 return;
             }
         }
-    }
-
-    fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
-        for (stats, counters) in &self.shards {
-            stats.add_to(&mut totals);
-            totals.messages_dropped += counters.messages_dropped();
-        }
-        let (messages, bytes) = self.shared.retained_totals();
-        (totals.retained_messages, totals.retained_bytes) = (messages as u64, bytes as u64);
-        (totals.memory_bytes, totals.memory_bytes_max) = process_memory();
-        totals
     }
 }
 

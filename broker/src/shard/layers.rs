@@ -42,7 +42,8 @@ impl Layers {
             Some(acceptor) => Some(acceptor.begin().ok_or(TooManyHandshakes)?),
         };
         let websocket = match carrier.protocol {
-            ListenerProtocol::Mqtt => None,
+            // The HTTP API's connections come to no shard.
+            ListenerProtocol::Mqtt | ListenerProtocol::HttpApi => None,
             ListenerProtocol::WebSocket => {
                 let message_bytes_max = carrier.message_bytes_max;
                 Some(Box::new(WebSocket::new(message_bytes_max, carrier.origins.clone())))

@@ -18,6 +18,7 @@ mod pace;
 mod parts;
 mod socket;
 mod stream;
+mod tally;
 mod visits;
 mod worker;
 
@@ -39,6 +40,7 @@ pub use mailbox::{Completion, Exchange, Freight, Posted};
 pub use orders::Order;
 pub use parts::WorkerParts;
 pub use socket::DetachedSocket;
+pub(crate) use tally::Tally;
 
 use crate::admin::Pulse;
 use crate::bridge::Visits;

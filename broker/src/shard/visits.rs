@@ -26,17 +26,18 @@ const CARRIER: Carrier = Carrier {
     promise: Promise::Stored,
     limit: None,
     port: 0,
+    http_directory: None,
 };
 
 /// Takes bridges in until none can come any more.
 pub(super) async fn receive_for_ever(worker: Rc<Worker>, mut visits: Visits) {
     while let Some(visit) = visits.recv().await {
         match visit {
-            Visit::Connection { socket, bridge, last_identifier, is_encrypted } => {
+            Visit::Connection { socket, bridge, last_identifier, keeps_qos0, is_encrypted } => {
                 let stream = UnixStream::from_std(socket).map(Stream::Unix);
                 let taken = stream.map_err(|error| error.to_string()).and_then(|stream| {
                     let connection = take_in(&worker, stream, &bridge).map_err(str::to_owned)?;
-                    worker.turn(Input::Bridged { connection, last_identifier, is_encrypted });
+                    worker.turn(Input::Bridged { connection, last_identifier, keeps_qos0, is_encrypted });
                     Ok(())
                 });
                 if let Err(reason) = taken {

@@ -85,6 +85,7 @@ pub(super) fn session(number: u64) -> Record {
         expiry_seconds: 60,
         disconnected_at: None,
         will: None,
+        last_identifier: 0,
     })
 }
 

@@ -58,6 +58,8 @@ const HAS_WILL: u8 = 1 << 1;
 /// In the flags of a retained message: by which listener it came.
 const HAS_LISTENER: u8 = 1 << 1;
 const HAS_EXPIRY: u8 = 1 << 2;
+/// In the flags of a session head: which Packet Identifier was last; stores of before have none.
+const HAS_IDENTIFIER: u8 = 1 << 2;
 const RETAIN: u8 = 1 << 3;
 const NO_LOCAL: u8 = 1 << 4;
 const RETAIN_AS_PUBLISHED: u8 = 1 << 5;
@@ -87,15 +89,27 @@ fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 fn encode_session(record: &SessionRecord, out: &mut Vec<u8>) {
-    let SessionRecord { session: _, client_id, authenticated, user, expiry_seconds, disconnected_at, will } =
-        record;
+    let SessionRecord {
+        session: _,
+        client_id,
+        authenticated,
+        user,
+        expiry_seconds,
+        disconnected_at,
+        will,
+        last_identifier,
+    } = record;
     out.push(
         flag(disconnected_at.is_some(), HAS_DISCONNECTED)
             | flag(will.is_some(), HAS_WILL)
             | flag(*authenticated, AUTHENTICATED)
-            | flag(user.is_some(), HAS_USER),
+            | flag(user.is_some(), HAS_USER)
+            | flag(*last_identifier > 0, HAS_IDENTIFIER),
     );
     out.extend_from_slice(&expiry_seconds.to_le_bytes());
+    if *last_identifier > 0 {
+        out.extend_from_slice(&last_identifier.to_le_bytes());
+    }
     if let Some(at) = disconnected_at {
         out.extend_from_slice(&at.milliseconds().to_le_bytes());
     }
@@ -222,15 +236,26 @@ pub(crate) fn decode(key: Key, bytes: &[u8]) -> Option<Record> {
 /// Reads a session head; None if the bytes are not one.
 fn decode_session(session: SessionId, bytes: &[u8]) -> Option<SessionRecord> {
     let mut fields = Fields(bytes);
-    let flags = fields.flags(HAS_DISCONNECTED | HAS_WILL | AUTHENTICATED | HAS_USER)?;
+    let known = HAS_DISCONNECTED | HAS_WILL | AUTHENTICATED | HAS_USER | HAS_IDENTIFIER;
+    let flags = fields.flags(known)?;
     let authenticated = flags & AUTHENTICATED != 0;
     let expiry_seconds = fields.u32()?;
+    let last_identifier = fields.when(flags & HAS_IDENTIFIER, Fields::u16)?.unwrap_or(0);
     let disconnected_at = fields.when(flags & HAS_DISCONNECTED, Fields::moment)?;
     let client_id = Arc::from(fields.text()?);
     let user = fields.when(flags & HAS_USER, Fields::text)?.map(Arc::from);
     let will = fields.when(flags & HAS_WILL, decode_will)?;
     fields.end()?;
-    Some(SessionRecord { session, client_id, authenticated, user, expiry_seconds, disconnected_at, will })
+    Some(SessionRecord {
+        session,
+        client_id,
+        authenticated,
+        user,
+        expiry_seconds,
+        disconnected_at,
+        will,
+        last_identifier,
+    })
 }
 
 fn decode_will(fields: &mut Fields<'_>) -> Option<WillRecord> {

@@ -3,6 +3,7 @@
 //! All of it is read from files, at the start and when they change. Invariant: what is in force was read whole and fits together; a
 //! change that does not leaves it as it is.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
@@ -14,7 +15,9 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, Un
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{Error, InconsistentKeys, RootCertStore, ServerConfig};
+use rustls::{Error, HandshakeKind, InconsistentKeys, RootCertStore, ServerConfig};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 use tracing::warn;
 use veilmq_config::{
     CertificateConfig, CertificateIdentity, ClientCertificate, ListenerTlsConfig, TlsVersion,
@@ -202,6 +205,18 @@ impl TlsAcceptor {
         let InForce { server, verifier, .. } = self.in_force();
         let session = UnbufferedServerConnection::new(server).ok()?;
         Some(Tls::new(session, Arc::clone(self), verifier, handshake))
+    }
+
+    /// Speaks TLS on a connection that belongs to no shard.
+    ///
+    /// # Errors
+    /// What went wrong, or that `limits.tls_handshakes_max` handshakes are under way.
+    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let handshake = self.stats.begin().ok_or(io::ErrorKind::ConnectionRefused)?;
+        let acceptor = tokio_rustls::TlsAcceptor::from(self.in_force().server);
+        let stream = acceptor.accept(stream).await?;
+        handshake.succeeded(stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed));
+        Ok(stream)
     }
 
     /// Returns the User Name that a verified certificate proves, if that is what certificates are for here.

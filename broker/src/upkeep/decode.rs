@@ -220,7 +220,17 @@ impl Fields {
             expiry_seconds: self.u32("expiry_seconds")?,
             disconnected_at: self.optional("disconnected_at_ms", Self::moment)?,
             will: self.optional("will", Self::will)?,
+            last_identifier: self.last_identifier()?,
         })
+    }
+
+    /// Reads the last Packet Identifier, which exports of earlier brokers do not have.
+    fn last_identifier(&mut self) -> Checked<u16> {
+        if !self.0.contains_key("last_packet_id") {
+            return Ok(0);
+        }
+        let identifier = self.u32("last_packet_id")?;
+        u16::try_from(identifier).map_err(|_| Fault::of("last_packet_id", "it is above 65535"))
     }
 
     /// Reads the user name, which exports of brokers that knew no users do not have.

@@ -29,6 +29,7 @@ enum Line<'a> {
         expiry_seconds: u32,
         disconnected_at_ms: Option<u64>,
         will: Option<Will<'a>>,
+        last_packet_id: u16,
     },
     Subscription {
         session: u64,
@@ -201,8 +202,16 @@ fn append(line: &impl Serialize, out: &mut Vec<u8>) {
 }
 
 fn session(head: &SessionRecord) -> Line<'_> {
-    let SessionRecord { session, client_id, authenticated, user, expiry_seconds, disconnected_at, will } =
-        head;
+    let SessionRecord {
+        session,
+        client_id,
+        authenticated,
+        user,
+        expiry_seconds,
+        disconnected_at,
+        will,
+        last_identifier,
+    } = head;
     Line::Session {
         session: session.0,
         client_id,
@@ -210,6 +219,7 @@ fn session(head: &SessionRecord) -> Line<'_> {
         user: user.as_deref(),
         expiry_seconds: *expiry_seconds,
         disconnected_at_ms: disconnected_at.map(Moment::milliseconds),
+        last_packet_id: *last_identifier,
         will: will.as_ref().map(|will| {
             let WillRecord {
                 topic,

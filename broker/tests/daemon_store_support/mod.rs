@@ -33,6 +33,7 @@ fn session(number: u64, client_id: &str, will: Option<WillRecord>) -> Record {
         expiry_seconds: u32::MAX,
         disconnected_at: Some(Moment::from_milliseconds(1_700_000_000_000)),
         will,
+        last_identifier: 0,
     })
 }
 

@@ -190,6 +190,7 @@ pub(crate) fn session(number: u64, expiry_seconds: u32) -> Record {
         expiry_seconds,
         disconnected_at: None,
         will: None,
+        last_identifier: 0,
     })
 }
 

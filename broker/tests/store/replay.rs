@@ -67,6 +67,7 @@ fn a_replay_gives_what_was_committed() {
             retain: true,
             delay_seconds: 30,
         }),
+        last_identifier: 65_535,
     };
     let long_filter = format!("{}/#", "long".repeat(16_000));
     let many_ids = {

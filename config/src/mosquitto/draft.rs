@@ -90,6 +90,8 @@ pub(super) struct ListenerDraft {
     pub(super) assigned_client_id_prefix: Option<String>,
     pub(super) interface: Option<String>,
     pub(super) websocket_origins: Vec<String>,
+    /// `http_dir`.
+    pub(super) http_directory: Option<PathBuf>,
     pub(super) mqtt: ListenerMqttConfig,
 }
 
@@ -131,12 +133,25 @@ impl ListenerDraft {
             assigned_client_id_prefix: None,
             interface: None,
             websocket_origins: Vec::new(),
+            http_directory: None,
             mqtt: ListenerMqttConfig::default(),
         }
     }
 
     /// Makes our listeners of it, one for each address.
     fn listeners(&self, addresses: Vec<ListenAddress>) -> Result<Vec<ListenerConfig>, ConfigError> {
+        let is_http = self.protocol == ListenerProtocol::HttpApi;
+        if self.http_directory.is_some() && !is_http {
+            return Err(
+                self.fault("http_dir", "needs `protocol http_api` beside it; no other listener serves files")
+            );
+        }
+        if is_http && (self.proxy_version.is_some() || self.socket.is_some()) {
+            return Err(self.fault(
+                "protocol",
+                "cannot be `http_api` on a Unix socket or behind `enable_proxy_protocol`",
+            ));
+        }
         let proxy_protocol = self.proxy_protocol()?;
         let tls = match proxy_protocol {
             Some(_) => None,
@@ -156,6 +171,7 @@ impl ListenerDraft {
             tls: tls.clone(),
             proxy_protocol: proxy_protocol.clone(),
             connections_max: self.connections_max,
+            http_directory: self.http_directory.clone(),
             durability: None,
             interface: self.interface.clone(),
             websocket_origins: self.websocket_origins.clone(),

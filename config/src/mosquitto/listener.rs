@@ -79,7 +79,15 @@ pub(super) const OPTIONS: &[Row] = &[
         draft.listener().mqtt.mount_point = Some(prefix.to_owned());
         Ok(())
     }),
-    Row::refused("http_dir", Listener, "the broker serves no files"),
+    Row::text(
+        "http_dir",
+        Listener,
+        "`listeners[].http_directory`, where `protocol` is `http_api`",
+        |draft, path| {
+            draft.listener().http_directory = Some(path.into());
+            Ok(())
+        },
+    ),
     Row::boolean(
         "use_username_as_clientid",
         Listener,
@@ -133,7 +141,8 @@ fn protocol(draft: &mut Draft, value: &str) -> Result<(), Allowed> {
     draft.listener().protocol = match value {
         "mqtt" => ListenerProtocol::Mqtt,
         "websockets" => ListenerProtocol::WebSocket,
-        _ => return Err("mqtt or websockets"),
+        "http_api" => ListenerProtocol::HttpApi,
+        _ => return Err("mqtt, websockets or http_api"),
     };
     Ok(())
 }

@@ -23,8 +23,8 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     unset(
         option(
             "listeners[].protocol",
-            Kind::Choice(&["mqtt", "websocket"]),
-            "What carries MQTT there: TCP itself, or WebSocket over TCP.",
+            Kind::Choice(&["mqtt", "websocket", "http_api"]),
+            "What carries MQTT there: TCP itself, or WebSocket over TCP. With `http_api` there is no MQTT, but HTTP: what the broker counts, and files.",
         ),
         "`mqtt`",
     ),
@@ -295,6 +295,14 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
             "Network Connections at one time on this listener; more are closed.",
         ),
         "`limits.connections_max` alone",
+    ),
+    unset(
+        option(
+            "listeners[].http_directory",
+            Kind::Path,
+            "Directory whose files a listener with `protocol` `http_api` serves to those who may read their paths.",
+        ),
+        "no files are served",
     ),
     unset(
         option(

@@ -162,6 +162,26 @@ fn what_is_published_while_the_other_broker_is_away_waits_even_over_a_crash() {
 }
 
 #[test]
+fn what_is_published_at_qos_0_while_the_other_broker_thinks_about_connect_crosses() {
+    let remote = Remote::new();
+    let broker = bridged(&remote, &format!("{QUIET}protocol = \"3.1.1\"\n{}", topic("t/#", "out", 0)));
+    let publish = |payload: &str| {
+        let (mut wire, _) = Wire::connect(broker.address(), "publisher", true);
+        wire.send(&packet(0x30, &[b"\0\x03t/0", payload.as_bytes()].concat())).unwrap();
+        // The answer to this comes when the broker has seen the message.
+        wire.send(&[0xc0, 0]).unwrap();
+        expect(&mut wire, &[0xd0, 0]);
+    };
+
+    let mut wire = remote.accept();
+    assert_eq!(wire.packet().unwrap().first, 0x10);
+    publish("x");
+    wire.send(ACCEPTED).unwrap();
+
+    assert_eq!(hear(&mut wire, 1), ["t/0 x"]);
+}
+
+#[test]
 fn a_broker_that_does_not_know_of_bridges_is_asked_as_a_client_asks() {
     let remote = Remote::new();
     let broker = bridged(&remote, &format!("{QUIET}protocol = \"3.1.1\"\n{}", topic("t", "both", 0)));

@@ -12,6 +12,7 @@ mod roles;
 mod rules;
 mod tables;
 mod template;
+mod visitor;
 mod voucher;
 
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ pub use self::rules::{Actions, Rule, RuleEffect, Rules, Stage, Subject};
 pub use self::tables::AccessTables;
 pub(crate) use self::template::{Names, Pattern};
 pub use self::template::{Template, TemplateError};
+pub use self::visitor::{Admission, Visitor};
 pub use self::voucher::Terms;
 pub(crate) use self::voucher::Voucher;
 use crate::e2e::Policies;

@@ -144,8 +144,8 @@ pub struct Arrival {
     pub(crate) counted: Option<HalfOpen>,
     /// The user that the client is; None without a user name, and with an identity.
     pub(crate) user: Option<User>,
-    /// Where the Packet Identifiers of messages to a bridge of this broker go on.
-    pub(crate) last_identifier: Option<u16>,
+    /// Of a bridge of this broker: where the Packet Identifiers of messages to it go on, and whether those at QoS 0 wait while it is away.
+    pub(crate) bridge: Option<(u16, bool)>,
     /// The VEIL-1 identity of the client.
     pub(crate) identity: Option<Arc<Member>>,
     /// What the certificate says that the client has shown to TLS.

@@ -58,8 +58,8 @@ pub(crate) struct Opening {
     pub(crate) vouched: Option<Arc<str>>,
     /// What the certificate says that the client has shown to TLS.
     pub(crate) certificate: Option<Arc<CertificateFields>>,
-    /// Where the Packet Identifiers of messages to a bridge of this broker go on.
-    pub(crate) last_identifier: Option<u16>,
+    /// Of a bridge of this broker: where the Packet Identifiers of messages to it go on, and whether those at QoS 0 wait while it is away.
+    pub(crate) bridge: Option<(u16, bool)>,
     pub(super) phase: Phase,
 }
 
@@ -127,7 +127,7 @@ impl Opening {
             packet_bytes_max: usize::MAX,
             vouched: None,
             certificate: None,
-            last_identifier: None,
+            bridge: None,
             phase: Phase::AwaitConnect,
         }
     }
@@ -373,7 +373,7 @@ impl Opening {
             identity: channel.as_ref().map(|accepted| Member::of(&accepted.client)),
             certificate: self.certificate.clone(),
             proof_over_at: channel.as_ref().map(over_at),
-            last_identifier: self.last_identifier,
+            bridge: self.bridge,
             request,
             channel,
             join: None,

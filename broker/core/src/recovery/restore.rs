@@ -234,6 +234,7 @@ impl Home {
         session.authenticated = head.authenticated;
         session.user = head.user.map(|name| User::remembered(name, head.authenticated));
         session.expiry_seconds = head.expiry_seconds;
+        session.outbound.last_identifier = head.last_identifier;
         session.will = head.will.map(Box::new);
         // The wall clock may have been set back since; a session never waits longer than its interval.
         session.disconnected_at = Some(head.disconnected_at.map_or(now, |at| at.min(now)));

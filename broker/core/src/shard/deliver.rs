@@ -79,7 +79,7 @@ impl Shard {
             self.drop_delivery(session, delivery, DropReason::Expired);
             return;
         }
-        let waits = self.settings.queue_qos0;
+        let waits = self.settings.queue_qos0 || state.keeps_qos0;
         if state.connection.is_none() && delivery.qos == QoS::AtMostOnce && !waits {
             return;
         }

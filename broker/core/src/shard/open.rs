@@ -294,8 +294,9 @@ impl Shard {
         state.expiry_seconds = expiry_seconds;
         // [MQTT-3.1.2-7], [MQTT-3.1.3-9] The Will takes the place of one whose delay had not passed.
         state.will = request.will.clone();
-        if let Some(last) = arrival.last_identifier {
-            state.outbound.last_identifier = last;
+        state.keeps_qos0 = false;
+        if let Some((last, keeps_qos0)) = arrival.bridge {
+            (state.outbound.last_identifier, state.keeps_qos0) = (last, keeps_qos0);
         }
         state.outbound.connected(quota);
         state.outbound.bound_bytes_in_flight(self.settings.inflight_bytes_max);

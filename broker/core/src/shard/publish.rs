@@ -345,7 +345,7 @@ impl Shard {
         }
         let mut application_properties = std::mem::take(&mut self.scratch);
         application_properties.clear();
-        if let Err(error) = publish.properties.encode_application(&mut application_properties) {
+        if let Err(error) = publish.properties.encode_application_as_sent(&mut application_properties) {
             return Err(PublishRefused::Properties(error));
         }
         let publication = Publication {

@@ -47,10 +47,10 @@ impl Shard {
     }
 
     /// Takes note that one of the broker's own bridges is the client.
-    pub(super) fn bridged(&mut self, connection: ConnectionId, last_identifier: u16, is_encrypted: bool) {
+    pub(super) fn bridged(&mut self, connection: ConnectionId, bridge: (u16, bool), is_encrypted: bool) {
         if let Some(Connection::Opening(opening)) = self.connections.get_mut(&connection) {
             opening.vouched = Some(Arc::from(BRIDGES));
-            opening.last_identifier = Some(last_identifier);
+            opening.bridge = Some(bridge);
             opening.is_encrypted = is_encrypted;
         }
     }

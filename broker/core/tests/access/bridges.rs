@@ -8,8 +8,12 @@ use super::{PUBLISH, deny, rules};
 
 /// Connects as one of the broker's own bridges.
 fn bridge(world: &mut World, last_identifier: u16) -> Conn {
+    bridge_that(world, last_identifier, false)
+}
+
+fn bridge_that(world: &mut World, last_identifier: u16, keeps_qos0: bool) -> Conn {
     let bridge = world.accept(0, ProtocolVersion::V5);
-    world.turn(0, Input::Bridged { connection: bridge, last_identifier, is_encrypted: false });
+    world.turn(0, Input::Bridged { connection: bridge, last_identifier, keeps_qos0, is_encrypted: false });
     world.send(bridge, &Packet::Connect(connect_v5("local.b", false, u32::MAX)));
     bridge
 }
@@ -104,4 +108,26 @@ fn a_client_says_below_sys_whether_its_own_bridge_is_up_and_nothing_else() {
 
     assert_eq!(world.received(bridge), ["PUBACK id1", "PUBACK id1 0x87", "PUBACK id1 0x87"]);
     assert_eq!(world.received(reader), ["PUBLISH $SYS/broker/connection/b/state \"1\" qos0"]);
+}
+
+#[test]
+fn messages_at_qos_0_wait_for_a_bridge_that_is_away_if_it_has_asked_for_that() {
+    for (keeps_qos0, expected) in
+        [(true, &["CONNACK 0x00 present", "PUBLISH t \"x\" qos0"][..]), (false, &["CONNACK 0x00 present"])]
+    {
+        let mut world = World::new(1);
+        let own = bridge_that(&mut world, 0, keeps_qos0);
+        world.subscribe(own, "t", QoS::AtMostOnce);
+        world.cut(own);
+        let (client, _) = world.join("c", true, 0);
+        world.publish(client, "t", "x", QoS::AtMostOnce, 0);
+
+        let again = bridge(&mut world, 0);
+
+        assert_eq!(world.received(again), expected);
+        world.cut(again);
+        world.publish(client, "t", "y", QoS::AtMostOnce, 0);
+        let last = bridge(&mut world, 0);
+        assert_eq!(world.received(last), ["CONNACK 0x00 present"], "it is asked for each time");
+    }
 }

@@ -299,7 +299,10 @@ fn bridges_of_this_broker_are_named_by_their_client_identifiers() {
 
     for (client_id, expected) in [("local.b", NO_SUBSCRIBERS), ("local.c", 0x87)] {
         let bridge = accept(&mut world, ProtocolVersion::V5);
-        world.turn(0, Input::Bridged { connection: bridge, last_identifier: 0, is_encrypted: false });
+        world.turn(
+            0,
+            Input::Bridged { connection: bridge, last_identifier: 0, keeps_qos0: false, is_encrypted: false },
+        );
         world.send(bridge, &Packet::Connect(connect_v5(client_id, true, 0)));
         world.bytes(bridge);
 
@@ -316,7 +319,10 @@ fn a_bridge_of_this_broker_is_as_encrypted_as_its_connection_to_the_other() {
     ] {
         let mut world = world_with(vec![Policy { channel, ..policy() }]);
         let bridge = accept(&mut world, ProtocolVersion::V5);
-        world.turn(0, Input::Bridged { connection: bridge, last_identifier: 0, is_encrypted });
+        world.turn(
+            0,
+            Input::Bridged { connection: bridge, last_identifier: 0, keeps_qos0: false, is_encrypted },
+        );
         world.send(bridge, &Packet::Connect(connect_v5("local.b", true, 0)));
         world.bytes(bridge);
 

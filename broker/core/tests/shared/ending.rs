@@ -423,6 +423,7 @@ fn what_was_stored_for_a_session_after_its_end_is_found_by_another_member() {
             expiry_seconds: 60,
             disconnected_at: None,
             will: None,
+            last_identifier: 0,
         })
     };
     let subscribed = |number: u64| Record::Subscribed {

@@ -24,6 +24,7 @@ fn samples() -> [Vec<u8>; 6] {
         expiry_seconds: 60,
         disconnected_at: Some(Moment::from_milliseconds(7)),
         will: Some(will),
+        last_identifier: 513,
     };
     let options = SubscribeOptions {
         qos: QoS::AtLeastOnce,

@@ -159,6 +159,7 @@ fn session_head(
         expiry_seconds: *session_expiry_interval,
         disconnected_at: closed_at.map(|seconds| Moment::from_milliseconds(seconds.saturating_mul(1_000))),
         will: None,
+        last_identifier: 0,
     })
 }
 
