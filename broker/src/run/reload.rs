@@ -68,13 +68,18 @@ pub(super) struct Outcome {
 }
 
 impl Reloader {
+    /// Keeps whoever connects waiting until the next reload is over.
+    pub(super) fn let_nobody_in(&self) {
+        self.gate.send_replace(false);
+    }
+
     /// Reads the configuration, and the files it names, because `cause` wants it; who connects meanwhile waits for what it says. Options
     /// that take effect at the start only stay as they are.
     ///
     /// # Errors
     /// What cannot be used; nothing has changed then.
     pub(super) fn reload(&mut self, cause: &str) -> Result<ReloadReport, String> {
-        self.gate.send_replace(false);
+        self.let_nobody_in();
         info!(target: logging::MOSQUITTOS_LINES, "reloading");
         let result = self.load().and_then(|said| {
             let applied = self.apply(&said);

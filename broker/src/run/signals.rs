@@ -66,6 +66,7 @@ impl Signals {
                     _ = save.recv() => info!("SIGUSR1: everything is stored already"),
                     _ = print.recv() => info!("SIGUSR2: there is nothing to print"),
                     _ = hang_up.recv() => {
+                        reloader.let_nobody_in();
                         crate::logging::reopen_files();
                         // The log and the metrics say what became of it.
                         let _ = reload(reloader, "SIGHUP", notifier);
