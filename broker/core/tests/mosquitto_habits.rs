@@ -240,3 +240,57 @@ fn packet_identifiers_go_on_after_a_restart() {
     world.publish(publisher, "t", "y", QoS::AtLeastOnce, 1);
     assert_eq!(world.received(subscriber), ["PUBLISH t \"y\" qos1 id2"]);
 }
+
+/// Publishes at QoS 2 with the identifier 7.
+fn publish_7(world: &mut World, publisher: veilmq_simulator::Conn, topic: &str, dup: bool) {
+    let message = Publish { dup, ..publish(topic, "x", QoS::ExactlyOnce, 7) };
+    world.send(publisher, &Packet::Publish(message));
+}
+
+#[test]
+fn a_message_at_qos_2_waits_for_its_pubrel_where_nothing_is_stored() {
+    for (mosquitto_habits, queues_spill, waits) in
+        [(true, false, true), (true, true, false), (false, false, false)]
+    {
+        let settings =
+            Settings { mosquitto_habits, queues_spill, reason_strings: false, ..Settings::default() };
+        let mut world = World::with(settings);
+        let (subscriber, _) = world.join("s", true, 0);
+        world.subscribe(subscriber, "#", QoS::AtMostOnce);
+        let (publisher, _) = world.join("p", true, 0);
+        world.received(subscriber);
+        let first = "PUBLISH first \"x\" qos0";
+
+        publish_7(&mut world, publisher, "first", false);
+        assert_eq!(world.received(subscriber).is_empty(), waits, "{mosquitto_habits} {queues_spill}");
+        publish_7(&mut world, publisher, "repeated", true);
+        assert_eq!(world.received(publisher), ["PUBREC id7", "PUBREC id7"]);
+        world.send(publisher, &Packet::PubRel(Acknowledgement::new(id(7), ReasonCode::Success)));
+        assert_eq!(world.received(publisher), ["PUBCOMP id7"]);
+        let released: &[&str] = if waits { &[first] } else { &[] };
+        assert_eq!(world.received(subscriber), released, "a repetition is none of its own");
+    }
+}
+
+#[test]
+fn of_two_messages_that_wait_with_one_identifier_the_last_one_counts_and_an_end_lets_it_go() {
+    let settings = Settings { mosquitto_habits: true, queues_spill: false, ..Settings::default() };
+    let mut world = World::with(settings);
+    let (subscriber, _) = world.join("s", true, 0);
+    world.subscribe(subscriber, "#", QoS::AtMostOnce);
+    let (publisher, _) = world.join("p", false, 600);
+    world.received(subscriber);
+
+    publish_7(&mut world, publisher, "first", false);
+    publish_7(&mut world, publisher, "second", false);
+    assert_eq!(world.received(publisher), ["PUBREC id7", "PUBREC id7"]);
+    assert_eq!(world.received(subscriber), [""; 0]);
+    world.cut(publisher);
+
+    assert_eq!(world.received(subscriber), ["PUBLISH second \"x\" qos0"]);
+    let (publisher, _) = world.join("p", false, 600);
+    world.received(publisher);
+    world.send(publisher, &Packet::PubRel(Acknowledgement::new(id(7), ReasonCode::Success)));
+    assert_eq!(world.received(publisher), ["PUBCOMP id7"]);
+    assert_eq!(world.received(subscriber), [""; 0], "exactly once");
+}

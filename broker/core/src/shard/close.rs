@@ -69,6 +69,7 @@ impl Shard {
         environment: &mut Environment<'_>,
     ) -> Outbox {
         let connection = established.connection;
+        self.release_all(connection, established.session, environment.now);
         if let Some(at) = established.timer_at {
             self.timers.remove(&(at, super::timer::Timer::Connection(connection)));
         }

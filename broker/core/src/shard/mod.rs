@@ -21,6 +21,7 @@ mod outgoing;
 mod prove;
 mod publish;
 mod receive;
+mod release;
 mod renewal;
 mod retained;
 mod share;
@@ -40,6 +41,7 @@ pub use self::inspect::{
     ConnectionSummary, RetainedPart, RetainedSummary, SessionDetail, SessionQuery, SessionSummary,
 };
 use self::outgoing::Outgoing;
+use self::release::Unreleased;
 use self::retained::Walks;
 use self::spill::Spill;
 use self::timer::Timer;
@@ -108,6 +110,8 @@ pub struct Shard {
     unix_ms: u64,
     /// The application properties of the PUBLISH at hand.
     scratch: Vec<u8>,
+    /// Messages of QoS 2 that wait for their PUBREL.
+    unreleased: IdMap<ConnectionId, Vec<Unreleased>>,
     /// Lines on connections that were refused.
     refusals: LogLimit,
     /// Lines on publications that were refused.
@@ -151,6 +155,7 @@ impl Shard {
             settled: None,
             gated: VecDeque::new(),
             scratch: Vec::new(),
+            unreleased: IdMap::default(),
             refusals: LogLimit::default(),
             refused_publications: LogLimit::default(),
         }

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use veilmq_protocol::{
-    Acknowledgement, EncodeError, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, TopicName,
-};
+use veilmq_protocol::{EncodeError, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, TopicName};
 
 use super::Shard;
+use super::enforce::Due;
 use super::gate::{Answer, Held};
 use super::share;
 use crate::connection::Connection;
@@ -183,16 +182,23 @@ impl Shard {
         let exactly_once = publish.qos == QoS::ExactlyOnce;
         let Some(state) = self.sessions.get_mut(&session) else { return Ok(()) };
         // [MQTT-4.3.2-5] At QoS 1 nothing is remembered of an identifier.
-        if exactly_once && state.received.contains(packet_id) {
+        let is_repeated = exactly_once && state.received.contains(packet_id);
+        if is_repeated && (publish.dup || !self.is_unreleased(connection, packet_id)) {
             // [MQTT-4.3.3-10] Acknowledged again, delivered no second time.
             self.answer(connection, Answer::PubRec(packet_id, ReasonCode::Success), None);
             return Ok(());
         }
+        let Some(state) = self.sessions.get(&session) else { return Ok(()) };
         let durable = state.durable;
-        self.count_unacknowledged(connection)?;
+        if !is_repeated {
+            self.count_unacknowledged(connection)?;
+        }
         // [MQTT-4.3.3-8] The identifier of a durable session's QoS 2 message is stored, whoever gets the message.
         let accepted = match self.shared.room() {
             StorageState::Full | StorageState::Failing if exactly_once && durable => Err(self.no_room()),
+            _ if exactly_once && self.waits_for_release(topic) => {
+                self.hold_publish(connection, session, packet_id, publish, topic, now)
+            }
             _ => self.accept_publish(session, publish, topic, now),
         };
         let Accepted { distribution, mut stored } = match accepted {
@@ -306,7 +312,7 @@ impl Shard {
     }
 
     #[inline(never)]
-    fn log_refusal(
+    pub(super) fn log_refusal(
         &mut self,
         session: SessionId,
         refused: PublishRefused,
@@ -318,7 +324,7 @@ impl Shard {
         self.notify(session, &format!("{refused}: {}", topic.as_str()));
     }
 
-    fn accept_publish(
+    pub(super) fn accept_publish(
         &mut self,
         session: SessionId,
         publish: &Publish<'_>,
@@ -329,17 +335,7 @@ impl Shard {
         if topic.is_dollar() && self.is_reserved_for(session, topic) {
             return self.publish_reserved(session, topic, publish.payload, now);
         }
-        if !self.may_publish(session, topic) {
-            self.stats.messages_dropped(DropReason::NotAuthorized, 1);
-            return Err(PublishRefused::NotAuthorized);
-        }
-        if publish.payload.len() > self.settings.payload_bytes_max {
-            self.stats.messages_dropped(DropReason::TooLarge, 1);
-            return Err(PublishRefused::PayloadTooLarge);
-        }
-        let (payload, retain) = (publish.payload, publish.retain);
-        let inspected = Inspected { topic, payload, retain, properties: &publish.properties };
-        let due = self.inspect(session, &inspected)?;
+        let due = self.check_publish(session, publish, topic)?;
         if self.shared.joins.is_any() {
             self.answer_join(session, topic, publish.payload);
         }
@@ -364,6 +360,25 @@ impl Shard {
             self.remember(due);
         }
         accepted
+    }
+
+    /// Looks whether a message may be published, and returns what is due once it is.
+    pub(super) fn check_publish(
+        &mut self,
+        session: SessionId,
+        publish: &Publish<'_>,
+        topic: TopicName<'_>,
+    ) -> Result<Due, PublishRefused> {
+        if !self.may_publish(session, topic) {
+            self.stats.messages_dropped(DropReason::NotAuthorized, 1);
+            return Err(PublishRefused::NotAuthorized);
+        }
+        if publish.payload.len() > self.settings.payload_bytes_max {
+            self.stats.messages_dropped(DropReason::TooLarge, 1);
+            return Err(PublishRefused::PayloadTooLarge);
+        }
+        let (payload, retain) = (publish.payload, publish.retain);
+        self.inspect(session, &Inspected { topic, payload, retain, properties: &publish.properties })
     }
 
     /// Returns the highest QoS that a message may be delivered with: that of the publisher, unless subscriptions decide alone.
@@ -541,31 +556,6 @@ impl Shard {
         for allotment in allotments {
             self.hand_out(allotment, now);
         }
-    }
-
-    /// Handles PUBREL: the client will not repeat the PUBLISH, so its identifier is free ([MQTT-4.3.3-11]).
-    pub(super) fn pubrel_received(
-        &mut self,
-        connection: ConnectionId,
-        release: &Acknowledgement<'_>,
-    ) -> Result<(), CloseReason> {
-        let packet_id = release.packet_id;
-        let Some(state) = self.session_on(connection) else { return Ok(()) };
-        let (session, durable) = (state.id, state.durable);
-        // [MQTT-4.3.3-12]
-        let was_received = state.received.remove(packet_id);
-        let answer = match was_received || self.settings.mosquitto_habits {
-            true => Answer::PubComp(packet_id),
-            false => Answer::PubCompUnknown(packet_id),
-        };
-        let released = durable && was_received;
-        if released {
-            self.records.push(Record::Released { session, packet_id });
-        }
-        // PUBCOMP frees the identifier for a new message, which must not be taken for a repetition after a crash.
-        let ticket = self.ticket_to_await(connection, released);
-        self.answer(connection, answer, ticket);
-        Ok(())
     }
 
     /// Returns the session of an established connection.

@@ -358,7 +358,9 @@ impl Shard {
             PacketType::PubRec => {
                 self.pubrec_received(connection, &self.acknowledgement(frame, version)?, now)
             }
-            PacketType::PubRel => self.pubrel_received(connection, &self.acknowledgement(frame, version)?),
+            PacketType::PubRel => {
+                self.pubrel_received(connection, &self.acknowledgement(frame, version)?, now)
+            }
             PacketType::PubComp => {
                 self.pubcomp_received(connection, &self.acknowledgement(frame, version)?, now)
             }
