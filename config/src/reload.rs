@@ -8,6 +8,7 @@ use std::fmt;
 
 use crate::broker_config::{AdminConfig, BrokerConfig};
 use crate::options::{OPTIONS, OptionSpec};
+use crate::storage::StorageConfig;
 use crate::veil::VeilConfig;
 
 /// When an option of a running broker takes effect that a reload finds changed.
@@ -66,6 +67,7 @@ const RELOADS: &[(&str, Reload)] = &[
     ("limits.retained_bytes_max", Reload::AtOnce),
     ("limits.", Reload::NewConnections),
     ("rates.", Reload::NewConnections),
+    ("storage.reserve_bytes", Reload::AtOnce),
     ("veil.trust", Reload::AtOnce),
     ("veil.revocations", Reload::AtOnce),
     ("veil.half_open_max", Reload::AtOnce),
@@ -97,7 +99,7 @@ impl BrokerConfig {
             admin: AdminConfig { address: self.admin.address, token_file: said.admin.token_file.clone() },
             process: self.process.clone(),
             shards: self.shards,
-            storage: self.storage.clone(),
+            storage: StorageConfig { reserve_bytes: said.storage.reserve_bytes, ..self.storage.clone() },
             veil: VeilConfig {
                 trust: said.veil.trust.clone(),
                 revocations: said.veil.revocations.clone(),

@@ -26,6 +26,8 @@ use veilmq_tests::wire::{
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const PINGREQ: &[u8] = &[0xc0, 0];
+/// The largest `storage.reserve_bytes`.
+const LARGEST_RESERVE: u64 = 1 << 40;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A broker whose configuration a test writes again and again.
@@ -245,6 +247,34 @@ fn connack_announces_what_is_in_force_and_who_was_told_something_else_has_it_sti
     let farewell = late.packet().unwrap();
     assert_eq!((farewell.first, farewell.body[0]), (0xe0, 0x95));
     assert!(is_served(&mut Wire::connect(rig.address(), "other", true).0));
+}
+
+#[test]
+fn a_larger_reserve_of_the_disk_refuses_what_is_new_and_a_smaller_one_takes_it_again() {
+    let keeping = |bytes: u64| listening(&format!("storage.reserve_bytes = {bytes}"), "ADDRESS", "");
+    let rig = Rig::start(&keeping(1));
+    let mut wire = Wire::open(rig.address());
+    wire.send(&connect_packet_v5("c", 0)).unwrap();
+    assert_eq!(wire.packet().unwrap().first, 0x20);
+    let mut retain = |topic: &str| {
+        let mut packet = publish_packet_v5(topic, 7, 1, b"m");
+        packet[0] |= 1;
+        wire.send(&packet).unwrap();
+        let puback = wire.packet().unwrap();
+        assert_eq!(puback.first, 0x40);
+        puback.body.get(2).copied().unwrap_or(0)
+    };
+    assert!(retain("a") < 0x80);
+    if rig.broker.metric("veilmq_storage_free_bytes") >= Some(LARGEST_RESERVE as f64) {
+        println!("skipped: more is free than can be kept in reserve");
+        return;
+    }
+
+    assert_eq!(rig.reload(&keeping(LARGEST_RESERVE)), changed(&["storage.reserve_bytes"]));
+    wait_until("what is new is refused", || retain("b") == 0x97);
+
+    assert_eq!(rig.reload(&keeping(1)), changed(&["storage.reserve_bytes"]));
+    wait_until("what is new is taken", || retain("b") < 0x80);
 }
 
 #[test]

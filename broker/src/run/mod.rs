@@ -180,7 +180,9 @@ impl Broker {
         listeners.bind(&mut plan)?;
 
         let exchange = Arc::new(Exchange::new(shards, settings::bytes(config.limits.mailbox_bytes_max)));
-        let writer = start_writer(config, store, recovered.owed, &shared, &exchange, &state)?;
+        let room = Room::on_file_system_of(&config.data_dir, settings::reserve_bytes(&config.storage));
+        let reserve = room.reserve();
+        let writer = start_writer(config, (store, room), recovered.owed, &shared, &exchange, &state)?;
         state.watch(Arc::clone(&exchange) as _);
         let storage = writer.handle();
         let metrics =
@@ -236,6 +238,7 @@ impl Broker {
             state: Arc::clone(&state),
             shared,
             memory: MemoryWatch::new(config.limits.memory_bytes),
+            reserve,
             sys_interval,
             gate,
             http_api,
@@ -315,7 +318,7 @@ fn tell_recovered(state: &AdminState, report: &OpenReport, recovered: &Recovered
 
 fn start_writer(
     config: &BrokerConfig,
-    store: Box<dyn veilmq_core::Store>,
+    (store, room): (Box<dyn veilmq_core::Store>, Room),
     owed: Vec<Record>,
     shared: &Arc<Shared>,
     exchange: &Arc<Exchange<Mail>>,
@@ -346,14 +349,10 @@ fn start_writer(
         let trouble = (*condition != Condition::Ready).then(|| condition.to_string());
         state.update(|readiness| readiness.storage(trouble));
     };
-    let reserve_bytes = match config.storage.durability {
-        Durability::Commit | Durability::Interval { .. } => config.storage.reserve_bytes,
-        Durability::Memory => 0,
-    };
     StorageWriter::start(WriterParts {
         store,
         options,
-        room: Room::on_file_system_of(&config.data_dir, reserve_bytes),
+        room,
         owed,
         refresh: Box::new(refresh),
         committed: Box::new(committed),

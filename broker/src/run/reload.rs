@@ -17,7 +17,7 @@ use veilmq_core::{Sample, SampleKind, Shared};
 use super::RunError;
 use super::listeners::{Changed, Listeners};
 use super::memory::MemoryWatch;
-use super::settings::{bytes, core_settings, raise_open_files_limit};
+use super::settings::{bytes, core_settings, raise_open_files_limit, reserve_bytes};
 use crate::access::{self, AccessKeeper};
 use crate::admin::metrics::MetricSource;
 use crate::admin::{AdminState, ReloadReport, read_token};
@@ -26,6 +26,7 @@ use crate::clock;
 use crate::http_api::HttpApi;
 use crate::logging;
 use crate::shard::{Admission, Exchange, Mail};
+use crate::store::Reserve;
 use crate::tls::TlsKeeper;
 use crate::trust::TrustKeeper;
 
@@ -54,6 +55,7 @@ pub(super) struct Reloader {
     pub(super) state: Arc<AdminState>,
     pub(super) shared: Arc<Shared>,
     pub(super) memory: MemoryWatch,
+    pub(super) reserve: Reserve,
     /// From one report on `$SYS` topics to the next.
     pub(super) sys_interval: watch::Sender<Duration>,
     /// While it is closed nobody is let in.
@@ -169,6 +171,7 @@ impl Reloader {
         let changed = self.listen(changed);
         self.state.set_token(token);
         self.memory.bound(now.limits.memory_bytes);
+        self.reserve.set(reserve_bytes(&now.storage));
         let interval = Duration::from_secs(now.sys.interval_seconds.into());
         self.sys_interval.send_if_modified(|known| std::mem::replace(known, interval) != interval);
         if now.limits.connections_max > self.config.limits.connections_max {

@@ -8,7 +8,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 use veilmq_config::{
     BrokerConfig, Durability, E2eConfig, E2eMode, E2ePolicyConfig, ListenerConfig, Mode, MqttConfig,
-    MqttVersion, PaperMode, ProxyIdentity, ProxyProtocolConfig, VeilConfig,
+    MqttVersion, PaperMode, ProxyIdentity, ProxyProtocolConfig, StorageConfig, VeilConfig,
 };
 use veilmq_core::{
     Capabilities, Entrance, FanOut, FanOutForm, MemoryPressure, OneTrip, PolicySample, RelaxedTopics, Sample,
@@ -268,6 +268,14 @@ pub(super) fn one_trip(veil: &VeilConfig, started_unix_ms: u64) -> OneTrip {
         proof_milliseconds: veil.proof_milliseconds.into(),
         ticket_milliseconds: u64::from(veil.ticket_seconds) * 1_000,
         started_unix_ms,
+    }
+}
+
+/// Returns how much of the disk is to stay free, in bytes; without a store that is nothing.
+pub(super) fn reserve_bytes(storage: &StorageConfig) -> u64 {
+    match storage.durability {
+        Durability::Commit | Durability::Interval { .. } => storage.reserve_bytes,
+        Durability::Memory => 0,
     }
 }
 

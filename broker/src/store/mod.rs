@@ -45,7 +45,7 @@ pub use directory::DirectoryError;
 pub(crate) use group::record_bytes;
 pub(crate) use inspect::{Inspection, LIMITS, Reading, disk_bytes, inspect};
 pub use opening::ReplayReport;
-pub use room::{Condition, FreeBytes, Room};
+pub use room::{Condition, FreeBytes, Reserve, Room};
 pub use sled_store::{OpenReport, SledLimits, SledStore};
 pub use writer::{
     Committed, Completion, Fetched, Refresh, Reply, StorageHandle, StorageWriter, Watch, WriterOptions,

@@ -7,6 +7,8 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::statvfs::statvfs;
@@ -55,10 +57,25 @@ impl Condition {
 /// Says how many bytes are free.
 pub type FreeBytes = Box<dyn FnMut() -> u64 + Send>;
 
+/// How much is to stay free, in bytes; 0 is nothing. All copies are one number.
+#[derive(Clone, Debug)]
+pub struct Reserve(Arc<AtomicU64>);
+
+impl Reserve {
+    /// Sets how much it is from now on.
+    pub fn set(&self, bytes: u64) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Keeps a reserve of free space.
 pub struct Room {
     free_bytes: FreeBytes,
-    reserve_bytes: u64,
+    reserve: Reserve,
     looked_at: Option<Instant>,
     /// How much may still be written before the next look.
     unwatched_bytes: u64,
@@ -84,7 +101,13 @@ impl Seen {
 impl Room {
     /// Keeps `reserve_bytes` free; 0 keeps nothing.
     pub fn new(reserve_bytes: u64, free_bytes: FreeBytes) -> Self {
-        Self { free_bytes, reserve_bytes, looked_at: None, unwatched_bytes: 0, seen: None }
+        let reserve = Reserve(Arc::new(AtomicU64::new(reserve_bytes)));
+        Self { free_bytes, reserve, looked_at: None, unwatched_bytes: 0, seen: None }
+    }
+
+    /// Returns what decides how much it keeps free. A change counts from the next look on.
+    pub fn reserve(&self) -> Reserve {
+        self.reserve.clone()
     }
 
     /// Keeps `reserve_bytes` free on the file system that has the directory. Where that cannot be found out, as on some network
@@ -106,7 +129,9 @@ impl Room {
 
     /// Tells, before `bytes` of records are written, whether the reserve has been reached; the store says what it can use again.
     pub(super) fn before(&mut self, bytes: usize, reusable_bytes: u64, now: Instant) -> Condition {
-        if self.reserve_bytes == 0 {
+        let reserve_bytes = self.reserve.bytes();
+        if reserve_bytes == 0 {
+            self.seen = None;
             return Condition::Ready;
         }
         let bytes = (bytes as u64).saturating_mul(BYTES_ON_DISK);
@@ -115,11 +140,11 @@ impl Room {
             self.unwatched_bytes = left;
             return Condition::Ready;
         }
-        let free_bytes = self.look(self.reserve_bytes, reusable_bytes);
+        let free_bytes = self.look(reserve_bytes, reusable_bytes);
         self.looked_at = Some(now);
-        self.unwatched_bytes = free_bytes.saturating_sub(self.reserve_bytes).saturating_sub(bytes);
-        match free_bytes < self.reserve_bytes {
-            true => Condition::Full { free_bytes, reserve_bytes: self.reserve_bytes },
+        self.unwatched_bytes = free_bytes.saturating_sub(reserve_bytes).saturating_sub(bytes);
+        match free_bytes < reserve_bytes {
+            true => Condition::Full { free_bytes, reserve_bytes },
             false => Condition::Ready,
         }
     }
@@ -127,7 +152,8 @@ impl Room {
     /// Tells whether there is room again after there was none. That takes a quarter more than the reserve, so that the answer
     /// does not change with every message.
     pub(super) fn after(&mut self, reusable_bytes: u64) -> Condition {
-        let reserve_bytes = self.reserve_bytes.saturating_add(self.reserve_bytes / 4).max(RETURN_BYTES_MIN);
+        let reserve_bytes = self.reserve.bytes();
+        let reserve_bytes = reserve_bytes.saturating_add(reserve_bytes / 4).max(RETURN_BYTES_MIN);
         match self.look(reserve_bytes, reusable_bytes) {
             free_bytes if free_bytes < reserve_bytes => Condition::Full { free_bytes, reserve_bytes },
             _ => Condition::Ready,
@@ -171,9 +197,6 @@ pub(super) fn free_bytes(directory: &Path) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU64, Ordering};
-
     use super::*;
 
     const RESERVE: u64 = 64 << 20;
@@ -230,6 +253,22 @@ mod tests {
             assert_eq!([is_full, is_over, room.can_tidy()], expected, "{free_bytes} and {reusable_bytes}");
             assert_eq!(growth, growth_bytes, "{free_bytes} and {reusable_bytes}");
         }
+    }
+
+    #[test]
+    fn another_reserve_counts_from_the_next_look_on() {
+        let (mut room, free, _) = room(0);
+        let now = Instant::now();
+        free.store(RESERVE, Ordering::Relaxed);
+        assert_eq!(room.before(1, 0, now), Condition::Ready);
+
+        room.reserve().set(2 * RESERVE);
+        let full = Condition::Full { free_bytes: RESERVE, reserve_bytes: 2 * RESERVE };
+        assert_eq!(room.before(1, 0, now), full);
+        assert_ne!(room.after(0), Condition::Ready);
+
+        room.reserve().set(RESERVE / 2);
+        assert_eq!(room.after(0), Condition::Ready);
     }
 
     #[test]
