@@ -104,6 +104,35 @@ fn an_export_goes_to_a_new_file_of_its_owner_or_to_standard_output() {
 }
 
 #[test]
+fn a_store_of_which_less_can_be_read_than_was_stored_is_kept_as_it_was_found() {
+    // [E01] The engine goes on behind the last batch that it can read, and overwrites what stands behind that.
+    let data = tempdir().unwrap();
+    (0..20).for_each(|_| fill(data.path()));
+    let db = data.path().join("store/db");
+    let open = || veilmq::store::open(data.path(), &veilmq_config::StorageConfig::default(), 1).unwrap().1;
+    assert!(!open().is_damaged() && names(data.path()) == ["format", "lock", "store", "watermark"]);
+    let mut bytes = fs::read(&db).unwrap();
+    let payload = b"queued for alpha";
+    let place = bytes.windows(payload.len()).rposition(|window| window == payload).unwrap();
+    bytes[place] ^= 1;
+    fs::write(&db, &bytes).unwrap();
+
+    let report = open();
+
+    assert!(report.is_damaged(), "{report:?}");
+    let kept = report.quarantined.or(report.set_aside).expect("a copy is kept");
+    assert!(fs::read(kept.join("as-found/db")).unwrap() == bytes, "it is as it was found");
+    let copies =
+        || names(data.path()).iter().filter(|name| data.path().join(name).join("as-found").exists()).count();
+    (0..4).for_each(|_| drop(open()));
+    assert!((1..=3).contains(&copies()), "however often it is met before anything is stored");
+    fill(data.path());
+    open();
+    assert!(!open().is_damaged(), "what is stored ends it");
+    assert!(kept.join("as-found/db").exists());
+}
+
+#[test]
 fn nobody_else_can_look_into_the_store_whatever_the_directory_lets_them() {
     use std::os::unix::fs::PermissionsExt;
 

@@ -7,7 +7,7 @@
 //! DIR/store/         the engine's files
 //! DIR/quarantine-*/  contents that could not be read, set aside and never deleted
 //! DIR/rebuild/       a store that a command is making, itself laid out like DIR; and the one it replaces, as `replaced`
-//! DIR/inspection/    what the engine writes when a command only reads
+//! DIR/inspection/    what the engine writes when a command only reads; at a start the store as it was found, until it was read
 //! ```
 //!
 //! Invariants: nothing below `store/` is touched before the lock is held and the format is known, and nobody but the broker's user
@@ -187,9 +187,14 @@ impl DataDirectory {
                 sync_directory(&self.path)?;
             }
             self.remove_rebuilt()?;
-            remove_directory(&self.path.join("inspection"))
+            remove_directory(&self.inspection())
         };
         settle().map_err(|error| self.failed(error))
+    }
+
+    /// Returns where a copy of the store goes that the engine may write into, or that is kept from it.
+    pub(super) fn inspection(&self) -> PathBuf {
+        self.path.join("inspection")
     }
 
     /// Makes an empty directory for what the engine writes while it only reads.
@@ -197,7 +202,7 @@ impl DataDirectory {
     /// # Errors
     /// What the file system answered.
     pub(crate) fn make_inspection(&self) -> Result<PathBuf, DirectoryError> {
-        let place = self.path.join("inspection");
+        let place = self.inspection();
         let make = || remove_directory(&place).and_then(|()| files::new_private_folder(&place));
         make().map_err(|error| self.failed(error))?;
         Ok(place)

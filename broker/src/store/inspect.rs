@@ -18,7 +18,7 @@ use super::room::free_bytes;
 use super::sled_store::{self, SledLimits};
 
 /// The largest log that is copied before it is read.
-const COPIED_BYTES_MAX: u64 = 256 * 1024 * 1024;
+pub(super) const COPIED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// What the engine may use while a command works on a store.
 pub(crate) const LIMITS: SledLimits =
     SledLimits { cache_bytes: 16 * 1024 * 1024, spare_bytes: SledLimits::SPARE_BYTES, threads: 1 };
@@ -127,12 +127,12 @@ pub(crate) fn disk_bytes(store: &Path) -> io::Result<u64> {
 }
 
 /// Returns the bytes of the log of a store; 0 if it has none.
-fn log_bytes(store: &Path) -> u64 {
+pub(super) fn log_bytes(store: &Path) -> u64 {
     fs::metadata(store.join("db")).map_or(0, |log| log.len())
 }
 
 /// Copies what the engine needs into a directory of its own. Snapshots that a crash left half written are no part of a store.
-fn copy(store: &Path, place: &Path) -> io::Result<()> {
+pub(super) fn copy(store: &Path, place: &Path) -> io::Result<()> {
     for entry in fs::read_dir(store)? {
         let entry = entry?;
         let (from, to) = (entry.path(), place.join(entry.file_name()));

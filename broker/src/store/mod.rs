@@ -15,6 +15,7 @@
 //! no records of them at all.
 
 mod apart;
+mod as_found;
 mod batch;
 mod compaction;
 mod directory;

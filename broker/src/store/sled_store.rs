@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use veilmq_core::{Message, MessageId, Record, Recovery, Store, StoreError};
 
+use super::as_found::AsFound;
 use super::batch::Batch;
 use super::directory::{DataDirectory, DirectoryError, Watermark, sync_directory};
 use super::log::{Log, RowSource, Undo, UnknownRowVersion};
@@ -39,7 +40,8 @@ const RELEASE_SECONDS_MAX: Duration = Duration::from_secs(5);
 pub struct OpenReport {
     /// Where the earlier contents are, if they could not be read; the store is empty then.
     pub quarantined: Option<PathBuf>,
-    /// Where damaged files are that the store was opened without, since its log alone is enough.
+    /// Where damaged files are that the store was opened without, since its log alone is enough, and the store as it was found, if
+    /// less could be read of it than had been stored.
     pub set_aside: Option<PathBuf>,
     /// The number of values in files of their own; these are not synced, and 0 unless the row limit is wrong.
     pub blob_files: usize,
@@ -208,9 +210,13 @@ impl SledStore {
     pub fn open(directory: &Path, limits: SledLimits) -> Result<(Self, OpenReport), DirectoryError> {
         let directory = DataDirectory::lock(directory)?;
         let mut report = OpenReport { quarantined: directory.check_format()?, ..OpenReport::default() };
+        let found = AsFound::copy(&directory);
         let (db, log) = open_or_quarantine(&directory, limits, &mut report)?;
         let (watermark, durable) = Watermark::open(&directory)?;
         report.replay.lost_batches += durable.saturating_sub(log.newest());
+        if let Some(found) = found {
+            found.settle(&directory, &mut report)?;
+        }
         report.blob_files = count_blobs(&directory);
 
         let prepare = || {

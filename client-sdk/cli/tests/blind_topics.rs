@@ -147,7 +147,7 @@ fn what_cannot_be_compiled_is_one_error_that_names_its_line() {
         (
             "acl",
             "user ann\n\npattern read factory/%u/t\n",
-            "acl:3: \"factory/%u/t\" cannot be compiled: what `%u` and `%c` stand for",
+            "acl:3: \"factory/%u/t\" cannot be compiled: what `%u`, `%c` and fields of certificates stand for",
         ),
         ("acl", "topic a\npattern %c\n", "acl:2: \"%c\" cannot be compiled: "),
         ("acl", deep.as_str(), "acl:1: \"d/d/"),
