@@ -101,6 +101,9 @@ fn check_config_finds_what_the_start_would() {
         ),
         (format!("process.pid_file = \"{absent}\""), format!("cannot write {absent}: No such file")),
         (format!("log.destinations = [\"{absent}\"]"), format!("{absent}: No such file")),
+        (format!("veil.trust = [\"{absent}\"]"), format!("cannot read {absent}: No such file")),
+        (format!("veil.revocations = [\"{absent}\"]"), format!("cannot read {absent}: No such file")),
+        (format!("veil.certificate = \"{absent}\""), format!("cannot read {absent}: No such file")),
         (
             "listeners = [{ address = \"127.0.0.1:1\", interface = \"absent0\" }]".to_owned(),
             "cannot listen on 127.0.0.1:1: No such device".to_owned(),

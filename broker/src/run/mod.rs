@@ -51,7 +51,7 @@ use crate::store::{
     self, Condition, OpenReport, Room, StorageHandle, StorageWriter, WriterOptions, WriterParts,
 };
 use crate::tls::TlsKeeper;
-use crate::trust::{TrustFolder, TrustKeeper};
+use crate::trust::{self, TrustFolder, TrustKeeper};
 
 /// The most bytes of records that may wait for the storage writer; shards stop reading at a quarter of it.
 const STORAGE_BACKLOG_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -99,6 +99,11 @@ pub fn check(config: &BrokerConfig) -> Result<(), RunError> {
     BridgePlan::all(config)?;
     read_token(config.admin.token_file.as_deref())?;
     TlsKeeper::check(config)?;
+    config.veil.trust.iter().try_for_each(|path| trust::read_authority(path).map(drop))?;
+    config.veil.revocations.iter().try_for_each(|path| trust::read_list(path).map(drop))?;
+    if let issued @ Some(_) = &config.veil.certificate {
+        IdentityFolder::in_data_dir(&config.data_dir, issued.clone()).certificate()?;
+    }
     if let Some(user) = &config.process.user {
         process::find_user(user, config.mode)?;
     }

@@ -6,8 +6,8 @@
 //! Invariant: nothing is repaired or set aside, and of a store that was copied nothing is changed; the `inspection` folder is gone
 //! afterwards.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use veilmq_core::Record;
@@ -19,6 +19,8 @@ use super::sled_store::{self, SledLimits};
 
 /// The largest log that is copied before it is read.
 pub(super) const COPIED_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// What is copied at once.
+const COPY_BYTES: usize = 256 * 1024;
 /// What the engine may use while a command works on a store.
 pub(crate) const LIMITS: SledLimits =
     SledLimits { cache_bytes: 16 * 1024 * 1024, spare_bytes: SledLimits::SPARE_BYTES, threads: 1 };
@@ -131,13 +133,25 @@ pub(super) fn log_bytes(store: &Path) -> u64 {
     fs::metadata(store.join("db")).map_or(0, |log| log.len())
 }
 
+/// Copies a file byte by byte: blocks that two files share would be damaged in both.
+fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    let (mut from, mut to) = (File::open(from)?, File::create(to)?);
+    let mut part = vec![0; COPY_BYTES];
+    loop {
+        match from.read(&mut part)? {
+            0 => return Ok(()),
+            bytes => to.write_all(part.get(..bytes).unwrap_or_default())?,
+        }
+    }
+}
+
 /// Copies what the engine needs into a directory of its own. Snapshots that a crash left half written are no part of a store.
 pub(super) fn copy(store: &Path, place: &Path) -> io::Result<()> {
     for entry in fs::read_dir(store)? {
         let entry = entry?;
         let (from, to) = (entry.path(), place.join(entry.file_name()));
         if !entry.metadata()?.is_dir() && from.extension().is_none_or(|extension| extension != "generating") {
-            fs::copy(&from, &to)?;
+            copy_file(&from, &to)?;
         }
     }
     Ok(())
