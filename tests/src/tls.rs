@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 
 use crate::certificates::{Authority, Certificate};
 
@@ -27,13 +29,26 @@ impl TlsClient {
     /// If the files cannot be read.
     #[must_use]
     pub fn new(authority: &Authority, certificate: Option<&Certificate>) -> Self {
+        Self::speaking(&[&TLS13, &TLS12], authority, certificate)
+    }
+
+    /// Does the same in one of some versions. The key may be another certificate's, and nothing but it is looked at.
+    ///
+    /// # Panics
+    /// If the files cannot be read.
+    #[must_use]
+    pub fn speaking(
+        versions: &[&'static SupportedProtocolVersion],
+        authority: &Authority,
+        certificate: Option<&Certificate>,
+    ) -> Self {
         let mut roots = RootCertStore::empty();
         let root =
             CertificateDer::from_pem_file(authority.certificate()).expect("an authority has a certificate");
         roots.add(root).expect("its certificate is an authority's");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(versions)
             .expect("ring knows them")
             .with_root_certificates(roots);
         let config = match certificate {
@@ -41,7 +56,9 @@ impl TlsClient {
             Some(shown) => {
                 let chain = vec![CertificateDer::from_pem_file(&shown.certificate).expect("a certificate")];
                 let key = PrivateKeyDer::from_pem_file(&shown.key).expect("a key");
-                builder.with_client_auth_cert(chain, key).expect("a key that fits")
+                let key = provider.key_provider.load_private_key(key).expect("a key of a known kind");
+                let own = SingleCertAndKey::from(CertifiedKey::new(chain, key));
+                builder.with_client_cert_resolver(Arc::new(own))
             }
         };
         Self { config: Arc::new(config) }

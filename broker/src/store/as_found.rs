@@ -4,7 +4,7 @@
 //! Invariant: the copy is there before the engine opens the store, and is gone again or named in the report before anything is served.
 //! What is too large for a copy, or leaves no room for one, is opened without.
 
-use std::fs;
+use std::fs::{self, File};
 
 use super::directory::{DataDirectory, DirectoryError, remove_directory, sync_directory};
 use super::inspect::{COPIED_BYTES_MAX, copy, log_bytes};
@@ -68,6 +68,9 @@ impl AsFound {
             None => directory.quarantine_place()?,
         };
         let keep = || {
+            for file in fs::read_dir(&place)? {
+                File::open(file?.path())?.sync_all()?;
+            }
             sync_directory(&place)?;
             fs::rename(&place, kept.join(NAME))?;
             sync_directory(&kept)

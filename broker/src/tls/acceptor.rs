@@ -26,10 +26,9 @@ use veilmq_config::{
 use super::Tls;
 use super::authorities::{authority_files, read_authorities};
 use super::certificate::{self, Facts};
+use super::client_certificates::ClientCertificates;
 use super::plain::Authorities;
-use super::plain_client::PlainClient;
 use super::stats::TlsStats;
-use super::undated::Undated;
 use crate::files::{self, FileError};
 
 /// The largest file of certificates, keys or revocations, in bytes.
@@ -374,8 +373,8 @@ fn read_verifier(
         (Err(error), _) => return Err(unusable(&error)),
     };
     let authorities = Authorities { certificates, revocations };
-    let verifier: Verifier = Arc::new(PlainClient { web, authorities, algorithms });
-    Ok(Some(if config.ignore_client_dates { Arc::new(Undated(verifier)) } else { verifier }))
+    let ignores_dates = config.ignore_client_dates;
+    Ok(Some(Arc::new(ClientCertificates { web, authorities, algorithms, ignores_dates })))
 }
 
 /// Reads the certificates, at least one, in a file that the option `key` names.

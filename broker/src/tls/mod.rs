@@ -8,11 +8,10 @@
 mod acceptor;
 mod authorities;
 mod certificate;
+mod client_certificates;
 mod keeper;
 pub(crate) mod plain;
-mod plain_client;
 mod stats;
-mod undated;
 
 use std::io::IoSlice;
 use std::sync::Arc;
