@@ -263,6 +263,26 @@ fn a_broker_in_development_mode_takes_an_authority_at_once() {
 }
 
 #[test]
+fn a_broker_in_development_mode_gives_an_authority_up_again() {
+    let admin = Admin::start(Mode::Development);
+    let (taken, kept) = (authority(1), authority(2));
+    for authority in [&taken, &kept] {
+        assert_eq!(admin.request("POST", "/veil/trust", authority.as_bytes()).0, 200);
+    }
+    let path = format!("/veil/trust/{}", taken.kid());
+
+    assert_eq!(admin.request_with("DELETE", &path, "Host: rebound.example\r\n", b"").0, 403);
+    assert_eq!(admin.request_with("DELETE", "/veil/trust/all", PROGRAM, b"").0, 400);
+    assert_eq!(admin.request_with("DELETE", &path, PROGRAM, b"").0, 200);
+
+    let trusted: Vec<_> = admin.shared.trust().read().unwrap().iter().map(Certificate::kid).collect();
+    assert_eq!(trusted, [kept.kid()]);
+    assert_eq!(admin.request_with("DELETE", &path, PROGRAM, b"").0, 404);
+    let configured = Admin::start(Mode::Configured);
+    assert_eq!(configured.request_with("DELETE", &path, PROGRAM, b"").0, 403);
+}
+
+#[test]
 fn an_authority_is_refused_with_a_sentence() {
     let device = certificate("device-7", 3, 1, Roles::PUBLISHER);
     for (mode, body, status, expected) in [

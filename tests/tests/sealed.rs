@@ -19,6 +19,9 @@ const TOPIC: &str = "readings/room";
 const PLAINTEXT: &str = "the temperature of the room is 21.5";
 /// No record fits into one frame.
 const FRAME_BYTES: usize = 11;
+const PINGREQ: [u8; 2] = [0xc0, 0];
+/// The first byte of the answer.
+const PINGRESP: u8 = 0xd0;
 /// `veil sub -W` ran out.
 const TIMED_OUT: Option<i32> = Some(27);
 
@@ -198,6 +201,36 @@ fn every_scheme_is_shown_end_to_end_and_every_claim_of_it_holds() {
         assert!(shown.contains("broker -> subscriber: "), "{scheme}: {shown}");
         assert!(shown.contains(crossed), "{scheme}: {shown}");
         assert!(shown.contains(" claims hold."), "{scheme}: {shown}");
+    }
+    let (mut wire, _) = Wire::connect(broker.address(), "afterwards", true);
+    wire.subscribe("#", 0);
+    wire.send(&PINGREQ).expect("PINGREQ can be sent");
+    let next = wire.packet().expect("an answer");
+    assert_eq!(
+        next.first,
+        PINGRESP,
+        "the demonstration leaves nothing retained: {:?}",
+        Published::read(&next)
+    );
+    let trust = broker.data_dir().join("trust");
+    assert_eq!(std::fs::read_dir(trust).map_or(0, Iterator::count), 0, "nor an authority that is trusted");
+}
+
+#[test]
+fn the_demo_says_how_the_broker_comes_to_offer_what_is_to_be_shown() {
+    let broker = Broker::start();
+    let (port, admin) = (broker.port().to_string(), broker.admin().to_string());
+    for (scheme, mode) in [("1", ""), ("3", " and VEILMQ__VEIL__PAPER_MODES=paper-3")] {
+        let mut demo = Command::new(built_program("veil"));
+        demo.args(["demo", "--scheme", scheme, "-p", &port, "--admin", &admin]);
+        demo.args((!mode.is_empty()).then_some("--paper"));
+
+        let output = run(&mut demo, 60);
+
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+        let advice =
+            format!("started with VEILMQ__VEIL__SCHEMES=scheme-4,scheme-3,scheme-2,scheme-1{mode}\n");
+        assert!(text(&output.stderr).ends_with(&advice), "{}", text(&output.stderr));
     }
 }
 

@@ -5,18 +5,18 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, State};
 use axum::http::header::{CONTENT_TYPE, HOST, ORIGIN};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use serde_json::{Value, json};
 use veilmq_config::Mode;
-use veilmq_protocol::veil::vmc::CERTIFICATE_BYTES_MAX;
+use veilmq_protocol::veil::{Kid, vmc::CERTIFICATE_BYTES_MAX};
 
 use super::state::{AdminState, Status};
 use super::{api, page};
-use crate::trust;
+use crate::trust::{self, TrustError};
 
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(super) const JSON_TYPE: &str = "application/json";
@@ -26,6 +26,7 @@ const TRUST_REFUSED: &str = "this broker has a configuration file, so it takes n
 const TRUST_REMOTE: &str = "an authority is taken from this machine only";
 const TRUST_BROWSER: &str = "an authority is not taken from a web page";
 const TRUST_HOST: &str = "an authority is taken only from who asks for localhost or a loopback address";
+const TRUST_KID: &str = "a key identifier has sixteen hexadecimal digits";
 const TRUST_TYPE: &str = "send the certificate as it is, with Content-Type: application/octet-stream";
 
 /// Returns the router over the state of the broker.
@@ -39,6 +40,7 @@ pub(super) fn router(state: Arc<AdminState>) -> Router {
         .route("/healthz", get(livez))
         .route("/veil/identity", get(identity))
         .route("/veil/trust", post(add_trust))
+        .route("/veil/trust/{kid}", delete(remove_trust))
         .nest("/api/v1", api::router(&state))
         .layer(DefaultBodyLimit::max(CERTIFICATE_BYTES_MAX))
         .with_state(state)
@@ -91,11 +93,11 @@ async fn add_trust(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    if state.mode() != Mode::Development {
-        return refuse(StatusCode::FORBIDDEN, TRUST_REFUSED);
-    }
-    if let Err((status, error)) = check_local_program(peer, &headers) {
+    if let Err((status, error)) = check_development_program(&state, peer, &headers) {
         return refuse(status, error);
+    }
+    if headers.get(CONTENT_TYPE).is_none_or(|value| value != CERTIFICATE_TYPE) {
+        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, TRUST_TYPE);
     }
     let authority = match trust::parse_authority("request body", &body) {
         Ok(authority) => authority,
@@ -110,10 +112,35 @@ async fn add_trust(
     }
 }
 
-/// Tells a program on this machine from others, and from a browser on this machine that shows somebody else's page: such a
-/// page can send a request here, but neither without `Origin` nor, unasked, with this Content-Type, and if its own name was
-/// made to resolve to this machine, `Host` says so.
-fn check_local_program(peer: SocketAddr, headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
+/// Development mode only: a program on this machine takes back what it has introduced.
+async fn remove_trust(
+    State(state): State<Arc<AdminState>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    Path(kid): Path<String>,
+) -> Response {
+    if let Err((status, error)) = check_development_program(&state, peer, &headers) {
+        return refuse(status, error);
+    }
+    let Ok(kid) = kid.parse::<Kid>() else { return refuse(StatusCode::BAD_REQUEST, TRUST_KID) };
+    match state.trust().remove(kid) {
+        Ok(()) => answer(StatusCode::OK, &json!({ "kid": kid.to_string() })),
+        Err(error @ TrustError::Absent { .. }) => refuse(StatusCode::NOT_FOUND, &error.to_string()),
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+/// In development mode, tells a program on this machine from others, and from a browser on this machine that shows somebody
+/// else's page: such a page can send a request here, but not without `Origin`, and if its own name was made to resolve to this
+/// machine, `Host` says so.
+fn check_development_program(
+    state: &AdminState,
+    peer: SocketAddr,
+    headers: &HeaderMap,
+) -> Result<(), (StatusCode, &'static str)> {
+    if state.mode() != Mode::Development {
+        return Err((StatusCode::FORBIDDEN, TRUST_REFUSED));
+    }
     if !peer.ip().to_canonical().is_loopback() {
         return Err((StatusCode::FORBIDDEN, TRUST_REMOTE));
     }
@@ -123,9 +150,6 @@ fn check_local_program(peer: SocketAddr, headers: &HeaderMap) -> Result<(), (Sta
     let host = headers.get(HOST).and_then(|value| value.to_str().ok());
     if !host.is_some_and(is_loopback_host) {
         return Err((StatusCode::FORBIDDEN, TRUST_HOST));
-    }
-    if headers.get(CONTENT_TYPE).is_none_or(|value| value != CERTIFICATE_TYPE) {
-        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, TRUST_TYPE));
     }
     Ok(())
 }

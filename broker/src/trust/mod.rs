@@ -207,6 +207,17 @@ impl TrustKeeper {
         self.apply(&mut state)
     }
 
+    /// Takes an authority out of the folder; unless the configuration names it too, it is trusted no more, and shards are told with
+    /// the next [`TrustKeeper::rescan`].
+    ///
+    /// # Errors
+    /// [`TrustError::Absent`] if it is not in the folder, and [`TrustError::File`].
+    pub fn remove(&self, kid: Kid) -> Result<(), TrustError> {
+        let mut state = self.state();
+        self.folder.remove(kid)?;
+        self.apply(&mut state)
+    }
+
     fn apply(&self, state: &mut State) -> Result<(), TrustError> {
         let seen = self.folder.modified();
         let mut complaints = BTreeSet::new();

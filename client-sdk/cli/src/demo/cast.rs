@@ -2,22 +2,25 @@
 //!
 //! The authority's key stays in that folder, which is removed at the end; the broker gets certificates only.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use tempfile::TempDir;
 use veilmq_client::{
-    Builder, Client,
+    Builder, Client, QoS,
     e2e::{Directory, EnvelopeOptions, EpochTiming, Keyring, MasterSecret, Scope, ScopeConfig, SenderPolicy},
     identity,
 };
 use veilmq_protocol::veil::{
-    Certificate, Roles, Scheme, Schemes,
+    Certificate, Kid, Roles, Scheme, Schemes,
     channel::{Identity, TrustAnchors},
-    distribution::Pair,
+    distribution::{DistributionTopic, Pair, scope_hash},
 };
 use zeroize::Zeroizing;
 
-use super::{Arguments, http, wire::Wire};
+use super::{Arguments, http, wire::Wire, within};
 use crate::{authority, failure::Failure, format::hex, secret};
 
 const LOOPBACK: &str = "127.0.0.1";
@@ -31,8 +34,12 @@ pub(super) struct Cast {
     folder: TempDir,
     host: String,
     port: u16,
+    admin: String,
     run: String,
     broker: Certificate,
+    authority: Kid,
+    /// Who has got an identity.
+    parties: Mutex<Vec<Kid>>,
 }
 
 impl Cast {
@@ -49,8 +56,34 @@ impl Cast {
         introduce(&arguments.admin, &certificate).await?;
         let mut run = [0; 4];
         secret::random(&mut run)?;
-        let (host, port) = (arguments.host.clone(), arguments.port);
-        Ok(Self { folder, host, port, run: hex(&run), broker })
+        Ok(Self {
+            folder,
+            host: arguments.host.clone(),
+            port: arguments.port,
+            admin: arguments.admin.clone(),
+            run: hex(&run),
+            broker,
+            authority: certificate.kid(),
+            parties: Mutex::default(),
+        })
+    }
+
+    /// Takes back what this run has left at the broker: what its parties have retained for key distribution, and its authority.
+    /// A run that is cut off leaves both; they expire with the certificates, in a day.
+    pub(super) async fn leave(self) -> Result<(), Failure> {
+        let scope = scope_hash(&self.scope());
+        let parties = self.parties.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let ordinary = self.connect_ordinary("leaving").await?;
+        for party in parties {
+            let prekey = DistributionTopic::Prekey { member: party };
+            let head = DistributionTopic::KeyHead { scope, issuer: party };
+            for topic in [prekey, head] {
+                let cleared = ordinary.publish(&topic.to_string(), "").qos(QoS::AtLeastOnce).retain(true);
+                within("PUBACK", cleared.send()).await??;
+            }
+        }
+        within("DISCONNECT", ordinary.disconnect()).await??;
+        withdraw(&self.admin, self.authority).await
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -82,7 +115,9 @@ impl Cast {
             days: DAYS,
         };
         let issued = authority::issue(&self.folder().join(AUTHORITY), &request, self.folder())?;
-        Ok(Arc::new(identity::load(&issued.file)?))
+        let identity = identity::load(&issued.file)?;
+        self.parties.lock().unwrap_or_else(PoisonError::into_inner).push(identity.kid());
+        Ok(Arc::new(identity))
     }
 
     /// A wire for one client.
@@ -196,13 +231,20 @@ async fn broker_certificate(admin: &str) -> Result<Certificate, Failure> {
 
 async fn introduce(admin: &str, authority: &Certificate) -> Result<(), Failure> {
     let answer = http::post(admin, "/veil/trust", authority.as_bytes()).await?;
+    accepted(admin, "does not take the authority of this demonstration", &answer)
+}
+
+async fn withdraw(admin: &str, authority: Kid) -> Result<(), Failure> {
+    let answer = http::delete(admin, &format!("/veil/trust/{authority}")).await?;
+    accepted(admin, "does not give up the authority of this demonstration", &answer)
+}
+
+fn accepted(admin: &str, what: &str, answer: &http::Answer) -> Result<(), Failure> {
     if answer.status == 200 {
         return Ok(());
     }
     let said: Option<serde_json::Value> = serde_json::from_slice(&answer.body).ok();
     let said = said.as_ref().and_then(|said| said.get("error")?.as_str()).unwrap_or("no reason given");
-    Err(Failure::new(format!(
-        "admin listener {admin}: the broker does not take the authority of this demonstration ({}): {said}",
-        answer.status
-    )))
+    let status = answer.status;
+    Err(Failure::new(format!("admin listener {admin}: the broker {what} ({status}): {said}")))
 }

@@ -1,4 +1,4 @@
-//! Just enough HTTP/1.1 to ask the admin listener two things.
+//! Just enough HTTP/1.1 to ask the admin listener three things.
 //!
 //! One request per connection; an answer longer than [`ANSWER_BYTES_MAX`] or without a status line is refused.
 
@@ -35,6 +35,12 @@ pub(super) async fn post(address: &str, path: &str, body: &[u8]) -> Result<Answe
         body.len()
     );
     request(address, &head, body).await
+}
+
+/// Has `path` removed at `address`.
+pub(super) async fn delete(address: &str, path: &str) -> Result<Answer, Failure> {
+    let head = format!("DELETE {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    request(address, &head, &[]).await
 }
 
 async fn request(address: &str, head: &str, body: &[u8]) -> Result<Answer, Failure> {

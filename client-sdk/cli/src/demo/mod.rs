@@ -87,30 +87,34 @@ enum SchemeName {
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let shown = match arguments.scheme {
-        SchemeName::One => Shown::Paper(Scheme::One),
-        SchemeName::Two => Shown::Paper(Scheme::Two),
-        SchemeName::Three => Shown::Paper(Scheme::Three),
-        SchemeName::Four => Shown::Paper(Scheme::Four),
         SchemeName::Article | SchemeName::Veil if arguments.paper => {
             return Err(Failure::new("--paper goes with --scheme 1, 2, 3 or 4".to_owned()));
         }
-        SchemeName::Article => Shown::Article,
-        SchemeName::Veil => return show_veil(arguments).await,
+        SchemeName::One => Some(Shown::Paper(Scheme::One)),
+        SchemeName::Two => Some(Shown::Paper(Scheme::Two)),
+        SchemeName::Three => Some(Shown::Paper(Scheme::Three)),
+        SchemeName::Four => Some(Shown::Paper(Scheme::Four)),
+        SchemeName::Article => Some(Shown::Article),
+        SchemeName::Veil => None,
     };
     let cast = Cast::assemble(&arguments).await?;
-    schemes::run(&cast, shown, arguments.paper, arguments.count).await
+    let outcome = match shown {
+        Some(shown) => schemes::run(&cast, shown, arguments.paper, arguments.count).await,
+        None => show_veil(&cast, arguments.count).await,
+    };
+    let left = cast.leave().await;
+    outcome.and(left)
 }
 
-async fn show_veil(arguments: Arguments) -> Result<(), Failure> {
+async fn show_veil(cast: &Cast, count: u32) -> Result<(), Failure> {
     heading("1. A certificate authority, a device and a subscriber, in a temporary folder");
-    let cast = Cast::assemble(&arguments).await?;
     let mut stage = Stage::set(cast).await?;
-    heading(&format!("2. {} readings of this machine, sealed by the device", arguments.count));
-    let last = stage.publish_readings(arguments.count).await?;
+    heading(&format!("2. {count} readings of this machine, sealed by the device"));
+    let last = stage.publish_readings(count).await?;
     heading("3. What the broker keeps: a retained message, asked for by a newcomer without a key");
     stage.show_stored().await?;
     heading("4. What must not work");
-    stage.wrong_key(arguments.count).await?;
+    stage.wrong_key(count).await?;
     stage.changed_messages(&last).await?;
     stage.plaintext().await?;
     heading("5. What crossed the wire");
@@ -119,8 +123,8 @@ async fn show_veil(arguments: Arguments) -> Result<(), Failure> {
 }
 
 /// The connections of the demonstration.
-struct Stage {
-    cast: Cast,
+struct Stage<'a> {
+    cast: &'a Cast,
     report: Report,
     device_identity: Arc<Identity>,
     device: Client,
@@ -135,8 +139,8 @@ struct Stage {
     strange: Subscription,
 }
 
-impl Stage {
-    async fn set(cast: Cast) -> Result<Self, Failure> {
+impl<'a> Stage<'a> {
+    async fn set(cast: &'a Cast) -> Result<Self, Failure> {
         let mut report = Report::default();
         let (device_identity, reader_identity) =
             (cast.identity("device", Roles::PUBLISHER)?, cast.identity("reader", Roles::SUBSCRIBER)?);

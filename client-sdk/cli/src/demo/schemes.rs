@@ -7,11 +7,12 @@
 use std::sync::Arc;
 
 use veilmq_client::{
-    Builder, Client, QoS, Status, Subscription,
+    Builder, Client, ConnectError, QoS, ReasonCode, Status, Subscription,
     e2e::{
         ArticleKey, ArticleKeys, Authentication, EnvelopeOptions, Scope, ScopeConfig, SenderPolicy,
         distribution::{Admission, IssuePolicy},
     },
+    session::CloseReason,
 };
 use veilmq_protocol::veil::{Kid, Roles, Scheme, channel::Identity, distribution::Pair, record::RecordType};
 
@@ -25,6 +26,8 @@ use super::{
     within,
 };
 use crate::failure::Failure;
+
+const ALL_SCHEMES: &str = "VEILMQ__VEIL__SCHEMES=scheme-4,scheme-3,scheme-2,scheme-1";
 
 /// A scheme, or the article's format.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -164,9 +167,30 @@ impl Stage<'_> {
                 }
             }
         };
-        let client = within("CONNACK", builder.connect()).await??;
+        let client = within("CONNACK", builder.connect()).await?.map_err(|error| self.refusal(error))?;
         say!("  {name}: {}, {}", identity.kid(), describe(&client));
         Ok(Party { name, identity, client, wire })
+    }
+
+    /// Says what the broker lacks, where it does not offer what is to be shown.
+    fn refusal(&self, error: ConnectError) -> Failure {
+        let is_not_offered = matches!(
+            error,
+            ConnectError::Failed {
+                reason: CloseReason::Refused { reason: ReasonCode::BadAuthenticationMethod, .. },
+                ..
+            }
+        );
+        match self.shown {
+            Shown::Paper(scheme) if is_not_offered => {
+                let mode = format!(" and VEILMQ__VEIL__PAPER_MODES=paper-{}", scheme.value());
+                Failure::new(format!(
+                    "the broker does not offer this scheme; it does when it is started with {ALL_SCHEMES}{}",
+                    if self.to_the_letter { &mode } else { "" }
+                ))
+            }
+            Shown::Paper(_) | Shown::Article => error.into(),
+        }
     }
 
     fn with_article_keys(&self, builder: Builder) -> Result<Builder, Failure> {
