@@ -1,9 +1,12 @@
-//! Small files of the data directory: written whole or not at all, readable by the broker only.
+//! Small files: those of the data directory are written whole or not at all, readable by the broker only; those of an operator are
+//! read, with a warning where they show secrets to everybody.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use tracing::warn;
 
 /// A file or folder that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +114,14 @@ pub fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, FileError> {
         return Err(named(io::Error::other(format!("it is larger than {bytes_max} bytes"))));
     }
     Ok(bytes)
+}
+
+/// Warns of a file with secrets that every user of this machine may read; it is used all the same, as a mounted one may have no
+/// other mode.
+pub(crate) fn warn_if_exposed(path: &Path) {
+    if fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0) {
+        warn!(file = %path.display(), "every user of this machine may read a file with secrets; `chmod o-r` takes that from them");
+    }
 }
 
 /// Writes a file durably, so that a reader finds the earlier content or all of this one, never a part.

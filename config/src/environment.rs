@@ -9,7 +9,7 @@ use crate::error::{ConfigError, Fault, Origin};
 use crate::load::read_text;
 use crate::options::{OPTIONS, OptionSpec, SCHEMES_OF_LISTENERS};
 use crate::relations::Known;
-use crate::unknown::unknown_key;
+use crate::unknown::unknown_variable;
 use crate::value::{Given, Shape};
 
 const PREFIX: &str = "VEILMQ__";
@@ -53,7 +53,7 @@ fn option(
         (spec, read_text(Path::new(value), &origin)?.trim_end().to_owned(), origin)
     } else {
         let key = variable.trim_start_matches(PREFIX).replace("__", ".").to_lowercase();
-        return Err(unknown_key(Origin::Environment { variable: variable.to_owned() }, &key));
+        return Err(unknown_variable(variable, key));
     };
     let given = given(spec, &text);
     check(spec, &given, origin.clone(), known)?;
@@ -87,7 +87,14 @@ fn check(
     match given {
         Given::List(elements) if spec.is_in_list_of_tables() => elements.iter().try_for_each(|element| {
             let address = SCHEMES_OF_LISTENERS.iter().find_map(|(scheme, ..)| element.strip_prefix(scheme));
-            check_option(spec, origin.clone(), address.as_ref().unwrap_or(element), known)
+            let checked = check_option(spec, origin.clone(), address.as_ref().unwrap_or(element), known);
+            checked.map_err(|mut error| {
+                if let Fault::WrongValue { allowed, .. } = &mut *error.fault {
+                    let schemes: Vec<_> = SCHEMES_OF_LISTENERS.iter().map(|(scheme, ..)| *scheme).collect();
+                    *allowed = format!("{allowed}; before it may stand {}", schemes.join(", "));
+                }
+                error
+            })
         }),
         Given::Integer(_) | Given::Boolean(_) | Given::Text(_) | Given::List(_) | Given::Other(_) => {
             check_option(spec, origin, given, known)

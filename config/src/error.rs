@@ -50,6 +50,12 @@ pub enum Fault {
         /// The option with the most similar name, if one is similar.
         nearest: Option<&'static str>,
     },
+    /// No option has a variable of this name.
+    #[error("sets no option; {advice}")]
+    UnknownVariable {
+        /// What to do instead.
+        advice: String,
+    },
     /// The key names an end-to-end secret, which a broker must not be given.
     #[error(
         "{key} is an end-to-end key, and a broker never holds one (docs/veil1-protocol.md, section 13.2); \

@@ -306,7 +306,7 @@ fn error_in_the_environment_names_the_variable() {
         (
             "VEILMQ__LISTENERS",
             "127.0.0.1:1883,nowhere",
-            "environment variable VEILMQ__LISTENERS: listeners[].address = \"nowhere\" is not allowed; allowed: an IP address with a port, such as 127.0.0.1:1883 or [::1]:1883, or unix: with a path of at most 107 bytes",
+            "environment variable VEILMQ__LISTENERS: listeners[].address = \"nowhere\" is not allowed; allowed: an IP address with a port, such as 127.0.0.1:1883 or [::1]:1883, or unix: with a path of at most 107 bytes; before it may stand mqtts://, ws://, wss://",
         ),
         (
             "VEILMQ__ACCESS__ANONYMOUS",
@@ -316,7 +316,37 @@ fn error_in_the_environment_names_the_variable() {
         (
             "VEILMQ__LIMIT__INFLIGHT_MAX",
             "5",
-            "environment variable VEILMQ__LIMIT__INFLIGHT_MAX: unknown key limit.inflight_max; did you mean limits.inflight_max?",
+            "environment variable VEILMQ__LIMIT__INFLIGHT_MAX: sets no option; did you mean VEILMQ__LIMITS__INFLIGHT_MAX?",
+        ),
+        (
+            "VEILMQ__limits__inflight_max",
+            "5",
+            "environment variable VEILMQ__limits__inflight_max: sets no option; did you mean VEILMQ__LIMITS__INFLIGHT_MAX?",
+        ),
+        (
+            "VEILMQ__LISTENER",
+            "127.0.0.1:1883",
+            "environment variable VEILMQ__LISTENER: sets no option; did you mean VEILMQ__LISTENERS?",
+        ),
+        (
+            "VEILMQ__LOG",
+            "debug",
+            "environment variable VEILMQ__LOG: sets no option; log is a section of options, each with its own variable, such as VEILMQ__LOG__FORMAT",
+        ),
+        (
+            "VEILMQ__LISTENERS__0__ADDRESS",
+            "127.0.0.1:1883",
+            "environment variable VEILMQ__LISTENERS__0__ADDRESS: sets no option; listeners is set in the configuration file, or as a list by VEILMQ__LISTENERS",
+        ),
+        (
+            "VEILMQ__BRIDGES",
+            "other",
+            "environment variable VEILMQ__BRIDGES: sets no option; bridges is set in the configuration file",
+        ),
+        (
+            "VEILMQ__CLUSTER",
+            "other",
+            "environment variable VEILMQ__CLUSTER: sets no option; docs/configuration.md lists every option",
         ),
         (
             "VEILMQ__LOG__LEVEL_FILE",

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -109,6 +110,26 @@ fn wait_until(what: &str, is_there: impl Fn() -> bool) {
 }
 
 const PASSWORDS: &str = "[access]\npassword_file = \"DIR/passwd\"\n";
+
+#[test]
+fn secrets_that_everybody_may_read_are_a_warning_that_names_the_file() {
+    let rest = format!("[admin]\ntoken_file = \"DIR/token\"\n{PASSWORDS}");
+    let mut side = Side::stopped(&rest, &[("token", "sixteen-characters")]);
+    side.passwd(&["-c", "-b", "ann", "one"]);
+    for (name, mode) in [("passwd", 0o644), ("token", 0o640)] {
+        fs::set_permissions(side.path(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    side.broker.restart();
+
+    let warns_of = |name: &str| {
+        let file = format!("file={}", side.path(name).display());
+        side.broker.log().lines().any(|line| line.contains("WARN") && line.contains(&file))
+    };
+    assert!(warns_of("passwd"), "{}", side.broker.log());
+    assert!(!warns_of("token"), "{}", side.broker.log());
+    assert_eq!(side.code("c", Some(("ann", "one"))), 0, "it is used all the same");
+}
 
 #[test]
 fn users_of_files_that_either_tool_wrote_connect_with_their_passwords() {

@@ -100,6 +100,7 @@ impl PasswordFile {
     /// [`PasswordFileError`], also for a line that has no user name and for a user that is there twice.
     pub fn read(path: &Path) -> Result<Self, PasswordFileError> {
         let bytes = read_bytes(path)?;
+        files::warn_if_exposed(path);
         let text = std::str::from_utf8(&bytes).map_err(|_| PasswordFileError::NotText(path.into()))?;
         let mut file = Self::default();
         let mut seen: HashMap<Arc<str>, usize> = HashMap::new();

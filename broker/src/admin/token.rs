@@ -38,6 +38,7 @@ impl Token {
     /// [`TokenError`], naming the file.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
         let text = Zeroizing::new(files::read(path, TOKEN_BYTES_MAX)?);
+        files::warn_if_exposed(path);
         let token = text.trim_ascii();
         if token.len() < TOKEN_BYTES_MIN || !token.iter().all(u8::is_ascii_graphic) {
             return Err(TokenError::Content(path.to_owned()));

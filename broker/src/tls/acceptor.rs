@@ -336,6 +336,7 @@ pub(crate) fn certified_key(
 /// [`TlsError`], naming both.
 pub(crate) fn read_key(key: &'static str, path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let text = zeroize::Zeroizing::new(read_file(key, path)?);
+    files::warn_if_exposed(path);
     PrivateKeyDer::from_pem_slice(&text)
         .map_err(|error| content(key, path, "private key in PEM that is not encrypted", &reason(&error)))
 }

@@ -103,6 +103,7 @@ impl Directory {
     /// [`DynamicSecurityError`], naming the place.
     pub(in crate::access) fn read(path: &Path) -> Result<Self, DynamicSecurityError> {
         let bytes = read_bytes(path)?;
+        files::warn_if_exposed(path);
         let whole: Value = serde_json::from_slice(&bytes).map_err(|error| DynamicSecurityError::Syntax {
             path: path.into(),
             line: error.line(),

@@ -326,6 +326,7 @@ fn client_config(config: &HttpAccessConfig) -> Result<Arc<ClientConfig>, TlsErro
 /// Reads the token; white space around it does not belong to it.
 fn authorization(path: &Path) -> Result<HeaderValue, HttpAccessError> {
     let text = Zeroizing::new(files::read(path, TOKEN_BYTES_MAX)?);
+    files::warn_if_exposed(path);
     let token = text.trim_ascii();
     if token.is_empty() || !token.iter().all(u8::is_ascii_graphic) {
         return Err(HttpAccessError::Token(path.to_owned()));
