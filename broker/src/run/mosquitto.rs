@@ -17,19 +17,21 @@ use crate::store::{DataDirectory, DirectoryError};
 /// How Mosquitto's own database begins.
 const MAGIC: &[u8] = b"\0\xb5\0mosquitto db";
 const SIGN: &str = "The broker keeps its state in ";
-/// What there is of state; the broker's identity stays.
-const STATE: [&str; 3] = ["store", "format", "watermark"];
+/// What there is of state; the broker's identity stays. In the order in which it is set aside: a store goes last, for without it nothing is
+/// looked for, and a watermark without its store would be damage.
+const STATE: [&str; 3] = ["watermark", "format", STORE];
+const STORE: &str = "store";
 
 /// Sets the state aside if the file that stands for it was removed.
 ///
 /// # Errors
 /// Names the file that cannot be renamed, or that another broker uses the state.
 pub(super) fn follow_removal(database: &Path, data_dir: &Path) -> Result<(), DirectoryError> {
-    if database.exists() || !data_dir.join(STATE[0]).exists() {
+    if database.exists() || !data_dir.join(STORE).exists() {
         return Ok(());
     }
     // Nobody else may be using it.
-    let _held = DataDirectory::lock(data_dir)?;
+    let directory = DataDirectory::lock(data_dir)?;
     let aside = free_name(data_dir);
     let failed = |path: &Path, error| DirectoryError::Io { path: path.to_owned(), error };
     files::new_private_folder(&aside).map_err(|error| failed(&aside, error))?;
@@ -42,6 +44,7 @@ pub(super) fn follow_removal(database: &Path, data_dir: &Path) -> Result<(), Dir
             Ok(()) | Err(_) => {}
         }
     }
+    directory.sync()?;
     warn!(
         "{} was removed, so the broker begins afresh; the state before that was set aside: {}",
         database.display(),

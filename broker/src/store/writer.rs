@@ -498,7 +498,9 @@ impl Worker {
         let bytes = self.group.bytes;
         let (tickets, dropped) = self.group.failed();
         (self.committed)(&dropped, false);
-        self.queue.backlog_bytes.fetch_sub(bytes - self.group.bytes, Ordering::Relaxed);
+        // What is kept may be larger than it was: a later message has taken its place.
+        self.queue.backlog_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.queue.backlog_bytes.fetch_add(self.group.bytes, Ordering::Relaxed);
         for (shard, ticket) in tickets {
             (self.completion)(shard, ticket, Err(error));
         }

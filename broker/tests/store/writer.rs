@@ -228,6 +228,28 @@ fn a_failed_group_is_reported_ticket_by_ticket_and_the_next_one_is_stored() {
 }
 
 #[test]
+fn what_is_owed_may_have_grown_by_the_time_its_group_fails() {
+    let bench = bench(Durability::Commit, usize::MAX);
+    bench.submit(0, 1, vec![session(1, 0)]);
+    bench.began.recv().unwrap();
+    bench.handle.submit(ShardIndex(0), Ticket(2), vec![cleared("t")], false);
+    bench.submit(0, 3, vec![session(2, 0)]);
+
+    bench.orders.send(Ok(())).unwrap();
+    bench.orders.send(Err("disk full")).unwrap();
+    assert_eq!(bench.answers(3), [(0, 1, true), (0, 2, false), (0, 3, false)]);
+    // What is owed may be tried alone before that arrives.
+    bench.orders.send(Ok(())).unwrap();
+    bench.orders.send(Ok(())).unwrap();
+    bench.submit(0, 4, vec![session(3, 0)]);
+
+    assert_eq!(bench.answers(1), [(0, 4, true)]);
+    let expected = sorted_texts(&[retained("t", b"newer"), session(1, 0), session(3, 0)]);
+    assert_eq!(sorted_texts(&bench.stored.lock().unwrap()), expected);
+    assert_eq!(bench.handle.backlog_bytes(), 0);
+}
+
+#[test]
 fn the_backlog_is_bounded_and_what_exceeds_it_fails_in_its_turn() {
     let bench = bench(Durability::Commit, 10_000);
     bench.submit(0, 1, vec![published(1, &[0; 4_000], &[])]);

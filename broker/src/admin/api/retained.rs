@@ -86,7 +86,8 @@ impl Walk<'_> {
             position = next;
             if found.len() > limit {
                 found.truncate(limit);
-                return (found.clone(), found.last().map(|last| last.topic.to_string()));
+                let next = found.last().map(|last| last.topic.to_string());
+                return (found, next);
             }
             if position.is_none() {
                 break;
