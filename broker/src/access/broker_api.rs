@@ -15,7 +15,7 @@ pub(super) fn answer(payload: &[u8], listeners: &Listeners) -> Vec<u8> {
             _ => Err(NO_COMMAND),
         }
     };
-    answer_each(payload, |name, _| perform(name)).into_payload()
+    answer_each(payload, |_, name, _| perform(name)).into_payload()
 }
 
 /// Lists the listeners. One for all interfaces has no address, as in Mosquitto, and is one for both versions of IP.

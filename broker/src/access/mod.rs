@@ -21,7 +21,7 @@ mod verifier;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use tracing::{error, info};
 use veilmq_config::{AccessConfig, BrokerConfig};
@@ -30,7 +30,7 @@ use veilmq_core::{Command, PolicyError, Shared};
 pub use self::control::Control;
 pub(crate) use self::control::{Answer, Audience};
 pub use self::dynamic_security::DynamicSecurityError;
-use self::dynamic_security::{Answers, Directory, FirstDirectory, carry_out};
+use self::dynamic_security::{Answers, Directory, FirstDirectory, Hashes, carry_out};
 pub use self::http::HttpAccessError;
 pub use self::jwt::JwtError;
 pub use self::limiter::{Ban, Banned, network};
@@ -79,7 +79,8 @@ impl AccessError {
     }
 }
 
-/// Keeps what the shards consult equal to the configuration and its files.
+/// Keeps what the shards consult equal to the configuration and its files. What is in force is locked for as long as files are read or
+/// written, and never while a password is hashed: who reloads would wait for that.
 pub struct AccessKeeper {
     shared: Arc<Shared>,
     verifier: Arc<Verifier>,
@@ -90,7 +91,7 @@ pub struct AccessKeeper {
 struct InForce {
     listeners: Listeners,
     sources: Vec<Source>,
-    directory: Option<Directory>,
+    directory: Option<Arc<Directory>>,
     watched: WatchedFiles,
 }
 
@@ -137,9 +138,14 @@ impl AccessKeeper {
         Ok(PreparedAccess { keeper: self, in_force, tables, listeners, watched })
     }
 
-    /// Reads the files again if one of them has changed since; None if none has. The shards must then be told.
+    /// Reads the files again if one of them has changed since; None if none has, or one is being written: then the next look tells. The
+    /// shards must then be told.
     pub fn rescan(&self) -> Option<Result<(), AccessError>> {
-        let mut in_force = self.in_force();
+        let mut in_force = match self.in_force.try_lock() {
+            Ok(in_force) => in_force,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
         if !in_force.watched.have_changed() {
             return None;
         }
@@ -153,7 +159,7 @@ impl AccessKeeper {
         let earlier = Earlier {
             users: &users,
             sources: &in_force.sources,
-            directory: in_force.directory.as_ref(),
+            directory: in_force.directory.as_deref(),
             vouchers: Some(&vouchers),
         };
         Tables::read(listeners, &earlier)
@@ -167,27 +173,43 @@ impl AccessKeeper {
     /// Carries out commands on clients, groups and roles, writes the file if that changes anything, and only then goes by it.
     /// Returns the answers, and whether the shards must be told.
     pub(crate) fn administer(&self, command: &Command) -> (Vec<u8>, bool) {
-        let mut in_force = self.in_force();
-        let path = in_force.listeners.config.access.dynamic_security_file.clone();
-        let (Some(path), Some(directory)) = (path, &in_force.directory) else {
-            // A reload has ended it meanwhile.
-            return (carry_out(&mut Directory::default(), b"", &|_| Vec::new()).into_payload(), false);
-        };
-        let mut directory = directory.clone();
-        let mut answers = carry_out(&mut directory, &command.payload, &|user| self.addresses_of(user));
-        let mut has_changed = answers.have_changes();
-        if has_changed && let Err(error) = self.take_over(&mut in_force, directory, &path) {
-            error!("nothing has changed: {error}");
-            answers.disown_changes();
-            has_changed = false;
+        let hashes = Hashes::default();
+        let peers = |user: &Arc<str>| self.addresses_of(user);
+        loop {
+            let Some(earlier) = self.in_force().directory.clone() else {
+                // A reload has ended it meanwhile.
+                let answers = carry_out(&mut Directory::default(), b"", &hashes, &|_| Vec::new());
+                return (answers.into_payload(), false);
+            };
+            let mut directory = Directory::clone(&earlier);
+            let mut answers = carry_out(&mut directory, &command.payload, &hashes, &peers);
+            let mut has_changed = answers.have_changes();
+            if has_changed {
+                let Some(taken_over) = self.replace(&earlier, directory) else { continue };
+                if let Err(error) = taken_over {
+                    error!("nothing has changed: {error}");
+                    answers.disown_changes();
+                    has_changed = false;
+                }
+            }
+            log(command, &answers);
+            return (answers.into_payload(), has_changed);
         }
-        log(command, &answers);
-        (answers.into_payload(), has_changed)
     }
 
     /// Answers a question about the broker.
     pub(crate) fn describe_broker(&self, command: &Command) -> Vec<u8> {
         broker_api::answer(&command.payload, &self.in_force().listeners)
+    }
+
+    /// Puts other clients, groups and roles in the place of earlier ones; None if those are not in force any more, since the file was
+    /// read again.
+    fn replace(&self, earlier: &Arc<Directory>, directory: Directory) -> Option<Result<(), AccessError>> {
+        let mut in_force = self.in_force();
+        let now = in_force.directory.as_ref().filter(|now| Arc::ptr_eq(now, earlier));
+        let path =
+            in_force.listeners.config.access.dynamic_security_file.clone().filter(|_| now.is_some())?;
+        Some(self.take_over(&mut in_force, directory, &path))
     }
 
     /// Writes other clients, groups and roles to the file, and then goes by them.
@@ -205,7 +227,7 @@ impl AccessKeeper {
         in_force.watched.has_written(path);
         self.shared.set_access(access);
         self.verifier.change_users(users);
-        in_force.directory = Some(directory);
+        in_force.directory = Some(Arc::new(directory));
         Ok(())
     }
 
@@ -276,3 +298,6 @@ fn log(command: &Command, answers: &Answers) {
         info!(client, user, command, error, "dynamic security");
     }
 }
+
+#[cfg(test)]
+mod tests;

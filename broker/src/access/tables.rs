@@ -27,7 +27,7 @@ pub(super) struct Tables {
     pub(super) vouchers: Vec<Vouchers>,
     /// For all listeners, or for each, like the users.
     pub(super) sources: Vec<Source>,
-    pub(super) directory: Option<Directory>,
+    pub(super) directory: Option<Arc<Directory>>,
 }
 
 /// The listeners that tables are for.
@@ -82,7 +82,7 @@ impl Tables {
             hook: Hook::read(config, hook)?.map(Arc::new),
         };
         let directory = match &config.access.dynamic_security_file {
-            Some(path) => Some(read_directory(path, earlier.directory)?),
+            Some(path) => Some(Arc::new(read_directory(path, earlier.directory)?)),
             None => None,
         };
         let nobody = Users::default();
@@ -92,18 +92,18 @@ impl Tables {
             let before = earlier.users.get(index).or(earlier.users.first()).unwrap_or(&nobody);
             match earlier.sources.get(index).filter(|_| listeners.gone.contains(&index)) {
                 Some(source) => {
-                    users.push(source.users(before, before, directory.as_ref()));
+                    users.push(source.users(before, before, directory.as_deref()));
                     sources.push(source.clone());
                 }
                 None => {
                     let (source, known) = Source::read(config, own, before)?;
-                    users.push(source.users(&known, before, directory.as_ref()));
+                    users.push(source.users(&known, before, directory.as_deref()));
                     sources.push(source);
                 }
             }
         }
         let passwords = sources.iter().map(Source::passwords).collect();
-        let access = access(config, &sources, &users, &vouchers, directory.as_ref())?;
+        let access = access(config, &sources, &users, &vouchers, directory.as_deref())?;
         let vouchers = sources.iter().map(|source| source.vouchers(&vouchers)).collect();
         Ok(Self { access, users, passwords, vouchers, sources, directory })
     }

@@ -8,15 +8,11 @@ use super::commands::{Command, Done, INTERNAL_ERROR, Outcome, RolesError};
 use super::directory::{Client, Directory, Ranked, Texts, new_seat, rank};
 use super::file::{NO_PRIORITY, ranked_to_json};
 use super::json::{self, Object, WrongType};
-use crate::access::password::{PasswordHash, Scheme};
 
 pub(super) const NO_USERNAME: &str = "Invalid/missing username";
 pub(super) const NOT_FOUND: &str = "Client not found";
 const NO_ROLENAME: &str = "Invalid/missing rolename";
 const ROLE_NOT_FOUND: &str = "Role not found";
-
-/// What Mosquitto 2.0 checks too.
-pub(super) const SCHEME: Scheme = Scheme::Pbkdf2 { iterations: None };
 
 pub(super) fn create(directory: &mut Directory, command: &Command<'_>) -> Outcome {
     let name = command.needed("username", NO_USERNAME)?;
@@ -34,7 +30,7 @@ pub(super) fn create(directory: &mut Directory, command: &Command<'_>) -> Outcom
     let client = Client {
         client_id: client_id.filter(|text| !text.is_empty()).map(Arc::from),
         texts,
-        password: password.filter(|text| !text.is_empty()).map(hash).transpose()?,
+        password: password.filter(|text| !text.is_empty()).map(|text| command.hash(text)).transpose()?,
         roles,
         seat: new_seat(),
         ..Client::default()
@@ -79,7 +75,7 @@ pub(super) fn set_password(directory: &mut Directory, command: &Command<'_>) -> 
         return Err("Empty password is not allowed");
     }
     let client = directory.client_mut(name).ok_or(NOT_FOUND)?;
-    client.password = Some(hash(password)?);
+    client.password = Some(command.hash(password)?);
     client.seat = new_seat();
     Ok(Done::Changed)
 }
@@ -88,7 +84,8 @@ pub(super) fn modify(directory: &mut Directory, command: &Command<'_>) -> Outcom
     let name = existing(directory, command)?;
     let roles = command.roles(directory).map_err(RolesError::words)?;
     let groups = groups_to_have(directory, command)?;
-    let password = command.text_if_any("password").filter(|text| !text.is_empty()).map(hash).transpose()?;
+    let password = command.text_if_any("password").filter(|text| !text.is_empty());
+    let password = password.map(|text| command.hash(text)).transpose()?;
     if let Some(groups) = groups {
         leave_all(directory, name);
         for Ranked { name: group, priority } in groups {
@@ -223,8 +220,4 @@ fn describe(name: &Arc<str>, client: &Client, command: &Command<'_>) -> Value {
     let connections = (command.peers)(name).into_iter().map(|address| json!({ "address": &*address }));
     entry.insert("connections".into(), connections.collect());
     entry.into()
-}
-
-fn hash(password: &str) -> Result<Arc<PasswordHash>, &'static str> {
-    PasswordHash::make(SCHEME, password.as_bytes()).map(Arc::new).map_err(|_| INTERNAL_ERROR)
 }

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a command that is answered with an error has changed nothing, and all answers to one message are bounded in bytes.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -10,9 +12,12 @@ use super::directory::{Directory, Ranked, rank};
 use super::file::NO_PRIORITY;
 use super::json::{self, Object, WrongType};
 use super::{clients, groups, roles};
+use crate::access::password::{PasswordHash, Scheme};
 
 /// What a command is answered with that is no command.
 pub(in crate::access) const NO_COMMAND: &str = "Unknown command";
+/// What Mosquitto 2.0 checks too.
+pub(super) const SCHEME: Scheme = Scheme::Pbkdf2 { iterations: None };
 pub(super) const INTERNAL_ERROR: &str = "Internal error";
 /// What the data of all answers to one message may have; what asks for more is answered with an error.
 const DATA_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -35,7 +40,15 @@ pub(in crate::access) type Outcome = Result<Done, &'static str>;
 pub(super) struct Command<'a> {
     pub(super) members: &'a Object,
     pub(super) peers: Peers<'a>,
+    /// Where it stands in its message.
+    number: usize,
+    hashes: &'a Hashes,
 }
+
+/// The hashes of the passwords in one message, by the numbers of their commands. Each takes its time and is made once, however often
+/// the message has to be carried out.
+#[derive(Default)]
+pub(in crate::access) struct Hashes(RefCell<BTreeMap<usize, Arc<PasswordHash>>>);
 
 /// The answers to what arrived in one message.
 pub(in crate::access) struct Answers {
@@ -48,14 +61,15 @@ struct Answer {
     outcome: Outcome,
 }
 
-/// Carries commands out.
+/// Carries commands out. To do so once more with the same `hashes`, because the directory has become another, takes no hash.
 pub(in crate::access) fn carry_out(
     directory: &mut Directory,
     payload: &[u8],
-    peers: &dyn Fn(&Arc<str>) -> Vec<Box<str>>,
+    hashes: &Hashes,
+    peers: Peers<'_>,
 ) -> Answers {
-    answer_each(payload, |name, members| {
-        let outcome = perform(directory, name, &Command { members, peers });
+    answer_each(payload, |number, name, members| {
+        let outcome = perform(directory, name, &Command { members, peers, number, hashes });
         if let Ok(Done::Changed) = outcome {
             directory.change_index += 1;
         }
@@ -63,10 +77,10 @@ pub(in crate::access) fn carry_out(
     })
 }
 
-/// Takes a message apart into its commands, each a name and what it says.
+/// Takes a message apart into its commands, each a number, a name and what it says.
 pub(in crate::access) fn answer_each(
     payload: &[u8],
-    mut perform: impl FnMut(&str, &Object) -> Outcome,
+    mut perform: impl FnMut(usize, &str, &Object) -> Outcome,
 ) -> Answers {
     let refused = |error| Answers { answers: vec![Answer::refusal(error)] };
     let Ok(whole) = serde_json::from_slice::<Value>(payload) else {
@@ -75,17 +89,18 @@ pub(in crate::access) fn answer_each(
     let commands = whole.as_object().and_then(|whole| json::list(whole, "commands").ok().flatten());
     let Some(commands) = commands else { return refused("Invalid/missing commands") };
     let mut bytes = 0;
-    let mut bounded = |name: &str, members: &Object| {
+    let mut bounded = |number: usize, name: &str, members: &Object| {
         if bytes > DATA_BYTES_MAX {
             return Err(INTERNAL_ERROR);
         }
-        let outcome = perform(name, members)?;
+        let outcome = perform(number, name, members)?;
         if let Done::Data(data) = &outcome {
             bytes = length_of(data).saturating_add(bytes);
         }
         if bytes > DATA_BYTES_MAX { Err(INTERNAL_ERROR) } else { Ok(outcome) }
     };
-    Answers { answers: commands.iter().map(|command| one(command, &mut bounded)).collect() }
+    let answer = |(number, command)| one(command, &mut |name, members| bounded(number, name, members));
+    Answers { answers: commands.iter().enumerate().map(answer).collect() }
 }
 
 /// Returns how long a value is when it is written.
@@ -166,6 +181,16 @@ fn details(directory: &Directory) -> Done {
 }
 
 impl Command<'_> {
+    /// Returns the hash of its password.
+    pub(super) fn hash(&self, password: &str) -> Result<Arc<PasswordHash>, &'static str> {
+        let mut known = self.hashes.0.borrow_mut();
+        if let Some(hash) = known.get(&self.number) {
+            return Ok(Arc::clone(hash));
+        }
+        let hash = PasswordHash::make(SCHEME, password.as_bytes()).map_err(|_| INTERNAL_ERROR)?;
+        Ok(Arc::clone(known.entry(self.number).or_insert(Arc::new(hash))))
+    }
+
     /// Returns a text that has to be there.
     pub(super) fn needed(&self, name: &str, error: &'static str) -> Result<&str, &'static str> {
         let text = json::needed(self.members, name).map_err(|WrongType| error)?;
@@ -205,7 +230,7 @@ impl Command<'_> {
     pub(super) fn list<T>(
         &self,
         what: &str,
-        all: &std::collections::BTreeMap<Arc<str>, T>,
+        all: &BTreeMap<Arc<str>, T>,
         describe: impl Fn(&Arc<str>, &T) -> Value,
     ) -> Done {
         let number = |name: &str| json::integer(self.members, name);

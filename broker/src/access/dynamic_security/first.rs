@@ -13,7 +13,7 @@ use tracing::info;
 use veilmq_config::AccessConfig;
 use zeroize::Zeroizing;
 
-use super::clients::SCHEME;
+use super::commands::SCHEME;
 use super::file::{DynamicSecurityError, parse_whole};
 use crate::access::password::PasswordHash;
 use crate::files;

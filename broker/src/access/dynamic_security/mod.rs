@@ -17,7 +17,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub(super) use self::commands::{Answers, Done, NO_COMMAND, Outcome, answer_each, carry_out};
+pub(super) use self::commands::{Answers, Done, Hashes, NO_COMMAND, Outcome, answer_each, carry_out};
 pub(super) use self::directory::Directory;
 pub use self::file::DynamicSecurityError;
 pub(super) use self::first::FirstDirectory;

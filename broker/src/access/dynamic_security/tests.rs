@@ -10,7 +10,7 @@ use super::*;
 /// Carries one message out.
 fn send(directory: &mut Directory, commands: &Value) -> Value {
     let payload = json!({ "commands": commands }).to_string();
-    let answers = carry_out(directory, payload.as_bytes(), &|_| vec!["127.0.0.1".into()]);
+    let answers = carry_out(directory, payload.as_bytes(), &Hashes::default(), &|_| vec!["127.0.0.1".into()]);
     let whole: Value = serde_json::from_slice(&answers.into_payload()).unwrap();
     whole["responses"].clone()
 }
@@ -68,7 +68,7 @@ fn what_is_no_command_is_answered_as_one_that_is_unknown() {
         (r#"{"commands":[{}]}"#, "Missing command"),
         (r#"{"commands":[{"command":1}]}"#, "Missing command"),
     ] {
-        let answers = carry_out(&mut directory, payload.as_bytes(), &|_| Vec::new());
+        let answers = carry_out(&mut directory, payload.as_bytes(), &Hashes::default(), &|_| Vec::new());
 
         let answer: Value = serde_json::from_slice(&answers.into_payload()).unwrap();
         assert_eq!(answer, json!({"responses": [{"command": "Unknown command", "error": error}]}));
@@ -534,4 +534,24 @@ fn answers_to_one_message_are_bounded_and_what_was_not_answered_was_not_done() {
     );
     assert!(directory.roles().users.is_empty());
     assert_eq!(ask(&mut directory, json!({"command": "listRoles", "count": 1}))["totalCount"], 100);
+}
+
+#[test]
+fn commands_that_are_carried_out_once_more_make_no_hash_again() {
+    let payload = json!({"commands": [
+        {"command": "createClient", "username": "cy", "password": "one"},
+        {"command": "createClient", "username": "dan", "password": "one"},
+    ]});
+    let payload = payload.to_string();
+    let hashes = Hashes::default();
+    let passwords = || {
+        let mut directory = Directory::default();
+        carry_out(&mut directory, payload.as_bytes(), &hashes, &|_| Vec::new());
+        ["cy", "dan"].map(|name| directory.clients[name].password.clone().unwrap())
+    };
+
+    let (first, again) = (passwords(), passwords());
+
+    assert!(first.iter().zip(&again).all(|(first, again)| std::sync::Arc::ptr_eq(first, again)));
+    assert_ne!(first[0].to_string(), first[1].to_string(), "each client has a hash of its own");
 }
