@@ -32,7 +32,7 @@ use super::{
     clock::{Clock, entropy, random_u32},
     error::{ConnectError, KeyRequestError, PublishError, ReauthenticateError, RequestError, SubscribeError},
     keys::{KeyAnswer, KeyRequest, Parked},
-    routes::{Blocked, Delivery, Routes, STALL, Taken},
+    routes::{Blocked, Delivery, Routes, STALL, Taken, Unread},
     sealing::{Form, Incoming, Sealing},
     transport::{Moved, Tls, Transport},
 };
@@ -111,6 +111,10 @@ enum Waiter {
     Names {
         filter: String,
     },
+    /// A filter whose subscriptions the application has dropped.
+    Abandoned {
+        filter: String,
+    },
     /// What an earlier run of the program has had retained.
     Retained {
         wire: String,
@@ -153,6 +157,8 @@ pub(super) struct Driver {
     unclaimed: Unclaimed,
     /// Messages that were unclaimed, to be opened before those that come.
     claimed: VecDeque<(Message, Receipt)>,
+    /// Messages that were left in a dropped subscription, for another one.
+    reclaimed: VecDeque<Unread>,
     /// Publications that wait for a key, and until when.
     unsealed: VecDeque<(PublishCommand, Instant)>,
     /// Publications that are sealed and that the session has no room for.
@@ -200,6 +206,7 @@ impl Driver {
             waited: VecDeque::new(),
             unclaimed: Unclaimed::default(),
             claimed: VecDeque::new(),
+            reclaimed: VecDeque::new(),
             unsealed: VecDeque::new(),
             ready: VecDeque::new(),
             opening: false,
@@ -363,6 +370,10 @@ impl Driver {
                 self.open(parked.message, parked.receipt, may_wait);
                 continue;
             }
+            if let Some(Unread { topic, received, receipt, .. }) = self.reclaimed.pop_front() {
+                self.blocked = self.routes.deliver(&topic, received, Some(receipt));
+                continue;
+            }
             if let Some((message, receipt)) = self.claimed.pop_front() {
                 self.open(message, Some(receipt), true);
                 continue;
@@ -380,6 +391,7 @@ impl Driver {
                         Waiter::Subscribe { .. }
                         | Waiter::Unsubscribe { .. }
                         | Waiter::Names { .. }
+                        | Waiter::Abandoned { .. }
                         | Waiter::Retained { .. },
                     )
                     | None => {}
@@ -448,7 +460,10 @@ impl Driver {
     fn open(&mut self, message: Message, receipt: Option<Receipt>, may_wait: bool) {
         let topic = message.topic.clone();
         match self.sealing.incoming(message, receipt, may_wait) {
-            Incoming::Deliver(received) => self.blocked = self.routes.deliver(&topic, &received, receipt),
+            Incoming::Deliver(received) => {
+                self.blocked = self.routes.deliver(&topic, received, receipt);
+                self.leave_abandoned();
+            }
             Incoming::Repeat => self.acknowledge(receipt),
             Incoming::Part => {}
             Incoming::Park(message) => {
@@ -457,11 +472,6 @@ impl Driver {
             }
         }
         self.release_parts();
-        let abandoned = self.routes.abandoned();
-        for filter in &abandoned {
-            self.session.abandon(filter);
-        }
-        self.give_up(abandoned);
     }
 
     fn retry_blocked(&mut self) {

@@ -130,9 +130,9 @@ impl Client {
     /// Says that this application has subscribed to all that it wants of a session that was resumed.
     ///
     /// What such a session brings for subscriptions of an earlier run of the program waits, unacknowledged, until the application has
-    /// subscribed to it, or has [unsubscribed](Self::unsubscribe) from it. Once as many messages wait as the
-    /// [receive maximum](Builder::receive_maximum) allows, the broker sends no others of QoS 1 and 2. From this call on such messages are
-    /// acknowledged and dropped. Returns how many had waited.
+    /// subscribed to it, or has [unsubscribed](Self::unsubscribe) from it; so does what was left in a [`Subscription`] that was dropped. Once as many messages wait as the
+    /// [receive maximum](Builder::receive_maximum) allows, the broker sends no others of QoS 1 and 2. This call acknowledges
+    /// and drops both, and whatever comes later for subscriptions of an earlier run. Returns how many had waited.
     ///
     /// # Errors
     /// [`RequestError::Closed`].

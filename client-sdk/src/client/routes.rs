@@ -2,11 +2,14 @@
 //!
 //! QoS 1 and 2 messages always find room: the receive maximum bounds them, since they are acknowledged only when
 //! taken. Other deliveries share what is left; when that is full the driver stops reading. Invariant: the last
-//! copy of a delivery to be dropped acknowledges it.
+//! copy of a delivery to be dropped acknowledges it if the application was given one, and otherwise comes back to the driver.
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,10 +24,27 @@ use crate::{message::Received, session::Receipt};
 /// A full subscription may hold up answers for this long before QoS 0 messages for it are left out.
 pub(super) const STALL: Duration = Duration::from_secs(1);
 
-/// Receipts of messages the application has taken, on their way to the driver.
+/// What the application has done with messages, on its way to the driver.
+#[derive(Default)]
+pub(super) struct Settled {
+    pub(super) taken: Vec<Receipt>,
+    pub(super) unread: Vec<Unread>,
+}
+
+/// A message that subscriptions had and no application has seen.
+pub(super) struct Unread {
+    /// The Topic Name it came on.
+    pub(super) topic: String,
+    pub(super) received: Received,
+    pub(super) receipt: Receipt,
+    /// It came when its subscriptions were dropped already.
+    pub(super) late: bool,
+}
+
+/// Messages the application has taken or left, on their way to the driver.
 #[derive(Default)]
 pub(super) struct Taken {
-    receipts: Mutex<Vec<Receipt>>,
+    settled: Mutex<Settled>,
     changed: Notify,
 }
 
@@ -33,12 +53,12 @@ impl Taken {
         self.changed.notified().await;
     }
 
-    pub(super) fn drain(&self) -> Vec<Receipt> {
-        std::mem::take(&mut *self.receipts.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn drain(&self) -> Settled {
+        std::mem::take(&mut *self.settled.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn push(&self, receipt: Receipt) {
-        self.receipts.lock().unwrap_or_else(PoisonError::into_inner).push(receipt);
+    fn push(&self, add: impl FnOnce(&mut Settled)) {
+        add(&mut self.settled.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.notify_one();
     }
 }
@@ -46,19 +66,61 @@ impl Taken {
 /// A receipt that goes to the driver once nobody needs it any more.
 pub(super) struct TakenOnDrop {
     receipt: Receipt,
+    topic: String,
+    /// The application was given the message, or wants none.
+    is_settled: AtomicBool,
     taken: Arc<Taken>,
 }
 
 impl Drop for TakenOnDrop {
     fn drop(&mut self) {
-        self.taken.push(self.receipt);
+        if *self.is_settled.get_mut() {
+            self.taken.push(|settled| settled.taken.push(self.receipt));
+        }
     }
 }
 
 /// One message or event on its way to one subscription.
 pub(super) struct Delivery {
-    pub(super) received: Received,
-    pub(super) receipt: Option<Arc<TakenOnDrop>>,
+    /// `None` once it is taken.
+    received: Option<Received>,
+    receipt: Option<Arc<TakenOnDrop>>,
+    late: bool,
+}
+
+impl Delivery {
+    const fn new(received: Received, receipt: Option<Arc<TakenOnDrop>>) -> Self {
+        Self { received: Some(received), receipt, late: false }
+    }
+
+    /// Gives it to the application, or to nobody if it wants none; it counts as taken when the receipt is dropped.
+    pub(super) fn take(mut self) -> Option<(Received, Option<Arc<TakenOnDrop>>)> {
+        let receipt = self.receipt.take();
+        if let Some(receipt) = &receipt {
+            receipt.is_settled.store(true, Ordering::Relaxed);
+        }
+        Some((self.received.take()?, receipt))
+    }
+
+    /// The same for one more subscription.
+    fn copy(&self, shared: bool) -> Option<Self> {
+        let received = self.received.clone()?;
+        let received = if shared { received.without_gap() } else { received };
+        Some(Self::new(received, self.receipt.clone()))
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        let (Some(received), Some(receipt)) = (self.received.take(), self.receipt.take()) else { return };
+        // Another copy may still reach the application.
+        let Some(mut last) = Arc::into_inner(receipt) else { return };
+        if !*last.is_settled.get_mut() {
+            let topic = std::mem::take(&mut last.topic);
+            let unread = Unread { topic, received, receipt: last.receipt, late: self.late };
+            last.taken.push(|settled| settled.unread.push(unread));
+        }
+    }
 }
 
 /// One filter of a subscription, and what the broker was given for it.
@@ -77,6 +139,8 @@ struct Route {
     missed: u64,
     /// Since when nothing has found room.
     full_since: Option<Instant>,
+    /// The application has dropped it, and the broker was asked to send no more.
+    leaving: bool,
 }
 
 /// A delivery that found no room.
@@ -113,7 +177,7 @@ impl Routes {
     /// Adds a subscription with room for `queue` deliveries besides the receive maximum.
     pub(super) fn add(&mut self, filters: Vec<Wanted>, queue: usize) -> mpsc::Receiver<Delivery> {
         let (sender, receiver) = mpsc::channel(self.reserved + queue.max(1));
-        self.routes.push(Route { filters, sender, missed: 0, full_since: None });
+        self.routes.push(Route { filters, sender, missed: 0, full_since: None, leaving: false });
         receiver
     }
 
@@ -127,13 +191,13 @@ impl Routes {
 
     /// Returns what the broker was given for `filter`; nothing where nobody has subscribed to it.
     pub(super) fn wire_of(&self, filter: &str) -> Vec<String> {
-        let mut wanted = self.routes.iter().flat_map(|route| &route.filters);
+        let mut wanted = self.staying().flat_map(|route| &route.filters);
         wanted.find(|wanted| wanted.filter == filter).map(|wanted| wanted.wire.clone()).unwrap_or_default()
     }
 
     /// Returns what the broker was given with exactly this filter, if it was.
     pub(super) fn options_of(&self, wire: &str) -> Option<SubscribeOptions> {
-        let mut wanted = self.routes.iter().flat_map(|route| &route.filters);
+        let mut wanted = self.staying().flat_map(|route| &route.filters);
         wanted.find(|wanted| wanted.wire.iter().any(|name| name == wire)).map(|wanted| wanted.options)
     }
 
@@ -144,7 +208,8 @@ impl Routes {
     ) -> (Vec<(String, SubscribeOptions)>, Vec<String>) {
         let before = self.wire();
         let mut added = Vec::new();
-        for wanted in self.routes.iter_mut().flat_map(|route| &mut route.filters) {
+        let staying = self.routes.iter_mut().filter(|route| !route.leaving);
+        for wanted in staying.flat_map(|route| &mut route.filters) {
             let Some(now) = wire(&wanted.filter) else { continue };
             let new = now.iter().filter(|name| !before.contains(*name));
             added.extend(new.map(|name| (name.clone(), wanted.options)));
@@ -155,49 +220,80 @@ impl Routes {
     }
 
     fn wire(&self) -> BTreeSet<String> {
-        let wanted = self.routes.iter().flat_map(|route| &route.filters);
+        let wanted = self.staying().flat_map(|route| &route.filters);
         wanted.flat_map(|wanted| &wanted.wire).cloned().collect()
     }
 
-    /// Removes subscriptions the application has dropped; gives what the broker was given and nobody is left for.
+    fn staying(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter().filter(|route| !route.leaving)
+    }
+
+    /// Finds subscriptions the application has dropped; gives what the broker was given and nobody is left for. They stay until the
+    /// broker sends no more for them: see [`unsubscribed`](Self::unsubscribed).
     pub(super) fn abandoned(&mut self) -> Vec<String> {
-        let closed: Vec<String> = self
-            .routes
-            .extract_if(.., |route| route.sender.is_closed())
-            .flat_map(|route| route.filters)
-            .flat_map(|wanted| wanted.wire)
-            .collect();
+        let mut closed = BTreeSet::new();
+        for route in self.routes.iter_mut().filter(|route| !route.leaving && route.sender.is_closed()) {
+            route.leaving = true;
+            closed.extend(route.filters.iter().flat_map(|wanted| &wanted.wire).cloned());
+        }
         if closed.is_empty() {
-            return closed;
+            return Vec::new();
         }
         let used = self.wire();
+        self.leave(|name| used.contains(name));
         closed.into_iter().filter(|filter| !used.contains(filter)).collect()
     }
 
-    /// Tells whether some subscription matches a topic.
+    /// The broker has answered that it sends no more for a filter, which subscriptions had that the application has dropped.
+    pub(super) fn unsubscribed(&mut self, wire: &str) {
+        self.leave(|name| name == wire);
+    }
+
+    /// Takes names from subscriptions that the application has dropped, and ends those that have no other.
+    fn leave(&mut self, is_gone: impl Fn(&str) -> bool) {
+        for route in self.routes.iter_mut().filter(|route| route.leaving) {
+            for wanted in &mut route.filters {
+                wanted.wire.retain(|name| !is_gone(name));
+            }
+            route.filters.retain(|wanted| !wanted.wire.is_empty());
+        }
+        self.routes.retain(|route| !route.filters.is_empty());
+    }
+
+    /// Tells whether some subscription matches a topic, if only one that is being given up.
     pub(super) fn lead_to_somebody(&self, topic: &str) -> bool {
         TopicName::new(topic).is_ok_and(|name| self.routes.iter().any(|route| route.matches(name)))
+    }
+
+    /// Tells whether some subscription that the application holds matches a topic.
+    pub(super) fn lead_to_a_reader(&self, topic: &str) -> bool {
+        let mut open = self.routes.iter().filter(|route| !route.sender.is_closed());
+        TopicName::new(topic).is_ok_and(|name| open.any(|route| route.matches(name)))
     }
 
     /// Hands `received`, which came on `topic`, to every subscription that it matches; gives back what found no room.
     pub(super) fn deliver(
         &mut self,
         topic: &str,
-        received: &Received,
+        received: Received,
         receipt: Option<Receipt>,
     ) -> Vec<Blocked> {
-        let receipt = receipt.map(|receipt| Arc::new(TakenOnDrop { receipt, taken: self.taken() }));
-        let Ok(name) = TopicName::new(topic) else { return Vec::new() };
-        let mut blocked = Vec::new();
-        for route in &mut self.routes {
-            if route.matches(name) {
-                let received = match route.shares(name) {
-                    true => received.clone().without_gap(),
-                    false => received.clone(),
-                };
-                let delivery = Delivery { received, receipt: receipt.clone() };
-                blocked.extend(route.offer(delivery, self.reserved));
-            }
+        let receipt = receipt.map(|receipt| {
+            let (topic, is_settled) = (topic.to_owned(), AtomicBool::new(false));
+            Arc::new(TakenOnDrop { receipt, topic, is_settled, taken: self.taken() })
+        });
+        let mut delivery = Delivery::new(received, receipt);
+        delivery.late = true;
+        let (mut blocked, mut is_wanted) = (Vec::new(), false);
+        let Ok(name) = TopicName::new(topic) else { return blocked };
+        for route in self.routes.iter_mut().filter(|route| route.matches(name)) {
+            is_wanted = true;
+            delivery.late &= route.sender.is_closed();
+            let copy = delivery.copy(route.shares(name));
+            blocked.extend(copy.and_then(|copy| route.offer(copy, self.reserved)));
+        }
+        if !is_wanted {
+            drop(delivery.take());
         }
         blocked
     }
@@ -239,7 +335,7 @@ impl Route {
         if self.missed > 0 && self.sender.capacity() > reserved + 1 {
             let received = Received::Missed { count: std::mem::take(&mut self.missed) };
             // There is room and this is the only sender; only a subscriber that just left makes this fail.
-            let _ = self.sender.try_send(Delivery { received, receipt: None });
+            let _ = self.sender.try_send(Delivery::new(received, None));
         }
         if self.sender.is_closed() {
             return None;
@@ -313,9 +409,9 @@ mod tests {
             let mut routes = Routes::new(1);
             let mut receiver = routes.add(filters.iter().map(wanted).collect(), 1);
 
-            assert!(routes.deliver("f/t", &after_a_gap(), None).is_empty());
+            assert!(routes.deliver("f/t", after_a_gap(), None).is_empty());
 
-            let Received::Message(message) = receiver.try_recv().unwrap().received else {
+            let Received::Message(message) = receiver.try_recv().unwrap().take().unwrap().0 else {
                 panic!("{filters:?}")
             };
             let Provenance::Envelope(origin) = message.sealed.unwrap().provenance else {

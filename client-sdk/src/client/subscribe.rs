@@ -108,7 +108,12 @@ pub struct Unacknowledged {
 ///
 /// QoS 1 and 2 messages are acknowledged when [`next`](Self::next) gives them out, so what was not taken comes
 /// again after a restart with the same session. A subscription that is not read holds up the whole client once
-/// it is full; dropping it unsubscribes with the next message that would have been for it.
+/// it is full.
+///
+/// [`unsubscribe`](Self::unsubscribe) ends it, with the messages in it that were not taken. Dropping it leaves them to somebody else: to
+/// another subscription that matches or is made later, or to the next run of the program with the same session. Until then they are not
+/// acknowledged and take room in the receive maximum, as [`Client::decline_unclaimed`] says, which acknowledges them. The
+/// broker is asked to send no more with the next message that would have been for a dropped subscription.
 pub struct Subscription {
     client: Client,
     filters: Vec<String>,
@@ -120,7 +125,7 @@ impl Subscription {
     ///
     /// Cancel safe: if the future is dropped, no message is lost.
     pub async fn next(&mut self) -> Option<Received> {
-        Some(self.deliveries.recv().await?.received)
+        Some(self.next_unacknowledged().await?.0)
     }
 
     /// Does the same, and leaves it to the application when the message counts as received: once [`Unacknowledged`] is dropped. A crash
@@ -128,7 +133,7 @@ impl Subscription {
     ///
     /// Cancel safe: if the future is dropped, no message is lost.
     pub async fn next_unacknowledged(&mut self) -> Option<(Received, Unacknowledged)> {
-        let Delivery { received, receipt } = self.deliveries.recv().await?;
+        let (received, receipt) = self.deliveries.recv().await?.take()?;
         Some((received, Unacknowledged { _receipt: receipt }))
     }
 
@@ -137,7 +142,8 @@ impl Subscription {
         &self.filters
     }
 
-    /// Unsubscribes and waits for the broker's answer; other subscriptions of this client lose these filters too.
+    /// Unsubscribes and waits for the broker's answer; other subscriptions of this client lose these filters too. Messages that were not
+    /// taken are dropped, and acknowledged.
     ///
     /// # Errors
     /// [`RequestError`].
@@ -146,5 +152,16 @@ impl Subscription {
             self.client.unsubscribe(filter).await?;
         }
         Ok(())
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        // The driver has ended it: the application has unsubscribed, and wants none of what is left.
+        if self.deliveries.is_closed() {
+            while let Ok(delivery) = self.deliveries.try_recv() {
+                drop(delivery.take());
+            }
+        }
     }
 }

@@ -11,7 +11,7 @@ use veilmq_protocol::{Acknowledgement, EncodeError, Packet, PacketId, PacketType
 use super::{event::CloseReason, output::Output};
 
 /// Names a received QoS 1 or 2 message until the application has taken it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Receipt(u64);
 
 struct Unacknowledged {

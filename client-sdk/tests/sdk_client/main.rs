@@ -1,6 +1,7 @@
 //! The asynchronous client against a scripted broker on a loopback socket.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+mod dropped;
 mod parts;
 #[path = "../sdk_support/mod.rs"]
 mod sdk_support;
@@ -271,20 +272,6 @@ async fn the_last_handle_takes_the_connection_with_it() {
     assert_eq!(peer.take().await, b"\xe0\x00");
 }
 
-#[tokio::test]
-async fn a_dropped_subscription_is_cancelled_with_the_next_message_for_it() {
-    let broker = Broker::start().await;
-    let (client, mut peer) = broker.connected(broker.client()).await;
-    let messages = peer.grant(&client, "t").await;
-
-    drop(messages);
-    peer.send(&incoming("x", QoS::AtLeastOnce, 3, false)).await;
-
-    let mut answers = [peer.take().await[0], peer.take().await[0]];
-    answers.sort_unstable();
-    assert_eq!(answers, [0x40, 0xA2], "PUBACK and UNSUBSCRIBE");
-}
-
 /// A client that comes back to a session of an earlier run of its program.
 async fn returned(broker: &Broker) -> (Client, Peer) {
     let builder = broker.client().clean_start(false).receive_maximum(NonZeroU16::new(3).unwrap());
@@ -298,6 +285,13 @@ impl Peer {
     async fn send_what_waited(&mut self, dup: bool) {
         self.send(&incoming("one", QoS::AtLeastOnce, 7, dup)).await;
         self.send(&incoming("two", QoS::ExactlyOnce, 8, dup)).await;
+    }
+
+    /// Takes an UNSUBSCRIBE and answers it.
+    async fn end_subscription(&mut self) {
+        let unsubscribe = self.take().await;
+        assert_eq!(unsubscribe[0], 0xA2, "UNSUBSCRIBE");
+        self.send(&unsuback(u16::from_be_bytes([unsubscribe[2], unsubscribe[3]]), &[0])).await;
     }
 
     async fn says_nothing(&mut self) {
@@ -376,13 +370,7 @@ async fn what_waits_is_acknowledged_once_the_application_wants_none_of_it() {
     let broker = Broker::start().await;
     let (client, mut peer) = returned(&broker).await;
     peer.send_what_waited(false).await;
-    let ended = async { client.unsubscribe("+").await };
-    let answer = async {
-        let unsubscribe = peer.take().await;
-        assert_eq!(unsubscribe[0], 0xA2, "UNSUBSCRIBE");
-        peer.send(&unsuback(u16::from_be_bytes([unsubscribe[2], unsubscribe[3]]), &[0])).await;
-    };
-    let (ended, ()) = tokio::join!(ended, answer);
+    let (ended, ()) = tokio::join!(client.unsubscribe("+"), peer.end_subscription());
     assert_eq!(ended, Ok(()));
     assert_eq!([peer.take().await, peer.take().await], TAKEN);
     peer.send(&incoming("late", QoS::AtLeastOnce, 9, false)).await;

@@ -33,7 +33,7 @@ impl Driver {
         match self.waiters.remove(&token) {
             Some(Waiter::Subscribe { mut filters, receiver, reply }) => {
                 let outcome = match refused {
-                    // The receiver is dropped, so what was granted is given up at the next delivery.
+                    // The receiver is dropped like a subscription, so what was granted is given up at the next delivery.
                     Some(index) => {
                         Err(SubscribeError::Refused { filter: filters.swap_remove(index), reason })
                     }
@@ -44,6 +44,7 @@ impl Driver {
             Some(Waiter::Unsubscribe { filter, reply }) => {
                 let outcome = if refused.is_some() { Err(RequestError::Refused(reason)) } else { Ok(reason) };
                 if outcome.is_ok() {
+                    self.dismiss(&filter);
                     let mut wire = self.routes.wire_of(&filter);
                     self.routes.remove(&filter);
                     if wire.is_empty() {
@@ -59,6 +60,7 @@ impl Driver {
                 warn!(filter, %reason, "the broker does not let this client subscribe to the names of the next epoch");
             }
             Some(Waiter::Retained { wire }) if refused.is_some() => self.cannot_read(&wire, reason),
+            Some(Waiter::Abandoned { filter }) => self.left(&filter),
             Some(Waiter::Names { .. } | Waiter::Retained { .. }) => {}
             Some(Waiter::Publish { .. }) | None => {}
         }
@@ -134,6 +136,8 @@ impl Driver {
         let (filters, wire): (Vec<String>, Vec<String>) =
             named.map(|(filter, wire)| (filter.clone(), wire.clone())).unzip();
         let receiver = self.routes.add(wanted, queue);
+        // What the application has dropped before is for the new one.
+        self.acknowledge_taken();
         self.claim();
         let token = self.session.subscribe(&wire, options);
         self.waiters.insert(token, Waiter::Subscribe { filters, receiver, reply });

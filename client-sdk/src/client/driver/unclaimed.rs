@@ -1,11 +1,12 @@
-//! Messages of a resumed session that no subscription of this program matches, as long as it may still subscribe.
+//! Messages that no subscription of this program takes, as long as one may still.
 //!
 //! The broker sends what has waited right after CONNACK, before the application has subscribed again. Such a message is kept as it came,
-//! neither opened nor acknowledged. Invariants: what is kept is unacknowledged on the connection that there is, or of a session
-//! that is gone, so that the receive maximum bounds it; nothing leaves but to a subscription, or because the application wants none.
+//! neither opened nor acknowledged. What was left in a subscription that the application has dropped is kept as it was opened. Invariants:
+//! what is kept is unacknowledged on the connection that there is, or of a session that is gone, so that the receive maximum
+//! bounds it; nothing leaves but to a subscription, or because the application wants none.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -13,8 +14,12 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 use veilmq_protocol::{TopicFilter, TopicName};
 
-use super::Driver;
-use crate::{client::routes::Routes, message::Message, session::Receipt};
+use super::{Driver, Waiter};
+use crate::{
+    client::routes::{Routes, Unread},
+    message::{Message, Received},
+    session::Receipt,
+};
 
 /// Filters that the application has given up and that are remembered, since their last messages may still come.
 const GIVEN_UP_MAX: usize = 1_024;
@@ -39,6 +44,8 @@ enum Earlier {
 pub(super) struct Unclaimed {
     earlier: Earlier,
     messages: VecDeque<(Message, Receipt)>,
+    /// What dropped subscriptions have left, in the order in which it came.
+    unread: BTreeMap<Receipt, Unread>,
     given_up: VecDeque<String>,
     /// When to tell that messages wait.
     tell_at: Option<Instant>,
@@ -65,10 +72,23 @@ impl Unclaimed {
     }
 
     fn keep(&mut self, message: Message, receipt: Receipt) {
-        if self.messages.is_empty() {
+        self.tell_later();
+        self.messages.push_back((message, receipt));
+    }
+
+    fn keep_unread(&mut self, unread: Unread) {
+        self.tell_later();
+        self.unread.insert(unread.receipt, unread);
+    }
+
+    fn tell_later(&mut self) {
+        if self.is_empty() {
             self.tell_at = Some(Instant::now() + PATIENCE);
         }
-        self.messages.push_back((message, receipt));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.unread.is_empty()
     }
 
     /// Takes what somebody has subscribed to now, in its order.
@@ -78,6 +98,19 @@ impl Unclaimed {
             .partition(|(message, _)| routes.lead_to_somebody(&message.topic));
         self.messages = kept;
         claimed
+    }
+
+    /// Takes what was left and somebody reads now, in its order.
+    fn claim_unread(&mut self, routes: &Routes) -> impl Iterator<Item = Unread> {
+        self.unread
+            .extract_if(.., |_, unread| routes.lead_to_a_reader(&unread.topic))
+            .map(|(_, unread)| unread)
+    }
+
+    /// Returns the receipts of what was left of a filter, if it `is_meant`.
+    fn dismiss(&mut self, filter: &str, is_meant: impl Fn(&Unread) -> bool) -> Vec<Receipt> {
+        let dismissed = self.unread.extract_if(.., |_, unread| is_meant(unread) && unread.is_for(filter));
+        dismissed.map(|(receipt, _)| receipt).collect()
     }
 
     /// Takes note that nobody wants what a filter matches any more; returns the receipts of that.
@@ -100,12 +133,13 @@ impl Unclaimed {
     fn decline(&mut self) -> Vec<Receipt> {
         self.earlier = Earlier::Declined;
         self.given_up.clear();
-        std::mem::take(&mut self.messages).into_iter().map(|(_, receipt)| receipt).collect()
+        let unread = std::mem::take(&mut self.unread).into_keys();
+        std::mem::take(&mut self.messages).into_iter().map(|(_, receipt)| receipt).chain(unread).collect()
     }
 
     /// When [`Unclaimed::tell`] has something to say.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.tell_at.filter(|_| !self.messages.is_empty())
+        self.tell_at.filter(|_| !self.is_empty())
     }
 
     /// Tells once that messages wait, when they have waited for long.
@@ -114,14 +148,27 @@ impl Unclaimed {
             return;
         }
         self.tell_at = None;
-        let topics: BTreeSet<&str> = self.messages.iter().map(|(message, _)| &*message.topic).collect();
+        let kept = self.messages.iter().map(|(message, _)| &*message.topic);
+        let topics: BTreeSet<&str> = kept.chain(self.unread.values().map(|unread| &*unread.topic)).collect();
         let topic = topics.first();
         warn!(
-            messages = self.messages.len(),
+            messages = self.messages.len() + self.unread.len(),
             topics = topics.len(),
             topic,
-            "messages of an earlier run's subscriptions wait until the application subscribes to them or declines them"
+            "messages of subscriptions of an earlier run, or that were dropped, wait until the application subscribes to them or \
+             declines them"
         );
+    }
+}
+
+impl Unread {
+    /// Whether a filter matches it, on the wire or as the application calls its topic.
+    fn is_for(&self, filter: &str) -> bool {
+        let shown = match &self.received {
+            Received::Message(Message { topic, .. }) | Received::Refused { topic, .. } => Some(topic),
+            Received::Missed { .. } => None,
+        };
+        matches(filter, &self.topic) || shown.is_some_and(|topic| matches(filter, topic))
     }
 }
 
@@ -157,6 +204,42 @@ impl Driver {
     /// Takes up what came before the application had subscribed to it.
     pub(super) fn claim(&mut self) {
         self.claimed.extend(self.unclaimed.claim(&self.routes));
+        self.reclaimed.extend(self.unclaimed.claim_unread(&self.routes));
+    }
+
+    /// Keeps what the application has left in subscriptions that it has dropped, unless another one takes it.
+    pub(super) fn keep_unread(&mut self, unread: Vec<Unread>) {
+        for unread in unread {
+            self.unclaimed.keep_unread(unread);
+        }
+        self.reclaimed.extend(self.unclaimed.claim_unread(&self.routes));
+    }
+
+    /// Has the broker send no more for subscriptions that the application has dropped.
+    pub(super) fn leave_abandoned(&mut self) {
+        let abandoned = self.routes.abandoned();
+        for filter in &abandoned {
+            let token = self.session.unsubscribe(filter);
+            self.waiters.insert(token, Waiter::Abandoned { filter: filter.clone() });
+        }
+        self.give_up(abandoned);
+    }
+
+    /// The broker sends no more for a filter. What came after the application had dropped its subscriptions is for nobody.
+    pub(super) fn left(&mut self, filter: &str) {
+        self.acknowledge_taken();
+        self.routes.unsubscribed(filter);
+        for receipt in self.unclaimed.dismiss(filter, |unread| unread.late) {
+            self.taken(receipt);
+        }
+    }
+
+    /// Acknowledges what was left of a filter from which the application has unsubscribed.
+    pub(super) fn dismiss(&mut self, filter: &str) {
+        self.acknowledge_taken();
+        for receipt in self.unclaimed.dismiss(filter, |_| true) {
+            self.taken(receipt);
+        }
     }
 
     /// Acknowledges what waits for a filter, which the application has given up.
@@ -168,12 +251,13 @@ impl Driver {
 
     /// Acknowledges what waits, and from now on whatever comes for subscriptions of an earlier run.
     pub(super) fn decline_unclaimed(&mut self) -> usize {
+        self.acknowledge_taken();
         let declined = self.unclaimed.decline();
         for receipt in &declined {
-            self.session.acknowledge(*receipt);
+            self.taken(*receipt);
         }
         if !declined.is_empty() {
-            info!(messages = declined.len(), "messages of an earlier run's subscriptions are dropped");
+            info!(messages = declined.len(), "messages that no subscription has taken are dropped");
         }
         declined.len()
     }
