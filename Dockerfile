@@ -1,4 +1,5 @@
-# The broker alone, as one static program: no shell, no package manager, no client-side code in the image.
+# The broker alone, as one static program, with the authorities that it trusts by default: no shell, no package manager, no
+# client-side code in the image.
 #
 #   docker build -t veilmq --build-arg VEILMQ_REVISION="$(git rev-parse --short=12 HEAD)" .
 #   docker run --read-only -p 1883:1883 -p 127.0.0.1:9464:9464 -v veilmq-data:/var/lib/veilmq veilmq
@@ -15,6 +16,7 @@ RUN set -eu; \
     install -D -m 0755 "target/$target/release/veilmq" /image/usr/bin/veilmq; \
     install -D -m 0644 config/container.toml /image/etc/veilmq/veilmq.toml; \
     install -D -m 0644 config/mosquitto-no-auth.conf /image/mosquitto-no-auth.conf; \
+    install -D -m 0644 -t /image/etc/ssl/certs /etc/ssl/certs/ca-certificates.crt; \
     install -D -m 0644 -t /image/usr/share/doc/veilmq LICENSE-APACHE LICENSE-MIT; \
     install -d -m 0750 -o 1883 -g 1883 /image/var/lib/veilmq
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use veilmq_tests::broker::Broker;
@@ -113,4 +114,34 @@ fn while_memory_is_short_nobody_else_is_let_in_and_metrics_say_so() {
 
     assert_eq!(Wire::open(broker.address()).until_closed(), [0u8; 0]);
     assert!(broker.log().contains("memory is very short"), "{}", broker.log());
+}
+
+#[test]
+fn memory_that_was_short_is_given_back_and_clients_are_let_in_again() {
+    // [D09]
+    const TOPICS: usize = 400;
+    let broker = broker("limits.memory_bytes = 100000000");
+    let mut hoarder = Wire::open(broker.address());
+    hoarder.send(&packet(0x10, b"\0\x04MQTT\x05\x02\0\0\0\0\x07hoarder")).unwrap();
+    assert_eq!(hoarder.packet().unwrap().first, 0x20);
+    let mut retain = |number: usize, payload: &[u8]| {
+        let mut publish = publish_packet_v5(&format!("hoard/{number}"), 1, 1, payload);
+        publish[0] |= 1;
+        hoarder.send(&publish).unwrap();
+        // A PUBACK without Reason Code is one with success.
+        hoarder.packet().unwrap().body.get(2).is_none_or(|code| *code < 0x80)
+    };
+    let payload = vec![b'x'; 1_000_000];
+
+    let stored = (0..TOPICS).take_while(|number| retain(*number, &payload)).count();
+    assert!(stored < TOPICS, "memory never became short");
+    for number in 0..stored {
+        retain(number, b"");
+    }
+    // Whoever asks meanwhile has the allocator tidy up by that.
+    thread::sleep(Duration::from_secs(15));
+
+    let log = broker.log();
+    assert!(log.contains("memory is not short any more"), "{log}");
+    let _ = Wire::connect(broker.address(), "newcomer", true);
 }

@@ -2,6 +2,8 @@
 //!
 //! Each level is left five per cent below where it is entered, so that it does not come and go.
 
+use std::time::Duration;
+
 use tracing::{info, warn};
 use veilmq_core::{MemoryPressure, Shared};
 
@@ -10,6 +12,25 @@ use crate::admin::process_memory;
 const HIGH_PER_CENT: u64 = 85;
 const CRITICAL_PER_CENT: u64 = 95;
 const RELIEF_PER_CENT: u64 = 5;
+/// A fast publisher fills some tens of megabytes meanwhile.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// How soon it is noticed that there is a limit now.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Has the allocator give freed memory back by itself, also while the broker has nothing to do. Call it once the process forks no more.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub(super) fn give_freed_memory_back() {
+    use tikv_jemalloc_ctl::{background_thread, max_background_threads};
+
+    let started = max_background_threads::write(1).and_then(|()| background_thread::write(true));
+    if let Err(error) = started {
+        warn!(%error, "memory that is freed is given back late");
+    }
+}
+
+/// Elsewhere the allocator is that of the system.
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+pub(super) fn give_freed_memory_back() {}
 
 /// Watches the memory of the process, if there is a limit.
 pub(super) struct MemoryWatch {
@@ -26,6 +47,11 @@ impl MemoryWatch {
     /// Watches for another number from now on.
     pub(super) fn bound(&mut self, bytes_max: u64) {
         self.bytes_max = bytes_max;
+    }
+
+    /// How long to wait before the next look.
+    pub(super) fn interval(&self) -> Duration {
+        if self.bytes_max == 0 { IDLE_INTERVAL } else { LOOK_INTERVAL }
     }
 
     /// Looks, and tells the shards what has changed.

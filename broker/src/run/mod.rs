@@ -144,6 +144,7 @@ impl Broker {
         for weakening in weakenings.chain(settings::unbound_policies(&config.e2e)) {
             warn!(option = weakening.option, "{}", weakening.meaning);
         }
+        memory::give_freed_memory_back();
         settings::forbid_core_dumps();
         settings::raise_open_files_limit(config);
         let tls = TlsKeeper::new(config.limits.tls_handshakes_max as usize);

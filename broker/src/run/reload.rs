@@ -122,6 +122,11 @@ impl Reloader {
         self.memory.look(&self.shared);
     }
 
+    /// How long to wait before the next look at the memory.
+    pub(super) fn memory_interval(&self) -> Duration {
+        self.memory.interval()
+    }
+
     fn load(&self) -> Result<BrokerConfig, String> {
         // Without a file nothing can have changed.
         let Some(file) = &self.origin.file else { return Ok(self.config.clone()) };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 use tracing::{error, info};
 
 use super::notify::Notifier;
@@ -57,6 +57,7 @@ impl Signals {
             housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut alive = notifier.alive_interval().map(tokio::time::interval);
             let mut trouble = None;
+            let mut memory_look = Instant::now();
             notifier.ready();
             loop {
                 tokio::select! {
@@ -82,7 +83,10 @@ impl Signals {
                             exchange.change_access();
                         }
                         state.keep_metrics_small();
+                    }
+                    () = sleep_until(memory_look) => {
                         reloader.look_at_memory();
+                        memory_look = Instant::now() + reloader.memory_interval();
                     }
                 }
             }
