@@ -472,6 +472,32 @@ fn a_connection_ends_when_the_answer_says_so_or_another_service_is_asked() {
 }
 
 #[test]
+fn whose_time_is_over_is_asked_about_anew_and_has_guessed_no_password() {
+    let seconds_from_now = |seconds: u64| {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        by_password(json!({"expire_at": since.as_secs() + seconds}))
+    };
+    let service = Service::start(seconds_from_now(0));
+    let bans = "[bans]\nfailures_per_address_max = 1\nfailures_per_user_max = 1\n";
+    let side = Side::start(service, "cache_seconds = 86400", bans);
+    for times in 1..=3 {
+        assert_eq!((side.code("ann", "secret"), side.asked()), (WRONG, times), "it is over at once");
+    }
+    side.service.answer_with(seconds_from_now(4));
+    let mut ann = side.connect("a", "ann", "secret").0;
+    side.service.answer_with(seconds_from_now(3_600));
+
+    let farewell = ann.packet().unwrap();
+    let (mut again, connack) = side.connect("a", "ann", "secret");
+
+    assert_eq!((farewell.first, farewell.body[0]), (DISCONNECT, NOT_AUTHORIZED));
+    assert_eq!((connack.body[1], side.asked()), (0, 5), "it was given more time meanwhile");
+    assert!(is_alive(&mut again));
+    assert_eq!(side.connect("a", "ann", "secret").1.body[1], 0);
+    assert_eq!(side.asked(), 5, "an answer that still holds is kept as before");
+}
+
+#[test]
 fn the_service_has_to_show_a_certificate_of_an_authority_that_is_trusted() {
     for is_trusted in [true, false] {
         let (authority, other) = (Authority::new(), Authority::new());

@@ -62,6 +62,13 @@ struct Document {
     modifiers: Option<Value>,
 }
 
+impl Grant {
+    /// Returns for how many milliseconds more it holds at a moment of the wall clock; None if it does not end.
+    pub(super) fn time_left(&self, now_unix_ms: u64) -> Option<u64> {
+        self.expire_at.map(|seconds| seconds.saturating_mul(1_000).saturating_sub(now_unix_ms))
+    }
+}
+
 impl Answer {
     /// Reads what came back. With `strict` a SUBSCRIBE is refused where the rules do not allow the whole filter.
     ///

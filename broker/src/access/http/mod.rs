@@ -74,6 +74,8 @@ pub(super) struct Hook {
 pub(super) enum Outcome {
     /// That.
     Decided(Verdict),
+    /// It is who it says, and its time is over: no password was guessed.
+    Over,
     /// Others may say.
     Next,
 }
@@ -160,7 +162,8 @@ impl Hook {
     /// Returns what was said of a client lately, if that still holds.
     pub(super) fn recall(&self, credentials: &Credentials) -> Option<Outcome> {
         let answer = self.cache().find(&self.key(credentials), Instant::now())?;
-        Some(self.outcome_of(&answer, credentials))
+        // The wall clock may have been set since it was kept.
+        Some(self.outcome_of(&answer, credentials)).filter(|outcome| *outcome != Outcome::Over)
     }
 
     /// Asks about a client.
@@ -213,12 +216,14 @@ impl Hook {
 
     fn outcome_of(&self, answer: &Answer, credentials: &Credentials) -> Outcome {
         match answer {
-            Answer::Allow(grant) => Outcome::Decided(match self.terms(grant) {
-                Some(terms) => {
-                    Verdict::Vouched { user: Arc::clone(&credentials.user), authority: self.authority, terms }
-                }
-                None => Verdict::Wrong,
-            }),
+            Answer::Allow(grant) => match self.terms(grant) {
+                Some(terms) => Outcome::Decided(Verdict::Vouched {
+                    user: Arc::clone(&credentials.user),
+                    authority: self.authority,
+                    terms,
+                }),
+                None => Outcome::Over,
+            },
             Answer::Deny => Outcome::Decided(Verdict::Wrong),
             Answer::Next => Outcome::Next,
         }
@@ -238,15 +243,12 @@ impl Hook {
     /// Returns on what terms a client is let in; None if its time is over.
     fn terms(&self, grant: &Grant) -> Option<Terms> {
         let now = clock::now();
-        let expires = match grant.expire_at {
-            // The wall clock may have been set since the start, and moments are not.
-            Some(seconds) => {
-                let left =
-                    seconds.saturating_mul(1_000).checked_sub(clock::unix_ms()).filter(|left| *left > 0);
-                Some(now + left?)
-            }
-            None => None,
-        };
+        let left = grant.time_left(clock::unix_ms());
+        if left == Some(0) {
+            return None;
+        }
+        // The wall clock may have been set since the start, and moments are not.
+        let expires = left.map(|left| now + left);
         let renew_at = self.renewal.as_ref().map(|_| now.plus_seconds(u64::from(self.config.renew_seconds)));
         let stale_at = renew_at
             .filter(|_| self.config.on_failure != HttpFailure::Allow)
@@ -256,11 +258,13 @@ impl Hook {
     }
 
     fn keep(&self, credentials: &Credentials, answer: Answer) {
-        let seconds = match answer {
-            Answer::Allow(_) => self.config.cache_seconds,
-            Answer::Deny | Answer::Next => self.config.cache_denied_seconds,
+        let (seconds, left) = match &answer {
+            Answer::Allow(grant) => (self.config.cache_seconds, grant.time_left(clock::unix_ms())),
+            Answer::Deny | Answer::Next => (self.config.cache_denied_seconds, None),
         };
-        let lasting = Duration::from_secs(seconds.into());
+        // Whoever comes back when its time is over is asked about: it may have been given more.
+        let left = left.map_or(Duration::MAX, Duration::from_millis);
+        let lasting = Duration::from_secs(seconds.into()).min(left);
         self.cache().keep(self.key(credentials), answer, lasting, Instant::now());
     }
 

@@ -83,23 +83,20 @@ async fn ask_for_ever(mut jobs: Receiver<Job>, inner: Arc<Inner>) {
             let Job { hook, event, waiting, held } = job;
             let (outcome, reply) = hook.ask(event, &waiting.credentials).await;
             inner.counts.asked(event, reply);
-            conclude(&inner, event, waiting, outcome);
+            match event {
+                Event::Connect => inner.heed(waiting, outcome),
+                Event::Renew => waiting.tell(standing(outcome)),
+            }
             drop((permit, held));
         });
     }
 }
 
-/// Passes on what came of a question.
-fn conclude(inner: &Inner, event: Event, waiting: Waiting, outcome: Outcome) {
-    match (event, outcome) {
-        (Event::Connect, Outcome::Next) => inner.pass_on(waiting),
-        // Many may have been asked about before the first of them failed.
-        (Event::Connect, Outcome::Decided(_)) if inner.is_banned(&waiting.credentials) => {
-            inner.count_and_tell(&waiting, Verdict::Banned);
-        }
-        (Event::Connect, Outcome::Decided(verdict)) => inner.settle(&waiting, verdict),
-        (Event::Renew, Outcome::Decided(verdict)) => waiting.tell(verdict),
+/// Says what becomes of a client that is connected.
+fn standing(outcome: Outcome) -> Verdict {
+    match outcome {
+        Outcome::Decided(verdict) => verdict,
         // Nobody vouches for it any more.
-        (Event::Renew, Outcome::Next) => waiting.tell(Verdict::Wrong),
+        Outcome::Over | Outcome::Next => Verdict::Wrong,
     }
 }

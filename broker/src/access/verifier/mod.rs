@@ -147,10 +147,7 @@ impl Verifier {
         };
         if let Some(outcome) = hook.recall(&waiting.credentials) {
             self.inner.counts.recalled();
-            return match outcome {
-                Outcome::Next => self.inner.pass_on(waiting),
-                Outcome::Decided(verdict) => self.inner.settle(&waiting, verdict),
-            };
+            return self.inner.heed(waiting, outcome);
         }
         if !self.asker.submit(hook, Event::Connect, waiting) {
             self.inner.counts.verdict(&Verdict::Busy);
@@ -294,6 +291,19 @@ impl Inner {
     fn pass_on(&self, waiting: Waiting) {
         if let Err(waiting) = self.enqueue(waiting) {
             self.count_and_tell(&waiting, Verdict::Busy);
+        }
+    }
+
+    /// Does what a service says of a login.
+    fn heed(&self, waiting: Waiting, outcome: Outcome) {
+        match outcome {
+            Outcome::Next => self.pass_on(waiting),
+            // Many may have been asked about before the first of them failed.
+            Outcome::Decided(_) | Outcome::Over if self.is_banned(&waiting.credentials) => {
+                self.count_and_tell(&waiting, Verdict::Banned);
+            }
+            Outcome::Decided(verdict) => self.settle(&waiting, verdict),
+            Outcome::Over => self.count_and_tell(&waiting, Verdict::Wrong),
         }
     }
 
