@@ -112,6 +112,26 @@ fn a_configured_list_that_is_none_is_named() {
 }
 
 #[test]
+fn a_reload_that_cannot_read_the_folder_changes_nothing_later_either() {
+    let broker = Broker::new();
+    broker.folder.create().unwrap();
+    let [first, second] =
+        [1, 2].map(|number| broker.file(&format!("{number}.vmc"), authority(number).as_bytes()));
+    let keeper = broker.keeper(&[first]).unwrap();
+    let (folder, aside) = (broker.data.path().join("trust"), broker.data.path().join("aside"));
+    fs::rename(&folder, &aside).unwrap();
+    fs::write(&folder, b"no folder").unwrap();
+
+    let error = keeper.reload(&trusting(&[second])).unwrap_err();
+
+    assert!(error.to_string().contains(&folder.display().to_string()), "{error}");
+    fs::remove_file(&folder).unwrap();
+    fs::rename(&aside, &folder).unwrap();
+    assert!(!look(&keeper));
+    assert_eq!(broker.trusted(), [authority(1).kid()]);
+}
+
+#[test]
 fn an_authority_that_goes_is_news_for_the_shards() {
     let broker = Broker::new();
     broker.folder.add(&authority(1)).unwrap();

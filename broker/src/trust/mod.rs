@@ -152,6 +152,14 @@ struct State {
     has_news: bool,
 }
 
+/// What the folder holds.
+struct Found {
+    /// When files came or went last, before it was read.
+    modified: Option<SystemTime>,
+    authorities: BTreeMap<PathBuf, Result<Certificate, TrustError>>,
+    lists: BTreeMap<PathBuf, Result<Crl, TrustError>>,
+}
+
 impl TrustKeeper {
     /// Reads the configured files and the folder. `shared` is what the shards consult.
     ///
@@ -163,21 +171,22 @@ impl TrustKeeper {
         Ok(keeper)
     }
 
-    /// Reads the configured files and the folder again; if one configured file cannot be used, nothing changes. The shards must
-    /// then be told.
+    /// Reads the configured files and the folder again; if one configured file or the folder cannot be used, nothing changes.
+    /// The shards must then be told.
     ///
     /// # Errors
-    /// [`TrustError`] naming the file.
+    /// [`TrustError`] naming the file or folder.
     pub fn reload(&self, config: &VeilConfig) -> Result<(), TrustError> {
         let configured = config.trust.iter().map(|path| read_authority(path)).collect::<Result<_, _>>()?;
         for path in &config.revocations {
             read_list(path)?;
         }
         let mut state = self.state();
+        let found = self.look()?;
         state.configured = configured;
         state.configured_lists.clone_from(&config.revocations);
-        state.seen = None;
-        self.apply(&mut state)
+        self.apply(&mut state, found);
+        Ok(())
     }
 
     /// Looks whether files have changed, and applies them if so; stores lists that clients have brought. True if the shards must be
@@ -190,7 +199,7 @@ impl TrustKeeper {
         let modified = self.folder.modified();
         let is_young = modified.is_some_and(|at| at.elapsed().is_ok_and(|age| age < SETTLED));
         if state.lists.have_changed() || modified != state.seen || is_young {
-            self.apply(&mut state)?;
+            self.apply(&mut state, self.look()?);
         }
         self.store_lists(&mut state)?;
         self.say_what_is_stale(&mut state);
@@ -204,7 +213,8 @@ impl TrustKeeper {
     pub fn add(&self, authority: &Certificate) -> Result<(), TrustError> {
         let mut state = self.state();
         self.folder.add(authority)?;
-        self.apply(&mut state)
+        self.apply(&mut state, self.look()?);
+        Ok(())
     }
 
     /// Takes an authority out of the folder; unless the configuration names it too, it is trusted no more, and shards are told with
@@ -215,14 +225,19 @@ impl TrustKeeper {
     pub fn remove(&self, kid: Kid) -> Result<(), TrustError> {
         let mut state = self.state();
         self.folder.remove(kid)?;
-        self.apply(&mut state)
+        self.apply(&mut state, self.look()?);
+        Ok(())
     }
 
-    fn apply(&self, state: &mut State) -> Result<(), TrustError> {
-        let seen = self.folder.modified();
+    fn look(&self) -> Result<Found, TrustError> {
+        let modified = self.folder.modified();
+        Ok(Found { modified, authorities: self.folder.read()?, lists: self.folder.read_lists()? })
+    }
+
+    fn apply(&self, state: &mut State, found: Found) {
         let mut complaints = BTreeSet::new();
         let mut wanted = state.configured.clone();
-        for authority in self.folder.read()?.into_values() {
+        for authority in found.authorities.into_values() {
             match authority {
                 Ok(authority) => wanted.push(authority),
                 Err(error) => drop(complaints.insert(format!("not trusted: {error}"))),
@@ -236,17 +251,20 @@ impl TrustKeeper {
             let (subject, kid) = (&authority.subject, authority.kid());
             complaints.insert(format!("not trusted: authority {subject:?} ({kid}): {error}"));
         }
-        self.apply_lists(state, &mut complaints)?;
+        self.apply_lists(state, found.lists, &mut complaints);
         for complaint in complaints.difference(&state.complaints) {
             warn!("{complaint}");
         }
         state.complaints = complaints;
-        state.seen = seen;
-        Ok(())
+        state.seen = found.modified;
     }
 
-    fn apply_lists(&self, state: &mut State, complaints: &mut BTreeSet<String>) -> Result<(), TrustError> {
-        let mut files = self.folder.read_lists()?;
+    fn apply_lists(
+        &self,
+        state: &mut State,
+        mut files: BTreeMap<PathBuf, Result<Crl, TrustError>>,
+        complaints: &mut BTreeSet<String>,
+    ) {
         state.stored = stored(&files);
         files.extend(state.configured_lists.iter().map(|path| (path.clone(), read_list(path))));
         state.lists = WatchedFiles::new(files.keys().cloned());
@@ -261,7 +279,6 @@ impl TrustKeeper {
         }
         // An authority may have become trusted only now.
         state.has_news |= self.shared.revoke_retained();
-        Ok(())
     }
 
     fn revoke(&self, list: &Crl) -> Result<bool, String> {
