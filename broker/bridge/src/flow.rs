@@ -10,6 +10,8 @@ use veilmq_protocol::PacketId;
 #[derive(Debug)]
 pub(crate) struct Flow {
     open: HashSet<PacketId>,
+    /// Those whose PUBLISH the sink has not answered.
+    unanswered: HashSet<PacketId>,
     /// The sink's Receive Maximum.
     quota: usize,
     /// QoS 2 messages of the source that do not cross and wait for its PUBREL.
@@ -32,6 +34,7 @@ impl Flow {
     pub(crate) fn new(quota: u16, sink_session_present: bool) -> Self {
         Self {
             open: HashSet::new(),
+            unanswered: HashSet::new(),
             quota: quota.into(),
             declined: HashSet::new(),
             stale: sink_session_present.then(Stale::default),
@@ -48,9 +51,25 @@ impl Flow {
         self.open.contains(&id)
     }
 
-    /// The sink is given a message or its release.
+    /// The sink is given a message.
     pub(crate) fn begin(&mut self, id: PacketId) {
         self.open.insert(id);
+        self.unanswered.insert(id);
+    }
+
+    /// The sink is given the release of a message.
+    pub(crate) fn begin_release(&mut self, id: PacketId) {
+        self.open.insert(id);
+    }
+
+    /// The sink has answered a message; `false` if it had before.
+    pub(crate) fn answer(&mut self, id: PacketId) -> bool {
+        self.unanswered.remove(&id)
+    }
+
+    /// How many messages the sink has not answered.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.unanswered.len()
     }
 
     /// The sink has acknowledged to the end; `false` if it was given nothing.

@@ -9,6 +9,7 @@
 //! Invariant: a link never acknowledges a message that the other side has not acknowledged, except one that no topic mapping
 //! wants.
 
+mod blame;
 mod echo;
 mod error;
 mod flow;
@@ -20,6 +21,7 @@ mod opening;
 mod relay;
 mod settings;
 
+pub use blame::{Blame, Caution, Suspect, TRIES};
 pub use error::Fault;
 pub use link::{Event, Link, Side};
 pub use mapping::{Direction, Mapping, MappingError};

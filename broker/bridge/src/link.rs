@@ -4,7 +4,7 @@
 //! lasts is in the sessions on both sides. Whoever drives it opens the connection to the other broker, then the one to this broker
 //! when [`Link::wants_local`], passes on what each side sends, and writes [`Link::output`].
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use veilmq_protocol::{Disconnect, Frame, Packet, PacketId, QoS, ReasonCode, next_frame};
 
+use crate::blame::{Caution, Progress, Suspect};
 use crate::echo::Echoes;
 use crate::error::Fault;
 use crate::flow::Flow;
@@ -75,6 +76,8 @@ pub enum Event {
         /// Its answer.
         reason: ReasonCode,
     },
+    /// A message at which the other broker had ended connection after connection was not sent again; it is gone.
+    MessageSetAside(Suspect),
     /// A message that had crossed this bridge before was stopped.
     LoopStopped,
 }
@@ -140,6 +143,11 @@ pub struct Link {
     pub(crate) remote_keeps_retained: bool,
     /// The Packet Identifier that the other broker was given last, by a message or by the bridge itself.
     pub(crate) last_identifier: u16,
+    /// QoS 2 messages that cross at QoS 1.
+    pub(crate) lowered: HashSet<PacketId>,
+    pub(crate) progress: Progress,
+    /// Present on a link that is careful.
+    pub(crate) caution: Option<Caution>,
     /// When a message last crossed, or the bridge came up.
     pub(crate) crossed_at: u64,
     /// The messages that a link which only subscribes has seen, and whether it stays to see them.
@@ -199,6 +207,9 @@ impl Link {
             remote_maximum_qos: QoS::ExactlyOnce,
             remote_keeps_retained: true,
             last_identifier: 0,
+            lowered: HashSet::new(),
+            progress: Progress::default(),
+            caution: None,
             crossed_at: now,
             seen: 0,
             stays: false,
@@ -206,6 +217,18 @@ impl Link {
             now,
             settings,
         }
+    }
+
+    /// Has the link be careful with what it sends to the other broker.
+    pub fn beware(&mut self, caution: Caution) {
+        self.caution = Some(caution);
+    }
+
+    /// Says whether the connection was of use: the other broker has answered messages, or has sent some and owes no answer.
+    #[must_use]
+    pub fn made_progress(&self) -> bool {
+        let is_owed = self.local.flow.unanswered() > 0;
+        self.progress.answered > 0 || (self.progress.came_in > 0 && !is_owed)
     }
 
     /// Says whether the connection to this broker is to be opened now, if it is not open yet.

@@ -79,14 +79,20 @@ impl Link {
             will: None,
             properties: ConnectProperties {
                 session_expiry_seconds: Some(local.session_expiry_seconds),
-                receive_maximum: NonZeroU16::new(
-                    settings.remote.receive_maximum.min(self.remote_receive_maximum),
-                ),
+                receive_maximum: NonZeroU16::new(self.local_receive_maximum()),
                 packet_bytes_max: self.local_packet_bytes_max(),
                 ..ConnectProperties::default()
             },
         };
         self.write(Side::Local, &Packet::Connect(connect))
+    }
+
+    /// How many messages this broker may have sent unacknowledged.
+    fn local_receive_maximum(&self) -> u16 {
+        match self.caution {
+            Some(_) => 1,
+            None => self.settings.remote.receive_maximum.min(self.remote_receive_maximum),
+        }
     }
 
     /// What the other broker takes, less what a packet may grow by on its way there.
@@ -126,6 +132,9 @@ impl Link {
         }
         self.notify()?;
         self.subscribe_at_remote()?;
+        if self.caution.is_some() {
+            self.write(Side::Remote, &Packet::PingReq)?;
+        }
         self.stage = Stage::AwaitLocalConnAck;
         self.connect_to_local()
     }

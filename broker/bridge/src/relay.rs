@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use veilmq_protocol::{
-    Acknowledgement, DecodeError, Packet, Publish, PublishProperties, QoS, ReasonCode, TopicName,
+    Acknowledgement, DecodeError, Packet, PacketId, Publish, PublishProperties, QoS, ReasonCode, TopicName,
     UserPropertiesBuf,
 };
 
+use crate::blame::Suspect;
 use crate::error::Fault;
 use crate::link::{Event, Link, Side};
 use crate::mapping::Mapping;
@@ -19,6 +20,13 @@ const CROSSINGS_MAX: usize = 16;
 /// What a User Property adds besides its name and value, and what lengths before it may grow by, in bytes.
 const PROPERTY_OVERHEAD: usize = 1 + 2 + 2 + 3 + 3;
 
+/// What a careful link does with a message.
+enum Verdict {
+    Send,
+    Wait,
+    SetAside,
+}
+
 impl Link {
     /// Takes a packet of a side; `false` if it has to wait.
     pub(crate) fn relay(&mut self, side: Side, packet: Packet<'_>) -> Result<bool, Fault> {
@@ -30,7 +38,7 @@ impl Link {
             Packet::PubComp(answer) => self.completed(side, &answer)?,
             Packet::SubAck(answer) => self.subscribed(side, answer.packet_id, answer.reason_codes()),
             Packet::UnsubAck(answer) => drop(self.half_mut(side).own.remove(&answer.packet_id)),
-            Packet::PingResp => self.half_mut(side).keep_alive.answered(),
+            Packet::PingResp => self.ping_answered(side),
             Packet::Disconnect(farewell) => {
                 return Err(Fault::Disconnected { side, reason: farewell.reason });
             }
@@ -53,16 +61,75 @@ impl Link {
             return self.decline(side, publish).map(|()| true);
         };
         let Ok(mapped) = TopicName::new(&mapped) else { return self.decline(side, publish).map(|()| true) };
+        if side == Side::Local && self.caution.is_some() {
+            match self.weigh(&topic, publish) {
+                Verdict::Send => {}
+                Verdict::Wait => return Ok(false),
+                Verdict::SetAside => return self.decline(side, publish).map(|()| true),
+            }
+        }
         if side == Side::Remote && !self.is_bearable(publish, mapped) {
             let reason = ReasonCode::ImplementationSpecificError;
             self.events.push_back(Event::MessageRefused { side: Side::Local, reason });
             return self.decline(side, publish).map(|()| true);
         }
+        let is_too_high = side == Side::Local && publish.qos > self.remote_maximum_qos;
+        if is_too_high && self.remote_maximum_qos == QoS::AtMostOnce {
+            self.cross(
+                side,
+                &Publish { qos: QoS::AtMostOnce, packet_id: None, dup: false, ..*publish },
+                mapped,
+            )?;
+            return self.decline(side, publish).map(|()| true);
+        }
         if !self.begin(side, publish)? {
             return Ok(false);
         }
-        self.cross(side, publish, mapped)?;
+        // [MQTT-3.2.2-11] What waited in the session came at the QoS of the subscription then.
+        let qos = if is_too_high { self.remote_maximum_qos } else { publish.qos };
+        if let Some(id) = publish.packet_id.filter(|_| is_too_high) {
+            self.lowered.insert(id);
+        }
+        self.cross(side, &Publish { qos, ..*publish }, mapped)?;
         Ok(true)
+    }
+
+    /// Says what a careful link does with a message of this broker.
+    fn weigh(&mut self, topic: &str, publish: &Publish<'_>) -> Verdict {
+        let Some(caution) = &mut self.caution else { return Verdict::Send };
+        let suspect = publish.packet_id.map(|packet_id| Suspect {
+            packet_id,
+            topic: topic.to_owned(),
+            payload_bytes: publish.payload.len(),
+        });
+        if suspect.is_some() && suspect == caution.condemned {
+            self.events.extend(caution.condemned.take().map(Event::MessageSetAside));
+            self.progress.set_aside += 1;
+            return Verdict::SetAside;
+        }
+        let is_on_trial = suspect.is_some() && suspect == caution.on_trial;
+        if !is_on_trial && !caution.allows() {
+            return Verdict::Wait;
+        }
+        caution.on_trial = suspect;
+        Verdict::Send
+    }
+
+    fn ping_answered(&mut self, side: Side) {
+        self.half_mut(side).keep_alive.answered();
+        if let Some(caution) = self.caution.as_mut().filter(|_| side == Side::Remote) {
+            caution.is_clear = true;
+        }
+    }
+
+    /// The other broker has answered a message of this one.
+    fn answered(&mut self, id: PacketId) {
+        if self.local.flow.answer(id) {
+            self.progress.answered += 1;
+        }
+        if let Some(caution) = &mut self.caution {
+            caution.on_trial = None;
+        }
     }
 
     /// Says whether this broker would take a message rather than end the connection for it. The other broker would send it again each
@@ -166,10 +233,21 @@ impl Link {
         let retain = publish.retain && keeps;
         self.write(sink, &Packet::Publish(Publish { topic: Some(topic), retain, properties, ..*publish }))?;
         self.crossed_at = self.now;
+        self.progress.came_in += u64::from(side == Side::Remote);
         if sink == Side::Remote {
+            self.ask_about(publish)?;
             self.expect_echo(topic.as_str(), publish.payload);
         }
         Ok(())
+    }
+
+    /// Nobody answers for a message at QoS 0, so a careful link asks for PINGRESP behind it.
+    fn ask_about(&mut self, publish: &Publish<'_>) -> Result<(), Fault> {
+        let Some(caution) = self.caution.as_mut().filter(|_| publish.qos == QoS::AtMostOnce) else {
+            return Ok(());
+        };
+        (caution.is_clear, caution.on_trial) = (false, None);
+        self.write(Side::Remote, &Packet::PingReq)
     }
 
     /// Remembers a message that the other broker will send back.
@@ -184,10 +262,23 @@ impl Link {
 
     /// A side has answered a QoS 1 message to the end.
     fn acknowledged(&mut self, side: Side, answer: &Acknowledgement<'_>) -> Result<(), Fault> {
-        if self.half_mut(side).own.remove(&answer.packet_id).is_some() || !self.judge(side, answer)? {
+        let id = answer.packet_id;
+        if self.half_mut(side).own.remove(&id).is_some() {
+            if let Some(caution) = &mut self.caution {
+                caution.is_notified |= side == Side::Remote && !answer.reason.is_error();
+            }
             return Ok(());
         }
-        self.half_mut(side.other()).flow.end(answer.packet_id);
+        if !self.judge(side, answer)? {
+            return Ok(());
+        }
+        self.half_mut(side.other()).flow.end(id);
+        if side == Side::Remote && self.lowered.remove(&id) {
+            if !answer.reason.is_error() {
+                self.local.flow.decline(id);
+            }
+            return self.pass(side, Packet::PubRec, answer);
+        }
         self.pass(side, Packet::PubAck, answer)
     }
 
@@ -214,7 +305,7 @@ impl Link {
         if flow.was_declined(id) {
             return self.write(side, &Packet::PubComp(Acknowledgement::new(id, ReasonCode::Success)));
         }
-        flow.begin(id);
+        flow.begin_release(id);
         self.pass(side, Packet::PubRel, release)
     }
 
@@ -234,6 +325,9 @@ impl Link {
         }
         if answer.reason == ReasonCode::QuotaExceeded {
             return Err(Fault::Overloaded { side, reason: answer.reason });
+        }
+        if side == Side::Remote {
+            self.answered(answer.packet_id);
         }
         if answer.reason.is_error() {
             self.events.push_back(Event::MessageRefused { side, reason: answer.reason });

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, info, warn};
-use veilmq_bridge::{Event, Fault, Link, Settings, Side};
+use tracing::{debug, error, info, warn};
+use veilmq_bridge::{Blame, Event, Fault, Link, Settings, Side, Suspect, TRIES};
 use veilmq_config::{BridgeStart, RemoteAddress};
 use veilmq_protocol::{ProtocolVersion, ReasonCode};
 
@@ -72,6 +72,8 @@ enum End {
     Idle,
     /// The first address answers again.
     Preferred,
+    /// A careful connection has shown that nothing is wrong with what waits.
+    Settled,
 }
 
 /// One bridge at work.
@@ -89,6 +91,8 @@ pub(super) struct Runner {
     /// The address that is tried first.
     first_address: usize,
     last_identifier: u16,
+    /// Which message the other broker does not take.
+    blame: Blame,
     wait: Duration,
 }
 
@@ -115,6 +119,7 @@ impl Runner {
             first_parked: Some(first_parked),
             first_address: 0,
             last_identifier: 0,
+            blame: Blame::default(),
         }
     }
 
@@ -130,11 +135,20 @@ impl Runner {
                 None => {}
             }
             match self.live().await {
-                End::Interrupted | End::NotAsBridge | End::Preferred => continue,
+                End::Interrupted | End::NotAsBridge | End::Preferred | End::Settled => continue,
                 End::Idle => debug!(bridge = &*self.plan.name, "the bridge leaves until messages wait"),
                 End::Failed(reason) => {
                     self.counters.failed();
-                    warn!(bridge = &*self.plan.name, reason, "the bridge is down");
+                    match self.blame.suspect() {
+                        None => warn!(bridge = &*self.plan.name, reason, "the bridge is down"),
+                        Some(Suspect { topic, payload_bytes, .. }) => warn!(
+                            bridge = &*self.plan.name,
+                            reason,
+                            topic,
+                            payload_bytes,
+                            "the bridge is down: the other broker may not take this message"
+                        ),
+                    }
                     self.pause().await;
                 }
             }
@@ -158,7 +172,7 @@ impl Runner {
             self.forget(&self.settings).await;
         }
         self.settings = Arc::new(settings);
-        self.wait = plan.waits().0;
+        (self.wait, self.blame) = (plan.waits().0, Blame::default());
         // As with Mosquitto, whose bridge begins anew.
         self.last_identifier = 0;
         (self.plan, self.parked_at, self.first_address) = (plan, None, 0);
@@ -298,10 +312,14 @@ impl Runner {
     async fn serve(&mut self, index: usize, address: &RemoteAddress, stream: Box<dyn Duplex>) -> End {
         debug!(bridge = &*self.plan.name, %address, "connected to the other broker");
         let mut is_up = false;
+        let began = Instant::now();
         self.keep(QoS0::Kept).await;
         let end = self.cross(index, address, stream, &mut is_up).await;
         if !is_up {
             self.keep(QoS0::Lost).await;
+        }
+        if began.elapsed() >= self.plan.waits().1 {
+            self.wait = self.plan.waits().0;
         }
         if is_up {
             self.counters.down();
@@ -309,7 +327,7 @@ impl Runner {
         }
         let next = (index + 1) % self.plan.config.addresses.len().max(1);
         self.first_address = match end {
-            End::NotAsBridge => index,
+            End::NotAsBridge | End::Settled => index,
             _ if is_up && !self.plan.config.round_robin => 0,
             _ => next,
         };
@@ -327,6 +345,25 @@ impl Runner {
             Ok(link) => link,
             Err(fault) => return End::Failed(fault.to_string()),
         };
+        if let Some(caution) = self.blame.caution() {
+            debug!(bridge = &*self.plan.name, "one message at a time crosses the bridge");
+            link.beware(caution);
+        }
+        let end = self.relay(index, address, stream, &mut link, is_up).await;
+        if link.made_progress() {
+            self.wait = self.plan.waits().0;
+        }
+        end
+    }
+
+    async fn relay(
+        &mut self,
+        index: usize,
+        address: &RemoteAddress,
+        stream: Box<dyn Duplex>,
+        link: &mut Link,
+        is_up: &mut bool,
+    ) -> End {
         let mut wires = Wires::remote(stream);
         let preference = preference(Arc::clone(&self.plan), index);
         tokio::pin!(preference);
@@ -342,32 +379,45 @@ impl Runner {
                 }
             }
             let turned = tokio::select! {
-                turned = wires.turn(&mut link) => turned,
+                turned = wires.turn(link) => turned,
                 () = self.interruption() => {
-                    self.say_farewell(&mut link, &mut wires).await;
+                    self.blame.ended(link);
+                    self.say_farewell(link, &mut wires).await;
                     return End::Interrupted;
                 }
                 () = &mut preference => {
-                    self.say_farewell(&mut link, &mut wires).await;
+                    self.blame.ended(link);
+                    self.say_farewell(link, &mut wires).await;
                     return End::Preferred;
                 }
             };
             self.last_identifier = link.last_identifier();
-            if self.tell(&mut link) {
+            if self.tell(link) {
                 *is_up = true;
                 Arc::make_mut(&mut self.settings).dropped.remote.clear();
-                self.wait = self.plan.waits().0;
                 self.counters.up();
                 info!(bridge = &*self.plan.name, %address, "the bridge is up");
                 self.announce(UP).await;
             }
             match turned {
+                Ok(()) if self.blame.is_settled_by(link) => {
+                    self.blame.ended(link);
+                    self.say_farewell(link, &mut wires).await;
+                    return End::Settled;
+                }
                 Ok(()) => {}
                 Err(LinkEnd::Fault(Fault::Idle)) => {
-                    self.say_farewell(&mut link, &mut wires).await;
+                    self.blame.ended(link);
+                    self.say_farewell(link, &mut wires).await;
                     return End::Idle;
                 }
-                Err(reason) => return self.judge(&reason),
+                Err(reason) => {
+                    match reason.by_remote() {
+                        Some(words) => self.blame.ended_by_remote(link, words),
+                        None => self.blame.ended(link),
+                    }
+                    return self.judge(&reason);
+                }
             }
         }
     }
@@ -409,6 +459,21 @@ impl Runner {
                 Event::MessageRefused { side, reason } => {
                     self.counters.refused();
                     warn!(bridge, %reason, "{side} refused a message of the bridge");
+                }
+                Event::MessageSetAside(message) => {
+                    self.counters.set_aside();
+                    let Suspect { topic, payload_bytes, .. } = message;
+                    let addresses = &self.plan.config.addresses;
+                    let remote: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                    let (remote, times) = (remote.join(", "), TRIES);
+                    error!(
+                        bridge,
+                        topic,
+                        payload_bytes,
+                        remote,
+                        times,
+                        "the other broker ended every connection at this message, which is dropped"
+                    );
                 }
                 Event::LoopStopped => {
                     self.counters.loop_stopped();

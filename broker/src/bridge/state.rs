@@ -13,6 +13,7 @@ pub struct BridgeCounters {
     connected: AtomicU64,
     failures: AtomicU64,
     refused: AtomicU64,
+    set_aside: AtomicU64,
     loops: AtomicU64,
 }
 
@@ -35,6 +36,10 @@ impl BridgeCounters {
 
     pub(super) fn refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_aside(&self) {
+        self.set_aside.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn loop_stopped(&self) {
@@ -66,6 +71,11 @@ impl MetricSource for BridgeCounters {
                 "veilmq_bridge_refused_total",
                 "Messages and subscriptions of bridges that a broker refused for good.",
                 &self.refused,
+            ),
+            (
+                "veilmq_bridge_set_aside_total",
+                "Messages of bridges given up because the other broker ended every connection at them.",
+                &self.set_aside,
             ),
             (
                 "veilmq_bridge_loops_stopped_total",

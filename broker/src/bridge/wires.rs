@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
 use tokio::time::sleep;
 use veilmq_bridge::{Fault, Link, Side};
+use veilmq_protocol::ReasonCode;
 
 use super::remote::Duplex;
 use crate::clock;
@@ -27,6 +28,22 @@ pub(super) enum LinkEnd {
     Closed(Side),
     /// A connection failed.
     Broken(Side, io::Error),
+}
+
+impl LinkEnd {
+    /// Says whether the other broker has ended the link on purpose, and its reason if it gave one.
+    pub(super) fn by_remote(&self) -> Option<Option<ReasonCode>> {
+        match self {
+            Self::Fault(Fault::Disconnected { side: Side::Remote, reason }) => Some(Some(*reason)),
+            Self::Closed(Side::Remote) => Some(None),
+            Self::Broken(Side::Remote, error) => matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof
+            )
+            .then_some(None),
+            Self::Fault(_) | Self::Closed(Side::Local) | Self::Broken(Side::Local, _) => None,
+        }
+    }
 }
 
 impl fmt::Display for LinkEnd {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
 mod real;
+mod refusing;
 mod rig;
 
 use std::net::SocketAddr;
