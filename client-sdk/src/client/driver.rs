@@ -466,10 +466,7 @@ impl Driver {
             }
             Incoming::Repeat => self.acknowledge(receipt),
             Incoming::Part => {}
-            Incoming::Park(message) => {
-                let overdue = self.sealing.park(message, receipt);
-                self.waited.extend(overdue.map(|parked| (parked, false)));
-            }
+            Incoming::Park(message) => self.park(message, receipt),
         }
         self.release_parts();
     }

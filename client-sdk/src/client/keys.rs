@@ -1,12 +1,15 @@
 //! The distribution of group keys on one connection after the other: what is asked for, said and kept.
 //!
-//! Invariants: what the broker retains is heard before anything is issued; nothing is published before the state it follows
+//! Invariants: what the broker retains is heard before anything is issued, unless the broker keeps it back for long; nothing is published before the state it follows
 //! from is on disk, where there is a file for it; what waits for a key is bounded in number and in time.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use tracing::{error, info, warn};
-use veilmq_protocol::veil::{Certificate, CertificateError, Kid};
+use veilmq_protocol::{
+    QoS,
+    veil::{Certificate, CertificateError, Kid, distribution::DistributionTopic},
+};
 
 use super::clock::entropy;
 use crate::{
@@ -18,11 +21,14 @@ use crate::{
     session::Receipt,
 };
 
-/// Messages that may wait for a key, and how long (VEIL-1 section 17).
+/// Messages that may wait for a key, besides those that the receive maximum bounds, and how long (VEIL-1 section 17).
 const PARKED_MAX: usize = 256;
 const PARKED_MS: u64 = 10_000;
 /// How long after a failed save the next is tried.
 const RETRY_MS: u64 = 1_000;
+/// How long an issuer waits for what the broker retains while nothing comes: first at QoS 1, then at QoS 0, where messages that the application
+/// has not read keep nothing back.
+const LISTENING_MS: u64 = 5_000;
 /// What the broker retains has been heard by then; what is old after that was not replaced.
 const HEARD_MS: u64 = 60_000;
 
@@ -45,7 +51,7 @@ pub(super) enum KeyAnswer {
 /// What is to be sent now.
 #[derive(Default)]
 pub(super) struct KeyWork {
-    pub(super) filters: Vec<String>,
+    pub(super) filters: Vec<(String, QoS)>,
     /// Filters that were subscribed to before and are no longer needed.
     pub(super) gone: Vec<String>,
     pub(super) publications: Vec<Outgoing>,
@@ -64,9 +70,20 @@ enum Phase {
     Disconnected,
     /// The broker has not answered this many subscriptions.
     Subscribing(usize),
-    /// The introduction is not acknowledged, so retained messages may still come.
-    Listening,
+    /// Retained messages may still come.
+    Listening(Listening),
     Open,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Listening {
+    /// The broker has acknowledged the introduction.
+    is_acknowledged: bool,
+    /// What was to come before the introduction has: an issuer hears its own, behind what is retained. An acknowledgement does not wait for
+    /// messages that the receive maximum keeps back.
+    is_heard: bool,
+    /// Until when something must come.
+    until_ms: u64,
 }
 
 pub(super) struct Keys {
@@ -83,8 +100,12 @@ pub(super) struct Keys {
     /// Since when everything is subscribed to on the connection that there is.
     listening_ms: Option<u64>,
     parked: VecDeque<Parked>,
-    /// Messages the broker waits for may take only half of what it sends at a time.
+    /// Messages the broker waits for that may wait for a key before keys come at QoS 0: half of what it sends at a time.
     receipts_max: usize,
+    /// Keys come at QoS 0, until this moment at least, in unix milliseconds.
+    hurried_until_ms: Option<u64>,
+    /// Everything comes at QoS 0 until this issuer has heard it.
+    listens_again: bool,
 }
 
 impl Keys {
@@ -101,6 +122,8 @@ impl Keys {
             listening_ms: None,
             parked: VecDeque::new(),
             receipts_max: usize::from(receive_maximum / 2),
+            hurried_until_ms: None,
+            listens_again: false,
         }
     }
 
@@ -114,6 +137,7 @@ impl Keys {
         self.phase = Phase::Subscribing(0);
         self.introduced = false;
         self.listening_ms = None;
+        self.listens_again = false;
         self.subscribed.clear();
     }
 
@@ -131,9 +155,48 @@ impl Keys {
 
     /// The broker has answered a publication.
     pub(super) fn published(&mut self) {
-        if self.phase == Phase::Listening {
-            self.phase = Phase::Open;
+        if let Phase::Listening(listening) = &mut self.phase {
+            listening.is_acknowledged = true;
+            self.open_when_heard();
         }
+    }
+
+    /// A message has come that is about keys.
+    pub(super) fn heard(&mut self, topic: &DistributionTopic, is_retained: bool, now_unix_ms: u64) {
+        if let Phase::Listening(listening) = &mut self.phase {
+            listening.until_ms = now_unix_ms.saturating_add(LISTENING_MS);
+            listening.is_heard |= !is_retained && self.distribution.is_introduction(topic);
+            self.open_when_heard();
+        }
+    }
+
+    fn open_when_heard(&mut self) {
+        if let Phase::Listening(Listening { is_acknowledged: true, is_heard: true, .. }) = self.phase {
+            self.open();
+        }
+    }
+
+    fn open(&mut self) {
+        self.phase = Phase::Open;
+        if std::mem::take(&mut self.listens_again) {
+            // From here on at QoS 1.
+            self.subscribed.clear();
+        }
+    }
+
+    /// Asks once more for what the broker retains, at QoS 0, or goes on without it.
+    fn listen_no_longer(&mut self) {
+        if self.listens_again {
+            warn!(
+                "the broker does not send what it retains; keys are issued without having heard of earlier ones"
+            );
+            return self.open();
+        }
+        info!("the broker does not send what it retains; it is asked again, at QoS 0");
+        self.listens_again = true;
+        self.phase = Phase::Subscribing(0);
+        self.introduced = false;
+        self.subscribed.clear();
     }
 
     /// Whether there may be keys by now: what this program issues can be used.
@@ -143,7 +206,7 @@ impl Keys {
 
     /// Whether what the broker retains may still be on its way: a newer key among it, and who may read no longer.
     pub(super) const fn is_listening(&self) -> bool {
-        matches!(self.phase, Phase::Subscribing(_) | Phase::Listening)
+        matches!(self.phase, Phase::Subscribing(_) | Phase::Listening(_))
     }
 
     /// Does what is due and returns what is to be sent; `save` puts the state on disk.
@@ -155,17 +218,24 @@ impl Keys {
     ) -> KeyWork {
         self.distribution.advance(e2e, now_unix_ms, &mut entropy);
         let mut work = KeyWork::default();
+        if self.listening_due() <= now_unix_ms {
+            self.listen_no_longer();
+        }
         if self.phase != Phase::Disconnected {
-            (work.filters, work.gone) = self.changed_filters();
+            (work.filters, work.gone) = self.changed_filters(now_unix_ms);
         }
         match &mut self.phase {
-            Phase::Disconnected | Phase::Listening => {}
+            Phase::Disconnected | Phase::Listening(_) => {}
             Phase::Subscribing(waiting) => {
                 *waiting += work.filters.len();
                 if *waiting == 0 && !self.introduced {
                     self.introduced = true;
                     self.listening_ms = Some(now_unix_ms);
-                    self.phase = Phase::Listening;
+                    self.phase = Phase::Listening(Listening {
+                        is_acknowledged: false,
+                        is_heard: !self.distribution.issues_scopes(),
+                        until_ms: now_unix_ms.saturating_add(LISTENING_MS),
+                    });
                     self.held.extend(self.distribution.introduction());
                 }
             }
@@ -198,9 +268,21 @@ impl Keys {
         let work = match self.phase {
             Phase::Open if self.unsaved => self.retry_ms,
             Phase::Open => self.distribution.next_due(),
-            Phase::Disconnected | Phase::Subscribing(_) | Phase::Listening => u64::MAX,
+            Phase::Listening(_) => self.listening_due(),
+            Phase::Disconnected | Phase::Subscribing(_) => u64::MAX,
         };
-        self.parked.front().map_or(u64::MAX, |parked| parked.deadline_ms).min(work).min(self.stale_due())
+        let parked = self.parked.front().map_or(u64::MAX, |parked| parked.deadline_ms);
+        // While messages wait, the first of their deadlines comes before.
+        let hurried =
+            self.hurried_until_ms.filter(|_| self.receipts() == 0 && self.phase != Phase::Disconnected);
+        work.min(parked).min(hurried.unwrap_or(u64::MAX)).min(self.stale_due())
+    }
+
+    fn listening_due(&self) -> u64 {
+        match self.phase {
+            Phase::Listening(Listening { is_acknowledged: true, until_ms, .. }) => until_ms,
+            Phase::Disconnected | Phase::Subscribing(_) | Phase::Listening(_) | Phase::Open => u64::MAX,
+        }
     }
 
     fn stale_due(&self) -> u64 {
@@ -208,16 +290,36 @@ impl Keys {
         heard.map_or(u64::MAX, |heard| heard.max(self.distribution.stale_due()))
     }
 
-    /// The filters that are new, and those that are there no longer.
-    fn changed_filters(&mut self) -> (Vec<String>, Vec<String>) {
+    /// The filters that are new, or wanted at another QoS, and those that are there no longer.
+    fn changed_filters(&mut self, now_unix_ms: u64) -> (Vec<(String, QoS)>, Vec<String>) {
         let filters: BTreeSet<String> = self.distribution.filters().into_iter().collect();
         let gone = self.subscribed.difference(&filters).cloned().collect();
-        let new = filters.difference(&self.subscribed).cloned().collect();
+        let (receipts, hurried_until_ms) = (self.receipts(), self.hurried_until_ms);
+        let hurries = hurried_until_ms
+            .map_or(receipts > self.receipts_max, |until_ms| receipts > 0 || now_unix_ms < until_ms);
+        let needed: BTreeSet<String> = self.distribution.reading_filters().into_iter().collect();
+        if hurries != hurried_until_ms.is_some() {
+            self.hurried_until_ms = hurries.then(|| now_unix_ms.saturating_add(PARKED_MS));
+            // To subscribe once more also brings what is retained there once more.
+            self.subscribed.retain(|filter| !needed.contains(filter));
+        }
+        let listens_again = self.listens_again;
+        let qos = |filter: &String| match listens_again || (hurries && needed.contains(filter)) {
+            true => QoS::AtMostOnce,
+            false => QoS::AtLeastOnce,
+        };
+        let new = filters.difference(&self.subscribed).map(|filter| (filter.clone(), qos(filter))).collect();
         self.subscribed = filters;
         (new, gone)
     }
 
-    /// Keeps a message until there is a key for it; gives back one that must not wait any longer, if there are too many.
+    /// How many of the messages that the broker waits for wait for a key.
+    fn receipts(&self) -> usize {
+        self.parked.iter().filter(|parked| parked.receipt.is_some()).count()
+    }
+
+    /// Keeps a message until there is a key for it; gives back one that must not wait any longer, if there are too many. The receive
+    /// maximum bounds those that the broker waits for. They would keep keys from coming at QoS 1.
     pub(super) fn park(
         &mut self,
         message: Message,
@@ -226,11 +328,11 @@ impl Keys {
     ) -> Option<Parked> {
         let deadline_ms = now_unix_ms + PARKED_MS;
         self.parked.push_back(Parked { message, receipt, deadline_ms });
-        let receipts = self.parked.iter().filter(|parked| parked.receipt.is_some()).count();
-        if self.parked.len() > PARKED_MAX || receipts > self.receipts_max {
-            return self.parked.pop_front();
+        if self.parked.len() - self.receipts() <= PARKED_MAX {
+            return None;
         }
-        None
+        let oldest = self.parked.iter().position(|parked| parked.receipt.is_none());
+        oldest.and_then(|oldest| self.parked.remove(oldest))
     }
 
     /// The messages that have waited long enough.
@@ -296,5 +398,155 @@ fn tell(event: &KeyEvent) {
                 epoch, "the state of the issuer is older than what it has published; a new epoch begins"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use veilmq_protocol::{
+        QoS::{AtLeastOnce, AtMostOnce},
+        veil::{
+            CertificateFields, Roles,
+            channel::{Identity, IdentityKeys, TrustAnchors},
+        },
+    };
+
+    use super::*;
+    use crate::{
+        e2e::{EnvelopeOptions, Limits, Member, distribution::IssuePolicy},
+        message::Properties,
+    };
+
+    const START: u64 = 1_790_000_000_000;
+
+    /// A party with its keys, and what was subscribed to last, by QoS.
+    struct Party {
+        e2e: E2e,
+        keys: Keys,
+    }
+
+    impl Party {
+        fn new(start: impl FnOnce(&mut Distribution, &mut E2e, Scope)) -> Self {
+            let own = IdentityKeys::from_seeds(&[1; 32], &[2; 32]);
+            let fields = CertificateFields {
+                roles: Roles::PUBLISHER | Roles::SUBSCRIBER,
+                serial: 1,
+                not_before: 0,
+                not_after: u64::MAX,
+                ed25519: own.ed25519_public(),
+                x25519: own.x25519_public(),
+                subject: "press".to_owned(),
+                publish_scopes: vec!["f/#".to_owned()],
+                subscribe_scopes: vec!["f/#".to_owned()],
+                path_length: None,
+                revocation_topic: None,
+            };
+            let identity = Arc::new(Identity::new(fields.sign(&own).unwrap(), own).unwrap());
+            let mut e2e = E2e::new(Member::Identity(Arc::clone(&identity)), Limits::default());
+            let mut distribution = Distribution::new(identity, TrustAnchors::new());
+            start(&mut distribution, &mut e2e, Scope::new("f/#").unwrap());
+            let mut keys = Keys::new(distribution, None, 4);
+            keys.connected();
+            Self { e2e, keys }
+        }
+
+        fn member() -> Self {
+            Self::new(|keys, e2e, scope| keys.join(e2e, scope, EnvelopeOptions::default()).unwrap())
+        }
+
+        fn issuer() -> Self {
+            let (options, policy) = (EnvelopeOptions::default(), IssuePolicy::default());
+            Self::new(|keys, e2e, scope| keys.issue(e2e, scope, options, policy).unwrap())
+        }
+
+        fn work(&mut self, now_unix_ms: u64) -> KeyWork {
+            self.keys.work(&mut self.e2e, now_unix_ms, |_, _| Ok(()))
+        }
+
+        /// Has the broker answer every subscription; what is published then has been acknowledged.
+        fn is_answered(&mut self, subscriptions: usize, now_unix_ms: u64) -> KeyWork {
+            (0..subscriptions).for_each(|_| self.keys.subscribed());
+            let work = self.work(now_unix_ms);
+            self.keys.published();
+            work
+        }
+
+        /// Takes a message that waits for its key, at QoS 1 if it has a receipt.
+        fn park(&mut self, receipt: Option<Receipt>, now_unix_ms: u64) -> Option<Parked> {
+            let message = Message {
+                topic: "f/t".to_owned(),
+                payload: bytes::Bytes::new(),
+                qos: AtLeastOnce,
+                retain: false,
+                dup: false,
+                properties: Properties::default(),
+                sealed: None,
+            };
+            self.keys.park(message, receipt, now_unix_ms)
+        }
+    }
+
+    fn asked(work: &KeyWork) -> Vec<QoS> {
+        work.filters.iter().map(|(_, qos)| *qos).collect()
+    }
+
+    #[test]
+    fn keys_come_at_qos_0_while_messages_wait_for_them_and_at_qos_1_afterwards() {
+        let mut member = Party::member();
+        let subscriptions = member.work(START).filters.len();
+        member.is_answered(subscriptions, START);
+
+        let receipts = (0..5).map(Receipt::numbered);
+        let asked_for: Vec<Vec<QoS>> = receipts
+            .map(|receipt| {
+                assert!(member.park(Some(receipt), START).is_none(), "nothing is given up");
+                asked(&member.work(START))
+            })
+            .collect();
+        assert_eq!(asked_for, [vec![], vec![], vec![AtMostOnce; 3], vec![], vec![]]);
+
+        member.keys.take_parked();
+        assert!(member.work(START + 1).filters.is_empty(), "not to and fro");
+        assert_eq!(member.keys.next_due(), START + PARKED_MS);
+        assert_eq!(asked(&member.work(START + PARKED_MS)), [AtLeastOnce; 3]);
+    }
+
+    #[test]
+    fn only_messages_without_an_acknowledgement_are_given_up_when_many_wait() {
+        let mut member = Party::member();
+        member.park(Some(Receipt::numbered(0)), START);
+
+        let given_up = (0..=PARKED_MAX).filter_map(|_| member.park(None, START));
+
+        assert_eq!(given_up.map(|parked| parked.receipt).collect::<Vec<_>>(), [None]);
+    }
+
+    #[test]
+    fn an_issuer_that_hears_nothing_asks_at_qos_0_and_goes_on_after_ten_seconds() {
+        let mut issuer = Party::issuer();
+        let first = issuer.work(START);
+        assert!(asked(&first).iter().all(|qos| *qos == AtLeastOnce));
+        let introduction = issuer.is_answered(first.filters.len(), START).publications;
+        assert_eq!(introduction.len(), 1);
+        assert!(!issuer.keys.is_ready() && issuer.work(START + LISTENING_MS - 1).publications.is_empty());
+
+        // What comes at last is waited for.
+        let later = START + LISTENING_MS - 1;
+        let head = DistributionTopic::parse(&format!("_veil/1/kp/{0}/{0}", "aa".repeat(8))).unwrap();
+        issuer.keys.heard(&head, true, later);
+        assert!(issuer.work(START + LISTENING_MS).filters.is_empty());
+        assert_eq!(issuer.keys.next_due(), later + LISTENING_MS);
+
+        let again = issuer.work(later + LISTENING_MS);
+        assert_eq!(asked(&again), vec![AtMostOnce; first.filters.len()]);
+        issuer.is_answered(again.filters.len(), later + LISTENING_MS);
+        assert!(!issuer.keys.is_ready());
+
+        let open = issuer.work(later + 2 * LISTENING_MS);
+        assert!(issuer.keys.is_ready());
+        assert_eq!(asked(&open), vec![AtLeastOnce; first.filters.len()]);
+        assert!(open.publications.iter().any(|publication| publication.topic.starts_with("_veil/1/kp/")));
     }
 }

@@ -208,10 +208,13 @@ impl Sealing {
 
     /// Takes a message on a topic of key distribution; `None` if it is none. Returns whether parked messages may be tried again.
     pub(super) fn key_message(&mut self, message: &Message) -> Option<bool> {
-        let keys = self.keys.as_mut().filter(|_| DistributionTopic::parse(&message.topic).is_some())?;
-        let (topic, payload) = (&message.topic, &message.payload);
+        let keys = self.keys.as_mut()?;
+        let (topic, payload, now) = (&message.topic, &message.payload, unix_ms());
+        let about = DistributionTopic::parse(topic)?;
         self.retained.look_again();
-        Some(keys.distribution.handle(&mut self.e2e, topic, payload, unix_ms(), &mut entropy))
+        let may_open = keys.distribution.handle(&mut self.e2e, topic, payload, now, &mut entropy);
+        keys.heard(&about, message.retain, now);
+        Some(may_open)
     }
 
     /// Every certificate that is known to be revoked, if a list has come since this was asked last.

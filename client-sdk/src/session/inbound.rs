@@ -14,6 +14,13 @@ use super::{event::CloseReason, output::Output};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Receipt(u64);
 
+#[cfg(test)]
+impl Receipt {
+    pub(crate) const fn numbered(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 struct Unacknowledged {
     receipt: Receipt,
     id: PacketId,

@@ -5,6 +5,10 @@ mod dropped;
 mod parts;
 #[path = "../sdk_support/mod.rs"]
 mod sdk_support;
+mod waiting;
+#[allow(dead_code, reason = "this binary uses its own part")]
+#[path = "../e2e_distribution/world.rs"]
+mod world;
 
 use std::{num::NonZeroU16, time::Duration};
 

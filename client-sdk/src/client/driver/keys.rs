@@ -15,7 +15,7 @@ use crate::{
     },
     e2e::Scope,
     message::{Message, Properties, Publication},
-    session::{DeliveryError, Submitted},
+    session::{DeliveryError, Receipt, Submitted},
 };
 
 /// Publications that may wait for a key, and how long.
@@ -45,9 +45,9 @@ impl Driver {
     /// Does what is due; tells the application that the client is usable once it is.
     pub(super) fn work_on_keys(&mut self) {
         let work = self.sealing.key_work();
-        for filter in work.filters {
+        for (filter, qos) in work.filters {
             let options = SubscribeOptions {
-                qos: QoS::AtLeastOnce,
+                qos,
                 no_local: false,
                 retain_as_published: false,
                 retain_handling: RetainHandling::Send,
@@ -113,6 +113,13 @@ impl Driver {
     pub(super) fn unsealed_due(&self) -> Option<Instant> {
         let (_, deadline) = self.unsealed.front()?;
         Some((*deadline).min(Instant::now() + ACTIVATION_POLL))
+    }
+
+    /// Keeps a message until there is a key for it, which may take asking for keys in another way.
+    pub(super) fn park(&mut self, message: Message, receipt: Option<Receipt>) {
+        let overdue = self.sealing.park(message, receipt);
+        self.waited.extend(overdue.map(|parked| (parked, false)));
+        self.work_on_keys();
     }
 
     /// Takes a message if it is about keys; then what waits for one is tried again.

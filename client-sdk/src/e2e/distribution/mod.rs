@@ -208,6 +208,22 @@ impl Distribution {
 
     /// The Topic Filters to subscribe to; there may be more of them later.
     pub fn filters(&self) -> Vec<String> {
+        let mut filters = self.reading_filters();
+        let own = self.identity.kid();
+        if self.is_issuer() {
+            filters.push(DistributionTopic::Join { issuer: own }.to_string());
+        }
+        for authority in self.anchors.iter().filter(|anchor| anchor.roles.contains(Roles::CA)) {
+            filters.push(DistributionTopic::Revocations { authority: authority.kid() }.to_string());
+        }
+        if !self.issuers.is_empty() {
+            filters.push(format!("{}pre/+", DistributionTopic::PREFIX));
+        }
+        filters
+    }
+
+    /// Those of the [`filters`](Self::filters) on which comes what this program needs to open messages.
+    pub fn reading_filters(&self) -> Vec<String> {
         let own = self.identity.kid();
         let mut filters: Vec<String> = Vec::new();
         for membership in &self.memberships {
@@ -218,18 +234,11 @@ impl Distribution {
         if !self.memberships.is_empty() || self.pairs.publishers().next().is_some() {
             filters.push(DistributionTopic::JoinResponse { member: own }.to_string());
         }
-        if self.is_issuer() {
-            filters.push(DistributionTopic::Join { issuer: own }.to_string());
-        }
-        for authority in self.anchors.iter().filter(|anchor| anchor.roles.contains(Roles::CA)) {
-            filters.push(DistributionTopic::Revocations { authority: authority.kid() }.to_string());
-        }
+        // Who issues keys hears of everybody.
         if self.issuers.is_empty() {
             let topic = |member: &Kid| DistributionTopic::Prekey { member: *member }.to_string();
             let wanted: BTreeSet<Kid> = self.wanted.iter().copied().chain(self.pairs.publishers()).collect();
             filters.extend(wanted.iter().map(topic));
-        } else {
-            filters.push(format!("{}pre/+", DistributionTopic::PREFIX));
         }
         filters
     }
@@ -339,6 +348,16 @@ impl Distribution {
                 None
             }
         }
+    }
+
+    /// Whether this is where the [`introduction`](Self::introduction) is published. An issuer subscribes to it as well.
+    pub fn is_introduction(&self, topic: &DistributionTopic) -> bool {
+        *topic == DistributionTopic::Prekey { member: self.identity.kid() }
+    }
+
+    /// Whether this program issues the keys of a scope.
+    pub const fn issues_scopes(&self) -> bool {
+        !self.issuers.is_empty()
     }
 
     /// Whether this program issues the keys of a scope, or those of pairs.
