@@ -35,6 +35,32 @@ fn a_reader_reads_what_a_publisher_left_behind(plant: &Plant) {
     }
 }
 
+/// A member reads the first message of a sender whose certificate it has to fetch first.
+#[test]
+fn the_first_message_of_a_sender_waits_for_its_certificate_and_not_for_the_next_one() {
+    let plant = &Plant::new(Carrier::veilmq());
+    plant.certify("keys", "key-authority", "--publish-scope");
+    fs::write(plant.path("passphrase"), "correct horse battery staple").unwrap();
+    let issue = ["--passphrase-file", "passphrase", "--issue", SCOPE];
+    let _authority = plant.start(&["authority", "run"], "keys", &issue);
+    plant.wait_for("keys", "issuing the keys of factory/#");
+    let publish =
+        |text: &str| plant.run("pub", "press", &["--join", SCOPE, "-t", TOPIC, "-q", "1", "-m", text]);
+    let members = || plant.made(&["authority", "members", "--state", "keys.state", "--scope", SCOPE]);
+    publish("before anybody reads");
+    let reader = plant.read("lake");
+    eventually("two members", || members().lines().count() == 2);
+    drop(reader);
+    // The heads that a new member brings about have been published by then.
+    sleep(Duration::from_secs(3));
+    let _reader = plant.read("lake");
+    sleep(Duration::from_secs(3));
+
+    publish("the first");
+
+    plant.wait_for("lake", "the first");
+}
+
 /// Whom the authority removes reads nothing more; the others do, also after its state was lost and restored from a copy.
 fn the_authority_removes_a_member_and_outlives_its_state(plant: &Plant) {
     plant.certify("keys", "key-authority", "--publish-scope");
