@@ -8,6 +8,7 @@ use std::{collections::VecDeque, num::NonZeroU16};
 use veilmq_protocol::{
     ConnAck, Disconnect, Packet, PacketType, Publish, QoS, ReasonCode,
     veil::{
+        Kid,
         channel::{RecordOpener, Resumption},
         record::ControlOp,
     },
@@ -52,7 +53,9 @@ pub(super) struct Core {
     pub(super) is_asking: bool,
     /// What to come back with.
     pub(super) resumption: Option<Resumption>,
-    /// There on a connection with a channel.
+    /// Issuer and serial number of what the broker at the other end of a channel has shown, whether its packets travel in records or not.
+    pub(super) broker: Option<(Kid, u64)>,
+    /// There on a connection with a channel of records.
     pub(super) reauthentication: Option<Reauthentication>,
     pub(super) timers: Timers,
     pub(super) next_token: u64,
@@ -100,6 +103,7 @@ impl Core {
             join_request: None,
             is_asking: false,
             resumption: None,
+            broker: None,
             reauthentication: None,
             timers: Timers::default(),
             next_token: 0,
@@ -204,6 +208,7 @@ impl Core {
             broker_kid: established.peer.kid(),
         };
         self.resumption = established.take_resumption();
+        self.broker = Some((established.peer.issuer(), established.peer.serial));
         if !established.scheme.is_framed() {
             return Ok(Some(channel));
         }
@@ -375,6 +380,7 @@ impl Core {
     pub(super) fn end(&mut self) {
         self.phase = Phase::Down;
         self.timers = Timers::default();
+        self.broker = None;
         self.reauthentication = None;
         self.inbound.connection_lost();
         self.requests.connection_lost(&mut self.ids);

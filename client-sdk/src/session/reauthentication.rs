@@ -9,10 +9,10 @@ use thiserror::Error;
 use veilmq_protocol::{
     Auth, EncodeError, PacketType, ReasonCode,
     veil::{
-        Kid,
+        CertificateError, Kid,
         channel::{
             AwaitServerFinish, AwaitServerHello, ClientStart, HandshakeError, Identity, Predecessor,
-            Resumption, TrustAnchors,
+            Resumption,
         },
         registry::AUTHENTICATION_METHOD,
     },
@@ -72,10 +72,6 @@ impl Reauthentication {
         self.predecessor.resumption(ticket)
     }
 
-    fn check_broker(&self, trust: &TrustAnchors) -> Result<(), HandshakeError> {
-        Ok(self.predecessor.check_peer(trust)?)
-    }
-
     pub(super) const fn is_under_way(&self) -> bool {
         self.exchange.is_some()
     }
@@ -100,9 +96,11 @@ impl Core {
         for (issuer, serial) in revoked {
             trust.revoke(*issuer, *serial);
         }
-        match &self.reauthentication {
-            Some(state) => Ok(state.check_broker(trust)?),
-            None => Ok(()),
+        match self.broker {
+            Some((issuer, serial)) if !trust.vouch_for(issuer, serial) => {
+                Err(HandshakeError::from(CertificateError::Revoked { issuer, serial }).into())
+            }
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -160,6 +158,7 @@ impl Core {
                     return Err(CloseReason::WeakGroup);
                 }
                 self.resumption = established.take_resumption();
+                self.broker = Some((established.peer.issuer(), established.peer.serial));
                 let (sealer, opener, predecessor) = established.into_parts();
                 self.timers.rekey = Some(now.monotonic_ms + channel.rekey_ms);
                 self.timers.auth = None;

@@ -256,23 +256,29 @@ fn a_broker_that_was_revoked_loses_its_channel_and_gets_no_other() {
     let broker = identity(20, Roles::BROKER, "broker-a");
     let (issuer, serial) = (authority().kid(), broker.certificate().serial);
     let revoked = || CloseReason::Handshake(CertificateError::Revoked { issuer, serial }.into());
-    let (mut rig, mut server) = connected(Suite::Aes256Gcm, Scheme::Four);
+    for scheme in [Scheme::One, Scheme::Two, Scheme::Three, Scheme::Four] {
+        let (mut rig, mut server) = connected(Suite::Aes256Gcm, scheme);
 
-    rig.session.revoke(&[(issuer, serial + 1)]);
-    let record = seal(&mut server, &[Packet::PingResp]);
-    rig.session.receive(&record);
-    assert!(rig.poll().is_none(), "it was another one");
-    rig.session.revoke(&[(issuer, serial)]);
-    assert_eq!(closed(rig.poll()), revoked());
+        rig.session.revoke(&[(issuer, serial + 1)]);
+        let answer = match scheme {
+            // Packets go as they are.
+            Scheme::One => encode(&Packet::PingResp),
+            Scheme::Two | Scheme::Three | Scheme::Four => seal(&mut server, &[Packet::PingResp]),
+        };
+        rig.session.receive(&answer);
+        assert!(rig.poll().is_none(), "{scheme:?}: it was another one");
+        rig.session.revoke(&[(issuer, serial)]);
+        assert_eq!(closed(rig.poll()), revoked(), "{scheme:?}");
 
-    rig.connect();
-    let connect_bytes = rig.sent();
-    let Packet::Connect(connect) = decode(&connect_bytes) else { panic!("CONNECT") };
-    let hello = connect.properties.authentication_data.unwrap();
-    let policy = ServerPolicy { schemes: Schemes::ALL, ..ServerPolicy::default() };
-    let mut entropy = |bytes: &mut [u8]| bytes.fill(97);
-    let (server_hello, _) =
-        ServerStart.handle(&connect_bytes, hello, &broker, &policy, UNIX_MS, &mut entropy).unwrap();
-    rig.receive(&auth(&server_hello));
-    assert_eq!(closed(rig.poll()), revoked());
+        rig.connect();
+        let connect_bytes = rig.sent();
+        let Packet::Connect(connect) = decode(&connect_bytes) else { panic!("CONNECT") };
+        let hello = connect.properties.authentication_data.unwrap();
+        let policy = ServerPolicy { schemes: Schemes::ALL, ..ServerPolicy::default() };
+        let mut entropy = |bytes: &mut [u8]| bytes.fill(97);
+        let (server_hello, _) =
+            ServerStart.handle(&connect_bytes, hello, &broker, &policy, UNIX_MS, &mut entropy).unwrap();
+        rig.receive(&auth(&server_hello));
+        assert_eq!(closed(rig.poll()), revoked(), "{scheme:?}");
+    }
 }

@@ -10,14 +10,13 @@ use super::{
     schedule::ApplicationSecrets,
     sealer::RecordSealer,
     ticket::{Resumption, TicketFields, TicketKeys},
-    trust::TrustAnchors,
 };
 use crate::veil::{
     hello::{ChannelForm, ServerFinishParams},
     layout::{LayoutError, Reader},
     record::ControlOp,
     registry::{Kid, Scheme, Suite},
-    vmc::{Certificate, CertificateError},
+    vmc::Certificate,
 };
 use alloc::vec::Vec;
 use zeroize::Zeroizing;
@@ -47,19 +46,6 @@ impl Predecessor {
         let Self { resumption, scheme, suite, certificate: client, .. } = self;
         let fields = TicketFields { resumption, scheme: *scheme, suite: *suite, client };
         keys.issue(&fields, now_unix_ms, entropy).map_err(HandshakeError::Encode)
-    }
-
-    /// Checks that the certificate which the peer has shown still counts, as far as that does not depend on time.
-    ///
-    /// # Errors
-    /// [`CertificateError::Revoked`], also when what it rests on is revoked or trusted no more.
-    pub fn check_peer(&self, trust: &TrustAnchors) -> Result<(), CertificateError> {
-        let (issuer, serial) = (self.certificate.issuer(), self.certificate.serial);
-        if trust.vouch_for(issuer, serial) {
-            Ok(())
-        } else {
-            Err(CertificateError::Revoked { issuer, serial })
-        }
     }
 
     /// Takes a ticket that came over the channel; `None` when it is too short to be one.
