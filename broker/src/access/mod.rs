@@ -141,11 +141,7 @@ impl AccessKeeper {
     /// Reads the files again if one of them has changed since; None if none has, or one is being written: then the next look tells. The
     /// shards must then be told.
     pub fn rescan(&self) -> Option<Result<(), AccessError>> {
-        let mut in_force = match self.in_force.try_lock() {
-            Ok(in_force) => in_force,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
+        let mut in_force = try_lock(&self.in_force)?;
         if !in_force.watched.have_changed() {
             return None;
         }
@@ -288,6 +284,15 @@ impl PreparedAccess<'_> {
     pub fn apply(mut self) {
         self.in_force.watched = self.watched;
         self.keeper.apply(self.tables, self.listeners, &mut self.in_force);
+    }
+}
+
+/// Locks, unless somebody else holds the lock.
+fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
     }
 }
 

@@ -269,7 +269,11 @@ impl Inner {
                 true => Verdict::Banned,
                 false => self.prove(&waiting.credentials).unwrap_or(Verdict::Wrong),
             };
+            let is_right = matches!(verdict, Verdict::Right(_));
             self.settle(&waiting, verdict);
+            if is_right {
+                self.rehash(&waiting.credentials);
+            }
         }
     }
 
@@ -359,11 +363,7 @@ impl Inner {
         {
             return Some(vouched(proven));
         }
-        let stamp = users.check(user, &credentials.client_id, password)?;
-        if users.is_weak(user) {
-            self.rehash(credentials);
-        }
-        Some(Verdict::Right(stamp))
+        users.check(user, &credentials.client_id, password).map(Verdict::Right)
     }
 
     /// Returns who vouches for users on a listener.

@@ -11,6 +11,7 @@ use veilmq_core::Credentials;
 use super::{Inner, PasswordSource, lock};
 use crate::access::password::{PasswordHash, PasswordHashError, Scheme};
 use crate::access::password_file::{PasswordFile, PasswordFileError};
+use crate::access::try_lock;
 
 /// Why a password was not hashed anew.
 #[derive(Debug, thiserror::Error)]
@@ -22,16 +23,22 @@ enum RehashError {
 }
 
 impl Inner {
-    /// Hashes a password that was right anew, once, if its file is ours.
+    /// Hashes a password that was right anew, once, if its file is ours. It takes long, so that nobody waits for it: while others want to
+    /// be let in, or another password is hashed anew, it is left to the next login.
     pub(super) fn rehash(&self, credentials: &Credentials) {
         let (user, entrance) = (&*credentials.user, usize::from(credentials.entrance.0));
+        let is_weak = || {
+            let users = self.users();
+            users.get(entrance).or(users.first()).is_some_and(|users| users.is_weak(user))
+        };
+        if !is_weak() || !lock(&self.queue).waiting.is_empty() {
+            return;
+        }
         // One at a time, and not while the files change.
-        let passwords = lock(&self.passwords);
+        let Some(passwords) = try_lock(&self.passwords) else { return };
         let Some(Some(source)) = passwords.get(entrance).or(passwords.first()) else { return };
-        // Another thread may have done it while this one waited.
-        let users = self.users();
-        let is_weak = users.get(entrance).or(users.first()).is_some_and(|users| users.is_weak(user));
-        if !is_weak || !source.is_rehashed {
+        // Another thread may have done it meanwhile.
+        if !is_weak() || !source.is_rehashed {
             return;
         }
         let file = source.path.display();

@@ -1,5 +1,6 @@
 //! Passwords and tokens that are checked, by the threads that do it.
 
+use std::fs;
 use std::sync::mpsc;
 
 use veilmq_config::JwtConfig;
@@ -28,6 +29,8 @@ struct Bench {
     reply: Arc<Reply>,
     verdicts: mpsc::Receiver<Verdict>,
     path: PathBuf,
+    /// What the file said when the last verdict came.
+    at_verdict: Arc<Mutex<String>>,
     _folder: tempfile::TempDir,
 }
 
@@ -47,8 +50,26 @@ impl Bench {
             (BANS, 10),
         );
         let (told, verdicts) = mpsc::sync_channel(2 * WAITING_MAX);
-        let reply: Arc<Reply> = Arc::new(move |_, _, verdict| told.send(verdict).unwrap());
-        Self { verifier, reply, verdicts, path, _folder: folder }
+        let (file, at_verdict) = (path.clone(), Arc::<Mutex<String>>::default());
+        let seen = Arc::clone(&at_verdict);
+        let reply: Arc<Reply> = Arc::new(move |_, _, verdict| {
+            *lock(&seen) = fs::read_to_string(&file).unwrap();
+            told.send(verdict).unwrap();
+        });
+        Self { verifier, reply, verdicts, path, at_verdict, _folder: folder }
+    }
+
+    fn has_strong(&self, entrance: usize) -> bool {
+        !self.verifier.users()[entrance].is_weak("ann")
+    }
+
+    /// Waits until the hash of ann has become strong for who comes by this listener.
+    fn wait_until_strong(&self, entrance: usize) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.has_strong(entrance) {
+            assert!(Instant::now() < deadline, "it stays weak");
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn go_by(&self, users: Users, tokens: Option<Arc<Tokens>>) {
@@ -111,30 +132,69 @@ fn a_weak_hash_becomes_a_strong_one_at_the_first_login_if_the_file_is_ours() {
     for is_ours in [true, false] {
         let bench = Bench::new(is_ours);
         let first = bench.ask("ann", b"right");
+        let before = lock(&bench.at_verdict).clone();
 
-        let text = std::fs::read_to_string(&bench.path).unwrap();
+        match is_ours {
+            true => bench.wait_until_strong(0),
+            false => bench.verifier.inner.rehash(&credentials("ann", b"right")),
+        }
 
+        let text = fs::read_to_string(&bench.path).unwrap();
+        assert!(before.starts_with("ann:$6$"), "the verdict does not wait for it: {before}");
         assert_eq!(text.starts_with("ann:$argon2id$"), is_ours, "{text}");
         assert_eq!(bench.ask("ann", b"right"), first, "it is the same user as before");
     }
 }
 
 #[test]
+fn no_login_waits_for_a_password_that_is_hashed_anew() {
+    let bench = Bench::new(true);
+    // As whoever hashes another.
+    let held = lock(&bench.verifier.inner.passwords);
+
+    let first = bench.ask("ann", b"right");
+
+    assert!(matches!(first, Verdict::Right(_)));
+    drop(held);
+    assert_eq!(bench.ask("ann", b"right"), first);
+    bench.wait_until_strong(0);
+}
+
+#[test]
+fn no_password_is_hashed_anew_while_others_wait_to_be_let_in() {
+    let bench = Bench::new(true);
+    let inner = &bench.verifier.inner;
+    lock(&inner.queue).has_ended = true;
+    let (since, shard, connection) = (Instant::now(), ShardIndex(0), ConnectionId(1));
+    let (ann, reply) = (credentials("ann", b"right"), Arc::clone(&bench.reply));
+    let other = Waiting { since, shard, connection, credentials: credentials("bob", b""), reply };
+    assert!(inner.enqueue(other).is_ok());
+
+    inner.rehash(&ann);
+    assert!(!bench.has_strong(0));
+
+    lock(&inner.queue).waiting.clear();
+    inner.rehash(&ann);
+    assert!(bench.has_strong(0));
+}
+
+#[test]
 fn a_password_is_hashed_anew_in_the_file_of_the_listener_that_its_user_came_by() {
     let bench = Bench::new(false);
     let other = bench.path.with_file_name("other");
-    std::fs::copy(&bench.path, &other).unwrap();
+    fs::copy(&bench.path, &other).unwrap();
     let source = |path: &PathBuf, is_rehashed| Some(PasswordSource { path: path.clone(), is_rehashed });
     let users = |path: &PathBuf| Users::read(path, &Users::default()).unwrap();
     // Two go by the other file, and on one of them it is not to be written.
     let passwords = vec![source(&bench.path, false), source(&other, true), source(&other, false)];
     let known = vec![users(&bench.path), users(&other), users(&other)];
     bench.verifier.apply(known, passwords, Vec::new(), (BANS, 10));
-    let is_strong = |path: &PathBuf| std::fs::read_to_string(path).unwrap().starts_with("ann:$argon2id$");
+    let is_strong = |path: &PathBuf| fs::read_to_string(path).unwrap().starts_with("ann:$argon2id$");
     let before = [0, 2].map(|entrance| bench.ask_by(entrance, "ann", b"right"));
     assert!(!is_strong(&bench.path) && !is_strong(&other));
 
     bench.ask_by(1, "ann", b"right");
+    bench.wait_until_strong(2);
 
     assert!(!is_strong(&bench.path) && is_strong(&other));
     let again: Vec<Users> = {
@@ -158,7 +218,7 @@ fn a_token_proves_a_user_that_no_file_knows_and_no_other() {
     let bench = Bench::new(false);
     let vectors: serde_json::Value = serde_json::from_str(include_str!("../jwt/vectors.json")).unwrap();
     let jwks_file = bench.path.with_file_name("jwks.json");
-    std::fs::write(&jwks_file, vectors["jwks"].to_string()).unwrap();
+    fs::write(&jwks_file, vectors["jwks"].to_string()).unwrap();
     let config = JwtConfig { jwks_file: Some(jwks_file), ..JwtConfig::default() };
     let tokens = Tokens::read(&config, None).unwrap().map(Arc::new);
     let token = vectors["tokens"]["lasting"]["ES256"].as_str().unwrap().as_bytes();
