@@ -180,6 +180,19 @@ fn a_message_that_expires_while_it_waits_takes_an_identifier_along() {
 }
 
 #[test]
+fn what_only_a_server_sends_is_a_protocol_error_whatever_it_says() {
+    for packet in [&b"\x20\x01\x00"[..], b"\x90\x06\x00\x01\x02\x01\x00\x00", b"\xb0\x00", b"\xd0\x01\x00"] {
+        let mut world = world(false);
+        let (client, _) = world.join("c", true, 0);
+
+        world.send_bytes(client, packet);
+
+        assert_eq!(world.received(client), ["DISCONNECT 0x82"], "{packet:02x?}");
+        assert!(world.is_closed(client));
+    }
+}
+
+#[test]
 fn a_client_that_comes_back_in_time_takes_its_delayed_will_back_even_with_clean_start() {
     for (habits, expected) in [(true, &[][..]), (false, &["PUBLISH t \"w\" qos0"])] {
         let mut world = world(habits);
@@ -270,6 +283,53 @@ fn a_message_at_qos_2_waits_for_its_pubrel_where_nothing_is_stored() {
         let released: &[&str] = if waits { &[first] } else { &[] };
         assert_eq!(world.received(subscriber), released, "a repetition is none of its own");
     }
+}
+
+#[test]
+fn a_client_that_repeats_a_message_of_qos_2_again_and_again_is_ended() {
+    for (habits, queues_spill) in [(true, false), (true, true), (false, false)] {
+        let settings =
+            Settings { mosquitto_habits: habits, queues_spill, reason_strings: false, ..Settings::default() };
+        let mut world = World::with(settings);
+        let (publisher, _) = world.join("p", false, 600);
+        let older = world.connect(&connect_v311("older", false));
+        world.received(older);
+
+        for client in [publisher, older] {
+            publish_7(&mut world, client, "t", false);
+            publish_7(&mut world, client, "t", true);
+            assert_eq!(world.received(client), ["PUBREC id7", "PUBREC id7"], "once is no harm");
+            publish_7(&mut world, client, "t", true);
+            assert_eq!(world.is_closed(client), habits);
+        }
+
+        let said = if habits { "DISCONNECT 0x82" } else { "PUBREC id7" };
+        assert_eq!(world.received(publisher), [said]);
+        assert_eq!(world.received(older), if habits { &[][..] } else { &["PUBREC id7"] });
+    }
+}
+
+#[test]
+fn a_message_of_qos_2_may_be_repeated_once_on_each_connection_and_anew_after_its_pubrel() {
+    let mut world = world(true);
+    let (publisher, _) = world.join("p", false, 600);
+    let release = Packet::PubRel(Acknowledgement::new(id(7), ReasonCode::Success));
+
+    for _ in 0..3 {
+        publish_7(&mut world, publisher, "t", false);
+        publish_7(&mut world, publisher, "t", true);
+        world.send(publisher, &release);
+    }
+    publish_7(&mut world, publisher, "t", false);
+    publish_7(&mut world, publisher, "t", true);
+    assert!(!world.is_closed(publisher));
+    world.commit();
+    world.cut(publisher);
+    let (publisher, _) = world.join("p", false, 600);
+    world.received(publisher);
+    publish_7(&mut world, publisher, "t", true);
+
+    assert_eq!(world.received(publisher), ["PUBREC id7"]);
 }
 
 #[test]

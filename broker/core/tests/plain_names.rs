@@ -56,6 +56,14 @@ const USES: &[(&str, Use)] = &[
         world.subscribe(connection, name, QoS::AtLeastOnce);
         !world.is_closed(connection)
     }),
+    ("Topic Filter of UNSUBSCRIBE", |world, name| {
+        let (connection, _) = world.join("x", true, 0);
+        // One filter in UNSUBSCRIBE 7.
+        let filter = [&(name.len() as u16).to_be_bytes()[..], name.as_bytes()].concat();
+        let packet = [&[0xa2, 3 + filter.len() as u8, 0, 7, 0][..], &filter].concat();
+        world.send_bytes(connection, &packet);
+        !world.is_closed(connection)
+    }),
 ];
 
 fn connects(world: &mut World, connect: &Connect<'_>) -> bool {

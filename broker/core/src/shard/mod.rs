@@ -33,7 +33,7 @@ mod verdict;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use veilmq_protocol::{Packet, PacketType};
+use veilmq_protocol::{Packet, PacketId, PacketType};
 
 use self::gate::Gated;
 use self::inherit::Estate;
@@ -51,7 +51,7 @@ use crate::e2e::Streams;
 use crate::effect::{Effect, Input, Parcel, Reader};
 use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
 use crate::groups::Groups;
-use crate::id::{ConnectionId, IdMap, MessageId, SessionId, ShardIndex, Ticket};
+use crate::id::{ConnectionId, IdMap, IdSet, MessageId, SessionId, ShardIndex, Ticket};
 use crate::log_limit::LogLimit;
 use crate::matches::MatchCache;
 use crate::outbox::Outbox;
@@ -112,6 +112,8 @@ pub struct Shard {
     scratch: Vec<u8>,
     /// Messages of QoS 2 that wait for their PUBREL.
     unreleased: IdMap<ConnectionId, Vec<Unreleased>>,
+    /// Messages of QoS 2 that have come again, until their PUBREL; empty without the habits of Mosquitto.
+    repeated: IdMap<ConnectionId, IdSet<PacketId>>,
     /// Lines on connections that were refused.
     refusals: LogLimit,
     /// Lines on publications that were refused.
@@ -156,6 +158,7 @@ impl Shard {
             gated: VecDeque::new(),
             scratch: Vec::new(),
             unreleased: IdMap::default(),
+            repeated: IdMap::default(),
             refusals: LogLimit::default(),
             refused_publications: LogLimit::default(),
         }

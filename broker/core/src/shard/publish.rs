@@ -184,6 +184,9 @@ impl Shard {
         // [MQTT-4.3.2-5] At QoS 1 nothing is remembered of an identifier.
         let is_repeated = exactly_once && state.received.contains(packet_id);
         if is_repeated && (publish.dup || !self.is_unreleased(connection, packet_id)) {
+            if publish.dup {
+                self.repeat_received(connection, packet_id)?;
+            }
             // [MQTT-4.3.3-10] Acknowledged again, delivered no second time.
             self.answer(connection, Answer::PubRec(packet_id, ReasonCode::Success), None);
             return Ok(());

@@ -341,8 +341,8 @@ impl Shard {
         let got = frame.packet_type();
         self.stats.packet_received(got);
         let now = environment.now;
-        // [MQTT-3.1.0-2] A second CONNECT is a Protocol Error, whatever it says.
-        if got == PacketType::Connect {
+        // [MQTT-3.1.0-2] A second CONNECT is a Protocol Error, whatever it says, and so is what a server sends.
+        if got == PacketType::Connect || is_for_clients(got) {
             return Err(PeerError::Unexpected { got }.into());
         }
         // What comes with each message is not put into the sum of all packets first, which is large.
@@ -454,6 +454,14 @@ impl Shard {
             _ => Departure::DisconnectedWithWill,
         }))
     }
+}
+
+/// Tells whether only a server sends such packets (table 2-1).
+const fn is_for_clients(packet_type: PacketType) -> bool {
+    matches!(
+        packet_type,
+        PacketType::ConnAck | PacketType::SubAck | PacketType::UnsubAck | PacketType::PingResp
+    )
 }
 
 /// What handling the next packet came to.

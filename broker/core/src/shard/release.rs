@@ -1,15 +1,16 @@
-//! QoS 2 as Mosquitto has it: a message goes to its subscribers when PUBREL comes, not before, and of two with one Packet Identifier the last
-//! one counts.
+//! QoS 2 as Mosquitto has it: a message goes to its subscribers when PUBREL comes, not before, of two with one Packet Identifier the last
+//! one counts, and a client that repeats itself again and again is ended.
 //!
-//! Only where nothing is stored: what PUBREC has taken charge of would be lost in a crash before PUBREL otherwise. Invariant: it goes out when
-//! PUBREL comes or the connection ends, whichever is first, so it takes memory for connections only, and each has so much and no more.
+//! A message waits only where nothing is stored: what PUBREC has taken charge of would be lost in a crash before PUBREL otherwise. Invariant:
+//! it goes out when PUBREL comes or the connection ends, whichever is first, so it takes memory for connections only, and each has so much
+//! and no more.
 
 use veilmq_protocol::{Acknowledgement, PacketId, Publish, QoS, TopicName};
 
 use super::Shard;
 use super::gate::Answer;
 use super::publish::{Accepted, Publication, PublishRefused};
-use crate::farewell::CloseReason;
+use crate::farewell::{CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
 use crate::record::Record;
 use crate::time::Moment;
@@ -37,6 +38,21 @@ impl Shard {
     pub(super) fn is_unreleased(&self, connection: ConnectionId, packet_id: PacketId) -> bool {
         let waiting = self.unreleased.get(&connection);
         waiting.is_some_and(|waiting| waiting.iter().any(|held| held.packet_id == packet_id))
+    }
+
+    /// Takes note that a message has come again (DUP) although PUBREC has answered it on this connection or an earlier one.
+    ///
+    /// # Errors
+    /// It has come again before. [MQTT-4.4.0-1] A client resends after it has reconnected and at no other time.
+    pub(super) fn repeat_received(
+        &mut self,
+        connection: ConnectionId,
+        packet_id: PacketId,
+    ) -> Result<(), PeerError> {
+        if !self.settings.mosquitto_habits || self.repeated.entry(connection).or_default().insert(packet_id) {
+            return Ok(());
+        }
+        Err(PeerError::Protocol("PUBLISH has come again and again although PUBREC has answered it"))
     }
 
     /// Takes charge of a message until its PUBREL comes, in the place of one with the same identifier. One for which there is no more room
@@ -98,6 +114,9 @@ impl Shard {
             true => Answer::PubComp(packet_id),
             false => Answer::PubCompUnknown(packet_id),
         };
+        if let Some(repeated) = self.repeated.get_mut(&connection) {
+            repeated.remove(&packet_id);
+        }
         let released = durable && was_received;
         if released {
             self.records.push(Record::Released { session, packet_id });
@@ -126,6 +145,7 @@ impl Shard {
 
     /// Gives all messages to their subscribers that a connection which ends has not released.
     pub(super) fn release_all(&mut self, connection: ConnectionId, session: SessionId, now: Moment) {
+        self.repeated.remove(&connection);
         for held in self.unreleased.remove(&connection).unwrap_or_default() {
             self.release(session, &held, now);
         }

@@ -170,6 +170,9 @@ impl Shard {
         connection: ConnectionId,
         unsubscribe: &Unsubscribe<'_>,
     ) -> Result<(), CloseReason> {
+        for filter in unsubscribe.filters.iter() {
+            self.settings.check_name("Topic Filter", filter.as_str())?;
+        }
         let records_before = self.records.len();
         let Some(established) = self.established(connection) else { return Ok(()) };
         let version = established.wire.version();
