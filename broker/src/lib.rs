@@ -9,6 +9,7 @@ pub mod cli;
 pub mod clock;
 mod command_line;
 pub mod files;
+mod gate;
 mod http_api;
 pub mod identity;
 pub mod listener;

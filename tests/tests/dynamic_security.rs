@@ -252,6 +252,29 @@ fn what_an_administrator_takes_back_reaches_clients_that_are_connected() {
 }
 
 #[test]
+fn whoever_acts_after_a_command_was_answered_is_held_against_what_it_has_changed() {
+    let Some(side) = Side::start("") else { return };
+    let mut admin = side.join("a", "admin", "pw");
+    assert_eq!(admin.subscribe("$CONTROL/dynamic-security/#"), 0);
+    side.ctrl(&["createClient", "ann", "-p", "one"]);
+    let mut clients: Vec<_> = (0..8).map(|index| side.join(&format!("ann{index}"), "ann", "one")).collect();
+
+    for round in 0..40 {
+        let allow = round % 2 == 0;
+        let acls = json!([{ "acltype": "subscribe", "allow": allow }]);
+        let command = json!({ "commands": [{ "command": "setDefaultACLAccess", "acls": acls }] });
+        admin.command(command.to_string().as_bytes());
+
+        let codes: Vec<u8> = clients.iter_mut().map(|client| client.subscribe("t")).collect();
+
+        assert_eq!(codes, [if allow { 0 } else { 0x87 }; 8], "round {round}");
+        for client in clients.iter_mut().filter(|_| allow) {
+            client.unsubscribe("t");
+        }
+    }
+}
+
+#[test]
 fn commands_are_answered_to_who_may_give_them_and_to_nobody_else() {
     // [B02]
     let Some(side) = Side::start("allow_anonymous true\n") else { return };

@@ -480,3 +480,24 @@ fn a_mosquitto_conf_is_followed_where_listeners_are_concerned_too() {
     late.write_all(PINGREQ).unwrap();
     assert_eq!(heard(&mut late), "d000");
 }
+
+#[test]
+fn who_connects_right_after_sighup_is_served_by_what_the_configuration_says_then() {
+    let place = Place::new();
+    let says = |anonymous: bool| format!("allow_anonymous {anonymous}\n");
+    let broker = place.start(&built_program("veilmq"), &says(true));
+
+    for round in 0..40 {
+        let anonymous = round % 2 == 1;
+        let _ = place.write(&says(anonymous));
+        broker.signal(Signal::SIGHUP);
+        let mut socket = TcpStream::connect(broker.address).unwrap();
+        socket.write_all(&v3("c", true)).unwrap();
+
+        assert_eq!(
+            heard(&mut socket),
+            if anonymous { "20020000" } else { "20020005closed" },
+            "round {round}"
+        );
+    }
+}

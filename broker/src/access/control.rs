@@ -1,7 +1,7 @@
 //! Carries out commands on a thread of its own, so that no shard's turn takes as long as a hash or a file.
 //!
-//! Invariant: what waits is bounded, an answer is on its way before anybody is told of the change it speaks of, and the change is
-//! in force before the answer.
+//! Invariant: what waits is bounded, and every shard goes by the change that an answer speaks of before the answer goes out, but for that of
+//! the client itself, where the answer goes first: a client may have changed what it may do itself.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -25,14 +25,14 @@ pub(crate) struct Answer {
     pub(crate) topic: ControlTopic,
     /// What is answered.
     pub(crate) payload: Vec<u8>,
+    /// It speaks of other rules that are in force.
+    pub(crate) changes_access: bool,
 }
 
 /// Who is told what came of commands.
 pub(crate) trait Audience: Send + Sync {
-    /// Takes an answer for a client of a shard.
+    /// Takes an answer for a client of a shard. One that speaks of other rules waits until every other shard goes by them.
     fn answer(&self, shard: ShardIndex, answer: Answer);
-    /// Tells every shard that other rules are in force.
-    fn change_access(&self);
 }
 
 /// Carries out commands. The thread lives as long as somebody holds this.
@@ -59,7 +59,8 @@ impl Control {
     pub(crate) fn submit(&self, shard: ShardIndex, command: Box<Command>) {
         let (session, topic) = (command.session, command.topic);
         if self.queue.try_send((shard, command)).is_err() {
-            self.audience.answer(shard, Answer { session, topic, payload: BUSY.to_vec() });
+            let payload = BUSY.to_vec();
+            self.audience.answer(shard, Answer { session, topic, payload, changes_access: false });
         }
     }
 }
@@ -70,14 +71,11 @@ fn carry_out_for_ever(
     audience: &dyn Audience,
 ) {
     for (shard, command) in commands {
-        let (payload, has_changed) = match command.topic {
+        let (payload, changes_access) = match command.topic {
             ControlTopic::DynamicSecurity => keeper.administer(&command),
             ControlTopic::Broker => (keeper.describe_broker(&command), false),
         };
-        let answer = Answer { session: command.session, topic: command.topic, payload };
+        let answer = Answer { session: command.session, topic: command.topic, payload, changes_access };
         audience.answer(shard, answer);
-        if has_changed {
-            audience.change_access();
-        }
     }
 }

@@ -30,8 +30,9 @@ use zeroize::Zeroizing;
 use self::answer::{Answer, Body, list};
 use self::request::{Basic, END, Malformed, Request};
 use crate::access::{Reply, Verifier};
+use crate::gate::Gate;
 use crate::listener::{Carrier, Listener, ListeningSocket};
-use crate::shard::{ConnectionLimit, Gate, Tally};
+use crate::shard::{ConnectionLimit, Tally};
 
 /// Connections at one time of a listener without a limit of its own; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 64;
@@ -132,8 +133,7 @@ async fn serve_until_gone(
                 Err(_) => return Ok(()),
             },
         };
-        // Without anybody to open it the broker is ending.
-        let _ = gate.wait_for(|is_open| *is_open).await;
+        gate.pass().await;
         match accepted {
             (Ok((stream, peer)), place) => {
                 let origin = Origin { peer, carrier: Arc::clone(&carrier.borrow()) };

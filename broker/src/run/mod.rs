@@ -40,13 +40,12 @@ use crate::admin::{
 use crate::bridge::{BridgeCounters, BridgePlan, Bridges, Door, Visits};
 use crate::clock;
 use crate::files;
+use crate::gate::Gate;
 use crate::http_api::HttpApi;
 use crate::identity::IdentityFolder;
 use crate::listener::{self, Listener};
 use crate::logging::{self, Wording};
-use crate::shard::{
-    self, Admission, Announcer, Completion, Counters, Exchange, Gate, Mail, Tally, WorkerParts,
-};
+use crate::shard::{self, Admission, Announcer, Completion, Counters, Exchange, Mail, Tally, WorkerParts};
 use crate::store::{
     self, Condition, OpenReport, Room, StorageHandle, StorageWriter, WriterOptions, WriterParts,
 };
@@ -83,7 +82,7 @@ pub fn run(config: &BrokerConfig, origin: Origin) -> Result<(), RunError> {
     }
     let signals = Signals::receive()?;
     let mut notifier = Notifier::of_environment();
-    let mut running = Broker::start(config, origin)?;
+    let mut running = Broker::start(config, origin, &signals)?;
     signals.serve_until_told_to_end(&mut running, &mut notifier);
     notifier.stopping();
     running.stop()
@@ -133,7 +132,7 @@ struct Broker {
 }
 
 impl Broker {
-    fn start(config: &BrokerConfig, origin: Origin) -> Result<Self, RunError> {
+    fn start(config: &BrokerConfig, origin: Origin, signals: &Signals) -> Result<Self, RunError> {
         info!(
             version = env!("CARGO_PKG_VERSION"),
             revision = env!("VEILMQ_REVISION"),
@@ -207,7 +206,8 @@ impl Broker {
             state: &state,
         };
         let (door, visits) = Door::new();
-        let (gate, closed) = watch::channel(false);
+        let (gate, is_open) = watch::channel(false);
+        let closed = Gate::new(is_open, signals.hang_up().clone());
         let (sys_interval, interval) =
             watch::channel(Duration::from_secs(config.sys.interval_seconds.into()));
         let changed = listeners.apply(plan, &tls);

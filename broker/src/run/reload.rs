@@ -75,6 +75,11 @@ impl Reloader {
         self.gate.send_replace(false);
     }
 
+    /// Lets those in who wait.
+    pub(super) fn let_in(&self) {
+        self.gate.send_replace(true);
+    }
+
     /// Reads the configuration, and the files it names, because `cause` wants it; who connects meanwhile waits for what it says. Options
     /// that take effect at the start only stay as they are.
     ///
@@ -87,7 +92,7 @@ impl Reloader {
             let applied = self.apply(&said);
             applied.map_err(|error| error.placed(&said.mosquitto).to_string())
         });
-        self.gate.send_replace(true);
+        self.let_in();
         self.outcome.note(result.is_ok());
         match &result {
             Ok(report) => {

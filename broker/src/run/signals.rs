@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
@@ -12,6 +14,7 @@ use super::notify::Notifier;
 use super::reload::Reloader;
 use super::{Broker, RunError};
 use crate::admin::ReloadReport;
+use crate::gate::HangUp;
 use crate::trust::TrustKeeper;
 
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -21,7 +24,7 @@ pub(super) struct Signals {
     runtime: Runtime,
     terminate: Signal,
     interrupt: Signal,
-    hang_up: Signal,
+    hang_up: AsyncFd<HangUp>,
     save: Signal,
     print: Signal,
 }
@@ -41,17 +44,26 @@ impl Signals {
         let entered = runtime.enter();
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
-        let hang_up = signal(SignalKind::hangup())?;
+        #[expect(
+            deprecated,
+            reason = "what replaces it is unsafe, for types that do not own their descriptor; this one does"
+        )]
+        let hang_up = AsyncFd::with_interest(HangUp::receive()?, Interest::READABLE)?;
         let save = signal(SignalKind::user_defined1())?;
         let print = signal(SignalKind::user_defined2())?;
         drop(entered);
         Ok(Self { runtime, terminate, interrupt, hang_up, save, print })
     }
 
+    /// Returns SIGHUP, for who has to see it before it is obeyed.
+    pub(super) fn hang_up(&self) -> &HangUp {
+        self.hang_up.get_ref()
+    }
+
     /// Serves until SIGTERM or SIGINT.
     pub(super) fn serve_until_told_to_end(self, broker: &mut Broker, notifier: &mut Notifier) {
         let Broker { reloader, reloads, exchange, state, .. } = broker;
-        let Self { runtime, mut terminate, mut interrupt, mut hang_up, mut save, mut print } = self;
+        let Self { runtime, mut terminate, mut interrupt, hang_up, mut save, mut print } = self;
         runtime.block_on(async {
             let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
             housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -66,11 +78,15 @@ impl Signals {
                     // Who comes from Mosquitto may send them, and must not end the broker.
                     _ = save.recv() => info!("SIGUSR1: everything is stored already"),
                     _ = print.recv() => info!("SIGUSR2: there is nothing to print"),
-                    _ = hang_up.recv() => {
+                    Ok(mut sent) = hang_up.readable() => {
+                        // First, for a thread that sees the signal no more has to see this.
                         reloader.let_nobody_in();
-                        crate::logging::reopen_files();
-                        // The log and the metrics say what became of it.
-                        let _ = reload(reloader, "SIGHUP", notifier);
+                        if matches!(sent.try_io(|signal| signal.get_ref().take()), Ok(Ok(()))) {
+                            crate::logging::reopen_files();
+                            // The log and the metrics say what became of it.
+                            let _ = reload(reloader, "SIGHUP", notifier);
+                        }
+                        reloader.let_in();
                     }
                     Some(reply) = reloads.recv() => {
                         // Who asked may have given up waiting.

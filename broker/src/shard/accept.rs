@@ -10,9 +10,10 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::gate;
 use super::stream::Stream;
 use super::worker::Worker;
-use super::{Gate, gate};
+use crate::gate::Gate;
 use crate::listener::{BACKLOG, Listener, ListeningSocket};
 use crate::logging::MOSQUITTOS_LINES;
 
@@ -24,8 +25,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Accepts while the gate is open, until the listener is gone. Who is in the queue of the kernel by then is still let in.
 pub(super) async fn accept_until_gone(worker: Rc<Worker>, listener: Listener, mut gate: Gate) {
-    // Without anybody to open it the broker is ending.
-    let _ = gate.wait_for(|is_open| *is_open).await;
+    gate.pass().await;
     let Listener { socket, mut carrier } = listener;
     let socket = match Socket::attach(socket) {
         Ok(socket) => socket,
@@ -44,7 +44,7 @@ pub(super) async fn accept_until_gone(worker: Rc<Worker>, listener: Listener, mu
             },
         };
         // Who comes while the configuration is read again is served by what it says.
-        let _ = gate.wait_for(|is_open| *is_open).await;
+        gate.pass().await;
         if carrier.has_changed().is_err() {
             last -= 1;
         }

@@ -6,8 +6,9 @@
 //! woken once for a batch, not once for a parcel.
 //! Invariant: a lane that made its sender stop is emptied by a receiver that then wakes the sender, so nobody waits for ever.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use veilmq_core::{ConnectionId, ShardIndex, Ticket, Verdict};
@@ -16,6 +17,9 @@ use super::orders::{ORDERS_MAX, Order};
 use crate::access::{Answer, Audience};
 use crate::listener::Listener;
 use crate::store::Fetched;
+
+/// How long is waited for shards to go by rules that have changed; one that is stuck holds up nobody for ever.
+const HEEDED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Something that can lie in a lane.
 pub trait Freight {
@@ -52,6 +56,9 @@ pub struct Exchange<T> {
     /// Row: the receiver. Column: the sender.
     lanes: Box<[Mutex<Lane<T>>]>,
     inboxes: Box<[Inbox]>,
+    /// Rings when a shard goes by rules that have changed.
+    heeding: Mutex<()>,
+    heeded: Condvar,
 }
 
 struct Lane<T> {
@@ -73,7 +80,9 @@ struct Inbox {
     orders: Mutex<Vec<Order>>,
     answers: Mutex<Vec<Answer>>,
     listeners: Mutex<Vec<Listener>>,
-    access_changed: AtomicBool,
+    /// The last change of rules that it was told of, and the last that it goes by.
+    access_told: AtomicU64,
+    access_heeded: AtomicU64,
     shutdown: AtomicBool,
     distrust: AtomicBool,
     turns: AtomicU64,
@@ -90,6 +99,8 @@ impl<T: Freight> Exchange<T> {
             lane_bytes_max: AtomicUsize::new(lane_bytes_max),
             lanes: (0..shards * shards).map(|_| lane()).collect(),
             inboxes: (0..shards).map(|_| Inbox::default()).collect(),
+            heeding: Mutex::default(),
+            heeded: Condvar::new(),
         }
     }
 
@@ -228,17 +239,35 @@ impl<T: Freight> Exchange<T> {
         std::mem::take(&mut lock(&self.inbox(shard).answers))
     }
 
-    /// Tells every shard that other rules are in force.
+    /// Tells every shard that other rules are in force, and returns once all go by them.
     pub fn change_access(&self) {
-        for inbox in &self.inboxes {
-            inbox.access_changed.store(true, Ordering::Release);
-            inbox.wake.notify_one();
-        }
+        self.change_access_of(|_| true);
     }
 
-    /// Tells a shard, once, that other rules are in force.
-    pub fn take_access_change(&self, shard: ShardIndex) -> bool {
-        self.inbox(shard).access_changed.swap(false, Ordering::AcqRel)
+    fn change_access_of(&self, is_told: impl Fn(usize) -> bool) {
+        let mut told = Vec::with_capacity(self.shards);
+        for (_, inbox) in self.inboxes.iter().enumerate().filter(|(shard, _)| is_told(*shard)) {
+            told.push((inbox, inbox.access_told.fetch_add(1, Ordering::AcqRel) + 1));
+            inbox.wake.notify_one();
+        }
+        let is_behind =
+            |(inbox, change): &(&Inbox, u64)| inbox.access_heeded.load(Ordering::Acquire) < *change;
+        let waiting = lock(&self.heeding);
+        drop(self.heeded.wait_timeout_while(waiting, HEEDED_WITHIN, |()| told.iter().any(is_behind)));
+    }
+
+    /// Returns the change of rules that a shard has to heed, if there is one.
+    pub fn access_change(&self, shard: ShardIndex) -> Option<u64> {
+        let inbox = self.inbox(shard);
+        let told = inbox.access_told.load(Ordering::Acquire);
+        (told > inbox.access_heeded.load(Ordering::Relaxed)).then_some(told)
+    }
+
+    /// Takes note that a shard goes by the rules since a change.
+    pub fn access_heeded(&self, shard: ShardIndex, change: u64) {
+        self.inbox(shard).access_heeded.store(change, Ordering::Release);
+        drop(lock(&self.heeding));
+        self.heeded.notify_all();
     }
 
     /// Tells every shard to say farewell to its clients and end.
@@ -302,13 +331,12 @@ impl<T: Freight> Exchange<T> {
 
 impl<T: Freight + Send> Audience for Exchange<T> {
     fn answer(&self, shard: ShardIndex, answer: Answer) {
+        if answer.changes_access {
+            self.change_access_of(|other| other != usize::from(shard.0));
+        }
         let inbox = self.inbox(shard);
         lock(&inbox.answers).push(answer);
         inbox.wake.notify_one();
-    }
-
-    fn change_access(&self) {
-        Self::change_access(self);
     }
 }
 
@@ -464,8 +492,31 @@ mod tests {
         exchange.post(A, B, needed(1));
         exchange.ring(A, 1 << B.0);
 
-        let waited = tokio::time::timeout(std::time::Duration::from_secs(5), exchange.wait(B)).await;
+        let waited = tokio::time::timeout(Duration::from_secs(5), exchange.wait(B)).await;
 
         assert!(waited.is_ok());
+    }
+
+    #[test]
+    fn who_has_changed_rules_is_answered_when_every_other_shard_goes_by_them() {
+        let exchange = Exchange::<Crate>::new(2, LIMIT);
+        let answer = Answer {
+            session: veilmq_core::SessionId(1),
+            topic: veilmq_core::ControlTopic::DynamicSecurity,
+            payload: Vec::new(),
+            changes_access: true,
+        };
+        std::thread::scope(|threads| {
+            let answering = threads.spawn(|| exchange.answer(A, answer));
+            let change = std::iter::repeat_with(|| exchange.access_change(B)).flatten().next().unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(exchange.take_answers(A).is_empty(), "the other shard does not go by them yet");
+            exchange.access_heeded(B, change);
+            answering.join().unwrap();
+        });
+
+        assert_eq!(exchange.access_change(B), None);
+        assert_eq!(exchange.access_change(A), None, "its own learns it from the answer");
+        assert_eq!(exchange.take_answers(A).len(), 1);
     }
 }

@@ -27,7 +27,6 @@ use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 use veilmq_core::{Arrival, Parcel, ShardIndex};
@@ -62,9 +61,6 @@ const FAREWELL_POLL: Duration = Duration::from_millis(10);
 /// what was said meanwhile.
 const LATE_MILLISECONDS_MAX: u64 = 500;
 const HEARING: Duration = Duration::from_millis(50);
-
-/// Turns true when clients are let in; until then their connections wait in the kernel.
-pub type Gate = watch::Receiver<bool>;
 
 /// What shards send each other.
 pub enum Mail {

@@ -5,11 +5,12 @@ use std::sync::atomic::AtomicU64;
 
 use veilmq_core::Shard;
 
+use super::Mail;
 use super::counters::Counters;
 use super::gate::Admission;
 use super::mailbox::Exchange;
-use super::{Gate, Mail};
 use crate::access::{Control, Reply, Verifier};
+use crate::gate::Gate;
 use crate::store::StorageHandle;
 
 /// What a shard needs to work; it is made on the main thread and moved to the shard's.

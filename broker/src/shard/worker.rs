@@ -31,9 +31,10 @@ use super::meter::Meters;
 use super::parts::WorkerParts;
 use super::socket::Socket;
 use super::stream::Stream;
-use super::{Gate, accept, orders, pace};
+use super::{accept, orders, pace};
 use crate::access::{Answer, Control, Reply, Verifier};
 use crate::clock;
+use crate::gate::Gate;
 use crate::listener::{Carrier, Listener};
 use crate::store::{Fetched, StorageHandle};
 use crate::transport::End;
@@ -334,14 +335,19 @@ impl Worker {
         for Fetched { reader, asked, messages } in self.exchange.take_fetched(self.index) {
             self.turn(Input::Fetched { reader, asked, messages });
         }
-        let has_access_changed = self.exchange.take_access_change(self.index);
-        // Who has changed its own rights learns that before it is told to go. The answer to a change came before the sign of it.
-        for Answer { session, topic, payload } in self.exchange.take_answers(self.index) {
+        let change = self.exchange.access_change(self.index);
+        let mut has_access_changed = change.is_some();
+        // Who has changed its own rights learns that before it is told to go.
+        for Answer { session, topic, payload, changes_access } in self.exchange.take_answers(self.index) {
             self.turn(Input::Answered { session, topic, payload: &payload });
+            has_access_changed |= changes_access;
         }
         if has_access_changed {
             self.meters.replace(self.gate.meters());
             self.turn(Input::AccessChanged);
+        }
+        if let Some(change) = change {
+            self.exchange.access_heeded(self.index, change);
         }
         for listener in self.exchange.take_listeners(self.index) {
             self.listen(listener);
