@@ -25,4 +25,4 @@ pub use blame::{Blame, Caution, Suspect, TRIES};
 pub use error::Fault;
 pub use link::{Event, Link, Side};
 pub use mapping::{Direction, Mapping, MappingError};
-pub use settings::{Dropped, LocalSettings, RemoteSettings, Settings};
+pub use settings::{Filters, LocalSettings, RemoteSettings, Settings};

@@ -231,6 +231,12 @@ impl Link {
         self.progress.answered > 0 || (self.progress.came_in > 0 && !is_owed)
     }
 
+    /// Says whether messages cross and the other broker has answered every UNSUBSCRIBE.
+    #[must_use]
+    pub fn has_unsubscribed(&self) -> bool {
+        self.stage == Stage::Relaying && !self.remote.own.values().any(|own| *own == Own::Unsubscribe)
+    }
+
     /// Says whether the connection to this broker is to be opened now, if it is not open yet.
     #[must_use]
     pub fn wants_local(&self) -> bool {

@@ -14,8 +14,8 @@ pub struct Settings {
     pub remote: RemoteSettings,
     /// What it is on this one.
     pub local: LocalSettings,
-    /// What an earlier configuration has subscribed to and this one does not.
-    pub dropped: Dropped,
+    /// What an earlier configuration has subscribed to and this one does not: it is to be unsubscribed from.
+    pub dropped: Filters,
     /// What crosses; the first mapping that wants a message names it on the other side.
     pub mappings: Vec<Mapping>,
     /// What messages that have crossed this bridge carry in MQTT 5, so that none crosses it twice; unlike that of any other bridge
@@ -27,9 +27,9 @@ pub struct Settings {
     pub hash_key: [u8; 16],
 }
 
-/// Topic Filters that sessions still have and that are to be unsubscribed from.
-#[derive(Debug, Clone, Default)]
-pub struct Dropped {
+/// Topic Filters of the two sessions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filters {
     /// In the session on this broker.
     pub local: Vec<String>,
     /// In the session on the other broker.
@@ -104,21 +104,27 @@ pub struct LocalSettings {
 }
 
 impl Settings {
-    /// Takes note of what the bridge has subscribed to as `before` and does not any more. The sessions are the same.
-    pub fn drop_filters_of(&mut self, before: &Self) {
-        let of = |settings: &Self, side| -> Vec<String> {
-            let subscribed = settings.mappings.iter().filter(|mapping| mapping.direction().takes_from(side));
-            subscribed.map(|mapping| mapping.filter(side).to_owned()).collect()
+    /// What the sessions have once the bridge has subscribed, and not yet unsubscribed.
+    #[must_use]
+    pub fn subscribed(&self) -> Filters {
+        let of = |side, dropped: &[String]| {
+            let mapped = self.mappings.iter().filter(|mapping| mapping.direction().takes_from(side));
+            mapped.map(|mapping| mapping.filter(side).to_owned()).chain(dropped.iter().cloned()).collect()
         };
-        let gone = |side, earlier: &[String]| -> Vec<String> {
-            let kept = of(self, side);
-            let had = of(before, side).into_iter().chain(earlier.iter().cloned());
-            had.filter(|filter| !kept.contains(filter)).collect()
+        Filters {
+            local: of(Side::Local, &self.dropped.local),
+            remote: of(Side::Remote, &self.dropped.remote),
+        }
+    }
+
+    /// Takes note of what the sessions had before and are not to have any more. The sessions are the same.
+    pub fn drop_filters(&mut self, before: Filters) {
+        self.dropped = Filters::default();
+        let Filters { local, remote } = self.subscribed();
+        let gone = |had: Vec<String>, kept: &[String]| {
+            had.into_iter().filter(|filter| !kept.contains(filter)).collect()
         };
-        self.dropped = Dropped {
-            local: gone(Side::Local, &before.dropped.local),
-            remote: gone(Side::Remote, &before.dropped.remote),
-        };
+        self.dropped = Filters { local: gone(before.local, &local), remote: gone(before.remote, &remote) };
     }
 
     /// The largest packet taken from one side, in bytes.

@@ -5,6 +5,7 @@
 //! nor another bridge.
 
 mod door;
+mod memory;
 mod plan;
 mod remote;
 mod runner;
@@ -12,8 +13,10 @@ mod state;
 mod tls;
 mod wires;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -24,6 +27,7 @@ use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 pub use door::{Door, Visit, Visits};
+pub use memory::BridgeMemory;
 pub use plan::{BridgeError, BridgePlan};
 use runner::{Leave, Orders, Runner};
 pub use state::BridgeCounters;
@@ -52,13 +56,18 @@ impl Bridges {
     ///
     /// # Errors
     /// The operating system gave no thread or no event queue.
-    pub fn start(plans: Vec<BridgePlan>, door: Door, counters: Arc<BridgeCounters>) -> io::Result<Self> {
+    pub fn start(
+        plans: Vec<BridgePlan>,
+        memory: BridgeMemory,
+        door: Door,
+        counters: Arc<BridgeCounters>,
+    ) -> io::Result<Self> {
         let plans = plans.into_iter().map(Arc::new).collect();
         let (wanted, receiver) = watch::channel(Wanted { plans, is_ending: false });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (ready, readiness) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(move || {
-            LocalSet::new().block_on(&runtime, supervise(receiver, door, counters, ready));
+            LocalSet::new().block_on(&runtime, supervise(receiver, memory, door, counters, ready));
         })?;
         // A thread that has ended instead is missed when it is joined.
         let _ = readiness.recv();
@@ -113,11 +122,13 @@ impl Working {
 /// Keeps exactly the wanted bridges at work, and says when the first of them have subscribed here.
 async fn supervise(
     mut wanted: watch::Receiver<Wanted>,
+    memory: BridgeMemory,
     door: Door,
     counters: Arc<BridgeCounters>,
     ready: std::sync::mpsc::SyncSender<()>,
 ) {
     let mut ready = Some(ready);
+    let memory = Rc::new(RefCell::new(memory));
     let mut working: HashMap<Arc<str>, Working> = HashMap::new();
     loop {
         let Wanted { plans, is_ending } = wanted.borrow_and_update().clone();
@@ -143,7 +154,8 @@ async fn supervise(
             let (orders, receiver) = watch::channel(Orders::new(plan));
             let (parked, first) = oneshot::channel();
             beginning.push(first);
-            let runner = Runner::new(receiver, door.clone(), Arc::clone(&counters), parked);
+            let runner =
+                Runner::new(receiver, Rc::clone(&memory), door.clone(), Arc::clone(&counters), parked);
             working.insert(name, Working { orders, task: tokio::task::spawn_local(runner.run()) });
         }
         if let Some(ready) = ready.take() {

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use veilmq_bridge::{Direction, Dropped, LocalSettings, Mapping, MappingError, RemoteSettings, Settings};
+use veilmq_bridge::{Direction, Filters, LocalSettings, Mapping, MappingError, RemoteSettings, Settings};
 use veilmq_config::{
     BridgeConfig, BridgeDirection, BridgeNotifications, BridgeProtocol, BridgeReload, BridgeStart,
     BrokerConfig,
@@ -101,7 +101,7 @@ impl BridgePlan {
             settings: Settings {
                 local: local_settings(bridge, config, &client_id),
                 mappings: mappings(bridge)?,
-                dropped: Dropped::default(),
+                dropped: Filters::default(),
                 mark: bridge.marks_messages.then(|| client_id.clone()),
                 idle_milliseconds: is_lazy.then_some(u64::from(bridge.idle_seconds) * 1_000),
                 hash_key,

@@ -1,5 +1,7 @@
 //! The life of one bridge: subscribe here, connect there, let messages cross, and begin again when that ends.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use veilmq_config::{BridgeStart, RemoteAddress};
 use veilmq_protocol::{ProtocolVersion, ReasonCode};
 
 use super::door::Door;
+use super::memory::BridgeMemory;
 use super::plan::BridgePlan;
 use super::remote::{self, Duplex};
 use super::state::BridgeCounters;
@@ -83,6 +86,7 @@ pub(super) struct Runner {
     /// Those of the plan, as far as the other broker takes them.
     settings: Arc<Settings>,
     interruptions: u64,
+    memory: Rc<RefCell<BridgeMemory>>,
     door: Door,
     counters: Arc<BridgeCounters>,
     parked_at: Option<Instant>,
@@ -99,6 +103,7 @@ pub(super) struct Runner {
 impl Runner {
     pub(super) fn new(
         orders: watch::Receiver<Orders>,
+        memory: Rc<RefCell<BridgeMemory>>,
         door: Door,
         counters: Arc<BridgeCounters>,
         first_parked: oneshot::Sender<()>,
@@ -107,12 +112,16 @@ impl Runner {
             let orders = orders.borrow();
             (Arc::clone(&orders.plan), orders.interruptions)
         };
+        let mut settings = plan.settings.clone();
+        settings.drop_filters(memory.borrow().recall(&plan.name, &settings));
+        memory.borrow_mut().note(&plan.name, &settings);
         Self {
-            settings: Arc::new(plan.settings.clone()),
+            settings: Arc::new(settings),
             wait: plan.waits().0,
             orders,
             plan,
             interruptions,
+            memory,
             door,
             counters,
             parked_at: None,
@@ -131,7 +140,10 @@ impl Runner {
             let leave = self.orders.borrow().leave;
             match leave {
                 Some(Leave::Stopped) => return,
-                Some(Leave::Forgotten) => return self.forget(&self.settings).await,
+                Some(Leave::Forgotten) => {
+                    self.memory.borrow_mut().forget(&self.plan.name);
+                    return self.forget(&self.settings).await;
+                }
                 None => {}
             }
             match self.live().await {
@@ -167,15 +179,21 @@ impl Runner {
         }
         let mut settings = plan.settings.clone();
         if settings.local.client_id == self.settings.local.client_id {
-            settings.drop_filters_of(&self.settings);
+            settings.drop_filters(self.settings.subscribed());
         } else {
             self.forget(&self.settings).await;
         }
         self.settings = Arc::new(settings);
+        self.remember();
         (self.wait, self.blame) = (plan.waits().0, Blame::default());
         // As with Mosquitto, whose bridge begins anew.
         self.last_identifier = 0;
         (self.plan, self.parked_at, self.first_address) = (plan, None, 0);
+    }
+
+    /// Has what the sessions have now outlive this process.
+    fn remember(&self) {
+        self.memory.borrow_mut().note(&self.plan.name, &self.settings);
     }
 
     /// Waits until there are orders that cannot wait.
@@ -226,6 +244,7 @@ impl Runner {
             Ok(()) => {
                 self.parked_at = Some(Instant::now());
                 Arc::make_mut(&mut self.settings).dropped.local.clear();
+                self.remember();
             }
             Err(reason) => warn!(bridge = &*self.plan.name, reason, "the bridge cannot subscribe here"),
         }
@@ -394,10 +413,13 @@ impl Runner {
             self.last_identifier = link.last_identifier();
             if self.tell(link) {
                 *is_up = true;
-                Arc::make_mut(&mut self.settings).dropped.remote.clear();
                 self.counters.up();
                 info!(bridge = &*self.plan.name, %address, "the bridge is up");
                 self.announce(UP).await;
+            }
+            if !self.settings.dropped.remote.is_empty() && link.has_unsubscribed() {
+                Arc::make_mut(&mut self.settings).dropped.remote.clear();
+                self.remember();
             }
             match turned {
                 Ok(()) if self.blame.is_settled_by(link) => {

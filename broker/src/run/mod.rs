@@ -37,7 +37,7 @@ use crate::access::{self, AccessKeeper, Control, Reply, Verifier};
 use crate::admin::{
     self, AdminServer, AdminState, Controls, ReloadRequest, Status, StorageDamage, mode_name, read_token,
 };
-use crate::bridge::{BridgeCounters, BridgePlan, Bridges, Door, Visits};
+use crate::bridge::{BridgeCounters, BridgeMemory, BridgePlan, Bridges, Door, Visits};
 use crate::clock;
 use crate::files;
 use crate::gate::Gate;
@@ -219,7 +219,8 @@ impl Broker {
         http_api.serve(changed.apis).map_err(RunError::system("start a listener of the HTTP API"))?;
         let counters = Arc::<BridgeCounters>::default();
         state.add_metrics(Arc::clone(&counters) as _);
-        let bridges = Bridges::start(plans, door, counters).map_err(RunError::system("start the bridges"))?;
+        let bridges = Bridges::start(plans, bridge_memory(config), door, counters)
+            .map_err(RunError::system("start the bridges"))?;
         let bridges = Arc::new(bridges);
         gate.send_replace(true);
         tell_ready(config, &state, &listeners);
@@ -265,6 +266,15 @@ impl Broker {
         self.writer.stop()?;
         info!("VeilMQ has ended");
         Ok(())
+    }
+}
+
+/// Returns what bridges have subscribed to, as far as anything outlives this process.
+fn bridge_memory(config: &BrokerConfig) -> BridgeMemory {
+    if config.needs_data_dir() {
+        BridgeMemory::in_data_dir(&config.data_dir)
+    } else {
+        BridgeMemory::default()
     }
 }
 

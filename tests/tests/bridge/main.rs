@@ -17,7 +17,7 @@ use veilmq_tests::ports::ReservedPort;
 use veilmq_tests::wire::{Wire, acknowledgement, packet, publish_packet, push_string};
 
 use rig::{
-    ACCEPTED, ACCEPTED_V5, QUIET, Remote, Running, STATE, bridge, bridged, config, expect, hear,
+    ACCEPTED, ACCEPTED_V5, KEPT, QUIET, Remote, Running, STATE, bridge, bridged, config, expect, hear,
     hears_nothing, is_up, publish, reload, suback, subscribe_packet, subscriber, topic, wait_until,
 };
 
@@ -368,6 +368,43 @@ fn a_reload_touches_the_bridges_that_have_changed_alone() {
     expect(&mut staying, &[0xe0, 0]);
     wait_until("two are left", || broker.metric("veilmq_bridges{state=\"up\"}") == Some(2.0));
     assert_eq!(broker.metric("veilmq_bridges{state=\"down\"}"), Some(0.0));
+}
+
+#[test]
+fn what_is_not_mapped_any_more_after_a_restart_is_unsubscribed_from_on_both_sides() {
+    let remote = Remote::new();
+    let lines = |topics: &str| format!("{QUIET}protocol = \"3.1.1\"\n{topics}");
+    let stays = topic("stays", "in", 1);
+    let before = lines(&format!("{}{stays}{}", topic("gone/in", "in", 1), topic("gone/out", "out", 1)));
+    let mut broker = bridged(&remote, &before);
+    let mut wire = remote.accepted();
+    expect(&mut wire, &subscribe_packet(1, "gone/in", 1));
+    expect(&mut wire, &subscribe_packet(2, "stays", 1));
+    broker.kill();
+    let after = config(broker.address(), remote.address(), &lines(&stays));
+    std::fs::write(broker.directory().join("veilmq.toml"), after).unwrap();
+    let resumed = |id: u8| {
+        let mut wire = remote.accept();
+        wire.packet().unwrap();
+        wire.send(KEPT).unwrap();
+        expect(&mut wire, &subscribe_packet(id.into(), "stays", 1));
+        wire
+    };
+
+    // The first UNSUBSCRIBE is not answered, so it counts for nothing.
+    broker.restart();
+    expect(&mut resumed(1), &packet(0xa2, b"\0\x02\0\x07gone/in"));
+    broker.kill();
+    broker.restart();
+    let mut wire = resumed(1);
+    expect(&mut wire, &packet(0xa2, b"\0\x02\0\x07gone/in"));
+    wire.send(&[0xb0, 2, 0, 2]).unwrap();
+    publish(&broker, "gone/out", 1, "x");
+    hears_nothing(&mut wire);
+    drop(wire);
+
+    hears_nothing(&mut resumed(3));
+    assert_eq!(broker.metric("veilmq_queued_messages"), Some(0.0), "it has unsubscribed here too");
 }
 
 #[test]

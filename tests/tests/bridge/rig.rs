@@ -14,7 +14,9 @@ use veilmq_tests::wire::{Published, RawPacket, Wire, acknowledgement, packet, pu
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// CONNACK of MQTT 3.1.1: accepted, no session present.
 pub(crate) const ACCEPTED: &[u8] = &[0x20, 2, 0, 0];
-/// The same in MQTT 5.
+/// The same with the session present.
+pub(crate) const KEPT: &[u8] = &[0x20, 2, 1, 0];
+/// Accepted in MQTT 5.
 pub(crate) const ACCEPTED_V5: &[u8] = &[0x20, 3, 0, 0, 0];
 pub(crate) const STATE: &str = "$SYS/broker/connection/far/state";
 

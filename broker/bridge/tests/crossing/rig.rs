@@ -62,7 +62,7 @@ pub(crate) fn settings(version: ProtocolVersion, mappings: Vec<Mapping>) -> Sett
         },
         mappings,
         mark: Some("here/bridge".into()),
-        dropped: veilmq_bridge::Dropped::default(),
+        dropped: veilmq_bridge::Filters::default(),
         idle_milliseconds: None,
         hash_key: [1; 16],
     }

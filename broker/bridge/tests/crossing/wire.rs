@@ -314,7 +314,7 @@ fn sessions_do_not_keep_what_is_not_mapped_any_more() {
     let mut settings = sample(ProtocolVersion::V311);
     settings.mappings.remove(0);
     settings.remote.notification_topic = None;
-    settings.drop_filters_of(&before);
+    settings.drop_filters(before.subscribed());
     let kept = b"\xa2\x0c\x00\x01\x00\x08rp/out/#";
     for (connack, expected) in [
         (b"\x20\x02\x01\x00", hex(&[kept, b"\xa2\x0c\x00\x02\x00\x08bridge/#"])),
