@@ -287,6 +287,7 @@ fn every_line_of_the_handbook_works() {
     let Some(_) = require_tool("curl") else { return };
     let broker = broker();
     let (mut wire, _) = Wire::connect(broker.address(), "thermostat-1", false);
+    let _ = Wire::connect(broker.address(), "thermostat-2", false);
     wire.send(&retained("house/kitchen", 1, b"21")).unwrap();
     let handbook = std::fs::read_to_string(workspace_root().join("docs/operations.md")).unwrap();
     let lines: Vec<&str> = handbook.lines().filter(|line| line.starts_with("curl ")).collect();
@@ -317,6 +318,55 @@ fn a_request_whose_header_does_not_end_and_one_whose_body_is_too_large_are_refus
 
     assert_eq!(large.status, 413);
     assert!(began.elapsed() < Duration::from_secs(15), "the slow one was closed");
+}
+
+#[test]
+fn idle_and_slow_connections_keep_no_probe_out() {
+    let broker = broker();
+    let body = b"POST /veil/trust HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n";
+    for (name, said) in [("idle", &b""[..]), ("in a header", b"GET /livez HTTP/1.1\r\n"), ("in a body", body)]
+    {
+        let crowd: Vec<TcpStream> = (0..100)
+            .map(|_| {
+                let mut stream = TcpStream::connect(broker.admin()).unwrap();
+                stream.write_all(said).unwrap();
+                stream
+            })
+            .collect();
+        let began = Instant::now();
+
+        for path in ["/livez", "/metrics", "/readyz"] {
+            let answer = http::request(broker.admin(), "GET", path, &[], "").unwrap();
+            assert_eq!(answer.status, 200, "{name}: {path}");
+        }
+
+        assert!(began.elapsed() < Duration::from_secs(5), "{name}: {:?}", began.elapsed());
+        drop(crowd);
+    }
+}
+
+#[test]
+fn a_query_names_clients_and_users_that_no_path_can_hold() {
+    let broker = broker();
+    for name in [".", "..", "a/../b", "/", "a b&c=d%"] {
+        let query: String = name.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let (wire, _) = Wire::connect(broker.address(), name, false);
+
+        let shown = ask(&broker, "GET", &format!("/session?client_id={query}"), "");
+        ask(&broker, "POST", &format!("/session/disconnect?client_id={query}"), "");
+        let _ = wire.until_closed();
+        let ended = ask(&broker, "DELETE", &format!("/session?client_id={query}"), "");
+        ask(&broker, "POST", "/bans", &json!({ "user": name }).to_string());
+        ask(&broker, "DELETE", &format!("/bans?user={query}"), "");
+
+        assert_eq!((&shown["client_id"], &ended["client_id"]), (&json!(name), &json!(name)));
+        assert_eq!(call(&broker, "DELETE", &format!("/bans?user={query}"), "").status, 404);
+    }
+    for (method, path) in
+        [("GET", "/session"), ("GET", "/session?client=x"), ("DELETE", "/bans?user=a&address=::1")]
+    {
+        assert_eq!(call(&broker, method, path, "").status, 400, "{method} {path}");
+    }
 }
 
 #[test]

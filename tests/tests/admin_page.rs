@@ -34,7 +34,7 @@ fn keep_picture(browser: &mut Browser, name: &str) {
 fn the_page_shows_the_broker_to_everybody_and_its_clients_to_operators() {
     let broker = broker();
     let Some(mut browser) = Browser::start() else { return };
-    let mut wires: Vec<Wire> = ["boiler-1", "boiler-2", "\u{202e}pmal"]
+    let mut wires: Vec<Wire> = ["boiler-1", "boiler-2", "\u{202e}pmal", ".."]
         .iter()
         .map(|name| Wire::connect(broker.address(), name, false).0)
         .collect();
@@ -44,7 +44,7 @@ fn the_page_shows_the_broker_to_everybody_and_its_clients_to_operators() {
     browser.open(&format!("http://{}/", broker.admin()));
 
     browser.wait_until("document.querySelector('#state')?.textContent === 'ready'");
-    browser.wait_until("document.querySelector('#f-connections b')?.textContent === '3'");
+    browser.wait_until("document.querySelector('#f-connections b')?.textContent === '4'");
     wires[1].send(&publish_packet("house/1", 1, 1, false, b"warm")).unwrap();
     browser.wait_until("parseFloat(document.querySelector('#f-in b').textContent) > 0");
     let listeners = browser.evaluate("document.querySelector('#t-listeners').innerText");
@@ -55,6 +55,10 @@ fn the_page_shows_the_broker_to_everybody_and_its_clients_to_operators() {
     browser.evaluate(&log_in("wrong"));
     browser.wait_until("document.querySelector('#refused').textContent.includes('token')");
     browser.evaluate(&log_in(TOKEN));
+    browser.wait_until("document.querySelectorAll('#list tbody tr').length === 4");
+    // A path would have lost it on the way.
+    browser.evaluate("document.querySelector('#list button').click()");
+    assert_eq!(wires.pop().unwrap().until_closed().len(), 0);
     browser.wait_until("document.querySelectorAll('#list tbody tr').length === 3");
     let names = browser.evaluate("document.querySelector('#list').innerText");
     assert!(names.as_str().unwrap().contains(r"\u{202e}pmal"), "a name does not turn itself round: {names}");

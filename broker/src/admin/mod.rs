@@ -10,6 +10,7 @@ pub mod health;
 pub mod local;
 pub mod metrics;
 mod page;
+mod places;
 mod process;
 mod routes;
 mod server;

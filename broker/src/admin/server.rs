@@ -1,6 +1,7 @@
 //! The admin listener's connections: few, and none of them for long.
 //!
-//! Invariant: whoever sends nothing, sends slowly or does not read costs one of a few places, for a bounded time.
+//! Invariant: whoever sends nothing, sends slowly or does not read costs one of a few places, for a bounded time, and only until
+//! somebody else wants it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,10 +17,11 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-/// Connections at one time; more wait to be accepted.
+use super::places::{Places, Visitor};
+
+/// Connections at one time; one more takes the place of one of them.
 const CONNECTIONS_MAX: usize = 64;
 /// From the first byte that is waited for to the end of a request's header.
 const HEADER_SECONDS_MAX: u64 = 10;
@@ -33,16 +35,18 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Accepts and serves; connections end when the runtime does.
 pub(super) async fn serve_for_ever(listener: TcpListener, router: Router) {
     let router = router.layer(middleware::from_fn(answer_in_time));
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Places::new(CONNECTIONS_MAX);
     loop {
-        // It is never closed.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let router = router.clone().layer(Extension(ConnectInfo(peer)));
+                let visitor = Arc::new(places.take());
+                let router =
+                    router.clone().layer(Extension(ConnectInfo(peer))).layer(Extension(Arc::clone(&visitor)));
                 tokio::spawn(async move {
-                    serve(stream, peer, router).await;
-                    drop(place);
+                    tokio::select! {
+                        () = serve(stream, peer, router) => {}
+                        () = visitor.lost_place() => debug!(%peer, "a connection of the admin listener gives way"),
+                    }
                 });
             }
             Err(error) => {
@@ -67,7 +71,12 @@ async fn serve(stream: TcpStream, peer: SocketAddr, router: Router) {
     }
 }
 
-async fn answer_in_time(request: Request, next: Next) -> Response {
+async fn answer_in_time(
+    Extension(visitor): Extension<Arc<Visitor>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let _asking = visitor.asks();
     let answered = tokio::time::timeout(Duration::from_secs(ANSWER_SECONDS_MAX), next.run(request)).await;
     answered.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response())
 }

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::info;
 
-use super::{Answer, Refusal, controls, done, parsed};
+use super::{Answer, Refusal, asked, controls, done, parsed};
 use crate::access::{Ban, Banned};
 use crate::admin::state::AdminState;
 
@@ -57,6 +58,27 @@ pub(super) async fn ban(State(state): State<Arc<AdminState>>, body: Bytes) -> An
     controls(&state)?.verifier.ban(&banned, lasting);
     info!(seconds = asked.seconds, "an operator bans {}", words(&banned));
     done(&show(&Ban { banned, left: lasting, by_operator: true }))
+}
+
+/// Whose ban.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Named {
+    address: Option<String>,
+    user: Option<String>,
+}
+
+/// `DELETE /bans?address=…` and `DELETE /bans?user=…`, for names too that no path can hold.
+pub(super) async fn lift_named(
+    state: State<Arc<AdminState>>,
+    query: Result<Query<Named>, QueryRejection>,
+) -> Answer {
+    let (kind, name) = match asked(query)? {
+        Named { address: Some(address), user: None } => ("address", address),
+        Named { address: None, user: Some(user) } => ("user", user),
+        _ => return Err(Refusal::bad("the query names either an address or a user")),
+    };
+    lift(state, Path((kind.to_owned(), name))).await
 }
 
 /// `DELETE /bans/address/{address}` and `DELETE /bans/user/{user}`

@@ -52,6 +52,30 @@ async fn list_asked(state: &AdminState, asked: Asked) -> Answer {
     done(&json!({ "sessions": sessions.iter().map(summary).collect::<Vec<_>>(), "next": next }))
 }
 
+/// Whose session. A Client Identifier such as `..` is one that no path can hold: browsers and proxies take it out.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Named {
+    client_id: String,
+}
+
+type NamedQuery = Result<Query<Named>, QueryRejection>;
+
+/// `GET /session?client_id=…`
+pub(super) async fn show_named(state: State<Arc<AdminState>>, query: NamedQuery) -> Answer {
+    show(state, Path(asked(query)?.client_id)).await
+}
+
+/// `POST /session/disconnect?client_id=…`
+pub(super) async fn disconnect_named(state: State<Arc<AdminState>>, query: NamedQuery) -> Answer {
+    disconnect(state, Path(asked(query)?.client_id)).await
+}
+
+/// `DELETE /session?client_id=…`
+pub(super) async fn end_named(state: State<Arc<AdminState>>, query: NamedQuery) -> Answer {
+    end(state, Path(asked(query)?.client_id)).await
+}
+
 /// `GET /sessions/{client_id}`
 pub(super) async fn show(State(state): State<Arc<AdminState>>, Path(client_id): Path<String>) -> Answer {
     let session = controls(&state)?.session(&client_id).await?;
