@@ -127,6 +127,33 @@ fn a_wrong_key_and_a_flipped_bit_are_clear_errors() {
 }
 
 #[test]
+fn who_names_senders_or_asks_for_signatures_takes_no_message_without_one() {
+    let parties = parties();
+    let unsigned = ["-t", TOPIC, "-m", PLAINTEXT, "--retain"];
+    assert!(parties.exchange("pub", "device", "key", SCOPE, &unsigned).status.success());
+    let plain = ["-t", TOPIC, "-C", "1", "-W", "2"];
+    let asking = |more: &[&str]| {
+        let output = parties.exchange("sub", "reader", "key", SCOPE, &[&plain, more].concat());
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let sender = parties.path("device/device.vmc");
+
+    let (status, shown, _) = asking(&[]);
+    assert_eq!((status, shown), (Some(0), format!("{PLAINTEXT}\n")));
+    for more in [["--sender", &sender].as_slice(), &["--require-signatures"]] {
+        let (status, shown, complaint) = asking(more);
+        assert_eq!((status, shown), (TIMED_OUT, String::new()), "{more:?}");
+        assert!(complaint.contains("message refused"), "{complaint}");
+    }
+
+    assert!(publish(&parties, "device").status.success());
+    let (status, _, complaint) = asking(&[]);
+    assert_eq!(status, TIMED_OUT, "a signature is not believed without a certificate");
+    assert!(complaint.contains("give its certificate with --sender"), "{complaint}");
+    assert_eq!(asking(&["--sender", &sender]).0, Some(0));
+}
+
+#[test]
 fn a_device_that_no_trusted_authority_certified_is_refused() {
     let parties = parties();
     parties.make_authority("stranger");

@@ -3,7 +3,7 @@
 //! The authority's key never leaves its folder and never goes to a broker. An existing key is never overwritten.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -11,7 +11,7 @@ use std::{
 use clap::{Subcommand, ValueEnum};
 use veilmq_client::{TopicFilter, identity};
 use veilmq_protocol::veil::{
-    Certificate, CertificateFields, Roles,
+    Certificate, CertificateFields, Kid, Roles,
     channel::{Identity, IdentityKeys},
 };
 use zeroize::Zeroizing;
@@ -21,6 +21,8 @@ use crate::{failure::Failure, revocation, secret::random, show};
 /// Certificates are valid from a little before now, for clocks that lag.
 const LAG_SECONDS: u64 = 300;
 const DAY_SECONDS: u64 = 86_400;
+/// The folder with copies of what was issued, beside the authority's key.
+const ISSUED: &str = "issued";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -83,7 +85,7 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 365)]
         days: u32,
     },
-    /// Put a certificate on the revocation list, DIR/ca.crl
+    /// Put a certificate on the revocation list, DIR/ca.crl, with all others for the same keys
     Revoke(revocation::Arguments),
 }
 
@@ -241,8 +243,9 @@ fn renew(dir: &Path, old: &Certificate, days: u32) -> Result<Certificate, Failur
     if old.issuer() != authority.kid() {
         return Err(Failure::new(format!("{}: another authority issued this certificate", old.subject)));
     }
+    refuse_revoked(dir, &authority, std::slice::from_ref(old))?;
     let public = PublicKeys { ed25519: old.ed25519, x25519: old.x25519 };
-    sign_with(&authority, &request, public)
+    sign_with(dir, &authority, &request, public)
 }
 
 /// Issues a certificate with new keys, written to `out`.
@@ -271,14 +274,57 @@ struct PublicKeys {
 }
 
 fn sign(dir: &Path, request: &Request, public: PublicKeys) -> Result<Certificate, Failure> {
-    sign_with(&load(dir)?, request, public)
+    sign_with(dir, &load(dir)?, request, public)
 }
 
-fn sign_with(authority: &Identity, request: &Request, public: PublicKeys) -> Result<Certificate, Failure> {
-    let fields = fields(request, public)?;
-    fields
-        .sign(authority.keys())
-        .map_err(|error| Failure::new(format!("--subject {:?}: {error}", request.subject)))
+/// Signs a certificate, and keeps a copy in the folder of the authority: whoever is revoked is revoked with all that it ever got.
+fn sign_with(
+    dir: &Path,
+    authority: &Identity,
+    request: &Request,
+    public: PublicKeys,
+) -> Result<Certificate, Failure> {
+    let signed = fields(request, public)?.sign(authority.keys());
+    let certificate =
+        signed.map_err(|error| Failure::new(format!("--subject {:?}: {error}", request.subject)))?;
+    refuse_revoked(dir, authority, &issued_for(dir, certificate.kid())?)?;
+    let copies = dir.join(ISSUED);
+    make_folder(&copies)?;
+    let copy = copies.join(format!("{}-{:016x}.vmc", certificate.kid(), certificate.serial));
+    identity::save_certificate(&copy, &certificate)?;
+    Ok(certificate)
+}
+
+/// Refuses to certify keys again for which a certificate was revoked.
+fn refuse_revoked(dir: &Path, authority: &Identity, certificates: &[Certificate]) -> Result<(), Failure> {
+    for certificate in certificates {
+        if revocation::is_revoked(dir, authority, certificate)? {
+            let (subject, kid) = (&certificate.subject, certificate.kid());
+            return Err(Failure::new(format!(
+                "{subject}: the keys {kid} are revoked; issue a certificate with new ones"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The certificates that an authority has issued for the keys of `kid`, as far as there are copies in its folder.
+pub(crate) fn issued_for(dir: &Path, kid: Kid) -> Result<Vec<Certificate>, Failure> {
+    let copies = dir.join(ISSUED);
+    let failed = |error: io::Error| Failure::new(format!("{}: {error}", copies.display()));
+    let entries = match fs::read_dir(&copies) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with(&kid.to_string()) {
+            found.push(identity::load_certificate(&path)?);
+        }
+    }
+    Ok(found)
 }
 
 fn fields(request: &Request, public: PublicKeys) -> Result<CertificateFields, Failure> {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use clap::{ArgAction, Args, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
 use veilmq_client::{
-    Builder, Client, QoS, Tls, TlsError, Will,
+    Builder, Client, QoS, Tls, TlsError, TopicName, Will,
     e2e::{
         ArticleKey, ArticleKeys, Directory, EnvelopeOptions, EpochTiming, Keyring, MasterSecret, Padding,
         Scope, ScopeConfig, SenderPolicy,
@@ -15,6 +15,7 @@ use veilmq_client::{
 use veilmq_protocol::veil::{
     Roles, Scheme, Schemes, Suite,
     channel::{Identity, Secret32, TrustAnchors},
+    distribution::DistributionTopic,
 };
 
 use crate::{failure::Failure, format::unix_ms, keys::Keys, properties::Given, secret, topic::TopicKeys};
@@ -137,7 +138,7 @@ pub(crate) struct Connection {
     /// Sign what is published, so that readers know the sender (needs --identity)
     #[arg(long, help_heading = "End to end", requires = "identity")]
     sign: bool,
-    /// Certificate of a sender; with any, only these are accepted and signatures are checked (repeatable)
+    /// Certificate of a sender; with any, only messages that one of these has signed are accepted (repeatable)
     #[arg(long, value_name = "FILE", help_heading = "End to end", requires = "scope")]
     sender: Vec<PathBuf>,
     /// Use the article's format: JSON, encrypted but not authenticated
@@ -170,6 +171,10 @@ pub(crate) struct Connection {
         conflicts_with = "article"
     )]
     legacy_key: Option<PathBuf>,
+    /// Accept messages under earlier keys too, which a session that was away over a change of keys (-c) has waiting for it; a
+    /// member that was removed meanwhile can still make such messages
+    #[arg(long, help_heading = "End to end")]
+    backlog: bool,
     /// Say when each message was sealed
     #[arg(long, help_heading = "End to end")]
     timestamp: bool,
@@ -214,6 +219,7 @@ impl Connection {
     /// Reads keys and certificates and describes the client; nothing is sent yet.
     pub(crate) fn builder(&self, given: &Given) -> Result<Builder, Failure> {
         self.start_logging();
+        self.check_scopes()?;
         let mut builder = Client::builder(&self.host, self.port)
             .keep_alive_seconds(self.keep_alive)
             .clean_start(!self.disable_clean_session)
@@ -246,6 +252,46 @@ impl Connection {
         }
         let builder = self.with_scope(self.with_channel(builder)?)?;
         self.with_blind_topics(self.keys.add_to(builder, &self.envelopes())?)
+    }
+
+    /// Refuses options that would do nothing, since there is no scope that they could concern.
+    fn check_scopes(&self) -> Result<(), Failure> {
+        let options = [
+            ("--sign", self.sign),
+            ("--timestamp", self.timestamp),
+            ("--pad", self.pad),
+            ("--backlog", self.backlog),
+            ("--require-signatures", self.keys.requires_signatures()),
+        ];
+        match options.iter().find(|(_, is_given)| *is_given) {
+            Some((option, _)) if self.scopes().next().is_none() => {
+                Err(Failure::new(format!("{option} needs a scope: give --scope, --join or --issue")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The scopes of end-to-end encryption.
+    fn scopes(&self) -> impl Iterator<Item = &String> {
+        self.scope.iter().chain(self.keys.scopes())
+    }
+
+    /// Refuses a topic that lies in none of the scopes that were given: its messages would go in the clear.
+    pub(crate) fn check_is_sealed(&self, topic: &str) -> Result<(), Failure> {
+        let name = TopicName::new(topic).map_err(|error| Failure::new(format!("-t {topic:?}: {error}")))?;
+        let mut scopes = self.scopes().peekable();
+        if scopes.peek().is_none() || topic.starts_with(DistributionTopic::PREFIX) {
+            return Ok(());
+        }
+        let is_sealed = |filter: &String| Scope::new(filter).is_ok_and(|scope| scope.contains(name));
+        if scopes.any(is_sealed) {
+            return Ok(());
+        }
+        let scopes: Vec<&str> = self.scopes().map(String::as_str).collect();
+        Err(Failure::new(format!(
+            "{topic} is in none of the scopes {}: its messages would go in the clear; give no scope if that is meant",
+            scopes.join(", ")
+        )))
     }
 
     /// Who this client is, if it says so.
@@ -344,8 +390,12 @@ impl Connection {
         for path in &self.sender {
             directory.pin(identity::load_certificate(path)?);
         }
-        let senders = if self.sender.is_empty() { SenderPolicy::AnyMember } else { SenderPolicy::Known };
-        let options = EnvelopeOptions { suite: self.suite.suite(), senders, ..self.envelopes() };
+        let mut options = EnvelopeOptions { suite: self.suite.suite(), ..self.envelopes() };
+        if !self.sender.is_empty() {
+            options.senders = SenderPolicy::Known;
+            // Every member can seal in the name of another, and nobody can sign so.
+            options.require_signature = true;
+        }
         let builder = builder.directory(directory).scope(ScopeConfig::envelope(scope, keyring, options));
         let Some(path) = &self.legacy_key else { return Ok(builder) };
         let keys = ArticleKeys::new(ArticleKey::master(secret::load(path)?.as_slice()));
@@ -361,7 +411,7 @@ impl Connection {
         }
         let master = self.master_key.as_deref().map(secret::load).transpose()?;
         let naming = self.topics.naming(master.as_ref().map(|master| (&**master, self.epoch)))?;
-        let mut scopes = self.scope.iter().chain(self.keys.scopes()).peekable();
+        let mut scopes = self.scopes().peekable();
         if scopes.peek().is_none() {
             return Err(Failure::new("--blind needs a scope: give --scope, --join or --issue"));
         }
@@ -376,6 +426,8 @@ impl Connection {
     fn envelopes(&self) -> EnvelopeOptions {
         EnvelopeOptions {
             sign: self.sign,
+            require_signature: self.keys.requires_signatures(),
+            backlog: self.backlog,
             timestamp: self.timestamp,
             padding: if self.pad { Padding::PowersOfTwo } else { Padding::None },
             ..EnvelopeOptions::default()

@@ -51,21 +51,33 @@ pub(crate) struct Keys {
 #[derive(Args)]
 pub(crate) struct Policy {
     /// Certificate of a member to let in, although it was never there (repeatable)
-    #[arg(long, value_name = "FILE", help_heading = "End to end")]
+    #[arg(long, value_name = "FILE", help_heading = "End to end", requires = "issue")]
     member: Vec<PathBuf>,
     /// Let nobody in but those of --member
-    #[arg(long, help_heading = "End to end")]
+    #[arg(long, help_heading = "End to end", requires = "issue")]
     members_only: bool,
     /// How often the keys change, in seconds
-    #[arg(long, value_name = "SECONDS", help_heading = "End to end", default_value_t = 86_400)]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        help_heading = "End to end",
+        requires = "issue",
+        default_value_t = 86_400
+    )]
     rotate_every: u64,
     /// How long a key is announced before it is used, in seconds
-    #[arg(long, value_name = "SECONDS", help_heading = "End to end", default_value_t = 60)]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        help_heading = "End to end",
+        requires = "issue",
+        default_value_t = 60
+    )]
     key_lead: u64,
     /// Change the key for every new member, so that it reads nothing from before
-    #[arg(long, help_heading = "End to end")]
+    #[arg(long, help_heading = "End to end", requires = "issue")]
     join_secrecy: bool,
-    /// Have members refuse messages that are not signed
+    /// Refuse messages that are not signed; with --issue, have all members refuse them
     #[arg(long, help_heading = "End to end")]
     require_signatures: bool,
 }
@@ -99,6 +111,11 @@ impl Keys {
     /// The scopes whose keys come through the broker or go there.
     pub(crate) fn scopes(&self) -> impl Iterator<Item = &String> {
         self.join.iter().chain(&self.issue)
+    }
+
+    /// Whether messages that are not signed are to be refused.
+    pub(crate) const fn requires_signatures(&self) -> bool {
+        self.policy.require_signatures
     }
 
     /// The file of the state.

@@ -64,6 +64,7 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let given = arguments.connection.given()?;
     let builder = arguments.connection.builder(&given)?.reconnect(arguments.lines);
+    arguments.connection.check_is_sealed(&arguments.topic)?;
     let payload = match arguments.lines {
         true => None,
         false => Some(arguments.payload()?),

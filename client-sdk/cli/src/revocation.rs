@@ -10,6 +10,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use veilmq_client::identity;
 use veilmq_protocol::veil::{
+    Certificate,
     channel::Identity,
     distribution::{Crl, CrlFields, DistributionTopic, RevocationReason, Revoked},
 };
@@ -17,6 +18,8 @@ use veilmq_protocol::veil::{
 use crate::{authority, failure::Failure, format::unix_ms};
 
 const DAY_SECONDS: u64 = 86_400;
+/// The list, in the folder of the authority.
+const LIST: &str = "ca.crl";
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -57,17 +60,27 @@ impl Reason {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let authority = authority::load(&arguments.dir)?;
-    let file = arguments.dir.join("ca.crl");
+    let file = arguments.dir.join(LIST);
     let (number, mut revoked) = known(&file, &authority)?;
     for path in &arguments.certificate {
         let certificate = identity::load_certificate(path)?;
-        if certificate.issuer() != authority.kid() {
-            return Err(Failure::new(format!("{}: another authority issued it", path.display())));
+        let refused = |why: &str| Failure::new(format!("{}: {why}", path.display()));
+        if certificate.kid() == authority.kid() {
+            return Err(refused("it is the authority's own, and would end everything that it has certified"));
         }
-        let entry = Revoked { serial: certificate.serial, reason: arguments.reason.value() };
-        match revoked.binary_search_by_key(&entry.serial, |entry| entry.serial) {
-            Ok(_) => {}
-            Err(index) => revoked.insert(index, entry),
+        if certificate.issuer() != authority.kid() {
+            return Err(refused("another authority issued it"));
+        }
+        let mut serials: Vec<u64> = vec![certificate.serial];
+        // A thief has the keys, and perhaps a certificate from before it was renewed.
+        serials.extend(
+            authority::issued_for(&arguments.dir, certificate.kid())?.iter().map(|other| other.serial),
+        );
+        for serial in serials {
+            let entry = Revoked { serial, reason: arguments.reason.value() };
+            if let Err(index) = revoked.binary_search_by_key(&serial, |entry| entry.serial) {
+                revoked.insert(index, entry);
+            }
         }
     }
     let this_update = unix_ms() / 1000;
@@ -85,6 +98,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     say!("{}: list {} with {} certificates", file.display(), list.number, list.revoked.len());
     say!("publish it: veil pub -q 1 -r -t {topic} -f {} ...", file.display());
     Ok(())
+}
+
+/// Whether a certificate stands on the list of the authority in `dir`.
+pub(crate) fn is_revoked(
+    dir: &Path,
+    authority: &Identity,
+    certificate: &Certificate,
+) -> Result<bool, Failure> {
+    let (_, revoked) = known(&dir.join(LIST), authority)?;
+    Ok(revoked.binary_search_by_key(&certificate.serial, |entry| entry.serial).is_ok())
 }
 
 /// The number and entries of the list there is.

@@ -13,7 +13,7 @@ use tokio::{
 };
 use veilmq_client::{
     Client, Message, QoS, Received, Sealed, Subscription,
-    e2e::{Authentication, Provenance},
+    e2e::{Authentication, OpenError, Provenance},
 };
 
 use crate::{
@@ -142,7 +142,14 @@ impl Printer<'_> {
                 Ok(())
             }
             Received::Refused { topic, error } => {
-                complain(&format!("{topic}: message refused: {error} ({})", error.name()));
+                let hint = match error {
+                    OpenError::UnknownSender(_) => "; give its certificate with --sender",
+                    OpenError::EpochDropped { .. } => {
+                        "; --backlog takes what has waited under an earlier key"
+                    }
+                    _ => "",
+                };
+                complain(&format!("{topic}: message refused: {error} ({}){hint}", error.name()));
                 Ok(())
             }
             Received::Missed { count } => {

@@ -19,7 +19,7 @@ use veilmq_client::{
     },
     identity,
 };
-use veilmq_protocol::veil::{Roles, channel::TrustAnchors};
+use veilmq_protocol::veil::{Roles, channel::TrustAnchors, distribution::Crl};
 
 /// Runs `veil` in a folder.
 fn veil(folder: &Path, arguments: &[&str]) -> Output {
@@ -165,6 +165,12 @@ fn bad_input_gives_one_line_that_names_the_thing_at_fault() {
             publish(&["--scope", "a", "--master-key", "ca/ca.vmc"]),
             "ca/ca.vmc: others may read this key file (mode 6",
         ),
+        (
+            publish(&["--scope", "b/#", "--master-key", "master.key"]),
+            "a is in none of the scopes b/#: its messages would go in the clear",
+        ),
+        (publish(&["--pad"]), "--pad needs a scope: give --scope, --join or --issue"),
+        (publish(&["--require-signatures"]), "--require-signatures needs a scope: "),
         (publish(&["-c"]), "-c needs a client identifier: give -i or --identity"),
         (publish(&["-D", "publish", "topic-alias", "1"]), "-D publish topic-alias: no such property"),
         (publish(&["-x", "-2"]), "-x -2: give 0 to 4294967295 seconds, or -1"),
@@ -177,6 +183,42 @@ fn bad_input_gives_one_line_that_names_the_thing_at_fault() {
         assert!(line.starts_with(&format!("veil: {complaint}")), "{arguments:?}: {line}");
         assert_eq!(status, 1, "{arguments:?}");
     }
+}
+
+#[test]
+fn who_is_revoked_is_revoked_with_all_certificates_it_ever_got_and_gets_no_other() {
+    let folder = with_authority();
+    let path = |name: &str| folder.path().join(name);
+    let authority = ["--dir", "ca"];
+    let who = ["--subject", "press", "--role", "publisher", "--out", "."];
+    succeed(folder.path(), &[&["ca", "issue"], &authority[..], &who].concat());
+    let first = identity::load_certificate(&path("press.vmc")).unwrap();
+    succeed(folder.path(), &[&["ca", "renew"], &authority[..], &["press.vmc"]].concat());
+    let renewed = identity::load_certificate(&path("press.vmc")).unwrap();
+    assert_ne!(first.serial, renewed.serial);
+
+    succeed(folder.path(), &[&["ca", "revoke"], &authority[..], &["press.vmc"]].concat());
+
+    let list = Crl::parse(&fs::read(path("ca/ca.crl")).unwrap()).unwrap();
+    let mut revoked: Vec<u64> = list.revoked.iter().map(|entry| entry.serial).collect();
+    let mut expected = [first.serial, renewed.serial];
+    revoked.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(revoked, expected);
+    let again = ["--subject", "press", "--role", "publisher", "--certificate", "press.vmc", "--out", "again"];
+    for arguments in [
+        [&["ca", "renew"], &authority[..], &["press.vmc"]].concat(),
+        [&["ca", "issue"], &authority[..], &again].concat(),
+    ] {
+        let (status, line) = fail(folder.path(), &arguments);
+        assert_eq!(
+            (status, line.contains("are revoked; issue a certificate with new ones")),
+            (1, true),
+            "{line}"
+        );
+    }
+    let (_, line) = fail(folder.path(), &[&["ca", "revoke"], &authority[..], &["ca/ca.vmc"]].concat());
+    assert!(line.starts_with("veil: ca/ca.vmc: it is the authority's own"), "{line}");
 }
 
 #[test]

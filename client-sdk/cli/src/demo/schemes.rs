@@ -356,7 +356,7 @@ impl Stage<'_> {
                         &[RecordType::FanGroup],
                     ),
                     false => (
-                        "messages were made authentic once for all subscribers",
+                        "each message had one body for all subscribers, with a tag that makes it authentic",
                         &[RecordType::FanGroup, RecordType::FanDigest],
                     ),
                 };
