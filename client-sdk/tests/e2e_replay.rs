@@ -502,33 +502,6 @@ fn a_window_keeps_what_it_knows_over_restarts_whatever_its_width_was() {
 }
 
 #[test]
-fn the_state_of_a_program_whose_windows_all_held_128_messages_is_taken_over() {
-    let mut publisher = publisher();
-    let payloads: Vec<Vec<u8>> = (0..4).map(|_| seal(&mut publisher, NOW)).collect();
-    let (session, _) = position(&payloads[0]);
-    let mut state = b"VE2E\x01\x01".to_vec();
-    state.extend_from_slice(&NOW.to_be_bytes());
-    state.extend_from_slice(&1_u64.to_be_bytes());
-    state.extend_from_slice(&[2; 8]);
-    state.extend_from_slice(&hash(&[TOPIC.as_bytes()]));
-    state.push(1);
-    state.extend_from_slice(&session.to_be_bytes());
-    state.extend_from_slice(&NOW.to_be_bytes());
-    state.extend_from_slice(&2_u32.to_be_bytes());
-    state.extend_from_slice(&0b101_u128.to_be_bytes());
-    // No retained message; no Wills.
-    state.extend_from_slice(&[0, 0, 0]);
-    let checksum = hash(&[&state]);
-    state.extend_from_slice(&checksum);
-    let mut reader = reader();
-
-    reader.import_state(&state, NOW, false).unwrap();
-
-    let opened = payloads.iter().map(|payload| live(&mut reader, payload, NOW)).collect::<Vec<_>>();
-    assert_eq!(opened, [Err(OpenError::Replay), Ok(()), Err(OpenError::Replay), Ok(())]);
-}
-
-#[test]
 fn a_sender_on_very_many_topics_makes_nobody_take_an_older_message_of_another_twice() {
     let replay = ReplayLimits { streams_max: 40, sender_streams_max: 30, ..ReplayLimits::default() };
     let limits = Limits { replay, ..Limits::default() };

@@ -541,11 +541,7 @@ pub(super) fn restore(
 ) -> Result<Retained, StateError> {
     let mut reader = Reader::new(saved);
     let (keys, replay) = (reader.v32("keys")?, reader.v32("replay state")?);
-    // Earlier versions of this program did not save what is retained.
-    let retained = match reader.offset() == saved.len() {
-        true => Retained::default(),
-        false => Retained::decode(reader.v32("retained messages")?)?,
-    };
+    let retained = Retained::decode(reader.v32("retained messages")?)?;
     reader.finish()?;
     if let (Some(distribution), false) = (distribution, keys.is_empty()) {
         distribution.import(e2e, keys, &mut entropy)?;

@@ -47,9 +47,6 @@ impl Default for ReplayLimits {
     }
 }
 
-/// Reads a window of a saved state.
-type ReadWindow<'a> = &'a dyn Fn(&mut Reader<'_>) -> Result<Window, LayoutError>;
-
 /// Identifies what messages are counted in: a sender and a topic, the latter by its hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct StreamName {
@@ -171,20 +168,16 @@ impl Replay {
         }
     }
 
-    /// Reads what [`Replay::encode`] wrote, or what it wrote when every window held 128 messages, replacing this state.
-    pub(super) fn decode(&mut self, mut reader: Reader<'_>, is_128: bool) -> Result<(), StateError> {
+    /// Reads what [`Replay::encode`] wrote, replacing this state.
+    pub(super) fn decode(&mut self, mut reader: Reader<'_>) -> Result<(), StateError> {
         let width = self.limits.window;
-        let read_window: ReadWindow<'_> = match is_128 {
-            true => &|reader| Window::decode_128(reader, width),
-            false => &|reader| Window::decode(reader, width),
-        };
         let mut streams = Streams::new(self.limits.streams_max, self.limits.sender_streams_max);
         for _ in 0..reader.u64("stream count")? {
             let sender = Kid::from_bytes(reader.array("sender")?);
             let topic_hash = reader.array("topic hash")?;
             let stream = Stream {
-                normal: Class::decode(&mut reader, read_window)?,
-                will: Class::decode(&mut reader, read_window)?,
+                normal: Class::decode(&mut reader, width)?,
+                will: Class::decode(&mut reader, width)?,
             };
             self.evictions += u64::from(streams.insert(StreamName { sender, topic_hash }, stream));
         }
@@ -311,13 +304,12 @@ impl Class {
         }
     }
 
-    fn decode(reader: &mut Reader<'_>, read_window: ReadWindow<'_>) -> Result<Self, StateError> {
+    fn decode(reader: &mut Reader<'_>, width: ReplayWindow) -> Result<Self, StateError> {
         let count = usize::from(reader.u8("session count")?);
         if count > SESSIONS_MAX {
             return Err(LayoutError::Value("session count").into());
         }
-        let known =
-            (0..count).map(|_| Session::decode(reader, read_window)).collect::<Result<Vec<_>, _>>()?;
+        let known = (0..count).map(|_| Session::decode(reader, width)).collect::<Result<Vec<_>, _>>()?;
         if !known.is_sorted_by(|a, b| a.number < b.number) {
             return Err(LayoutError::Order("session").into());
         }
@@ -333,11 +325,11 @@ impl Class {
 }
 
 impl Session {
-    fn decode(reader: &mut Reader<'_>, read_window: ReadWindow<'_>) -> Result<Self, StateError> {
+    fn decode(reader: &mut Reader<'_>, width: ReplayWindow) -> Result<Self, StateError> {
         Ok(Self {
             number: reader.u64("session")?,
             appeared_ms: reader.u64("appearance")?,
-            window: read_window(reader)?,
+            window: Window::decode(reader, width)?,
         })
     }
 }
@@ -366,7 +358,7 @@ mod tests {
 
         before.encode(&[arrival(1, false), arrival(4, false)], &mut state);
         let mut after = Replay::new(ReplayLimits::default());
-        after.decode(Reader::new(&state), false).unwrap();
+        after.decode(Reader::new(&state)).unwrap();
 
         let is_new = |seq| after.check(&arrival(seq, false), 1).is_ok();
         assert_eq!([0, 1, 2, 3, 4, 5].map(is_new), [false, true, false, false, true, true]);

@@ -14,8 +14,6 @@ use super::{E2e, error::StateError, replay::Arrival};
 
 const MAGIC: [u8; 4] = *b"VE2E";
 const VERSION: u8 = 2;
-/// All windows held 128 messages.
-const VERSION_128: u8 = 1;
 
 /// When a state was saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,8 +89,8 @@ impl E2e {
         now_unix_ms: u64,
         accept_replay_after_crash: bool,
     ) -> Result<(), StateError> {
-        let (version, saved, session_ms, streams) = open_state(bytes)?;
-        self.receiver.replay.decode(streams, version == VERSION_128)?;
+        let (saved, session_ms, streams) = open_state(bytes)?;
+        self.receiver.replay.decode(streams)?;
         self.sender.resume_after(session_ms);
         if saved == Saved::InPassing && !accept_replay_after_crash {
             self.receiver.replay.distrust(now_unix_ms.saturating_mul(1 << 16));
@@ -101,14 +99,14 @@ impl E2e {
     }
 }
 
-fn open_state(bytes: &[u8]) -> Result<(u8, Saved, u64, Reader<'_>), StateError> {
+fn open_state(bytes: &[u8]) -> Result<(Saved, u64, Reader<'_>), StateError> {
     let (content, checksum) = bytes.split_last_chunk::<32>().ok_or(StateError::NotState)?;
     let mut reader = Reader::new(content);
     if reader.array("magic").map_err(|_| StateError::NotState)? != MAGIC {
         return Err(StateError::NotState);
     }
     let version = reader.u8("version").map_err(|_| StateError::NotState)?;
-    if !matches!(version, VERSION_128 | VERSION) {
+    if version != VERSION {
         return Err(StateError::Version(version));
     }
     if hash(&[content]) != *checksum {
@@ -119,5 +117,5 @@ fn open_state(bytes: &[u8]) -> Result<(u8, Saved, u64, Reader<'_>), StateError> 
         1 => Saved::AtShutdown,
         2.. => return Err(LayoutError::Value("circumstance").into()),
     };
-    Ok((version, saved, reader.u64("session")?, reader))
+    Ok((saved, reader.u64("session")?, reader))
 }

@@ -382,6 +382,21 @@ fn both_sides_go_on_after_a_restart_from_what_they_saved() {
 }
 
 #[test]
+fn the_state_of_another_version_is_one_error_that_names_it() {
+    let party = Party::subscriber("lake");
+    let saved = party.keys.export(&party.e2e);
+
+    for version in (0..=u8::MAX).filter(|version| *version != saved[4]) {
+        let mut foreign = saved.to_vec();
+        foreign[4] = version;
+        let mut again = Party::subscriber("lake");
+        let refused = again.keys.import(&mut again.e2e, &foreign, &mut entropy());
+
+        assert_eq!(refused, Err(StateError::Version(version)));
+    }
+}
+
+#[test]
 fn an_issuer_restored_from_an_older_copy_issues_anew_and_is_believed() {
     let mut broker = Broker::default();
     let mut press = Party::publisher("press", IssuePolicy::default());

@@ -291,14 +291,8 @@ impl Distribution {
         }
     }
 
-    /// Reads what [`write_pairs`](Self::write_pairs) wrote, or wrote before pairs could be taken away; what is not configured any more
-    /// is passed over.
-    pub(super) fn read_pairs(
-        &mut self,
-        e2e: &mut E2e,
-        reader: &mut Reader<'_>,
-        has_barred: bool,
-    ) -> Result<(), StateError> {
+    /// Reads what [`write_pairs`](Self::write_pairs) wrote; what is not configured any more is passed over.
+    pub(super) fn read_pairs(&mut self, e2e: &mut E2e, reader: &mut Reader<'_>) -> Result<(), StateError> {
         for _ in 0..reader.u32("pair count")? {
             let certificate = read_certificate(reader)?;
             let granted = Granted { epoch: reader.u32("epoch")?, certificate };
@@ -306,8 +300,7 @@ impl Distribution {
                 giving.granted.insert(granted.certificate.kid(), granted);
             }
         }
-        let barred_count = if has_barred { reader.u32("barred count")? } else { 0 };
-        for _ in 0..barred_count {
+        for _ in 0..reader.u32("barred count")? {
             let kid = Kid::from_bytes(reader.array("barred")?);
             if let Some(giving) = &mut self.pairs.giving {
                 giving.barred.insert(kid);

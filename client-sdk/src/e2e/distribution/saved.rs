@@ -27,12 +27,6 @@ use crate::e2e::{
 
 const MAGIC: [u8; 4] = *b"VEKD";
 const VERSION: u8 = 4;
-/// No pair could be taken away.
-const VERSION_3: u8 = 3;
-/// Without the certificates by which issuers speak.
-const VERSION_2: u8 = 2;
-/// Without the sessions that have used a key, and without pairs.
-const VERSION_1: u8 = 1;
 /// Reserved at once: growing would leave copies of secrets behind.
 const CAPACITY: usize = 64 << 10;
 
@@ -125,7 +119,7 @@ impl Distribution {
             return Err(StateError::NotState);
         }
         let version = reader.u8("version")?;
-        if !matches!(version, VERSION_1 | VERSION_2 | VERSION_3 | VERSION) {
+        if version != VERSION {
             return Err(StateError::Version(version));
         }
         if Kid::from_bytes(reader.array("kid")?) != self.identity.kid() {
@@ -142,7 +136,7 @@ impl Distribution {
         for _ in 0..reader.u32("scope count")? {
             let scope = read_scope(&mut reader)?;
             let rings = e2e.rings_mut(&scope);
-            let marks = read_membership(&mut reader, rings, version)?;
+            let marks = read_membership(&mut reader, rings)?;
             if let Some(membership) = self.memberships.iter_mut().find(|known| known.scope == scope) {
                 membership.marks.extend(marks);
             }
@@ -151,17 +145,14 @@ impl Distribution {
             let scope = read_scope(&mut reader)?;
             let issuer = self.issuers.iter_mut().find(|issuer| issuer.scope == scope);
             read_issuer(&mut reader, issuer)?;
-            if version != VERSION_1
-                && let Some(used) = optional(&mut reader, |reader| {
-                    Ok(SessionsUsed { epoch: reader.u32("epoch")?, count: reader.u32("session count")? })
-                })?
-            {
+            let used = optional(&mut reader, |reader| {
+                Ok(SessionsUsed { epoch: reader.u32("epoch")?, count: reader.u32("session count")? })
+            })?;
+            if let Some(used) = used {
                 e2e.resume_sessions(&scope, used);
             }
         }
-        if version != VERSION_1 {
-            self.read_pairs(e2e, &mut reader, version == VERSION)?;
-        }
+        self.read_pairs(e2e, &mut reader)?;
         reader.finish()?;
         let lists: Vec<Crl> = self.lists.values().cloned().collect();
         for list in lists {
@@ -239,7 +230,6 @@ impl Membership {
 fn read_membership(
     reader: &mut Reader<'_>,
     mut rings: Option<&mut Rings>,
-    version: u8,
 ) -> Result<Vec<(Kid, Mark)>, StateError> {
     let mut marks = Vec::new();
     for _ in 0..reader.u32("mark count")? {
@@ -256,12 +246,9 @@ fn read_membership(
         let issuer = Kid::from_bytes(reader.array("issuer")?);
         let flags = reader.u8("ring flags")?;
         let suites = reader.v32("suites")?;
-        let vouched = match version {
-            VERSION_1 | VERSION_2 => None,
-            _ => optional(reader, |reader| {
-                Ok((Kid::from_bytes(reader.array("authority")?), reader.u64("serial")?))
-            })?,
-        };
+        let vouched = optional(reader, |reader| {
+            Ok((Kid::from_bytes(reader.array("authority")?), reader.u64("serial")?))
+        })?;
         let mut ring = rings.as_mut().map(|rings| rings.ring(issuer));
         if let Some(ring) = &mut ring {
             ring.authority = flags & 1 != 0;

@@ -123,24 +123,6 @@ impl Window {
     pub(super) fn decode(reader: &mut Reader<'_>, width: ReplayWindow) -> Result<Self, LayoutError> {
         let highest = reader.u32("highest seq")?;
         let count = reader.u8("window width")?;
-        Self::decode_words(reader, highest, count.into(), width)
-    }
-
-    /// Reads what the first version of the state had: always two words.
-    ///
-    /// # Errors
-    /// [`LayoutError`].
-    pub(super) fn decode_128(reader: &mut Reader<'_>, width: ReplayWindow) -> Result<Self, LayoutError> {
-        let highest = reader.u32("highest seq")?;
-        Self::decode_words(reader, highest, ReplayWindow::NARROWEST.words(), width)
-    }
-
-    fn decode_words(
-        reader: &mut Reader<'_>,
-        highest: u32,
-        count: usize,
-        width: ReplayWindow,
-    ) -> Result<Self, LayoutError> {
         let words: Result<Vec<u64>, LayoutError> = (0..count).map(|_| reader.u64("window")).collect();
         let mut seen: Vec<u64> = words?.into_iter().rev().collect();
         seen.resize(width.words(), u64::MAX);
