@@ -11,11 +11,11 @@ use veilmq_protocol::{
     veil::{Certificate, CertificateError, Kid, distribution::DistributionTopic},
 };
 
-use super::clock::entropy;
+use super::{clock::entropy, key_log::KeyLog};
 use crate::{
     e2e::{
         E2e, Scope,
-        distribution::{Distribution, HeadError, KeyEvent, Outgoing, Rotation},
+        distribution::{Distribution, Outgoing, Rotation},
     },
     message::Message,
     session::Receipt,
@@ -106,6 +106,7 @@ pub(super) struct Keys {
     hurried_until_ms: Option<u64>,
     /// Everything comes at QoS 0 until this issuer has heard it.
     listens_again: bool,
+    log: KeyLog,
 }
 
 impl Keys {
@@ -124,6 +125,7 @@ impl Keys {
             receipts_max: usize::from(receive_maximum / 2),
             hurried_until_ms: None,
             listens_again: false,
+            log: KeyLog::default(),
         }
     }
 
@@ -257,9 +259,7 @@ impl Keys {
         if !self.unsaved && self.phase != Phase::Disconnected {
             work.publications = std::mem::take(&mut self.held);
         }
-        for event in self.distribution.take_events() {
-            tell(&event);
-        }
+        self.log.tell(&self.distribution.take_events(), now_unix_ms);
         work
     }
 
@@ -275,7 +275,7 @@ impl Keys {
         // While messages wait, the first of their deadlines comes before.
         let hurried =
             self.hurried_until_ms.filter(|_| self.receipts() == 0 && self.phase != Phase::Disconnected);
-        work.min(parked).min(hurried.unwrap_or(u64::MAX)).min(self.stale_due())
+        work.min(parked).min(hurried.unwrap_or(u64::MAX)).min(self.stale_due()).min(self.log.due())
     }
 
     fn listening_due(&self) -> u64 {
@@ -367,40 +367,6 @@ impl Keys {
     }
 }
 
-fn tell(event: &KeyEvent) {
-    match event {
-        KeyEvent::Installed { scope, issuer, epoch } => info!(scope, %issuer, epoch, "new key"),
-        KeyEvent::Admitted { scope, member } => info!(scope, %member, "member, or its new prekey"),
-        KeyEvent::Removed { scope, member } => info!(scope, %member, "member removed; the epoch changes"),
-        KeyEvent::Revocations { authority, number } => info!(%authority, number, "revocation list"),
-        KeyEvent::JoinPending { scope, issuer } => {
-            info!(scope, %issuer, "JoinPending: the issuer does not answer; its keys may still come");
-        }
-        KeyEvent::JoinNotPassedOn { scope, issuer } => {
-            warn!(scope, %issuer, "the broker does not ask for these keys");
-        }
-        KeyEvent::Joined { scope, member } => info!(scope, %member, "the member has its keys"),
-        KeyEvent::JoinFailed { issuer, error } => warn!(%issuer, %error, "no keys by asking"),
-        KeyEvent::StaleHead { scope, issuer } => {
-            warn!(scope, %issuer, "StaleHead: the issuer has not confirmed its key in time");
-        }
-        KeyEvent::StaleRevocation { authority } => {
-            warn!(%authority, "StaleRevocation: the revocation list is past its time");
-        }
-        KeyEvent::HeadRefused { scope, issuer, error: error @ HeadError::NotAMember { .. } } => {
-            info!(scope, %issuer, %error, "no key");
-        }
-        KeyEvent::HeadRefused { scope, issuer, error } => warn!(scope, %issuer, %error, "key refused"),
-        KeyEvent::Refused { topic, error } => warn!(topic, %error, "refused"),
-        KeyEvent::Overtaken { scope, epoch } => {
-            warn!(
-                scope,
-                epoch, "the state of the issuer is older than what it has published; a new epoch begins"
-            );
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -410,6 +376,7 @@ mod tests {
         veil::{
             CertificateFields, Roles,
             channel::{Identity, IdentityKeys, TrustAnchors},
+            distribution::CrlFields,
         },
     };
 
@@ -421,7 +388,27 @@ mod tests {
 
     const START: u64 = 1_790_000_000_000;
 
-    /// A party with its keys, and what was subscribed to last, by QoS.
+    fn fields(keys: &IdentityKeys, roles: Roles) -> CertificateFields {
+        CertificateFields {
+            roles,
+            serial: 1,
+            not_before: 0,
+            not_after: u64::MAX,
+            ed25519: keys.ed25519_public(),
+            x25519: keys.x25519_public(),
+            subject: "press".to_owned(),
+            publish_scopes: Vec::new(),
+            subscribe_scopes: Vec::new(),
+            path_length: None,
+            revocation_topic: None,
+        }
+    }
+
+    fn ca(keys: &IdentityKeys) -> Certificate {
+        fields(keys, Roles::CA).sign(keys).unwrap()
+    }
+
+    /// A party with its keys.
     struct Party {
         e2e: E2e,
         keys: Keys,
@@ -430,22 +417,12 @@ mod tests {
     impl Party {
         fn new(start: impl FnOnce(&mut Distribution, &mut E2e, Scope)) -> Self {
             let own = IdentityKeys::from_seeds(&[1; 32], &[2; 32]);
-            let fields = CertificateFields {
-                roles: Roles::PUBLISHER | Roles::SUBSCRIBER,
-                serial: 1,
-                not_before: 0,
-                not_after: u64::MAX,
-                ed25519: own.ed25519_public(),
-                x25519: own.x25519_public(),
-                subject: "press".to_owned(),
-                publish_scopes: vec!["f/#".to_owned()],
-                subscribe_scopes: vec!["f/#".to_owned()],
-                path_length: None,
-                revocation_topic: None,
-            };
-            let identity = Arc::new(Identity::new(fields.sign(&own).unwrap(), own).unwrap());
+            let certificate = fields(&own, Roles::PUBLISHER | Roles::SUBSCRIBER).sign(&own).unwrap();
+            let identity = Arc::new(Identity::new(certificate, own).unwrap());
+            let mut anchors = TrustAnchors::new();
+            anchors.add(ca(&IdentityKeys::from_seeds(&[3; 32], &[4; 32]))).unwrap();
             let mut e2e = E2e::new(Member::Identity(Arc::clone(&identity)), Limits::default());
-            let mut distribution = Distribution::new(identity, TrustAnchors::new());
+            let mut distribution = Distribution::new(identity, anchors);
             start(&mut distribution, &mut e2e, Scope::new("f/#").unwrap());
             let mut keys = Keys::new(distribution, None, 4);
             keys.connected();
@@ -521,6 +498,31 @@ mod tests {
         let given_up = (0..=PARKED_MAX).filter_map(|_| member.park(None, START));
 
         assert_eq!(given_up.map(|parked| parked.receipt).collect::<Vec<_>>(), [None]);
+    }
+
+    #[test]
+    fn a_list_past_its_time_is_told_of_once_the_broker_has_had_time_to_send_a_newer_one() {
+        let mut member = Party::member();
+        let authority = IdentityKeys::from_seeds(&[3; 32], &[4; 32]);
+        let issuer = ca(&authority);
+        let topic = format!("_veil/1/crl/{}", issuer.kid());
+        let list =
+            CrlFields { number: 1, this_update: 0, next_update: START / 1_000, issuer, revoked: Vec::new() };
+        let list = list.sign(&authority).unwrap();
+        let Party { e2e, keys } = &mut member;
+        keys.distribution.handle(e2e, &topic, list.as_bytes(), START, &mut entropy);
+        let subscriptions = member.work(START).filters.len();
+        member.is_answered(subscriptions, START);
+        assert_ne!(member.keys.distribution.stale_due(), u64::MAX, "it was taken");
+
+        let due = START + HEARD_MS;
+        assert_eq!(member.keys.stale_due(), due);
+        member.work(due - 1);
+        assert_eq!(member.keys.stale_due(), due);
+        assert!(member.keys.next_due() <= due);
+        member.work(due);
+
+        assert_eq!(member.keys.stale_due(), u64::MAX, "once");
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod builder;
 mod clock;
 mod driver;
 mod error;
+mod key_log;
 mod keys;
 mod parts;
 mod publish;
