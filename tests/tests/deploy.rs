@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -111,6 +111,44 @@ fn every_metric_that_alerts_dashboard_and_handbook_name_is_one_of_the_broker() {
             assert!(absent.is_empty(), "{place}: {label} is never {absent:?}");
         }
     }
+}
+
+/// The labels of each metric of end-to-end encryption and of channels on a page.
+fn veil_metrics_of(page: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let families = ["e2e_", "keyhead_", "distribution_", "join_", "channel_"];
+    let is_veil = |name: &str| {
+        name.strip_prefix("veilmq_")
+            .is_some_and(|rest| families.iter().any(|family| rest.starts_with(family)))
+    };
+    let mut metrics: BTreeMap<_, _> = metrics_of(page)
+        .into_iter()
+        .filter(|name| is_veil(name))
+        .map(|name| (name, BTreeSet::new()))
+        .collect();
+    for (name, labels) in page.lines().filter_map(|line| line.split_once('{')) {
+        let labels = labels.split("=\"").filter_map(|before| before.rsplit(['"', ',']).next());
+        if let Some(known) = metrics.get_mut(name) {
+            known.extend(labels.filter(|label| !label.starts_with('}')).map(str::to_owned));
+        }
+    }
+    metrics
+}
+
+#[test]
+fn the_protocol_names_every_metric_of_its_own_with_its_labels_and_no_other() {
+    let protocol = read("docs/veil1-protocol.md");
+    let section = protocol.split("### 13.3").nth(1).unwrap().split("### 13.4").next().unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    let quoted = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    let documented: BTreeMap<String, BTreeSet<String>> = rows
+        .map(|row| {
+            let mut cells = row.split('|');
+            let name = cells.next().unwrap().trim().trim_end_matches('`').to_owned();
+            (name, quoted(cells.next().unwrap()))
+        })
+        .collect();
+
+    assert_eq!(documented, veil_metrics_of(&page_of_a_broker()));
 }
 
 #[test]
