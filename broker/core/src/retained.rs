@@ -1,9 +1,9 @@
 //! Retained messages: the newest message of each topic, kept for subscribers that come later.
 //!
 //! Shared by all shards, read-mostly, and no part of any session ([MQTT311-3.1.2-7]). A byte budget bounds it; a message beyond
-//! the budget is refused, never half kept.
+//! the budget is refused, never half kept. Invariant: `expiries` holds the topics whose messages expire, and no other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -30,6 +30,8 @@ type Topics = BTreeMap<Arc<str>, Arc<Message>>;
 struct Inner {
     topics: Topics,
     bytes: usize,
+    /// When which topics' messages expire, soonest first.
+    expiries: BTreeSet<(Moment, Arc<str>)>,
     /// What whoever vouches for clients has said of those whose messages these are.
     standings: Standings,
     /// What the broker says of itself, which no budget refuses and no count of clients' messages shows.
@@ -84,15 +86,16 @@ impl RetainedIndex {
     }
 
     /// Stores a message as its topic's retained one; an empty payload clears it and is not kept
-    /// ([MQTT-3.3.1-5], [MQTT-3.3.1-6], [MQTT-3.3.1-7]).
-    pub(crate) fn store(&self, message: &Arc<Message>) -> Stored {
+    /// ([MQTT-3.3.1-5], [MQTT-3.3.1-6], [MQTT-3.3.1-7]). Where there is no room, messages that have expired are removed, and their
+    /// topics appended to `expired`, until there is.
+    pub(crate) fn store(&self, message: &Arc<Message>, now: Moment, expired: &mut Vec<Arc<str>>) -> Stored {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         if message.payload().is_empty() {
             return if inner.remove(message.topic()) { Stored::Cleared } else { Stored::Nothing };
         }
-        let before = inner.topics.get(message.topic()).map_or(0, |old| old.size_bytes());
-        if inner.bytes - before + message.size_bytes() > self.bytes_max.load(Ordering::Relaxed) {
-            return Stored::OverBudget;
+        while inner.bytes_with(message) > self.bytes_max.load(Ordering::Relaxed) {
+            let Some(topic) = inner.remove_expired(now) else { return Stored::OverBudget };
+            expired.push(topic);
         }
         inner.replace(message);
         Stored::Kept
@@ -135,15 +138,20 @@ impl RetainedIndex {
         self.inner.write().unwrap_or_else(PoisonError::into_inner).remove(topic)
     }
 
-    /// Removes a topic's retained message if it has expired; true if it did.
-    pub(crate) fn remove_expired(&self, topic: &str, now: Moment) -> bool {
-        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
-        let expired = inner.topics.get(topic).is_some_and(|message| message.is_expired(now));
-        expired && inner.remove(topic)
+    /// Returns when the next message expires.
+    pub(crate) fn next_expiry(&self) -> Option<Moment> {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        inner.expiries.first().map(|(at, _)| *at)
     }
 
-    /// Returns a portion of the retained messages that a filter matches, from the topics behind `after`, in order, expired ones too
-    /// (the caller removes them).
+    /// Removes messages that have expired, at most `count_max`, and returns their topics.
+    pub(crate) fn take_expired(&self, now: Moment, count_max: usize) -> Vec<Arc<str>> {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        std::iter::from_fn(|| inner.remove_expired(now)).take(count_max).collect()
+    }
+
+    /// Returns a portion of the retained messages that a filter matches, from the topics behind `after`, in order, those too that
+    /// have expired and are still to be removed.
     pub(crate) fn part(&self, filter: TopicFilter<'_>, after: Option<&str>, portion: Portion) -> Part {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         // [MQTT-4.7.2-1] A wildcard at the first level does not reach the broker's own topics.
@@ -207,18 +215,37 @@ impl Inner {
         self.standings.came(message);
         self.remove(message.topic());
         self.bytes += message.size_bytes();
-        self.topics.insert(Arc::from(message.topic()), Arc::clone(message));
+        let topic: Arc<str> = Arc::from(message.topic());
+        if let Some(at) = message.expires_at() {
+            self.expiries.insert((at, Arc::clone(&topic)));
+        }
+        self.topics.insert(topic, Arc::clone(message));
     }
 
     fn remove(&mut self, topic: &str) -> bool {
-        match self.topics.remove(topic) {
-            Some(old) => {
-                self.standings.left(&old);
-                self.bytes -= old.size_bytes();
-                true
-            }
-            None => false,
+        let Some((topic, old)) = self.topics.remove_entry(topic) else { return false };
+        if let Some(at) = old.expires_at() {
+            self.expiries.remove(&(at, topic));
         }
+        self.standings.left(&old);
+        self.bytes -= old.size_bytes();
+        true
+    }
+
+    /// Removes the message that expired first, if one has, and returns its topic.
+    fn remove_expired(&mut self, now: Moment) -> Option<Arc<str>> {
+        if self.expiries.first().is_none_or(|(at, _)| *at > now) {
+            return None;
+        }
+        let (_, topic) = self.expiries.pop_first()?;
+        self.remove(&topic);
+        Some(topic)
+    }
+
+    /// Returns the bytes that are retained once a message is its topic's retained one.
+    fn bytes_with(&self, message: &Message) -> usize {
+        let before = self.topics.get(message.topic()).map_or(0, |old| old.size_bytes());
+        self.bytes - before + message.size_bytes()
     }
 }
 
@@ -233,7 +260,7 @@ mod tests {
     use veilmq_protocol::QoS;
 
     use super::*;
-    use crate::message::MessageParts;
+    use crate::message::{Expiry, MessageParts};
 
     fn message(topic: &str, payload: &[u8]) -> Arc<Message> {
         let parts = MessageParts {
@@ -250,11 +277,22 @@ mod tests {
         Message::new(&parts, 0)
     }
 
+    fn expiring(topic: &str, at: u64) -> Arc<Message> {
+        let message = message(topic, b"x");
+        let at = Moment::from_milliseconds(at);
+        Message::new(&MessageParts { expiry: Some(Expiry { at, interval_seconds: 1 }), ..message.parts() }, 0)
+    }
+
+    /// Stores a message when nothing has expired.
+    fn store(index: &RetainedIndex, message: &Arc<Message>) -> Stored {
+        index.store(message, Moment::from_milliseconds(0), &mut Vec::new())
+    }
+
     #[test]
     fn filters_find_the_retained_messages_of_matching_topics() {
         let index = RetainedIndex::new(1 << 20);
         for topic in ["a", "a/b", "a/b/c", "a-b", "b/b", "/"] {
-            assert_eq!(index.store(&message(topic, b"x")), Stored::Kept);
+            assert_eq!(store(&index, &message(topic, b"x")), Stored::Kept);
         }
         index.store_own(&message("$SYS/x", b"x"));
         let cases: &[(&str, &[&str])] = &[
@@ -298,11 +336,52 @@ mod tests {
         let one = message("t", &[0; 100]);
         let index = RetainedIndex::new(one.size_bytes());
 
-        assert_eq!(index.store(&one), Stored::Kept);
-        assert_eq!(index.store(&message("t", &[1; 100])), Stored::Kept);
-        assert_eq!(index.store(&message("u", b"x")), Stored::OverBudget);
-        assert_eq!(index.store(&message("t", b"")), Stored::Cleared);
-        assert_eq!(index.store(&message("t", b"")), Stored::Nothing);
+        assert_eq!(store(&index, &one), Stored::Kept);
+        assert_eq!(store(&index, &message("t", &[1; 100])), Stored::Kept);
+        assert_eq!(store(&index, &message("u", b"x")), Stored::OverBudget);
+        assert_eq!(store(&index, &message("t", b"")), Stored::Cleared);
+        assert_eq!(store(&index, &message("t", b"")), Stored::Nothing);
         assert_eq!(index.totals(), (0, 0));
+    }
+    #[test]
+    fn what_expires_is_known_of_the_messages_that_are_retained_now() {
+        let index = RetainedIndex::new(1 << 20);
+        for message in [expiring("a", 3), expiring("b", 1), expiring("c", 1), expiring("d", 2)] {
+            store(&index, &message);
+        }
+        // One has another expiry now, one has none, and one is gone.
+        store(&index, &expiring("b", 4));
+        store(&index, &message("c", b"x"));
+        index.clear("d");
+        let expired = |at, count_max| -> Vec<String> {
+            let topics = index.take_expired(Moment::from_milliseconds(at), count_max);
+            topics.iter().map(|topic| (**topic).to_owned()).collect()
+        };
+
+        assert_eq!(index.next_expiry(), Some(Moment::from_milliseconds(3)));
+        assert_eq!(expired(2, usize::MAX), [""; 0]);
+        assert_eq!(expired(9, 1), ["a"]);
+        assert_eq!(expired(9, usize::MAX), ["b"]);
+        assert_eq!(index.next_expiry(), None);
+        assert_eq!(index.totals(), (1, message("c", b"x").size_bytes()));
+    }
+
+    #[test]
+    fn messages_that_have_expired_make_room_and_no_more_of_them_than_are_needed() {
+        let one = expiring("a", 5);
+        let index = RetainedIndex::new(2 * one.size_bytes());
+        store(&index, &one);
+        store(&index, &expiring("b", 6));
+        let at = |at, message| {
+            let mut expired = Vec::new();
+            let stored = index.store(&message, Moment::from_milliseconds(at), &mut expired);
+            (stored, expired.iter().map(|topic| (**topic).to_owned()).collect::<Vec<_>>())
+        };
+
+        assert_eq!(at(4, message("c", b"x")), (Stored::OverBudget, vec![]));
+        assert_eq!(at(9, message("c", b"x")), (Stored::Kept, vec!["a".to_owned()]));
+        assert_eq!(at(9, message("c", b"y")), (Stored::Kept, vec![]));
+        assert_eq!(at(9, message("d", b"x")), (Stored::Kept, vec!["b".to_owned()]));
+        assert_eq!(at(9, message("e", b"x")), (Stored::OverBudget, vec![]));
     }
 }

@@ -25,6 +25,11 @@ impl Moment {
         Self(self.0.saturating_add(seconds.saturating_mul(1_000)))
     }
 
+    /// Returns this moment if it is a full second, or the next one that is.
+    pub(crate) const fn to_second(self) -> Self {
+        Self(self.0.div_ceil(1_000).saturating_mul(1_000))
+    }
+
     /// Returns the milliseconds from `earlier` to this moment, zero if it lies ahead.
     pub const fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)

@@ -75,6 +75,7 @@ impl Recovery {
         summary.deliveries = estate.len();
         if let Some(first) = homes.first_mut() {
             first.shard.adopt_estate(estate, now);
+            first.shard.arm_sweep(shared.retained.next_expiry(), now);
         }
         let (mut shards, mut cleanup) = (Vec::new(), [forgotten, cleared].concat());
         for mut home in homes {

@@ -27,6 +27,7 @@ mod retained;
 mod share;
 mod spill;
 mod subscribe;
+mod sweep;
 mod timer;
 mod verdict;
 
@@ -96,6 +97,8 @@ pub struct Shard {
     /// A revocation list has come in this turn.
     has_revoked: bool,
     walks: Walks,
+    /// When this shard looks for retained messages that have expired.
+    sweep_at: Option<Moment>,
     /// The ticket that the records of this turn will go under.
     ticket: Ticket,
     /// Whether something waits for that ticket.
@@ -152,6 +155,7 @@ impl Shard {
             joined: Vec::new(),
             has_revoked: false,
             walks: Walks::default(),
+            sweep_at: None,
             ticket: Ticket(1),
             awaited: false,
             settled: None,

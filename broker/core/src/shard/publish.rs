@@ -437,7 +437,7 @@ impl Shard {
         // [MQTT-3.3.1-8]
         if publication.retain {
             match has_room {
-                true => self.retain(&addressed.message)?,
+                true => self.retain(&addressed.message, now)?,
                 false => self.retain_without_room(&addressed.message)?,
             }
             // Who subscribed on another shard since the message was addressed may have looked for it before it was retained.
@@ -495,15 +495,19 @@ impl Shard {
     }
 
     /// Keeps a message as its topic's retained one ([MQTT-3.3.1-5]).
-    fn retain(&mut self, message: &Arc<Message>) -> Result<(), PublishRefused> {
+    fn retain(&mut self, message: &Arc<Message>, now: Moment) -> Result<(), PublishRefused> {
         if message.publisher().is_none() {
             // What the broker says of itself is said anew after a restart.
             self.shared.retained.store_own(message);
             return Ok(());
         }
-        let record = match self.shared.retained.store(message) {
+        let mut expired = Vec::new();
+        let stored = self.shared.retained.store(message, now, &mut expired);
+        self.forget_expired(expired);
+        let record = match stored {
             Stored::Kept => {
                 self.tell_standing_of(message);
+                self.arm_sweep(message.expires_at(), now);
                 Record::Retained { message: Arc::clone(message) }
             }
             Stored::Cleared => Record::RetainedCleared { topic: Arc::from(message.topic()) },

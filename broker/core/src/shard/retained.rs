@@ -15,7 +15,7 @@ use super::timer::Timer;
 use super::verdict::Publishers;
 use crate::id::{IdMap, SessionId};
 use crate::message::Message;
-use crate::record::{Record, SubscriptionRecord};
+use crate::record::SubscriptionRecord;
 use crate::retained::Portion;
 use crate::time::Moment;
 use crate::waiting::Delivery;
@@ -197,13 +197,8 @@ impl Shard {
         publishers: &mut Publishers,
         now: Moment,
     ) {
-        if message.is_expired(now) {
-            if self.shared.retained.remove_expired(message.topic(), now) {
-                self.records.push(Record::RetainedCleared { topic: Arc::from(message.topic()) });
-            }
-            return;
-        }
-        if self.is_withheld(&message) || !self.may_still_be_retained(&message, publishers) {
+        let is_over = message.is_expired(now);
+        if is_over || self.is_withheld(&message) || !self.may_still_be_retained(&message, publishers) {
             return;
         }
         let delivery = Delivery {

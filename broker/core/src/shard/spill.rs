@@ -247,8 +247,7 @@ impl Shard {
     pub(super) fn arm_queue(&mut self, session: SessionId, now: Moment) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         let Some(next) = state.outbound.next_expiry() else { return };
-        let second = Moment::from_milliseconds(next.milliseconds().div_ceil(1_000).saturating_mul(1_000));
-        let at = second.max(now + 1);
+        let at = next.to_second().max(now + 1);
         if state.queue_timer_at.is_some_and(|armed| armed <= at) {
             return;
         }

@@ -26,6 +26,8 @@ pub(super) enum Timer {
     Estate,
     /// Subscriptions bring more retained messages.
     Walks,
+    /// Retained messages expire.
+    Sweep,
 }
 
 impl Shard {
@@ -42,6 +44,7 @@ impl Shard {
                 Timer::Spill => self.spill_deadline(),
                 Timer::Estate => self.estate_deadline(environment.now),
                 Timer::Walks => self.walks_deadline(environment.now),
+                Timer::Sweep => self.sweep_deadline(environment.now),
             }
         }
     }

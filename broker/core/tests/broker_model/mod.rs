@@ -432,6 +432,15 @@ impl Broker {
         self.sessions.get(client).filter(|session| session.link.is_some())
     }
 
+    /// Returns how many retained messages have not expired, or not so many milliseconds ago.
+    pub(crate) fn retained_since(&self, milliseconds: u64) -> usize {
+        let expiry_of = |message: &Message| Some(u64::from(message.expiry_seconds?) * 1_000);
+        let is_over = |message: &&Message| {
+            expiry_of(message).is_some_and(|expiry| self.now - message.arrived_at >= expiry + milliseconds)
+        };
+        self.retained.values().filter(|message| !is_over(message)).count()
+    }
+
     /// Sends everything that may be sent.
     fn send_due(&mut self) {
         for session in self.sessions.values_mut() {

@@ -61,6 +61,14 @@ impl Run {
             }
             Action::Restart { shards } => self.restart(*shards),
         }
+        self.compare_retained();
+    }
+
+    /// What has expired is retained for a second more at most.
+    fn compare_retained(&mut self) {
+        let count = self.world().shared.retained_totals().0;
+        let (least, most) = (self.model.retained_since(0), self.model.retained_since(1_000));
+        assert!((least..=most).contains(&count), "{count} messages are retained, not {least} to {most}");
     }
 
     fn world(&mut self) -> &mut World {
