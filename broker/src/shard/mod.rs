@@ -19,6 +19,7 @@ mod parts;
 mod socket;
 mod stream;
 mod tally;
+mod timer;
 mod visits;
 mod worker;
 
@@ -43,7 +44,6 @@ pub(crate) use tally::Tally;
 
 use crate::admin::Pulse;
 use crate::bridge::Visits;
-use crate::clock;
 use crate::listener::Listener;
 use crate::logging;
 use worker::Worker;
@@ -57,10 +57,6 @@ const LINGER_MAX: Duration = Duration::from_secs(1);
 /// What a connection on its way weighs in a mailbox, with the packets it may have sent ahead.
 const ARRIVAL_BYTES: usize = 4 * 1024;
 const FAREWELL_POLL: Duration = Duration::from_millis(10);
-/// A shard that is so late has been stopped, as a virtual machine is, or has too much to do. Before it takes anybody for dead it hears
-/// what was said meanwhile.
-const LATE_MILLISECONDS_MAX: u64 = 500;
-const HEARING: Duration = Duration::from_millis(50);
 
 /// What shards send each other.
 pub enum Mail {
@@ -130,7 +126,7 @@ async fn run(
     visits: Option<Visits>,
 ) {
     tokio::task::spawn_local(flush::flush_for_ever(Rc::clone(&worker)));
-    tokio::task::spawn_local(keep_time(Rc::clone(&worker)));
+    tokio::task::spawn_local(timer::keep_time(Rc::clone(&worker)));
     if let Some(announcer) = announcer {
         tokio::task::spawn_local(announcer.announce_for_ever(Rc::clone(&worker)));
     }
@@ -161,25 +157,5 @@ async fn run(
         worker.take_mail(&mut mail, &mut completions);
         worker.shut_down();
         let _ = tokio::time::timeout(FAREWELL_POLL, worker.exchange().wait(worker.index())).await;
-    }
-}
-
-/// Ticks when the core or a slow connection has a deadline.
-async fn keep_time(worker: Rc<Worker>) {
-    loop {
-        match worker.next_due() {
-            None => worker.wait_for_earlier_deadline().await,
-            Some(due) => {
-                let wait = Duration::from_millis(due.since(clock::now()));
-                // Whichever comes first: both mean looking again.
-                let _ = tokio::time::timeout(wait, worker.wait_for_earlier_deadline()).await;
-                if clock::now().since(due) > LATE_MILLISECONDS_MAX {
-                    tokio::time::sleep(HEARING).await;
-                }
-            }
-        }
-        worker.tick();
-        // Of many deadlines some are left for later, and what is ready is not to wait for all of them.
-        tokio::task::yield_now().await;
     }
 }
