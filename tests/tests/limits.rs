@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use veilmq_tests::broker::Broker;
-use veilmq_tests::wire::{Wire, packet, publish_packet, publish_packet_v5};
+use veilmq_tests::wire::{Published, Wire, packet, publish_packet, publish_packet_v5};
 
 fn broker(options: &str) -> Broker {
     Broker::start_configured(|address| {
@@ -144,4 +144,32 @@ fn memory_that_was_short_is_given_back_and_clients_are_let_in_again() {
     let log = broker.log();
     assert!(log.contains("memory is not short any more"), "{log}");
     let _ = Wire::connect(broker.address(), "newcomer", true);
+}
+
+#[test]
+fn what_a_full_mailbox_does_not_take_is_counted_for_each_who_misses_it() {
+    const SUBSCRIBERS: usize = 16;
+    const MESSAGES: usize = 100;
+    let broker = broker("limits.packet_bytes_max = 1024\nlimits.mailbox_bytes_max = 1024");
+    let subscribe = |number: usize| {
+        let (mut wire, _) = Wire::connect(broker.address(), &format!("s{number}"), true);
+        wire.subscribe("t", 0);
+        wire
+    };
+    let mut subscribers: Vec<Wire> = (0..SUBSCRIBERS).map(subscribe).collect();
+    let (mut writer, _) = Wire::connect(broker.address(), "writer", true);
+    let mut all = publish_packet("t", 0, 0, false, &[b'm'; 800]).repeat(MESSAGES);
+    // One of QoS 1 always arrives.
+    all.extend(publish_packet("t", 1, 1, false, b"last"));
+
+    writer.send(&all).unwrap();
+
+    let received = |wire: &mut Wire| {
+        let messages = std::iter::from_fn(|| Published::read(&wire.packet().unwrap()));
+        messages.take_while(|message| message.payload != b"last").count()
+    };
+    let received: usize = subscribers.iter_mut().map(received).sum();
+    let missed = SUBSCRIBERS * MESSAGES - received;
+    assert!(missed > 0, "all of them have fitted into the mailbox");
+    assert_eq!(broker.metric("veilmq_messages_dropped_total{reason=\"mailbox_full\"}"), Some(missed as f64));
 }

@@ -261,6 +261,15 @@ impl Parcel {
         }
     }
 
+    /// Returns how many sessions do not get the message if the parcel never reaches the shard that it is for.
+    pub fn deliveries(&self, to: ShardIndex) -> u64 {
+        match self {
+            Self::Deliver { matches, .. } => matches.on(to).len() as u64,
+            Self::Allot(_) => 1,
+            Self::Joined { .. } | Self::AccessChanged => 0,
+        }
+    }
+
     /// Tells whether the parcel may be dropped when a mailbox is full; only QoS 0 may.
     pub fn is_droppable(&self) -> bool {
         let message = match self {

@@ -7,7 +7,7 @@ use veilmq_core::{Sample, SampleKind};
 /// Counters of one shard's sockets and mailboxes.
 #[derive(Debug, Default)]
 pub struct Counters {
-    parcels_dropped: AtomicU64,
+    deliveries_dropped: AtomicU64,
     connections_refused: AtomicU64,
     accept_errors: AtomicU64,
     write_timeouts: AtomicU64,
@@ -16,9 +16,9 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// A message for subscribers on another shard found its mailbox full.
-    pub(super) fn parcel_dropped(&self) {
-        self.parcels_dropped.fetch_add(1, Ordering::Relaxed);
+    /// So many sessions of another shard do not get a message, because its mailbox is full.
+    pub(super) fn deliveries_dropped(&self, count: u64) {
+        self.deliveries_dropped.fetch_add(count, Ordering::Relaxed);
     }
 
     /// A connection was closed at once because there are enough.
@@ -48,7 +48,7 @@ impl Counters {
 
     /// Returns how many deliveries did not take place because a mailbox was full.
     pub(super) fn messages_dropped(&self) -> u64 {
-        self.parcels_dropped.load(Ordering::Relaxed)
+        self.deliveries_dropped.load(Ordering::Relaxed)
     }
 
     /// Visits every sample.
@@ -58,7 +58,7 @@ impl Counters {
                 "veilmq_messages_dropped_total",
                 "Deliveries that did not take place.",
                 Some(("reason", "mailbox_full")),
-                &self.parcels_dropped,
+                &self.deliveries_dropped,
             ),
             (
                 "veilmq_connections_refused_total",

@@ -1,7 +1,7 @@
 //! What other threads can tell a shard: parcels and sockets from other shards, finished commits and reads, verdicts on
 //! passwords, and orders.
 //!
-//! Between each pair of shards lies one lane with a byte limit. A lane over its limit drops what may be dropped and counts it;
+//! Between each pair of shards lies one lane with a byte limit. A lane over its limit does not take what may be dropped;
 //! everything else is accepted, and the posting shard stops reading from its sockets until the lane is emptied. A receiver is
 //! woken once for a batch, not once for a parcel.
 //! Invariant: a lane that made its sender stop is emptied by a receiver that then wakes the sender, so nobody waits for ever.
@@ -31,13 +31,13 @@ pub trait Freight {
 
 /// What became of a posted item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Posted {
+pub enum Posted<T> {
     /// It is in the lane.
     Accepted,
     /// It is in the lane, which is over its limit: the sender must stop reading until it is relieved.
     Stalled,
-    /// The lane is full and the item was dropped.
-    Dropped,
+    /// The lane is full and does not take this item, which may be dropped.
+    Refused(T),
 }
 
 /// What the storage writer says about a shard's batch.
@@ -110,12 +110,12 @@ impl<T: Freight> Exchange<T> {
     }
 
     /// Puts an item into the lane from one shard to another; the receiver learns of it with [`Self::ring`].
-    pub fn post(&self, from: ShardIndex, to: ShardIndex, item: T) -> Posted {
+    pub fn post(&self, from: ShardIndex, to: ShardIndex, item: T) -> Posted<T> {
         let mut lane = lock(self.lane(from, to));
         let bytes = lane.bytes.saturating_add(item.size_bytes());
         let full = bytes > self.lane_bytes_max.load(Ordering::Relaxed);
         if full && item.is_droppable() {
-            return Posted::Dropped;
+            return Posted::Refused(item);
         }
         lane.bytes = bytes;
         lane.items.push(item);
@@ -397,7 +397,7 @@ mod tests {
         let exchange = Exchange::new(2, LIMIT);
 
         assert_eq!(exchange.post(A, B, droppable(LIMIT)), Posted::Accepted);
-        assert_eq!(exchange.post(A, B, droppable(1)), Posted::Dropped);
+        assert_eq!(exchange.post(A, B, droppable(1)), Posted::Refused(droppable(1)));
         assert_eq!(exchange.post(A, B, needed(1)), Posted::Stalled);
 
         exchange.ring(A, 1 << B.0);

@@ -290,7 +290,11 @@ impl Worker {
         match self.exchange.post(self.index, shard, mail) {
             Posted::Accepted => {}
             Posted::Stalled => self.stalled_lanes.set(self.stalled_lanes.get() | 1 << shard.0),
-            Posted::Dropped => return self.counters.parcel_dropped(),
+            Posted::Refused(Mail::Parcel(parcel)) => {
+                return self.counters.deliveries_dropped(parcel.deliveries(shard));
+            }
+            // It may not be dropped.
+            Posted::Refused(Mail::Arrival { .. }) => return,
         }
         self.rings.set(self.rings.get() | 1 << shard.0);
     }
