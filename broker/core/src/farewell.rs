@@ -368,7 +368,9 @@ impl CloseReason {
             Self::Peer(PeerError::ReservedWill) if settings.mosquitto_habits => Silence::Always,
             // Section 4.13.1: a server may answer an error in CONNECT.
             Self::Peer(PeerError::Packet(error))
-                if settings.mosquitto_habits && error.reason() == ReasonCode::MalformedPacket =>
+                if settings.mosquitto_habits
+                    && error.reason() == ReasonCode::MalformedPacket
+                    && UNANSWERED.contains(&error.field()) =>
             {
                 Silence::Always
             }
@@ -382,11 +384,18 @@ impl CloseReason {
         match self {
             _ if !settings.mosquitto_habits => None,
             Self::Peer(PeerError::TopicLevels { .. }) => Some(ReasonCode::MalformedPacket),
+            Self::Peer(PeerError::Packet(DecodeError::InvalidString("Client Identifier"))) => {
+                Some(ReasonCode::ClientIdentifierNotValid)
+            }
             Self::Broker(BrokerReason::TooManySessions) => Some(ReasonCode::ServerBusy),
             Self::Departure(_) | Self::Peer(_) | Self::Broker(_) => None,
         }
     }
 }
+
+/// What Mosquitto answers with nothing where it is malformed in CONNECT.
+const UNANSWERED: [&str; 6] =
+    ["Remaining Length", "Connect Flags", "Will Topic", "Will Payload", "User Name", "Password"];
 
 /// What a client is told about the end of its connection.
 #[derive(Debug)]

@@ -26,16 +26,31 @@ fn will<'a>(topic: &'a str, payload: &'a [u8]) -> Will<'a> {
 }
 
 #[test]
-fn a_malformed_connect_is_answered_with_nothing() {
-    // The Will Topic holds U+0000.
-    let connect = b"\x10\x17\0\x04MQTT\x05\x06\0\x3c\0\0\x01c\0\0\x03a\0b\0\x01w";
-    for (habits, expected) in [(true, &b""[..]), (false, b"\x20\x03\0\x81\0")] {
+fn a_malformed_connect_is_answered_where_its_properties_or_its_client_identifier_are_at_fault() {
+    let (malformed, not_valid) = (&b"\x20\x03\0\x81\0"[..], &b"\x20\x03\0\x85\0"[..]);
+    let cases = [
+        // The Will Topic or the User Name holds U+0000, the Password is cut short, a reserved flag is set.
+        (&b"\x06\0\x3c\0\0\x01c\0\0\x03a\0b\0\x01w"[..], &b""[..]),
+        (b"\x82\0\x3c\0\0\x01c\0\x01\0", b""),
+        (b"\xc2\0\x3c\0\0\x01c\0\x01u\0\x02p", b""),
+        (b"\x03\0\x3c\0\0\x01c", b""),
+        // Receive Maximum is cut short, Maximum QoS is none of its properties, bytes are left over.
+        (b"\x02\0\x3c\x02\x21\0\0\x01c", malformed),
+        (b"\x02\0\x3c\x02\x24\0\0\x01c", malformed),
+        (b"\x02\0\x3c\0\0\x01c\0", malformed),
+        // The Client Identifier holds U+0000.
+        (b"\x02\0\x3c\0\0\x01\0", not_valid),
+    ];
+    for ((rest, answer), habits) in cases.iter().flat_map(|case| [(case, true), (case, false)]) {
+        let body = [b"\0\x04MQTT\x05", *rest].concat();
+        let connect = [&[0x10, body.len() as u8][..], &body].concat();
+        let expected = if habits { answer } else { malformed };
         let mut world = world(habits);
         let client = world.accept(0, ProtocolVersion::V5);
 
-        world.send_bytes(client, connect);
+        world.send_bytes(client, &connect);
 
-        assert_eq!(world.bytes(client), expected);
+        assert_eq!(world.bytes(client), expected, "{rest:02x?} {habits}");
         assert!(world.is_closed(client));
     }
 }
