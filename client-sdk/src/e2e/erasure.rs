@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use aes_gcm::Aes256Gcm;
 use chacha20poly1305::ChaCha20Poly1305;
+use static_assertions::assert_not_impl_any;
 use veilmq_protocol::veil::channel::{IdentityKeys, Secret32};
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
@@ -38,42 +39,25 @@ const _: () = {
     erases_itself::<Zeroizing<Vec<u8>>>();
 };
 
-/// Compiles only for types without `Debug`: for others it is not clear which of the two traits is meant.
-macro_rules! cannot_be_printed {
-    ($($type:ty),+ $(,)?) => {
-        $(const _: fn() = || {
-            trait Either<A> {
-                fn is_meant() {}
-            }
-            struct Printed;
-            impl<T: ?Sized> Either<()> for T {}
-            impl<T: ?Sized + Debug> Either<Printed> for T {}
-            <$type as Either<_>>::is_meant();
-        };)+
-    };
-}
-
-cannot_be_printed!(
-    GroupKey,
-    MasterSecret,
-    ArticleKey,
-    ArticleMaster,
-    ArticleKeys,
-    StateKey,
-    Keyring,
-    Keys,
-    Rings,
-    Pairs,
-    PairKeys,
-    StreamKey,
-    Naming,
-    ScopeConfig,
-    Member,
-    Sender,
-    Receiver,
-    Unwrapped,
-    Row<'static>,
-    RowKey<'static>,
-    Distribution,
-    E2e,
-);
+assert_not_impl_any!(GroupKey: Debug);
+assert_not_impl_any!(MasterSecret: Debug);
+assert_not_impl_any!(ArticleKey: Debug);
+assert_not_impl_any!(ArticleMaster: Debug);
+assert_not_impl_any!(ArticleKeys: Debug);
+assert_not_impl_any!(StateKey: Debug);
+assert_not_impl_any!(Keyring: Debug);
+assert_not_impl_any!(Keys: Debug);
+assert_not_impl_any!(Rings: Debug);
+assert_not_impl_any!(Pairs: Debug);
+assert_not_impl_any!(PairKeys: Debug);
+assert_not_impl_any!(StreamKey: Debug);
+assert_not_impl_any!(Naming: Debug);
+assert_not_impl_any!(ScopeConfig: Debug);
+assert_not_impl_any!(Member: Debug);
+assert_not_impl_any!(Sender: Debug);
+assert_not_impl_any!(Receiver: Debug);
+assert_not_impl_any!(Unwrapped: Debug);
+assert_not_impl_any!(Row<'static>: Debug);
+assert_not_impl_any!(RowKey<'static>: Debug);
+assert_not_impl_any!(Distribution: Debug);
+assert_not_impl_any!(E2e: Debug);

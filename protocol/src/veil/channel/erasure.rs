@@ -8,6 +8,7 @@ use chacha20poly1305::ChaCha20Poly1305;
 use core::fmt::Debug;
 use ed25519_dalek::SigningKey;
 use sha2::block_api::Sha256VarCore;
+use static_assertions::assert_not_impl_any;
 use x25519_dalek::{SharedSecret, StaticSecret};
 use zeroize::ZeroizeOnDrop;
 
@@ -35,46 +36,29 @@ const _: () = {
     erases_itself::<Sha256VarCore>();
 };
 
-/// Compiles only for types without `Debug`: for others it is not clear which of the two traits is meant.
-macro_rules! cannot_be_printed {
-    ($($type:ty),+ $(,)?) => {
-        $(const _: fn() = || {
-            trait Either<A> {
-                fn is_meant() {}
-            }
-            struct Printed;
-            impl<T: ?Sized> Either<()> for T {}
-            impl<T: ?Sized + Debug> Either<Printed> for T {}
-            <$type as Either<_>>::is_meant();
-        };)+
-    };
-}
-
-cannot_be_printed!(
-    Secret32,
-    IdentityKeys,
-    Identity,
-    Aead,
-    CbcHmac,
-    SuiteKeys,
-    DirectionKeys,
-    RecordSealer,
-    RecordOpener,
-    GroupSealer,
-    PropertySealer,
-    PropertyOpener,
-    Ephemeral,
-    ApplicationSecrets,
-    Established,
-    Predecessor,
-    Resumption,
-    TicketContents,
-    TicketKeys,
-    AwaitServerHello,
-    AwaitServerFinish,
-    AwaitClientFinish,
-    AwaitPacket,
-    AwaitCompactAnswer,
-    AwaitResumeAnswer,
-    ServerAccepted,
-);
+assert_not_impl_any!(Secret32: Debug);
+assert_not_impl_any!(IdentityKeys: Debug);
+assert_not_impl_any!(Identity: Debug);
+assert_not_impl_any!(Aead: Debug);
+assert_not_impl_any!(CbcHmac: Debug);
+assert_not_impl_any!(SuiteKeys: Debug);
+assert_not_impl_any!(DirectionKeys: Debug);
+assert_not_impl_any!(RecordSealer: Debug);
+assert_not_impl_any!(RecordOpener: Debug);
+assert_not_impl_any!(GroupSealer: Debug);
+assert_not_impl_any!(PropertySealer: Debug);
+assert_not_impl_any!(PropertyOpener: Debug);
+assert_not_impl_any!(Ephemeral: Debug);
+assert_not_impl_any!(ApplicationSecrets: Debug);
+assert_not_impl_any!(Established: Debug);
+assert_not_impl_any!(Predecessor: Debug);
+assert_not_impl_any!(Resumption: Debug);
+assert_not_impl_any!(TicketContents: Debug);
+assert_not_impl_any!(TicketKeys: Debug);
+assert_not_impl_any!(AwaitServerHello: Debug);
+assert_not_impl_any!(AwaitServerFinish: Debug);
+assert_not_impl_any!(AwaitClientFinish: Debug);
+assert_not_impl_any!(AwaitPacket: Debug);
+assert_not_impl_any!(AwaitCompactAnswer: Debug);
+assert_not_impl_any!(AwaitResumeAnswer: Debug);
+assert_not_impl_any!(ServerAccepted: Debug);
