@@ -243,9 +243,9 @@ impl Shared {
         Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Brings records of retained messages up to date: each comes to say what its topic retains now. Whoever commits batches
-    /// calls this right before, because the batches of several shards arrive in another order than the shards changed the
-    /// index in. The last to be stored then says what the index says, and none takes back a newer one.
+    /// Brings records of retained messages up to date: each comes to say what its topic retains now, if that is stored and not kept in
+    /// memory alone. Whoever commits batches calls this right before, because the batches of several shards arrive in another order
+    /// than the shards changed the index in. The last to be stored then says what the index says, and none takes back a newer one.
     pub fn refresh(&self, batch: &mut [Record]) {
         for record in batch {
             let topic: Arc<str> = match record {
@@ -262,7 +262,8 @@ impl Shared {
                 | Record::Received { .. }
                 | Record::Released { .. } => continue,
             };
-            *record = match self.retained.current(&topic) {
+            let is_stored = !self.settings().relaxed_topics.is_in_memory(&topic);
+            *record = match self.retained.current(&topic).filter(|_| is_stored) {
                 Some(message) => Record::Retained { message },
                 None => Record::RetainedCleared { topic },
             };

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use veilmq_core::{Promise, RelaxedTopics, Settings};
+use veilmq_core::{Promise, Record, RelaxedTopics, Settings};
 use veilmq_protocol::{Packet, Publish, QoS};
 use veilmq_simulator::{Conn, World, connect_v5, publish};
 
@@ -235,4 +235,16 @@ fn a_memory_topic_stays_one_on_every_listener() {
 
     assert_eq!(world.received(publisher), ["PUBACK id1"]);
     assert!(!world.has_uncommitted());
+}
+
+#[test]
+fn what_clears_a_message_from_the_store_that_is_kept_in_memory_now_goes_on_doing_so() {
+    let (mut world, publisher) = world("#");
+    world.retain(publisher, "m/a", "x");
+    let mut batch = [Record::RetainedCleared { topic: "m/a".into() }];
+
+    world.shared.refresh(&mut batch);
+
+    assert_eq!(world.shared.retained_totals().0, 1);
+    assert!(matches!(batch, [Record::RetainedCleared { .. }]));
 }
