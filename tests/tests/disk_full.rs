@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -271,6 +272,40 @@ fn a_disk_that_reaches_its_reserve_loses_nothing_acknowledged_and_recovers() {
 #[test]
 fn a_disk_without_a_free_byte_loses_nothing_acknowledged_and_recovers() {
     fills_up_and_recovers(0, "\"storage\":\"storage ");
+}
+
+#[test]
+fn a_start_without_a_free_byte_ends_with_one_error_that_names_disk_and_folder_and_harms_nothing() {
+    let Some((mut broker, disk)) = broker_on_small_disk(0) else { return };
+    subscribe_and_leave(&broker);
+    let mut ledger = Ledger::default();
+    while broker.get("/readyz").status == 200 {
+        ledger.publish(&broker, 1_000);
+    }
+    assert!(broker.terminate(20).success(), "a broker that cannot store anything ends as ever");
+    fill_to_the_brim(&disk);
+    let before = broker.log().len();
+
+    let ended = broker.try_restart().unwrap_err();
+
+    assert!(ended.contains("exit status: 1"), "{ended}");
+    let log = broker.log();
+    let errors: Vec<&str> = log[before..].lines().filter(|line| line.starts_with("veilmq: ")).collect();
+    let folder = broker.data_dir().display().to_string();
+    let [error] = errors[..] else { panic!("{errors:?}") };
+    assert!(error.contains(&folder) && error.contains("its disk is full (0 bytes are free)"), "{error}");
+    broker.kill();
+    std::fs::remove_file(disk.ballast()).unwrap();
+    broker.restart();
+    ledger.check(&broker);
+    assert!(broker.get("/readyz").body.contains("\"storage_damage\":null"));
+    assert!(broker.terminate(20).success());
+}
+
+/// Leaves not one byte free.
+fn fill_to_the_brim(disk: &Disk) {
+    let mut file = std::fs::File::create(disk.0.join("brim")).unwrap();
+    while file.write_all(&[1; 4_096]).is_ok() {}
 }
 
 /// A disk for which the slack that the store has elsewhere is too large.

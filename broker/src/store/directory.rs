@@ -17,6 +17,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use super::room::free_bytes;
 use crate::clock;
 use crate::files::{self, FileError};
 
@@ -56,6 +57,18 @@ pub enum DirectoryError {
     /// It cannot be made.
     #[error(transparent)]
     Folder(#[from] FileError),
+    /// The file system has no room, which opening a store takes some of.
+    #[error(
+        "data directory {}: its disk is full ({free_bytes} bytes are free), and to open the store takes some room: \
+         make a few megabytes free on the file system of this folder and start again; nothing stored is lost",
+        .path.display()
+    )]
+    Full {
+        /// The data directory.
+        path: PathBuf,
+        /// What is free.
+        free_bytes: u64,
+    },
     /// The file system refused.
     #[error("data directory {}: {error}", .path.display())]
     Io {
@@ -288,7 +301,12 @@ impl DataDirectory {
 
     /// Wraps an error of the file system.
     pub(crate) fn failed(&self, error: io::Error) -> DirectoryError {
-        DirectoryError::Io { path: self.path.clone(), error }
+        let path = self.path.clone();
+        if error.kind() == io::ErrorKind::StorageFull {
+            // What cannot even be asked counts as nothing.
+            return DirectoryError::Full { free_bytes: free_bytes(&path).unwrap_or(0), path };
+        }
+        DirectoryError::Io { path, error }
     }
 
     fn read_format(&self) -> Result<Format, DirectoryError> {
