@@ -73,6 +73,25 @@ impl Hasher for IdHasher {
     }
 }
 
+impl IdHasher {
+    /// Returns the slot of a topic among so many, for which every byte counts.
+    pub(crate) fn slot_of(topic: &[u8], slots: usize) -> usize {
+        let mut hasher = Self::default();
+        let (words, rest) = topic.as_chunks::<8>();
+        for word in words {
+            hasher.write_u64(u64::from_le_bytes(*word));
+        }
+        match topic.last_chunk::<8>() {
+            Some(last) => hasher.write_u64(u64::from_le_bytes(*last)),
+            None => hasher.write(rest),
+        }
+        // What came last has reached the high bits only.
+        hasher.write_u64(topic.len() as u64);
+        // The remainder is below the number of slots.
+        (hasher.finish() % slots as u64) as usize
+    }
+}
+
 /// Hands out numbers that never repeat, from any shard.
 #[derive(Debug)]
 pub(crate) struct Sequence(AtomicU64);
@@ -91,5 +110,25 @@ impl Sequence {
     /// Makes sure that every later number is above `taken`.
     pub(crate) fn skip_past(&self, taken: u64) {
         self.0.fetch_max(taken.saturating_add(1), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_of_a_topic_counts_for_its_slot() {
+        for length in 1..=24 {
+            let topic = vec![b'a'; length];
+            for place in 0..length {
+                let mut other = topic.clone();
+                other[place] = b'b';
+
+                let slots = [&topic, &other].map(|topic| IdHasher::slot_of(topic, 1 << 20));
+
+                assert_ne!(slots[0], slots[1], "{length} {place}");
+            }
+        }
     }
 }

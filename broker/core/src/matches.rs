@@ -5,7 +5,6 @@
 //! matches, so that a topic seen before costs one lookup and one atomic load.
 
 use std::collections::HashMap;
-use std::hash::Hasher;
 use std::sync::Arc;
 
 use veilmq_protocol::{QoS, TopicName};
@@ -193,7 +192,7 @@ impl MatchCache {
     }
 
     fn all_matches(&mut self, routes: &Routes, topic: TopicName<'_>) -> Arc<Matches> {
-        let slot = slot_of(topic.as_str().as_bytes());
+        let slot = IdHasher::slot_of(topic.as_str().as_bytes(), RECENT_TOPICS);
         if let Some(Some(recent)) = self.recent.get(slot)
             && *recent.topic == *topic.as_str()
         {
@@ -245,21 +244,6 @@ impl MatchCache {
         self.topics.clear();
         self.bytes = 0;
     }
-}
-
-/// Returns the slot of a topic: every byte counts, some of those of the last word twice.
-fn slot_of(topic: &[u8]) -> usize {
-    let mut hasher = IdHasher::default();
-    let (words, rest) = topic.as_chunks::<8>();
-    for word in words {
-        hasher.write_u64(u64::from_le_bytes(*word));
-    }
-    match topic.last_chunk::<8>() {
-        Some(last) => hasher.write_u64(u64::from_le_bytes(*last)),
-        None => hasher.write(rest),
-    }
-    // The remainder is below RECENT_TOPICS.
-    (hasher.finish() % RECENT_TOPICS as u64) as usize
 }
 
 #[cfg(test)]

@@ -2,8 +2,6 @@
 //!
 //! Invariant: the answers kept are a fixed number, of topics of bounded length, so publishers cannot make it grow.
 
-use std::hash::Hasher;
-
 use veilmq_protocol::{TopicFilter, TopicName};
 
 use super::roles::RolesOfClient;
@@ -100,7 +98,7 @@ impl Permissions {
     }
 
     fn actions(&mut self, topic: TopicName<'_>) -> Actions {
-        let slot = slot_of(topic.as_str());
+        let slot = IdHasher::slot_of(topic.as_str().as_bytes(), ANSWERS);
         if let Some(Some(answer)) = self.answers.get(slot)
             && *answer.topic == *topic.as_str()
         {
@@ -142,18 +140,6 @@ fn decide(stages: &[Applicable], concerns: impl Fn(&(Actions, Pattern)) -> bool)
         }
     }
     false
-}
-
-/// Returns the slot of a topic; topics that meet there only take turns.
-fn slot_of(topic: &str) -> usize {
-    let mut hasher = IdHasher::default();
-    let (words, rest) = topic.as_bytes().as_chunks::<8>();
-    for word in words {
-        hasher.write_u64(u64::from_le_bytes(*word));
-    }
-    hasher.write(rest);
-    // The remainder is below ANSWERS.
-    (hasher.finish() % ANSWERS as u64) as usize
 }
 
 #[cfg(test)]
