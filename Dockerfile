@@ -18,17 +18,18 @@ RUN set -eu; \
     install -D -m 0644 config/mosquitto-no-auth.conf /image/mosquitto-no-auth.conf; \
     install -D -m 0644 -t /image/etc/ssl/certs /etc/ssl/certs/ca-certificates.crt; \
     install -D -m 0644 -t /image/usr/share/doc/veilmq LICENSE-APACHE LICENSE-MIT; \
-    install -d -m 0750 -o 1883 -g 1883 /image/var/lib/veilmq
+    install -d -m 0750 -o 1883 -g 1883 /image/var/lib/veilmq; \
+    install -d -m 0755 -o 1883 -g 1883 /image/mosquitto/config /image/mosquitto/data /image/mosquitto/log
 
 FROM scratch
 COPY --from=build /image /
-# The user and group that Mosquitto's image uses, so that its volumes can be read.
+# The user and group that Mosquitto's image uses, and its folders: a new volume takes the owner of the folder it is mounted on.
 USER 1883:1883
 # Without `-c` the first of these files is used: that of Mosquitto's image where a volume brings one, otherwise our own.
 ENV PATH=/usr/bin \
     VEILMQ_CONFIG=/mosquitto/config/mosquitto.conf:/etc/veilmq/veilmq.toml
 VOLUME /var/lib/veilmq
-EXPOSE 1883 8883 9464
+EXPOSE 1883 8883 9001 9464
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
     CMD ["veilmq", "health"]

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use tracing::warn;
 use veilmq_protocol::veil::channel::{Identity, IdentityKeys};
 use veilmq_protocol::veil::vmc::{CERTIFICATE_BYTES_MAX, SUBJECT_BYTES_MAX};
 use veilmq_protocol::veil::{Certificate, CertificateError, CertificateFields, Roles};
@@ -17,6 +18,8 @@ const HOST_NAME_FILE: &str = "/proc/sys/kernel/hostname";
 const DAY_SECONDS: u64 = 24 * 3_600;
 /// Clients pin this certificate; replacing it means visiting every client.
 const VALIDITY_SECONDS: u64 = 20 * 365 * DAY_SECONDS;
+/// 2026-01-01: a clock that is before this has not been set, and what it says must not be over when it has.
+const WRITTEN: u64 = 1_767_225_600;
 
 /// Why the broker has no identity.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +43,7 @@ pub enum IdentityError {
         /// The certificate file.
         certificate: PathBuf,
     },
-    /// The certificate is malformed, has expired, or belongs to another key.
+    /// The certificate is malformed, or belongs to another key.
     #[error("{}: {source}", path.display())]
     Certificate {
         /// The certificate file.
@@ -94,7 +97,14 @@ impl IdentityFolder {
             }
             certificate => self.join(certificate?, keys)?,
         };
-        identity.certificate().verify_validity(Some(now_unix_seconds)).map_err(|e| self.refuse(e))?;
+        if let Err(error) = identity.certificate().verify_validity(Some(now_unix_seconds)) {
+            // Clients judge that by their own clocks. A machine that does not know the time yet must have a broker all the same.
+            let file = self.certificate_path();
+            warn!(
+                "{}: {error} by the clock of this machine: clients on VEIL-1 channels may refuse it",
+                file.display()
+            );
+        }
         Ok(identity)
     }
 
@@ -146,7 +156,7 @@ impl IdentityFolder {
             serial: 1,
             // A client whose clock is a little late must be able to connect at once.
             not_before: now_unix_seconds.saturating_sub(DAY_SECONDS),
-            not_after: now_unix_seconds.saturating_add(VALIDITY_SECONDS),
+            not_after: now_unix_seconds.max(WRITTEN).saturating_add(VALIDITY_SECONDS),
             ed25519: keys.ed25519_public(),
             x25519: keys.x25519_public(),
             subject: subject(&std::fs::read_to_string(HOST_NAME_FILE).unwrap_or_default()),
@@ -212,6 +222,25 @@ mod tests {
         assert_eq!(certificate.roles, Roles::BROKER);
         assert_eq!(certificate.issuer(), identity.kid());
         assert_eq!(certificate.verify(certificate, Some(NOW)), Ok(()));
+    }
+
+    #[test]
+    fn a_clock_that_is_not_set_yet_keeps_no_broker_from_its_identity() {
+        let data = tempfile::tempdir().unwrap();
+        let folder = IdentityFolder::in_data_dir(data.path(), None);
+
+        let early = folder.load_or_create(DAY_SECONDS).unwrap();
+        assert_eq!(
+            early.certificate().verify_validity(Some(NOW)),
+            Ok(()),
+            "it is good once the clock is set"
+        );
+        fs::remove_dir_all(data.path().join("identity")).unwrap();
+        let kid = folder.load_or_create(NOW).unwrap().kid();
+
+        for now in [0, NOW - 3 * DAY_SECONDS, NOW + 2 * VALIDITY_SECONDS] {
+            assert_eq!(folder.load_or_create(now).unwrap().kid(), kid, "{now}");
+        }
     }
 
     #[test]

@@ -128,9 +128,6 @@ impl LimitsConfig {
         let packet = Setting::new("limits.packet_bytes_max", self.packet_bytes_max);
         let connect = Setting::new("limits.connect_packet_bytes_max", self.connect_packet_bytes_max);
         let client_id = Setting::new("limits.client_id_bytes_max", self.client_id_bytes_max);
-        let inflight = Setting::new("limits.inflight_max", self.inflight_max);
-        let queue_messages =
-            Setting::new("limits.session_queue_messages_max", self.session_queue_messages_max);
         let queue_bytes = Setting::new("limits.session_queue_bytes_max", self.session_queue_bytes_max);
         let all_queues = Setting::new("limits.queue_bytes_max", self.queue_bytes_max);
         let mailbox = Setting::new("limits.mailbox_bytes_max", self.mailbox_bytes_max);
@@ -142,7 +139,6 @@ impl LimitsConfig {
             CONNECT_OVERHEAD_BYTES,
             "a CONNECT with the longest Client Identifier must fit",
         )?;
-        known.at_least(queue_messages, inflight, 0, "messages in flight wait in the session")?;
         known.at_least(queue_bytes, packet, 0, "the largest packet must fit into an empty queue")?;
         known.at_least(all_queues, queue_bytes, 0, "one session may use all of it")?;
         known.at_least(mailbox, packet, 0, "the largest packet must fit into an empty mailbox")?;

@@ -165,10 +165,6 @@ fn relations_between_options_name_both_and_where_each_is_set() {
             "built-in default: limits.connect_packet_bytes_max = 65536 is not allowed; allowed: at least 65791, because limits.client_id_bytes_max is 65535 (FILE:2): a CONNECT with the longest Client Identifier must fit",
         ),
         (
-            "[limits]\nsession_queue_messages_max = 10\n",
-            "FILE:2: limits.session_queue_messages_max = 10 is not allowed; allowed: at least 1024, because limits.inflight_max is 1024 (built-in default): messages in flight wait in the session",
-        ),
-        (
             "[limits]\nqueue_bytes_max = 2048\n",
             "FILE:2: limits.queue_bytes_max = 2048 is not allowed; allowed: at least 67108864, because limits.session_queue_bytes_max is 67108864 (built-in default): one session may use all of it",
         ),

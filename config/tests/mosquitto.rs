@@ -68,7 +68,7 @@ fn an_empty_file_serves_this_machine_only_and_keeps_nothing() {
     assert_eq!((config.limits.receive_maximum, config.limits.inflight_max), (20, 20));
     assert_eq!(config.limits.topic_alias_maximum, 10);
     assert_eq!(config.limits.packet_bytes_max, 2_000_000);
-    assert_eq!(config.limits.session_queue_messages_max, 1_020, "1000 above those in flight");
+    assert_eq!(config.limits.session_queue_messages_max, 1_000);
 }
 
 #[test]
@@ -101,6 +101,19 @@ fn listeners_are_where_mosquitto_has_them() {
         ("socket_domain ipv4\n", vec!["127.0.0.1:1883"]),
         ("port 1884\nsocket_domain ipv4\n", vec!["0.0.0.0:1884"]),
         ("bind_address 127.0.0.1\n", vec!["127.0.0.1:1883"]),
+        (
+            "socket_domain ipv4\nmax_connections 10\nlistener 1884 127.0.0.1\n",
+            vec!["0.0.0.0:1883", "127.0.0.1:1884"],
+        ),
+        ("allow_anonymous true\nlistener 1884 127.0.0.1\n", vec!["127.0.0.1:1884"]),
+        (
+            "per_listener_settings true\nallow_anonymous true\nlistener 1884 127.0.0.1\n",
+            vec!["127.0.0.1:1884"],
+        ),
+        (
+            "per_listener_settings true\nacl_file /etc/acl\nsocket_domain ipv6\nlistener 1884 127.0.0.1\n",
+            vec!["[::]:1883", "127.0.0.1:1884"],
+        ),
         (
             "port 1885\nbind_address 127.0.0.1\nlistener 1884 127.0.0.2\n",
             vec!["127.0.0.1:1885", "127.0.0.2:1884"],
@@ -240,7 +253,7 @@ fn files_that_people_really_use_are_taken_as_they_are() {
 
     assert_eq!(addresses(&home), ["0.0.0.0:1883", "[::]:1883", "0.0.0.0:9001", "[::]:9001"]);
     assert_eq!(home.log.destinations, ["/mosquitto/log/mosquitto.log", "stdout"]);
-    assert_eq!(home.limits.session_queue_messages_max, 8_212);
+    assert_eq!(home.limits.session_queue_messages_max, 8_192);
     assert!(home.access.anonymous);
     assert_eq!(home.data_dir, Path::new("/mosquitto/data/mosquitto.db.veilmq"));
     assert_eq!(addresses(&devices), ["0.0.0.0:8883", "0.0.0.0:8884", "0.0.0.0:9443"]);
@@ -261,6 +274,16 @@ fn ports_of_the_command_line_count_only_where_the_file_has_no_listener() {
 }
 
 #[test]
+fn the_largest_packets_of_mosquitto_find_room() {
+    let limits = load("max_packet_size 268435455\nlistener 1883\n").limits;
+
+    let packet = u64::from(limits.packet_bytes_max);
+    assert_eq!(packet, 268_435_455);
+    assert!(limits.mailbox_bytes_max >= packet && limits.session_queue_bytes_max >= packet);
+    assert!(limits.queue_bytes_max >= packet && limits.retained_bytes_max >= packet);
+}
+
+#[test]
 fn limits_are_those_of_the_file() {
     let config = load(
         "max_inflight_messages 7\nmax_queued_messages 100\nmax_keepalive 120\nmax_packet_size 200\nmaximum_qos 1\n\
@@ -270,7 +293,7 @@ fn limits_are_those_of_the_file() {
     );
 
     assert_eq!((config.limits.inflight_max, config.limits.receive_maximum), (7, 7));
-    assert_eq!(config.limits.session_queue_messages_max, 107);
+    assert_eq!(config.limits.session_queue_messages_max, 100);
     assert_eq!(config.limits.session_queue_bytes_max, 4_096);
     assert_eq!(config.limits.keep_alive_seconds_max, 120);
     assert_eq!(config.limits.packet_bytes_max, 200);
@@ -382,18 +405,16 @@ fn included_files_are_read_in_their_place_and_begin_at_the_default_listener() {
 
     let config = conf.load_with(Overrides::default(), &[]).unwrap();
 
-    assert_eq!(addresses(&config), ["127.0.0.1:1884", "127.0.0.1:1885"]);
+    assert_eq!(addresses(&config), ["0.0.0.0:1883", "[::]:1883", "127.0.0.1:1884", "127.0.0.1:1885"]);
     assert_eq!(
-        config.listeners[0].protocol,
+        config.listeners[2].protocol,
         ListenerProtocol::WebSocket,
         "the main file goes on where it was"
     );
-    assert_eq!(config.listeners[1].protocol, ListenerProtocol::Mqtt);
+    assert_eq!(config.listeners[3].protocol, ListenerProtocol::Mqtt);
     assert_eq!(config.limits.keep_alive_seconds_max, 20, "the later file wins");
-    assert!(
-        config.listeners.iter().all(|listener| listener.mqtt.topic_alias_maximum.is_none()),
-        "it belongs to the default listener"
-    );
+    let aliases: Vec<_> = config.listeners.iter().map(|listener| listener.mqtt.topic_alias_maximum).collect();
+    assert_eq!(aliases, [Some(3), Some(3), None, None], "it belongs to the default listener");
 }
 
 #[test]

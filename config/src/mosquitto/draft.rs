@@ -36,6 +36,8 @@ pub(super) struct Draft {
     pub(super) config: BrokerConfig,
     pub(super) listeners: Vec<ListenerDraft>,
     pub(super) current: usize,
+    /// The first option of the default listener, and where it stands.
+    pub(super) default_listener: Option<(Origin, &'static str)>,
     /// Whether security options belong to the listener above them.
     pub(super) is_per_listener: bool,
     /// `allow_anonymous` for all listeners.
@@ -50,7 +52,7 @@ pub(super) struct Draft {
     pub(super) log_level: Option<LogLevel>,
     /// Where the log goes, if anything has been said about that.
     pub(super) log_destinations: Option<Vec<String>>,
-    /// How many messages may wait above those in flight; 0 for no bound.
+    /// How many messages may wait, beside those in flight; 0 for no bound.
     pub(super) queued_messages_max: u32,
     /// How many bytes of messages may wait; 0 for no bound.
     pub(super) queued_bytes_max: u64,
@@ -295,6 +297,7 @@ impl Draft {
             },
             listeners: vec![ListenerDraft::new(Origin::Default)],
             current: 0,
+            default_listener: None,
             is_per_listener: false,
             anonymous: None,
             security: SecurityDraft::default(),
@@ -336,9 +339,9 @@ impl Draft {
     /// # Errors
     /// A host name without address.
     pub(super) fn finish(mut self, ports: &[u16]) -> Result<BrokerConfig, ConfigError> {
-        let is_local_only = self.listeners.len() == 1 && !self.default_listener_is_used();
-        if !is_local_only && !self.default_listener_is_used() {
-            self.listeners.remove(0);
+        let is_local_only = self.listeners.len() == 1 && !self.default_listener_is_placed();
+        if !is_local_only && !self.default_listener_is_placed() {
+            self.settle_default_listener();
         }
         self.settle_security(is_local_only);
         for listener in &mut self.listeners {
@@ -362,8 +365,20 @@ impl Draft {
         Ok(self.config)
     }
 
-    fn default_listener_is_used(&self) -> bool {
+    fn default_listener_is_placed(&self) -> bool {
         self.listeners.first().is_some_and(|listener| listener.port.is_some() || listener.host.is_some())
+    }
+
+    /// Beside other listeners the default listener opens if anything has been said of it.
+    fn settle_default_listener(&mut self) {
+        let Some((origin, option)) = self.default_listener.take() else {
+            self.listeners.remove(0);
+            return;
+        };
+        let text = format!(
+            "stands above every listener, so that one on port {DEFAULT_PORT} is opened too, as by Mosquitto"
+        );
+        self.notes.push(Note { origin, option: option.to_owned(), text, is_warning: true });
     }
 
     fn listen(&mut self) -> Result<(), ConfigError> {
@@ -449,8 +464,15 @@ impl Draft {
         let limits = &mut self.config.limits;
         limits.session_queue_messages_max = match self.queued_messages_max {
             0 => MESSAGES_UNBOUNDED,
-            waiting => waiting.saturating_add(limits.inflight_max.into()).min(MESSAGES_UNBOUNDED),
+            waiting => waiting.min(MESSAGES_UNBOUNDED),
         };
+        // Mosquitto has no limit on these but that of packets, which is the smallest of ours.
+        let packet = u64::from(limits.packet_bytes_max);
+        for bytes in
+            [&mut limits.queue_bytes_max, &mut limits.mailbox_bytes_max, &mut limits.retained_bytes_max]
+        {
+            *bytes = packet.max(*bytes);
+        }
         limits.session_queue_bytes_max = match self.queued_bytes_max {
             0 => limits.queue_bytes_max,
             bytes => bytes.clamp(limits.packet_bytes_max.into(), limits.queue_bytes_max),

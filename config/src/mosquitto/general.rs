@@ -102,7 +102,7 @@ pub(super) const OPTIONS: &[Row] = &[
         "max_queued_messages",
         Global,
         COUNT,
-        "`limits.session_queue_messages_max`, which counts the messages in flight too; 0 is 100000000",
+        "`limits.session_queue_messages_max`; 0 is 100000000",
         |draft, count| draft.queued_messages_max = u32::try_from(count).unwrap_or_default(),
     ),
     Row::integer(

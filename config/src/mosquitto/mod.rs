@@ -299,6 +299,11 @@ impl Reader {
     fn remember(&mut self, option: &'static MosquittoOption, line: &Line) {
         if matches!(option.scope, Scope::Listener | Scope::Security) {
             self.draft.listener().lines.insert(option.name, line.origin.clone());
+            let is_of_listener = option.scope == Scope::Listener
+                || self.draft.is_per_listener && option.name != "allow_anonymous";
+            if self.draft.current == 0 && is_of_listener {
+                self.draft.default_listener.get_or_insert((line.origin.clone(), option.name));
+            }
         }
         if FILES.contains(&option.name) {
             let (origin, option, path) = (line.origin.clone(), line.name.clone(), line.value.clone().into());

@@ -125,7 +125,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "limits.session_queue_messages_max",
         1,
         100_000_000,
-        "Messages waiting in one session; at least `limits.inflight_max`.",
+        "Messages waiting in one session, beside those in flight.",
     ),
     integer(
         "limits.session_queue_bytes_max",
