@@ -86,10 +86,30 @@ fn a_connect_above_its_limit_is_refused_by_its_length() {
 }
 
 #[test]
+fn who_takes_all_connections_takes_none_of_the_files_that_the_broker_needs() {
+    // [A18]
+    let broker = Broker::start_with_open_files(100, "");
+    let mut first = broker.client("first");
+    let crowd: Vec<TcpStream> = (0..150).map(|_| broker.socket()).collect();
+
+    wait_until("connections are refused", || broker.metric("veilmq_connections_refused_total") > 0.0);
+    broker.signal(Signal::SIGHUP);
+
+    broker.wait_for_log("SIGHUP: the configuration");
+    assert_eq!(broker.metric("veilmq_config_last_reload_successful"), 1.0);
+    assert!(is_served(&mut first));
+    assert_eq!(broker.metric("veilmq_accept_errors_total"), 0.0);
+    assert!(broker.get("/livez").starts_with("HTTP/1.0 200"));
+    drop(crowd);
+    assert!(is_served(&mut broker.client("second")));
+}
+
+#[test]
 fn a_broker_out_of_file_descriptors_serves_whom_it_has_and_recovers() {
     // [A18]
-    let broker = Broker::start_with_open_files(64, "");
+    let broker = Broker::start("");
     let mut first = broker.client("first");
+    broker.allow_open_files(64);
     let mut crowd: Vec<TcpStream> = (0..100).map(|_| broker.socket()).collect();
 
     let complaint = broker.wait_for_log("connections are not accepted");

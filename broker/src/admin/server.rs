@@ -6,7 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, Request};
 use axum::http::StatusCode;
@@ -31,11 +31,14 @@ const ANSWER_SECONDS_MAX: u64 = 15;
 const CONNECTION_SECONDS_MAX: u64 = 300;
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 const PAUSE: Duration = Duration::from_millis(100);
+/// How often it is said that nobody can be let in.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Accepts and serves; connections end when the runtime does.
 pub(super) async fn serve_for_ever(listener: TcpListener, router: Router) {
     let router = router.layer(middleware::from_fn(answer_in_time));
     let places = Places::new(CONNECTIONS_MAX);
+    let mut complained_at: Option<Instant> = None;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -51,7 +54,10 @@ pub(super) async fn serve_for_ever(listener: TcpListener, router: Router) {
             }
             Err(error) => {
                 if error.kind() != io::ErrorKind::ConnectionAborted {
-                    warn!(%error, "the admin listener accepts nothing");
+                    if complained_at.is_none_or(|at| at.elapsed() > COMPLAINT_INTERVAL) {
+                        warn!(%error, "the admin listener accepts nothing");
+                        complained_at = Some(Instant::now());
+                    }
                     tokio::time::sleep(PAUSE).await;
                 }
             }

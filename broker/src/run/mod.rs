@@ -145,7 +145,7 @@ impl Broker {
         }
         memory::give_freed_memory_back();
         settings::forbid_core_dumps();
-        settings::raise_open_files_limit(config);
+        let limits = settings::within_open_files(config);
         let tls = TlsKeeper::new(config.limits.tls_handshakes_max as usize);
         let mut listeners = Listeners::new(settings::shards(config.shards.count));
         let mut plan = listeners.plan(config, &tls)?;
@@ -212,7 +212,7 @@ impl Broker {
             watch::channel(Duration::from_secs(config.sys.interval_seconds.into()));
         let changed = listeners.apply(plan, &tls);
         let entrances = Entrances { sockets: changed.sockets, visits, gate: closed.clone(), interval };
-        let admission = Admission::new(&config.limits, &config.rates);
+        let admission = Admission::new(&limits, &config.rates);
         let (threads, tally) = start_shards(&admission, &shared, recovered.shards, entrances, &services)?;
         let http_api = HttpApi::new(Arc::clone(&shared), Arc::clone(access.verifier()), tally, closed);
         http_api.show(config);

@@ -17,7 +17,7 @@ use veilmq_core::{Sample, SampleKind, Shared};
 use super::RunError;
 use super::listeners::{Changed, Listeners};
 use super::memory::MemoryWatch;
-use super::settings::{bytes, core_settings, raise_open_files_limit, reserve_bytes};
+use super::settings::{bytes, core_settings, reserve_bytes, within_open_files};
 use crate::access::{self, AccessKeeper};
 use crate::admin::metrics::MetricSource;
 use crate::admin::{AdminState, ReloadReport, read_token};
@@ -173,7 +173,7 @@ impl Reloader {
         }
         self.shared.set_settings(settings);
         access.apply();
-        self.admission.change(&now.limits, &now.rates);
+        self.admission.change(&within_open_files(&now), &now.rates);
         self.exchange.allow(bytes(now.limits.mailbox_bytes_max));
         self.exchange.change_access();
         self.tls.allow(now.limits.tls_handshakes_max as usize);
@@ -184,9 +184,6 @@ impl Reloader {
         self.reserve.set(reserve_bytes(&now.storage));
         let interval = Duration::from_secs(now.sys.interval_seconds.into());
         self.sys_interval.send_if_modified(|known| std::mem::replace(known, interval) != interval);
-        if now.limits.connections_max > self.config.limits.connections_max {
-            raise_open_files_limit(&now);
-        }
         self.bridges.change(bridges);
         self.http_api.show(&now);
         let report = report(&self.config, &now, said, changed);

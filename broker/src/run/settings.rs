@@ -7,8 +7,8 @@ use std::sync::Arc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 use veilmq_config::{
-    BrokerConfig, Durability, E2eConfig, E2eMode, E2ePolicyConfig, ListenerConfig, Mode, MqttConfig,
-    MqttVersion, PaperMode, ProxyIdentity, ProxyProtocolConfig, StorageConfig, VeilConfig,
+    BrokerConfig, Durability, E2eConfig, E2eMode, E2ePolicyConfig, LimitsConfig, ListenerConfig, Mode,
+    MqttConfig, MqttVersion, PaperMode, ProxyIdentity, ProxyProtocolConfig, StorageConfig, VeilConfig,
 };
 use veilmq_core::{
     Capabilities, Entrance, FanOut, FanOutForm, MemoryPressure, OneTrip, PolicySample, RelaxedTopics, Sample,
@@ -284,21 +284,31 @@ pub(super) fn bytes(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
-/// Allows as many open files as the system lets us have, and says so if that is less than the operator's connections need.
-pub(super) fn raise_open_files_limit(config: &BrokerConfig) {
-    let connections_max = config.limits.connections_max;
-    let wanted = u64::from(connections_max) + OTHER_FILES;
+/// Allows as many open files as the system lets us have, and returns the limits with no more connections than these leave room for:
+/// whoever fills them must not keep the store, the admin listener and a reload from theirs.
+pub(super) fn within_open_files(config: &BrokerConfig) -> LimitsConfig {
+    let mut limits = config.limits.clone();
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
         Ok(hard)
     });
     match raised {
-        Ok(files) if files < wanted && config.mode == Mode::Configured => {
-            warn!(files, connections_max, "fewer files may be open than limits.connections_max needs");
+        Ok(files) => {
+            let room = u32::try_from(files - OTHER_FILES.min(files / 2)).unwrap_or(u32::MAX);
+            if room < limits.connections_max {
+                limits.connections_max = room;
+                if config.mode == Mode::Configured {
+                    let wanted = config.limits.connections_max;
+                    warn!(
+                        files,
+                        "so few files may be open: {room} connections in place of {wanted} (limits.connections_max)"
+                    );
+                }
+            }
         }
-        Ok(_) => {}
         Err(error) => warn!(%error, "the limit of open files cannot be raised"),
     }
+    limits
 }
 
 /// Forbids core dumps: the memory of a broker holds channel keys and its own identity (VEIL-1 section 13.2).

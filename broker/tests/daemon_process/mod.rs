@@ -41,6 +41,13 @@ impl Broker {
         Self::start_through(&["sh", "-c", &script], tempfile::tempdir().unwrap(), configuration)
     }
 
+    /// Lets the running process open no more than so many files.
+    pub(crate) fn allow_open_files(&self, files: u32) {
+        let limit = format!("--nofile={files}:{files}");
+        let changed = Command::new("prlimit").args([&limit, "--pid", &self.child.id().to_string()]).status();
+        assert!(changed.unwrap().success());
+    }
+
     /// Returns what the system allows the process, a line for each resource.
     pub(crate) fn limits(&self) -> String {
         fs::read_to_string(format!("/proc/{}/limits", self.child.id())).unwrap()
