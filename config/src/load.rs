@@ -187,17 +187,26 @@ fn user_data_dir(environment: &[(String, String)]) -> PathBuf {
     }
 }
 
-/// Reads a small UTF-8 file.
+/// Reads a small UTF-8 file. A comment may be in another encoding, as in old files.
 pub(crate) fn read_text(path: &Path, origin: &Origin) -> Result<String, ConfigError> {
     let read = || {
-        let mut text = String::new();
-        let length = std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+        let mut bytes = Vec::new();
+        let length = std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
         if length as u64 > FILE_BYTES_MAX {
             return Err(std::io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes")));
         }
-        Ok(text)
+        String::from_utf8(bytes).or_else(|error| without_foreign_comments(error.as_bytes()))
     };
     read().map_err(|reason| ConfigError::new(origin.clone(), Fault::Unreadable { reason }))
+}
+
+fn without_foreign_comments(bytes: &[u8]) -> std::io::Result<String> {
+    let is_foreign =
+        |line: &[u8]| str::from_utf8(line).is_err() && !line.trim_ascii_start().starts_with(b"#");
+    match bytes.split(|byte| *byte == b'\n').position(is_foreign) {
+        Some(index) => Err(std::io::Error::other(format!("line {} is not UTF-8", index + 1))),
+        None => Ok(String::from_utf8_lossy(bytes).into_owned()),
+    }
 }
 
 fn toml_layer(text: &str) -> File<config::FileSourceString, FileFormat> {

@@ -418,6 +418,17 @@ fn included_files_are_read_in_their_place_and_begin_at_the_default_listener() {
 }
 
 #[test]
+fn comments_may_be_in_another_encoding_and_nothing_else() {
+    let conf = Conf::new("");
+    fs::write(conf.path(), b"# caf\xe9\nlistener 1884 127.0.0.1\n#\xff\n").unwrap();
+    assert_eq!(addresses(&conf.load_with(Overrides::default(), &[]).unwrap()), ["127.0.0.1:1884"]);
+
+    fs::write(conf.path(), b"listener 1884\npassword_file /etc/caf\xe9\n").unwrap();
+    let error = conf.load_with(Overrides::default(), &[]).unwrap_err().to_string();
+    assert!(error.ends_with("cannot be read: line 2 is not UTF-8"), "{error}");
+}
+
+#[test]
 fn every_error_names_file_line_and_option() {
     for (text, expected) in [
         (

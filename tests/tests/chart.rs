@@ -155,6 +155,18 @@ fn the_pod_may_do_nothing_that_the_broker_does_not_need() {
 }
 
 #[test]
+fn the_broker_knows_how_much_memory_its_container_has() {
+    let known = json!([{
+        "name": "VEILMQ__LIMITS__MEMORY_BYTES",
+        "valueFrom": {"resourceFieldRef": {"resource": "limits.memory"}},
+    }]);
+    for (values, expected) in [("{}", known), ("resources: {limits: null}", Value::Null)] {
+        let Some(rendered) = render(values) else { return };
+        assert_eq!(rendered.container("/env"), expected, "{values}");
+    }
+}
+
+#[test]
 fn the_configuration_of_the_chart_is_valid_and_its_probes_ask_the_paths_that_answer() {
     let Some(rendered) = render("{}") else { return };
 

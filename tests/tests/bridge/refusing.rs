@@ -16,6 +16,9 @@ enum Answer {
     Says(u8),
 }
 
+/// The flag of a PUBLISH that may have been sent before.
+const DUP: u8 = 8;
+
 /// Serves connections of the bridge as `judge` says, until it is told that this is enough.
 fn serve(
     remote: &Remote,
@@ -178,7 +181,8 @@ fn what_waited_crosses_at_the_highest_qos_that_the_other_broker_takes() {
 
         for head in heads {
             let packet = wire.packet().unwrap();
-            assert_eq!(packet.first, head, "Maximum QoS {maximum}");
+            // A connection that was slow to be answered makes it a repetition.
+            assert_eq!(packet.first & !DUP, head, "Maximum QoS {maximum}");
             let message = Published::read(&packet).unwrap();
             if message.qos == 1 {
                 wire.send(&acknowledgement(0x40, message.packet_id)).unwrap();
