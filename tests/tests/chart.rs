@@ -154,13 +154,18 @@ fn the_pod_may_do_nothing_that_the_broker_does_not_need() {
     assert_eq!(rendered.container("/securityContext"), rights);
 }
 
-#[test]
-fn the_broker_knows_how_much_memory_its_container_has() {
-    let known = json!([{
+/// The variable by which the broker knows how much memory its container has.
+fn memory_variable() -> Value {
+    json!({
         "name": "VEILMQ__LIMITS__MEMORY_BYTES",
         "valueFrom": {"resourceFieldRef": {"resource": "limits.memory"}},
-    }]);
-    for (values, expected) in [("{}", known), ("resources: {limits: null}", Value::Null)] {
+    })
+}
+
+#[test]
+fn the_broker_knows_how_much_memory_its_container_has() {
+    for (values, expected) in [("{}", json!([memory_variable()])), ("resources: {limits: null}", Value::Null)]
+    {
         let Some(rendered) = render(values) else { return };
         assert_eq!(rendered.container("/env"), expected, "{values}");
     }
@@ -228,7 +233,8 @@ fn every_value_reaches_the_object_that_it_is_for() {
     assert!(rendered.configuration().contains("[::]:8883"));
     check_configuration(&rendered.configuration());
     let token = json!({"name": "VEILMQ__ADMIN__TOKEN_FILE", "value": "/etc/veilmq/admin/token"});
-    assert_eq!(rendered.container("/env"), json!([token, {"name": "VEILMQ__LOG__LEVEL", "value": "debug"}]));
+    let level = json!({"name": "VEILMQ__LOG__LEVEL", "value": "debug"});
+    assert_eq!(rendered.container("/env"), json!([token, memory_variable(), level]));
     let mounts: Vec<Value> = serde_json::from_value(rendered.container("/volumeMounts")).unwrap();
     let mounted: Vec<&str> = mounts.iter().map(|mount| mount["mountPath"].as_str().unwrap()).collect();
     assert_eq!(mounted[2..], ["/etc/veilmq/admin", "/etc/veilmq/secrets/tls", "/etc/veilmq/secrets/acl"]);

@@ -157,7 +157,7 @@ pub(super) const OPTIONS: &[Row] = &[
         "retain_expiry_interval",
         Global,
         (0, COUNT.1),
-        "no effect: retained messages go when they expire",
+        "no effect: retained messages go within a second after they expire",
         forget_integer,
     )
     .without_effect(),
