@@ -59,7 +59,8 @@ pub enum IdentityError {
 ///
 /// # Errors
 /// [`IdentityError::File`] and [`IdentityError::Certificate`].
-pub fn load_certificate(path: &Path) -> Result<Certificate, IdentityError> {
+pub fn load_certificate(path: impl AsRef<Path>) -> Result<Certificate, IdentityError> {
+    let path = path.as_ref();
     let bytes = read_at_most(path, CERTIFICATE_BYTES_MAX + 1)?;
     Certificate::parse(&bytes).map_err(|error| IdentityError::Certificate { path: path.to_owned(), error })
 }
@@ -81,7 +82,8 @@ pub fn load_keys(path: &Path) -> Result<IdentityKeys, IdentityError> {
 ///
 /// # Errors
 /// [`IdentityError`], also when certificate and key do not belong together.
-pub fn load(path: &Path) -> Result<Identity, IdentityError> {
+pub fn load(path: impl AsRef<Path>) -> Result<Identity, IdentityError> {
+    let path = path.as_ref();
     let stem = if path.is_dir() { only_key_in(path)? } else { path.to_owned() };
     let (certificate_path, key_path) = files(&stem);
     let certificate = load_certificate(&certificate_path)?;
@@ -93,7 +95,9 @@ pub fn load(path: &Path) -> Result<Identity, IdentityError> {
 ///
 /// # Errors
 /// [`IdentityError`] for the first file that cannot be trusted.
-pub fn load_anchors(paths: &[&Path]) -> Result<TrustAnchors, IdentityError> {
+pub fn load_anchors(
+    paths: impl IntoIterator<Item = impl AsRef<Path>>,
+) -> Result<TrustAnchors, IdentityError> {
     let mut anchors = TrustAnchors::new();
     for path in paths {
         add_anchor(&mut anchors, path)?;
@@ -105,7 +109,8 @@ pub fn load_anchors(paths: &[&Path]) -> Result<TrustAnchors, IdentityError> {
 ///
 /// # Errors
 /// [`IdentityError::File`] and [`IdentityError::Certificate`].
-pub fn add_anchor(anchors: &mut TrustAnchors, path: &Path) -> Result<Kid, IdentityError> {
+pub fn add_anchor(anchors: &mut TrustAnchors, path: impl AsRef<Path>) -> Result<Kid, IdentityError> {
+    let path = path.as_ref();
     let certificate = load_certificate(path)?;
     anchors.add(certificate).map_err(|error| IdentityError::Certificate { path: path.to_owned(), error })
 }

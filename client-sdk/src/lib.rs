@@ -26,6 +26,10 @@
 //! # }
 //! ```
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct FrontPage;
+
 pub mod e2e;
 pub mod identity;
 pub mod session;

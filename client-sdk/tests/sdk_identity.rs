@@ -90,7 +90,7 @@ fn what_must_not_be_used_is_refused_by_name() {
     let open = identity::load_keys(&key_file).err().map(text).unwrap();
     assert_eq!(open, named(&key_file, "others may read this key file (mode 640); run chmod 600 on it"));
 
-    let absent = identity::load_anchors(&[&folder.path().join("none.vmc")]).err().map(text).unwrap();
+    let absent = identity::load_anchors([&folder.path().join("none.vmc")]).err().map(text).unwrap();
     assert!(absent.starts_with(&named(&folder.path().join("none.vmc"), "No such file")), "{absent}");
 }
 
@@ -99,7 +99,7 @@ fn a_self_signed_certificate_can_be_pinned() {
     let folder = tempfile::tempdir().unwrap();
     let (certificate_file, _) = save(folder.path(), "broker", 1);
 
-    let anchors = identity::load_anchors(&[&certificate_file]).unwrap();
+    let anchors = identity::load_anchors([&certificate_file]).unwrap();
 
     assert!(anchors.get(keys(1).kid()).is_some());
 }

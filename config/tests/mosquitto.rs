@@ -42,14 +42,6 @@ fn load(text: &str) -> BrokerConfig {
     Conf::new(text).load_with(Overrides::default(), &[]).unwrap_or_else(|error| panic!("{text:?}: {error}"))
 }
 
-/// The error of a file, with `FILE` for its path and `DIR` for its directory.
-fn error(text: &str) -> String {
-    let conf = Conf::new(text);
-    let error = conf.load_with(Overrides::default(), &[]).expect_err(text).to_string();
-    let error = error.replace(conf.path().to_str().unwrap(), "FILE");
-    error.replace(conf.directory.path().to_str().unwrap(), "DIR")
-}
-
 fn addresses(config: &BrokerConfig) -> Vec<String> {
     config.listeners.iter().map(|listener| listener.address.to_string()).collect()
 }
@@ -223,10 +215,6 @@ fn a_proxy_may_have_to_vouch_for_tls_and_certificates() {
         let proxy = config.listeners[0].proxy_protocol.as_ref().unwrap();
         assert_eq!((proxy.tls, proxy.identity, &config.listeners[0].tls), (tls, identity, &None), "{text}");
     }
-    assert_eq!(
-        error("listener 1\nenable_proxy_protocol 1\nproxy_protocol_v2_require_tls true\n"),
-        "FILE:2: enable_proxy_protocol must be 2 for what the proxy says of TLS"
-    );
 }
 
 #[test]
@@ -415,119 +403,6 @@ fn included_files_are_read_in_their_place_and_begin_at_the_default_listener() {
     assert_eq!(config.limits.keep_alive_seconds_max, 20, "the later file wins");
     let aliases: Vec<_> = config.listeners.iter().map(|listener| listener.mqtt.topic_alias_maximum).collect();
     assert_eq!(aliases, [Some(3), Some(3), None, None], "it belongs to the default listener");
-}
-
-#[test]
-fn comments_may_be_in_another_encoding_and_nothing_else() {
-    let conf = Conf::new("");
-    fs::write(conf.path(), b"# caf\xe9\nlistener 1884 127.0.0.1\n#\xff\n").unwrap();
-    assert_eq!(addresses(&conf.load_with(Overrides::default(), &[]).unwrap()), ["127.0.0.1:1884"]);
-
-    fs::write(conf.path(), b"listener 1884\npassword_file /etc/caf\xe9\n").unwrap();
-    let error = conf.load_with(Overrides::default(), &[]).unwrap_err().to_string();
-    assert!(error.ends_with("cannot be read: line 2 is not UTF-8"), "{error}");
-}
-
-#[test]
-fn every_error_names_file_line_and_option() {
-    for (text, expected) in [
-        (
-            "listener 1883\nfoo bar\n",
-            "FILE:2: unknown option foo; docs/mosquitto.md lists every option of Mosquitto",
-        ),
-        ("\n\nlistener\n", "FILE:3: listener needs a value"),
-        ("allow_anonymous\n", "FILE:1: allow_anonymous needs a value"),
-        ("allow_anonymous maybe\n", "FILE:1: allow_anonymous = maybe is not allowed; allowed: true or false"),
-        (
-            "max_keepalive 70000\n",
-            "FILE:1: max_keepalive = 70000 is not allowed; allowed: a whole number from 0 to 65535",
-        ),
-        (
-            "max_keepalive 60x\n",
-            "FILE:1: max_keepalive = 60x is not allowed; allowed: a whole number from 0 to 65535",
-        ),
-        (
-            "max_packet_size 19\n",
-            "FILE:1: max_packet_size = 19 is not allowed; allowed: a whole number from 20 to 268435460",
-        ),
-        ("maximum_qos 3\n", "FILE:1: maximum_qos = 3 is not allowed; allowed: a whole number from 0 to 2"),
-        (
-            "listener 99999\n",
-            "FILE:1: listener = 99999 is not allowed; allowed: a port from 1 to 65535, and an address or host name behind it if it is not for all interfaces; or 0 and the path of a Unix socket",
-        ),
-        (
-            "log_type foo\n",
-            "FILE:1: log_type = foo is not allowed; allowed: debug, error, warning, notice, information, subscribe, unsubscribe, websockets, none or all",
-        ),
-        (
-            "persistent_client_expiration 3x\n",
-            "FILE:1: persistent_client_expiration = 3x is not allowed; allowed: a whole number and one of s, h, d, w, m, y, such as 14d",
-        ),
-        (
-            "allow_anonymous true\nper_listener_settings true\n",
-            "FILE:2: per_listener_settings must stand above every security option",
-        ),
-        (
-            "listener 1\ncertfile /b.crt\n",
-            "FILE:2: certfile needs `keyfile` beside it; nothing would be encrypted",
-        ),
-        (
-            "listener 1\ncertfile /b.crt\nkeyfile /b.key\nrequire_certificate true\n",
-            "FILE:4: require_certificate needs `cafile` or `capath`: the authorities that issue the certificates",
-        ),
-        (
-            "listener 1\ncertfile /b.crt\nkeyfile /b.key\nrequire_certificate true\ncafile /a\ncapath /b\n",
-            "FILE:6: capath cannot be used with `cafile`; copy that file into the directory",
-        ),
-        (
-            "listener 1\ncertfile /b.crt\nkeyfile /b.key\nenable_proxy_protocol 2\n",
-            "FILE:2: certfile cannot be used with `enable_proxy_protocol`",
-        ),
-        (
-            "listener 1\nmount_point a/#\n",
-            "FILE:2: mount_point = a/# is not allowed; allowed: a Topic Name that does not begin with $",
-        ),
-        (
-            "listener 1\naccept_protocol_versions  ,4 , 6\n",
-            "FILE:2: accept_protocol_versions = ,4 , 6 is not allowed; allowed: a list of some of 3, 4 and 5, separated by commas",
-        ),
-        (
-            "connection a\naddress b\ntopic c sideways\n",
-            "FILE:3: topic = c sideways is not allowed; allowed: a pattern, perhaps with in, out or both behind it, then a QoS from 0 to 2, then what stands before it here and there; \"\" is nothing",
-        ),
-        (
-            "connection a\naddress b\nrestart_timeout 9 3\n",
-            "FILE:3: restart_timeout = 9 3 is not allowed; allowed: one or two whole numbers from 1 to 86400, the second not less than the first",
-        ),
-        ("connection a\ntopic b\n", "FILE:1: connection needs `address` below it"),
-        (
-            "connection a\naddress b\ntopic c\nbridge_psk 01\n",
-            "FILE:4: bridge_psk is not supported: pre-shared keys of TLS are not available; use certificates",
-        ),
-        (
-            "listener 1\npsk_hint here\n",
-            "FILE:2: psk_hint is not supported: pre-shared keys of TLS are not available; use certificates",
-        ),
-        (
-            "listener 1\npsk_file /psk\n",
-            "FILE:2: psk_file is not supported: pre-shared keys of TLS are not available; use certificates",
-        ),
-        (
-            "listener 1\nprotocol websockets\nhttp_dir /www\n",
-            "FILE:3: http_dir needs `protocol http_api` beside it; no other listener serves files",
-        ),
-        (
-            "connection a\naddress b\nbridge_require_ocsp true\n",
-            "FILE:3: bridge_require_ocsp = true is not allowed; allowed: false: answers of OCSP are not looked at",
-        ),
-        ("topic a\n", "FILE:1: topic belongs to a bridge, so `connection NAME` must stand above it"),
-        (
-            "include_dir DIR/absent\n",
-            "FILE:1: include_dir DIR/absent: No such file or directory (os error 2)",
-        ),
-    ] {
-        assert_eq!(error(text), expected);
-    }
 }
 
 #[test]

@@ -3,13 +3,25 @@
 
 use std::fs;
 
+use tempfile::TempDir;
 use veilmq_config::{BrokerConfig, ConfigError, Overrides, Sources};
 
-fn load(text: &str) -> Result<BrokerConfig, ConfigError> {
-    let directory = tempfile::tempdir().unwrap();
+fn load(text: impl AsRef<[u8]>) -> Result<BrokerConfig, ConfigError> {
+    load_in(&tempfile::tempdir().unwrap(), text)
+}
+
+fn load_in(directory: &TempDir, text: impl AsRef<[u8]>) -> Result<BrokerConfig, ConfigError> {
     let path = directory.path().join("mosquitto.conf");
     fs::write(&path, text).unwrap();
     BrokerConfig::load(Sources { file: Some(&path), overrides: Overrides::default(), environment: [] })
+}
+
+/// The error of a file, with `FILE` for its path and `DIR` for its directory.
+fn error(text: &str) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let error = load_in(&directory, text).expect_err(text).to_string();
+    let path = directory.path().to_str().unwrap();
+    error.replace(&format!("{path}/mosquitto.conf"), "FILE").replace(path, "DIR")
 }
 
 #[test]
@@ -142,4 +154,124 @@ fn the_pattern_of_a_bridge_may_stand_in_quotation_marks() {
         ("with space/#", 1, "r/")
     );
     assert_eq!((empty.pattern.as_str(), empty.local_prefix.as_str()), ("", "x"));
+}
+
+#[test]
+fn comments_may_be_in_another_encoding_and_nothing_else() {
+    let addresses: Vec<String> = load(b"# caf\xe9\nlistener 1884 127.0.0.1\n#\xff\n")
+        .unwrap()
+        .listeners
+        .iter()
+        .map(|listener| listener.address.to_string())
+        .collect();
+    assert_eq!(addresses, ["127.0.0.1:1884"]);
+
+    let error = load(b"listener 1884\npassword_file /etc/caf\xe9\n").unwrap_err().to_string();
+    assert!(error.ends_with("cannot be read: line 2 is not UTF-8"), "{error}");
+}
+
+#[test]
+fn every_error_names_file_line_and_option() {
+    for (text, expected) in [
+        (
+            "listener 1883\nfoo bar\n",
+            "FILE:2: unknown option foo; docs/mosquitto.md lists every option of Mosquitto",
+        ),
+        ("\n\nlistener\n", "FILE:3: listener needs a value"),
+        (
+            "listener 1\nenable_proxy_protocol 1\nproxy_protocol_v2_require_tls true\n",
+            "FILE:2: enable_proxy_protocol must be 2 for what the proxy says of TLS",
+        ),
+        ("allow_anonymous\n", "FILE:1: allow_anonymous needs a value"),
+        ("allow_anonymous maybe\n", "FILE:1: allow_anonymous = maybe is not allowed; allowed: true or false"),
+        (
+            "max_keepalive 70000\n",
+            "FILE:1: max_keepalive = 70000 is not allowed; allowed: a whole number from 0 to 65535",
+        ),
+        (
+            "max_keepalive 60x\n",
+            "FILE:1: max_keepalive = 60x is not allowed; allowed: a whole number from 0 to 65535",
+        ),
+        (
+            "max_packet_size 19\n",
+            "FILE:1: max_packet_size = 19 is not allowed; allowed: a whole number from 20 to 268435460",
+        ),
+        ("maximum_qos 3\n", "FILE:1: maximum_qos = 3 is not allowed; allowed: a whole number from 0 to 2"),
+        (
+            "listener 99999\n",
+            "FILE:1: listener = 99999 is not allowed; allowed: a port from 1 to 65535, and an address or host name behind it if it is not for all interfaces; or 0 and the path of a Unix socket",
+        ),
+        (
+            "log_type foo\n",
+            "FILE:1: log_type = foo is not allowed; allowed: debug, error, warning, notice, information, subscribe, unsubscribe, websockets, none or all",
+        ),
+        (
+            "persistent_client_expiration 3x\n",
+            "FILE:1: persistent_client_expiration = 3x is not allowed; allowed: a whole number and one of s, h, d, w, m, y, such as 14d",
+        ),
+        (
+            "allow_anonymous true\nper_listener_settings true\n",
+            "FILE:2: per_listener_settings must stand above every security option",
+        ),
+        (
+            "listener 1\ncertfile /b.crt\n",
+            "FILE:2: certfile needs `keyfile` beside it; nothing would be encrypted",
+        ),
+        (
+            "listener 1\ncertfile /b.crt\nkeyfile /b.key\nrequire_certificate true\n",
+            "FILE:4: require_certificate needs `cafile` or `capath`: the authorities that issue the certificates",
+        ),
+        (
+            "listener 1\ncertfile /b.crt\nkeyfile /b.key\nrequire_certificate true\ncafile /a\ncapath /b\n",
+            "FILE:6: capath cannot be used with `cafile`; copy that file into the directory",
+        ),
+        (
+            "listener 1\ncertfile /b.crt\nkeyfile /b.key\nenable_proxy_protocol 2\n",
+            "FILE:2: certfile cannot be used with `enable_proxy_protocol`",
+        ),
+        (
+            "listener 1\nmount_point a/#\n",
+            "FILE:2: mount_point = a/# is not allowed; allowed: a Topic Name that does not begin with $",
+        ),
+        (
+            "listener 1\naccept_protocol_versions  ,4 , 6\n",
+            "FILE:2: accept_protocol_versions = ,4 , 6 is not allowed; allowed: a list of some of 3, 4 and 5, separated by commas",
+        ),
+        (
+            "connection a\naddress b\ntopic c sideways\n",
+            "FILE:3: topic = c sideways is not allowed; allowed: a pattern, perhaps with in, out or both behind it, then a QoS from 0 to 2, then what stands before it here and there; \"\" is nothing",
+        ),
+        (
+            "connection a\naddress b\nrestart_timeout 9 3\n",
+            "FILE:3: restart_timeout = 9 3 is not allowed; allowed: one or two whole numbers from 1 to 86400, the second not less than the first",
+        ),
+        ("connection a\ntopic b\n", "FILE:1: connection needs `address` below it"),
+        (
+            "connection a\naddress b\ntopic c\nbridge_psk 01\n",
+            "FILE:4: bridge_psk is not supported: pre-shared keys of TLS are not available; use certificates",
+        ),
+        (
+            "listener 1\npsk_hint here\n",
+            "FILE:2: psk_hint is not supported: pre-shared keys of TLS are not available; use certificates",
+        ),
+        (
+            "listener 1\npsk_file /psk\n",
+            "FILE:2: psk_file is not supported: pre-shared keys of TLS are not available; use certificates",
+        ),
+        (
+            "listener 1\nprotocol websockets\nhttp_dir /www\n",
+            "FILE:3: http_dir needs `protocol http_api` beside it; no other listener serves files",
+        ),
+        (
+            "connection a\naddress b\nbridge_require_ocsp true\n",
+            "FILE:3: bridge_require_ocsp = true is not allowed; allowed: false: answers of OCSP are not looked at",
+        ),
+        ("topic a\n", "FILE:1: topic belongs to a bridge, so `connection NAME` must stand above it"),
+        (
+            "include_dir DIR/absent\n",
+            "FILE:1: include_dir DIR/absent: No such file or directory (os error 2)",
+        ),
+    ] {
+        assert_eq!(error(text), expected);
+    }
 }

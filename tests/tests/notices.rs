@@ -35,7 +35,7 @@ fn broker(folder: &Path) -> Broker {
 fn builder(broker: &Broker, address: SocketAddr) -> Builder {
     let certificate = broker.data_dir().join("identity/broker.vmc");
     let press = identity("press", Roles::PUBLISHER | Roles::SUBSCRIBER, &["readings/#"]);
-    let trust = files::load_anchors(&[&certificate]).unwrap();
+    let trust = files::load_anchors([&certificate]).unwrap();
     Client::builder("127.0.0.1", address.port()).identity(press).trust(trust)
 }
 

@@ -56,7 +56,7 @@ impl Stage {
     /// Describes a client that follows the paper.
     fn party(&self, address: SocketAddr, identity: &Arc<Identity>, scheme: Scheme) -> Builder {
         let authority = authority_file(self.folder.path());
-        let trust = files::load_anchors(&[self.certificate.as_path(), authority.as_path()]).unwrap();
+        let trust = files::load_anchors([self.certificate.as_path(), authority.as_path()]).unwrap();
         let name = files::load_certificate(&self.certificate).unwrap().subject.clone();
         Client::builder("127.0.0.1", address.port())
             .identity(Arc::clone(identity))

@@ -63,7 +63,7 @@ impl VeilTransport {
         Ok(Self {
             authority: identity::load(authority)?,
             clients,
-            trust: identity::load_anchors(&[broker])?,
+            trust: identity::load_anchors([broker])?,
             files: [authority.to_owned(), broker.to_owned()],
             schemes: Schemes::of(&[Scheme::Two, Scheme::Four]),
             suites: vec![Suite::Aes256Gcm],

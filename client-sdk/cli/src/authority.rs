@@ -223,7 +223,7 @@ fn save_authority(dir: &Path, keys: &IdentityKeys, certificate: &Certificate) ->
 
 /// Reads an authority from its folder.
 pub(crate) fn load(dir: &Path) -> Result<Identity, Failure> {
-    let authority = identity::load(&dir.join("ca"))?;
+    let authority = identity::load(dir.join("ca"))?;
     if authority.certificate().roles.contains(Roles::CA) {
         return Ok(authority);
     }

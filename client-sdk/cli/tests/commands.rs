@@ -74,8 +74,8 @@ fn an_authority_issues_identities_that_its_certificate_vouches_for() {
 
     assert!(said.starts_with("device/press-07.vmc: press-07 (publisher,subscriber), kid "), "{said}");
     let mut anchors = TrustAnchors::new();
-    anchors.add(identity::load_certificate(&path("ca/ca.vmc")).unwrap()).unwrap();
-    let device = identity::load(&path("device")).unwrap();
+    anchors.add(identity::load_certificate(path("ca/ca.vmc")).unwrap()).unwrap();
+    let device = identity::load(path("device")).unwrap();
     let certificate = device.certificate();
     anchors.verify(certificate, Roles::PUBLISHER, Some("press-07"), Some(certificate.not_before)).unwrap();
     assert_eq!(certificate.publish_scopes, ["factory/#"]);
@@ -93,8 +93,8 @@ fn the_keys_of_an_existing_certificate_can_be_certified_without_having_them() {
     let issue = ["ca", "issue", "--dir", "ca", "--subject", "broker-a", "--role", "broker"];
     succeed(folder.path(), &[&issue[..], &["--certificate", "broker/ca.vmc", "--out", "out"]].concat());
 
-    let before = identity::load_certificate(&folder.path().join("broker/ca.vmc")).unwrap();
-    let after = identity::load_certificate(&folder.path().join("out/broker-a.vmc")).unwrap();
+    let before = identity::load_certificate(folder.path().join("broker/ca.vmc")).unwrap();
+    let after = identity::load_certificate(folder.path().join("out/broker-a.vmc")).unwrap();
     assert_eq!((after.ed25519, after.x25519), (before.ed25519, before.x25519));
     assert_eq!(after.roles, Roles::BROKER);
     assert!(!folder.path().join("out/broker-a.key").exists());
@@ -107,7 +107,7 @@ fn a_certificate_is_shown_in_words_and_as_json() {
     let words = succeed(folder.path(), &["cert", "show", "ca/ca.vmc"]);
     let json = succeed(folder.path(), &["cert", "show", "--json", "ca/ca.vmc"]);
 
-    let certificate = identity::load_certificate(&folder.path().join("ca/ca.vmc")).unwrap();
+    let certificate = identity::load_certificate(folder.path().join("ca/ca.vmc")).unwrap();
     assert!(words.starts_with("subject           plant\nroles             ca\n"), "{words}");
     let view: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(view["kid"], certificate.kid().to_string());
@@ -192,9 +192,9 @@ fn who_is_revoked_is_revoked_with_all_certificates_it_ever_got_and_gets_no_other
     let authority = ["--dir", "ca"];
     let who = ["--subject", "press", "--role", "publisher", "--out", "."];
     succeed(folder.path(), &[&["ca", "issue"], &authority[..], &who].concat());
-    let first = identity::load_certificate(&path("press.vmc")).unwrap();
+    let first = identity::load_certificate(path("press.vmc")).unwrap();
     succeed(folder.path(), &[&["ca", "renew"], &authority[..], &["press.vmc"]].concat());
-    let renewed = identity::load_certificate(&path("press.vmc")).unwrap();
+    let renewed = identity::load_certificate(path("press.vmc")).unwrap();
     assert_ne!(first.serial, renewed.serial);
 
     succeed(folder.path(), &[&["ca", "revoke"], &authority[..], &["press.vmc"]].concat());
@@ -266,15 +266,15 @@ fn a_broker_that_is_not_there_is_named() {
 fn write_head(folder: &Path) {
     let path = |name: &str| folder.join(name);
     let mut anchors = TrustAnchors::new();
-    identity::add_anchor(&mut anchors, &path("ca/ca.vmc")).unwrap();
-    let press = Arc::new(identity::load(&path("press")).unwrap());
+    identity::add_anchor(&mut anchors, path("ca/ca.vmc")).unwrap();
+    let press = Arc::new(identity::load(path("press")).unwrap());
     let mut e2e = E2e::new(Member::Identity(Arc::clone(&press)), Limits::default());
     let mut keys = Distribution::new(press, anchors);
     let scope = Scope::new("factory/#").unwrap();
     keys.issue(&mut e2e, scope.clone(), EnvelopeOptions::default(), IssuePolicy::default()).unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     let mut entropy = |bytes: &mut [u8]| getrandom::fill(bytes).unwrap();
-    keys.admit(&scope, identity::load_certificate(&path("lake.vmc")).unwrap(), now, &mut entropy).unwrap();
+    keys.admit(&scope, identity::load_certificate(path("lake.vmc")).unwrap(), now, &mut entropy).unwrap();
     keys.advance(&mut e2e, now, &mut entropy);
     let outgoing = keys.outgoing(&mut e2e, now, &mut entropy);
     let head = outgoing.iter().find(|outgoing| outgoing.topic.starts_with("_veil/1/kp/")).unwrap();
@@ -294,7 +294,7 @@ fn a_roster_is_compared_with_the_head_of_an_issuer() {
         succeed(folder, &[&["ca", "issue", "--dir", "ca"][..], &who].concat());
     }
     write_head(folder);
-    let kid = |name: &str| identity::load_certificate(&folder.join(format!("{name}.vmc"))).unwrap().kid();
+    let kid = |name: &str| identity::load_certificate(folder.join(format!("{name}.vmc"))).unwrap().kid();
     let diff = |more: &[&str]| {
         let output =
             veil(folder, &[&["roster", "diff", "--trust", "ca/ca.vmc", "--head", "head"][..], more].concat());

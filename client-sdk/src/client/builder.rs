@@ -191,8 +191,8 @@ impl Builder {
     /// Sets who this client is: it connects over a VEIL-1 channel, which also needs [`trust`](Self::trust), unless
     /// [`without_channel`](Self::without_channel) says otherwise. The identity also signs messages on scopes that
     /// ask for it.
-    pub fn identity(mut self, identity: Arc<Identity>) -> Self {
-        self.identity = Some(identity);
+    pub fn identity(mut self, identity: impl Into<Arc<Identity>>) -> Self {
+        self.identity = Some(identity.into());
         self
     }
 

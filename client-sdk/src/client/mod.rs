@@ -65,17 +65,13 @@ pub enum Status {
 /// The connection ends with [`Client::disconnect`], or when the last handle and [`Subscription`] are dropped.
 ///
 /// ```no_run
-/// use std::sync::Arc;
-/// use veilmq_client::{Client, QoS, e2e::MasterSecret, identity};
+/// use veilmq_client::{Client, QoS, identity};
 ///
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-/// let identity = Arc::new(identity::load("press-07".as_ref())?);
-/// let anchors = identity::load_anchors(&["ca.vmc".as_ref()])?;
-///
 /// let client = Client::builder("localhost", 1883)
-///     .identity(identity)
-///     .trust(anchors)
-///     .master_scope("factory/#", MasterSecret::new(&std::fs::read("factory.master")?))?
+///     .identity(identity::load("press-07")?)
+///     .trust(identity::load_anchors(["ca.vmc"])?)
+///     .join_scope("factory/#")?
 ///     .connect()
 ///     .await?;
 /// // On the scope `factory/#` this leaves sealed, in a record only the broker could have read.

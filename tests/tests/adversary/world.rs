@@ -75,7 +75,7 @@ pub(crate) fn channel_broker() -> (Broker, TrustAnchors, String) {
 }
 
 fn known_by(file: &Path) -> (TrustAnchors, String) {
-    (identity::load_anchors(&[file]).unwrap(), identity::load_certificate(file).unwrap().subject.clone())
+    (identity::load_anchors([file]).unwrap(), identity::load_certificate(file).unwrap().subject.clone())
 }
 
 /// What lake was told of a message.

@@ -140,7 +140,7 @@ impl Cast {
         let mut anchors = TrustAnchors::new();
         let pinned = anchors.add(self.broker.clone());
         pinned.map_err(|error| Failure::new(format!("the certificate of the broker: {error}")))?;
-        identity::add_anchor(&mut anchors, &self.folder().join(AUTHORITY).join("ca.vmc"))?;
+        identity::add_anchor(&mut anchors, self.folder().join(AUTHORITY).join("ca.vmc"))?;
         Ok(Client::builder(LOOPBACK, wire.port())
             .identity(Arc::clone(identity))
             .trust(anchors)
