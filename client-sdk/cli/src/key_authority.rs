@@ -221,9 +221,9 @@ async fn carry_out(client: &Client, words: &[String]) -> Result<String, String> 
             let rotation = if verb == "remove" { Rotation::Removal } else { Rotation::Compromise };
             (client.remove_member(scope, kid, rotation).await, "it was not a member; it stays out")
         }
-        "rotate" => (client.rotate(scope, Rotation::Ordinary).await, "no keys are issued for this scope"),
-        "rotate-compromised" => {
-            (client.rotate(scope, Rotation::Compromise).await, "no keys are issued for this scope")
+        "rotate" | "rotate-compromised" => {
+            let rotation = if verb == "rotate" { Rotation::Ordinary } else { Rotation::Compromise };
+            return client.rotate(scope, rotation).await.map(|()| String::new()).map_err(|e| e.to_string());
         }
         _ => return Err("unknown request".to_owned()),
     };

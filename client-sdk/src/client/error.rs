@@ -1,10 +1,10 @@
 //! What can go wrong for the application, one enum per operation.
 
 use thiserror::Error;
-use veilmq_protocol::{EncodeError, ReasonCode, TopicError, veil::CertificateError};
+use veilmq_protocol::{EncodeError, ReasonCode, TopicError};
 
 use crate::{
-    e2e::{ConfigError, NamingError, SealError},
+    e2e::{ConfigError, NamingError, SealError, distribution::RosterError},
     session::{CloseReason, DeliveryError, ReauthenticationError},
 };
 
@@ -42,7 +42,7 @@ pub enum ConnectError {
     ReceiveMaximum(u16),
     /// A member that was named cannot be admitted.
     #[error("the certificate of a member: {0}")]
-    Member(#[from] CertificateError),
+    Member(#[from] RosterError),
     /// The saved state cannot be used.
     #[error("the saved state: {0}")]
     State(String),
@@ -172,9 +172,9 @@ pub enum KeyRequestError {
     /// This client issues no keys.
     #[error("this client issues no keys")]
     NotAnIssuer,
-    /// The certificate does not count.
-    #[error("the certificate of the member: {0}")]
-    Certificate(#[from] CertificateError),
+    /// This client issues no keys for the scope, the scope is full, or the certificate does not count.
+    #[error(transparent)]
+    Roster(#[from] RosterError),
     /// The client is closed.
     #[error("the client is closed: {0}")]
     Closed(CloseReason),

@@ -60,13 +60,22 @@ impl KeyLog {
 
 /// Whether others can make it happen as often as they like.
 const fn is_refusal(event: &KeyEvent) -> bool {
-    matches!(event, KeyEvent::HeadRefused { .. } | KeyEvent::Refused { .. } | KeyEvent::JoinFailed { .. })
+    matches!(
+        event,
+        KeyEvent::HeadRefused { .. }
+            | KeyEvent::Refused { .. }
+            | KeyEvent::JoinFailed { .. }
+            | KeyEvent::Full { .. }
+    )
 }
 
 fn tell(event: &KeyEvent) {
     match event {
         KeyEvent::Installed { scope, issuer, epoch } => info!(scope, %issuer, epoch, "new key"),
         KeyEvent::Admitted { scope, member } => info!(scope, %member, "member, or its new prekey"),
+        KeyEvent::Full { scope, member } => {
+            warn!(scope, %member, "refused: the scope has as many members as it may have");
+        }
         KeyEvent::Removed { scope, member } => info!(scope, %member, "member removed; the epoch changes"),
         KeyEvent::Revocations { authority, number } => info!(%authority, number, "revocation list"),
         KeyEvent::JoinPending { scope, issuer } => {

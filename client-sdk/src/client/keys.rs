@@ -8,14 +8,14 @@ use std::collections::{BTreeSet, VecDeque};
 use tracing::{error, info, warn};
 use veilmq_protocol::{
     QoS,
-    veil::{Certificate, CertificateError, Kid, distribution::DistributionTopic},
+    veil::{Certificate, Kid, distribution::DistributionTopic},
 };
 
 use super::{clock::entropy, key_log::KeyLog};
 use crate::{
     e2e::{
         E2e, Scope,
-        distribution::{Distribution, Outgoing, Rotation},
+        distribution::{Distribution, Outgoing, RosterError, Rotation},
     },
     message::Message,
     session::Receipt,
@@ -353,15 +353,18 @@ impl Keys {
         scope: &Scope,
         request: KeyRequest,
         now_unix_ms: u64,
-    ) -> Result<KeyAnswer, CertificateError> {
+    ) -> Result<KeyAnswer, RosterError> {
         let keys = &mut self.distribution;
         let done = match request {
             KeyRequest::Admit(certificate) => keys.admit(scope, *certificate, now_unix_ms, &mut entropy)?,
-            KeyRequest::Remove(member, rotation) => keys.remove(scope, member, rotation, &mut entropy),
-            KeyRequest::Rotate(rotation) => keys.rotate(scope, rotation, &mut entropy),
+            KeyRequest::Remove(member, rotation) => keys.remove(scope, member, rotation, &mut entropy)?,
+            KeyRequest::Rotate(rotation) => {
+                keys.rotate(scope, rotation, &mut entropy)?;
+                true
+            }
             KeyRequest::AdmitToPairs(certificate) => keys.admit_to_pairs(*certificate, now_unix_ms)?,
             KeyRequest::RemovePair(peer) => keys.remove_pair(e2e, peer),
-            KeyRequest::Members => return Ok(KeyAnswer::Members(keys.members(scope))),
+            KeyRequest::Members => return Ok(KeyAnswer::Members(keys.members(scope)?)),
         };
         Ok(KeyAnswer::Done(done))
     }

@@ -186,12 +186,12 @@ impl Client {
         self.change_keys(scope, KeyRequest::Remove(member, rotation)).await
     }
 
-    /// Changes the key of a scope this client issues keys for. Returns whether it does.
+    /// Changes the key of a scope this client issues keys for.
     ///
     /// # Errors
     /// [`KeyRequestError`].
-    pub async fn rotate(&self, scope: &str, rotation: Rotation) -> Result<bool, KeyRequestError> {
-        self.change_keys(scope, KeyRequest::Rotate(rotation)).await
+    pub async fn rotate(&self, scope: &str, rotation: Rotation) -> Result<(), KeyRequestError> {
+        self.change_keys(scope, KeyRequest::Rotate(rotation)).await.map(|_| ())
     }
 
     /// Lets a subscriber have a key of its own by name, also one that was [taken away](Self::remove_pair). Returns whether this client

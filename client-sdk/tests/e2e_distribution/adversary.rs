@@ -33,7 +33,7 @@ fn three_epochs() -> (Party, Party, Vec<Retained>) {
     let heads = (0..3)
         .map(|n| {
             if n > 0 {
-                press.keys.rotate(&scope(), Rotation::Ordinary, &mut entropy());
+                press.keys.rotate(&scope(), Rotation::Ordinary, &mut entropy()).unwrap();
             }
             press.visit(&mut broker, START + n * 100 * SECOND);
             broker.only("_veil/1/kp/")
@@ -150,7 +150,7 @@ fn another_members_prekey_cannot_be_put_in_its_place() {
 
     let error = DistributionError::Value("member");
     assert_eq!(events, [KeyEvent::Refused { topic: of(&lake), error }]);
-    assert_eq!(press.keys.members(&scope()), []);
+    assert_eq!(press.keys.members(&scope()).unwrap(), []);
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! A member that a head leaves out asks its issuer (VEIL-1 section 9.1).
 
-use veilmq_client::e2e::distribution::{Admission, HeadError, IssuePolicy, JoinError, KeyEvent, Rotation};
+use veilmq_client::e2e::{
+    Scope,
+    distribution::{Admission, HeadError, IssuePolicy, JoinError, KeyEvent, RosterError, Rotation},
+};
 
 use chacha20poly1305::{
     ChaCha20Poly1305, KeyInit,
@@ -14,7 +17,7 @@ use veilmq_protocol::veil::{
 };
 use x25519_dalek::{PublicKey, StaticSecret};
 
-use super::world::{Broker, Party, SCOPE, SECOND, START, entropy, scope};
+use super::world::{Broker, Party, SCOPE, SECOND, START, entropy, renewed, scope};
 
 /// A publisher whose head is out, and a reader it has never heard of that has just seen this head and asked.
 fn asked(policy: IssuePolicy) -> (Broker, Party, Party, (String, Vec<u8>)) {
@@ -190,7 +193,7 @@ fn whoever_is_not_let_in_learns_that_and_nothing_else() {
     let now = START + 2 * SECOND;
     let named = IssuePolicy { admission: Admission::Named, ..IssuePolicy::default() };
     let barred = |press: &mut Party, lake: &Party| {
-        press.keys.remove(&scope(), lake.kid(), Rotation::Removal, &mut entropy());
+        press.keys.remove(&scope(), lake.kid(), Rotation::Removal, &mut entropy()).unwrap();
     };
     for (policy, bar) in [(named, false), (IssuePolicy::default(), true)] {
         let (mut broker, mut press, mut lake, request) = asked(policy);
@@ -206,6 +209,41 @@ fn whoever_is_not_let_in_learns_that_and_nothing_else() {
         let message = press.seal(now);
         assert!(!lake.reads(&message, now));
     }
+}
+
+#[test]
+fn a_full_scope_gives_keys_to_its_members_alone_and_takes_their_new_certificates() {
+    let now = START + 2 * SECOND;
+    let policy = IssuePolicy { members_max: 1, ..IssuePolicy::default() };
+    let (mut broker, mut press, mut lake, request) = asked(policy);
+    let hill = Party::subscriber("hill");
+    assert_eq!(press.keys.admit(&scope(), hill.certificate(), now, &mut entropy()), Ok(true));
+    press.keys.take_events();
+
+    let events = answer(&mut press, &request, &mut broker, now);
+    let refused = lake.hear(&broker.passing.remove(0), now);
+
+    let (scope_text, member, issuer) = (SCOPE.to_owned(), lake.kid(), press.kid());
+    assert_eq!(events, [KeyEvent::Full { scope: scope_text, member }]);
+    assert_eq!(refused, [KeyEvent::JoinFailed { issuer, error: JoinError::Refused(1) }]);
+    let by_name = press.keys.admit(&scope(), lake.certificate(), now, &mut entropy());
+    assert_eq!(by_name, Err(RosterError::Full));
+    let renewed = renewed(&hill.identity).certificate().clone();
+    assert_eq!(press.keys.admit(&scope(), renewed, now, &mut entropy()), Ok(true));
+    assert_eq!(press.keys.members(&scope()), Ok(vec![hill.kid()]));
+}
+
+#[test]
+fn a_scope_that_is_not_issued_is_an_error_whatever_is_asked_of_it() {
+    let mut press = Party::publisher("press", IssuePolicy::default());
+    let (slip, lake) = (Scope::new("factroy/#").unwrap(), Party::subscriber("lake"));
+
+    let removed = press.keys.remove(&slip, lake.kid(), Rotation::Removal, &mut entropy());
+    let admitted = press.keys.admit(&slip, lake.certificate(), START, &mut entropy());
+
+    assert_eq!((removed, admitted), (Err(RosterError::NotIssued), Err(RosterError::NotIssued)));
+    assert_eq!(press.keys.rotate(&slip, Rotation::Ordinary, &mut entropy()), Err(RosterError::NotIssued));
+    assert_eq!(press.keys.members(&slip), Err(RosterError::NotIssued));
 }
 
 #[test]

@@ -55,11 +55,11 @@ proptest! {
                     roster.insert(n);
                 }
                 Step::Remove(n) => {
-                    press.keys.remove(&scope(), members[n].kid(), Rotation::Removal, &mut entropy());
+                    press.keys.remove(&scope(), members[n].kid(), Rotation::Removal, &mut entropy()).unwrap();
                     roster.remove(&n);
                 }
                 Step::Rotate => {
-                    press.keys.rotate(&scope(), Rotation::Ordinary, &mut entropy());
+                    press.keys.rotate(&scope(), Rotation::Ordinary, &mut entropy()).unwrap();
                 }
                 Step::Wait(ms) => now += ms,
                 Step::RestartIssuer => press = press.restarted(|identity| Party::issuing(identity, policy())),

@@ -102,7 +102,7 @@ fn heads(epochs: usize, seed: u64) -> Vec<(String, Vec<u8>)> {
     let mut heads = Vec::new();
     for epoch in 0..epochs {
         if epoch > 0 {
-            press.keys.rotate(&scope(), Rotation::Ordinary, &mut fill);
+            press.keys.rotate(&scope(), Rotation::Ordinary, &mut fill).unwrap();
         }
         let now = START + epoch as u64 * 100_000;
         press.keys.advance(&mut press.e2e, now, &mut fill);

@@ -62,6 +62,13 @@ pub enum KeyEvent {
         /// The member.
         member: Kid,
     },
+    /// Someone who may be a member was refused: the scope has as many as it may have.
+    Full {
+        /// The scope.
+        scope: String,
+        /// Who asked.
+        member: Kid,
+    },
     /// A member was taken out, and the epoch changes.
     Removed {
         /// The scope.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use veilmq_protocol::veil::{
-    Certificate, Kid,
+    Certificate, CertificateError, Kid,
     channel::{Identity, hash},
     distribution::{
         BUNDLE_MEMBERS_MAX, DistributionError, DistributionTopic, KeyHead, KeyHeadFields, KeyHeadFlags,
@@ -14,6 +14,7 @@ use veilmq_protocol::veil::{
     },
 };
 
+use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::{Outgoing, policy::IssuePolicy};
@@ -75,6 +76,31 @@ pub(super) struct Member {
     pub(super) prekey: Option<Prekey>,
 }
 
+/// What became of someone who is to be a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admitted {
+    New,
+    /// With this certificate already.
+    Known,
+    /// There is no room for another one.
+    Full,
+}
+
+/// Why an issuer did not do what was asked of it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RosterError {
+    /// This program issues no keys for the scope.
+    #[error("no keys are issued for this scope here")]
+    NotIssued,
+    /// The scope has as many members as [`IssuePolicy::members_max`] allows.
+    #[error("the scope has as many members as it may have")]
+    Full,
+    /// The certificate does not count.
+    #[error("the certificate of the member: {0}")]
+    Certificate(#[from] CertificateError),
+}
+
 /// Why epochs change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rotation {
@@ -114,12 +140,14 @@ impl Issuer {
         })
     }
 
-    /// Lets a member in whose certificate was verified. Returns whether it is new.
-    pub(super) fn admit(&mut self, certificate: Certificate, entropy: Entropy<'_>) -> bool {
+    /// Lets a member in whose certificate was verified, or takes another certificate of it.
+    pub(super) fn admit(&mut self, certificate: Certificate, entropy: Entropy<'_>) -> Admitted {
         let kid = certificate.kid();
-        let room = self.members.len() < usize::from(self.policy.members_max);
-        if self.members.get(&kid).is_some_and(|member| member.certificate == certificate) || !room {
-            return false;
+        let has_room = self.members.len() < usize::from(self.policy.members_max);
+        match self.members.get(&kid) {
+            Some(member) if member.certificate == certificate => return Admitted::Known,
+            None if !has_room => return Admitted::Full,
+            Some(_) | None => {}
         }
         self.barred.remove(&kid);
         self.cleared.remove(&kid);
@@ -129,7 +157,7 @@ impl Issuer {
         if self.policy.join_secrecy && self.tip.is_some() {
             self.rotate(Rotation::Ordinary, entropy);
         }
-        true
+        Admitted::New
     }
 
     /// Whether the holder of a verified certificate is a member, or becomes one by showing it.
@@ -167,7 +195,7 @@ impl Issuer {
         }
         if !self.members.contains_key(&kid) {
             let admitted = self.policy.admission.admits(&prekey.certificate, &self.scope);
-            if !admitted || !self.admit(prekey.certificate.clone(), entropy) {
+            if !admitted || self.admit(prekey.certificate.clone(), entropy) == Admitted::Full {
                 return false;
             }
         }

@@ -8,6 +8,7 @@ use veilmq_protocol::veil::{
 
 use super::{
     Distribution, KeyEvent, Outgoing,
+    issuer::Admitted,
     join::{Answer, Asking, Confirmed, JoinError, JoinedKeys, WAIT_MS},
     membership::{Holder, Taken},
     pairs::install_pair,
@@ -176,13 +177,20 @@ impl Distribution {
             None => NO_SUCH_SCOPE,
             Some(issuer) if !issuer.lets_in(&request.certificate) => NOT_ADMITTED,
             Some(issuer) => {
-                if issuer.admit(request.certificate.clone(), &mut *entropy) {
+                let scope = request.scope.clone();
+                let admitted = issuer.admit(request.certificate.clone(), &mut *entropy);
+                if admitted == Admitted::New {
                     self.changed = true;
-                    let scope = request.scope.clone();
-                    self.events.push(KeyEvent::Admitted { scope, member });
+                    self.events.push(KeyEvent::Admitted { scope: scope.clone(), member });
                 }
-                current = issuer.current(&self.identity, now_unix_ms)?;
-                NO_KEY_YET
+                // Who is not in the roster has no keys: it could not be taken out.
+                if admitted == Admitted::Full {
+                    self.events.push(KeyEvent::Full { scope, member });
+                    NOT_ADMITTED
+                } else {
+                    current = issuer.current(&self.identity, now_unix_ms)?;
+                    NO_KEY_YET
+                }
             }
         };
         let answer = match &current {

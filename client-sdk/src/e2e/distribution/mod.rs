@@ -22,20 +22,20 @@ use std::{
 };
 
 use veilmq_protocol::veil::{
-    Certificate, CertificateError, Kid, Roles,
+    Certificate, Kid, Roles,
     channel::{Identity, TrustAnchors},
     distribution::{Crl, DistributionError, DistributionTopic, KeyHead, Prekey, scope_hash},
 };
 
 pub use self::{
     event::{KeyEvent, Outgoing},
-    issuer::{IssuedState, Rotation},
+    issuer::{IssuedState, RosterError, Rotation},
     join::JoinError,
     membership::HeadError,
     policy::{Admission, IssuePolicy},
 };
 use self::{
-    issuer::Issuer,
+    issuer::{Admitted, Issuer},
     join::{Asked, Asking},
     membership::{Holder, Membership, Taken},
     pairs::PairExchanges,
@@ -151,50 +151,70 @@ impl Distribution {
     /// Lets a member into a scope this program issues keys for, by name. Returns whether it is new.
     ///
     /// # Errors
-    /// [`CertificateError`], and [`CertificateError::Role`] also when no keys are issued for `scope` here.
+    /// [`RosterError`].
     pub fn admit(
         &mut self,
         scope: &Scope,
         certificate: Certificate,
         now_unix_ms: u64,
         entropy: Entropy<'_>,
-    ) -> Result<bool, CertificateError> {
+    ) -> Result<bool, RosterError> {
         let needed = Roles::SUBSCRIBER | Roles::PUBLISHER;
         self.anchors.verify(&certificate, needed, None, Some(now_unix_ms / 1000))?;
         let member = certificate.kid();
-        let issuer = self.issuer_of(scope).ok_or(CertificateError::Role { needed: Roles::KEY_AUTHORITY })?;
-        let is_new = issuer.admit(certificate, entropy);
-        if is_new {
-            self.changed = true;
-            self.events.push(KeyEvent::Admitted { scope: scope.as_str().to_owned(), member });
+        match self.issuer_of(scope)?.admit(certificate, entropy) {
+            Admitted::New => {
+                self.changed = true;
+                self.events.push(KeyEvent::Admitted { scope: scope.as_str().to_owned(), member });
+                Ok(true)
+            }
+            Admitted::Known => Ok(false),
+            Admitted::Full => Err(RosterError::Full),
         }
-        Ok(is_new)
     }
 
     /// Takes a member out of a scope this program issues keys for; the epoch changes, and the member stays out until it is
-    /// admitted by name. Returns whether it was one.
-    pub fn remove(&mut self, scope: &Scope, member: Kid, rotation: Rotation, entropy: Entropy<'_>) -> bool {
-        let Some(issuer) = self.issuer_of(scope) else { return false };
-        let removed = issuer.remove(member, rotation, entropy);
+    /// admitted by name. Returns whether it was one: nobody else has keys of this issuer.
+    ///
+    /// # Errors
+    /// [`RosterError::NotIssued`].
+    pub fn remove(
+        &mut self,
+        scope: &Scope,
+        member: Kid,
+        rotation: Rotation,
+        entropy: Entropy<'_>,
+    ) -> Result<bool, RosterError> {
+        let removed = self.issuer_of(scope)?.remove(member, rotation, entropy);
         self.changed = true;
         if removed {
             self.events.push(KeyEvent::Removed { scope: scope.as_str().to_owned(), member });
         }
-        removed
+        Ok(removed)
     }
 
-    /// Changes the epoch of a scope this program issues keys for. Returns whether there is one.
-    pub fn rotate(&mut self, scope: &Scope, rotation: Rotation, entropy: Entropy<'_>) -> bool {
-        let Some(issuer) = self.issuer_of(scope) else { return false };
-        issuer.rotate(rotation, entropy);
+    /// Changes the epoch of a scope this program issues keys for.
+    ///
+    /// # Errors
+    /// [`RosterError::NotIssued`].
+    pub fn rotate(
+        &mut self,
+        scope: &Scope,
+        rotation: Rotation,
+        entropy: Entropy<'_>,
+    ) -> Result<(), RosterError> {
+        self.issuer_of(scope)?.rotate(rotation, entropy);
         self.changed = true;
-        true
+        Ok(())
     }
 
     /// The members of a scope this program issues keys for.
-    pub fn members(&self, scope: &Scope) -> Vec<Kid> {
+    ///
+    /// # Errors
+    /// [`RosterError::NotIssued`].
+    pub fn members(&self, scope: &Scope) -> Result<Vec<Kid>, RosterError> {
         let issuer = self.issuers.iter().find(|issuer| issuer.scope == *scope);
-        issuer.map(|issuer| issuer.members.keys().copied().collect()).unwrap_or_default()
+        Ok(issuer.ok_or(RosterError::NotIssued)?.members.keys().copied().collect())
     }
 
     /// The epochs of a scope this program issues keys for, ascending.
@@ -400,8 +420,8 @@ impl Distribution {
         std::mem::take(&mut self.events)
     }
 
-    fn issuer_of(&mut self, scope: &Scope) -> Option<&mut Issuer> {
-        self.issuers.iter_mut().find(|issuer| issuer.scope == *scope)
+    fn issuer_of(&mut self, scope: &Scope) -> Result<&mut Issuer, RosterError> {
+        self.issuers.iter_mut().find(|issuer| issuer.scope == *scope).ok_or(RosterError::NotIssued)
     }
 
     /// Takes a head or a wrap, whichever `take` is for.

@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use veilmq_protocol::veil::{
-    Certificate, CertificateError, Kid, Roles,
+    Certificate, Kid, Roles,
     distribution::{Pair, Prekey},
     layout::Reader,
 };
 use zeroize::Zeroizing;
 
 use super::{
-    Distribution, IssuePolicy, KeyEvent,
+    Distribution, IssuePolicy, KeyEvent, RosterError,
     join::{Answer, PairKey, Term},
     joining::{NO_SUCH_SCOPE, NOT_ADMITTED},
     saved::{Writer, optional, read_certificate, read_window},
@@ -208,12 +208,12 @@ impl Distribution {
     /// Lets a subscriber have a key of its own by name. Returns whether keys are given here.
     ///
     /// # Errors
-    /// [`CertificateError`].
+    /// [`RosterError::Certificate`].
     pub fn admit_to_pairs(
         &mut self,
         certificate: Certificate,
         now_unix_ms: u64,
-    ) -> Result<bool, CertificateError> {
+    ) -> Result<bool, RosterError> {
         self.anchors.verify(&certificate, Roles::SUBSCRIBER, None, Some(now_unix_ms / 1_000))?;
         let Some(giving) = &mut self.pairs.giving else { return Ok(false) };
         self.changed |= giving.barred.remove(&certificate.kid());
