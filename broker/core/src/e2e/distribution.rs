@@ -99,7 +99,7 @@ impl DistributionRefusal {
             Self::Mismatch => "the object is for another topic of key distribution",
             Self::Certificate => "the certificate in it is not trusted, or does not allow it",
             Self::Signature => "its signature does not verify",
-            Self::Rollback => "a newer one of this issuer is known",
+            Self::Rollback => "a newer one is known here",
             Self::Gap => "the head leaves epochs out",
             Self::Link => "the head does not continue the epoch before",
             Self::Full => "the broker knows too many issuers",
@@ -162,16 +162,23 @@ pub(crate) fn is_distribution(topic: TopicName<'_>) -> bool {
 /// Who may write an object.
 #[derive(Clone, Copy)]
 pub(crate) enum Writer<'a> {
-    /// Whoever does: the object is looked at alone.
-    Anybody,
+    /// Whoever does, the identity of the one that writes, if it has one: the object is looked at alone, and whoever takes it away.
+    Anybody(Option<&'a Member>),
     /// The client that its topic names; the identity of the one that writes, if it has one.
     Client(Option<&'a Member>),
 }
 
 impl Writer<'_> {
+    /// Who may clear: an empty payload has no signature, so that it is the writer that has to be known.
+    fn of_clear(self) -> Self {
+        match self {
+            Self::Anybody(member) | Self::Client(member) => Self::Client(member),
+        }
+    }
+
     fn is(self, kid: Kid) -> Result<(), DistributionRefusal> {
         match self {
-            Self::Anybody => Ok(()),
+            Self::Anybody(_) => Ok(()),
             Self::Client(Some(member)) if member.kid == kid => Ok(()),
             Self::Client(_) => Err(DistributionRefusal::Writer),
         }
@@ -180,7 +187,7 @@ impl Writer<'_> {
     /// Any client with an identity.
     fn is_known(self) -> Result<(), DistributionRefusal> {
         match self {
-            Self::Anybody | Self::Client(Some(_)) => Ok(()),
+            Self::Anybody(_) | Self::Client(Some(_)) => Ok(()),
             Self::Client(None) => Err(DistributionRefusal::Writer),
         }
     }
@@ -218,11 +225,12 @@ impl Ledger<'_> {
     ) -> Result<Passed, DistributionRefusal> {
         let topic = DistributionTopic::parse(message.topic.as_str()).ok_or(DistributionRefusal::Topic)?;
         let is_clear = message.retain && message.payload.is_empty();
+        let writer = if is_clear { writer.of_clear() } else { writer };
         match topic {
             DistributionTopic::Prekey { member } => {
                 writer.is(member)?;
                 is_retained(message, true)?;
-                if is_clear { Ok(Passed::Plain) } else { self.prekey(message.payload, member) }
+                if is_clear { Ok(Passed::Plain) } else { self.prekey(message, member) }
             }
             DistributionTopic::KeyHead { scope, issuer } => {
                 writer.is(issuer)?;
@@ -252,13 +260,25 @@ impl Ledger<'_> {
         }
     }
 
-    fn prekey(&self, payload: &[u8], member: Kid) -> Result<Passed, DistributionRefusal> {
+    /// A prekey takes the place of no later one: members number them by time, also those that have lost their state.
+    fn prekey(&self, message: &Inspected<'_>, member: Kid) -> Result<Passed, DistributionRefusal> {
+        let prekey = self.verified_prekey(message.payload, member)?;
+        let retained = self.retained.current(message.topic.as_str());
+        let retained =
+            retained.and_then(|other| self.verified_prekey(other.payload().as_wire_bytes(), member).ok());
+        match retained {
+            Some(other) if other.id > prekey.id => Err(DistributionRefusal::Rollback),
+            Some(_) | None => Ok(Passed::Plain),
+        }
+    }
+
+    fn verified_prekey(&self, payload: &[u8], member: Kid) -> Result<Prekey, DistributionRefusal> {
         let prekey = Prekey::parse(payload)?;
         if prekey.certificate.kid() != member {
             return Err(DistributionRefusal::Mismatch);
         }
         prekey.verify(self.trust, self.unix_ms)?;
-        Ok(Passed::Plain)
+        Ok(prekey)
     }
 
     fn head(&self, payload: &[u8], scope: ScopeHash, issuer: Kid) -> Result<Passed, DistributionRefusal> {

@@ -108,7 +108,7 @@ impl Shard {
         message: &Inspected<'_>,
     ) -> Result<Due, DistributionRefusal> {
         let writer = match self.access.policies().distribution {
-            DistributionRule::Verify => Writer::Anybody,
+            DistributionRule::Verify => Writer::Anybody(state.identity.as_deref()),
             DistributionRule::Observe | DistributionRule::Enforce => {
                 Writer::Client(state.identity.as_deref())
             }

@@ -82,6 +82,13 @@ fn head(fields: &KeyHeadFields) -> Vec<u8> {
     payload
 }
 
+/// A prekey of the reader.
+fn prekey(realm: &Realm, id: u32) -> Prekey {
+    let certificate = realm.identity(READER, "member").certificate().clone();
+    let fields = PrekeyFields { id, not_after_ms: u64::MAX, x25519: [5; 32], certificate };
+    fields.sign(&keys(READER)).unwrap()
+}
+
 fn head_topic() -> String {
     DistributionTopic::KeyHead { scope: scope_hash(SCOPE), issuer: keys(ISSUER).kid() }.to_string()
 }
@@ -173,14 +180,7 @@ fn a_head_is_taken_from_its_issuer_and_goes_on_from_the_one_before() {
 fn every_topic_of_key_distribution_has_its_writer_and_its_object() {
     let mut realm = enforcing(Vec::new());
     let member = arrive(&mut realm, "member", READER);
-    let prekey: Prekey = PrekeyFields {
-        id: 1,
-        not_after_ms: u64::MAX,
-        x25519: [5; 32],
-        certificate: realm.identity(READER, "member").certificate().clone(),
-    }
-    .sign(&keys(READER))
-    .unwrap();
+    let prekey = prekey(&realm, 1);
     let (own, other) = (keys(READER).kid(), keys(ISSUER).kid());
     let mut wrap = Vec::new();
     wrap_for(ISSUER).encode(&mut wrap);
@@ -502,6 +502,63 @@ fn objects_are_verified_whoever_brings_them_where_nothing_more_is_asked_for() {
     assert_eq!(realm.world.sample("veilmq_keyhead_total", "accepted"), 1);
     realm.world.subscribe(anybody, "#", QoS::AtMostOnce);
     assert_eq!(realm.world.bytes(anybody)[5], 0, "everybody reads");
+}
+
+#[test]
+fn only_who_wrote_an_object_of_key_distribution_takes_it_away() {
+    for (rule, by_others) in [
+        (DistributionRule::Observe, NO_SUBSCRIBERS),
+        (DistributionRule::Verify, 0x87),
+        (DistributionRule::Enforce, 0x87),
+    ] {
+        let mut realm = enforcing(Vec::new());
+        let policies = vec![Policy::requiring("f", SCOPE)];
+        let policies = Policies::new(policies).unwrap().with_distribution(rule);
+        realm.world.set_access(Access { policies, ..Access::open_to(true) });
+        let issuer = arrive(&mut realm, "issuer", ISSUER);
+        let member = arrive(&mut realm, "member", READER);
+        let anonymous = realm.world.connect(&connect_v5("anonymous", true, 0));
+        realm.world.bytes(anonymous);
+        let (scope, of_issuer, of_member) = (scope_hash(SCOPE), keys(ISSUER).kid(), keys(READER).kid());
+        let mut wrap = Vec::new();
+        wrap_for(READER).encode(&mut wrap);
+        let wraps = DistributionTopic::Wrap { scope, issuer: of_issuer, member: of_member }.to_string();
+        let prekeys = DistributionTopic::Prekey { member: of_member }.to_string();
+        let prekey = prekey(&realm, 1).as_bytes().to_vec();
+
+        for (topic, payload, writer, other) in [
+            (head_topic(), head_of(&realm).1, issuer, member),
+            (wraps, wrap, issuer, member),
+            (prekeys, prekey, member, issuer),
+        ] {
+            let mut put = |writer, payload: &[u8]| code(&mut realm, writer, &topic, payload, true);
+            assert_eq!(put(writer, &payload), NO_SUBSCRIBERS, "{rule:?} {topic}");
+            assert_eq!(put(anonymous, b""), by_others, "{rule:?} {topic}");
+            assert_eq!(put(other, b""), by_others, "{rule:?} {topic}");
+            assert_eq!(put(writer, b""), NO_SUBSCRIBERS, "{rule:?} {topic}");
+        }
+    }
+}
+
+#[test]
+fn a_prekey_takes_the_place_of_no_later_one() {
+    let mut realm = enforcing(Vec::new());
+    let policies = Policies::new(Vec::new()).unwrap().with_distribution(DistributionRule::Verify);
+    realm.world.set_access(Access { policies, ..Access::open_to(true) });
+    let anybody = realm.world.connect(&connect_v5("anybody", true, 0));
+    realm.world.bytes(anybody);
+    let topic = DistributionTopic::Prekey { member: keys(READER).kid() }.to_string();
+
+    for (id, expected) in [
+        (1_000, NO_SUBSCRIBERS),
+        (2_000, NO_SUBSCRIBERS),
+        (1_000, 0x99),
+        (2_000, NO_SUBSCRIBERS),
+        (2_001, NO_SUBSCRIBERS),
+    ] {
+        let payload = prekey(&realm, id).as_bytes().to_vec();
+        assert_eq!(code(&mut realm, anybody, &topic, &payload, true), expected, "{id}");
+    }
 }
 
 #[test]
