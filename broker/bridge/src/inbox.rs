@@ -1,7 +1,24 @@
 //! What one side has sent and the link has not taken yet.
 
 use bytes::{Buf, Bytes, BytesMut};
-use veilmq_protocol::{DecodeError, frame_len, next_frame};
+use veilmq_protocol::{DecodeError, PacketId, QoS, frame_len, next_frame};
+
+/// The type of PUBLISH in a fixed header (section 2.1.2).
+const PUBLISH: u8 = 3;
+
+/// What the link is given to take.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    Packet(Bytes),
+    Oversized(Oversized),
+}
+
+/// A PUBLISH that is larger than may be, of which nothing was kept but what its answer needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Oversized {
+    pub(crate) qos: QoS,
+    pub(crate) packet_id: Option<PacketId>,
+}
 
 /// Bytes of one side, taken packet by packet.
 #[derive(Debug, Default)]
@@ -9,6 +26,8 @@ pub(crate) struct Inbox {
     bytes: BytesMut,
     /// A packet that was taken and has to wait.
     held: Option<Bytes>,
+    /// A PUBLISH that is passed over, and how many of its bytes are still to come.
+    passing: Option<(Oversized, usize)>,
     /// There may be a whole packet among the bytes.
     may_have_packet: bool,
 }
@@ -19,16 +38,35 @@ impl Inbox {
         self.may_have_packet = true;
     }
 
-    /// Takes the next whole packet.
+    /// Takes the next whole packet, or passes over a PUBLISH larger than `packet_bytes_max` if it may.
     ///
     /// # Errors
-    /// The bytes begin no packet, or one larger than `packet_bytes_max`.
-    pub(crate) fn take(&mut self, packet_bytes_max: u32) -> Result<Option<Bytes>, DecodeError> {
-        if self.held.is_some() {
-            return Ok(self.held.take());
+    /// The bytes begin no packet, or one larger than `packet_bytes_max` that may not be passed over.
+    pub(crate) fn take(
+        &mut self,
+        packet_bytes_max: u32,
+        passes_over: bool,
+    ) -> Result<Option<Taken>, DecodeError> {
+        if let Some(held) = self.held.take() {
+            return Ok(Some(Taken::Packet(held)));
+        }
+        let is_publish = |header: &u8| header >> 4 == PUBLISH;
+        if passes_over
+            && self.bytes.first().is_some_and(is_publish)
+            && self.passing.is_none()
+            && let Some(length) = frame_len(&self.bytes)?
+            && length > packet_bytes_max as usize
+        {
+            self.passing = oversized(&self.bytes, length)?.map(|oversized| (oversized, length));
+            self.may_have_packet = self.passing.is_some();
+        }
+        match self.passing {
+            Some(_) => return Ok(self.pass_over().map(Taken::Oversized)),
+            None if !self.may_have_packet => return Ok(None),
+            None => {}
         }
         match next_frame(&self.bytes, packet_bytes_max as usize)? {
-            Some((_, used)) => Ok(Some(self.bytes.split_to(used).freeze())),
+            Some((_, used)) => Ok(Some(Taken::Packet(self.bytes.split_to(used).freeze()))),
             None => {
                 self.may_have_packet = false;
                 if let Some(length) = frame_len(&self.bytes)? {
@@ -37,6 +75,16 @@ impl Inbox {
                 Ok(None)
             }
         }
+    }
+
+    /// Drops what has come of a PUBLISH that is passed over, and returns it once that was all.
+    fn pass_over(&mut self) -> Option<Oversized> {
+        let (oversized, rest) = self.passing?;
+        let come = rest.min(self.bytes.len());
+        self.bytes.advance(come);
+        self.passing = Some((oversized, rest - come)).filter(|(_, rest)| *rest > 0);
+        self.may_have_packet = self.passing.is_none();
+        self.passing.is_none().then_some(oversized)
     }
 
     /// Puts a packet back, to be taken again first.
@@ -48,4 +96,25 @@ impl Inbox {
     pub(crate) fn wants_more(&self) -> bool {
         !self.may_have_packet && self.held.is_none()
     }
+}
+
+/// What the answer to a PUBLISH of `length` bytes needs, once so much of it is there.
+fn oversized(bytes: &[u8], length: usize) -> Result<Option<Oversized>, DecodeError> {
+    let Some(&header) = bytes.first() else { return Ok(None) };
+    let qos = QoS::try_from(header >> 1 & 3).map_err(|_| DecodeError::Reserved("QoS"))?;
+    if qos == QoS::AtMostOnce {
+        return Ok(Some(Oversized { qos, packet_id: None }));
+    }
+    // Section 2.2.3: a Remaining Length ends with the first byte below 128.
+    let lengths = bytes.iter().skip(1).take_while(|byte| **byte >= 0x80).count();
+    let topic_at = lengths + 2;
+    let number_at = |at: usize| bytes.get(at..at + 2).map(|two| u16::from_be_bytes([two[0], two[1]]));
+    let Some(topic_len) = number_at(topic_at) else { return Ok(None) };
+    let id_at = topic_at + 2 + usize::from(topic_len);
+    if id_at + 2 > length {
+        return Err(DecodeError::Truncated("Topic Name"));
+    }
+    let Some(id) = number_at(id_at) else { return Ok(None) };
+    let packet_id = PacketId::new(id).ok_or(DecodeError::NotAllowed("Packet Identifier"))?;
+    Ok(Some(Oversized { qos, packet_id: Some(packet_id) }))
 }

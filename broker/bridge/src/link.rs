@@ -16,7 +16,7 @@ use crate::blame::{Caution, Progress, Suspect};
 use crate::echo::Echoes;
 use crate::error::Fault;
 use crate::flow::Flow;
-use crate::inbox::Inbox;
+use crate::inbox::{Inbox, Taken};
 use crate::keep_alive::{Due, KeepAlive};
 use crate::opening::Own;
 use crate::settings::Settings;
@@ -138,6 +138,8 @@ pub struct Link {
     pub(crate) remote_session_present: bool,
     /// What the other broker takes.
     pub(crate) remote_receive_maximum: u16,
+    /// The largest packet that this broker takes, in bytes.
+    pub(crate) local_packet_bytes_max: u32,
     pub(crate) remote_packet_bytes_max: Option<u32>,
     pub(crate) remote_maximum_qos: QoS,
     pub(crate) remote_keeps_retained: bool,
@@ -203,6 +205,7 @@ impl Link {
             aliases: HashMap::new(),
             remote_session_present: false,
             remote_receive_maximum: u16::MAX,
+            local_packet_bytes_max: u32::MAX,
             remote_packet_bytes_max: settings.remote.sent_packet_bytes_max,
             remote_maximum_qos: QoS::ExactlyOnce,
             remote_keeps_retained: true,
@@ -379,8 +382,15 @@ impl Link {
         }
         let bytes_max = self.settings.packet_bytes_max(side);
         let malformed = |error| Fault::Malformed { side, error };
-        let Some(bytes) = self.half_mut(side).inbox.take(bytes_max).map_err(malformed)? else {
-            return Ok(false);
+        // The other broker sends it again as often as it is asked to: only an answer ends that.
+        let passes_over = side == Side::Remote && self.stage == Stage::Relaying;
+        let bytes = match self.half_mut(side).inbox.take(bytes_max, passes_over).map_err(malformed)? {
+            Some(Taken::Packet(bytes)) => bytes,
+            Some(Taken::Oversized(publish)) => {
+                self.refuse(side, ReasonCode::PacketTooLarge, publish.qos, publish.packet_id)?;
+                return Ok(true);
+            }
+            None => return Ok(false),
         };
         let frame: Frame<'_> = match next_frame(&bytes, bytes_max as usize).map_err(malformed)? {
             Some((frame, _)) => frame,

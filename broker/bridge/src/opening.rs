@@ -58,6 +58,7 @@ impl Link {
             properties: ConnectProperties {
                 session_expiry_seconds: remote.session_expiry_seconds,
                 receive_maximum: NonZeroU16::new(remote.receive_maximum),
+                packet_bytes_max: NonZeroU32::new(remote.packet_bytes_max),
                 topic_alias_maximum: remote.topic_alias_maximum,
                 ..ConnectProperties::default()
             },
@@ -143,6 +144,7 @@ impl Link {
         // MQTT 3.1 does not say whether it kept the session.
         let is_silent = self.settings.remote.version == ProtocolVersion::V31;
         let quota = answer.properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get);
+        self.local_packet_bytes_max = answer.properties.packet_bytes_max.map_or(u32::MAX, NonZeroU32::get);
         self.local.flow = Flow::new(self.remote_receive_maximum, self.remote_session_present || is_silent);
         self.remote.flow = Flow::new(quota, answer.session_present);
         self.obey_local_keep_alive(answer);

@@ -68,18 +68,22 @@ impl Link {
                 Verdict::SetAside => return self.decline(side, publish).map(|()| true),
             }
         }
-        if side == Side::Remote && !self.is_bearable(publish, mapped) {
-            let reason = ReasonCode::ImplementationSpecificError;
-            self.events.push_back(Event::MessageRefused { side: Side::Local, reason });
-            return self.decline(side, publish).map(|()| true);
+        let user = self.marked(side, publish)?;
+        let properties = PublishProperties {
+            topic_alias: None,
+            subscription_ids: Default::default(),
+            user: user.as_user_properties(),
+            ..publish.properties
+        };
+        let mapped = Publish { topic: Some(mapped), properties, ..*publish };
+        if side == Side::Remote
+            && let Err(reason) = self.bear(&mapped)
+        {
+            return self.refuse(side, reason, publish.qos, publish.packet_id).map(|()| true);
         }
         let is_too_high = side == Side::Local && publish.qos > self.remote_maximum_qos;
         if is_too_high && self.remote_maximum_qos == QoS::AtMostOnce {
-            self.cross(
-                side,
-                &Publish { qos: QoS::AtMostOnce, packet_id: None, dup: false, ..*publish },
-                mapped,
-            )?;
+            self.cross(side, &Publish { qos: QoS::AtMostOnce, packet_id: None, dup: false, ..mapped })?;
             return self.decline(side, publish).map(|()| true);
         }
         if !self.begin(side, publish)? {
@@ -90,7 +94,7 @@ impl Link {
         if let Some(id) = publish.packet_id.filter(|_| is_too_high) {
             self.lowered.insert(id);
         }
-        self.cross(side, &Publish { qos, ..*publish }, mapped)?;
+        self.cross(side, &Publish { qos, ..mapped })?;
         Ok(true)
     }
 
@@ -132,13 +136,20 @@ impl Link {
         }
     }
 
-    /// Says whether this broker would take a message rather than end the connection for it. The other broker would send it again each
-    /// time, and nothing else would ever cross.
-    fn is_bearable(&self, publish: &Publish<'_>, topic: TopicName<'_>) -> bool {
+    /// Says whether this broker would take a message, as it is to cross, rather than end the connection for it. The other broker would
+    /// send it again each time, and nothing else would ever cross.
+    fn bear(&self, publish: &Publish<'_>) -> Result<(), ReasonCode> {
         let local = &self.settings.local;
-        let user_properties = publish.properties.user.len() + usize::from(self.settings.mark.is_some());
-        topic.levels().count() <= local.topic_levels_max as usize
-            && user_properties <= local.user_properties_max as usize
+        let levels = publish.topic.map_or(0, |topic| topic.levels().count());
+        if levels > local.topic_levels_max as usize
+            || publish.properties.user.len() > local.user_properties_max as usize
+        {
+            return Err(ReasonCode::ImplementationSpecificError);
+        }
+        // [MQTT-3.2.2-15]
+        let bytes = Packet::Publish(*publish).encoded_len(self.settings.version(Side::Local));
+        let fits = bytes.is_ok_and(|bytes| bytes <= self.local_packet_bytes_max as usize);
+        if fits { Ok(()) } else { Err(ReasonCode::PacketTooLarge) }
     }
 
     /// The Topic Name of a PUBLISH, which an alias may stand for.
@@ -181,9 +192,25 @@ impl Link {
 
     /// Answers for a message that does not cross.
     fn decline(&mut self, side: Side, publish: &Publish<'_>) -> Result<(), Fault> {
-        let Some(id) = publish.packet_id else { return Ok(()) };
+        self.answer_for(side, publish.qos, publish.packet_id)
+    }
+
+    /// Answers for a message that the broker opposite would not take.
+    pub(crate) fn refuse(
+        &mut self,
+        side: Side,
+        reason: ReasonCode,
+        qos: QoS,
+        packet_id: Option<PacketId>,
+    ) -> Result<(), Fault> {
+        self.events.push_back(Event::MessageRefused { side: side.other(), reason });
+        self.answer_for(side, qos, packet_id)
+    }
+
+    fn answer_for(&mut self, side: Side, qos: QoS, packet_id: Option<PacketId>) -> Result<(), Fault> {
+        let Some(id) = packet_id else { return Ok(()) };
         let answer = Acknowledgement::new(id, ReasonCode::Success);
-        if publish.qos == QoS::AtLeastOnce {
+        if qos == QoS::AtLeastOnce {
             return self.write(side, &Packet::PubAck(answer));
         }
         self.half_mut(side).flow.decline(id);
@@ -210,9 +237,9 @@ impl Link {
         Ok(true)
     }
 
-    fn cross(&mut self, side: Side, publish: &Publish<'_>, topic: TopicName<'_>) -> Result<(), Fault> {
-        let sink = side.other();
-        let unwritable = |error| Fault::Unwritable { side: sink, error };
+    /// The User Properties of a message on the other side.
+    fn marked(&self, side: Side, publish: &Publish<'_>) -> Result<UserPropertiesBuf, Fault> {
+        let unwritable = |error| Fault::Unwritable { side: side.other(), error };
         let mut user = UserPropertiesBuf::new();
         for (name, value) in publish.properties.user {
             user.push(name, value).map_err(unwritable)?;
@@ -220,23 +247,22 @@ impl Link {
         if let Some(mark) = &self.settings.mark {
             user.push(TRAIL, mark).map_err(unwritable)?;
         }
-        let properties = PublishProperties {
-            topic_alias: None,
-            subscription_ids: Default::default(),
-            user: user.as_user_properties(),
-            ..publish.properties
-        };
+        Ok(user)
+    }
+
+    fn cross(&mut self, side: Side, publish: &Publish<'_>) -> Result<(), Fault> {
+        let sink = side.other();
         let keeps = match sink {
             Side::Local => self.settings.local.keeps_retained,
             Side::Remote => self.settings.remote.passes_retain && self.remote_keeps_retained,
         };
         let retain = publish.retain && keeps;
-        self.write(sink, &Packet::Publish(Publish { topic: Some(topic), retain, properties, ..*publish }))?;
+        self.write(sink, &Packet::Publish(Publish { retain, ..*publish }))?;
         self.crossed_at = self.now;
         self.progress.came_in += u64::from(side == Side::Remote);
         if sink == Side::Remote {
             self.ask_about(publish)?;
-            self.expect_echo(topic.as_str(), publish.payload);
+            self.expect_echo(publish.topic.map_or("", |topic| topic.as_str()), publish.payload);
         }
         Ok(())
     }
@@ -301,8 +327,10 @@ impl Link {
     /// A side releases a QoS 2 message.
     fn release(&mut self, side: Side, release: &Acknowledgement<'_>) -> Result<(), Fault> {
         let id = release.packet_id;
+        // A broker that serves no QoS 2 was given none: PUBREC was this bridge's, perhaps on an earlier connection.
+        let is_own = side == Side::Local && self.remote_maximum_qos < QoS::ExactlyOnce;
         let flow = &mut self.half_mut(side).flow;
-        if flow.was_declined(id) {
+        if flow.was_declined(id) || is_own {
             return self.write(side, &Packet::PubComp(Acknowledgement::new(id, ReasonCode::Success)));
         }
         flow.begin_release(id);

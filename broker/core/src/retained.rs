@@ -155,19 +155,17 @@ impl RetainedIndex {
     pub(crate) fn part(&self, filter: TopicFilter<'_>, after: Option<&str>, portion: Portion) -> Part {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         // [MQTT-4.7.2-1] A wildcard at the first level does not reach the broker's own topics.
-        let topics =
-            if filter.levels().next() == Some(sys::FIRST_LEVEL) { &inner.own } else { &inner.topics };
+        let reaches_own = filter.levels().next() == Some(sys::FIRST_LEVEL);
         if !filter.has_wildcards() {
-            return Part {
-                messages: topics.get(filter.as_str()).map(Arc::clone).into_iter().collect(),
-                next: None,
-            };
+            let own = inner.own.get(filter.as_str()).filter(|_| reaches_own);
+            let message = own.or_else(|| inner.topics.get(filter.as_str()));
+            return Part { messages: message.map(Arc::clone).into_iter().collect(), next: None };
         }
         let prefix = literal_prefix(filter.as_str());
         let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
         let mut messages = Vec::new();
         let (mut last, mut looked_at, mut bytes) = (None, 0, 0);
-        for (topic, message) in topics.range::<str, _>((from, Bound::Unbounded)) {
+        for (topic, message) in inner.behind(from, reaches_own) {
             if !topic.starts_with(prefix) {
                 break;
             }
@@ -210,6 +208,27 @@ impl RetainedIndex {
 }
 
 impl Inner {
+    /// The topics behind a bound, in order: those of clients, and also the broker's own, which come before a client's of the same name.
+    fn behind<'a>(
+        &'a self,
+        from: Bound<&str>,
+        with_own: bool,
+    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<Message>)> {
+        let range = (from, Bound::Unbounded);
+        let own_count = if with_own { usize::MAX } else { 0 };
+        let mut own = self.own.range::<str, _>(range).take(own_count).peekable();
+        let mut others = self.topics.range::<str, _>(range).peekable();
+        std::iter::from_fn(move || match (own.peek(), others.peek()) {
+            (Some((first, _)), Some((second, _))) if first == second => {
+                others.next();
+                own.next()
+            }
+            (Some((first, _)), Some((second, _))) if first > second => others.next(),
+            (Some(_), _) => own.next(),
+            (None, _) => others.next(),
+        })
+    }
+
     fn replace(&mut self, message: &Arc<Message>) {
         // Before the other one leaves, so that what is known of its publisher stays if this one has the same.
         self.standings.came(message);
@@ -294,14 +313,24 @@ mod tests {
         for topic in ["a", "a/b", "a/b/c", "a-b", "b/b", "/"] {
             assert_eq!(store(&index, &message(topic, b"x")), Stored::Kept);
         }
-        index.store_own(&message("$SYS/x", b"x"));
+        let own = message("$SYS/x", b"x");
+        index.store_own(&own);
+        // A bridge of another broker says how it is, and what this one says itself comes first.
+        for topic in ["$SYS/broker/connection/b/state", "$SYS/x", "$SYS/z"] {
+            assert_eq!(store(&index, &message(topic, b"client's")), Stored::Kept);
+        }
+        let exact = index.part(TopicFilter::new("$SYS/x").unwrap(), None, Portion::ALL);
+        assert!(Arc::ptr_eq(&exact.messages[0], &own));
         let cases: &[(&str, &[&str])] = &[
             ("a/#", &["a", "a/b", "a/b/c"]),
             ("a/+", &["a/b"]),
             ("+/b", &["a/b", "b/b"]),
             ("#", &["/", "a", "a-b", "a/b", "a/b/c", "b/b"]),
             ("a/b", &["a/b"]),
-            ("$SYS/#", &["$SYS/x"]),
+            ("$SYS/#", &["$SYS/broker/connection/b/state", "$SYS/x", "$SYS/z"]),
+            ("$SYS/+", &["$SYS/x", "$SYS/z"]),
+            ("$SYS/broker/connection/+/state", &["$SYS/broker/connection/b/state"]),
+            ("$SYS/broker/connection/b/state", &["$SYS/broker/connection/b/state"]),
             ("+", &["a", "a-b"]),
             ("nothing", &[]),
         ];

@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 use veilmq_bridge::{Filters, Settings};
 
+use super::plan::BridgePlan;
 use crate::files;
 
 const FILE: &str = "bridges.json";
@@ -62,6 +64,13 @@ impl BridgeMemory {
             local: of(is_same_here && !settings.local.clean_start, &subscribed.local),
             remote: of(subscribed.client_id == settings.remote.client_id, &subscribed.remote),
         }
+    }
+
+    /// The sessions on this broker that none of these bridges has, and the names of the bridges they were of.
+    pub(super) fn orphans(&self, plans: &[Arc<BridgePlan>]) -> Vec<(Arc<str>, String)> {
+        let is_used = |client_id: &str| plans.iter().any(|plan| plan.settings.local.client_id == client_id);
+        let noted = self.bridges.iter().filter(|(_, noted)| !is_used(&noted.local_client_id));
+        noted.map(|(bridge, noted)| (Arc::from(bridge.as_str()), noted.local_client_id.clone())).collect()
     }
 
     /// Notes what the sessions of a bridge have from now on.

@@ -5,6 +5,7 @@
 //! nor another bridge.
 
 mod door;
+mod leaving;
 mod memory;
 mod plan;
 mod remote;
@@ -122,12 +123,22 @@ impl Working {
 /// Keeps exactly the wanted bridges at work, and says when the first of them have subscribed here.
 async fn supervise(
     mut wanted: watch::Receiver<Wanted>,
-    memory: BridgeMemory,
+    mut memory: BridgeMemory,
     door: Door,
     counters: Arc<BridgeCounters>,
     ready: std::sync::mpsc::SyncSender<()>,
 ) {
     let mut ready = Some(ready);
+    let first = wanted.borrow().plans.clone();
+    for (bridge, client_id) in memory.orphans(&first) {
+        if leaving::end_session(&door, &bridge, &client_id).await {
+            info!(bridge = &*bridge, client_id, "what waited for the bridge, which is gone, is dropped");
+            // One that goes on under another Client Identifier notes that itself.
+            if !first.iter().any(|plan| plan.name == bridge) {
+                memory.forget(&bridge);
+            }
+        }
+    }
     let memory = Rc::new(RefCell::new(memory));
     let mut working: HashMap<Arc<str>, Working> = HashMap::new();
     loop {

@@ -13,6 +13,7 @@ use veilmq_config::{BridgeStart, RemoteAddress};
 use veilmq_protocol::{ProtocolVersion, ReasonCode};
 
 use super::door::Door;
+use super::leaving;
 use super::memory::BridgeMemory;
 use super::plan::BridgePlan;
 use super::remote::{self, Duplex};
@@ -141,8 +142,10 @@ impl Runner {
             match leave {
                 Some(Leave::Stopped) => return,
                 Some(Leave::Forgotten) => {
-                    self.memory.borrow_mut().forget(&self.plan.name);
-                    return self.forget(&self.settings).await;
+                    if self.forget(&self.settings).await {
+                        self.memory.borrow_mut().forget(&self.plan.name);
+                    }
+                    return;
                 }
                 None => {}
             }
@@ -203,15 +206,14 @@ impl Runner {
         let _ = orders.wait_for(|orders| orders.leave.is_some() || orders.interruptions != known).await;
     }
 
-    /// Waits before the next attempt, each time longer, and not as long as others that failed at the same moment.
+    /// Waits before the next attempt, each time longer.
     async fn pause(&mut self) {
         if self.plan.config.start == BridgeStart::Once {
             info!(bridge = &*self.plan.name, "the bridge starts once only");
             return self.interruption().await;
         }
         let (shortest, longest) = self.plan.waits();
-        let jitter = f64::from(random_byte()) / 255.0 / 2.0;
-        let wait = self.wait.mul_f64(1.0 - jitter).max(shortest);
+        let wait = spread(self.wait, shortest, longest, random_byte());
         self.wait = (self.wait * 2).min(longest);
         tokio::select! {
             () = sleep(wait) => {}
@@ -271,14 +273,9 @@ impl Runner {
         Ok(())
     }
 
-    /// Leaves nothing on this broker that waits for a bridge.
-    async fn forget(&self, settings: &Settings) {
-        let mut settings = settings.clone();
-        settings.mappings.clear();
-        (settings.local.clean_start, settings.local.session_expiry_seconds) = (true, 0);
-        if let Err(reason) = self.park(Arc::new(settings), QoS0::Lost).await {
-            warn!(bridge = &*self.plan.name, reason, "the session of the bridge stays until it expires");
-        }
+    /// Leaves nothing on this broker that waits for a bridge; `false` if that cannot be.
+    async fn forget(&self, settings: &Settings) -> bool {
+        leaving::end_session(&self.door, &self.plan.name, &settings.local.client_id).await
     }
 
     /// Waits until there are enough messages for a lazy bridge.
@@ -527,10 +524,37 @@ async fn preference(plan: Arc<BridgePlan>, index: usize) {
     }
 }
 
+/// A wait around `wait` that is not the same for all that failed at the same moment, not even for the first time.
+fn spread(wait: Duration, shortest: Duration, longest: Duration, random: u8) -> Duration {
+    let half = wait / 2;
+    let least = (wait - half).max(shortest);
+    (least + half * u32::from(random) / 255).min(longest.max(shortest))
+}
+
 /// A byte that differs between bridges which wait; how well does not matter.
 fn random_byte() -> u8 {
     let mut byte = [0];
     // Without it all wait equally long.
     let _ = getrandom::fill(&mut byte);
     byte[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bridges_that_fail_together_do_not_come_back_together_not_even_the_first_time() {
+        let [shortest, longest] = [2_000, 60_000].map(Duration::from_millis);
+        for (wait, earliest, latest) in
+            [(2_000, 2_000, 3_000), (4_000, 2_000, 4_000), (60_000, 30_000, 60_000)]
+        {
+            let wait = Duration::from_millis(wait);
+            let waits = [0, 255].map(|random| spread(wait, shortest, longest, random).as_millis());
+
+            assert_eq!(waits, [earliest, latest]);
+        }
+
+        assert_eq!(spread(shortest, shortest, shortest, 255), shortest, "the operator wants no other wait");
+    }
 }

@@ -41,7 +41,7 @@ fn connect_is_that_of_a_bridge_in_every_version() {
         ),
         (
             "receive_maximum = 20\ntopic_alias_maximum = 0\nsession_expiry_seconds = 0",
-            will(b"\0\x04MQTT\x05\x2c\0\x3c", b"\x03\x21\0\x14", b"\0"),
+            will(b"\0\x04MQTT\x05\x2c\0\x3c", b"\x08\x21\0\x14\x27\0\x10\0\0", b"\0"),
         ),
         (
             "clean_start = true\nnotifications = \"local\"\nusername = \"u\"\npassword = \"p\"\nprotocol = \"3.1.1\"",
@@ -271,9 +271,9 @@ fn what_another_broker_may_not_say_ends_the_bridge_alone() {
     for (name, bytes) in [
         (
             "a packet of 256 MiB",
-            packet(0x30, b"")[..1].iter().copied().chain([0xff, 0xff, 0xff, 0x7f]).collect(),
+            packet(0x90, b"")[..1].iter().copied().chain([0xff, 0xff, 0xff, 0x7f]).collect(),
         ),
-        ("a packet above the limit", packet(0x30, &[&b"\0\x03t/a"[..], &[0; 10_000]].concat())),
+        ("a packet above the limit, which is no message", packet(0x90, &[0; 10_000])),
         ("a Remaining Length of five bytes", vec![0x30, 0xff, 0xff, 0xff, 0xff, 0x01]),
         ("QoS 3", b"\x36\x07\0\x03t/a\0\x01".to_vec()),
         ("a topic that is not UTF-8", b"\x30\x05\0\x03t/\xff".to_vec()),
@@ -405,6 +405,66 @@ fn what_is_not_mapped_any_more_after_a_restart_is_unsubscribed_from_on_both_side
 
     hears_nothing(&mut resumed(3));
     assert_eq!(broker.metric("veilmq_queued_messages"), Some(0.0), "it has unsubscribed here too");
+}
+
+#[test]
+fn nothing_waits_after_a_restart_for_a_bridge_that_is_gone_or_has_another_name_here() {
+    let remote = Remote::new();
+    let lines = |here: &str| {
+        format!("{QUIET}protocol = \"3.1.1\"\nlocal_client_id = \"{here}\"\n{}", topic("t", "out", 1))
+    };
+    let mut broker = bridged(&remote, &lines("first"));
+    drop(remote.accepted());
+    let queued = |broker: &Broker| broker.metric("veilmq_queued_messages");
+    publish(&broker, "t", 1, "x");
+    assert_eq!(queued(&broker), Some(1.0));
+    let own = broker.address();
+    let with_bridge = config(own, remote.address(), &lines("second"));
+    let without = with_bridge.split("[[bridges]]").next().unwrap().to_owned();
+
+    for (configuration, expected) in [(with_bridge, 1.0), (without, 0.0)] {
+        broker.kill();
+        std::fs::write(broker.directory().join("veilmq.toml"), configuration).unwrap();
+        broker.restart();
+        publish(&broker, "t", 1, "y");
+
+        assert_eq!(queued(&broker), Some(expected));
+    }
+}
+
+#[test]
+fn a_ring_of_mqtt_5_from_a_mosquitto_conf_ends() {
+    // [E06]
+    let remote = Remote::new();
+    let (port, admin, directory) = (ReservedPort::new(), ReservedPort::new(), TempDir::new().unwrap());
+    let conf = directory.path().join("mosquitto.conf");
+    let text = format!(
+        "listener {} 127.0.0.1\nallow_anonymous true\nconnection sample\naddress {}\nremote_clientid far\n\
+         topic # both 1\nbridge_protocol_version mqttv50\nnotifications false\nrestart_timeout 1\n",
+        port.number(),
+        remote.address()
+    );
+    std::fs::write(&conf, text).unwrap();
+    let mut command = Command::new(veilmq_tests::tools::built_program("veilmq"));
+    command.arg("-c").arg(&conf).arg("--admin").arg(admin.address().to_string());
+    let _running = Running(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let mut wire = remote.accept();
+    wire.packet().unwrap();
+    wire.send(ACCEPTED_V5).unwrap();
+    expect(&mut wire, b"\x82\x07\0\x01\0\0\x01#\x0d");
+    let (mut local, _) = Wire::connect(port.address(), "s", true);
+    local.subscribe("#", 0);
+    let (mut publisher, _) = Wire::connect(port.address(), "p", true);
+    publisher.send(&publish_packet("t", 1, 1, false, b"x")).unwrap();
+    let packet = wire.packet().unwrap();
+    wire.send(&acknowledgement(0x40, 2)).unwrap();
+    assert_eq!(hear(&mut local, 1), ["t x"]);
+
+    // The brokers beyond have passed it on until it is here again.
+    wire.send(&veilmq_tests::wire::packet(packet.first, &packet.body)).unwrap();
+
+    expect(&mut wire, &acknowledgement(0x40, 2));
+    hears_nothing(&mut local);
 }
 
 #[test]

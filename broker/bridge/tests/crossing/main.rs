@@ -122,6 +122,39 @@ fn a_message_that_this_broker_would_hang_up_on_is_left_out_and_the_next_one_cros
 }
 
 #[test]
+fn a_message_that_grows_above_what_this_broker_takes_is_left_out_and_the_next_one_crosses() {
+    // [E07] A prefix and the mark make it larger than it was.
+    const LIMIT: usize = 2_000;
+    for version in VERSIONS {
+        let prefixed = Mapping::new("#", Direction::In, QoS::ExactlyOnce, "site/7/", "").unwrap();
+        let mut rig = Rig::new(settings(version, vec![prefixed]));
+        rig.here = veilmq_simulator::World::with(veilmq_core::Settings {
+            packet_bytes_max: LIMIT,
+            ..veilmq_core::Settings::default()
+        });
+        rig.settings.remote.packet_bytes_max = LIMIT as u32;
+        rig.listen(Side::Local);
+        rig.up();
+        let mut crossed = Vec::new();
+
+        for spare in (0..80).rev().step_by(8) {
+            let payload = "x".repeat(LIMIT - 20 - spare);
+            for qos in LEVELS {
+                rig.publish(Side::Remote, "t", &payload, qos);
+            }
+            rig.pump().unwrap();
+            rig.publish(Side::Remote, "t", "next", QoS::ExactlyOnce);
+            rig.pump().unwrap();
+            let heard = rig.heard(Side::Local);
+            assert_eq!(heard.last().unwrap(), "site/7/t next", "{version:?} {spare}");
+            crossed.push(heard.len() - 1);
+        }
+
+        assert_eq!((crossed.first(), crossed.last()), (Some(&2), Some(&0)), "{version:?} {crossed:?}");
+    }
+}
+
+#[test]
 fn what_is_published_while_the_bridge_is_down_waits_for_it_in_order() {
     for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
         let mut rig =

@@ -42,10 +42,10 @@ fn connect_has_the_bit_of_bridges_and_the_will_that_tells_of_the_end() {
 }
 
 #[test]
-fn connect_of_mqtt_5_has_the_receive_maximum() {
+fn connect_of_mqtt_5_has_the_receive_maximum_and_the_maximum_packet_size() {
     let mut link = Link::open(Arc::new(sample(ProtocolVersion::V5)), 0, 0).unwrap();
 
-    let head = b"\x10\x3d\x00\x04MQTT\x05\x2c\x00\x3c\x03\x21\x00\x14\x00\x05bsamp\x00";
+    let head = b"\x10\x42\x00\x04MQTT\x05\x2c\x00\x3c\x08\x21\x00\x14\x27\x00\x0f\x42\x40\x00\x05bsamp\x00";
     assert_eq!(link.output(Side::Remote).split(), hex(&[head, TOPIC, b"\x00\x010"]));
 }
 
@@ -196,13 +196,18 @@ fn a_silent_broker_is_asked_and_then_given_up() {
 
 #[test]
 fn faults_of_the_other_broker_end_the_link_with_their_name() {
-    let table: [(&[u8], &str); 6] = [
+    let table: [(&[u8], &str); 8] = [
         (b"\xe0\x02\x8b\x00", "the other broker ended the connection: Server shutting down"),
         (b"\xa2\x06\x00\x01\x00\x00\x01a", "the other broker sent UNSUBSCRIBE, which it must not send now"),
         (b"\x20\x03\x00\x00\x00", "the other broker sent CONNACK, which it must not send now"),
         (b"\x36\x05\x00\x01tx\x00", "the other broker sent a malformed packet: fixed header flags"),
         (b"\x30\x06\x00\x00\x03\x23\x00\x07", "the other broker sent a malformed packet: Topic Alias"),
-        (b"\x30\xff\xff\xff\x7f", "the other broker sent a malformed packet: "),
+        (b"\x90\xff\xff\xff\x7f", "the other broker sent a malformed packet: "),
+        (b"\x36\xff\xff\xff\x7f", "the other broker sent a malformed packet: fixed header flags"),
+        (
+            b"\x32\xff\xff\xff\x7f\x00\x01t\x00\x00",
+            "the other broker sent a malformed packet: Packet Identifier",
+        ),
     ];
     for (bytes, expected) in table {
         let mut link = relaying(sample(ProtocolVersion::V5));
@@ -337,4 +342,58 @@ fn sessions_do_not_keep_what_is_not_mapped_any_more() {
     assert!(!parking.is_parked());
     parking.receive(Side::Local, b"\xb0\x04\xff\xfe\x00\x00", 1).unwrap();
     assert!(parking.is_parked());
+}
+
+#[test]
+fn a_publish_above_the_limit_is_passed_over_and_answered_in_whatever_pieces_it_comes() {
+    // [E07] [E08] In MQTT 3 the other broker cannot be told the limit. Were the link to end, it would send the message again each time.
+    let mut settings = sample(ProtocolVersion::V311);
+    settings.remote.packet_bytes_max = 300;
+    settings.mark = None;
+    for (header, answers) in
+        [(0x30, b"".as_slice()), (0x32, b"\x40\x02\x00\x07"), (0x34, b"\x50\x02\x00\x07")]
+    {
+        for piece in [1, 7, 1_000] {
+            let mut link = relaying(settings.clone());
+            let mut bytes = hex(&[&[header, 0xc8, 0x02], b"\x00\x08bridge/x\x00\x07", &[b'x'; 316]]);
+            bytes.extend_from_slice(b"\x30\x0b\x00\x08bridge/xa");
+
+            for (number, part) in bytes.chunks(piece).enumerate() {
+                let is_before_the_end = (number + 1) * piece < 331;
+                link.receive(Side::Remote, part, 1).unwrap();
+                assert!(!is_before_the_end || link.output(Side::Remote).is_empty(), "{header:x} {piece}");
+            }
+
+            assert_eq!(link.output(Side::Remote).split(), answers, "{header:x} {piece}");
+            assert_eq!(
+                link.output(Side::Local).split(),
+                b"\x30\x0c\x00\x08bridge/x\x00a".as_slice(),
+                "{header:x} {piece}"
+            );
+            let reason = ReasonCode::PacketTooLarge;
+            assert_eq!(link.next_event(), Some(Event::MessageRefused { side: Side::Local, reason }));
+            if header == 0x34 {
+                link.receive(Side::Remote, b"\x62\x02\x00\x07", 1).unwrap();
+                assert_eq!(link.output(Side::Remote).split(), b"\x70\x02\x00\x07".as_slice());
+                assert!(link.output(Side::Local).is_empty());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_broker_that_serves_no_qos_2_is_released_nothing() {
+    // PUBREC was given on an earlier connection, which has ended before PUBREL.
+    for connack in [b"\x20\x05\x00\x00\x02\x24\x01", b"\x20\x05\x00\x00\x02\x24\x00"] {
+        let mut link = Link::open(Arc::new(sample(ProtocolVersion::V5)), 0, 0).unwrap();
+        link.receive(Side::Remote, connack, 0).unwrap();
+        link.receive(Side::Local, b"\x20\x03\x01\x00\x00", 0).unwrap();
+        link.output(Side::Remote).clear();
+        link.output(Side::Local).clear();
+
+        link.receive(Side::Local, b"\x62\x02\x00\x07", 1).unwrap();
+
+        assert!(link.output(Side::Remote).is_empty());
+        assert_eq!(link.output(Side::Local).split(), b"\x70\x02\x00\x07".as_slice());
+    }
 }
