@@ -179,6 +179,7 @@ fn a_subscriber_that_reads_nothing_is_closed_and_costs_the_others_nothing() {
     let grown = broker.metric("process_resident_memory_bytes") - before;
     assert!(grown < 64.0 * MEGABYTE, "{grown}");
     wait_until("the stuck subscriber is closed", || broker.metric("veilmq_write_timeouts_total") == 1.0);
+    assert_eq!(broker.metric("veilmq_connections_closed_total{reason=\"write_timeout\"}"), 1.0);
     assert!(broker.metric("veilmq_messages_dropped_total{reason=\"qos0_no_space\"}") > 0.0);
     assert!(is_served(&mut publisher));
     read_to_end(&mut stuck);

@@ -97,6 +97,13 @@ pub enum Input<'a> {
         /// The connection.
         connection: ConnectionId,
     },
+    /// The driver has given the connection up: the peer took no bytes for so long. No more bytes can be sent.
+    TookNothing {
+        /// The connection.
+        connection: ConnectionId,
+        /// For how long, in seconds.
+        seconds: u64,
+    },
     /// The peer broke a rule of what carries MQTT, so that no more can be taken from it. What waits for it can still be sent.
     Violated {
         /// The connection.

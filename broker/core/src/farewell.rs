@@ -38,6 +38,9 @@ pub(crate) enum Departure {
     DisconnectedWithWill,
     #[error("the connection was closed by the client or the network")]
     Closed,
+    /// It cannot be told: it takes no bytes.
+    #[error("took no bytes for {seconds} s")]
+    TookNothing { seconds: u64 },
 }
 
 /// What a peer did wrong.
@@ -162,6 +165,7 @@ impl CloseReason {
                 CloseLabel::Disconnected
             }
             Self::Departure(Departure::Closed) => CloseLabel::Closed,
+            Self::Departure(Departure::TookNothing { .. }) => CloseLabel::WriteTimeout,
             Self::Peer(PeerError::ConnectTimeout { .. } | PeerError::ProofTimeout { .. }) => {
                 CloseLabel::ConnectTimeout
             }
@@ -497,6 +501,7 @@ pub(crate) enum CloseLabel {
     Revoked,
     Dismissed,
     MessageRate,
+    WriteTimeout,
 }
 
 impl CloseLabel {
@@ -506,7 +511,7 @@ impl CloseLabel {
     }
 
     /// All labels, in the order of their discriminants.
-    pub(crate) const NAMES: [&'static str; 13] = [
+    pub(crate) const NAMES: [&'static str; 14] = [
         "disconnected",
         "closed",
         "connect_timeout",
@@ -520,6 +525,7 @@ impl CloseLabel {
         "revoked",
         "dismissed",
         "message_rate",
+        "write_timeout",
     ];
 }
 

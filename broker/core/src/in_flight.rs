@@ -68,7 +68,7 @@ pub(crate) enum Resend<'a> {
 /// How far an exchange has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// QoS 2: PUBLISH waits until its identifier is durable.
+    /// PUBLISH waits until its identifier is durable: at QoS 2, and at QoS 1 behind such a one.
     Storing,
     /// PUBLISH may be sent; awaiting PUBACK or PUBREC ([MQTT-4.3.2-3], [MQTT-4.3.3-3]).
     Published,

@@ -1,7 +1,7 @@
 //! The send side of a session: Packet Identifiers, send quota, order, resending.
 //!
 //! Pure bookkeeping: it says what to send next, callers write it. Invariant: a Packet Identifier is in `in_flight` at most
-//! once, and deliveries of one QoS leave in the order in which they came ([MQTT-4.6.0-5], [MQTT-4.6.0-6]).
+//! once, and deliveries of QoS 1 and 2 leave in the order in which they came ([MQTT-4.6.0-5], [MQTT-4.6.0-6]).
 
 use std::collections::VecDeque;
 
@@ -30,6 +30,8 @@ pub(crate) struct Outbound {
     unsent: u32,
     /// Those of them whose current packet is a PUBLISH that may be sent; new messages must not overtake it.
     unsent_publishes: u32,
+    /// Entries of `in_flight` whose PUBLISH waits for a commit.
+    storing: u32,
     /// Entries of `in_flight` that take one of the client's Receive Maximum.
     charged: u32,
     quota_max: u16,
@@ -49,6 +51,7 @@ impl Default for Outbound {
             is_reading: false,
             unsent: 0,
             unsent_publishes: 0,
+            storing: 0,
             charged: 0,
             quota_max: u16::MAX,
             in_flight_bytes: 0,
@@ -255,6 +258,12 @@ impl Outbound {
         }
     }
 
+    /// Tells whether a stored delivery has to be durable before it is sent. A QoS 2 identifier that a crash could forget would be used
+    /// for another message, and what comes after it must not overtake it.
+    pub(crate) fn waits_for_commit(&self, qos: QoS) -> bool {
+        qos == QoS::ExactlyOnce || self.storing > 0
+    }
+
     /// Holds messages back while payloads of `bytes_max` bytes are in flight; 0 never does.
     pub(crate) fn bound_bytes_in_flight(&mut self, bytes_max: usize) {
         self.in_flight_bytes_max = bytes_max;
@@ -274,6 +283,7 @@ impl Outbound {
     pub(crate) fn begin(&mut self, delivery: Delivery, packet_id: PacketId, progress: Progress) {
         let sent = progress == Progress::Published;
         self.unsent += u32::from(!sent);
+        self.storing += u32::from(progress == Progress::Storing);
         self.charged += u32::from(sent);
         self.in_flight_bytes += delivery.message.payload().len();
         self.identifiers.insert(packet_id);
@@ -343,6 +353,7 @@ impl Outbound {
         self.in_flight_bytes -= entry.delivery.payload_bytes();
         self.unsent -= u32::from(!entry.sent_now);
         self.unsent_publishes -= u32::from(entry.awaits_publish());
+        self.storing -= u32::from(entry.progress == Progress::Storing);
         self.charged -= u32::from(entry.is_charged);
         Some(entry.delivery)
     }
@@ -351,12 +362,13 @@ impl Outbound {
     pub(crate) fn advance(&mut self, packet_id: PacketId, progress: Progress) {
         let Some(entry) = self.exchange(packet_id) else { return };
         let awaited_publish = entry.awaits_publish();
-        entry.progress = progress;
+        let was_storing = std::mem::replace(&mut entry.progress, progress) == Progress::Storing;
         let was_sent = std::mem::replace(&mut entry.sent_now, false);
         let awaits_publish = entry.awaits_publish();
         self.unsent += u32::from(was_sent);
         self.unsent_publishes += u32::from(awaits_publish);
         self.unsent_publishes -= u32::from(awaited_publish);
+        self.storing -= u32::from(was_storing);
     }
 
     /// Lets an exchange go on that waited for a commit.
@@ -573,24 +585,14 @@ mod tests {
         let mut outbound = Outbound::default();
         outbound.connected(10);
         let packet_id = begin(&mut outbound, delivery(QoS::ExactlyOnce, 0), Progress::Storing);
+        assert!(outbound.next_unsent().is_none() && outbound.waits_for_commit(QoS::AtLeastOnce));
         outbound.stored(packet_id);
+        assert!(!outbound.waits_for_commit(QoS::AtLeastOnce));
         assert_eq!(resent(&mut outbound), Some((0, false)));
 
         outbound.stored(packet_id);
 
         assert!(outbound.next_unsent().is_none());
         assert_eq!(outbound.awaiting_commit().count(), 0);
-    }
-
-    #[test]
-    fn what_is_not_durable_yet_is_not_sent() {
-        let mut outbound = Outbound::default();
-        outbound.connected(10);
-        let packet_id = begin(&mut outbound, delivery(QoS::ExactlyOnce, 0), Progress::Storing);
-        assert!(outbound.next_unsent().is_none());
-
-        outbound.advance(packet_id, Progress::Published);
-
-        assert_eq!(resent(&mut outbound), Some((0, false)));
     }
 }

@@ -111,6 +111,32 @@ fn a_qos_2_message_is_sent_and_released_only_when_that_is_durable() {
 }
 
 #[test]
+fn messages_of_one_publisher_keep_their_order_where_qos_1_and_2_alternate() {
+    for shards in [1, 2] {
+        let mut world = World::new(shards);
+        let (subscriber, _) = world.join("s", true, 3_600);
+        world.subscribe(subscriber, "t", QoS::ExactlyOnce);
+        let (publisher, _) = world.join("p", true, 0);
+        world.bytes(subscriber);
+        world.commits_at_once = false;
+
+        world.publish(publisher, "t", "a", QoS::ExactlyOnce, 1);
+        world.commit_one();
+        assert_eq!(world.received(publisher), ["PUBREC id1"]);
+        for (payload, id) in [("b", 2), ("c", 3)] {
+            world.publish(publisher, "t", payload, QoS::AtLeastOnce, id);
+        }
+        assert!(world.bytes(subscriber).is_empty(), "a waits for its commit, and nothing overtakes it");
+        world.commit();
+
+        let sent = |payload, qos, id| format!("PUBLISH t \"{payload}\" qos{qos} id{id}");
+        assert_eq!(world.received(subscriber), [sent("a", 2, 1), sent("b", 1, 2), sent("c", 1, 3)]);
+        world.publish(publisher, "t", "d", QoS::AtLeastOnce, 4);
+        assert_eq!(world.received(subscriber), [sent("d", 1, 4)], "nothing waits any longer");
+    }
+}
+
+#[test]
 fn what_cannot_be_stored_is_not_acknowledged() {
     // [MQTT311-4.8.0-2] Either version's connection is closed; only MQTT 5 has a word for it.
     let rows = [(connect_v5("p", true, 0), &["DISCONNECT 0x97"][..]), (connect_v311("p", true), &[])];

@@ -161,6 +161,24 @@ fn silence_of_one_and_a_half_keep_alives_ends_the_connection() {
 }
 
 #[test]
+fn parts_of_a_packet_are_heard_where_they_are_progress_and_not_where_they_drip() {
+    // [MQTT-3.1.2-22], [A01] A PUBLISH of 100,000 bytes, of which some come every 5 s.
+    let large = [&[0x30, 0xa0, 0x8d, 0x06, 0, 1, b't', 0][..], &[b'x'; 99_996]].concat();
+    for (bytes, lasts) in [(1, false), (60, false), (1_024, true), (5_000, true)] {
+        let mut world = World::new(1);
+        let connection = world.connect(&Connect { keep_alive_seconds: 10, ..connect_v5("x", true, 0) });
+        world.bytes(connection);
+
+        for part in large[..large.len() - 1].chunks(bytes).take(10) {
+            world.pass(5_000);
+            world.send_bytes(connection, part);
+        }
+
+        assert_eq!(world.is_closed(connection), !lasts, "{bytes} bytes at a time");
+    }
+}
+
+#[test]
 fn a_connection_that_sends_no_connect_is_closed_without_a_word() {
     let mut world = World::new(1);
     let connection = world.accept(0, ProtocolVersion::V5);

@@ -423,9 +423,14 @@ impl Worker {
 
     /// Takes note that an open connection is broken or was closed by its peer.
     pub(super) fn lose(&self, connection: &Connection) {
+        self.abandon(connection, Input::Closed { connection: connection.id() });
+    }
+
+    /// Closes a socket at once, and tells the core why, if it knows the connection.
+    fn abandon(&self, connection: &Connection, why: Input<'_>) {
         connection.abandon();
         if self.connections.borrow_mut().remove(&connection.id()).is_some() {
-            self.turn(Input::Closed { connection: connection.id() });
+            self.turn(why);
         }
     }
 

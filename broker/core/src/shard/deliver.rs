@@ -189,8 +189,7 @@ impl Shard {
             let reference = delivery.reference(session, Stage::Published(packet_id));
             self.records.push(Record::Advanced { reference, message });
         }
-        // A QoS 2 identifier that a crash could forget would be used for another message.
-        if delivery.qos == QoS::ExactlyOnce && delivery.stored {
+        if delivery.stored && state.outbound.waits_for_commit(delivery.qos) {
             state.outbound.begin(delivery, packet_id, Progress::Storing);
             self.gauges.inflight_messages += 1;
             self.proceed_when_stored(session, packet_id);

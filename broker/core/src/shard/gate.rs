@@ -21,7 +21,7 @@ pub(super) enum Gated {
     Answer { session: SessionId, connection: ConnectionId, answer: Answer },
     /// CONNACK and everything behind it.
     Uncork(ConnectionId),
-    /// A QoS 2 exchange whose next packet may go out once its step is stored.
+    /// An exchange whose next packet may go out once its step is stored.
     Proceed { session: SessionId, packet_id: PacketId },
     /// A QoS 2 message that nobody may have before the broker is sure to know it again.
     Distribute(Box<Held>),
@@ -109,12 +109,12 @@ impl Shard {
         self.gate(ticket, Gated::Uncork(connection));
     }
 
-    /// Lets a QoS 2 exchange go on once the records of this turn are durable, in the order of the PUBRECs ([MQTT311-4.6.0-4]).
+    /// Lets an exchange go on once the records of this turn are durable, in the order of the PUBRECs ([MQTT311-4.6.0-4]).
     pub(super) fn proceed_when_stored(&mut self, session: SessionId, packet_id: PacketId) {
         self.gate(self.ticket, Gated::Proceed { session, packet_id });
     }
 
-    /// Stores the steps of QoS 2 exchanges again whose commit may have failed while the client was away.
+    /// Stores the steps of exchanges again whose commit may have failed while the client was away.
     pub(super) fn store_exchanges_again(&mut self, session: SessionId) {
         let Some(state) = self.sessions.get(&session) else { return };
         let mut waiting = Vec::new();

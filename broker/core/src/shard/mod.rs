@@ -202,6 +202,10 @@ impl Shard {
             Input::Closed { connection } => {
                 self.close(connection, &CloseReason::Departure(Departure::Closed), environment, effects);
             }
+            Input::TookNothing { connection, seconds } => {
+                let reason = CloseReason::Departure(Departure::TookNothing { seconds });
+                self.close(connection, &reason, environment, effects);
+            }
             Input::Violated { connection, rule } => {
                 self.close(connection, &PeerError::Transport(rule).into(), environment, effects);
             }

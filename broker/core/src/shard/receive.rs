@@ -12,7 +12,10 @@ use crate::connection::{Connection, Next};
 use crate::effect::Effect;
 use crate::farewell::{CloseReason, Departure, PeerError};
 use crate::id::ConnectionId;
-use crate::time::Environment;
+use crate::time::{Environment, Moment};
+
+/// Each time so many bytes of one packet have come, its client has been heard.
+const PROGRESS_BYTES: usize = 1_024;
 
 impl Shard {
     /// Takes in bytes from the network.
@@ -35,10 +38,14 @@ impl Shard {
         environment: &mut Environment<'_>,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(mut partial) = self.take_partial(connection, environment) else { return };
+        let Some((mut partial, heard_before)) = self.take_partial(connection, environment) else { return };
+        let had_bytes = partial.len();
         if partial.is_empty() {
             let left = self.process(connection, bytes, environment, effects);
             if let Some(rest) = left.and_then(|position| bytes.get(position..)) {
+                if left == Some(0) {
+                    self.forget_crumbs(connection, (0, rest.len()), heard_before);
+                }
                 self.keep_partial(connection, rest.to_vec());
             }
             return;
@@ -47,20 +54,46 @@ impl Shard {
         match self.process(connection, &mut partial, environment, effects) {
             None => {}
             // A packet that grows is not copied again with every read.
-            Some(0) => self.keep_partial(connection, partial),
+            Some(0) => {
+                self.forget_crumbs(connection, (had_bytes, partial.len()), heard_before);
+                self.keep_partial(connection, partial);
+            }
             // A short rest does not keep the buffer of a large packet.
             Some(position) => self.keep_partial(connection, partial.split_off(position)),
         }
     }
 
-    fn take_partial(&mut self, connection: ConnectionId, environment: &Environment<'_>) -> Option<Vec<u8>> {
-        match self.connections.get_mut(&connection)? {
-            Connection::Opening(opening) => Some(std::mem::take(&mut opening.partial)),
-            Connection::Proving(proving) => Some(std::mem::take(&mut proving.partial)),
+    /// Takes what came of a packet before, and says when the client was heard before now.
+    fn take_partial(
+        &mut self,
+        connection: ConnectionId,
+        environment: &Environment<'_>,
+    ) -> Option<(Vec<u8>, Moment)> {
+        let now = environment.now;
+        Some(match self.connections.get_mut(&connection)? {
+            Connection::Opening(opening) => (std::mem::take(&mut opening.partial), now),
+            Connection::Proving(proving) => (std::mem::take(&mut proving.partial), now),
             Connection::Established(established) => {
-                established.last_received = environment.now;
-                Some(std::mem::take(&mut established.partial))
+                let heard_before = std::mem::replace(&mut established.last_received, now);
+                (std::mem::take(&mut established.partial), heard_before)
             }
+        })
+    }
+
+    /// Does not take a client for heard of whose packet so many bytes were there, and are now, unless that is progress.
+    ///
+    /// [MQTT-3.1.2-22] Only packets count. A large one on a slow link may take longer than the keep alive, so its parts count too;
+    /// a client that sends a byte now and then to hold its place is silent.
+    fn forget_crumbs(
+        &mut self,
+        connection: ConnectionId,
+        (before, after): (usize, usize),
+        heard_before: Moment,
+    ) {
+        if before / PROGRESS_BYTES == after / PROGRESS_BYTES
+            && let Some(Connection::Established(established)) = self.connections.get_mut(&connection)
+        {
+            established.last_received = heard_before;
         }
     }
 

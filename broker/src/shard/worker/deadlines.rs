@@ -4,7 +4,6 @@
 
 use std::rc::Rc;
 
-use tracing::debug;
 use veilmq_core::{Input, Moment};
 
 use super::Worker;
@@ -55,15 +54,16 @@ impl Worker {
     }
 
     fn give_up(&self, connection: &Connection) {
+        let id = connection.id();
         match (connection.closing_deadline(), connection.blocked_since()) {
-            (Some(_), _) => {}
-            (None, Some(_)) => {
+            (Some(_), _) => self.lose(connection),
+            (None, Some(since)) => {
                 self.counters.write_timed_out();
-                debug!(connection = connection.id().0, "the client takes no bytes");
+                let seconds = clock::now().since(since) / 1_000;
+                self.abandon(connection, Input::TookNothing { connection: id, seconds });
             }
-            (None, None) => return self.end(connection.id(), End::Violated(SAYS_NOTHING)),
+            (None, None) => self.end(id, End::Violated(SAYS_NOTHING)),
         }
-        self.lose(connection);
     }
 
     pub(super) fn arm(&self, deadline: Option<Moment>) {
