@@ -207,7 +207,7 @@ fn every_error_names_file_line_and_option() {
         ),
         (
             "persistent_client_expiration 3x\n",
-            "FILE:1: persistent_client_expiration = 3x is not allowed; allowed: a whole number and one of s, h, d, w, m, y, such as 14d",
+            "FILE:1: persistent_client_expiration = 3x is not allowed; allowed: a whole number above 0 and one of s, h, d, w, m, y, such as 14d",
         ),
         (
             "allow_anonymous true\nper_listener_settings true\n",

@@ -5,7 +5,9 @@
 use tungstenite::error::{Error, ProtocolError};
 use tungstenite::handshake::machine::TryParse;
 use tungstenite::handshake::server::{Request, create_response};
-use tungstenite::http::header::{ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL};
+use tungstenite::http::header::{
+    HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+};
 
 /// The most bytes of a request's head, as many web servers have it.
 pub(crate) const HEAD_BYTES_MAX: usize = 8_192;
@@ -24,10 +26,12 @@ pub(super) struct Accepted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     Malformed,
+    LineEnd,
     HeadTooLarge,
     Method,
     HttpVersion,
     NotWebSocket,
+    Host,
     Version,
     Key,
     Origin,
@@ -39,6 +43,7 @@ pub(super) fn answer(head: &[u8], origins: Option<&[String]>) -> Option<Result<A
     match Request::try_parse(head) {
         Ok(None) if head.len() < HEAD_BYTES_MAX => None,
         Ok(None) => Some(Err(Refusal::HeadTooLarge)),
+        Ok(Some((head_bytes, _))) if has_bare_line_feed(&head[..head_bytes]) => Some(Err(Refusal::LineEnd)),
         Ok(Some((head_bytes, request))) => {
             Some(accept(&request, origins).map(|response| Accepted { head_bytes, response }))
         }
@@ -46,8 +51,21 @@ pub(super) fn answer(head: &[u8], origins: Option<&[String]>) -> Option<Result<A
     }
 }
 
+/// Tells whether a line ends otherwise than all HTTP clients end it: what is in front may take such lines apart in another way.
+fn has_bare_line_feed(head: &[u8]) -> bool {
+    let is_bare = |(at, byte): (usize, &u8)| *byte == b'\n' && (at == 0 || head.get(at - 1) != Some(&b'\r'));
+    head.iter().enumerate().any(is_bare)
+}
+
 fn accept(request: &Request, origins: Option<&[String]>) -> Result<Vec<u8>, Refusal> {
     let response = create_response(request).map_err(|error| Refusal::of(&error))?;
+    // RFC 6455 sections 4.2.1 and 11.3.1, RFC 9112 section 3.2: each is there, and once.
+    if count(request, &HOST) != 1 {
+        return Err(Refusal::Host);
+    }
+    if count(request, &SEC_WEBSOCKET_KEY) != 1 {
+        return Err(Refusal::Key);
+    }
     // RFC 6455 section 4.2.2: a server that serves some origins only answers 403 to the others.
     if !origins.is_none_or(|origins| is_from(request, origins)) {
         return Err(Refusal::Origin);
@@ -63,6 +81,10 @@ fn accept(request: &Request, origins: Option<&[String]>) -> Result<Vec<u8>, Refu
          Sec-WebSocket-Accept: {key}\r\nSec-WebSocket-Protocol: {chosen}\r\n\r\n"
     )
     .into_bytes())
+}
+
+fn count(request: &Request, name: &HeaderName) -> usize {
+    request.headers().get_all(name).iter().count()
 }
 
 fn is_from(request: &Request, origins: &[String]) -> bool {
@@ -101,12 +123,14 @@ impl Refusal {
     pub(super) fn rule(self) -> &'static str {
         match self {
             Self::Malformed => "not an HTTP request",
+            Self::LineEnd => "a line of the HTTP request does not end with CR LF",
             Self::HeadTooLarge => "the head of the HTTP request is too large",
             Self::Method => "the method of the HTTP request is not GET",
             Self::HttpVersion => "the version of HTTP is not 1.1",
             Self::NotWebSocket => "the HTTP request asks for no WebSocket",
+            Self::Host => "the HTTP request does not have one Host",
             Self::Version => "the version of WebSocket is not 13",
-            Self::Key => "the HTTP request has no valid Sec-WebSocket-Key",
+            Self::Key => "the HTTP request does not have one valid Sec-WebSocket-Key",
             Self::Origin => "the page is of an origin that may not connect",
             Self::Subprotocol => "the HTTP request does not offer the WebSocket subprotocol mqtt",
         }
@@ -115,7 +139,9 @@ impl Refusal {
     /// Returns the answer, after which the connection is closed.
     pub(super) fn response(self) -> Vec<u8> {
         let (status, header) = match self {
-            Self::Malformed | Self::Key | Self::Subprotocol => ("400 Bad Request", ""),
+            Self::Malformed | Self::LineEnd | Self::Host | Self::Key | Self::Subprotocol => {
+                ("400 Bad Request", "")
+            }
             Self::Origin => ("403 Forbidden", ""),
             Self::Method => ("405 Method Not Allowed", "Allow: GET\r\n"),
             Self::HttpVersion => ("505 HTTP Version Not Supported", ""),

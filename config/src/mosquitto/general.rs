@@ -139,7 +139,7 @@ pub(super) const OPTIONS: &[Row] = &[
         Ok(())
     }),
     Row::text("persistent_client_expiration", Global, "`limits.session_expiry_seconds_max`", |draft, duration| {
-        let seconds = seconds(duration).ok_or("a whole number and one of s, h, d, w, m, y, such as 14d")?;
+        let seconds = seconds(duration).ok_or("a whole number above 0 and one of s, h, d, w, m, y, such as 14d")?;
         draft.config.limits.session_expiry_seconds_max = seconds;
         Ok(())
     }),
@@ -251,7 +251,8 @@ fn seconds(duration: &str) -> Option<u32> {
         'y' => 365 * DAY_SECONDS,
         _ => return None,
     };
-    let count: u64 = duration.strip_suffix(unit)?.parse().ok()?;
+    // Mosquitto does not start with 0 either, which would end every session with its connection.
+    let count: u64 = duration.strip_suffix(unit)?.parse().ok().filter(|count| *count > 0)?;
     // The greatest value would be "never".
     Some(u32::try_from(count.checked_mul(seconds)?).unwrap_or(u32::MAX).min(u32::MAX - 1))
 }
@@ -270,6 +271,8 @@ mod tests {
             ("2m", Some(60 * 86_400)),
             ("1y", Some(365 * 86_400)),
             ("500y", Some(u32::MAX - 1)),
+            ("0d", None),
+            ("00s", None),
             ("3", None),
             ("3x", None),
             ("d", None),
