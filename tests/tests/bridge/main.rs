@@ -409,23 +409,28 @@ fn what_is_not_mapped_any_more_after_a_restart_is_unsubscribed_from_on_both_side
 
 #[test]
 fn nothing_waits_after_a_restart_for_a_bridge_that_is_gone_or_has_another_name_here() {
-    let remote = Remote::new();
+    // Nobody listens there.
+    let port = ReservedPort::new();
     let lines = |here: &str| {
         format!("{QUIET}protocol = \"3.1.1\"\nlocal_client_id = \"{here}\"\n{}", topic("t", "out", 1))
     };
-    let mut broker = bridged(&remote, &lines("first"));
-    drop(remote.accepted());
     let queued = |broker: &Broker| broker.metric("veilmq_queued_messages");
+    let has_tried = |broker: &Broker| {
+        broker.metric("veilmq_bridge_failures_total").is_some_and(|failures| failures >= 1.0)
+    };
+    let mut broker = Broker::start_configured(|own| config(own, port.address(), &lines("first")));
+    wait_until("the bridge has tried to connect", || has_tried(&broker));
     publish(&broker, "t", 1, "x");
-    wait_until("it waits", || queued(&broker) == Some(1.0));
+    assert_eq!(queued(&broker), Some(1.0));
     let own = broker.address();
-    let with_bridge = config(own, remote.address(), &lines("second"));
+    let with_bridge = config(own, port.address(), &lines("second"));
     let without = with_bridge.split("[[bridges]]").next().unwrap().to_owned();
 
     for (configuration, expected) in [(with_bridge, 1.0), (without, 0.0)] {
         broker.kill();
         std::fs::write(broker.directory().join("veilmq.toml"), configuration).unwrap();
         broker.restart();
+        wait_until("the bridge has tried to connect", || expected == 0.0 || has_tried(&broker));
         publish(&broker, "t", 1, "y");
 
         wait_until("only what a bridge comes for waits", || queued(&broker) == Some(expected));
