@@ -190,6 +190,7 @@ fn what_waited_crosses_at_the_highest_qos_that_the_other_broker_takes() {
         }
 
         // Both are acknowledged to the end here: nothing is sent again.
+        wait_until("nothing is in flight", || broker.metric("veilmq_inflight_messages") == Some(0.0));
         drop(wire);
         let mut wire = remote.accept();
         wire.packet().unwrap();
