@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
-use veilmq_client::{Client, QoS, Subscription};
+use veilmq_client::{Client, Subscription};
 use veilmq_protocol::ConnAck;
 
 use crate::{
     Broker, LIMIT, Peer, TAKEN, message,
-    sdk_support::{incoming, resumed},
+    sdk_support::resumed,
+    takes_what_waited_once,
 };
 
 /// A client with two messages, at QoS 1 and at QoS 2, in a subscription that nobody has read.
@@ -99,14 +100,7 @@ async fn what_was_left_comes_once_over_a_lost_connection_and_a_lost_session() {
         }
         let mut again = peer.grant(&client, "t").await;
 
-        for text in [&b"one"[..], b"two"] {
-            assert_eq!(&message(&mut again).await.payload[..], text);
-        }
-        for answer in TAKEN.iter().filter(|_| comes_again) {
-            assert_eq!(peer.take().await, *answer);
-        }
-        peer.send(&incoming("after", QoS::AtMostOnce, 0, false)).await;
-        assert_eq!(&message(&mut again).await.payload[..], b"after", "nothing comes twice");
+        takes_what_waited_once(&mut again, &mut peer, comes_again).await;
     }
 }
 

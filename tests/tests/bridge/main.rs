@@ -7,7 +7,6 @@ mod refusing;
 mod rig;
 
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use veilmq_tests::ports::ReservedPort;
 use veilmq_tests::wire::{Wire, acknowledgement, packet, publish_packet, push_string};
 
 use rig::{
-    ACCEPTED, ACCEPTED_V5, KEPT, QUIET, Remote, Running, STATE, bridge, bridged, config, expect, hear,
+    ACCEPTED, ACCEPTED_V5, FromConf, KEPT, QUIET, Remote, STATE, bridge, bridged, config, expect, hear,
     hears_nothing, is_up, publish, reload, suback, subscribe_packet, subscriber, topic, wait_until,
 };
 
@@ -441,25 +440,14 @@ fn nothing_waits_after_a_restart_for_a_bridge_that_is_gone_or_has_another_name_h
 fn a_ring_of_mqtt_5_from_a_mosquitto_conf_ends() {
     // [E06]
     let remote = Remote::new();
-    let (port, admin, directory) = (ReservedPort::new(), ReservedPort::new(), TempDir::new().unwrap());
-    let conf = directory.path().join("mosquitto.conf");
-    let text = format!(
-        "listener {} 127.0.0.1\nallow_anonymous true\nconnection sample\naddress {}\nremote_clientid far\n\
-         topic # both 1\nbridge_protocol_version mqttv50\nnotifications false\nrestart_timeout 1\n",
-        port.number(),
-        remote.address()
-    );
-    std::fs::write(&conf, text).unwrap();
-    let mut command = Command::new(veilmq_tests::tools::built_program("veilmq"));
-    command.arg("-c").arg(&conf).arg("--admin").arg(admin.address().to_string());
-    let _running = Running(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let broker = FromConf::start(&remote, "topic # both 1\nbridge_protocol_version mqttv50\n");
     let mut wire = remote.accept();
     wire.packet().unwrap();
     wire.send(ACCEPTED_V5).unwrap();
     expect(&mut wire, b"\x82\x07\0\x01\0\0\x01#\x0d");
-    let (mut local, _) = Wire::connect(port.address(), "s", true);
+    let (mut local, _) = Wire::connect(broker.address(), "s", true);
     local.subscribe("#", 0);
-    let (mut publisher, _) = Wire::connect(port.address(), "p", true);
+    let (mut publisher, _) = Wire::connect(broker.address(), "p", true);
     publisher.send(&publish_packet("t", 1, 1, false, b"x")).unwrap();
     let packet = wire.packet().unwrap();
     wire.send(&acknowledgement(0x40, 2)).unwrap();
@@ -475,26 +463,16 @@ fn a_ring_of_mqtt_5_from_a_mosquitto_conf_ends() {
 #[test]
 fn a_connection_of_a_mosquitto_conf_is_a_bridge() {
     let remote = Remote::new();
-    let (port, admin, directory) = (ReservedPort::new(), ReservedPort::new(), TempDir::new().unwrap());
-    let conf = directory.path().join("mosquitto.conf");
-    let text = format!(
-        "listener {} 127.0.0.1\nallow_anonymous true\nconnection sample\naddress {}\nremote_clientid far\n\
-         topic # in 0 local/ remote/\ntopic +/v both 1 here/ there/\nnotifications false\n\
-         bridge_attempt_unsubscribe false\nrestart_timeout 1\n",
-        port.number(),
-        remote.address()
-    );
-    std::fs::write(&conf, text).unwrap();
-    let mut command = Command::new(veilmq_tests::tools::built_program("veilmq"));
-    command.arg("-c").arg(&conf).arg("--admin").arg(admin.address().to_string());
-    let _running = Running(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let topics =
+        "topic # in 0 local/ remote/\ntopic +/v both 1 here/ there/\nbridge_attempt_unsubscribe false\n";
+    let broker = FromConf::start(&remote, topics);
     let mut wire = remote.accept();
 
     expect(&mut wire, &packet(0x10, b"\0\x04MQTT\x84\0\0\x3c\0\x03far"));
     wire.send(ACCEPTED).unwrap();
     expect(&mut wire, &subscribe_packet(1, "remote/#", 0));
     expect(&mut wire, &subscribe_packet(2, "there/+/v", 1));
-    let (mut local, _) = Wire::connect(port.address(), "s", true);
+    let (mut local, _) = Wire::connect(broker.address(), "s", true);
     local.subscribe("local/#", 0);
     wire.send(&packet(0x30, b"\0\x08remote/ax")).unwrap();
     assert_eq!(hear(&mut local, 1), ["local/a x"]);

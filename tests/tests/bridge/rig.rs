@@ -2,13 +2,16 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
-use std::process::Child;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 use veilmq_tests::broker::Broker;
+use veilmq_tests::ports::ReservedPort;
+use veilmq_tests::tools::built_program;
 use veilmq_tests::wire::{Published, RawPacket, Wire, acknowledgement, packet, publish_packet, push_string};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -201,5 +204,36 @@ impl Drop for Running {
         // An error means that it has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// A broker that runs from a `mosquitto.conf` with one connection.
+pub(crate) struct FromConf {
+    port: ReservedPort,
+    _running: Running,
+    _admin: ReservedPort,
+    _directory: TempDir,
+}
+
+impl FromConf {
+    /// Starts one; `lines` stand below `connection`.
+    pub(crate) fn start(remote: &Remote, lines: &str) -> Self {
+        let (port, admin, directory) = (ReservedPort::new(), ReservedPort::new(), TempDir::new().unwrap());
+        let conf = directory.path().join("mosquitto.conf");
+        let text = format!(
+            "listener {} 127.0.0.1\nallow_anonymous true\nconnection sample\naddress {}\nremote_clientid far\n\
+             notifications false\nrestart_timeout 1\n{lines}",
+            port.number(),
+            remote.address()
+        );
+        std::fs::write(&conf, text).unwrap();
+        let mut command = Command::new(built_program("veilmq"));
+        command.arg("-c").arg(&conf).arg("--admin").arg(admin.address().to_string());
+        let running = Running(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        Self { port, _running: running, _admin: admin, _directory: directory }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.port.address()
     }
 }
