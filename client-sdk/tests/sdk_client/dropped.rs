@@ -6,11 +6,7 @@ use tokio::time::timeout;
 use veilmq_client::{Client, Subscription};
 use veilmq_protocol::ConnAck;
 
-use crate::{
-    Broker, LIMIT, Peer, TAKEN, message,
-    sdk_support::resumed,
-    takes_what_waited_once,
-};
+use crate::{Broker, LIMIT, Peer, TAKEN, message, sdk_support::resumed, takes_what_waited_once};
 
 /// A client with two messages, at QoS 1 and at QoS 2, in a subscription that nobody has read.
 async fn unread(broker: &Broker) -> (Client, Peer, Subscription) {
