@@ -77,6 +77,9 @@ pub(crate) struct Policy {
     /// Change the key for every new member, so that it reads nothing from before
     #[arg(long, help_heading = "End to end", requires = "issue")]
     join_secrecy: bool,
+    /// Give nobody keys whose prekey is not there: without one they have no forward secrecy
+    #[arg(long, help_heading = "End to end", requires = "issue")]
+    no_static_wraps: bool,
     /// Refuse messages that are not signed; with --issue, have all members refuse them
     #[arg(long, help_heading = "End to end")]
     require_signatures: bool,
@@ -157,6 +160,7 @@ impl Policy {
             rotate_every_ms: self.rotate_every.saturating_mul(1_000),
             key_lead_ms: self.key_lead.saturating_mul(1_000),
             join_secrecy: self.join_secrecy,
+            allow_static_wrap: !self.no_static_wraps,
             signed_only: self.require_signatures,
             admission: if self.members_only { Admission::Named } else { Admission::Certified },
             ..IssuePolicy::default()

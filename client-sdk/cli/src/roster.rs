@@ -16,7 +16,9 @@ use veilmq_client::{Client, QoS, Received, identity};
 use veilmq_protocol::veil::{
     Certificate, Kid, Roles,
     channel::TrustAnchors,
-    distribution::{Crl, DistributionTopic, KeyHead, KeyHeadFlags, Wrap, bundle, roster_root, scope_hash},
+    distribution::{
+        Crl, DistributionTopic, KeyHead, KeyHeadFlags, Wrap, WrapKind, bundle, roster_root, scope_hash,
+    },
 };
 
 use crate::{
@@ -114,16 +116,19 @@ fn revoke(anchors: &mut TrustAnchors, path: &Path) -> Result<(), Failure> {
 /// What issuers have published of a scope.
 #[derive(Default)]
 struct Published {
-    heads: BTreeMap<Kid, (KeyHead, BTreeSet<Kid>)>,
+    heads: BTreeMap<Kid, (KeyHead, Wraps)>,
     /// Wraps on topics of their own, by issuer.
-    apart: BTreeMap<Kid, BTreeSet<Kid>>,
+    apart: BTreeMap<Kid, Wraps>,
 }
+
+/// For whom there are wraps, and for which of their keys.
+type Wraps = BTreeMap<Kid, WrapKind>;
 
 /// What one of them has.
 struct Issuer<'a> {
     head: &'a KeyHead,
-    /// Those for whom there is a wrap that could be seen.
-    named: BTreeSet<Kid>,
+    /// Those that could be seen.
+    wraps: Wraps,
 }
 
 impl Published {
@@ -156,10 +161,10 @@ impl Published {
                 Some(DistributionTopic::KeyHead { .. }) => {
                     self.take_head(&message.payload, scope, anchors, &message.topic);
                 }
-                Some(DistributionTopic::Wrap { issuer, member, .. })
-                    if Wrap::parse(&message.payload).is_ok() =>
-                {
-                    self.apart.entry(issuer).or_default().insert(member);
+                Some(DistributionTopic::Wrap { issuer, member, .. }) => {
+                    if let Ok(wrap) = Wrap::parse(&message.payload) {
+                        self.apart.entry(issuer).or_default().insert(member, wrap.kind);
+                    }
                 }
                 Some(_) | None => {}
             }
@@ -175,23 +180,24 @@ impl Published {
                 true => bundle(rest)?,
                 false => Vec::new(),
             };
-            Ok((head, wraps.into_iter().map(|wrap| wrap.kid).collect()))
+            Ok((head, wraps.into_iter().map(|wrap| (wrap.kid, wrap.kind)).collect()))
         });
         match verified {
             Ok((head, _)) if head.scope != scope => {
                 say!("{origin}: is a head of {:?}, and left out", head.scope);
             }
-            Ok((head, named)) => {
-                self.heads.insert(head.issuer, (head, named));
+            Ok((head, wraps)) => {
+                self.heads.insert(head.issuer, (head, wraps));
             }
             Err(error) => say!("{origin}: left out: {error}"),
         }
     }
 
     fn issuers(&self) -> impl Iterator<Item = Issuer<'_>> {
-        self.heads.values().map(|(head, named)| {
+        self.heads.values().map(|(head, wraps)| {
             let apart = self.apart.get(&head.issuer).into_iter().flatten();
-            Issuer { head, named: named.iter().chain(apart).copied().collect() }
+            let wraps = wraps.iter().chain(apart).map(|(kid, kind)| (*kid, *kind)).collect();
+            Issuer { head, wraps }
         })
     }
 }
@@ -199,24 +205,28 @@ impl Published {
 impl Issuer<'_> {
     /// Prints how the roster of this issuer differs; returns whether it does not.
     fn print(&self, roster: &Roster) -> bool {
-        let Self { head, named } = self;
+        let Self { head, wraps } = self;
         let (issuer, subject) = (head.issuer, &head.certificate.subject);
         let since = utc(head.activate_ms / 1_000);
         say!("issuer {issuer} ({subject}), epoch {} from {since}, {} members", head.epoch, head.member_count);
+        for (kid, _) in wraps.iter().filter(|(_, kind)| **kind == WrapKind::Static) {
+            say!("  ! {kid} has the key without forward secrecy: it had shown no prekey");
+        }
         // An issuer needs no wrap for itself.
         let expected: BTreeSet<Kid> = roster.members.keys().filter(|kid| **kid != issuer).copied().collect();
         if roster_root(&expected) == head.roster_root {
             say!("  = the roster");
             return true;
         }
+        let named: BTreeSet<Kid> = wraps.keys().copied().collect();
         for kid in named.difference(&expected) {
             say!("  + {kid} has the key and is not on the roster");
         }
         let is_complete = named.len() == usize::from(head.member_count);
-        if is_complete && *named == expected {
+        if is_complete && named == expected {
             say!("  ? the head commits to another roster than its wraps name");
         } else if is_complete {
-            for kid in expected.difference(named) {
+            for kid in expected.difference(&named) {
                 let subject = roster.members.get(kid).map_or("", |certificate| &certificate.subject);
                 say!("  - {kid} ({subject}) is on the roster and has no key");
             }

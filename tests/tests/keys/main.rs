@@ -117,11 +117,7 @@ fn the_roster_of_an_authority_is_compared_with_certificates(plant: &Plant) {
     let _authority = plant.start(&["authority", "run"], "keys", &issue);
     plant.wait_for("keys", "issuing the keys of factory/#");
     let _readers = ["lake", "hill"].map(|name| plant.read(name));
-    let diff = |certificates: &[&str]| {
-        let mut command = plant.asking(&["roster", "diff"], "press", &[&[SCOPE], certificates].concat());
-        let output = run(&mut command, 60);
-        (output.status.code(), String::from_utf8(output.stdout).unwrap())
-    };
+    let diff = |certificates: &[&str]| compared(plant, certificates);
     eventually("the roster of both", || diff(&["lake.vmc", "hill.vmc"]).0 == Some(0));
 
     let (status, printed) = diff(&["lake.vmc"]);
@@ -131,6 +127,34 @@ fn the_roster_of_an_authority_is_compared_with_certificates(plant: &Plant) {
     let target = ["--state", "keys.state", "--scope", SCOPE];
     plant.made(&[&["authority", "remove"][..], &target, &[&plant.kid("hill")]].concat());
     eventually("the roster of one", || diff(&["lake.vmc"]).0 == Some(0));
+}
+
+/// The status of `veil roster diff`, and what it prints.
+fn compared(plant: &Plant, certificates: &[&str]) -> (Option<i32>, String) {
+    let mut command = plant.asking(&["roster", "diff"], "press", &[&[SCOPE], certificates].concat());
+    let output = run(&mut command, 60);
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn keys_without_forward_secrecy_are_named_and_not_given_where_they_are_not_wanted() {
+    let plant = Plant::new(Carrier::veilmq());
+    plant.certify("keys", "key-authority", "--publish-scope");
+    let issue = ["--issue", SCOPE, "--member", "lake.vmc"];
+
+    let authority = plant.start(&["authority", "run"], "keys", &issue);
+    plant.wait_for("keys", "issuing the keys of factory/#");
+    eventually("the roster", || compared(&plant, &["lake.vmc"]).0 == Some(0));
+    let (_, printed) = compared(&plant, &["lake.vmc"]);
+    assert!(printed.contains(&format!("! {} has the key without", plant.kid("lake"))), "{printed}");
+
+    drop(authority);
+    let strict = [&issue[..], &["--no-static-wraps", "--key-lead", "1"]].concat();
+    let _authority = plant.start(&["authority", "run"], "keys", &strict);
+    plant.wait_for("keys", "issuing the keys of factory/#");
+    plant.made(&["authority", "rotate", "--state", "keys.state", "--scope", SCOPE]);
+    eventually("a key for nobody", || !compared(&plant, &["lake.vmc"]).1.contains('!'));
+    assert_eq!(compared(&plant, &["lake.vmc"]).0, Some(0), "it is a member all the same");
 }
 
 #[test]

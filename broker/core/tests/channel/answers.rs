@@ -71,6 +71,15 @@ fn hello(schemes: Schemes, suites: &[Suite], change: impl FnOnce(&mut Vec<u8>)) 
     connect_with(AUTHENTICATION_METHOD, &hello)
 }
 
+/// Sends a packet that is not due where ClientFinish is.
+fn instead_of_a_proof(packet: &[u8]) -> Answer {
+    let mut realm = terse();
+    let (connection, _) = realm.begin("press-07", Schemes::ALL, Suite::Aes256Gcm);
+    realm.world.bytes(connection);
+    realm.world.send_bytes(connection, packet);
+    before(realm, connection)
+}
+
 /// Proves with a changed ClientFinish.
 fn finish(change: impl FnOnce(&mut Vec<u8>)) -> Answer {
     let mut realm = terse();
@@ -128,6 +137,9 @@ fn every_failure_of_the_channel_has_the_answer_of_section_16() {
         ("no Authentication Data", &|| connect_with(AUTHENTICATION_METHOD, b""), Answer::ConnAck(0x82)),
         ("another message", &|| hello(Schemes::ALL, gcm, |hello| hello[0] = 3), Answer::ConnAck(0x82)),
         ("reserved flags", &|| hello(Schemes::ALL, gcm, |hello| hello[3] |= 0x80), Answer::ConnAck(0x82)),
+        ("reserved schemes", &|| hello(Schemes::ALL, gcm, |hello| hello[4] |= 0x80), Answer::ConnAck(0x82)),
+        ("PINGREQ before CONNACK", &|| instead_of_a_proof(&[0xC0, 0]), Answer::ConnAck(0x82)),
+        ("DISCONNECT before CONNACK", &|| instead_of_a_proof(&[0xE0, 0]), Answer::Silence),
         ("a hello cut short", &|| hello(Schemes::ALL, gcm, |hello| _ = hello.pop()), Answer::ConnAck(0x82)),
         ("a hello with more", &|| hello(Schemes::ALL, gcm, |hello| hello.push(0)), Answer::ConnAck(0x82)),
         (
