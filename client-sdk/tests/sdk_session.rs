@@ -146,12 +146,20 @@ fn a_refused_message_is_settled_by_the_refusal() {
         let mut rig = Rig::connected(options());
         let token = rig.publish("hi", qos);
         rig.sent();
-        let refusal = Acknowledgement::new(id(1), ReasonCode::PayloadFormatInvalid);
+        let refusal = Acknowledgement {
+            reason_string: Some("the payload is not sealed\u{1b}[2J"),
+            ..Acknowledgement::new(id(1), ReasonCode::PayloadFormatInvalid)
+        };
 
         rig.receive(&if is_rec { Packet::PubRec(refusal) } else { Packet::PubAck(refusal) });
 
-        let refused = Err(DeliveryError::Rejected(ReasonCode::PayloadFormatInvalid));
-        assert_eq!(outcome(rig.poll()), (token, refused));
+        let (settled, refused) = outcome(rig.poll());
+        assert_eq!(settled, token);
+        assert_eq!(
+            refused.unwrap_err().to_string(),
+            "the broker refused the message: Payload format invalid (the payload is not sealed[2J)",
+            "with its words, but for those that move a terminal's cursor"
+        );
         // [MQTT-4.3.3-4] No PUBREL follows a refusal.
         assert!(rig.sent().is_empty());
     }
@@ -323,7 +331,7 @@ fn a_subscription_is_asked_for_answered_and_made_again_when_the_server_lost_it()
     assert_eq!(rig.sent(), b"\x82\x0d\x00\x01\x00\x00\x03a/#\x01\x00\x01b\x01");
 
     rig.receive(&suback(1, &[0x01, 0x87]));
-    let Some(Event::Answered { token: answered, reasons }) = rig.poll() else { panic!("not answered") };
+    let Some(Event::Answered { token: answered, reasons, .. }) = rig.poll() else { panic!("not answered") };
     assert_eq!(
         (answered, reasons.as_slice()),
         (token, &[ReasonCode::GrantedQos1, ReasonCode::NotAuthorized][..])

@@ -55,10 +55,10 @@ pub(crate) enum Command {
         /// What the subject may be
         #[arg(long = "role", required = true)]
         roles: Vec<Role>,
-        /// A topic filter the subject may publish to
+        /// A topic filter the subject may publish to (repeatable); without any, its messages are accepted on every topic
         #[arg(long = "publish-scope", value_name = "FILTER")]
         publish_scopes: Vec<String>,
-        /// A topic filter the subject may receive keys for
+        /// A topic filter the subject may receive keys for (repeatable); without any, only issuers that name it with --member give it keys
         #[arg(long = "subscribe-scope", value_name = "FILTER")]
         subscribe_scopes: Vec<String>,
         /// Certify the keys of this certificate (a broker's, for instance) instead of making new ones

@@ -396,7 +396,7 @@ impl Driver {
                     )
                     | None => {}
                 },
-                Event::Answered { token, reasons } => self.answered(token, &reasons),
+                Event::Answered { token, reasons, text } => self.answered(token, &reasons, text),
                 Event::Join { status, response } => self.join_answered(status, &response),
                 Event::Reauthenticated => self.reauthenticated(),
                 Event::Notice(text) => {

@@ -5,7 +5,7 @@ use veilmq_protocol::{EncodeError, ReasonCode, TopicError};
 
 use crate::{
     e2e::{ConfigError, NamingError, SealError, distribution::RosterError},
-    session::{CloseReason, DeliveryError, ReauthenticationError},
+    session::{CloseReason, DeliveryError, ReauthenticationError, with_text},
 };
 
 /// Why no connection came about.
@@ -130,12 +130,14 @@ pub enum SubscribeError {
         filter: String,
     },
     /// The broker refused.
-    #[error("the broker refused the subscription to {filter:?}: {reason}")]
+    #[error("the broker refused the subscription to {filter:?}: {}", with_text(*reason, text.as_deref()))]
     Refused {
         /// The filter.
         filter: String,
         /// Its Reason Code.
         reason: ReasonCode,
+        /// The broker's Reason String.
+        text: Option<String>,
     },
     /// The client is closed.
     #[error("the client is closed: {0}")]
@@ -155,8 +157,13 @@ pub enum RequestError {
         error: TopicError,
     },
     /// The broker refused.
-    #[error("the broker refused: {0}")]
-    Refused(ReasonCode),
+    #[error("the broker refused: {}", with_text(*reason, text.as_deref()))]
+    Refused {
+        /// Its Reason Code.
+        reason: ReasonCode,
+        /// Its Reason String.
+        text: Option<String>,
+    },
     /// The client is closed.
     #[error("the client is closed: {0}")]
     Closed(CloseReason),

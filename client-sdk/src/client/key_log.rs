@@ -65,6 +65,8 @@ const fn is_refusal(event: &KeyEvent) -> bool {
         KeyEvent::HeadRefused { .. }
             | KeyEvent::Refused { .. }
             | KeyEvent::JoinFailed { .. }
+            | KeyEvent::JoinRefused { .. }
+            | KeyEvent::RequestRefused { .. }
             | KeyEvent::Full { .. }
     )
 }
@@ -86,6 +88,10 @@ fn tell(event: &KeyEvent) {
         }
         KeyEvent::Joined { scope, member } => info!(scope, %member, "the member has its keys"),
         KeyEvent::JoinFailed { issuer, error } => warn!(%issuer, %error, "no keys by asking"),
+        KeyEvent::JoinRefused { scope, member, subject, reason } => {
+            warn!(scope, %member, ?subject, %reason, "JoinRefused: who asks for keys gets none");
+        }
+        KeyEvent::RequestRefused { error } => warn!(%error, "a request for keys is not answered"),
         KeyEvent::StaleHead { scope, issuer } => {
             warn!(scope, %issuer, "StaleHead: the issuer has not confirmed its key in time");
         }

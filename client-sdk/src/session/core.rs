@@ -239,10 +239,12 @@ impl Core {
             Packet::PubComp(packet) => outbound.pubcomp(&packet, ids)?,
             Packet::PubRel(packet) => return self.inbound.released(packet.packet_id, output),
             Packet::SubAck(packet) => {
-                requests.answered(PacketType::SubAck, packet.packet_id, packet.reason_codes(), ids)?
+                let answers = (packet.reason_codes(), packet.reason_string);
+                requests.answered(PacketType::SubAck, packet.packet_id, answers, ids)?
             }
             Packet::UnsubAck(packet) => {
-                requests.answered(PacketType::UnsubAck, packet.packet_id, packet.reason_codes(), ids)?
+                let answers = (packet.reason_codes(), packet.reason_string);
+                requests.answered(PacketType::UnsubAck, packet.packet_id, answers, ids)?
             }
             Packet::PingResp => {
                 self.timers.pingresp = None;

@@ -31,7 +31,6 @@ pub struct Channel {
 }
 
 /// Something the driver or the application should know, in the order it happened.
-#[expect(clippy::large_enum_variant, reason = "events are handled one by one and never kept in numbers")]
 pub enum Event {
     /// CONNACK arrived (and, on a VEIL-1 channel, the broker is authenticated).
     Connected {
@@ -69,6 +68,8 @@ pub enum Event {
         token: Token,
         /// One Reason Code for each filter.
         reasons: Vec<ReasonCode>,
+        /// The Reason String.
+        text: Option<String>,
     },
     /// Both sides have proved once more who they are, and go on under new keys.
     Reauthenticated,
@@ -87,8 +88,13 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DeliveryError {
     /// The server refused it.
-    #[error("the broker refused the message: {0}")]
-    Rejected(ReasonCode),
+    #[error("the broker refused the message: {}", with_text(*reason, text.as_deref()))]
+    Rejected {
+        /// Its Reason Code.
+        reason: ReasonCode,
+        /// Its Reason String, which says what was wrong.
+        text: Option<String>,
+    },
     /// The server discarded the session while a QoS 2 message was on its way, which may or may not have arrived.
     #[error("the broker lost the session: the message may or may not have been delivered")]
     SessionLost,
@@ -242,6 +248,8 @@ impl CloseReason {
     }
 }
 
-fn with_text(reason: ReasonCode, text: Option<&str>) -> String {
-    text.map_or_else(|| reason.to_string(), |text| format!("{reason} ({text})"))
+/// The name of a Reason Code, with the Reason String that came with it. Control characters, which a terminal would obey, are left out.
+pub(crate) fn with_text(reason: ReasonCode, text: Option<&str>) -> String {
+    let printable = |text: &str| text.chars().filter(|character| !character.is_control()).collect::<String>();
+    text.map_or_else(|| reason.to_string(), |text| format!("{reason} ({})", printable(text)))
 }

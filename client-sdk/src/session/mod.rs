@@ -38,6 +38,7 @@ use veilmq_protocol::{
     veil::{Kid, channel::Identity},
 };
 
+pub(crate) use self::event::with_text;
 use self::{
     core::{Core, Phase, Timers},
     input::Input,

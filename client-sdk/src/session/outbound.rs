@@ -290,7 +290,11 @@ impl Outbound {
         // MQTT 5.0 section 4.9: the quota never exceeds what CONNACK granted.
         self.quota = self.quota.saturating_add(1).min(self.grants.receive_maximum);
         let reason = acknowledgement.reason;
-        let outcome = if reason.is_error() { Err(DeliveryError::Rejected(reason)) } else { Ok(reason) };
+        let text = || acknowledgement.reason_string.map(str::to_owned);
+        let outcome = match reason.is_error() {
+            true => Err(DeliveryError::Rejected { reason, text: text() }),
+            false => Ok(reason),
+        };
         Some(Event::Published { token: entry.token, outcome })
     }
 }

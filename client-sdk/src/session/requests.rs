@@ -80,7 +80,7 @@ impl Requests {
         &mut self,
         answer: PacketType,
         id: PacketId,
-        reasons: impl Iterator<Item = ReasonCode>,
+        (reasons, text): (impl Iterator<Item = ReasonCode>, Option<&str>),
         ids: &mut PacketIds,
     ) -> Result<Option<Event>, CloseReason> {
         let unexpected = CloseReason::Unexpected(answer);
@@ -105,7 +105,7 @@ impl Requests {
             }
             _ => return Err(unexpected),
         };
-        Ok(token.map(|token| Event::Answered { token, reasons }))
+        Ok(token.map(|token| Event::Answered { token, reasons, text: text.map(str::to_owned) }))
     }
 }
 

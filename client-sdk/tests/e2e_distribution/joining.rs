@@ -201,11 +201,20 @@ fn whoever_is_not_let_in_learns_that_and_nothing_else() {
             barred(&mut press, &lake);
         }
 
-        answer(&mut press, &request, &mut broker, now);
+        let told = answer(&mut press, &request, &mut broker, now);
         let events = lake.hear(&broker.passing.remove(0), now);
 
-        let issuer = press.kid();
-        assert_eq!(events, [KeyEvent::JoinFailed { issuer, error: JoinError::Refused(1) }]);
+        let (issuer, error) = (press.kid(), JoinError::Refused(1));
+        assert!(error.to_string().starts_with("JoinRefused: not admitted: "), "{error}");
+        assert!(
+            matches!(
+                told.as_slice(),
+                [KeyEvent::JoinRefused { member, subject, reason, .. }]
+                    if *member == lake.kid() && subject == "lake" && error.to_string().ends_with(&**reason)
+            ),
+            "{told:?}"
+        );
+        assert_eq!(events, [KeyEvent::JoinFailed { issuer, error }]);
         let message = press.seal(now);
         assert!(!lake.reads(&message, now));
     }
@@ -274,7 +283,7 @@ fn a_request_counts_once_in_its_time_and_for_the_issuer_it_names() {
     let mut mill = Party::publisher("mill", IssuePolicy::default());
     mill.visit(&mut broker, START);
     let not_fresh =
-        |events: &[KeyEvent]| matches!(events, [KeyEvent::JoinFailed { error: JoinError::NotFresh, .. }]);
+        |events: &[KeyEvent]| matches!(events, [KeyEvent::RequestRefused { error: JoinError::NotFresh }]);
 
     assert!(not_fresh(&mill.hear(&request, now)), "it names another issuer");
     assert!(not_fresh(&press.hear(&request, now + 200 * SECOND)), "it is too old");
@@ -304,7 +313,7 @@ fn a_member_that_asks_all_the_time_keeps_nobody_else_from_joining() {
             let request = member.keys.ask_with_connect(&scope(), press.kid(), now, &mut entropy()).unwrap();
             let events = press.hear(&(format!("_veil/1/jn/{}", press.kid()), request), now);
             let is_refused =
-                |event: &KeyEvent| matches!(event, KeyEvent::JoinFailed { error: JoinError::NotFresh, .. });
+                |event: &KeyEvent| matches!(event, KeyEvent::RequestRefused { error: JoinError::NotFresh });
             refused += usize::from(events.iter().any(is_refused));
         }
         refused

@@ -134,7 +134,7 @@ fn nothing_is_sealed_before_the_subscriber_has_shown_that_it_has_the_key() {
     wrong.1[20] ^= 1;
     for message in [&wrong, &request] {
         let events = press.hear(message, START);
-        assert!(matches!(&*events, [KeyEvent::JoinFailed { .. }]), "{events:?}");
+        assert!(matches!(&*events, [KeyEvent::RequestRefused { .. }]), "{events:?}");
         assert_eq!(seal_for(&mut press, lake.kid(), START), Err(SealError::NoKey));
     }
     press.hear(&confirmation, START);

@@ -165,7 +165,7 @@ fn an_issuer_makes_and_takes_the_bytes_of_another_implementation() {
     changed[10] ^= 1;
     answering.hears(&changed, &[]);
     let events = answering.keys.take_events();
-    assert!(matches!(&*events, [KeyEvent::JoinFailed { .. }]), "{events:?}");
+    assert!(matches!(&*events, [KeyEvent::RequestRefused { .. }]), "{events:?}");
     answering.hears(&bytes("group", "finish"), &[]);
     assert_eq!(answering.keys.take_events(), [KeyEvent::Joined { scope: SCOPE.to_owned(), member }]);
 }

@@ -195,12 +195,15 @@ async fn a_refused_subscription_says_which_filter_and_why() {
     let ask = async { client.subscribe("a").and("b").await };
     let answer = async {
         peer.take().await;
-        peer.send(&suback(1, &[0, 0x87])).await;
+        let Packet::SubAck(mut refusal) = suback(1, &[0, 0x87]) else { panic!("no SUBACK") };
+        refusal.reason_string = Some("no rule lets you");
+        peer.send(&Packet::SubAck(refusal)).await;
     };
     let (subscription, ()) = tokio::join!(ask, answer);
 
-    let refused = SubscribeError::Refused { filter: "b".to_owned(), reason: ReasonCode::NotAuthorized };
-    assert_eq!(subscription.err(), Some(refused));
+    let refused = subscription.err().map(|error| error.to_string());
+    let said = "the broker refused the subscription to \"b\": Not authorized (no rule lets you)";
+    assert_eq!(refused.as_deref(), Some(said));
 }
 
 #[tokio::test]

@@ -129,6 +129,25 @@ fn the_roster_of_an_authority_is_compared_with_certificates(plant: &Plant) {
     eventually("the roster of one", || diff(&["lake.vmc"]).0 == Some(0));
 }
 
+#[test]
+fn who_is_refused_keys_and_who_refuses_them_are_told_why() {
+    let plant = Plant::new(Carrier::veilmq());
+    plant.certify("keys", "key-authority", "--publish-scope");
+    let who = ["--subject", "stranger", "--role", "subscriber", "--out", "."];
+    plant.made(&[&["ca", "issue", "--dir", "ca"][..], &who].concat());
+    let _authority = plant.start(&["authority", "run"], "keys", &["--issue", SCOPE]);
+    plant.wait_for("keys", "issuing the keys of factory/#");
+
+    let _stranger = plant.read("stranger");
+
+    eventually("a reason for the stranger", || {
+        plant.complaints("stranger").contains("JoinRefused: not admitted: the certificate has no")
+    });
+    let complaints = plant.complaints("keys");
+    assert!(complaints.contains("who asks for keys gets none"), "{complaints}");
+    assert!(complaints.contains("subject=\"stranger\""), "{complaints}");
+}
+
 /// The status of `veil roster diff`, and what it prints.
 fn compared(plant: &Plant, certificates: &[&str]) -> (Option<i32>, String) {
     let mut command = plant.asking(&["roster", "diff"], "press", &[&[SCOPE], certificates].concat());

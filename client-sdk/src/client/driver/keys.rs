@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{debug, warn};
-use veilmq_protocol::{QoS, ReasonCode, RetainHandling, SubscribeOptions, veil::hello::JoinStatus};
+use veilmq_protocol::{QoS, RetainHandling, SubscribeOptions, veil::hello::JoinStatus};
 
 use super::{Driver, KeyRequestError, PublishCommand, Waiter};
 use crate::{
@@ -152,9 +152,9 @@ impl Driver {
         self.work_on_keys();
     }
 
-    pub(super) fn key_subscribed(&mut self, filter: &str, refused: Option<ReasonCode>) {
+    pub(super) fn key_subscribed(&mut self, filter: &str, refused: Option<String>) {
         if let Some(reason) = refused {
-            warn!(filter, %reason, "the broker does not let this client hear of keys");
+            warn!(filter, reason, "the broker does not let this client hear of keys");
         }
         if let Some(keys) = self.sealing.keys_mut() {
             keys.subscribed();

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     client::routes::{Delivery, Taken, Wanted},
     message::Publication,
-    session::{SubmitError, Submitted, Token},
+    session::{SubmitError, Submitted, Token, with_text},
 };
 
 /// Publications taken in a row before the socket gets its turn.
@@ -27,22 +27,26 @@ pub(super) enum Input {
 }
 
 impl Driver {
-    pub(super) fn answered(&mut self, token: Token, reasons: &[ReasonCode]) {
+    pub(super) fn answered(&mut self, token: Token, reasons: &[ReasonCode], text: Option<String>) {
         let refused = reasons.iter().position(|reason| reason.is_error());
         let reason = reasons.get(refused.unwrap_or_default()).copied().unwrap_or_default();
+        let words = refused.map(|_| with_text(reason, text.as_deref()));
         match self.waiters.remove(&token) {
             Some(Waiter::Subscribe { mut filters, receiver, reply }) => {
                 let outcome = match refused {
                     // The receiver is dropped like a subscription, so what was granted is given up at the next delivery.
                     Some(index) => {
-                        Err(SubscribeError::Refused { filter: filters.swap_remove(index), reason })
+                        Err(SubscribeError::Refused { filter: filters.swap_remove(index), reason, text })
                     }
                     None => Ok(receiver),
                 };
                 let _ = reply.send(outcome);
             }
             Some(Waiter::Unsubscribe { filter, reply }) => {
-                let outcome = if refused.is_some() { Err(RequestError::Refused(reason)) } else { Ok(reason) };
+                let outcome = match refused {
+                    Some(_) => Err(RequestError::Refused { reason, text }),
+                    None => Ok(reason),
+                };
                 if outcome.is_ok() {
                     self.dismiss(&filter);
                     let mut wire = self.routes.wire_of(&filter);
@@ -55,14 +59,21 @@ impl Driver {
                 }
                 let _ = reply.send(outcome);
             }
-            Some(Waiter::Keys { topic }) => self.key_subscribed(&topic, refused.map(|_| reason)),
-            Some(Waiter::Names { filter }) if refused.is_some() => {
-                warn!(filter, %reason, "the broker does not let this client subscribe to the names of the next epoch");
+            Some(Waiter::Keys { topic }) => self.key_subscribed(&topic, words),
+            Some(Waiter::Names { filter }) if words.is_some() => {
+                warn!(
+                    filter,
+                    reason = words,
+                    "the broker does not let this client subscribe to the names of the next epoch"
+                );
             }
-            Some(Waiter::Retained { wire }) if refused.is_some() => self.cannot_read(&wire, reason),
+            Some(Waiter::Retained { wire }) => {
+                if let Some(words) = words {
+                    self.cannot_read(&wire, &words);
+                }
+            }
             Some(Waiter::Abandoned { filter }) => self.left(&filter),
-            Some(Waiter::Names { .. } | Waiter::Retained { .. }) => {}
-            Some(Waiter::Publish { .. }) | None => {}
+            Some(Waiter::Names { .. } | Waiter::Publish { .. }) | None => {}
         }
     }
 

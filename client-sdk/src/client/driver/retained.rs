@@ -3,7 +3,7 @@
 //! Invariant: a subscription of the application is neither changed nor ended by this.
 
 use tracing::warn;
-use veilmq_protocol::{QoS, ReasonCode, RetainHandling, SubscribeOptions};
+use veilmq_protocol::{QoS, RetainHandling, SubscribeOptions};
 
 use super::{Driver, Waiter};
 use crate::{client::retained::Refresh, message::Message};
@@ -52,8 +52,11 @@ impl Driver {
     }
 
     /// The broker does not let this client read what it has had retained.
-    pub(super) fn cannot_read(&mut self, wire: &str, reason: ReasonCode) {
-        warn!(topic = wire, %reason, "a retained message of an earlier run cannot be read back to be sealed anew");
+    pub(super) fn cannot_read(&mut self, wire: &str, reason: &str) {
+        warn!(
+            topic = wire,
+            reason, "a retained message of an earlier run cannot be read back to be sealed anew"
+        );
         self.sealing.cannot_read(wire);
         self.reading.remove(wire);
     }

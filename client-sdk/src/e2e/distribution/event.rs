@@ -2,6 +2,8 @@
 //!
 //! Invariant: nothing secret is in a [`KeyEvent`].
 
+use std::borrow::Cow;
+
 use veilmq_protocol::veil::{Kid, distribution::DistributionError};
 
 use super::{HeadError, JoinError};
@@ -104,7 +106,23 @@ pub enum KeyEvent {
         /// The member.
         member: Kid,
     },
-    /// An online join came to nothing.
+    /// Someone who has asked this issuer for keys gets none.
+    JoinRefused {
+        /// The scope, or the name of the pair.
+        scope: String,
+        /// Who asked.
+        member: Kid,
+        /// The name in its certificate.
+        subject: String,
+        /// Why, in words.
+        reason: Cow<'static, str>,
+    },
+    /// What this issuer was sent is no request for keys that it may answer.
+    RequestRefused {
+        /// Why.
+        error: JoinError,
+    },
+    /// Keys were asked for in vain.
     JoinFailed {
         /// Who was asked.
         issuer: Kid,

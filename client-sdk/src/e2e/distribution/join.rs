@@ -4,7 +4,10 @@
 //! Owns the exchange on both sides, not who may join. Invariants: a request is answered once; an answer counts only from the
 //! issuer that was asked, signed over both ephemeral keys; nobody waits for it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, VecDeque},
+};
 
 use chacha20poly1305::{
     ChaCha20Poly1305, KeyInit,
@@ -23,6 +26,7 @@ use veilmq_protocol::veil::{
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
+use super::joining::{NO_KEY_YET, NO_SUCH_SCOPE, NOT_ADMITTED};
 use crate::e2e::{
     Entropy,
     keyring::GroupKey,
@@ -60,15 +64,29 @@ pub enum JoinError {
     /// The answer cannot be opened, or is not by the issuer that was asked.
     #[error("the answer is not authentic")]
     NotAuthentic,
-    /// The issuer lets this member not in.
-    #[error("the issuer refuses, reason {0}")]
+    /// The issuer gives no keys, for this reason (VEIL-1 section 9.1).
+    #[error("JoinRefused: {}", why_refused(*.0))]
     Refused(u8),
     /// The keys are not those that the head commits to.
     #[error(transparent)]
     Keys(#[from] UnwrapError),
     /// The request is for someone else, too old or too new, or was answered before.
-    #[error("the request is not for now")]
+    #[error(
+        "the request is for another issuer, was answered before, or is of another time: the clocks may differ by 2 minutes"
+    )]
     NotFresh,
+}
+
+/// What a reason of a refusal stands for (VEIL-1 section 9.1).
+pub(super) fn why_refused(reason: u8) -> Cow<'static, str> {
+    match reason {
+        NOT_ADMITTED => "not admitted: the certificate has no publish or subscribe scope that covers this one, its holder was \
+                         taken out, or there are as many members as there may be"
+            .into(),
+        NO_SUCH_SCOPE => "whoever was asked issues no keys for this scope".into(),
+        NO_KEY_YET => "there is no key yet".into(),
+        unknown => format!("reason {unknown}").into(),
+    }
 }
 
 /// What both sides know once there are two ephemeral keys.

@@ -9,7 +9,7 @@ use veilmq_protocol::veil::{
 use super::{
     Distribution, KeyEvent, Outgoing,
     issuer::Admitted,
-    join::{Answer, Asking, Confirmed, JoinError, JoinedKeys, WAIT_MS},
+    join::{Answer, Asking, Confirmed, JoinError, JoinedKeys, WAIT_MS, why_refused},
     membership::{Holder, Taken},
     pairs::install_pair,
 };
@@ -20,7 +20,7 @@ pub(super) const NOT_ADMITTED: u8 = 1;
 /// The issuer has no scope of this name.
 pub(super) const NO_SUCH_SCOPE: u8 = 2;
 /// There is no epoch yet.
-const NO_KEY_YET: u8 = 3;
+pub(super) const NO_KEY_YET: u8 = 3;
 
 impl Distribution {
     /// Asks an issuer for the keys of a scope this program is a member of, unless it is being asked. A member does so by itself
@@ -155,7 +155,7 @@ impl Distribution {
             Err(error) => Err(error),
         };
         if let Err(error) = answered {
-            self.events.push(KeyEvent::JoinFailed { issuer: own, error });
+            self.events.push(KeyEvent::RequestRefused { error });
         }
     }
 
@@ -168,11 +168,15 @@ impl Distribution {
         if let Some(pair) = Pair::parse(&request.scope) {
             let answer = self.pairs.grant(pair, self.identity.kid(), &request.certificate, now_unix_ms);
             self.changed = true;
+            if let Answer::Refused(reason) = answer {
+                self.tell_refused(request, reason);
+            }
             return self.send_answer(request, &answer, now_unix_ms, entropy);
         }
         let member = request.certificate.kid();
         let issuer = self.issuers.iter_mut().find(|issuer| issuer.scope.as_str() == request.scope);
         let mut current = None;
+        let mut is_full = false;
         let refused = match issuer {
             None => NO_SUCH_SCOPE,
             Some(issuer) if !issuer.lets_in(&request.certificate) => NOT_ADMITTED,
@@ -184,7 +188,8 @@ impl Distribution {
                     self.events.push(KeyEvent::Admitted { scope: scope.clone(), member });
                 }
                 // Who is not in the roster has no keys: it could not be taken out.
-                if admitted == Admitted::Full {
+                is_full = admitted == Admitted::Full;
+                if is_full {
                     self.events.push(KeyEvent::Full { scope, member });
                     NOT_ADMITTED
                 } else {
@@ -197,7 +202,19 @@ impl Distribution {
             Some((head, row)) => Answer::Keys(head, row),
             None => Answer::Refused(refused),
         };
+        if current.is_none() && !is_full {
+            self.tell_refused(request, refused);
+        }
         self.send_answer(request, &answer, now_unix_ms, entropy)
+    }
+
+    fn tell_refused(&mut self, request: &JoinRequest, reason: u8) {
+        self.events.push(KeyEvent::JoinRefused {
+            scope: request.scope.clone(),
+            member: request.certificate.kid(),
+            subject: request.certificate.subject.clone(),
+            reason: why_refused(reason),
+        });
     }
 
     fn send_answer(
