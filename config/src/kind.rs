@@ -34,6 +34,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// Some of these words, at least one, none twice.
     Choices(&'static [&'static str]),
+    /// Some of these words or none, none twice.
+    ChoicesOrNone(&'static [&'static str]),
     /// A text of at most this many bytes in UTF-8, not empty and without NUL.
     Text {
         /// The most bytes.
@@ -81,6 +83,7 @@ impl Kind {
     pub(crate) fn shape(self) -> Shape {
         match self {
             Self::Choices(_)
+            | Self::ChoicesOrNone(_)
             | Self::Paths
             | Self::Texts
             | Self::TopicFilters
@@ -111,8 +114,10 @@ impl Kind {
             (Self::Boolean, Given::Boolean(_)) => true,
             (Self::Choice(words), Given::Text(text)) => words.contains(&text.as_str()),
             (Self::Choices(words), Given::List(list)) => {
-                !list.is_empty()
-                    && list.iter().all(|element| Self::Choice(words).allows(element))
+                !list.is_empty() && Self::ChoicesOrNone(words).allows(given)
+            }
+            (Self::ChoicesOrNone(words), Given::List(list)) => {
+                list.iter().all(|element| Self::Choice(words).allows(element))
                     && (1..list.len()).all(|index| !list[..index].contains(&list[index]))
             }
             (Self::Text { bytes_max }, Given::Text(text)) => {
@@ -167,6 +172,9 @@ impl fmt::Display for Kind {
             Self::Boolean => f.write_str("true or false"),
             Self::Choice(words) => write!(f, "one of {}", words.join(", ")),
             Self::Choices(words) => write!(f, "a list of some of {}, none twice", words.join(", ")),
+            Self::ChoicesOrNone(words) => {
+                write!(f, "a list of some of {}, none twice, or an empty one", words.join(", "))
+            }
             Self::Text { bytes_max } => write!(f, "a text of 1 to {bytes_max} bytes without NUL"),
             Self::TextOrNone { bytes_max } => write!(f, "a text of at most {bytes_max} bytes without NUL"),
             Self::TopicName => f.write_str("a Topic Name"),

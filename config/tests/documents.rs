@@ -186,7 +186,7 @@ fn another(kind: Kind, value: &toml::Value) -> toml::Value {
     };
     match (kind, value) {
         (Kind::Choice(choices), toml::Value::String(present)) => choice(choices, present).into(),
-        (Kind::Choices(choices), toml::Value::Array(present)) => {
+        (Kind::Choices(choices) | Kind::ChoicesOrNone(choices), toml::Value::Array(present)) => {
             let first = present.first().and_then(toml::Value::as_str).unwrap_or_default();
             vec![choice(choices, first)].into()
         }

@@ -127,6 +127,13 @@ fn empty_list_in_the_environment_empties_the_list_of_the_file() {
 }
 
 #[test]
+fn a_list_that_may_be_left_out_may_be_empty() {
+    let config = configured(&format!("veil.paper_modes = []\n{LISTENER}"), Overrides::default(), &[]);
+
+    assert!(config.veil.paper_modes.is_empty());
+}
+
+#[test]
 fn a_listener_says_what_carries_mqtt_there() {
     let file = format!("{LISTENER}[[listeners]]\naddress = \"127.0.0.1:9001\"\nprotocol = \"websocket\"\n");
     let variable = ("VEILMQ__LISTENERS", "127.0.0.1:1883, ws://127.0.0.1:9001");

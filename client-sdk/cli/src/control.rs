@@ -12,14 +12,16 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
-use crate::failure::Failure;
+use crate::failure::{Failure, complain};
 
 /// The longest request, in bytes; certificates travel in hexadecimal.
 const REQUEST_BYTES_MAX: u64 = 16 << 10;
 const ANSWER_SECONDS_MAX: u64 = 30;
+/// After a request could not be accepted.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The socket of the authority that has its state in `state`.
 pub(crate) fn path(state: &Path) -> PathBuf {
@@ -42,6 +44,22 @@ pub(crate) async fn listen(state: &Path) -> Result<UnixListener, Failure> {
     let listener = UnixListener::bind(&path).map_err(failed)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
     Ok(listener)
+}
+
+/// Waits for somebody who has a request. Where the system has no file left for one, that is said once and tried again a second later.
+pub(crate) async fn accept(listener: &UnixListener) -> UnixStream {
+    let mut is_told = false;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) => {
+                if !std::mem::replace(&mut is_told, true) {
+                    complain(&format!("requests wait: {error}"));
+                }
+                sleep(PAUSE).await;
+            }
+        }
+    }
 }
 
 /// Reads one request: its tab-separated words.

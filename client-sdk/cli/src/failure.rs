@@ -1,6 +1,9 @@
 //! What ends the program early: one line for a person, one status for a script.
 
-use std::fmt;
+use std::{
+    fmt,
+    io::{self, Write as _},
+};
 
 use veilmq_client::{
     ConnectError, PublishError, ReasonCode, RequestError, SubscribeError, identity::IdentityError,
@@ -41,6 +44,12 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
+}
+
+/// Says on standard error what is wrong and does not end the program.
+pub(crate) fn complain(text: &str) {
+    // Standard error may be closed; there is nobody else to tell.
+    let _ = writeln!(io::stderr(), "veil: {text}");
 }
 
 /// A refused connection gives its Reason Code, as mosquitto's clients do.

@@ -6,24 +6,20 @@
 use std::{path::PathBuf, sync::Arc};
 
 use clap::{Args, Subcommand};
-use tokio::{
-    net::UnixStream,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 use veilmq_client::{
-    Client,
-    e2e::distribution::Rotation,
     identity,
     sealed_file::{SealedFile, StateKey},
 };
-use veilmq_protocol::veil::{Certificate, Kid, Roles, channel::Identity};
+use veilmq_protocol::veil::{Kid, Roles, channel::Identity};
 
 use crate::{
     connection::{self, Connection},
     control,
     failure::Failure,
-    format::{hex, unhex},
+    format::hex,
     keys::State,
+    orders::Orders,
 };
 
 #[derive(Subcommand)]
@@ -31,7 +27,7 @@ pub(crate) enum Command {
     /// Run: issue the keys of every --issue FILTER until SIGTERM or SIGINT
     #[command(disable_help_flag = true, after_help = connection::EXIT_STATUSES)]
     Run(Box<Connection>),
-    /// List the members of a scope
+    /// List the members of a scope: the key identifier and the subject of each
     Members(Target),
     /// Let a member in by its certificate
     Admit {
@@ -44,7 +40,7 @@ pub(crate) enum Command {
     Remove {
         #[command(flatten)]
         target: Target,
-        /// Its key identifier, as `veil show` prints it
+        /// Its key identifier, as `veil show` and `veil authority members` print it
         kid: Kid,
         /// Its keys are known to others: what was sealed before counts no more
         #[arg(long)]
@@ -169,17 +165,13 @@ async fn serve(connection: &Connection) -> Result<(), Failure> {
     say!("issuing the keys of {}", connection.keys.issued().join(", "));
     let stop = |kind| signal(kind).map_err(|error| Failure::new(format!("signals: {error}")));
     let (mut terminate, mut interrupt) = (stop(SignalKind::terminate())?, stop(SignalKind::interrupt())?);
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                if let Ok((stream, _)) = accepted {
-                    tokio::spawn(serve_one(client.clone(), stream));
-                }
-            }
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            reason = client.closed() => return Err(Failure::new(reason.to_string())),
-        }
+    let orders =
+        Orders { listener, client: client.clone(), key_lead_seconds: connection.keys.key_lead_seconds() };
+    tokio::select! {
+        never = orders.serve() => match never {},
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        reason = client.closed() => return Err(Failure::new(reason.to_string())),
     }
     // The socket goes with the process that answers on it; one that stays is replaced at the next start.
     let _ = std::fs::remove_file(control::path(state));
@@ -194,42 +186,5 @@ fn may_issue(identity: Option<&Arc<Identity>>) -> Result<(), Failure> {
             "the certificate is not that of a key authority (veil ca issue --role key-authority)",
         )),
         None => Err(Failure::new("--identity is needed")),
-    }
-}
-
-async fn serve_one(client: Client, mut stream: UnixStream) {
-    if let Some(words) = control::read(&mut stream).await {
-        let outcome = carry_out(&client, &words).await;
-        control::answer(stream, outcome).await;
-    }
-}
-
-async fn carry_out(client: &Client, words: &[String]) -> Result<String, String> {
-    let [verb, scope, argument] = words else { return Err("not a request".to_owned()) };
-    let (done, what) = match verb.as_str() {
-        "members" => {
-            let members = client.members(scope).await.map_err(|error| error.to_string())?;
-            return Ok(members.iter().map(|kid| format!("{kid}\n")).collect());
-        }
-        "admit" => {
-            let bytes = unhex(argument).ok_or("not a certificate")?;
-            let certificate = Certificate::parse(&bytes).map_err(|error| error.to_string())?;
-            (client.admit(scope, certificate).await, "it is a member already")
-        }
-        "remove" | "remove-compromised" => {
-            let kid: Kid = argument.parse().map_err(|_| "not a key identifier")?;
-            let rotation = if verb == "remove" { Rotation::Removal } else { Rotation::Compromise };
-            (client.remove_member(scope, kid, rotation).await, "it was not a member; it stays out")
-        }
-        "rotate" | "rotate-compromised" => {
-            let rotation = if verb == "rotate" { Rotation::Ordinary } else { Rotation::Compromise };
-            return client.rotate(scope, rotation).await.map(|()| String::new()).map_err(|e| e.to_string());
-        }
-        _ => return Err("unknown request".to_owned()),
-    };
-    match done {
-        Ok(true) => Ok(String::new()),
-        Ok(false) => Err(what.to_owned()),
-        Err(error) => Err(error.to_string()),
     }
 }

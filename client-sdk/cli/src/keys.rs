@@ -116,6 +116,11 @@ impl Keys {
         self.join.iter().chain(&self.issue)
     }
 
+    /// How long a key is announced before it is used.
+    pub(crate) const fn key_lead_seconds(&self) -> u64 {
+        self.policy.key_lead
+    }
+
     /// Whether messages that are not signed are to be refused.
     pub(crate) const fn requires_signatures(&self) -> bool {
         self.policy.require_signatures

@@ -20,6 +20,7 @@ mod failure;
 mod format;
 mod key_authority;
 mod keys;
+mod orders;
 mod progress;
 mod properties;
 mod publish;

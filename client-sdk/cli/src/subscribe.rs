@@ -18,7 +18,7 @@ use veilmq_client::{
 
 use crate::{
     connection::{Connection, qos},
-    failure::Failure,
+    failure::{Failure, complain},
     format::{hex, unix_ms, utc},
     progress::Progress,
 };
@@ -166,11 +166,6 @@ impl Printer<'_> {
         out.write_all(&message.payload)?;
         if self.arguments.no_newline { Ok(()) } else { out.write_all(b"\n") }
     }
-}
-
-fn complain(text: &str) {
-    // Standard error may be closed; the message is not delivered either way.
-    let _ = writeln!(io::stderr(), "veil: {text}");
 }
 
 fn json_line(message: &Message) -> Value {

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use veilmq_client::{
     TopicFilter, TopicName,
     e2e::{EpochTiming, GroupKey, Keyring, MasterSecret, Naming},
@@ -54,17 +54,12 @@ pub(crate) struct TopicKeys {
 
 /// The same for programs that have no master secret otherwise.
 #[derive(Args)]
+#[command(group(ArgGroup::new("naming").args(["topic_key", "master_key"]).required(true)))]
 pub(crate) struct NamingKeys {
     #[command(flatten)]
     keys: TopicKeys,
     /// File with the master secret that the topic keys are derived from
-    #[arg(
-        long,
-        value_name = "FILE",
-        help_heading = "Blind topics",
-        conflicts_with = "topic_key",
-        required_unless_present = "topic_key"
-    )]
+    #[arg(long, value_name = "FILE", help_heading = "Blind topics")]
     master_key: Option<PathBuf>,
     /// Epoch of the master secret (repeatable)
     #[arg(

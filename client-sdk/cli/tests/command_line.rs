@@ -26,6 +26,20 @@ fn a_wrong_command_line_is_named_with_status_1() {
 }
 
 #[test]
+fn what_a_blind_name_needs_is_named_with_its_alternative() {
+    let folder = tempfile::tempdir().unwrap();
+
+    let output = veil(folder.path(), &["topic", "blind", "a/b"]);
+
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("<--topic-key <[EPOCH:]FILE>|--master-key <FILE>>"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn keys_and_authorities_are_never_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     for (arguments, file) in [

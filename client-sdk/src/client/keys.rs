@@ -45,7 +45,7 @@ pub(super) enum KeyRequest {
 /// What it answers.
 pub(super) enum KeyAnswer {
     Done(bool),
-    Members(Vec<Kid>),
+    Members(Vec<Certificate>),
 }
 
 /// What is to be sent now.

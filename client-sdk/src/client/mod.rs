@@ -213,11 +213,11 @@ impl Client {
         self.change_keys(&pairs(), KeyRequest::RemovePair(peer)).await
     }
 
-    /// The members of a scope this client issues keys for.
+    /// The certificates of the members of a scope this client issues keys for.
     ///
     /// # Errors
     /// [`KeyRequestError`].
-    pub async fn members(&self, scope: &str) -> Result<Vec<Kid>, KeyRequestError> {
+    pub async fn members(&self, scope: &str) -> Result<Vec<Certificate>, KeyRequestError> {
         match self.request_keys(scope, KeyRequest::Members).await? {
             KeyAnswer::Members(members) => Ok(members),
             KeyAnswer::Done(_) => Ok(Vec::new()),

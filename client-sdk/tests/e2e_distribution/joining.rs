@@ -238,8 +238,8 @@ fn a_full_scope_gives_keys_to_its_members_alone_and_takes_their_new_certificates
     let by_name = press.keys.admit(&scope(), lake.certificate(), now, &mut entropy());
     assert_eq!(by_name, Err(RosterError::Full));
     let renewed = renewed(&hill.identity).certificate().clone();
-    assert_eq!(press.keys.admit(&scope(), renewed, now, &mut entropy()), Ok(true));
-    assert_eq!(press.keys.members(&scope()), Ok(vec![hill.kid()]));
+    assert_eq!(press.keys.admit(&scope(), renewed.clone(), now, &mut entropy()), Ok(true));
+    assert_eq!(press.keys.members(&scope()), Ok(vec![renewed]));
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn a_member_whose_certificate_names_the_scope_is_let_in_by_its_prekey() {
     lake.visit(&mut broker, START + 6 * SECOND);
     other.visit(&mut broker, START + 6 * SECOND);
 
-    assert_eq!(press.keys.members(&scope()).unwrap(), [lake.kid()]);
+    assert_eq!(press.keys.members(&scope()).unwrap(), [lake.certificate()]);
     let message = press.seal(START + 7 * SECOND);
     assert!(lake.reads(&message, START + 7 * SECOND));
     assert_eq!(other.open(&message, START + 7 * SECOND).unwrap_err(), OpenError::NoKey { epoch: 1 });
@@ -74,7 +74,7 @@ fn nobody_is_let_in_unless_named_where_the_policy_says_so() {
     assert_eq!(press.keys.members(&scope()).unwrap(), []);
 
     admit(&mut press, &lake);
-    assert_eq!(press.keys.members(&scope()).unwrap(), [lake.kid()]);
+    assert_eq!(press.keys.members(&scope()).unwrap(), [lake.certificate()]);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_removed_member_reads_nothing_after_the_epoch_change_and_the_others_go_on() 
     broker.retained.retain(|topic, _| !topic.ends_with(&hill.kid().to_string()));
     hill.restarted(Party::joining).visit(&mut broker, removed + DAY);
     press.visit(&mut broker, removed + DAY);
-    assert_eq!(press.keys.members(&scope()).unwrap(), [lake.kid()]);
+    assert_eq!(press.keys.members(&scope()).unwrap(), [lake.certificate()]);
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn revoking_a_certificate_takes_its_holder_out_everywhere() {
         press.visit(&mut broker, START + SECOND);
         lake.visit(&mut broker, START + SECOND);
 
-        assert_eq!(press.keys.members(&scope()).unwrap(), [lake.kid()]);
+        assert_eq!(press.keys.members(&scope()).unwrap(), [lake.certificate()]);
         let active = START + 6 * SECOND;
         let message = press.seal(active);
         assert!(lake.reads(&message, active));
@@ -370,7 +370,7 @@ fn both_sides_go_on_after_a_restart_from_what_they_saved() {
     // Without anything from the broker.
     let message = press.seal(START + SECOND);
     assert!(lake.reads(&message, START + SECOND));
-    assert_eq!(press.keys.members(&scope()).unwrap(), [lake.kid()]);
+    assert_eq!(press.keys.members(&scope()).unwrap(), [lake.certificate()]);
     let saved = lake.keys.export(&lake.e2e);
     for len in 0..saved.len() {
         let mut again = Party::joining(lake.identity.clone());

@@ -15,7 +15,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     unset(
         option(
             "veil.paper_modes",
-            Kind::Choices(PAPER_MODES),
+            Kind::ChoicesOrNone(PAPER_MODES),
             "Schemes served as in the paper to clients that ask for it, beside `veil.schemes` (weakenings).",
         ),
         "none",

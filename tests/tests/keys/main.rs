@@ -7,6 +7,7 @@ mod kills;
 mod plant;
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -89,17 +90,22 @@ fn the_authority_removes_a_member_and_outlives_its_state(plant: &Plant) {
         let state = ["authority", verb, "--state", "keys.state", option, "copy"];
         plant.made(&[&state[..], &protected].concat())
     };
-    plant.made(&[&["authority", "remove"][..], &target, &[&plant.kid("hill")]].concat());
+    let hill = plant.kid("hill");
+    let removed = plant.made(&[&["authority", "remove"][..], &target, &[&hill]].concat());
+    let change = "the next key, which it does not get, is announced now and used 5 seconds later";
+    assert_eq!(removed, format!("{hill} is no member of {SCOPE} any more; {change}\n"));
     sleep(Duration::from_secs(6));
     publish("for one");
 
     plant.wait_for("lake", "for one");
     assert!(!plant.has_printed("hill", "for one"));
-    assert!(!members().contains(&plant.kid("hill")));
+    assert!(members().lines().any(|line| line == format!("{} lake", plant.kid("lake"))), "{}", members());
+    assert!(!members().contains("hill"));
 
     // What is published after the copy was made is newer than the state that comes back.
     copy("backup", "--to");
-    plant.made(&[&["authority", "rotate"][..], &target].concat());
+    let rotated = plant.made(&[&["authority", "rotate"][..], &target].concat());
+    assert_eq!(rotated, format!("the next key of {SCOPE} is announced now and used 60 seconds later\n"));
     drop(authority);
     fs::remove_file(plant.path("keys.state")).unwrap();
     copy("restore", "--from");
@@ -146,6 +152,26 @@ fn who_is_refused_keys_and_who_refuses_them_are_told_why() {
     let complaints = plant.complaints("keys");
     assert!(complaints.contains("who asks for keys gets none"), "{complaints}");
     assert!(complaints.contains("subject=\"stranger\""), "{complaints}");
+}
+
+#[test]
+fn an_authority_that_may_open_no_more_files_says_so_once_and_waits() {
+    let plant = Plant::new(Carrier::veilmq());
+    plant.certify("keys", "key-authority", "--publish-scope");
+    let authority = plant.start_with_files(32, &["authority", "run"], "keys", &["--issue", SCOPE]);
+    plant.wait_for("keys", "issuing the keys of factory/#");
+
+    let requests: Vec<UnixStream> =
+        (0..48).map(|_| UnixStream::connect(plant.path("keys.state.sock")).unwrap()).collect();
+    eventually("a complaint", || plant.complaints("keys").contains("veil: requests wait: "));
+    let before = authority.busy();
+    sleep(Duration::from_secs(3));
+    let busy = authority.busy() - before;
+
+    assert!(busy < 100, "{busy} hundredths of a second of three");
+    assert_eq!(plant.complaints("keys").matches("requests wait").count(), 1);
+    drop(requests);
+    plant.made(&["authority", "members", "--state", "keys.state", "--scope", SCOPE]);
 }
 
 /// The status of `veil roster diff`, and what it prints.

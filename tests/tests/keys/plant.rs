@@ -18,6 +18,15 @@ const WAIT: Duration = Duration::from_secs(40);
 /// A process that ends with the test.
 pub(crate) struct Running(Child);
 
+impl Running {
+    /// How long it has kept a processor busy, in hundredths of a second.
+    pub(crate) fn busy(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         // An error means that it has ended already.
@@ -98,8 +107,21 @@ impl Plant {
 
     /// Starts one of the programs; what it prints goes to `NAME.out` and `NAME.err`.
     pub(crate) fn start(&self, verb: &[&str], name: &str, more: &[&str]) -> Running {
+        self.spawn(self.connecting(verb, name, more), name)
+    }
+
+    /// The same where the system lets it have so many files open.
+    pub(crate) fn start_with_files(&self, files: u32, verb: &[&str], name: &str, more: &[&str]) -> Running {
+        let command = self.connecting(verb, name, more);
+        let mut shell = Command::new("sh");
+        shell.current_dir(self.folder.path());
+        shell.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\"")]);
+        shell.arg(command.get_program()).args(command.get_args());
+        self.spawn(shell, name)
+    }
+
+    fn spawn(&self, mut command: Command, name: &str) -> Running {
         let file = |kind: &str| File::create(self.path(&format!("{name}.{kind}"))).unwrap();
-        let mut command = self.connecting(verb, name, more);
         Running(command.stdout(file("out")).stderr(file("err")).spawn().unwrap())
     }
 

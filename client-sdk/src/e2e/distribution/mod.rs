@@ -208,13 +208,14 @@ impl Distribution {
         Ok(())
     }
 
-    /// The members of a scope this program issues keys for.
+    /// The certificates of the members of a scope this program issues keys for.
     ///
     /// # Errors
     /// [`RosterError::NotIssued`].
-    pub fn members(&self, scope: &Scope) -> Result<Vec<Kid>, RosterError> {
+    pub fn members(&self, scope: &Scope) -> Result<Vec<Certificate>, RosterError> {
         let issuer = self.issuers.iter().find(|issuer| issuer.scope == *scope);
-        Ok(issuer.ok_or(RosterError::NotIssued)?.members.keys().copied().collect())
+        let members = issuer.ok_or(RosterError::NotIssued)?.members.values();
+        Ok(members.map(|member| member.certificate.clone()).collect())
     }
 
     /// The epochs of a scope this program issues keys for, ascending.

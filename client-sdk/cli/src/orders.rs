@@ -1,0 +1,112 @@
+//! What a running issuer is told on its socket, and what it answers: one line of text for each order, or why it was not carried out.
+
+use std::convert::Infallible;
+
+use tokio::net::{UnixListener, UnixStream};
+use veilmq_client::{
+    Client, KeyRequestError,
+    e2e::distribution::{IssuePolicy, Rotation},
+};
+use veilmq_protocol::veil::{Certificate, Kid};
+
+use crate::{control, format::unhex};
+
+/// An issuer that takes orders.
+pub(crate) struct Orders {
+    pub(crate) listener: UnixListener,
+    pub(crate) client: Client,
+    /// How long a key is announced before it is used.
+    pub(crate) key_lead_seconds: u64,
+}
+
+impl Orders {
+    /// Takes orders until it is dropped.
+    pub(crate) async fn serve(&self) -> Infallible {
+        loop {
+            let stream = control::accept(&self.listener).await;
+            tokio::spawn(serve_one(self.client.clone(), self.key_lead_seconds, stream));
+        }
+    }
+}
+
+async fn serve_one(client: Client, key_lead_seconds: u64, mut stream: UnixStream) {
+    if let Some(words) = control::read(&mut stream).await {
+        let outcome = carry_out(&client, key_lead_seconds, &words).await;
+        control::answer(stream, outcome).await;
+    }
+}
+
+async fn carry_out(client: &Client, key_lead_seconds: u64, words: &[String]) -> Result<String, String> {
+    let [verb, scope, argument] = words else { return Err("not a request".to_owned()) };
+    let done = match verb.as_str() {
+        "members" => members(client, scope).await,
+        "admit" => {
+            let bytes = unhex(argument).ok_or("not a certificate")?;
+            let certificate = Certificate::parse(&bytes).map_err(|error| error.to_string())?;
+            return admit(client, scope, certificate).await;
+        }
+        "remove" | "remove-compromised" => {
+            let kid: Kid = argument.parse().map_err(|_| "not a key identifier")?;
+            let is_compromised = verb != "remove";
+            return remove(client, scope, kid, is_compromised).await;
+        }
+        "rotate" => rotate(client, scope, Rotation::Ordinary, key_lead_seconds).await,
+        "rotate-compromised" => rotate(client, scope, Rotation::Compromise, removal_lead_seconds()).await,
+        _ => return Err("unknown request".to_owned()),
+    };
+    done.map_err(|error| error.to_string())
+}
+
+async fn members(client: &Client, scope: &str) -> Result<String, KeyRequestError> {
+    let members = client.members(scope).await?;
+    // A subject could hold the end of a line, and so somebody else's.
+    let line = |member: &Certificate| format!("{} {}\n", member.kid(), member.subject.escape_debug());
+    Ok(members.iter().map(line).collect())
+}
+
+async fn admit(client: &Client, scope: &str, certificate: Certificate) -> Result<String, String> {
+    let who = format!("{} ({})", certificate.subject.escape_debug(), certificate.kid());
+    match client.admit(scope, certificate).await {
+        Ok(true) => Ok(format!("{who} is a member of {scope}")),
+        Ok(false) => Err(format!("{who} is a member of {scope} already")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn remove(client: &Client, scope: &str, kid: Kid, is_compromised: bool) -> Result<String, String> {
+    let rotation = if is_compromised { Rotation::Compromise } else { Rotation::Removal };
+    match client.remove_member(scope, kid, rotation).await {
+        Ok(true) => {
+            let change = change(rotation, removal_lead_seconds());
+            Ok(format!(
+                "{kid} is no member of {scope} any more; the next key, which it does not get, {change}"
+            ))
+        }
+        Ok(false) => Err(format!("{kid} was not a member of {scope}; it stays out")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn rotate(
+    client: &Client,
+    scope: &str,
+    rotation: Rotation,
+    lead_seconds: u64,
+) -> Result<String, KeyRequestError> {
+    client.rotate(scope, rotation).await?;
+    Ok(format!("the next key of {scope} {}", change(rotation, lead_seconds)))
+}
+
+/// What becomes of the next key: an issuer that is not connected announces it when it is.
+fn change(rotation: Rotation, lead_seconds: u64) -> String {
+    let before = match rotation {
+        Rotation::Compromise => "; what was sealed before counts no more from then on",
+        Rotation::Ordinary | Rotation::Removal => "",
+    };
+    format!("is announced now and used {lead_seconds} seconds later{before}")
+}
+
+/// How long a key is announced that takes the place of one that somebody should not have.
+fn removal_lead_seconds() -> u64 {
+    IssuePolicy::default().removal_lead_ms / 1_000
+}
