@@ -1,4 +1,4 @@
-//! `veilmq store` on a large store: memory follows the number of what is stored, never its size.
+//! `veilmq store`, and a broker, on a large store: memory follows the number of what is stored, never its size.
 //!
 //! `VEILMQ_TEST_STORE_DELIVERIES` is the size of the store, 100,000 unless given; `--nocapture` shows memory and time.
 #![allow(clippy::unwrap_used, reason = "test code")]
@@ -9,7 +9,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use daemon_process::Broker;
 use tempfile::tempdir;
+
+mod daemon_process;
 
 const SESSIONS: u64 = 1_000;
 const MEGABYTE: u64 = 1024 * 1024;
@@ -100,6 +103,20 @@ fn memory_is_bounded_by_the_number_of_what_is_stored() {
     for (base, peak) in base.iter().zip(&peaks) {
         assert!(*peak < base + growth_max, "{deliveries} deliveries: {peaks:?}, and without: {base:?}");
     }
+}
+
+#[test]
+fn a_broker_that_starts_on_much_that_is_stored_has_no_more_in_memory_than_its_cache_may_have() {
+    let folder = tempdir().unwrap();
+    let (data, export) = (tempdir().unwrap(), folder.path().join("export"));
+    write_export(&export, 0, 6_000, 30_000);
+    peak(data.path(), &["store", "import", "--input", export.to_str().unwrap()]);
+
+    let without = Broker::start("[storage]\ncache_bytes = 8388608").resident_bytes();
+    let with = Broker::start_on(data, "[storage]\ncache_bytes = 8388608").resident_bytes();
+
+    // The cache, 16 MiB that the engine takes whatever the cache, and an index.
+    assert!(with < without + 40 * MEGABYTE, "with 180 MB of payloads {with} bytes, without {without}");
 }
 
 #[test]

@@ -88,14 +88,9 @@ pub struct Room {
 struct Seen {
     free_bytes: u64,
     /// What it was compared with.
-    reserve_bytes: u64,
-}
-
-impl Seen {
-    /// Tells whether enough is free outside the files of the store.
-    fn is_enough_outside(self) -> bool {
-        self.free_bytes >= self.reserve_bytes / OUTSIDE
-    }
+    wanted_bytes: u64,
+    /// Whether enough is free outside the files of the store.
+    is_enough_outside: bool,
 }
 
 impl Room {
@@ -160,24 +155,25 @@ impl Room {
         }
     }
 
-    /// Returns what counts as free.
-    fn look(&mut self, reserve_bytes: u64, reusable_bytes: u64) -> u64 {
-        let seen = Seen { free_bytes: (self.free_bytes)(), reserve_bytes };
-        self.seen = Some(seen);
-        let reusable_bytes = if seen.is_enough_outside() { reusable_bytes } else { 0 };
-        seen.free_bytes.saturating_add(reusable_bytes)
+    /// Returns what counts as free, and takes note of it beside what is wanted.
+    fn look(&mut self, wanted_bytes: u64, reusable_bytes: u64) -> u64 {
+        let free_bytes = (self.free_bytes)();
+        // Whatever is wanted: what may be written while storage is full is decided by the reserve alone.
+        let is_enough_outside = free_bytes >= self.reserve.bytes().max(RETURN_BYTES_MIN) / OUTSIDE;
+        self.seen = Some(Seen { free_bytes, wanted_bytes, is_enough_outside });
+        free_bytes.saturating_add(if is_enough_outside { reusable_bytes } else { 0 })
     }
 
     /// Returns by how much the store may grow, as the last look found; negative by how much it should shrink. Without a look,
     /// nothing limits it.
     pub(super) fn growth_bytes(&self) -> i64 {
         let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
-        self.seen.map_or(i64::MAX, |seen| signed(seen.free_bytes) - signed(seen.reserve_bytes))
+        self.seen.map_or(i64::MAX, |seen| signed(seen.free_bytes) - signed(seen.wanted_bytes))
     }
 
     /// Tells whether the last look found what it takes to move things within the store.
     pub(super) fn can_tidy(&self) -> bool {
-        self.seen.is_some_and(Seen::is_enough_outside)
+        self.seen.is_some_and(|seen| seen.is_enough_outside)
     }
 
     /// Tells whether the last look found enough to try something after an error.
@@ -238,7 +234,7 @@ mod tests {
             (15 * part, 0, [true, false, true], -(part as i64)),
             (15 * part, part, [false, false, true], -(part as i64)),
             (15 * part, 5 * part, [false, true, true], -(part as i64)),
-            (part, 40 * part, [false, false, false], -15 * part as i64),
+            (part, 40 * part, [false, true, true], -15 * part as i64),
             (part - 1, 40 * part, [true, false, false], -15 * part as i64 - 1),
             (20 * part, 0, [false, true, true], 4 * part as i64),
         ];

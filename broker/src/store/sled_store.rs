@@ -19,14 +19,14 @@ use super::batch::Batch;
 use super::directory::{DataDirectory, DirectoryError, Watermark, sync_directory};
 use super::log::{Log, RowSource, Undo, UnknownRowVersion};
 use super::opening::{ReplayReport, open_log};
-use super::rows::{ROW_VERSION, RowKey};
+use super::rows::ROW_VERSION;
 use super::tell_damage;
 use crate::files;
 
 /// The time between attempts to open sled again after an error.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
-/// The bytes of a row for each access that makes room for others.
-const LET_GO_BYTES: usize = 512;
+/// The bytes of a row for each access that makes room for others: sled has at most 16,384 times as much beside its cache.
+const LET_GO_BYTES: usize = 1024;
 /// What sled's file has at most for each two bytes of rows, before it grows: it writes into segments of which all is dead, and empties
 /// those of which more than half is.
 const FILE_BYTES_PER_TWO: u64 = 5;
@@ -146,22 +146,8 @@ impl From<sled::Error> for EngineError {
     }
 }
 
-/// The rows of a database.
-struct Tree<'a> {
-    db: &'a sled::Db,
-    /// They are read so that little of them stays in memory.
-    is_frugal: bool,
-}
-
-impl<'a> Tree<'a> {
-    fn new(db: &'a sled::Db) -> Self {
-        Self { db, is_frugal: false }
-    }
-
-    fn frugal(db: &'a sled::Db) -> Self {
-        Self { db, is_frugal: true }
-    }
-}
+/// The rows of a database, read so that no more of them stays in memory than the cache may have.
+struct Tree<'a>(&'a sled::Db);
 
 impl RowSource for Tree<'_> {
     type Bytes = sled::IVec;
@@ -171,19 +157,17 @@ impl RowSource for Tree<'_> {
         &self,
         from: &[u8],
     ) -> impl DoubleEndedIterator<Item = Result<(sled::IVec, sled::IVec), EngineError>> {
-        let rows = self.db.range(from.to_vec()..).map(|row| row.map_err(EngineError::from));
+        let rows = self.0.range(from.to_vec()..).map(|row| row.map_err(EngineError::from));
         rows.inspect(|row| {
-            if self.is_frugal
-                && let Ok((key, row)) = row
-            {
-                let_go(self.db, key, row.len());
+            if let Ok((key, row)) = row {
+                let_go(self.0, key, row.len());
             }
         })
     }
 }
 
 /// Sled notes accesses to pages in 256 queues, and frees nothing before 64 are in one: until then everything stays in memory,
-/// whatever its cache may have. Some more accesses to a large row fill the queue of its page.
+/// whatever its cache may have. A large row is accessed some more times, which fills the queue of its page.
 fn let_go(db: &sled::Db, key: &[u8], row_bytes: usize) {
     for _ in 0..row_bytes / LET_GO_BYTES {
         // What matters is that it was accessed.
@@ -230,17 +214,6 @@ impl SledStore {
             Self { engine, file, file_bytes: 0, watermark, log, refused: None, limits, directory };
         store.measure();
         Ok((store, report))
-    }
-
-    /// Makes room in memory for what comes next, after a commit in the course of which nobody waits for an answer.
-    ///
-    /// # Errors
-    /// What the medium answered.
-    pub(crate) fn let_go_of_last_batch(&mut self) -> Result<(), StoreError> {
-        self.with_database(|store, db| {
-            let rows = Tree::frugal(db);
-            rows.rows(&RowKey::first_of(store.log.newest()).bytes()).try_for_each(|row| row.map(drop))
-        })
     }
 
     /// Returns the open database, opening it again after an error.
@@ -302,11 +275,11 @@ impl SledStore {
             rows.insert(key, row);
         }
         self.make_durable(db, rows)?;
-        open_log(&Tree::new(db), self.limits.spare_bytes, self.limits.threads)
+        open_log(&Tree(db), self.limits.spare_bytes, self.limits.threads)
     }
 
     fn write(&mut self, db: &sled::Db, records: &[Record]) -> Result<(), EngineError> {
-        let Some(commit) = self.log.prepare(&Tree::new(db), &Batch::collect(records))? else { return Ok(()) };
+        let Some(commit) = self.log.prepare(&Tree(db), &Batch::collect(records))? else { return Ok(()) };
         let mut rows = sled::Batch::default();
         for key in &commit.junk {
             rows.remove(key.as_slice());
@@ -320,6 +293,9 @@ impl SledStore {
         self.refused = Some(commit.undo());
         self.make_durable(db, rows)?;
         self.refused = None;
+        for (key, row) in &commit.rows {
+            let_go(db, &key.bytes(), row.len());
+        }
 
         self.log.applied(commit);
         if let Err(error) = self.watermark.set(self.log.newest()) {
@@ -376,15 +352,15 @@ impl Store for SledStore {
     }
 
     fn replay(&mut self, visit: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
-        self.with_database(|store, db| store.log.replay(&Tree::new(db), visit))
+        self.with_database(|store, db| store.log.replay(&Tree(db), visit))
     }
 
     fn recover(&mut self, recovery: &mut Recovery) -> Result<(), StoreError> {
-        self.with_database(|store, db| store.log.recover(&Tree::new(db), recovery.parts()))
+        self.with_database(|store, db| store.log.recover(&Tree(db), recovery.parts()))
     }
 
     fn fetch(&mut self, messages: &[MessageId]) -> Result<Vec<Arc<Message>>, StoreError> {
-        self.with_database(|store, db| store.log.fetch(&Tree::new(db), messages))
+        self.with_database(|store, db| store.log.fetch(&Tree(db), messages))
     }
 
     fn reusable_bytes(&self) -> u64 {
@@ -451,8 +427,8 @@ pub(crate) fn read_only(
 ) -> Result<Result<(ReplayReport, u64), String>, DirectoryError> {
     let read = open_sled(store, limits).and_then(|db| {
         let read = guarded(|| {
-            let (log, report) = open_log(&Tree::frugal(&db), limits.spare_bytes, limits.threads)?;
-            log.replay(&Tree::frugal(&db), visit)?;
+            let (log, report) = open_log(&Tree(&db), limits.spare_bytes, limits.threads)?;
+            log.replay(&Tree(&db), visit)?;
             Ok((report, log.newest()))
         });
         drop_guarded(db);
@@ -468,7 +444,7 @@ pub(crate) fn read_only(
 /// Opens sled and checks every row.
 fn open_and_read(store: &Path, limits: SledLimits) -> Result<(sled::Db, Log, ReplayReport), EngineError> {
     let db = open_sled(store, limits)?;
-    match guarded(|| open_log(&Tree::new(&db), limits.spare_bytes, limits.threads)) {
+    match guarded(|| open_log(&Tree(&db), limits.spare_bytes, limits.threads)) {
         Ok((log, report)) => Ok((db, log, report)),
         Err(error) => {
             drop_guarded(db);

@@ -77,7 +77,6 @@ impl<'d> Rebuild<'d> {
     fn commit(&mut self) -> Result<(), UpkeepError> {
         if let Some(store) = &mut self.store {
             store.commit(&self.batch)?;
-            store.let_go_of_last_batch()?;
         }
         self.batch.clear();
         self.batch_bytes = 0;

@@ -48,6 +48,13 @@ impl Broker {
         assert!(changed.unwrap().success());
     }
 
+    /// Returns the resident memory of the process, in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1_024
+    }
+
     /// Returns what the system allows the process, a line for each resource.
     pub(crate) fn limits(&self) -> String {
         fs::read_to_string(format!("/proc/{}/limits", self.child.id())).unwrap()

@@ -32,7 +32,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "storage.cache_bytes",
         1 << 20,
         MEMORY_BYTES_MAX,
-        "Memory the storage engine may use as cache, in bytes.",
+        "Memory the storage engine may use as cache, in bytes; it takes at most 16 MiB besides.",
     ),
     integer(
         "storage.reserve_bytes",
