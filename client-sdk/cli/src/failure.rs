@@ -3,10 +3,12 @@
 use std::{
     fmt,
     io::{self, Write as _},
+    time::Duration,
 };
 
+use tokio::time::{Instant, timeout_at};
 use veilmq_client::{
-    ConnectError, PublishError, ReasonCode, RequestError, SubscribeError, identity::IdentityError,
+    Client, ConnectError, PublishError, ReasonCode, RequestError, SubscribeError, identity::IdentityError,
     sealed_file::SealedFileError, session::CloseReason,
 };
 
@@ -27,8 +29,8 @@ impl Failure {
         Self { message: message.into(), status: ERROR }
     }
 
-    pub(crate) fn timed_out(message: impl Into<String>) -> Self {
-        Self { message: message.into(), status: TIMED_OUT }
+    const fn is_timed_out(&self) -> bool {
+        self.status == TIMED_OUT
     }
 
     pub(crate) const fn status(&self) -> u8 {
@@ -44,6 +46,37 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
+}
+
+/// What `-W` leaves of the time.
+#[derive(Clone, Copy)]
+pub(crate) struct Deadline(Option<Instant>);
+
+impl Deadline {
+    /// So many seconds from now, or never.
+    pub(crate) fn after(seconds: Option<u64>) -> Self {
+        Self(seconds.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds))))
+    }
+
+    /// Waits for something as long as there is time.
+    pub(crate) async fn limit<T, E: Into<Failure>>(
+        self,
+        future: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Failure> {
+        let done = match self.0 {
+            Some(deadline) => timeout_at(deadline, future).await,
+            None => Ok(future.await),
+        };
+        done.map_err(|_| Failure { message: "timed out".to_owned(), status: TIMED_OUT })?.map_err(Into::into)
+    }
+}
+
+/// Disconnects after what was to be done, which may have run out of time.
+pub(crate) async fn disconnect(client: &Client, outcome: Result<(), Failure>) -> Result<(), Failure> {
+    if outcome.as_ref().err().is_none_or(Failure::is_timed_out) {
+        client.disconnect().await?;
+    }
+    outcome
 }
 
 /// Says on standard error what is wrong and does not end the program.

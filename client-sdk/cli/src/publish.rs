@@ -5,16 +5,17 @@ use std::{
     fs,
     io::{self, BufRead as _, Read as _},
     path::PathBuf,
+    pin::Pin,
     time::Duration,
 };
 
 use clap::{ArgGroup, Args};
 use tokio::sync::mpsc;
-use veilmq_client::{Client, PendingPublish, Properties, QoS};
+use veilmq_client::{Client, Properties, PublishError, QoS, ReasonCode};
 
 use crate::{
     connection::{Connection, qos},
-    failure::Failure,
+    failure::{Deadline, Failure, disconnect},
     progress::Progress,
 };
 
@@ -59,7 +60,13 @@ pub(crate) struct Arguments {
     /// Seconds between repeats
     #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = seconds)]
     repeat_delay: f64,
+    /// End after so many seconds, connecting included, with status 27 unless everything is published by then
+    #[arg(short = 'W', value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
 }
+
+/// What becomes of a message.
+type Outcome = Pin<Box<dyn Future<Output = Result<ReasonCode, PublishError>>>>;
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let given = arguments.connection.given()?;
@@ -69,7 +76,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         true => None,
         false => Some(arguments.payload()?),
     };
-    let client = builder.connect().await?;
+    let deadline = Deadline::after(arguments.timeout);
+    let client = deadline.limit(builder.connect()).await?;
     let total = payload.as_ref().map(|_| arguments.repeat);
     let mut publisher = Publisher {
         client: &client,
@@ -78,14 +86,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         pending: VecDeque::new(),
         progress: Progress::new("published", total, arguments.connection.quiet),
     };
-    match payload {
-        Some(payload) => publisher.repeat(&payload).await?,
-        None => publisher.lines().await?,
-    }
-    publisher.settle(0).await?;
+    let outcome = deadline.limit(publisher.run(payload)).await;
     drop(publisher);
-    client.disconnect().await?;
-    Ok(())
+    disconnect(&client, outcome).await
 }
 
 impl Arguments {
@@ -111,11 +114,20 @@ struct Publisher<'a> {
     client: &'a Client,
     arguments: &'a Arguments,
     properties: Properties,
-    pending: VecDeque<PendingPublish>,
+    /// On their way, the oldest first.
+    pending: VecDeque<Outcome>,
     progress: Progress,
 }
 
 impl Publisher<'_> {
+    async fn run(&mut self, payload: Option<Vec<u8>>) -> Result<(), Failure> {
+        match payload {
+            Some(payload) => self.repeat(&payload).await?,
+            None => self.lines().await?,
+        }
+        self.settle(0).await
+    }
+
     async fn repeat(&mut self, payload: &[u8]) -> Result<(), Failure> {
         let pause = Duration::from_secs_f64(self.arguments.repeat_delay);
         for round in 0..self.arguments.repeat {
@@ -129,30 +141,48 @@ impl Publisher<'_> {
 
     async fn lines(&mut self) -> Result<(), Failure> {
         let mut lines = stdin_lines();
-        while let Some(line) = lines.recv().await {
+        loop {
+            // What became of a line is heard of while the next has not been typed.
+            let line = tokio::select! {
+                line = lines.recv() => line,
+                settled = settle_oldest(&mut self.pending, &mut self.progress), if !self.pending.is_empty() => {
+                    settled?;
+                    continue;
+                }
+            };
+            let Some(line) = line else { return Ok(()) };
             let line = line.map_err(|error| Failure::new(format!("standard input: {error}")))?;
             self.publish(&line).await?;
         }
-        Ok(())
     }
 
     async fn publish(&mut self, payload: &[u8]) -> Result<(), Failure> {
         self.settle(usize::from(self.arguments.max_inflight) - 1).await?;
         let Arguments { topic, qos, retain, .. } = self.arguments;
         let message = self.client.publish(topic, payload).qos(*qos).retain(*retain);
-        self.pending.push_back(message.properties(self.properties.clone()).submit().await?);
+        let pending = message.properties(self.properties.clone()).submit().await?;
+        self.pending.push_back(Box::pin(pending.settled()));
         Ok(())
     }
 
     /// Waits until no more than `left` messages are on their way.
     async fn settle(&mut self, left: usize) -> Result<(), Failure> {
         while self.pending.len() > left {
-            let Some(oldest) = self.pending.pop_front() else { return Ok(()) };
-            oldest.settled().await?;
-            self.progress.step();
+            settle_oldest(&mut self.pending, &mut self.progress).await?;
         }
         Ok(())
     }
+}
+
+/// Waits for the outcome of the oldest message on its way. If nobody waits any longer, it stays the oldest.
+async fn settle_oldest(pending: &mut VecDeque<Outcome>, progress: &mut Progress) -> Result<(), PublishError> {
+    if let Some(oldest) = pending.front_mut() {
+        let outcome = oldest.await;
+        pending.pop_front();
+        outcome?;
+        progress.step();
+    }
+    Ok(())
 }
 
 /// Reads lines on a thread of its own, since standard input blocks; the line ending is not part of a message.

@@ -1,16 +1,10 @@
 //! `veil sub`: prints what arrives; what is refused goes to standard error and never looks like a message.
 
-use std::{
-    io::{self, BufWriter, Write as _},
-    time::Duration,
-};
+use std::io::{self, BufWriter, Write as _};
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::{Instant, sleep_until},
-};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use veilmq_client::{
     Client, Message, QoS, Received, Sealed, Subscription,
     e2e::{Authentication, OpenError, Provenance},
@@ -18,7 +12,7 @@ use veilmq_client::{
 
 use crate::{
     connection::{Connection, qos},
-    failure::{Failure, complain},
+    failure::{Deadline, Failure, complain, disconnect},
     format::{hex, unix_ms, utc},
     progress::Progress,
 };
@@ -42,7 +36,7 @@ pub(crate) struct Arguments {
     /// End after so many messages
     #[arg(short = 'C', value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// End after so many seconds, with status 27 if fewer messages came than -C asks for
+    /// End after so many seconds, connecting included, with status 27 unless as many messages came as -C asks for
     #[arg(short = 'W', value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
     /// Do not print a line end after each message
@@ -55,16 +49,22 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let given = arguments.connection.given()?;
-    let deadline = arguments.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let client = arguments.connection.builder(&given)?.connect().await?;
-    let mut messages = subscribe(&client, &arguments).await?;
+    let deadline = Deadline::after(arguments.timeout);
+    let client = deadline.limit(arguments.connection.builder(&given)?.connect()).await?;
+    let outcome = deadline.limit(receive(&client, &arguments)).await;
+    disconnect(&client, outcome).await
+}
+
+/// Prints what comes until there is enough of it, or a signal says so.
+async fn receive(client: &Client, arguments: &Arguments) -> Result<(), Failure> {
+    let mut messages = subscribe(client, arguments).await?;
     let declined = client.decline_unclaimed().await?;
     if declined > 0 {
         complain(&format!("{declined} messages dropped: they are for topics of an earlier run"));
     }
     let progress =
         Progress::new("received", arguments.count, arguments.connection.quiet || !quiet_terminal());
-    let mut printer = Printer { arguments: &arguments, progress, printed: 0 };
+    let mut printer = Printer { arguments, progress, printed: 0 };
     let mut stop = Stop::new()?;
     while arguments.count.is_none_or(|count| printer.printed < count) {
         tokio::select! {
@@ -73,16 +73,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
                 Some((received, _unacknowledged)) => printer.print(received)?,
                 None => return Err(client.closed().await.into()),
             },
-            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                drop(printer);
-                client.disconnect().await?;
-                return Err(Failure::timed_out("timed out"));
-            }
             () = stop.asked() => break,
         }
     }
-    drop(printer);
-    client.disconnect().await?;
     Ok(())
 }
 
