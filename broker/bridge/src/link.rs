@@ -93,8 +93,6 @@ pub(crate) enum Stage {
     Relaying,
     /// A link to this broker alone subscribes, for what is published while the other broker is away.
     Parking,
-    /// It has, and stays to see what is published.
-    Watching,
     /// It has: the link can be dropped.
     Parked,
 }
@@ -152,9 +150,8 @@ pub struct Link {
     pub(crate) caution: Option<Caution>,
     /// When a message last crossed, or the bridge came up.
     pub(crate) crossed_at: u64,
-    /// The messages that a link which only subscribes has seen, and whether it stays to see them.
-    pub(crate) seen: usize,
-    pub(crate) stays: bool,
+    /// This broker has been told that the bridge leaves for want of messages.
+    pub(crate) is_leaving: bool,
     pub(crate) began_at: u64,
     pub(crate) now: u64,
 }
@@ -183,17 +180,6 @@ impl Link {
         Ok(link)
     }
 
-    /// Begins a link to this broker alone, which subscribes and then [sees](Self::seen) what is published. What it sees at QoS 1
-    /// and 2 stays in the session.
-    ///
-    /// # Errors
-    /// The settings make no CONNECT.
-    pub fn watch(settings: Arc<Settings>, now: u64) -> Result<Self, Fault> {
-        let mut link = Self::park(settings, now)?;
-        link.stays = true;
-        Ok(link)
-    }
-
     fn new(settings: Arc<Settings>, stage: Stage, now: u64) -> Self {
         let echoes = settings.is_echoed().then(|| Echoes::new(settings.hash_key));
         Self {
@@ -214,8 +200,7 @@ impl Link {
             progress: Progress::default(),
             caution: None,
             crossed_at: now,
-            seen: 0,
-            stays: false,
+            is_leaving: false,
             began_at: now,
             now,
             settings,
@@ -250,12 +235,6 @@ impl Link {
     #[must_use]
     pub fn is_parked(&self) -> bool {
         self.stage == Stage::Parked
-    }
-
-    /// How many messages a link that [watches](Self::watch) has seen.
-    #[must_use]
-    pub fn seen(&self) -> usize {
-        self.seen
     }
 
     /// The Packet Identifier behind which those of messages from this broker, and those of the next link, go on.
@@ -313,7 +292,6 @@ impl Link {
                 let alive = [self.remote.keep_alive.deadline(), self.local.keep_alive.deadline()];
                 alive.into_iter().chain([self.idle_at()]).flatten().min()
             }
-            Stage::Watching => self.local.keep_alive.deadline(),
             Stage::Parked => None,
         }
     }
@@ -332,12 +310,11 @@ impl Link {
             Stage::AwaitLocalConnAck | Stage::Parking => {
                 Err(Fault::Silent { side: Side::Local, packet: "CONNECT" })
             }
-            Stage::Relaying if self.idle_at().is_some_and(|at| at <= now) => Err(Fault::Idle),
+            Stage::Relaying if self.idle_at().is_some_and(|at| at <= now) => self.leave(),
             Stage::Relaying => {
                 self.keep_alive(Side::Remote)?;
                 self.keep_alive(Side::Local)
             }
-            Stage::Watching => self.keep_alive(Side::Local),
             Stage::Parked => Ok(()),
         }
     }
@@ -354,7 +331,15 @@ impl Link {
 
     /// When a link that is to end without messages does.
     fn idle_at(&self) -> Option<u64> {
-        Some(self.crossed_at + self.settings.idle_milliseconds?)
+        let idle_milliseconds = self.settings.idle_milliseconds.filter(|_| !self.is_leaving)?;
+        Some(self.crossed_at + idle_milliseconds)
+    }
+
+    /// Takes farewell of this broker alone: what it has sent at QoS 0 until it hears of that still crosses.
+    fn leave(&mut self) -> Result<(), Fault> {
+        self.is_leaving = true;
+        self.write(Side::Local, &Packet::Disconnect(Disconnect::new(ReasonCode::Success)))?;
+        Err(Fault::Idle)
     }
 
     /// Ends the link on purpose: both brokers are told, and the Will is not sent.
@@ -365,11 +350,12 @@ impl Link {
         let farewell = Packet::Disconnect(Disconnect::new(ReasonCode::Success));
         match self.stage {
             Stage::AwaitRemoteConnAck => {}
+            Stage::Relaying if self.is_leaving => self.write(Side::Remote, &farewell)?,
             Stage::AwaitLocalConnAck | Stage::Relaying => {
                 self.write(Side::Remote, &farewell)?;
                 self.write(Side::Local, &farewell)?;
             }
-            Stage::Parking | Stage::Watching | Stage::Parked => self.write(Side::Local, &farewell)?,
+            Stage::Parking | Stage::Parked => self.write(Side::Local, &farewell)?,
         }
         Ok(())
     }
@@ -399,7 +385,7 @@ impl Link {
         let packet = Packet::decode(frame, self.settings.version(side)).map_err(malformed)?;
         let is_taken = match self.stage {
             Stage::AwaitRemoteConnAck | Stage::AwaitLocalConnAck => self.accepted(side, &packet)?,
-            Stage::Parking | Stage::Watching | Stage::Parked => self.parking(&packet)?,
+            Stage::Parking | Stage::Parked => self.parking(&packet)?,
             Stage::Relaying => self.relay(side, packet)?,
         };
         if !is_taken {

@@ -172,17 +172,15 @@ impl Link {
             Packet::UnsubAck(answer) => drop(self.local.own.remove(&answer.packet_id)),
             Packet::SubAck(answer) => self.subscribed(Side::Local, answer.packet_id, answer.reason_codes()),
             Packet::PingResp => self.local.keep_alive.answered(),
-            // What waits for the session stays unacknowledged, and is sent again when the bridge is up.
-            Packet::Publish(_) | Packet::PubRel(_) => self.seen += 1,
+            // It stays unacknowledged, and is sent again when the bridge is up.
+            Packet::Publish(_) | Packet::PubRel(_) => {}
             other => {
                 return Err(Fault::Unexpected { side: Side::Local, packet: other.packet_type().name() });
             }
         }
         if self.local.own.is_empty() && self.stage == Stage::Parking {
-            self.stage = if self.stays { Stage::Watching } else { Stage::Parked };
-            if self.stage == Stage::Parked {
-                self.close()?;
-            }
+            self.stage = Stage::Parked;
+            self.close()?;
         }
         Ok(true)
     }

@@ -54,6 +54,10 @@ impl Link {
     }
 
     fn publish(&mut self, side: Side, publish: &Publish<'_>) -> Result<bool, Fault> {
+        if self.is_leaving && side == Side::Local && publish.packet_id.is_some() {
+            // No acknowledgement is taken any more, and it comes again.
+            return Ok(true);
+        }
         let topic = self.topic_of(side, publish)?;
         let settings = Arc::clone(&self.settings);
         let crossing = settings.map(side, &topic);

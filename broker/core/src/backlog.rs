@@ -22,4 +22,10 @@ impl Backlog {
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.unassured.is_empty()
     }
+
+    /// Drops what waits at QoS 0, and returns how many messages that was.
+    pub(crate) fn drop_unassured(&mut self) -> usize {
+        self.unassured_bytes = 0;
+        std::mem::take(&mut self.unassured).len()
+    }
 }

@@ -15,6 +15,18 @@ use crate::outbox::Outbox;
 use crate::record::{Record, StoreError};
 use crate::share::Allotment;
 
+/// What one of the broker's own bridges connects for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BridgeErrand {
+    /// The Packet Identifier behind which those of its messages go on: the bridge passes them on to the other broker, where it
+    /// has used all before them.
+    pub last_identifier: u16,
+    /// Whether what is published at QoS 0 waits for it too once it has left, as long as it is away.
+    pub keeps_qos0: bool,
+    /// Whether it takes no messages: they go on waiting while it is connected.
+    pub only_subscribes: bool,
+}
+
 /// Something that happened.
 #[derive(Debug)]
 pub enum Input<'a> {
@@ -58,11 +70,8 @@ pub enum Input<'a> {
     Bridged {
         /// The connection.
         connection: ConnectionId,
-        /// The Packet Identifier behind which those of its messages go on: the bridge passes them on to the other broker, where it
-        /// has used all before them.
-        last_identifier: u16,
-        /// Whether what is published at QoS 0 waits for it too once it has left, as long as it is away.
-        keeps_qos0: bool,
+        /// What it comes for.
+        errand: BridgeErrand,
         /// Whether TLS carries its connection to the other broker. What it brings has come, and what it takes goes, over that.
         is_encrypted: bool,
     },

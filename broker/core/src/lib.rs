@@ -64,7 +64,7 @@ pub use self::e2e::{
     DistributionRule, Enforcement, MessageFormat, Policies, Policy, PolicyError, PolicySample,
     RequiredChannel, RevocationError,
 };
-pub use self::effect::{Effect, Input, Parcel, Reader};
+pub use self::effect::{BridgeErrand, Effect, Input, Parcel, Reader};
 pub use self::entrance::{Entrance, EntranceId, Versions};
 pub use self::groups::{FanOut, FanOutForm};
 pub use self::id::{ConnectionId, IdHasher, IdMap, MessageId, SessionId, ShardIndex, Ticket};

@@ -61,7 +61,8 @@ impl Default for Outbound {
 }
 
 impl Outbound {
-    /// Begins a connection: everything in flight is to be sent again, within the client's Receive Maximum ([MQTT-4.9.0-1]).
+    /// Begins a connection: everything in flight is to be sent again, within the client's Receive Maximum ([MQTT-4.9.0-1]). With 0,
+    /// which no client can say, nothing at all is sent.
     /// Nothing has gone to other members of a Shared Subscription meanwhile ([MQTT-4.8.2-4]).
     pub(crate) fn connected(&mut self, quota_max: u16) {
         self.quota_max = quota_max;
@@ -76,8 +77,8 @@ impl Outbound {
         }
     }
 
-    /// Ends a connection: QoS 0 messages do not wait for the next one, and of the others `memory_bytes_max` bytes stay in memory.
-    pub(crate) fn disconnected(&mut self, memory_bytes_max: usize) -> usize {
+    /// Ends a connection: QoS 0 messages wait for the next one if it `keeps_qos0`, and of the others `memory_bytes_max` bytes stay in memory.
+    pub(crate) fn disconnected(&mut self, memory_bytes_max: usize, keeps_qos0: bool) -> usize {
         let mut left = memory_bytes_max;
         for entry in &mut self.in_flight {
             let bytes = entry.delivery.memory_bytes();
@@ -92,8 +93,7 @@ impl Outbound {
         }
         self.count_in_flight();
         let Some(backlog) = &mut self.backlog else { return 0 };
-        let dropped = std::mem::take(&mut backlog.unassured).len();
-        backlog.unassured_bytes = 0;
+        let dropped = if keeps_qos0 { 0 } else { backlog.drop_unassured() };
         backlog.queue.let_go_of_head(left);
         if backlog.is_empty() {
             self.backlog = None;
@@ -116,9 +116,9 @@ impl Outbound {
         self.backlog.as_ref().map_or(0, |backlog| backlog.queue.memory_bytes() + backlog.unassured_bytes)
     }
 
-    /// Tells whether there is nothing that could be sent, whatever the quota.
+    /// Tells whether there is nothing that could be sent, whatever quota is left.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.unsent == 0 && self.waiting() == 0
+        self.quota_max == 0 || self.unsent == 0 && self.waiting() == 0
     }
 
     /// Tells whether another `bytes` bytes would exceed the limits of what waits.
@@ -249,7 +249,9 @@ impl Outbound {
     /// Tells whether a delivery of this QoS may be sent at once, ahead of nothing.
     pub(crate) fn may_send_now(&self, qos: QoS) -> bool {
         match qos {
-            QoS::AtMostOnce => self.backlog.as_ref().is_none_or(|backlog| backlog.unassured.is_empty()),
+            QoS::AtMostOnce => {
+                self.quota_max > 0 && self.backlog.as_ref().is_none_or(|backlog| backlog.unassured.is_empty())
+            }
             QoS::AtLeastOnce | QoS::ExactlyOnce => {
                 self.backlog.as_ref().is_none_or(|backlog| backlog.queue.is_empty())
                     && self.unsent_publishes == 0

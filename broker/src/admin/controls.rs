@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use veilmq_core::{SessionDetail, SessionQuery, SessionSummary, ShardIndex, Shared};
 
 use crate::access::Verifier;
-use crate::shard::{Exchange, Mail, Order};
+use crate::shard::{Exchange, Mail, Order, SUBSCRIPTIONS_MAX};
 
 const ANSWER_SECONDS_MAX: u64 = 5;
 
@@ -60,7 +60,9 @@ impl Controls {
     /// Returns one session; None if there is none.
     pub(super) async fn session(&self, client_id: &str) -> Result<Option<SessionDetail>, Unanswered> {
         let home = self.shared.home(client_id);
-        wait(self.ask(home, |reply| Order::Show { client_id: client_id.into(), reply })).await
+        let show =
+            |reply| Order::Show { client_id: client_id.into(), subscriptions_max: SUBSCRIPTIONS_MAX, reply };
+        wait(self.ask(home, show)).await
     }
 
     /// Ends the connection of a session, and the session too if `ends_session`; returns what it was before, None if there is none.

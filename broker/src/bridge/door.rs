@@ -5,7 +5,8 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use veilmq_core::{BridgeErrand, SessionDetail, SessionSummary};
 
 /// How many visits may wait for the shard; bridges then wait too.
 const WAITING_MAX: usize = 64;
@@ -19,12 +20,17 @@ pub enum Visit {
         socket: StdUnixStream,
         /// The bridge's name.
         bridge: Arc<str>,
-        /// The Packet Identifier behind which those of its messages go on.
-        last_identifier: u16,
-        /// Whether what is published at QoS 0 waits once it has left.
-        keeps_qos0: bool,
+        /// What it comes for.
+        errand: BridgeErrand,
         /// Whether TLS carries its connection to the other broker.
         is_encrypted: bool,
+    },
+    /// Show the session of a bridge.
+    Look {
+        /// Its Client Identifier.
+        client_id: String,
+        /// Where it goes; None if there is none.
+        reply: oneshot::Sender<Option<SessionDetail>>,
     },
     /// Say on a topic how a bridge fares.
     Announcement {
@@ -56,17 +62,26 @@ impl Door {
     pub(super) async fn connect(
         &self,
         bridge: &Arc<str>,
-        last_identifier: u16,
-        keeps_qos0: bool,
+        errand: BridgeErrand,
         is_encrypted: bool,
     ) -> io::Result<UnixStream> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
         theirs.set_nonblocking(true)?;
         let bridge = Arc::clone(bridge);
-        self.send(Visit::Connection { socket: theirs, bridge, last_identifier, keeps_qos0, is_encrypted })
-            .await?;
+        self.send(Visit::Connection { socket: theirs, bridge, errand, is_encrypted }).await?;
         UnixStream::from_std(ours)
+    }
+
+    /// Returns what this broker says of a session; None if there is none.
+    ///
+    /// # Errors
+    /// The broker is busy or ending.
+    pub(super) async fn look(&self, client_id: &str) -> io::Result<Option<SessionSummary>> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Visit::Look { client_id: client_id.to_owned(), reply }).await?;
+        let session = answer.await.map_err(|_| io::Error::other("this broker is busy"))?;
+        Ok(session.map(|session| session.summary))
     }
 
     /// Says how a bridge fares, if the broker is not ending.

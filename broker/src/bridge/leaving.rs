@@ -9,6 +9,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tracing::warn;
+use veilmq_core::BridgeErrand;
 use veilmq_protocol::{
     Connect, ConnectProperties, Disconnect, Packet, ProtocolVersion, ReasonCode, next_frame,
 };
@@ -48,7 +49,7 @@ async fn take_over(door: &Door, bridge: &Arc<str>, client_id: &str) -> io::Resul
             ..ConnectProperties::default()
         },
     };
-    let mut socket = door.connect(bridge, 0, false, false).await?;
+    let mut socket = door.connect(bridge, BridgeErrand::default(), false).await?;
     let mut bytes = BytesMut::new();
     write(&Packet::Connect(connect), &mut bytes)?;
     socket.write_all(&bytes.split()).await?;

@@ -9,6 +9,7 @@ use veilmq_config::{
     BridgeConfig, BridgeDirection, BridgeNotifications, BridgeProtocol, BridgeReload, BridgeStart,
     BrokerConfig,
 };
+use veilmq_core::SessionSummary;
 use veilmq_protocol::{ProtocolVersion, QoS};
 
 use super::tls;
@@ -52,12 +53,35 @@ pub struct BridgePlan {
     pub(super) config: BridgeConfig,
     /// The topic that tells clients of this broker how the bridge fares.
     pub(super) local_notification_topic: Option<String>,
-    /// How many messages have to wait for a lazy bridge.
-    pub(super) lazy_messages: usize,
+    /// How much has to wait for a lazy bridge; `None` for any other.
+    pub(super) threshold: Option<Threshold>,
     /// Whether a change of it holds at once.
     pub(super) changes_at_once: bool,
     /// What crosses, and as whom.
     pub(super) settings: Settings,
+}
+
+/// How much waits when a lazy bridge connects: one of the two is enough.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Threshold {
+    messages: usize,
+    bytes: u64,
+}
+
+impl Threshold {
+    /// What a session does not hold can never wait.
+    fn new(bridge: &BridgeConfig, config: &BrokerConfig) -> Self {
+        let limits = &config.limits;
+        Self {
+            messages: bridge.lazy_messages.min(limits.session_queue_messages_max) as usize,
+            bytes: limits.session_queue_bytes_max / 2,
+        }
+    }
+
+    pub(super) fn is_reached_by(self, session: &SessionSummary) -> bool {
+        session.queued_messages + session.inflight_messages >= self.messages
+            || session.queued_bytes as u64 >= self.bytes
+    }
 }
 
 impl PartialEq for BridgePlan {
@@ -95,8 +119,7 @@ impl BridgePlan {
         Ok(Self {
             name: Arc::from(bridge.name.as_str()),
             local_notification_topic: told(&[BridgeNotifications::Local, BridgeNotifications::Both]),
-            // More are not sent to a client that acknowledges none.
-            lazy_messages: (bridge.lazy_messages as usize).min(config.limits.inflight_max.into()),
+            threshold: is_lazy.then(|| Threshold::new(bridge, config)),
             changes_at_once: bridge.reload == BridgeReload::Immediate,
             settings: Settings {
                 local: local_settings(bridge, config, &client_id),
@@ -150,7 +173,7 @@ fn remote_settings(
 
 fn local_settings(bridge: &BridgeConfig, config: &BrokerConfig, client_id: &str) -> LocalSettings {
     let is_lazy = bridge.start == BridgeStart::Lazy;
-    // What a lazy bridge has seen has to be there when it connects.
+    // What a lazy bridge connects for has to be there when it does.
     let clean_start = bridge.local_clean_start.unwrap_or(bridge.clean_start) && !is_lazy;
     LocalSettings {
         client_id: bridge.local_client_id.clone().unwrap_or_else(|| format!("local.{client_id}")),

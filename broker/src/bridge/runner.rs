@@ -5,17 +5,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::UnixStream;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
 use veilmq_bridge::{Blame, Event, Fault, Link, Settings, Side, Suspect, TRIES};
 use veilmq_config::{BridgeStart, RemoteAddress};
+use veilmq_core::BridgeErrand;
 use veilmq_protocol::{ProtocolVersion, ReasonCode};
 
 use super::door::Door;
 use super::leaving;
 use super::memory::BridgeMemory;
-use super::plan::BridgePlan;
+use super::plan::{BridgePlan, Threshold};
 use super::remote::{self, Duplex};
 use super::state::BridgeCounters;
 use super::wires::{LinkEnd, Wires, now};
@@ -26,6 +28,8 @@ const PARK_INTERVAL: Duration = Duration::from_secs(24 * 3_600);
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
 /// How often a bridge that is up elsewhere looks whether its first address answers again.
 const PREFERENCE_INTERVAL: Duration = Duration::from_secs(30);
+/// How often a lazy bridge looks how much waits for it.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// What notifications say.
 const UP: &str = "1";
 const DOWN: &str = "0";
@@ -223,13 +227,15 @@ impl Runner {
 
     /// Has one connection, and before that, of a lazy bridge, a reason for it.
     async fn live(&mut self) -> End {
-        self.park_if_due().await;
+        if let Err(reason) = self.park_if_due().await {
+            warn!(bridge = &*self.plan.name, reason, "the bridge cannot subscribe here");
+        }
         if let Some(first) = self.first_parked.take() {
             // Nobody may wait any more.
             let _ = first.send(());
         }
-        if self.plan.config.start == BridgeStart::Lazy
-            && let Err(end) = self.watch().await
+        if let Some(threshold) = self.plan.threshold
+            && let Err(end) = self.wait_for(threshold).await
         {
             return end;
         }
@@ -237,24 +243,26 @@ impl Runner {
     }
 
     /// Has this broker keep what is published while the other one is away.
-    async fn park_if_due(&mut self) {
+    async fn park_if_due(&mut self) -> Result<(), String> {
         let is_kept = self.parked_at.is_some_and(|at| at.elapsed() < PARK_INTERVAL);
         if self.settings.local.clean_start || is_kept {
-            return;
+            return Ok(());
         }
-        match self.park(Arc::clone(&self.settings), QoS0::Lost).await {
-            Ok(()) => {
-                self.parked_at = Some(Instant::now());
-                Arc::make_mut(&mut self.settings).dropped.local.clear();
-                self.remember();
-            }
-            Err(reason) => warn!(bridge = &*self.plan.name, reason, "the bridge cannot subscribe here"),
-        }
+        self.park(Arc::clone(&self.settings), self.away()).await?;
+        self.parked_at = Some(Instant::now());
+        Arc::make_mut(&mut self.settings).dropped.local.clear();
+        self.remember();
+        Ok(())
+    }
+
+    /// What becomes of QoS 0 while the bridge is not there: a lazy one is there only for what waits.
+    fn away(&self) -> QoS0 {
+        if self.plan.threshold.is_some() { QoS0::Kept } else { QoS0::Lost }
     }
 
     /// Has what is published at QoS 0 wait too while the other broker is about to answer, or no more.
     async fn keep(&self, qos0: QoS0) {
-        if self.settings.local.clean_start {
+        if self.settings.local.clean_start || self.away() == QoS0::Kept {
             return;
         }
         if let Err(reason) = self.park(Arc::clone(&self.settings), qos0).await {
@@ -264,7 +272,8 @@ impl Runner {
 
     async fn park(&self, settings: Arc<Settings>, qos0: QoS0) -> Result<(), String> {
         let mut link = Link::park(settings, now()).map_err(|fault| fault.to_string())?;
-        let mut wires = self.local_wires(qos0).await?;
+        let errand = BridgeErrand { only_subscribes: true, ..self.errand(qos0) };
+        let mut wires = Wires::local(self.connect_here(errand).await?);
         while !link.is_parked() {
             wires.turn(&mut link).await.map_err(|end| end.to_string())?;
             self.tell(&mut link);
@@ -278,30 +287,39 @@ impl Runner {
         leaving::end_session(&self.door, &self.plan.name, &settings.local.client_id).await
     }
 
-    /// Waits until there are enough messages for a lazy bridge.
-    async fn watch(&self) -> Result<(), End> {
-        let failed = |fault: Fault| End::Failed(fault.to_string());
-        let mut link = Link::watch(Arc::clone(&self.settings), now()).map_err(failed)?;
-        let mut wires = self.local_wires(QoS0::Lost).await.map_err(End::Failed)?;
-        while link.seen() < self.plan.lazy_messages {
-            let turned = tokio::select! {
-                turned = wires.turn(&mut link) => turned,
-                () = self.interruption() => {
-                    self.say_farewell(&mut link, &mut wires).await;
-                    return Err(End::Interrupted);
-                }
+    /// Waits until there is enough for a lazy bridge.
+    async fn wait_for(&mut self, threshold: Threshold) -> Result<(), End> {
+        loop {
+            let session = tokio::select! {
+                session = self.door.look(&self.settings.local.client_id) => session,
+                () = self.interruption() => return Err(End::Interrupted),
             };
-            self.tell(&mut link);
-            turned.map_err(|end| End::Failed(end.to_string()))?;
+            match session {
+                Ok(Some(session)) if threshold.is_reached_by(&session) => return Ok(()),
+                // It has expired, or an operator has ended it.
+                Ok(None) => self.parked_at = None,
+                Ok(Some(_)) | Err(_) => {}
+            }
+            tokio::select! {
+                () = sleep(LOOK_INTERVAL) => {}
+                () = self.interruption() => return Err(End::Interrupted),
+            }
+            self.park_if_due().await.map_err(End::Failed)?;
         }
-        self.say_farewell(&mut link, &mut wires).await;
-        Ok(())
     }
 
-    async fn local_wires(&self, qos0: QoS0) -> Result<Wires, String> {
-        let (keeps_qos0, is_encrypted) = (qos0 == QoS0::Kept, self.plan.config.tls.is_some());
-        let local = self.door.connect(&self.plan.name, self.last_identifier, keeps_qos0, is_encrypted).await;
-        local.map(Wires::local).map_err(|error| error.to_string())
+    /// What the bridge connects to this broker for.
+    fn errand(&self, qos0: QoS0) -> BridgeErrand {
+        BridgeErrand {
+            last_identifier: self.last_identifier,
+            keeps_qos0: qos0 == QoS0::Kept,
+            only_subscribes: false,
+        }
+    }
+
+    async fn connect_here(&self, errand: BridgeErrand) -> Result<UnixStream, String> {
+        let connected = self.door.connect(&self.plan.name, errand, self.plan.config.tls.is_some()).await;
+        connected.map_err(|error| error.to_string())
     }
 
     /// Tries every address once; the first that answers is used until that ends.
@@ -385,13 +403,10 @@ impl Runner {
         tokio::pin!(preference);
         loop {
             if link.wants_local() && !wires.has_local() {
-                match self
-                    .door
-                    .connect(&self.plan.name, link.last_identifier(), false, self.plan.config.tls.is_some())
-                    .await
-                {
+                let errand = self.errand(self.away());
+                match self.connect_here(errand).await {
                     Ok(local) => wires.add_local(local),
-                    Err(error) => return End::Failed(error.to_string()),
+                    Err(reason) => return End::Failed(reason),
                 }
             }
             let turned = tokio::select! {
@@ -426,6 +441,7 @@ impl Runner {
                 }
                 Ok(()) => {}
                 Err(LinkEnd::Fault(Fault::Idle)) => {
+                    self.leave(link, &mut wires).await;
                     self.blame.ended(link);
                     self.say_farewell(link, &mut wires).await;
                     return End::Idle;
@@ -456,6 +472,13 @@ impl Runner {
             return End::NotAsBridge;
         }
         End::Failed(reason.to_string())
+    }
+
+    /// Takes farewell of this broker, and takes along what it had sent before it knew.
+    async fn leave(&self, link: &mut Link, wires: &mut Wires) {
+        let rest = async { while wires.turn(link).await.is_ok() {} };
+        let _ = timeout(FAREWELL_MAX, rest).await;
+        self.tell(link);
     }
 
     async fn say_farewell(&self, link: &mut Link, wires: &mut Wires) {

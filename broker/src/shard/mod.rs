@@ -37,7 +37,7 @@ pub use counters::Counters;
 pub use gate::Admission;
 pub use limit::{ConnectionLimit, Permit};
 pub use mailbox::{Completion, Exchange, Freight, Posted};
-pub use orders::Order;
+pub use orders::{Order, SUBSCRIPTIONS_MAX};
 pub use parts::WorkerParts;
 pub use socket::DetachedSocket;
 pub(crate) use tally::Tally;

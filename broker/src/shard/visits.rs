@@ -1,4 +1,4 @@
-//! What the bridges ask of a shard: to take their connections, and to say how they fare.
+//! What the bridges ask of a shard: to take their connections, to show what waits for them, and to say how they fare.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use veilmq_config::ListenerProtocol;
 use veilmq_core::{ConnectionId, EntranceId, Input, Promise};
 
 use super::gate;
+use super::orders::Order;
 use super::stream::Stream;
 use super::worker::Worker;
 use crate::bridge::{Visit, Visits};
@@ -33,16 +34,20 @@ const CARRIER: Carrier = Carrier {
 pub(super) async fn receive_for_ever(worker: Rc<Worker>, mut visits: Visits) {
     while let Some(visit) = visits.recv().await {
         match visit {
-            Visit::Connection { socket, bridge, last_identifier, keeps_qos0, is_encrypted } => {
+            Visit::Connection { socket, bridge, errand, is_encrypted } => {
                 let stream = UnixStream::from_std(socket).map(Stream::Unix);
                 let taken = stream.map_err(|error| error.to_string()).and_then(|stream| {
                     let connection = take_in(&worker, stream, &bridge).map_err(str::to_owned)?;
-                    worker.turn(Input::Bridged { connection, last_identifier, keeps_qos0, is_encrypted });
+                    worker.turn(Input::Bridged { connection, errand, is_encrypted });
                     Ok(())
                 });
                 if let Err(reason) = taken {
                     warn!(bridge = &*bridge, reason, "the bridge cannot connect to its own broker");
                 }
+            }
+            Visit::Look { client_id, reply } => {
+                let home = worker.with_shard(|shard| shard.home(&client_id));
+                worker.exchange().order(home, Order::Show { client_id, subscriptions_max: 0, reply });
             }
             Visit::Announcement { topic, payload } => worker.announce(&[(topic, payload.to_owned())]),
         }

@@ -205,7 +205,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
             "bridges[].lazy_messages",
             1,
             65_535,
-            "QoS 1 and 2 messages that wait before a lazy bridge connects, or `limits.inflight_max` if that is less.",
+            "Messages that wait before a lazy bridge connects; it does too when half of `limits.session_queue_bytes_max` waits, or as many messages as may.",
         ),
         "`10`",
     ),

@@ -2,13 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
+mod lazy;
 mod real;
 mod refusing;
 mod rig;
 
 use std::net::SocketAddr;
-use std::thread;
-use std::time::Duration;
 
 use tempfile::TempDir;
 use veilmq_tests::broker::Broker;
@@ -294,34 +293,6 @@ fn what_another_broker_may_not_say_ends_the_bridge_alone() {
     publish(&broker, "t/a", 1, "goes on");
     assert_eq!(hear(&mut client, 1), ["t/a goes on"], "nothing of all that came in");
     wire.packet().unwrap();
-}
-
-#[test]
-fn a_lazy_bridge_connects_when_enough_waits_and_leaves_when_nothing_does() {
-    let remote = Remote::new();
-    let lines = "protocol = \"3.1.1\"\nstart = \"lazy\"\nlazy_messages = 2\nidle_seconds = 1\n";
-    let broker = bridged(&remote, &format!("{QUIET}{lines}{}", topic("t", "out", 1)));
-    wait_until("the bridge has subscribed", || {
-        publish(&broker, "t", 1, "x");
-        thread::sleep(Duration::from_millis(500));
-        remote.0.accept().is_ok_and(|(stream, _)| {
-            stream.set_nonblocking(false).unwrap();
-            let mut wire = Wire::on(stream).unwrap();
-            wire.packet().unwrap();
-            wire.send(ACCEPTED).unwrap();
-            assert_eq!(hear(&mut wire, 2), ["t x", "t x"]);
-            // Nothing crosses any more, so it says farewell.
-            expect(&mut wire, &[0xe0, 0]);
-            true
-        })
-    });
-
-    publish(&broker, "t", 1, "y");
-    thread::sleep(Duration::from_millis(500));
-    assert!(remote.0.accept().is_err(), "one message is not enough");
-    publish(&broker, "t", 1, "z");
-
-    assert_eq!(hear(&mut remote.accepted(), 2), ["t y", "t z"]);
 }
 
 #[test]

@@ -109,21 +109,6 @@ fn packets_of_the_bridge_and_messages_have_one_running_number_from_link_to_link(
 }
 
 #[test]
-fn a_link_that_watches_counts_what_is_published_and_acknowledges_nothing() {
-    let mut link = Link::watch(Arc::new(sample(ProtocolVersion::V311)), 0).unwrap();
-    link.receive(Side::Local, b"\x20\x03\x00\x00\x00", 0).unwrap();
-    link.receive(Side::Local, b"\x90\x04\xff\xff\x00\x01\x90\x04\xff\xfe\x00\x02", 0).unwrap();
-    link.output(Side::Local).clear();
-
-    link.receive(Side::Local, b"\x32\x0e\x00\x08bridge/x\x00\x01\x00a", 1).unwrap();
-    link.receive(Side::Local, b"\x32\x0e\x00\x08bridge/x\x00\x02\x00b", 1).unwrap();
-
-    assert_eq!(link.seen(), 2);
-    assert!(!link.is_parked());
-    assert!(link.output(Side::Local).is_empty());
-}
-
-#[test]
 fn a_link_that_is_to_end_without_messages_does() {
     let mut settings = sample(ProtocolVersion::V311);
     settings.idle_milliseconds = Some(5_000);
@@ -134,6 +119,23 @@ fn a_link_that_is_to_end_without_messages_does() {
     link.tick(7_999).unwrap();
 
     assert_eq!(link.tick(8_000), Err(Fault::Idle));
+    assert_eq!(link.deadline().filter(|at| *at <= 8_000), None, "it says so once");
+}
+
+#[test]
+fn what_this_broker_has_sent_at_qos_0_before_it_hears_of_the_farewell_still_crosses() {
+    let mut settings = sample(ProtocolVersion::V311);
+    settings.idle_milliseconds = Some(5_000);
+    let mut link = relaying(settings);
+    link.tick(5_000).unwrap_err();
+    assert_eq!(link.output(Side::Local).split(), b"\xe0\x00".as_slice());
+
+    link.receive(Side::Local, b"\x30\x0c\x00\x08bridge/x\x00a", 5_001).unwrap();
+    link.receive(Side::Local, b"\x32\x0e\x00\x08bridge/x\x00\x04\x00b", 5_001).unwrap();
+    link.close().unwrap();
+
+    assert_eq!(link.output(Side::Remote).split(), b"\x30\x0b\x00\x08bridge/xa\xe0\x00".as_slice());
+    assert_eq!(link.output(Side::Local).split(), b"".as_slice(), "what waits for its answer comes again");
 }
 
 #[test]

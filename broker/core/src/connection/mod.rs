@@ -25,6 +25,7 @@ pub(crate) use self::wire::{Fan, SendError, Wire};
 use crate::access::{Asker, CertificateFields, Names, User};
 use crate::durability::Promise;
 use crate::e2e::Member;
+use crate::effect::BridgeErrand;
 use crate::entrance::{Entrance, EntranceId};
 use crate::handshakes::HalfOpen;
 use crate::id::ConnectionId;
@@ -144,8 +145,8 @@ pub struct Arrival {
     pub(crate) counted: Option<HalfOpen>,
     /// The user that the client is; None without a user name, and with an identity.
     pub(crate) user: Option<User>,
-    /// Of a bridge of this broker: where the Packet Identifiers of messages to it go on, and whether those at QoS 0 wait while it is away.
-    pub(crate) bridge: Option<(u16, bool)>,
+    /// Of a bridge of this broker: what it comes for.
+    pub(crate) bridge: Option<BridgeErrand>,
     /// The VEIL-1 identity of the client.
     pub(crate) identity: Option<Arc<Member>>,
     /// What the certificate says that the client has shown to TLS.

@@ -20,6 +20,7 @@ use super::{
 use crate::access::{AccessTables, CertificateFields, Credentials, Proof, User, Verdict, Voucher};
 use crate::durability::Promise;
 use crate::e2e::Member;
+use crate::effect::BridgeErrand;
 use crate::entrance::{Entrance, EntranceId};
 use crate::farewell::{BrokerReason, CloseReason, Departure, PeerError};
 use crate::handshakes::HalfOpen;
@@ -58,8 +59,8 @@ pub(crate) struct Opening {
     pub(crate) vouched: Option<Arc<str>>,
     /// What the certificate says that the client has shown to TLS.
     pub(crate) certificate: Option<Arc<CertificateFields>>,
-    /// Of a bridge of this broker: where the Packet Identifiers of messages to it go on, and whether those at QoS 0 wait while it is away.
-    pub(crate) bridge: Option<(u16, bool)>,
+    /// Of a bridge of this broker: what it comes for.
+    pub(crate) bridge: Option<BridgeErrand>,
     pub(super) phase: Phase,
 }
 

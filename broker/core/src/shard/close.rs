@@ -123,9 +123,11 @@ impl Shard {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         state.connection = None;
         state.disconnected_at = Some(now);
+        let keeps_qos0 = state.keeps_qos0;
         self.gauges.sessions_connected -= 1;
         let memory_bytes_max = self.memory_of_disconnected();
-        let dropped = self.change_queue(session, |outbound| outbound.disconnected(memory_bytes_max));
+        let dropped =
+            self.change_queue(session, |outbound| outbound.disconnected(memory_bytes_max, keeps_qos0));
         self.stats.messages_dropped(DropReason::Unassured, dropped);
         self.show_availability(session, now);
         let Some(state) = self.sessions.get_mut(&session) else { return };

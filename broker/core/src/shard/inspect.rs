@@ -11,7 +11,7 @@ use super::Shard;
 use crate::connection::Connection;
 use crate::effect::Effect;
 use crate::farewell::{BrokerReason, CloseReason};
-use crate::id::ConnectionId;
+use crate::id::{ConnectionId, ShardIndex};
 use crate::message::Message;
 use crate::pressure::MemoryPressure;
 use crate::record::SubscriptionRecord;
@@ -133,6 +133,11 @@ impl Shard {
         let subscriptions = session.subscriptions.iter().take(subscriptions_max);
         let subscriptions = subscriptions.map(|(filter, record)| (Arc::clone(filter), *record)).collect();
         Some(SessionDetail { summary: self.summary(client_id)?, subscriptions })
+    }
+
+    /// Returns the shard that has, or would have, the session of a Client Identifier.
+    pub fn home(&self, client_id: &str) -> ShardIndex {
+        self.shared.home(client_id)
     }
 
     /// Returns the user of an established connection, if it has one; None before CONNACK.

@@ -188,8 +188,8 @@ impl Shard {
             Input::Located { connection, peer } => self.located(connection, peer),
             Input::Vouched { connection, user } => self.vouched(connection, user),
             Input::Certified { connection, certificate } => self.certified(connection, certificate),
-            Input::Bridged { connection, last_identifier, keeps_qos0, is_encrypted } => {
-                self.bridged(connection, (last_identifier, keeps_qos0), is_encrypted);
+            Input::Bridged { connection, errand, is_encrypted } => {
+                self.bridged(connection, errand, is_encrypted);
             }
             Input::Verified { connection, verdict } => {
                 self.verified(connection, verdict, environment, effects);

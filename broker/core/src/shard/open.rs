@@ -295,10 +295,11 @@ impl Shard {
         // [MQTT-3.1.2-7], [MQTT-3.1.3-9] The Will takes the place of one whose delay had not passed.
         state.will = request.will.clone();
         state.keeps_qos0 = false;
-        if let Some((last, keeps_qos0)) = arrival.bridge {
-            (state.outbound.last_identifier, state.keeps_qos0) = (last, keeps_qos0);
+        if let Some(errand) = arrival.bridge {
+            (state.outbound.last_identifier, state.keeps_qos0) = (errand.last_identifier, errand.keeps_qos0);
         }
-        state.outbound.connected(quota);
+        let only_subscribes = arrival.bridge.is_some_and(|errand| errand.only_subscribes);
+        state.outbound.connected(if only_subscribes { 0 } else { quota });
         state.outbound.bound_bytes_in_flight(self.settings.inflight_bytes_max);
         // A session that was stored stays so until it ends; one without expiry interval never outlives its connection.
         state.durable |= expiry_seconds > 0;

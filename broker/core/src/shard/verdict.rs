@@ -15,7 +15,7 @@ use crate::access::{
 };
 use crate::connection::{Arrival, Connection};
 use crate::e2e::{DistributionRule, Member};
-use crate::effect::Effect;
+use crate::effect::{BridgeErrand, Effect};
 use crate::farewell::{BrokerReason, CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
 use crate::message::Message;
@@ -47,7 +47,7 @@ impl Shard {
     }
 
     /// Takes note that one of the broker's own bridges is the client.
-    pub(super) fn bridged(&mut self, connection: ConnectionId, bridge: (u16, bool), is_encrypted: bool) {
+    pub(super) fn bridged(&mut self, connection: ConnectionId, bridge: BridgeErrand, is_encrypted: bool) {
         if let Some(Connection::Opening(opening)) = self.connections.get_mut(&connection) {
             opening.vouched = Some(Arc::from(BRIDGES));
             opening.bridge = Some(bridge);

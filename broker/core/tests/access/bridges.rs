@@ -1,6 +1,6 @@
 //! Bridges: the broker's own, which rules do not concern, and those of other brokers, which MQTT 3 cannot say all about.
 
-use veilmq_core::{Access, Input};
+use veilmq_core::{Access, BridgeErrand, Input};
 use veilmq_protocol::{Connect, Packet, ProtocolVersion, QoS};
 use veilmq_simulator::{Conn, World, connect_v5, connect_v311, options};
 
@@ -8,12 +8,12 @@ use super::{PUBLISH, deny, rules};
 
 /// Connects as one of the broker's own bridges.
 fn bridge(world: &mut World, last_identifier: u16) -> Conn {
-    bridge_that(world, last_identifier, false)
+    bridge_for(world, BridgeErrand { last_identifier, ..BridgeErrand::default() })
 }
 
-fn bridge_that(world: &mut World, last_identifier: u16, keeps_qos0: bool) -> Conn {
+fn bridge_for(world: &mut World, errand: BridgeErrand) -> Conn {
     let bridge = world.accept(0, ProtocolVersion::V5);
-    world.turn(0, Input::Bridged { connection: bridge, last_identifier, keeps_qos0, is_encrypted: false });
+    world.turn(0, Input::Bridged { connection: bridge, errand, is_encrypted: false });
     world.send(bridge, &Packet::Connect(connect_v5("local.b", false, u32::MAX)));
     bridge
 }
@@ -116,7 +116,7 @@ fn messages_at_qos_0_wait_for_a_bridge_that_is_away_if_it_has_asked_for_that() {
         [(true, &["CONNACK 0x00 present", "PUBLISH t \"x\" qos0"][..]), (false, &["CONNACK 0x00 present"])]
     {
         let mut world = World::new(1);
-        let own = bridge_that(&mut world, 0, keeps_qos0);
+        let own = bridge_for(&mut world, BridgeErrand { keeps_qos0, ..BridgeErrand::default() });
         world.subscribe(own, "t", QoS::AtMostOnce);
         world.cut(own);
         let (client, _) = world.join("c", true, 0);
@@ -130,4 +130,27 @@ fn messages_at_qos_0_wait_for_a_bridge_that_is_away_if_it_has_asked_for_that() {
         let last = bridge(&mut world, 0);
         assert_eq!(world.received(last), ["CONNACK 0x00 present"], "it is asked for each time");
     }
+}
+
+#[test]
+fn what_waits_for_a_bridge_goes_on_waiting_while_it_only_subscribes() {
+    let mut world = World::new(1);
+    let subscribing = BridgeErrand { keeps_qos0: true, only_subscribes: true, ..BridgeErrand::default() };
+    let (client, _) = world.join("c", true, 0);
+    let first = bridge_for(&mut world, subscribing);
+    world.subscribe(first, "t", QoS::AtLeastOnce);
+    world.cut(first);
+    world.publish(client, "t", "a", QoS::AtMostOnce, 0);
+    world.publish(client, "t", "b", QoS::AtLeastOnce, 1);
+
+    let second = bridge_for(&mut world, subscribing);
+    world.publish(client, "t", "c", QoS::AtMostOnce, 0);
+    world.publish(client, "t", "d", QoS::AtLeastOnce, 2);
+    assert_eq!(world.received(second), ["CONNACK 0x00 present"]);
+    world.cut(second);
+    let third = bridge(&mut world, 0);
+
+    let all = ["a\" qos0", "c\" qos0", "b\" qos1 id1", "d\" qos1 id2"];
+    let expected = all.map(|message| format!("PUBLISH t \"{message}"));
+    assert_eq!(world.received(third)[1..], expected);
 }

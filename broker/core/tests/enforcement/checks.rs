@@ -1,6 +1,6 @@
 //! Each check of a policy, on each QoS and version of MQTT.
 
-use veilmq_core::{Enforcement, Input, MessageFormat, Policy, RequiredChannel, Settings};
+use veilmq_core::{BridgeErrand, Enforcement, Input, MessageFormat, Policy, RequiredChannel, Settings};
 use veilmq_protocol::veil::Suite;
 use veilmq_protocol::veil::envelope::{EnvelopeFlags, EnvelopeHeader};
 use veilmq_protocol::{
@@ -301,7 +301,7 @@ fn bridges_of_this_broker_are_named_by_their_client_identifiers() {
         let bridge = accept(&mut world, ProtocolVersion::V5);
         world.turn(
             0,
-            Input::Bridged { connection: bridge, last_identifier: 0, keeps_qos0: false, is_encrypted: false },
+            Input::Bridged { connection: bridge, errand: BridgeErrand::default(), is_encrypted: false },
         );
         world.send(bridge, &Packet::Connect(connect_v5(client_id, true, 0)));
         world.bytes(bridge);
@@ -319,10 +319,7 @@ fn a_bridge_of_this_broker_is_as_encrypted_as_its_connection_to_the_other() {
     ] {
         let mut world = world_with(vec![Policy { channel, ..policy() }]);
         let bridge = accept(&mut world, ProtocolVersion::V5);
-        world.turn(
-            0,
-            Input::Bridged { connection: bridge, last_identifier: 0, keeps_qos0: false, is_encrypted },
-        );
+        world.turn(0, Input::Bridged { connection: bridge, errand: BridgeErrand::default(), is_encrypted });
         world.send(bridge, &Packet::Connect(connect_v5("local.b", true, 0)));
         world.bytes(bridge);
 
