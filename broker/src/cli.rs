@@ -21,6 +21,7 @@ use crate::admin::health::{self, HealthError};
 use crate::clock;
 use crate::command_line;
 use crate::identity::{IdentityError, IdentityFolder};
+use crate::logging;
 use crate::passwd::{self, PasswdError};
 use crate::run::{self, Origin, RunError};
 use crate::trust::{self, TrustError, TrustFolder};
@@ -191,7 +192,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return explain(&error, 2),
     };
     // Not locked: where the broker logs to standard output, so do its other threads.
-    match execute(command_line, &mut io::stdout()) {
+    let done = execute(command_line, &mut io::stdout());
+    logging::flush();
+    match done {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             // Whoever looks for what Mosquitto says finds it.

@@ -4,8 +4,9 @@
 mod daemon_process;
 mod daemon_support;
 
-use std::io::{Read, Write};
+use std::io::{PipeReader, Read, Write, pipe};
 use std::net::TcpStream;
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use daemon_process::{Broker, PATIENCE, connect, packet, publish, read_to_end, subscribe};
@@ -263,6 +264,61 @@ fn a_client_cannot_write_lines_of_its_own_into_the_log() {
     for line in [connected, disconnected] {
         assert!(line.contains("client=\"one\\n2026-01-01 ERROR \\u{1b}[2Jforged\""), "{line}");
     }
+}
+
+/// A CONNECT whose Client Identifier makes long lines.
+fn connect_of_1000_bytes() -> Vec<u8> {
+    let client_id = [b'x'; 1_000];
+    let mut packet = vec![0x10, 0xF5, 7, 0, 4];
+    packet.extend_from_slice(b"MQTT\x05\x02\x00\x00\x00\x03\xE8");
+    packet.extend_from_slice(&client_id);
+    packet
+}
+
+/// A broker whose log goes to a pipe that nobody reads, and so many clients that lines are lost.
+fn broker_with_a_stalled_log() -> (Broker, PipeReader) {
+    let (reader, writer) = pipe().unwrap();
+    let pipe = format!("/proc/{}/fd/{}", std::process::id(), writer.as_raw_fd());
+    let broker = Broker::start(&format!("[log]\ndestinations = [\"stderr\", \"{pipe}\"]"));
+    let lines_dropped = || broker.metric("veilmq_log_lines_dropped_total");
+    assert_eq!(lines_dropped(), 0.0);
+    let deadline = Instant::now() + PATIENCE;
+    while lines_dropped() == 0.0 {
+        assert!(Instant::now() < deadline, "no line is dropped");
+        for _ in 0..100 {
+            let mut client = broker.socket();
+            client.write_all(&connect_of_1000_bytes()).unwrap();
+            assert_eq!(packet(&mut client).unwrap()[0], 0x20);
+        }
+    }
+    (broker, reader)
+}
+
+/// [D08]
+#[test]
+fn clients_are_served_while_nobody_reads_the_log_and_whoever_reads_again_is_told_what_was_lost() {
+    let (broker, mut reader) = broker_with_a_stalled_log();
+    let (mut text, mut part) = (String::new(), vec![0; 65_536]);
+
+    while !text.contains("log lines were dropped") || !text.ends_with('\n') {
+        let length = reader.read(&mut part).unwrap();
+        text.push_str(&String::from_utf8_lossy(&part[..length]));
+    }
+
+    let (_, lost) = text.split_once("lost=").unwrap();
+    let lost: f64 = lost.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(lost > 0.0);
+    assert_eq!(broker.metric("veilmq_log_lines_dropped_total"), lost);
+    broker.client("after");
+}
+
+#[test]
+fn sigterm_ends_a_broker_whose_log_nobody_reads() {
+    let (mut broker, _reader) = broker_with_a_stalled_log();
+
+    broker.signal(Signal::SIGTERM);
+
+    assert_eq!(broker.wait().code(), Some(0));
 }
 
 #[test]

@@ -3,18 +3,22 @@
 //! Only our own crates write at the configured level; libraries are heard from `warn` upwards.
 
 mod mosquitto;
+mod queue;
 mod syslog;
 mod topic;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use jiff::Timestamp;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc::Receiver;
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata};
@@ -29,6 +33,8 @@ use veilmq_config::{LogConfig, LogFormat, LogLevel};
 use veilmq_core::CONNECTION_LINES;
 
 use self::mosquitto::MosquittoLines;
+pub(crate) use self::queue::LogMetrics;
+use self::queue::QUEUE;
 use self::syslog::Syslog;
 use self::topic::TopicLines;
 pub(crate) use self::topic::{TopicLine, publish_quietly};
@@ -38,6 +44,8 @@ use crate::files::check_folder_of;
 const OWN_CRATES: &str = "veilmq";
 /// The most bytes of a line; what is longer is cut.
 const LINE_BYTES_MAX: usize = 8 * 1024;
+/// What a pipe takes at once if it takes anything: a page.
+const PIPE_BYTES_MIN: usize = 4096;
 
 /// Events that only a broker in Mosquitto's place has a line for.
 pub(crate) const MOSQUITTOS_LINES: &str = "veilmq_mosquitto";
@@ -75,7 +83,7 @@ pub struct PreparedLog {
     lines: Arc<Lines>,
 }
 
-/// A file that lines should be appended to, and cannot be.
+/// Somewhere that lines should go, and cannot.
 #[derive(Debug, thiserror::Error)]
 #[error("log.destinations: cannot open {}: {source}", path.display())]
 pub struct LogError {
@@ -98,7 +106,7 @@ pub fn check(config: &LogConfig) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Begins to log. A second call in one process changes nothing.
+/// Begins to log; what cannot be written at once waits for [`start_writing`]. A second call in one process changes nothing.
 ///
 /// # Errors
 /// [`LogError`] if a file cannot be opened; the other destinations are in use all the same.
@@ -120,6 +128,20 @@ pub fn start(config: &LogConfig, wording: Wording) -> Result<(), LogError> {
     // It fails only if a subscriber is set already, as in a test that starts several brokers.
     let _ = tracing_subscriber::registry().with(layers.with_filter(filter)).try_init();
     failure.map_or(Ok(()), Err)
+}
+
+/// Starts the thread that writes the lines that wait. A process that is to go into the background, become another user or block signals has to do
+/// so before.
+///
+/// # Errors
+/// There may be no more threads.
+pub fn start_writing() -> io::Result<()> {
+    QUEUE.start(|lost| tracing::warn!(lost, "log lines were dropped: they came faster than they were read"))
+}
+
+/// Waits until all lines are written, for a moment at the most.
+pub fn flush() {
+    QUEUE.flush();
 }
 
 /// Opens the destinations of another configuration; None if it says nothing new.
@@ -161,7 +183,8 @@ impl PreparedLog {
 /// Makes what writes lines to all destinations.
 fn layers(config: &LogConfig, wording: Wording, lines: &Arc<Lines>) -> Vec<BoxedLayer> {
     let is_terminal = config.destinations == ["stderr"] && io::stderr().is_terminal();
-    let mut layers = vec![layer(config, wording, Arc::clone(lines), is_terminal, config.timestamps)];
+    let mut layers =
+        vec![layer(config, wording, Together(Arc::clone(lines)), is_terminal, config.timestamps)];
     if lines.syslog.is_some() || lines.topic {
         // The logger is told the time, and a message is heard at once.
         layers.push(layer(config, wording, Apart(Arc::clone(lines)), false, false));
@@ -242,9 +265,10 @@ fn targets(level: LogLevel, connections: bool, wording: Wording) -> Targets {
 /// Opens the files among the destinations anew, after somebody has moved them away. One that cannot be opened stays as it is.
 pub fn reopen_files() {
     let Some(lines) = logging().map(|logging| Arc::clone(&logging.lines)) else { return };
-    for file in &lines.files {
-        match append_to(&file.path) {
-            Ok(anew) => *file.file.lock().unwrap_or_else(PoisonError::into_inner) = anew,
+    for output in &lines.outputs {
+        let Some(path) = &output.path else { continue };
+        match append_to(path) {
+            Ok(anew) => output.replace(anew),
             Err(error) => tracing::error!("{error}"),
         }
     }
@@ -252,42 +276,89 @@ pub fn reopen_files() {
 
 /// Where every line goes.
 struct Lines {
-    stderr: bool,
-    stdout: bool,
-    files: Vec<LogFile>,
+    outputs: Vec<Output>,
     syslog: Option<Syslog>,
     topic: bool,
 }
 
-struct LogFile {
-    path: PathBuf,
-    file: Mutex<File>,
+/// What lines are written to.
+struct Output {
+    /// That of a file.
+    path: Option<PathBuf>,
+    /// It is locked to be found or replaced only, never while somebody writes, which may take any time.
+    file: Mutex<Arc<File>>,
+    /// Whether it may have to wait for a reader.
+    has_reader: bool,
+}
+
+impl Output {
+    fn new(path: Option<&Path>, file: File) -> Self {
+        let has_reader = !file.metadata().is_ok_and(|data| data.is_file());
+        Self { path: path.map(Path::to_owned), file: Mutex::new(Arc::new(file)), has_reader }
+    }
+
+    /// Tells whether so many bytes can be written now without waiting for anybody.
+    fn takes(&self, bytes: usize) -> bool {
+        if !self.has_reader {
+            return true;
+        }
+        let file = self.file();
+        let mut output = [PollFd::new(file.as_fd(), PollFlags::POLLOUT)];
+        bytes <= PIPE_BYTES_MIN && matches!(poll(&mut output, PollTimeout::ZERO), Ok(ready) if ready > 0)
+    }
+
+    /// Shares one of the standard streams. What the standard library has for it is locked while somebody writes, and the end of the
+    /// program would wait for that.
+    fn stream(name: &str, stream: BorrowedFd<'_>) -> Result<Self, LogError> {
+        let shared = stream.try_clone_to_owned();
+        let shared = shared.map_err(|source| LogError { path: name.into(), source })?;
+        Ok(Self::new(None, shared.into()))
+    }
+
+    fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn replace(&self, anew: File) {
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(anew);
+    }
 }
 
 impl Lines {
-    /// Opens the destinations, and says of which file that is not possible. Somewhere that has to be said: if no other destination is left,
-    /// on standard error.
+    /// Opens the destinations, and says which of them that is not possible for. Somewhere that has to be said: if no other destination is
+    /// left, on standard error.
     fn open(config: &LogConfig) -> (Self, Option<LogError>) {
-        let mut lines = Self { stderr: false, stdout: false, files: Vec::new(), syslog: None, topic: false };
+        let mut lines = Self { outputs: Vec::new(), syslog: None, topic: false };
         let mut failure = None;
-        for destination in &config.destinations {
-            match destination.as_str() {
-                "stderr" => lines.stderr = true,
-                "stdout" => lines.stdout = true,
-                "topic" => lines.topic = true,
-                "syslog" => match Syslog::open(Path::new(syslog::SOCKET), config.syslog_facility) {
-                    Ok(syslog) => lines.syslog = Some(syslog),
-                    Err(source) => failure = Some(LogError { path: syslog::SOCKET.into(), source }),
-                },
-                path => match append_to(Path::new(path)) {
-                    Ok(file) => lines.files.push(LogFile { path: path.into(), file: Mutex::new(file) }),
-                    Err(error) => failure = Some(error),
-                },
+        let destinations: BTreeSet<_> = config.destinations.iter().collect();
+        for destination in destinations {
+            if let Err(error) = lines.add(destination, config) {
+                failure = Some(error);
             }
         }
-        lines.stderr |=
-            failure.is_some() && !lines.stdout && lines.files.is_empty() && lines.syslog.is_none();
+        if failure.is_some() && lines.outputs.is_empty() && lines.syslog.is_none() {
+            // Nobody could be told that even this is not possible.
+            lines.outputs.extend(Output::stream("stderr", io::stderr().as_fd()));
+        }
         (lines, failure)
+    }
+
+    fn add(&mut self, destination: &str, config: &LogConfig) -> Result<(), LogError> {
+        match destination {
+            "stderr" => self.outputs.push(Output::stream(destination, io::stderr().as_fd())?),
+            "stdout" => self.outputs.push(Output::stream(destination, io::stdout().as_fd())?),
+            "topic" => self.topic = true,
+            "syslog" => {
+                let syslog = Syslog::open(Path::new(syslog::SOCKET), config.syslog_facility);
+                self.syslog =
+                    Some(syslog.map_err(|source| LogError { path: syslog::SOCKET.into(), source })?);
+            }
+            path => {
+                let path = Path::new(path);
+                self.outputs.push(Output::new(Some(path), append_to(path)?));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -296,18 +367,25 @@ fn append_to(path: &Path) -> Result<File, LogError> {
     opened.map_err(|source| LogError { path: path.to_owned(), source })
 }
 
-impl Write for &Lines {
-    /// Nobody could be told of a line that cannot be written.
+/// The destinations that lines are written to.
+struct Together(Arc<Lines>);
+
+/// A line for them.
+struct TogetherLine<'l>(&'l Arc<Lines>);
+
+impl<'w> MakeWriter<'w> for Together {
+    type Writer = TogetherLine<'w>;
+
+    fn make_writer(&'w self) -> TogetherLine<'w> {
+        TogetherLine(&self.0)
+    }
+}
+
+impl Write for TogetherLine<'_> {
+    /// The whole line comes at once.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let bounded = bounded(line);
-        if self.stderr {
-            let _ = io::stderr().write_all(&bounded);
-        }
-        if self.stdout {
-            let _ = io::stdout().write_all(&bounded);
-        }
-        for file in &self.files {
-            let _ = file.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&bounded);
+        if !self.0.outputs.is_empty() {
+            QUEUE.push(self.0, &bounded(line));
         }
         Ok(line.len())
     }
@@ -317,8 +395,7 @@ impl Write for &Lines {
     }
 }
 
-/// Cuts a line that is longer than any has to be: a Client Identifier of 64 KiB in it would fill a pipe that nobody reads, and hold
-/// everybody up.
+/// Cuts a line that is longer than any has to be: a few with a Client Identifier of 64 KiB would leave no room for others.
 fn bounded(line: &[u8]) -> Cow<'_, [u8]> {
     match line.get(..LINE_BYTES_MAX) {
         None => Cow::Borrowed(line),
@@ -387,6 +464,8 @@ pub fn end_process_when_a_shard_panics() {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("unnamed");
         tracing::error!(thread = name, at = %place(panic), "bug in the broker: {}", text(panic));
+        // On the main thread this is the last line too.
+        flush();
         if name.starts_with(crate::shard::THREAD_NAME_PREFIX) {
             std::process::exit(101);
         }

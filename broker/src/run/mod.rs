@@ -44,7 +44,7 @@ use crate::gate::Gate;
 use crate::http_api::HttpApi;
 use crate::identity::IdentityFolder;
 use crate::listener::{self, Listener};
-use crate::logging::{self, Wording};
+use crate::logging::{self, LogMetrics, Wording};
 use crate::shard::{self, Admission, Announcer, Completion, Counters, Exchange, Mail, Tally, WorkerParts};
 use crate::store::{
     self, Condition, OpenReport, Room, StorageHandle, StorageWriter, WriterOptions, WriterParts,
@@ -81,6 +81,8 @@ pub fn run(config: &BrokerConfig, origin: Origin) -> Result<(), RunError> {
         process::become_user(user, config.mode)?;
     }
     let signals = Signals::receive()?;
+    // From here on there are threads, which have the user and the blocked signals of this one.
+    logging::start_writing().map_err(RunError::system("start the thread that writes the log"))?;
     let mut notifier = Notifier::of_environment();
     let mut running = Broker::start(config, origin, &signals)?;
     signals.serve_until_told_to_end(&mut running, &mut notifier);
@@ -174,6 +176,7 @@ impl Broker {
         let state = Arc::new(AdminState::new(config.mode, shards, certificate, Arc::clone(&trust)));
         state.record_globally();
         state.add_metrics(tls.metrics());
+        state.add_metrics(Arc::new(LogMetrics));
         state.set_token(token);
         let admin = start_admin(config, &state)?;
         if let Err(error) = admin::local::open(Arc::clone(&state), origin.file.as_deref()) {
