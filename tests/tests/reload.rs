@@ -1,5 +1,5 @@
 //! A running broker is told another configuration: listeners come, go and change, other things are offered and allowed, and whoever is
-//! connected stays connected and keeps what CONNACK has promised.
+//! connected by one that is still there stays connected and keeps what CONNACK has promised.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
@@ -21,7 +21,8 @@ use veilmq_tests::ports::ReservedPort;
 use veilmq_tests::tls::TlsClient;
 use veilmq_tests::tools::built_program;
 use veilmq_tests::wire::{
-    Published, RawPacket, Wire, connect_packet, connect_packet_v5, packet, publish_packet, publish_packet_v5,
+    Published, RawPacket, Wire, acknowledgement, connect_packet, connect_packet_v5, packet, publish_packet,
+    publish_packet_v5,
 };
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -135,7 +136,7 @@ fn connect_v5(address: SocketAddr, client_id: &str) -> (Wire, BTreeMap<u8, u32>)
 }
 
 #[test]
-fn listeners_come_and_go_and_their_connections_stay() {
+fn listeners_come_and_go_and_clients_of_those_that_are_gone_go_with_them() {
     let second = ReservedPort::new();
     let also = format!("[[listeners]]\naddress = \"{}\"\nprotocol = \"mqtt\"\n", second.address());
     let rig = Rig::open("", "");
@@ -149,23 +150,32 @@ fn listeners_come_and_go_and_their_connections_stay() {
     assert!(rig.broker.log().contains(&added), "{}", rig.broker.log());
     let (mut late, _) = Wire::connect(second.address(), "late", true);
     late.subscribe("news", 0);
+    let (mut lasting, _) = connect_v5(rig.address(), "lasting");
+    let mut undecided = Wire::open(rig.address());
+    let mut undecided_v5 = Wire::open(rig.address());
+    wait_until("they are accepted", || rig.broker.metric("veilmq_connections") == Some(5.0));
 
     let answer = rig.reload(&listening("", &second.address().to_string(), ""));
 
     assert_eq!(answer["changed"][0], *format!("listener {} removed", rig.address()));
+    assert_eq!(early.until_closed(), b"", "MQTT 3 has no words for it");
+    let farewell = lasting.packet().unwrap();
+    assert_eq!((farewell.first, farewell.body[0]), (0xe0, 0x98), "administrative action");
+    undecided.send(&connect_packet("undecided", true)).unwrap();
+    assert_eq!(undecided.until_closed(), [0x20, 2, 0, 3], "server unavailable");
+    undecided_v5.send(&connect_packet_v5("undecided", 0)).unwrap();
+    let refusal = undecided_v5.packet().unwrap();
+    assert_eq!((refusal.first, refusal.body[1]), (0x20, 0x88), "server unavailable");
     wait_until("nobody is let in any more", || TcpStream::connect(rig.address()).is_err());
     let (mut publisher, _) = Wire::connect(second.address(), "publisher", true);
     publisher.send(&publish_packet("news", 7, 1, false, b"still here")).unwrap();
     assert_eq!(publisher.packet().unwrap().first, 0x40);
-    for wire in [&mut early, &mut late] {
-        let published = Published::read(&wire.packet().unwrap()).unwrap();
-        assert_eq!(published.payload, b"still here");
-        assert!(is_served(wire));
-    }
+    assert_eq!(Published::read(&late.packet().unwrap()).unwrap().payload, b"still here");
+    assert!(is_served(&mut late));
     assert_eq!(rig.broker.metric("veilmq_config_last_reload_successful"), Some(1.0));
 
     rig.reload(&listening("", "ADDRESS", &also));
-    assert!(is_served(&mut Wire::connect(rig.address(), "again", true).0) && is_served(&mut early));
+    assert!(is_served(&mut Wire::connect(rig.address(), "again", true).0));
 }
 
 #[test]
@@ -192,7 +202,7 @@ fn what_cannot_be_bound_changes_nothing_at_all() {
     drop(taken);
     rig.reload(&said.replace("anonymous = false", "anonymous = true"));
     assert_eq!(connect_v5(taken_address, "late").1[&0x21], 20);
-    assert!(is_served(&mut early));
+    assert!(!is_served(&mut early), "its listener is gone now");
 }
 
 #[test]
@@ -406,7 +416,7 @@ fn the_log_goes_elsewhere_and_reports_come_at_another_interval() {
 }
 
 #[test]
-fn users_and_rules_of_a_listener_go_with_it_and_its_clients_keep_theirs() {
+fn users_and_rules_of_a_listener_go_with_it_and_its_sessions_keep_theirs() {
     let second = ReservedPort::new();
     // A filter that takes in more than it may read is taken there.
     let compat = "acl.subscribe = \"compat\"";
@@ -419,27 +429,40 @@ fn users_and_rules_of_a_listener_go_with_it_and_its_clients_keep_theirs() {
         )
     };
     rig.reload(&listening(compat, "ADDRESS", &also("rules")));
-    let (mut guest, _) = Wire::connect(second.address(), "guest", true);
-    guest.subscribe("+", 0);
+    let (mut guest, _) = Wire::connect(second.address(), "guest", false);
+    guest.subscribe("+", 1);
     let (mut publisher, _) = Wire::connect(rig.address(), "publisher", true);
     // Both are published in this order, and the first that it may read comes first.
-    let mut first_of_both = || {
+    let mut publish_both = || {
         for (topic, packet_id) in [("other", 1), ("mine", 2)] {
             publisher.send(&publish_packet(topic, packet_id, 1, false, b"x")).unwrap();
             assert_eq!(publisher.packet().unwrap().first, 0x40);
         }
-        Published::read(&guest.packet().unwrap()).unwrap().topic
     };
-    assert_eq!(first_of_both(), "mine");
+    let take = |guest: &mut Wire| {
+        let published = Published::read(&guest.packet().unwrap()).unwrap();
+        guest.send(&acknowledgement(0x40, published.packet_id)).unwrap();
+        published.topic
+    };
+    publish_both();
+    assert_eq!(take(&mut guest), "mine");
 
     rig.reload(&listening(compat, "ADDRESS", ""));
+    assert_eq!(guest.until_closed(), b"");
     fs::remove_file(rig.path("rules")).unwrap();
     rig.reload(&listening(&format!("{compat}\nlimits.inflight_max = 9"), "ADDRESS", ""));
+    publish_both();
+    fs::write(rig.path("all"), "topic read #\n").unwrap();
+    rig.reload(&listening(compat, "ADDRESS", &also("all")));
+    let (mut guest, _) = Wire::connect(second.address(), "guest", false);
 
-    assert_eq!(first_of_both(), "mine", "it goes by the rules that it came under");
-    fs::write(rig.path("others"), "topic read other\n").unwrap();
-    rig.reload(&listening(compat, "ADDRESS", &also("others")));
-    assert_eq!(first_of_both(), "other", "and by those of its listener when that is there again");
+    assert_eq!(take(&mut guest), "mine", "what waits went by the rules that the session came under");
+    publish_both();
+    assert_eq!(
+        take(&mut guest),
+        "other",
+        "what comes goes by those of its listener when that is there again"
+    );
 }
 
 #[test]
@@ -476,9 +499,9 @@ fn a_mosquitto_conf_is_followed_where_listeners_are_concerned_too() {
     broker.signal(Signal::SIGHUP);
 
     wait_until("it does not listen any more", || TcpStream::connect(second.address()).is_err());
-    let mut late = late.unwrap();
-    late.write_all(PINGREQ).unwrap();
-    assert_eq!(heard(&mut late), "d000");
+    assert_eq!(heard(&mut late.unwrap()), "closed", "its clients go with it");
+    early.write_all(PINGREQ).unwrap();
+    assert_eq!(heard(&mut early), "d000");
 }
 
 #[test]

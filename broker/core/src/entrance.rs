@@ -21,6 +21,8 @@ pub struct EntranceId(pub u16);
 pub struct Entrance {
     /// What it is known by from one start to the next; empty if it has no name.
     pub name: Arc<str>,
+    /// Whether the listener is there. Clients of one that is not are sent away.
+    pub is_open: bool,
     /// The versions of MQTT that it speaks.
     pub versions: Versions,
     /// The optional parts of MQTT on offer.
@@ -77,6 +79,7 @@ impl Entrance {
     pub fn of(settings: &Settings) -> Self {
         Self {
             name: Arc::from(""),
+            is_open: true,
             versions: Versions::ALL,
             capabilities: settings.capabilities.clone(),
             connect_seconds_max: settings.connect_seconds_max,

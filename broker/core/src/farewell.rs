@@ -150,6 +150,8 @@ pub(crate) enum BrokerReason {
     Dismissed,
     #[error("an administrator has changed what its user may do")]
     Unseated,
+    #[error("its listener was taken out of the configuration")]
+    ListenerGone,
 }
 
 impl CloseReason {
@@ -219,7 +221,7 @@ impl CloseReason {
             Self::Broker(BrokerReason::Revoked | BrokerReason::Distrusted | BrokerReason::Unseated) => {
                 CloseLabel::Revoked
             }
-            Self::Broker(BrokerReason::Dismissed) => CloseLabel::Dismissed,
+            Self::Broker(BrokerReason::Dismissed | BrokerReason::ListenerGone) => CloseLabel::Dismissed,
         }
     }
 
@@ -273,7 +275,7 @@ impl CloseReason {
             Self::Broker(BrokerReason::TakenOverTooOften) => Some(ReasonCode::ConnectionRateExceeded),
             Self::Broker(BrokerReason::Revoked | BrokerReason::Distrusted) => Some(ReasonCode::NotAuthorized),
             // Section 3.14.2.1
-            Self::Broker(BrokerReason::Dismissed | BrokerReason::Unseated) => {
+            Self::Broker(BrokerReason::Dismissed | BrokerReason::Unseated | BrokerReason::ListenerGone) => {
                 Some(ReasonCode::AdministrativeAction)
             }
             Self::Broker(
@@ -303,6 +305,7 @@ impl CloseReason {
             | BrokerReason::Busy
             | BrokerReason::Dismissed
             | BrokerReason::Unseated
+            | BrokerReason::ListenerGone
             | BrokerReason::Revoked
             | BrokerReason::Distrusted => None,
         }
@@ -436,8 +439,10 @@ impl Notice {
             {
                 ReasonCode::NotAuthorized
             }
-            // Table 3-1 has no "server shutting down" before CONNACK; "server unavailable" is its equivalent.
-            ReasonCode::ServerShuttingDown => ReasonCode::ServerUnavailable,
+            // Table 3-1 has neither before CONNACK; "server unavailable" is their equivalent.
+            ReasonCode::ServerShuttingDown | ReasonCode::AdministrativeAction => {
+                ReasonCode::ServerUnavailable
+            }
             reason => reason,
         };
         // [MQTT311-3.2.2-6] Where no return code fits, the connection is closed without one.

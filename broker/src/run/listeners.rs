@@ -1,8 +1,8 @@
 //! The listeners of a running broker: which there are, and how a reload makes others of them.
 //!
 //! A reload first reads what listeners need and binds new sockets, all beside what is in force; only then does any of it change. A
-//! listener is known by its address and keeps its number for as long as the broker runs, also when it is gone, for its connections stay.
-//! Invariant: a connection that is there is not touched by what becomes of its listener.
+//! listener is known by its address and keeps its number for as long as the broker runs, also when it is gone, for sessions remember it.
+//! Invariant: a connection that is there is not touched by a change of its listener, and does not outlive it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;

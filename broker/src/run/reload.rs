@@ -154,7 +154,12 @@ impl Reloader {
         let mut plan = plan.inspect_err(|_| self.tls.note_failure())?;
         let (roster, gone) = self.listeners.roster(&plan);
         let in_all = BrokerConfig { listeners: roster, ..now.clone() };
-        let settings = core_settings(&in_all);
+        let mut settings = core_settings(&in_all);
+        for number in &gone {
+            if let Some(entrance) = settings.entrances.get_mut(*number) {
+                entrance.is_open = false;
+            }
+        }
         let access = self.access.prepare(access::Listeners { config: in_all, gone })?;
         let bridges = BridgePlan::all(&now)?;
         let log = match logging::prepare(&now.log) {

@@ -23,7 +23,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Accepts while the gate is open, until the listener is gone. Who is in the queue of the kernel by then is still let in.
+/// Accepts while the gate is open, until the listener is gone. Who is in the queue of the kernel by then is still heard, and told if
+/// the configuration has the listener no more.
 pub(super) async fn accept_until_gone(worker: Rc<Worker>, listener: Listener, mut gate: Gate) {
     gate.pass().await;
     let Listener { socket, mut carrier } = listener;

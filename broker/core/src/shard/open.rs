@@ -192,6 +192,9 @@ impl Shard {
         if self.shared.is_draining() {
             return Some(CloseReason::Broker(BrokerReason::Shutdown));
         }
+        if !self.settings.entrance(arrival.request.entrance).is_open {
+            return Some(CloseReason::Broker(BrokerReason::ListenerGone));
+        }
         // A list may have come since its handshake.
         if !self.is_still_trusted(arrival.identity.as_deref()) {
             return Some(CloseReason::Broker(BrokerReason::Distrusted));

@@ -246,7 +246,9 @@ impl Shard {
             state.permissions = permissions_of(state, &self.access);
             let is_unseated = |entrance| before.unseats(entrance, state.user_name(), &self.access);
             let is_trusted = |member: &Arc<Member>| self.shared.with_trust(|trust| member.is_trusted(trust));
+            let is_gone = |entrance| !self.settings.entrance(entrance).is_open;
             let reason = match state.entrance.is_some_and(is_unseated) {
+                _ if state.entrance.is_some_and(is_gone) => Some(BrokerReason::ListenerGone),
                 true => Some(BrokerReason::Unseated),
                 false if !state.identity.as_ref().is_none_or(is_trusted) => Some(BrokerReason::Distrusted),
                 false => (!state.is_admitted(&self.access)).then_some(BrokerReason::Revoked),
