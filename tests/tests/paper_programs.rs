@@ -105,6 +105,36 @@ fn in_each_scheme_a_subscriber_asks_while_it_connects_and_reads_what_follows() {
 }
 
 #[test]
+fn in_the_schemes_of_pairs_a_subscriber_asks_its_publisher_while_it_connects() {
+    let parties = parties("paper_modes = [\"paper-1\", \"paper-2\"]");
+    let certificate = |subject: &str| parties.path(&format!("{subject}/{subject}.vmc"));
+    let (device, reader) = (certificate("device"), certificate("reader"));
+    let repeated = ["-t", "readings/hall", "-m", PLAINTEXT, "--repeat", "100", "--repeat-delay", "0.5"];
+    for (asked, scheme) in ["1", "2"].into_iter().enumerate() {
+        for subject in ["device", "reader"] {
+            let _ = std::fs::remove_file(parties.path(&format!("{subject}.state")));
+        }
+        let to = [&["--to", reader.as_str()][..], &repeated].concat();
+        let published =
+            || parties.broker.metric("veilmq_messages_received_total{qos=\"1\"}").unwrap_or_default();
+        let before = published();
+        let mut publisher = spawn(&mut command(&parties, "pub", "device", scheme, &to));
+        // Its prekey: it listens.
+        eventually(|| published() > before);
+
+        let from = ["--from", &device, "-t", "readings/#", "-v", "-C", "1", "-W", "30"];
+        let read = run(&mut command(&parties, "sub", "reader", scheme, &from), 60);
+        publisher.kill().unwrap();
+        publisher.wait().unwrap();
+
+        let line = format!("readings/hall {PLAINTEXT}\n");
+        assert_eq!(text(&read.stdout), line, "scheme {scheme}: {}", text(&read.stderr));
+        assert_eq!(parties.broker.metric("veilmq_join_total{result=\"answered\"}"), Some(asked as f64 + 1.0));
+    }
+    assert!(!holds(&parties.tap.captured(), PLAINTEXT));
+}
+
+#[test]
 fn a_broker_that_does_not_serve_the_mode_is_left() {
     let parties = parties("");
 

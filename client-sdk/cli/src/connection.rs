@@ -18,7 +18,9 @@ use veilmq_protocol::veil::{
     distribution::DistributionTopic,
 };
 
-use crate::{failure::Failure, format::unix_ms, keys::Keys, properties::Given, secret, topic::TopicKeys};
+use crate::{
+    failure::Failure, format::unix_ms, keys::Keys, pairs::Pairs, properties::Given, secret, topic::TopicKeys,
+};
 
 pub(crate) const EXIT_STATUSES: &str = "Exit status: 0 on success; the Reason Code (128 to 255) if the broker \
     refuses the connection or subscription; 27 if -W runs out; 1 for any other error.";
@@ -217,9 +219,11 @@ impl SuiteName {
 
 impl Connection {
     /// Reads keys and certificates and describes the client; nothing is sent yet.
-    pub(crate) fn builder(&self, given: &Given) -> Result<Builder, Failure> {
+    pub(crate) fn builder(&self, given: &Given, pairs: &Pairs) -> Result<Builder, Failure> {
         self.start_logging();
-        self.check_scopes()?;
+        if !pairs.is_any() {
+            self.check_scopes()?;
+        }
         let mut builder = Client::builder(&self.host, self.port)
             .keep_alive_seconds(self.keep_alive)
             .clean_start(!self.disable_clean_session)
@@ -251,6 +255,7 @@ impl Connection {
             builder = builder.tls(tls);
         }
         let builder = self.with_scope(self.with_channel(builder)?)?;
+        let builder = pairs.add_to(builder, &self.envelopes(), self.paper);
         self.with_blind_topics(self.keys.add_to(builder, &self.envelopes())?)
     }
 
@@ -264,9 +269,9 @@ impl Connection {
             ("--require-signatures", self.keys.requires_signatures()),
         ];
         match options.iter().find(|(_, is_given)| *is_given) {
-            Some((option, _)) if self.scopes().next().is_none() => {
-                Err(Failure::new(format!("{option} needs a scope: give --scope, --join or --issue")))
-            }
+            Some((option, _)) if self.scopes().next().is_none() => Err(Failure::new(format!(
+                "{option} needs a scope: give --scope, --join or --issue, or --to or --from"
+            ))),
             _ => Ok(()),
         }
     }

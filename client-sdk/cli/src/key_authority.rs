@@ -20,6 +20,7 @@ use crate::{
     format::hex,
     keys::State,
     orders::Orders,
+    pairs::Pairs,
 };
 
 #[derive(Subcommand)]
@@ -161,7 +162,7 @@ async fn serve(connection: &Connection) -> Result<(), Failure> {
     may_issue(connection.identity()?.as_ref())?;
     let listener = control::listen(state).await?;
     let given = connection.given()?;
-    let client = connection.builder(&given)?.connect().await?;
+    let client = connection.builder(&given, &Pairs::None)?.connect().await?;
     say!("issuing the keys of {}", connection.keys.issued().join(", "));
     let stop = |kind| signal(kind).map_err(|error| Failure::new(format!("signals: {error}")));
     let (mut terminate, mut interrupt) = (stop(SignalKind::terminate())?, stop(SignalKind::interrupt())?);

@@ -21,6 +21,7 @@ mod format;
 mod key_authority;
 mod keys;
 mod orders;
+mod pairs;
 mod progress;
 mod properties;
 mod publish;

@@ -15,7 +15,8 @@ use veilmq_client::{Client, Properties, PublishError, QoS, ReasonCode};
 
 use crate::{
     connection::{Connection, qos},
-    failure::{Deadline, Failure, disconnect},
+    failure::{Deadline, Failure, complain, disconnect},
+    pairs::{PairTo, Pairs},
     progress::Progress,
 };
 
@@ -27,6 +28,8 @@ const LINES_AHEAD: usize = 64;
 pub(crate) struct Arguments {
     #[command(flatten)]
     connection: Connection,
+    #[command(flatten)]
+    to: PairTo,
     /// Topic to publish to
     #[arg(short = 't', long)]
     topic: String,
@@ -70,18 +73,25 @@ type Outcome = Pin<Box<dyn Future<Output = Result<ReasonCode, PublishError>>>>;
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let given = arguments.connection.given()?;
-    let builder = arguments.connection.builder(&given)?.reconnect(arguments.lines);
-    arguments.connection.check_is_sealed(&arguments.topic)?;
+    let pairs = arguments.to.load()?;
+    let builder = arguments.connection.builder(&given, &pairs)?.reconnect(arguments.lines);
+    if !pairs.is_any() {
+        arguments.connection.check_is_sealed(&arguments.topic)?;
+    }
+    let topics = pairs.topics(&arguments.topic, arguments.connection.identity()?.as_deref())?;
     let payload = match arguments.lines {
         true => None,
         false => Some(arguments.payload()?),
     };
     let deadline = Deadline::after(arguments.timeout);
     let client = deadline.limit(builder.connect()).await?;
-    let total = payload.as_ref().map(|_| arguments.repeat);
+    let total = payload.as_ref().map(|_| arguments.repeat.saturating_mul(topics.len() as u64));
     let mut publisher = Publisher {
         client: &client,
         arguments: &arguments,
+        pairs: &pairs,
+        topics: &topics,
+        failed: 0,
         properties: given.publish,
         pending: VecDeque::new(),
         progress: Progress::new("published", total, arguments.connection.quiet),
@@ -113,6 +123,10 @@ impl Arguments {
 struct Publisher<'a> {
     client: &'a Client,
     arguments: &'a Arguments,
+    pairs: &'a Pairs,
+    topics: &'a [String],
+    /// Messages that one of several subscribers does not get.
+    failed: u64,
     properties: Properties,
     /// On their way, the oldest first.
     pending: VecDeque<Outcome>,
@@ -125,7 +139,11 @@ impl Publisher<'_> {
             Some(payload) => self.repeat(&payload).await?,
             None => self.lines().await?,
         }
-        self.settle(0).await
+        self.settle(0).await?;
+        match self.failed {
+            0 => Ok(()),
+            failed => Err(Failure::new(format!("{failed} messages were not published"))),
+        }
     }
 
     async fn repeat(&mut self, payload: &[u8]) -> Result<(), Failure> {
@@ -146,7 +164,7 @@ impl Publisher<'_> {
             let line = tokio::select! {
                 line = lines.recv() => line,
                 settled = settle_oldest(&mut self.pending, &mut self.progress), if !self.pending.is_empty() => {
-                    settled?;
+                    self.note(settled)?;
                     continue;
                 }
             };
@@ -157,18 +175,33 @@ impl Publisher<'_> {
     }
 
     async fn publish(&mut self, payload: &[u8]) -> Result<(), Failure> {
-        self.settle(usize::from(self.arguments.max_inflight) - 1).await?;
-        let Arguments { topic, qos, retain, .. } = self.arguments;
-        let message = self.client.publish(topic, payload).qos(*qos).retain(*retain);
-        let pending = message.properties(self.properties.clone()).submit().await?;
-        self.pending.push_back(Box::pin(pending.settled()));
+        for topic in self.topics {
+            self.settle(usize::from(self.arguments.max_inflight) - 1).await?;
+            let Arguments { qos, retain, .. } = self.arguments;
+            let message = self.client.publish(topic, payload).qos(*qos).retain(*retain);
+            let pending = message.properties(self.properties.clone()).submit().await?;
+            self.pending.push_back(Box::pin(pending.settled()));
+        }
         Ok(())
+    }
+
+    /// Ends the program for what was not published, unless others are to get it too.
+    fn note(&mut self, settled: Result<(), PublishError>) -> Result<(), Failure> {
+        match settled.map_err(|error| self.pairs.failure(error)) {
+            Err(failure) if self.topics.len() > 1 => {
+                complain(&failure.to_string());
+                self.failed += 1;
+                Ok(())
+            }
+            settled => settled,
+        }
     }
 
     /// Waits until no more than `left` messages are on their way.
     async fn settle(&mut self, left: usize) -> Result<(), Failure> {
         while self.pending.len() > left {
-            settle_oldest(&mut self.pending, &mut self.progress).await?;
+            let settled = settle_oldest(&mut self.pending, &mut self.progress).await;
+            self.note(settled)?;
         }
         Ok(())
     }

@@ -25,6 +25,7 @@ use crate::{
     connection::{self, Connection},
     failure::Failure,
     format::{unix_ms, utc},
+    pairs::Pairs,
 };
 
 /// After so long without another retained message there is none.
@@ -133,7 +134,8 @@ struct Issuer<'a> {
 
 impl Published {
     async fn ask_broker(&mut self, arguments: &Diff, anchors: &TrustAnchors) -> Result<(), Failure> {
-        let client = arguments.connection.builder(&arguments.connection.given()?)?.connect().await?;
+        let client =
+            arguments.connection.builder(&arguments.connection.given()?, &Pairs::None)?.connect().await?;
         let hash = Kid::from_bytes(scope_hash(&arguments.filter));
         let heads = format!("{}kp/{hash}/+", DistributionTopic::PREFIX);
         self.listen(&client, &heads, &arguments.filter, anchors).await?;

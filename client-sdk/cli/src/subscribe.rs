@@ -14,6 +14,7 @@ use crate::{
     connection::{Connection, qos},
     failure::{Deadline, Failure, complain, disconnect},
     format::{hex, unix_ms, utc},
+    pairs::{PairFrom, Pairs},
     progress::Progress,
 };
 
@@ -21,6 +22,8 @@ use crate::{
 pub(crate) struct Arguments {
     #[command(flatten)]
     connection: Connection,
+    #[command(flatten)]
+    from: PairFrom,
     /// Topic filter to subscribe to (repeatable)
     #[arg(short = 't', long = "topic", required = true)]
     topics: Vec<String>,
@@ -50,21 +53,22 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let given = arguments.connection.given()?;
     let deadline = Deadline::after(arguments.timeout);
-    let client = deadline.limit(arguments.connection.builder(&given)?.connect()).await?;
-    let outcome = deadline.limit(receive(&client, &arguments)).await;
+    let pairs = arguments.from.load()?;
+    let client = deadline.limit(arguments.connection.builder(&given, &pairs)?.connect()).await?;
+    let outcome = deadline.limit(receive(&client, &arguments, &pairs)).await;
     disconnect(&client, outcome).await
 }
 
 /// Prints what comes until there is enough of it, or a signal says so.
-async fn receive(client: &Client, arguments: &Arguments) -> Result<(), Failure> {
-    let mut messages = subscribe(client, arguments).await?;
+async fn receive(client: &Client, arguments: &Arguments, pairs: &Pairs) -> Result<(), Failure> {
+    let mut messages = subscribe(client, arguments, pairs).await?;
     let declined = client.decline_unclaimed().await?;
     if declined > 0 {
         complain(&format!("{declined} messages dropped: they are for topics of an earlier run"));
     }
     let progress =
         Progress::new("received", arguments.count, arguments.connection.quiet || !quiet_terminal());
-    let mut printer = Printer { arguments, progress, printed: 0 };
+    let mut printer = Printer { arguments, pairs, progress, printed: 0 };
     let mut stop = Stop::new()?;
     while arguments.count.is_none_or(|count| printer.printed < count) {
         tokio::select! {
@@ -79,9 +83,11 @@ async fn receive(client: &Client, arguments: &Arguments) -> Result<(), Failure> 
     Ok(())
 }
 
-async fn subscribe(client: &Client, arguments: &Arguments) -> Result<Subscription, Failure> {
-    let (first, others) =
-        arguments.topics.split_first().ok_or_else(|| Failure::new("give a topic with -t"))?;
+async fn subscribe(client: &Client, arguments: &Arguments, pairs: &Pairs) -> Result<Subscription, Failure> {
+    let own = arguments.connection.identity()?.map(|own| own.kid());
+    let filters = arguments.topics.iter().map(|filter| pairs.filter(filter, own));
+    let filters = filters.collect::<Result<Vec<_>, _>>()?;
+    let (first, others) = filters.split_first().ok_or_else(|| Failure::new("give a topic with -t"))?;
     let first = client.subscribe(first).qos(arguments.qos);
     Ok(others.iter().fold(first, |builder, filter| builder.and(filter)).await?)
 }
@@ -112,6 +118,7 @@ impl Stop {
 
 struct Printer<'a> {
     arguments: &'a Arguments,
+    pairs: &'a Pairs,
     progress: Progress,
     printed: u64,
 }
@@ -120,7 +127,8 @@ impl Printer<'_> {
     fn print(&mut self, received: Received) -> Result<(), Failure> {
         match received {
             Received::Message(message) if message.retain && self.arguments.no_retained => Ok(()),
-            Received::Message(message) => {
+            Received::Message(mut message) => {
+                message.topic = self.pairs.shown(&message.topic).to_owned();
                 let mut out = BufWriter::new(io::stdout().lock());
                 let written = if self.arguments.json {
                     writeln!(out, "{}", json_line(&message))
@@ -142,6 +150,7 @@ impl Printer<'_> {
                     }
                     _ => "",
                 };
+                let topic = self.pairs.shown(&topic);
                 complain(&format!("{topic}: message refused: {error} ({}){hint}", error.name()));
                 Ok(())
             }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
 mod kills;
+mod pairs;
 mod plant;
 
 use std::fs;
