@@ -1,6 +1,8 @@
 //! Metrics, health and what never stands in a log.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use veilmq_tests::broker::Broker;
 use veilmq_tests::ports::ReservedPort;
@@ -117,4 +119,32 @@ fn a_refused_password_is_logged_with_the_user_it_was_for() {
         line.contains("user=\"ann\"") && line.contains("client=\"with\"") && !log.contains("wrong\""),
         "{line}"
     );
+}
+
+#[test]
+fn without_lines_for_connections_a_probe_leaves_none_and_a_refusal_does() {
+    let file = tempfile::tempdir().unwrap();
+    let log = file.path().join("log");
+    let broker = Broker::start_configured(|address| {
+        format!(
+            "[[listeners]]\naddress = \"{address}\"\n[log]\nconnections = false\ndestinations = [\"stderr\", \"{}\"]\n",
+            log.display()
+        )
+    });
+    drop(Wire::open(broker.address()));
+    let until = Instant::now() + Duration::from_secs(10);
+    while broker.metric("veilmq_connections_closed_total{reason=\"closed\"}") != Some(1.0) {
+        assert!(Instant::now() < until, "the probe is not over");
+    }
+
+    let mut wire = Wire::open(broker.address());
+    wire.send(&packet(0x10, b"\0\x04MQTT\x04\x02\0\x3c\0\x07refused")).unwrap();
+    assert_eq!(wire.packet().unwrap().body, [0, 5]);
+    assert_eq!(wire.until_closed(), [0_u8; 0]);
+
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(text.matches("connection refused").count(), 1, "{text}");
+    assert!(text.contains("client=\"refused\""), "{text}");
+    let mode = std::fs::metadata(&log).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "there are names in it");
 }

@@ -13,6 +13,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -362,8 +363,9 @@ impl Lines {
     }
 }
 
+/// Opens a file to append to. One that is not there yet is its user's alone, as Mosquitto's is: lines have names and addresses.
 fn append_to(path: &Path) -> Result<File, LogError> {
-    let opened = File::options().create(true).append(true).open(path);
+    let opened = File::options().create(true).append(true).mode(0o600).open(path);
     opened.map_err(|source| LogError { path: path.to_owned(), source })
 }
 

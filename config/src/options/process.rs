@@ -22,7 +22,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     option(
         "log.destinations",
         Kind::Paths,
-        "Where log lines go: `stderr`, `stdout`, `syslog` (`/dev/log`), `topic` (`$SYS/broker/log/…`), or files that they are appended to; files are opened anew on SIGHUP.",
+        "Where log lines go: `stderr`, `stdout`, `syslog` (`/dev/log`), `topic` (`$SYS/broker/log/…`), or files that they are appended to, which are made for the user of the broker alone and opened anew on SIGHUP.",
     ),
     option(
         "log.syslog_facility",

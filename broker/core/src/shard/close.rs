@@ -8,7 +8,7 @@ use super::Shard;
 use super::publish::Publication;
 use crate::connection::{Connection, Established, Opening, Wire};
 use crate::effect::Effect;
-use crate::farewell::{CloseReason, PeerError};
+use crate::farewell::{CloseLabel, CloseReason, PeerError};
 use crate::id::{ConnectionId, SessionId};
 use crate::outbox::Outbox;
 use crate::record::Record;
@@ -42,9 +42,18 @@ impl Shard {
             let (cause, code) = (reason.label().name(), reason.code());
             let client = opening.client_id.as_deref();
             let user = opening.claimed.as_deref();
-            tracing::info!(
-                peer = %opening.peer, client, user, %reason, cause, code, suppressed, "connection refused"
-            );
+            macro_rules! refused {
+                (target: $target:expr) => {
+                    tracing::info!(
+                        target: $target, peer = %opening.peer, client, user, %reason, cause, code, suppressed, "connection refused"
+                    )
+                };
+            }
+            match reason.label() {
+                // Nobody refused it: it left, as probes do.
+                CloseLabel::Closed => refused!(target: crate::CONNECTION_LINES),
+                _ => refused!(target: module_path!()),
+            }
         }
         self.disarm_connect(opening.connection, opening.connect_deadline());
         self.disarm_join(opening.connection, opening.join_over_at());
