@@ -1,10 +1,16 @@
 //! What one side has sent and the link has not taken yet.
 
+use std::collections::VecDeque;
+
 use bytes::{Buf, Bytes, BytesMut};
 use veilmq_protocol::{DecodeError, PacketId, QoS, frame_len, next_frame};
 
 /// The type of PUBLISH in a fixed header (section 2.1.2).
 const PUBLISH: u8 = 3;
+/// PUBACK, PUBREC, PUBREL, PUBCOMP, SUBACK, UNSUBACK and PINGRESP, which may overtake what waits.
+const ANSWERS: [u8; 7] = [4, 5, 6, 7, 9, 11, 13];
+/// How much may wait before nothing more is looked at, in bytes.
+const HELD_BYTES_MAX: usize = 1024 * 1024;
 
 /// What the link is given to take.
 #[derive(Debug)]
@@ -24,8 +30,9 @@ pub(crate) struct Oversized {
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     bytes: BytesMut,
-    /// A packet that was taken and has to wait.
-    held: Option<Bytes>,
+    /// Packets that wait: the first was taken and could not be acted on, the others came behind it.
+    held: VecDeque<Bytes>,
+    held_bytes: usize,
     /// A PUBLISH that is passed over, and how many of its bytes are still to come.
     passing: Option<(Oversized, usize)>,
     /// There may be a whole packet among the bytes.
@@ -47,7 +54,8 @@ impl Inbox {
         packet_bytes_max: u32,
         passes_over: bool,
     ) -> Result<Option<Taken>, DecodeError> {
-        if let Some(held) = self.held.take() {
+        if let Some(held) = self.held.pop_front() {
+            self.held_bytes -= held.len();
             return Ok(Some(Taken::Packet(held)));
         }
         let is_publish = |header: &u8| header >> 4 == PUBLISH;
@@ -89,12 +97,38 @@ impl Inbox {
 
     /// Puts a packet back, to be taken again first.
     pub(crate) fn hold(&mut self, packet: Bytes) {
-        self.held = Some(packet);
+        self.held_bytes += packet.len();
+        self.held.push_front(packet);
+    }
+
+    /// Takes the next answer behind what waits: it may be what that waits for, on this side or on the other.
+    ///
+    /// # Errors
+    /// As [`Self::take`], but for what may be passed over, which has its turn later.
+    pub(crate) fn take_answer(&mut self, packet_bytes_max: u32) -> Result<Option<Bytes>, DecodeError> {
+        while self.held_bytes < HELD_BYTES_MAX {
+            let Some(kind) = self.bytes.first().map(|header| header >> 4) else { break };
+            let length = frame_len(&self.bytes)?;
+            if self.passing.is_some()
+                || kind == PUBLISH && length.is_some_and(|length| length > packet_bytes_max as usize)
+            {
+                return Ok(None);
+            }
+            let Some((_, used)) = next_frame(&self.bytes, packet_bytes_max as usize)? else { break };
+            let packet = self.bytes.split_to(used).freeze();
+            if ANSWERS.contains(&kind) {
+                return Ok(Some(packet));
+            }
+            self.held_bytes += packet.len();
+            self.held.push_back(packet);
+        }
+        self.may_have_packet &= self.held_bytes >= HELD_BYTES_MAX;
+        Ok(None)
     }
 
     /// Says whether nothing can be taken before more has come.
     pub(crate) fn wants_more(&self) -> bool {
-        !self.may_have_packet && self.held.is_none()
+        !self.may_have_packet && self.held_bytes < HELD_BYTES_MAX
     }
 }
 

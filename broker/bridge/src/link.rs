@@ -378,20 +378,29 @@ impl Link {
             }
             None => return Ok(false),
         };
-        let frame: Frame<'_> = match next_frame(&bytes, bytes_max as usize).map_err(malformed)? {
+        if self.take(side, &bytes)? {
+            return Ok(true);
+        }
+        self.half_mut(side).inbox.hold(bytes);
+        match self.half_mut(side).inbox.take_answer(bytes_max).map_err(malformed)? {
+            Some(answer) => self.take(side, &answer),
+            None => Ok(false),
+        }
+    }
+
+    /// Takes a packet; `false` if it has to wait.
+    fn take(&mut self, side: Side, bytes: &[u8]) -> Result<bool, Fault> {
+        let malformed = |error| Fault::Malformed { side, error };
+        let frame: Frame<'_> = match next_frame(bytes, bytes.len()).map_err(malformed)? {
             Some((frame, _)) => frame,
             None => return Ok(false),
         };
         let packet = Packet::decode(frame, self.settings.version(side)).map_err(malformed)?;
-        let is_taken = match self.stage {
-            Stage::AwaitRemoteConnAck | Stage::AwaitLocalConnAck => self.accepted(side, &packet)?,
-            Stage::Parking | Stage::Parked => self.parking(&packet)?,
-            Stage::Relaying => self.relay(side, packet)?,
-        };
-        if !is_taken {
-            self.half_mut(side).inbox.hold(bytes.clone());
+        match self.stage {
+            Stage::AwaitRemoteConnAck | Stage::AwaitLocalConnAck => self.accepted(side, &packet),
+            Stage::Parking | Stage::Parked => self.parking(&packet),
+            Stage::Relaying => self.relay(side, packet),
         }
-        Ok(is_taken)
     }
 
     /// Writes a packet for a side.

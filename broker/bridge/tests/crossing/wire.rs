@@ -139,6 +139,60 @@ fn what_this_broker_has_sent_at_qos_0_before_it_hears_of_the_farewell_still_cros
 }
 
 #[test]
+fn what_has_to_wait_on_one_side_keeps_no_answer_from_what_has_to_wait_on_the_other() {
+    let mut link = Link::open(Arc::new(sample(ProtocolVersion::V311)), 0, 0).unwrap();
+    link.receive(Side::Remote, b"\x20\x02\x01\x00", 0).unwrap();
+    // This broker takes one message at a time.
+    link.receive(Side::Local, b"\x20\x06\x00\x00\x03\x21\x00\x01", 0).unwrap();
+    link.output(Side::Local).clear();
+    link.output(Side::Remote).clear();
+    let to_remote =
+        |id: u8, payload: u8| [&[0x32, 0x0e][..], b"\x00\x08bridge/x", &[0, id, 0, payload]].concat();
+    let to_local = |id: u8, payload: u8| [&[0x32, 0x0d][..], b"\x00\x08bridge/y", &[0, id, payload]].concat();
+
+    // Identifier 2 is that of a SUBSCRIBE which the other broker has not answered.
+    link.receive(Side::Local, &to_remote(2, b'a'), 1).unwrap();
+    link.receive(Side::Local, &to_remote(4, b'b'), 1).unwrap();
+    link.receive(Side::Remote, &to_local(7, b'c'), 1).unwrap();
+    link.receive(Side::Remote, &to_local(8, b'd'), 1).unwrap();
+    assert_eq!(link.output(Side::Remote).split(), b"".as_slice(), "both sides wait");
+    assert!(link.reads(Side::Local) && link.reads(Side::Remote));
+    link.output(Side::Local).clear();
+    link.receive(Side::Remote, &to_local(9, b'z'), 1).unwrap();
+    link.receive(Side::Remote, b"\x90\x03\x00\x02\x01", 2).unwrap();
+
+    assert_eq!(
+        link.output(Side::Remote).split(),
+        hex(&[b"\x32\x0d\x00\x08bridge/x\x00\x02a", b"\x32\x0d\x00\x08bridge/x\x00\x04b"])
+    );
+    link.receive(Side::Local, b"\x40\x02\x00\x07", 2).unwrap();
+    assert_eq!(link.output(Side::Remote).split(), b"\x40\x02\x00\x07".as_slice());
+    let crossed = link.output(Side::Local).split();
+    assert!(crossed.ends_with(b"d") && !crossed.contains(&b'z'), "one at a time, in order");
+}
+
+#[test]
+fn what_waits_behind_a_message_that_has_to_wait_is_bounded() {
+    let mut link = Link::open(Arc::new(sample(ProtocolVersion::V311)), 0, 0).unwrap();
+    link.receive(Side::Remote, b"\x20\x02\x01\x00", 0).unwrap();
+    link.receive(Side::Local, b"\x20\x03\x00\x00\x00", 0).unwrap();
+    link.output(Side::Remote).clear();
+    link.receive(Side::Local, b"\x32\x0e\x00\x08bridge/x\x00\x02\x00a", 1).unwrap();
+    // 60,000 bytes each, at QoS 0.
+    let large = [&b"\x30\xe0\xd4\x03\x00\x08bridge/x\x00"[..], &[b'x'; 59_989]].concat();
+
+    let mut taken = 0;
+    while link.reads(Side::Local) {
+        link.receive(Side::Local, &large, 1).unwrap();
+        taken += 1;
+    }
+
+    assert_eq!(taken, 18, "a mebibyte");
+    link.receive(Side::Remote, b"\x90\x03\x00\x02\x01", 2).unwrap();
+    assert!(link.output(Side::Remote).len() >= 1024 * 1024, "they cross when it does");
+}
+
+#[test]
 fn this_broker_hears_of_the_bridge_as_often_as_it_wants() {
     let mut link = Link::open(Arc::new(sample(ProtocolVersion::V311)), 0, 0).unwrap();
     link.receive(Side::Remote, b"\x20\x02\x00\x00", 0).unwrap();
