@@ -30,12 +30,20 @@ pub(crate) fn path(state: &Path) -> PathBuf {
     path.into()
 }
 
+/// Whether a program that has its state there takes requests.
+pub(crate) async fn is_answered(state: Option<&Path>) -> bool {
+    match state {
+        Some(state) => UnixStream::connect(path(state)).await.is_ok(),
+        None => false,
+    }
+}
+
 /// Listens for requests; a socket that a dead process left behind is replaced.
 pub(crate) async fn listen(state: &Path) -> Result<UnixListener, Failure> {
     let path = path(state);
     let failed = |error: std::io::Error| Failure::new(format!("{}: {error}", path.display()));
-    if UnixStream::connect(&path).await.is_ok() {
-        return Err(Failure::new(format!("{}: another authority runs with this state", path.display())));
+    if is_answered(Some(state)).await {
+        return Err(Failure::new(format!("{}: another program issues keys with this state", path.display())));
     }
     match fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
@@ -87,8 +95,12 @@ pub(crate) async fn answer(mut stream: UnixStream, outcome: Result<String, Strin
 /// Asks the authority that has its state in `state`.
 pub(crate) async fn ask(state: &Path, words: &[&str]) -> Result<String, Failure> {
     let path = path(state);
-    let failed =
-        |error: std::io::Error| Failure::new(format!("{}: {error}; does the authority run?", path.display()));
+    let failed = |error: std::io::Error| {
+        Failure::new(format!(
+            "{}: {error}; does the authority, or whoever else issues the keys, run?",
+            path.display()
+        ))
+    };
     let mut stream = UnixStream::connect(&path).await.map_err(failed)?;
     stream.write_all(words.join("\t").as_bytes()).await.map_err(failed)?;
     stream.shutdown().await.map_err(failed)?;

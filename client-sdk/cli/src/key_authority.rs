@@ -73,10 +73,10 @@ pub(crate) enum Command {
     },
 }
 
-/// Which scope of which running authority.
+/// Which scope of which running authority, or of a `veil pub` or `veil sub` that issues keys.
 #[derive(Args)]
 pub(crate) struct Target {
-    /// The file of its state
+    /// The file of its state; `veil pub --issue` is told in the same way while it runs
     #[arg(long)]
     state: PathBuf,
     /// The scope
@@ -157,25 +157,20 @@ async fn ask(target: &Target, verb: &str, argument: Option<&str>) -> Result<(), 
 
 /// Issues keys until a signal comes.
 async fn serve(connection: &Connection) -> Result<(), Failure> {
-    let state = connection.keys.state_file().filter(|_| !connection.keys.issued().is_empty());
-    let state = state.ok_or_else(|| Failure::new("give --issue FILTER, and --state FILE"))?;
     may_issue(connection.identity()?.as_ref())?;
-    let listener = control::listen(state).await?;
+    let orders = Orders::listen(&connection.keys).await?;
+    let orders = orders.ok_or_else(|| Failure::new("give --issue FILTER, and --state FILE"))?;
     let given = connection.given()?;
     let client = connection.builder(&given, &Pairs::None)?.connect().await?;
     say!("issuing the keys of {}", connection.keys.issued().join(", "));
     let stop = |kind| signal(kind).map_err(|error| Failure::new(format!("signals: {error}")));
     let (mut terminate, mut interrupt) = (stop(SignalKind::terminate())?, stop(SignalKind::interrupt())?);
-    let orders =
-        Orders { listener, client: client.clone(), key_lead_seconds: connection.keys.key_lead_seconds() };
     tokio::select! {
-        never = orders.serve() => match never {},
+        never = orders.serve(&client) => match never {},
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         reason = client.closed() => return Err(Failure::new(reason.to_string())),
     }
-    // The socket goes with the process that answers on it; one that stays is replaced at the next start.
-    let _ = std::fs::remove_file(control::path(state));
     client.disconnect().await?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What a running issuer is told on its socket, and what it answers: one line of text for each order, or why it was not carried out.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, path::PathBuf};
 
 use tokio::net::{UnixListener, UnixStream};
 use veilmq_client::{
@@ -9,23 +9,65 @@ use veilmq_client::{
 };
 use veilmq_protocol::veil::{Certificate, Kid};
 
-use crate::{control, format::unhex};
+use crate::{
+    control,
+    failure::{Failure, complain},
+    format::unhex,
+    keys::Keys,
+};
 
-/// An issuer that takes orders.
+/// An issuer that takes orders. The socket goes with the process that answers on it; one that stays is replaced at the next start.
 pub(crate) struct Orders {
-    pub(crate) listener: UnixListener,
-    pub(crate) client: Client,
+    listener: UnixListener,
+    socket: PathBuf,
     /// How long a key is announced before it is used.
-    pub(crate) key_lead_seconds: u64,
+    key_lead_seconds: u64,
 }
 
 impl Orders {
-    /// Takes orders until it is dropped.
-    pub(crate) async fn serve(&self) -> Infallible {
+    /// Listens beside the state of a program that issues keys; `None` if it issues none.
+    ///
+    /// # Errors
+    /// If another program issues keys with the same state, or nothing can listen there.
+    pub(crate) async fn listen(keys: &Keys) -> Result<Option<Self>, Failure> {
+        let Some(state) = keys.state_file().filter(|_| !keys.issued().is_empty()) else { return Ok(None) };
+        let listener = control::listen(state).await?;
+        let (socket, key_lead_seconds) = (control::path(state), keys.key_lead_seconds());
+        Ok(Some(Self { listener, socket, key_lead_seconds }))
+    }
+
+    /// The same for a program that has something else to do, which it does where nothing can listen: the path of its state may be too
+    /// long for the name of a socket.
+    ///
+    /// # Errors
+    /// If another program issues keys with the same state.
+    pub(crate) async fn listen_if_possible(keys: &Keys) -> Result<Option<Self>, Failure> {
+        match Self::listen(keys).await {
+            Err(failure) if !control::is_answered(keys.state_file().map(PathBuf::as_path)).await => {
+                complain(&format!("veil authority cannot tell this program anything: {failure}"));
+                Ok(None)
+            }
+            orders => orders,
+        }
+    }
+
+    /// Takes orders for a client until it is dropped.
+    pub(crate) async fn serve(&self, client: &Client) -> Infallible {
         loop {
             let stream = control::accept(&self.listener).await;
-            tokio::spawn(serve_one(self.client.clone(), self.key_lead_seconds, stream));
+            tokio::spawn(serve_one(client.clone(), self.key_lead_seconds, stream));
         }
+    }
+
+    /// Takes orders for as long as the program runs.
+    pub(crate) fn serve_beside(self, client: Client) {
+        tokio::spawn(async move { self.serve(&client).await });
+    }
+}
+
+impl Drop for Orders {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.socket);
     }
 }
 

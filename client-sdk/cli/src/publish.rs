@@ -16,6 +16,7 @@ use veilmq_client::{Client, Properties, PublishError, QoS, ReasonCode};
 use crate::{
     connection::{Connection, qos},
     failure::{Deadline, Failure, complain, disconnect},
+    orders::Orders,
     pairs::{PairTo, Pairs},
     progress::Progress,
 };
@@ -84,7 +85,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         false => Some(arguments.payload()?),
     };
     let deadline = Deadline::after(arguments.timeout);
+    let orders = Orders::listen_if_possible(&arguments.connection.keys).await?;
     let client = deadline.limit(builder.connect()).await?;
+    if let Some(orders) = orders {
+        orders.serve_beside(client.clone());
+    }
     let total = payload.as_ref().map(|_| arguments.repeat.saturating_mul(topics.len() as u64));
     let mut publisher = Publisher {
         client: &client,

@@ -14,6 +14,7 @@ use crate::{
     connection::{Connection, qos},
     failure::{Deadline, Failure, complain, disconnect},
     format::{hex, unix_ms, utc},
+    orders::Orders,
     pairs::{PairFrom, Pairs},
     progress::Progress,
 };
@@ -54,7 +55,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let given = arguments.connection.given()?;
     let deadline = Deadline::after(arguments.timeout);
     let pairs = arguments.from.load()?;
-    let client = deadline.limit(arguments.connection.builder(&given, &pairs)?.connect()).await?;
+    let builder = arguments.connection.builder(&given, &pairs)?;
+    let orders = Orders::listen_if_possible(&arguments.connection.keys).await?;
+    let client = deadline.limit(builder.connect()).await?;
+    if let Some(orders) = orders {
+        orders.serve_beside(client.clone());
+    }
     let outcome = deadline.limit(receive(&client, &arguments, &pairs)).await;
     disconnect(&client, outcome).await
 }

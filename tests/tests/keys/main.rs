@@ -175,6 +175,42 @@ fn an_authority_that_may_open_no_more_files_says_so_once_and_waits() {
     plant.made(&["authority", "members", "--state", "keys.state", "--scope", SCOPE]);
 }
 
+#[test]
+fn a_publisher_that_issues_keys_takes_orders_while_it_runs() {
+    let plant = Plant::new(Carrier::veilmq());
+    let issue = ["--issue", SCOPE, "-t", TOPIC, "-q", "1", "-m", "tick"];
+    let repeated = ["--repeat", "1000", "--repeat-delay", "0.2"];
+    let publisher = plant.start(&["pub"], "press", &[&issue[..], &repeated].concat());
+    let _readers = ["lake", "hill"].map(|name| plant.read(name));
+    let ticks = |name: &str| plant.printed(name).lines().count();
+    eventually("ticks for both", || ticks("lake") > 0 && ticks("hill") > 0);
+    let target = ["--state", "press.state", "--scope", SCOPE];
+    let members = || plant.made(&[&["authority", "members"][..], &target].concat());
+    assert!(members().contains(" lake\n") && members().contains(" hill\n"), "{}", members());
+
+    // Its path is too long for the name of a socket.
+    let deep = "d".repeat(110);
+    fs::create_dir(plant.path(&deep)).unwrap();
+    plant.certify("mill", "publisher", "--publish-scope");
+    let state = format!("{deep}/mill.state");
+    let elsewhere = [&issue[..], &["--state", &state]].concat();
+    let third = run(&mut plant.asking(&["pub"], "mill", &elsewhere), 60);
+    assert!(third.status.success(), "{}", String::from_utf8_lossy(&third.stderr));
+
+    let second = run(&mut plant.connecting(&["pub"], "press", &issue), 60);
+    plant.made(&[&["authority", "remove"][..], &target, &[&plant.kid("hill")]].concat());
+    sleep(Duration::from_secs(7));
+    let (lake, hill) = (ticks("lake"), ticks("hill"));
+
+    eventually("more ticks for one", || ticks("lake") > lake + 5);
+    assert_eq!(ticks("hill"), hill);
+    assert!(!members().contains("hill"));
+    assert_eq!(second.status.code(), Some(1));
+    let complaint = String::from_utf8(second.stderr).unwrap();
+    assert!(complaint.contains("another program issues keys with this state"), "{complaint}");
+    drop(publisher);
+}
+
 /// The status of `veil roster diff`, and what it prints.
 fn compared(plant: &Plant, certificates: &[&str]) -> (Option<i32>, String) {
     let mut command = plant.asking(&["roster", "diff"], "press", &[&[SCOPE], certificates].concat());
