@@ -1,6 +1,7 @@
 //! Deadlines of connections, sessions and queues. Each holds at most one, and re-arms it when it fires too early.
 
 use super::Shard;
+use crate::access::Verdict;
 use crate::connection::{Connection, JoinOutcome};
 use crate::effect::Effect;
 use crate::farewell::PeerError;
@@ -95,6 +96,10 @@ impl Shard {
             // The issuer of its keys has had its time.
             Some(Connection::Opening(opening)) if opening.connect_deadline() > environment.now => {
                 return self.conclude_join(connection, JoinOutcome::Pending, environment, effects);
+            }
+            // It has done its part, and its password has not had a turn.
+            Some(Connection::Opening(opening)) if opening.awaits_verdict() => {
+                return self.verified(connection, Verdict::Busy, environment, effects);
             }
             Some(Connection::Opening(opening)) => {
                 PeerError::ConnectTimeout { seconds: opening.offer.connect_seconds_max }

@@ -119,17 +119,20 @@ fn anonymous_is_who_has_no_user_name() {
 }
 
 #[test]
-fn the_time_to_connect_goes_on_while_a_password_is_checked() {
+fn whose_password_has_no_turn_in_the_time_to_connect_is_told_that_the_broker_is_busy() {
     // [A01]
-    let mut world = World::with(Settings { connect_seconds_max: 5, ..Settings::default() });
-    world.set_access(Access { users: users(&[("ann", 1)]), ..Access::open_to(false) });
-    let ann = world.connect(&connect_as("c", "ann", 0));
+    for (version, busy) in [(ProtocolVersion::V5, "CONNACK 0x89"), (ProtocolVersion::V311, "CONNACK 0x88")] {
+        let mut world = World::with(Settings { connect_seconds_max: 5, ..Settings::default() });
+        world.set_access(Access { users: users(&[("ann", 1)]), ..Access::open_to(false) });
+        let ann = world.connect(&Connect { version, ..connect_as("c", "ann", 0) });
 
-    world.pass(5_000);
+        world.pass(5_000);
 
-    assert!(world.is_closed(ann));
-    world.judge(Verdict::Right(1));
-    assert!(world.received(ann).is_empty());
+        assert_eq!(world.received(ann), [busy]);
+        assert!(world.is_closed(ann));
+        world.judge(Verdict::Right(1));
+        assert!(world.received(ann).is_empty());
+    }
 }
 
 #[test]

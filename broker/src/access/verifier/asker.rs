@@ -74,8 +74,9 @@ impl Asker {
 async fn ask_for_ever(mut jobs: Receiver<Job>, inner: Arc<Inner>) {
     while let Some(job) = jobs.recv().await {
         let Ok(permit) = job.hook.permit().await else { continue };
-        // The connection of one that wanted to come in has been closed by now.
+        // One that wanted to come in has been told so by now.
         if job.event == Event::Connect && inner.is_out_of_time(&job.waiting) {
+            inner.counts.verdict(&Verdict::Busy);
             continue;
         }
         let inner = Arc::clone(&inner);

@@ -1,14 +1,15 @@
 //! Checks passwords on threads of its own, so that no shard's turn takes as long as a hash or a question to a service.
 //!
 //! Where a service is asked, it is asked about every user, and only where it leaves that to others are hashes and tokens looked at.
-//! Invariant: what waits to be checked is bounded in number and bytes, and what has waited longer than a client may take to
-//! connect is not checked any more. Who is banned is refused without a hash and without a question.
+//! Invariant: what waits to be checked is bounded in number and bytes, however much of it one network sends the others have their
+//! turns, and what has waited longer than a client may take to connect is not checked any more. Who is banned is refused without a
+//! hash and without a question.
 
 mod asker;
 mod counts;
+mod line;
 mod rehash;
 
-use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,9 +23,10 @@ use veilmq_core::{ConnectionId, Credentials, EntranceId, Sample, SampleKind, Sha
 
 use self::asker::Asker;
 use self::counts::Counts;
+use self::line::{Line, WEIGHT_MIN};
 use super::http::{Event, Hook, Outcome};
 use super::jwt::{Proven, Tokens};
-use super::limiter::{Ban, Banned, Limiter, NewBans};
+use super::limiter::{Ban, Banned, Limiter, NewBans, network};
 use super::users::Users;
 use crate::admin::metrics::MetricSource;
 use crate::clock;
@@ -32,8 +34,9 @@ use crate::clock;
 /// The names of the threads begin with this.
 const THREAD_NAME_PREFIX: &str = "password-";
 const THREADS_MAX: usize = 4;
-const WAITING_MAX: usize = 4_096;
 const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How many wait at most.
+const WAITING_MAX: usize = WAITING_BYTES_MAX / WEIGHT_MIN;
 
 /// Where verdicts go.
 pub(crate) type Reply = dyn Fn(ShardIndex, ConnectionId, Verdict) + Send + Sync;
@@ -86,10 +89,8 @@ struct Inner {
     counts: Counts,
 }
 
-#[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Waiting>,
-    bytes: usize,
+    waiting: Line<Waiting>,
     has_ended: bool,
 }
 
@@ -108,7 +109,7 @@ impl Verifier {
     /// The operating system gave no thread.
     pub(super) fn start(bans: BansConfig, patience_seconds: u32) -> std::io::Result<Self> {
         let inner = Arc::new(Inner {
-            queue: Mutex::default(),
+            queue: Mutex::new(Queue { waiting: Line::new(WAITING_BYTES_MAX), has_ended: false }),
             wake: Condvar::new(),
             users: RwLock::new(Arc::from([])),
             passwords: Mutex::default(),
@@ -245,23 +246,11 @@ impl Inner {
         waiting.since.elapsed().as_secs() >= self.patience_seconds.load(Ordering::Relaxed)
     }
 
-    fn enqueue(&self, waiting: Waiting) -> Result<(), Waiting> {
-        let mut queue = lock(&self.queue);
-        let bytes = waiting.size_bytes();
-        if queue.waiting.len() >= WAITING_MAX || queue.bytes + bytes > WAITING_BYTES_MAX {
-            return Err(waiting);
-        }
-        queue.bytes += bytes;
-        queue.waiting.push_back(waiting);
-        drop(queue);
-        self.wake.notify_one();
-        Ok(())
-    }
-
     fn check_for_ever(&self) {
         while let Some(waiting) = self.next() {
-            // Its connection has been closed by now.
+            // It has been told so by now.
             if self.is_out_of_time(&waiting) {
+                self.counts.verdict(&Verdict::Busy);
                 continue;
             }
             // Many may have been let in before the first of them failed.
@@ -283,8 +272,7 @@ impl Inner {
             if queue.has_ended {
                 return None;
             }
-            if let Some(waiting) = queue.waiting.pop_front() {
-                queue.bytes -= waiting.size_bytes();
+            if let Some(waiting) = queue.waiting.pop() {
                 return Some(waiting);
             }
             queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
@@ -293,7 +281,10 @@ impl Inner {
 
     /// Has a password looked at here.
     fn pass_on(&self, waiting: Waiting) {
-        if let Err(waiting) = self.enqueue(waiting) {
+        let (network, bytes) = (address(&waiting.credentials).map(network), waiting.size_bytes());
+        let left_out = lock(&self.queue).waiting.push(network, bytes, waiting);
+        self.wake.notify_one();
+        for waiting in left_out {
             self.count_and_tell(&waiting, Verdict::Busy);
         }
     }

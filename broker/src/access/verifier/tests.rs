@@ -109,15 +109,21 @@ fn passwords_are_checked_and_too_many_wrong_ones_ban_the_address() {
     assert_eq!(banned, 1);
 }
 
-#[test]
-fn more_than_can_wait_are_told_that_the_broker_is_busy() {
-    // [B15]
+/// A bench where a password takes long.
+fn slow_bench() -> Bench {
     let bench = Bench::new(false);
     let strong = PasswordHash::make(Scheme::Argon2id, b"right").unwrap();
     let mut file = PasswordFile::default();
     file.set("ann", &strong);
     file.write(&bench.path).unwrap();
     bench.go_by(Users::read(&bench.path, &Users::default()).unwrap(), None);
+    bench
+}
+
+#[test]
+fn more_than_can_wait_are_told_that_the_broker_is_busy() {
+    // [B15]
+    let bench = slow_bench();
 
     for _ in 0..WAITING_MAX + 100 {
         bench.verifier.verify(ShardIndex(0), ConnectionId(1), credentials("ann", b"wrong"), &bench.reply);
@@ -125,6 +131,51 @@ fn more_than_can_wait_are_told_that_the_broker_is_busy() {
 
     let busy = bench.verdicts.try_iter().filter(|verdict| *verdict == Verdict::Busy).count();
     assert!(busy > 0, "the queue holds no more than {WAITING_MAX}");
+}
+
+#[test]
+fn who_sends_many_logins_delays_nobody_elsewhere() {
+    // [B15]
+    let bench = slow_bench();
+    for number in 0..200 {
+        // Each fails for the first time.
+        let user = format!("user-{number}");
+        bench.verifier.verify(ShardIndex(0), ConnectionId(1), credentials(&user, b"wrong"), &bench.reply);
+    }
+    let elsewhere = Credentials { peer: "[2001:db8::7]:50123".into(), ..*credentials("ann", b"right") };
+
+    bench.verifier.verify(ShardIndex(0), ConnectionId(2), Box::new(elsewhere), &bench.reply);
+
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let before = (0..).find(|_| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        matches!(bench.verdicts.recv_timeout(left).unwrap(), Verdict::Right(_))
+    });
+    // Those that the threads were at, and one turn.
+    assert!(before.unwrap() <= 2 * THREADS_MAX, "{before:?} were before it");
+}
+
+#[test]
+fn who_has_waited_as_long_as_a_client_may_is_counted_as_one_too_many() {
+    let bench = Bench::new(false);
+    bench.verifier.inner.patience_seconds.store(0, Ordering::Relaxed);
+
+    bench.verifier.verify(ShardIndex(0), ConnectionId(1), credentials("ann", b"right"), &bench.reply);
+
+    let busy = || {
+        let mut value = 0;
+        bench.verifier.visit(&mut |sample| {
+            if sample.name == "veilmq_auth_attempts_total" && sample.label == Some(("result", "busy")) {
+                value = sample.value;
+            }
+        });
+        value
+    };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while busy() == 0 {
+        assert!(Instant::now() < deadline, "it is not counted");
+    }
+    assert_eq!(bench.verdicts.try_recv(), Err(mpsc::TryRecvError::Empty), "nobody waits for it any more");
 }
 
 #[test]
@@ -168,12 +219,12 @@ fn no_password_is_hashed_anew_while_others_wait_to_be_let_in() {
     let (since, shard, connection) = (Instant::now(), ShardIndex(0), ConnectionId(1));
     let (ann, reply) = (credentials("ann", b"right"), Arc::clone(&bench.reply));
     let other = Waiting { since, shard, connection, credentials: credentials("bob", b""), reply };
-    assert!(inner.enqueue(other).is_ok());
+    inner.pass_on(other);
 
     inner.rehash(&ann);
     assert!(!bench.has_strong(0));
 
-    lock(&inner.queue).waiting.clear();
+    assert!(lock(&inner.queue).waiting.pop().is_some());
     inner.rehash(&ann);
     assert!(bench.has_strong(0));
 }
