@@ -80,8 +80,8 @@ pub enum JoinError {
 /// What a reason of a refusal stands for (VEIL-1 section 9.1).
 pub(super) fn why_refused(reason: u8) -> Cow<'static, str> {
     match reason {
-        NOT_ADMITTED => "not admitted: the certificate has no publish or subscribe scope that covers this one, its holder was \
-                         taken out, or there are as many members as there may be"
+        NOT_ADMITTED => "not admitted: the issuer lets in by name alone, the certificate has no publish or subscribe scope that \
+                         covers this one, its holder was taken out, or there are as many members as there may be"
             .into(),
         NO_SUCH_SCOPE => "whoever was asked issues no keys for this scope".into(),
         NO_KEY_YET => "there is no key yet".into(),
