@@ -257,6 +257,35 @@ fn keys_of_pairs_are_kept_over_restarts_of_both() {
 }
 
 #[test]
+fn who_was_let_in_by_name_is_let_in_after_a_restart_too() {
+    let named = || IssuePolicy { admission: Admission::Named, ..IssuePolicy::default() };
+    let mut broker = Broker::default();
+    let mut press = Party::giving_pairs(press(), named());
+    let mut lake = Party::paired(reader("lake"), press.kid());
+    let mut hill = Party::paired(reader("hill"), press.kid());
+    press.visit(&mut broker, START);
+    press.keys.take_changed();
+    for party in [&lake, &hill] {
+        press.keys.admit_to_pairs(party.certificate(), START).unwrap();
+        assert!(press.keys.take_changed(), "there is something to save");
+        press.keys.admit_to_pairs(party.certificate(), START).unwrap();
+        assert!(!press.keys.take_changed(), "it is saved already");
+    }
+    talk(&mut broker, &mut [&mut press, &mut lake], START);
+
+    press = press.restarted(|identity| Party::giving_pairs(identity, named()));
+    // One has half of the time of its key behind it, and the other has not asked before.
+    let events = talk(&mut broker, &mut [&mut press, &mut lake, &mut hill], START + DAY);
+
+    let joined = events.iter().filter(|event| matches!(event, KeyEvent::Joined { .. })).count();
+    assert_eq!(joined, 2, "{events:?}");
+    for party in [&mut lake, &mut hill] {
+        let sealed = seal_for(&mut press, party.kid(), START + DAY).unwrap();
+        assert_eq!(open(party, &sealed, START + DAY), Ok(SECRET.to_vec()));
+    }
+}
+
+#[test]
 fn a_revoked_end_of_a_pair_neither_gets_nor_sends_anything_more() {
     for is_publisher in [false, true] {
         let mut broker = Broker::default();

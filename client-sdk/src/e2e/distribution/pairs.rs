@@ -205,7 +205,8 @@ impl Distribution {
         Ok(())
     }
 
-    /// Lets a subscriber have a key of its own by name. Returns whether keys are given here.
+    /// Lets a subscriber have a key of its own by name, also after a restart, until the pair is [removed](Self::remove_pair). Returns
+    /// whether keys are given here.
     ///
     /// # Errors
     /// [`RosterError::Certificate`].
@@ -217,7 +218,8 @@ impl Distribution {
         self.anchors.verify(&certificate, Roles::SUBSCRIBER, None, Some(now_unix_ms / 1_000))?;
         let Some(giving) = &mut self.pairs.giving else { return Ok(false) };
         self.changed |= giving.barred.remove(&certificate.kid());
-        giving.named.insert(certificate.kid(), certificate);
+        let known = giving.named.insert(certificate.kid(), certificate.clone());
+        self.changed |= known != Some(certificate);
         Ok(true)
     }
 
@@ -267,6 +269,12 @@ impl Distribution {
             out.v32(certificate.as_bytes());
             out.u32(*epoch);
         }
+        let named = self.pairs.giving.iter().flat_map(|giving| giving.named.values());
+        let named: Vec<&Certificate> = named.collect();
+        out.count(named.len());
+        for certificate in named {
+            out.v32(certificate.as_bytes());
+        }
         let barred: Vec<&Kid> = self.pairs.giving.iter().flat_map(|giving| &giving.barred).collect();
         out.count(barred.len());
         for kid in barred {
@@ -298,6 +306,12 @@ impl Distribution {
             let granted = Granted { epoch: reader.u32("epoch")?, certificate };
             if let Some(giving) = &mut self.pairs.giving {
                 giving.granted.insert(granted.certificate.kid(), granted);
+            }
+        }
+        for _ in 0..reader.u32("named count")? {
+            let certificate = read_certificate(reader)?;
+            if let Some(giving) = &mut self.pairs.giving {
+                giving.named.insert(certificate.kid(), certificate);
             }
         }
         for _ in 0..reader.u32("barred count")? {

@@ -26,7 +26,7 @@ use crate::e2e::{
 };
 
 const MAGIC: [u8; 4] = *b"VEKD";
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 /// Reserved at once: growing would leave copies of secrets behind.
 const CAPACITY: usize = 64 << 10;
 
