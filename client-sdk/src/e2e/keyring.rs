@@ -271,21 +271,22 @@ impl Keyring {
         }
     }
 
-    /// Erases the keys whose time has come and returns when the next one is due, in unix milliseconds.
+    /// Erases the keys whose time has come, with all before them, and returns when the next one is due, in unix milliseconds.
     pub fn advance(&mut self, now_unix_ms: u64) -> Option<u64> {
         let held: Vec<u32> = match &self.source {
             Source::Planned { .. } => return None,
             Source::Master { activations, .. } => activations.keys().copied().collect(),
             Source::Explicit { keys } => keys.keys().copied().collect(),
         };
-        for epoch in held {
-            match self.times(epoch)?.drop_ms {
-                u64::MAX => return None,
-                drop_ms if drop_ms > now_unix_ms => return Some(drop_ms),
-                _ => self.drop_before(epoch.saturating_add(1)),
-            }
+        let end = |epoch: u32| self.times(epoch).map(|times| (epoch, times.drop_ms));
+        let ends: Vec<(u32, u64)> = held.into_iter().filter_map(end).collect();
+        // An earlier epoch may have no end that is known, but none after the end of a later one.
+        let over = ends.iter().rev().find(|(_, drop_ms)| *drop_ms <= now_unix_ms).map(|(epoch, _)| *epoch);
+        if let Some(over) = over {
+            self.drop_before(over.saturating_add(1));
         }
-        None
+        let left = ends.into_iter().filter(|(epoch, drop_ms)| Some(*epoch) > over && *drop_ms != u64::MAX);
+        left.map(|(_, drop_ms)| drop_ms).min()
     }
 
     /// Returns when `epoch` changes state, or `None` if it is not known.
@@ -522,6 +523,21 @@ mod tests {
         assert!(keyring.with_key(&scope, 8, |_| ()).is_some());
         assert_eq!(keyring.state(7, 0), Some(EpochState::Gone));
         assert_eq!(keyring.insert(7, GroupKey::new(&[7; 32]), 0), Err(ConfigError::EpochNotNew(7)));
+    }
+
+    #[test]
+    fn a_key_goes_at_its_time_although_an_earlier_one_would_stay_longer() {
+        let mut keyring = Keyring::explicit(TIMING);
+        for (epoch, drop_ms) in [(1, u64::MAX), (2, 50_000), (3, 40_000), (4, u64::MAX), (5, u64::MAX)] {
+            let activate_ms = u64::from(epoch) * 1_000;
+            let window = Window { activate_ms, retire_ms: u64::MAX, drop_ms, no_transition: false };
+            keyring.install(epoch, GroupKey::new(&[1; 32]), window);
+        }
+
+        assert_eq!((keyring.advance(39_999), keyring.held().count()), (Some(40_000), 5));
+        let last = keyring.times(4).unwrap().drop_ms;
+        assert_eq!((keyring.advance(40_000), keyring.held().count()), (Some(last), 2));
+        assert_eq!((keyring.advance(last), keyring.held().count()), (None, 1));
     }
 
     #[test]

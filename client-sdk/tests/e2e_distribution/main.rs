@@ -11,14 +11,17 @@ mod vectors;
 mod world;
 
 use veilmq_client::e2e::{
-    Authentication, OpenError, StateError,
+    Authentication, EpochTiming, OpenError, StateError,
     distribution::{Admission, IssuePolicy, IssuedState, KeyEvent, Rotation},
 };
-use veilmq_protocol::veil::{
-    Roles,
-    distribution::{KeyHead, KeyHeadFlags, RevocationReason},
+use veilmq_protocol::{
+    PublishProperties, TopicName,
+    veil::{
+        Roles,
+        distribution::{KeyHead, KeyHeadFlags, RevocationReason},
+    },
 };
-use world::{Broker, DAY, Party, SCOPE, SECOND, START, crl, crl_topic, entropy, identity, scope};
+use world::{Broker, DAY, Party, SCOPE, SECOND, START, TOPIC, crl, crl_topic, entropy, identity, scope};
 
 fn admit(issuer: &mut Party, member: &Party) {
     assert_eq!(issuer.keys.admit(&scope(), member.certificate(), START, &mut entropy()), Ok(true));
@@ -494,4 +497,29 @@ fn nobody_is_looked_for_because_of_what_no_member_has_sealed() {
 
     assert_eq!(oven.open(&forged, START).unwrap_err(), OpenError::BadTag, "of a sender that is nobody");
     assert_eq!(oven.open(&message, START).unwrap_err(), OpenError::UnknownSender(press.kid()));
+}
+
+#[test]
+fn a_key_that_came_beside_a_newer_one_is_not_kept_longer_than_that() {
+    let timing = EpochTiming { history_ms: 600 * SECOND, ..EpochTiming::default() };
+    let hourly =
+        IssuePolicy { rotate_every_ms: 3_600 * SECOND, outage_ms: 0, timing, ..IssuePolicy::default() };
+    let mut broker = Broker::default();
+    let mut press = Party::publisher("press", hourly);
+    press.visit(&mut broker, START);
+    let retained = press.seal(START);
+    press.keys.rotate(&scope(), Rotation::Ordinary, &mut entropy()).unwrap();
+    press.visit(&mut broker, START + SECOND);
+    let mut lake = Party::subscriber("lake");
+    lake.visit(&mut broker, START + SECOND);
+    press.visit(&mut broker, START + 2 * SECOND);
+    lake.visit(&mut broker, START + 3 * SECOND);
+    let mut reads = |now| {
+        lake.keys.advance(&mut lake.e2e, now, &mut entropy());
+        let (topic, none) = (TopicName::new(TOPIC).unwrap(), PublishProperties::default());
+        lake.e2e.open(topic, &retained, true, &none, now).map(|opened| opened.plaintext)
+    };
+
+    assert_eq!(reads(START + 3_600 * SECOND), Ok(b"21.5".to_vec()));
+    assert_eq!(reads(START + 3 * 3_600 * SECOND), Err(OpenError::EpochDropped { epoch: 1 }));
 }
