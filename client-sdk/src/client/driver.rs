@@ -308,13 +308,14 @@ impl Driver {
         tokio::pin!(work);
         loop {
             let accepts = self.accepts_publication();
-            let input = tokio::select! {
+            let wake = self.next_wake_of_keys();
+            tokio::select! {
                 done = &mut work => return Some(done),
-                input = next_input(&mut self.publishes, &mut self.commands, &self.taken, accepts) => input,
-            };
-            match input {
-                Input::Abandoned | Input::Command(Command::Disconnect { .. }) => return None,
-                input => self.handle_input(input),
+                input = next_input(&mut self.publishes, &mut self.commands, &self.taken, accepts) => match input {
+                    Input::Abandoned | Input::Command(Command::Disconnect { .. }) => return None,
+                    input => self.handle_input(input),
+                },
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => self.advance_keys(),
             }
         }
     }
@@ -353,8 +354,7 @@ impl Driver {
     /// Works on everything that has arrived, unless a subscription is full; a reason ends the connection.
     fn advance(&mut self) -> Option<CloseReason> {
         self.acknowledge_taken();
-        self.sealing.advance();
-        self.work_on_keys();
+        self.advance_keys();
         self.follow_names();
         self.publish_ready();
         self.unclaimed.tell();
@@ -504,12 +504,11 @@ impl Driver {
         let session = self.session.next_timeout().map(|due| self.clock.instant(due));
         let stall =
             (!self.blocked.is_empty() && self.session.awaits_answers()).then(|| Instant::now() + STALL);
-        let keys = self.sealing.next_wake().map(|due| Instant::now() + until(due));
         let refresh = self.sealing.refresh_due().filter(|_| self.is_connected());
         let refresh = refresh.map(|due| Instant::now() + until(due));
         let names = self.sealing.names_due().map(|due| Instant::now() + until(due));
         let unclaimed = self.unclaimed.due();
-        [session, stall, self.reauthenticate_at, keys, self.unsealed_due(), refresh, names, unclaimed]
+        [session, stall, self.reauthenticate_at, self.next_wake_of_keys(), refresh, names, unclaimed]
             .into_iter()
             .flatten()
             .min()

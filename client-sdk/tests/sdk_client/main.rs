@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod dropped;
+mod offline;
 mod parts;
 #[path = "../sdk_support/mod.rs"]
 mod sdk_support;

@@ -26,13 +26,13 @@ use crate::{
 const TOPIC: &str = "factory/t";
 
 /// Seals in parts of one byte.
-struct Sender {
+pub(crate) struct Sender {
     e2e: E2e,
     drawn: u8,
 }
 
 impl Sender {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut e2e = E2e::new(Member::Unsigned(Kid::from_bytes([9; 8])), Limits::default());
         let keyring = Keyring::master(MasterSecret::new(MASTER), 1, EpochTiming::default());
         let options = EnvelopeOptions { chunk_bytes: NonZeroU32::MIN, ..EnvelopeOptions::default() };
@@ -40,7 +40,7 @@ impl Sender {
         Self { e2e, drawn: 0 }
     }
 
-    fn seal(&mut self, text: &str) -> Vec<Vec<u8>> {
+    pub(crate) fn seal(&mut self, text: &str) -> Vec<Vec<u8>> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let now_unix_ms = u64::try_from(now.as_millis()).unwrap();
         let mut draw = |out: &mut [u8]| {
@@ -53,7 +53,7 @@ impl Sender {
 }
 
 impl Peer {
-    async fn send_part(&mut self, qos: QoS, packet_id: u16, dup: bool, payload: &[u8]) {
+    pub(crate) async fn send_part(&mut self, qos: QoS, packet_id: u16, dup: bool, payload: &[u8]) {
         let publish = Publish {
             dup,
             qos,
@@ -155,7 +155,7 @@ async fn parts_of_a_message_that_is_given_up_are_acknowledged() {
 }
 
 /// Comes back to its session, with what it saved there.
-fn keeping(broker: &Broker, state: &Path) -> Builder {
+pub(crate) fn keeping(broker: &Broker, state: &Path) -> Builder {
     let key = StateKey::Key(Secret32::new(&[7; 32]));
     scoped(broker.client().clean_start(false)).state_file_with_key(state, key)
 }

@@ -45,7 +45,7 @@ impl Peer {
     }
 
     /// Grants this many subscriptions, and gives their filters and the QoS asked for.
-    async fn grant_keys(&mut self, count: usize) -> BTreeMap<String, u8> {
+    pub(crate) async fn grant_keys(&mut self, count: usize) -> BTreeMap<String, u8> {
         let mut filters = BTreeMap::new();
         for _ in 0..count {
             let packet = self.take().await;
@@ -63,7 +63,7 @@ impl Peer {
     }
 
     /// Takes the introduction of a client and acknowledges it.
-    async fn take_introduction(&mut self) -> (String, Vec<u8>) {
+    pub(crate) async fn take_introduction(&mut self) -> (String, Vec<u8>) {
         let packet = self.take().await;
         let topic = topic_of(&packet);
         assert!(topic.starts_with("_veil/1/pre/"), "{topic}");
@@ -81,7 +81,7 @@ fn packet_id(packet: &[u8], topic: &str) -> u16 {
     publish.packet_id.unwrap().value()
 }
 
-fn member(broker: &Broker) -> Builder {
+pub(crate) fn member(broker: &Broker) -> Builder {
     broker
         .client()
         .identity(world::identity("reader", Roles::SUBSCRIBER, &[SCOPE]))

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 use veilmq_protocol::{QoS, RetainHandling, SubscribeOptions, veil::hello::JoinStatus};
 
-use super::{Driver, KeyRequestError, PublishCommand, Waiter};
+use super::{Driver, KeyRequestError, PublishCommand, Waiter, until};
 use crate::{
     client::{
         clock::unix_ms,
@@ -40,6 +40,18 @@ impl Driver {
         if let Some(keys) = self.sealing.keys_mut() {
             keys.disconnected();
         }
+    }
+
+    /// Does all that has its time and needs no connection: erases keys, saves what was received, gives up what has waited.
+    pub(super) fn advance_keys(&mut self) {
+        self.sealing.advance();
+        self.work_on_keys();
+    }
+
+    /// When [`advance_keys`](Self::advance_keys) has something to do though nothing arrives.
+    pub(super) fn next_wake_of_keys(&self) -> Option<Instant> {
+        let keys = self.sealing.next_wake().map(|due| Instant::now() + until(due));
+        [keys, self.unsealed_due()].into_iter().flatten().min()
     }
 
     /// Does what is due; tells the application that the client is usable once it is.
@@ -110,7 +122,7 @@ impl Driver {
     }
 
     /// When a key may have become active, or the oldest publication has waited long enough.
-    pub(super) fn unsealed_due(&self) -> Option<Instant> {
+    fn unsealed_due(&self) -> Option<Instant> {
         let (_, deadline) = self.unsealed.front()?;
         Some((*deadline).min(Instant::now() + ACTIVATION_POLL))
     }
