@@ -23,6 +23,7 @@ pub mod veil;
 
 mod acknowledgement;
 mod auth;
+mod bridging;
 mod connack;
 mod connect;
 mod connect_properties;
@@ -46,6 +47,7 @@ mod user_properties;
 
 pub use acknowledgement::Acknowledgement;
 pub use auth::Auth;
+pub use bridging::{BRIDGE_PROPERTY, BROKER_ID_BYTES_MAX, BROKER_PROPERTY};
 pub use connack::{ConnAck, ConnAckProperties};
 pub use connect::{Connect, Will};
 pub use connect_properties::ConnectProperties;

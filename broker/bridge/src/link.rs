@@ -106,6 +106,8 @@ pub(crate) struct Half {
     pub(crate) flow: Flow,
     /// Packets of the bridge itself that this side has not answered.
     pub(crate) own: HashMap<PacketId, Own>,
+    /// What this side calls itself, if it is a broker that says so.
+    pub(crate) broker: Option<String>,
     pub(crate) keep_alive: KeepAlive,
 }
 
@@ -116,6 +118,7 @@ impl Half {
             output: BytesMut::new(),
             flow: Flow::new(0, false),
             own: HashMap::new(),
+            broker: None,
             keep_alive: KeepAlive::new(keep_alive_seconds, now),
         }
     }

@@ -7,9 +7,10 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
 use veilmq_protocol::{
-    ConnAck, Connect, ConnectProperties, EncodeError, Packet, PacketId, ProtocolVersion, Publish,
-    PublishProperties, QoS, ReasonCode, RetainHandling, Subscribe, SubscribeFiltersBuf, SubscribeOptions,
-    TopicFilter, TopicName, Unsubscribe, UnsubscribeFiltersBuf, Will,
+    BRIDGE_PROPERTY, BROKER_ID_BYTES_MAX, BROKER_PROPERTY, ConnAck, Connect, ConnectProperties, EncodeError,
+    Packet, PacketId, ProtocolVersion, Publish, PublishProperties, QoS, ReasonCode, RetainHandling,
+    Subscribe, SubscribeFiltersBuf, SubscribeOptions, TopicFilter, TopicName, Unsubscribe,
+    UnsubscribeFiltersBuf, UserPropertiesBuf, Will,
 };
 
 use crate::error::Fault;
@@ -36,7 +37,7 @@ pub(crate) enum Own {
 impl Link {
     pub(crate) fn connect_to_remote(&mut self) -> Result<(), Fault> {
         let settings = Arc::clone(&self.settings);
-        let remote = &settings.remote;
+        let (remote, question) = (&settings.remote, self.question(Side::Remote)?);
         let topic = remote.notification_topic.as_deref().and_then(|topic| TopicName::new(topic).ok());
         let will = topic.map(|topic| Will {
             qos: QoS::AtLeastOnce,
@@ -60,6 +61,7 @@ impl Link {
                 receive_maximum: NonZeroU16::new(remote.receive_maximum),
                 packet_bytes_max: NonZeroU32::new(remote.packet_bytes_max),
                 topic_alias_maximum: remote.topic_alias_maximum,
+                user: question.as_user_properties(),
                 ..ConnectProperties::default()
             },
         };
@@ -68,7 +70,7 @@ impl Link {
 
     pub(crate) fn connect_to_local(&mut self) -> Result<(), Fault> {
         let settings = Arc::clone(&self.settings);
-        let local = &settings.local;
+        let (local, question) = (&settings.local, self.question(Side::Local)?);
         let connect = Connect {
             version: ProtocolVersion::V5,
             bridge: false,
@@ -82,10 +84,27 @@ impl Link {
                 session_expiry_seconds: Some(local.session_expiry_seconds),
                 receive_maximum: NonZeroU16::new(self.local_receive_maximum()),
                 packet_bytes_max: self.local_packet_bytes_max(),
+                user: question.as_user_properties(),
                 ..ConnectProperties::default()
             },
         };
         self.write(Side::Local, &Packet::Connect(connect))
+    }
+
+    /// What asks a broker who it is, where messages are marked with that.
+    fn question(&self, side: Side) -> Result<UserPropertiesBuf, Fault> {
+        let mut user = UserPropertiesBuf::new();
+        if let Some(mark) = &self.settings.mark {
+            user.push(BRIDGE_PROPERTY, mark).map_err(|error| Fault::Unwritable { side, error })?;
+        }
+        Ok(user)
+    }
+
+    /// Takes note of who a broker is.
+    fn be_introduced(&mut self, side: Side, answer: &ConnAck<'_>) {
+        let mut said = answer.properties.user.iter().filter(|(name, _)| *name == BROKER_PROPERTY);
+        let id = said.next().map(|(_, id)| id).filter(|id| id.len() <= BROKER_ID_BYTES_MAX);
+        self.half_mut(side).broker = id.filter(|_| self.settings.mark.is_some()).map(str::to_owned);
     }
 
     /// How many messages this broker may have sent unacknowledged.
@@ -113,6 +132,7 @@ impl Link {
         if answer.reason != ReasonCode::Success {
             return Err(Fault::Refused { side, reason: answer.reason });
         }
+        self.be_introduced(side, answer);
         match side {
             Side::Remote => self.accepted_by_remote(answer)?,
             Side::Local => self.accepted_by_local(answer)?,

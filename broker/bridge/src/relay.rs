@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use veilmq_protocol::{
-    Acknowledgement, DecodeError, Packet, PacketId, Publish, PublishProperties, QoS, ReasonCode, TopicName,
-    UserPropertiesBuf,
+    Acknowledgement, BRIDGE_PROPERTY, BROKER_ID_BYTES_MAX, BROKER_PROPERTY, DecodeError, Packet, PacketId,
+    Publish, PublishProperties, QoS, ReasonCode, TopicName, UserPropertiesBuf,
 };
 
 use crate::blame::Suspect;
@@ -13,8 +13,6 @@ use crate::link::{Event, Link, Side};
 use crate::mapping::Mapping;
 use crate::settings::Settings;
 
-/// The User Property in which a message carries the bridges it has crossed.
-const TRAIL: &str = "veilmq-bridge";
 /// The most bridges a message crosses.
 const CROSSINGS_MAX: usize = 16;
 /// What a User Property adds besides its name and value, and what lengths before it may grow by, in bytes.
@@ -175,7 +173,7 @@ impl Link {
         }
     }
 
-    /// Says whether a message comes back that went over this bridge.
+    /// Says whether a message comes back that went over this bridge, or goes to a broker that a bridge took it from.
     fn has_crossed(&mut self, side: Side, topic: &str, publish: &Publish<'_>) -> bool {
         let now = self.now;
         if side == Side::Remote
@@ -185,9 +183,12 @@ impl Link {
             return true;
         }
         let Some(mark) = &self.settings.mark else { return false };
-        let crossings = || publish.properties.user.iter().filter(|(name, _)| *name == TRAIL);
-        let has_crossed =
-            crossings().any(|(_, crossed)| crossed == mark) || crossings().count() >= CROSSINGS_MAX;
+        let marks = |name| publish.properties.user.iter().filter(move |(marked, _)| *marked == name);
+        let is_among = |name, id: &str| marks(name).any(|(_, marked)| marked == id);
+        let sink = self.half(side.other()).broker.as_deref();
+        let has_crossed = is_among(BRIDGE_PROPERTY, mark)
+            || sink.is_some_and(|sink| is_among(BROKER_PROPERTY, sink))
+            || marks(BRIDGE_PROPERTY).count() >= CROSSINGS_MAX;
         if has_crossed {
             self.events.push_back(Event::LoopStopped);
         }
@@ -249,7 +250,10 @@ impl Link {
             user.push(name, value).map_err(unwritable)?;
         }
         if let Some(mark) = &self.settings.mark {
-            user.push(TRAIL, mark).map_err(unwritable)?;
+            user.push(BRIDGE_PROPERTY, mark).map_err(unwritable)?;
+        }
+        if let Some(broker) = &self.half(side).broker {
+            user.push(BROKER_PROPERTY, broker).map_err(unwritable)?;
         }
         Ok(user)
     }
@@ -379,8 +383,10 @@ impl Link {
 }
 
 impl Settings {
-    /// What the trail adds to a packet, in bytes.
+    /// What the marks add to a packet, in bytes.
     pub(crate) fn trail_bytes_max(&self) -> usize {
-        self.mark.as_ref().map_or(0, |mark| TRAIL.len() + mark.len() + PROPERTY_OVERHEAD)
+        let of_broker = BROKER_PROPERTY.len() + BROKER_ID_BYTES_MAX + PROPERTY_OVERHEAD;
+        let of_bridge = |mark: &String| BRIDGE_PROPERTY.len() + mark.len() + PROPERTY_OVERHEAD;
+        self.mark.as_ref().map_or(0, |mark| of_bridge(mark) + of_broker)
     }
 }

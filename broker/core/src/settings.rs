@@ -24,6 +24,8 @@ pub struct Settings {
     pub capabilities: Capabilities,
     /// What listeners offer, by [`crate::EntranceId`]; one that is not among them offers what these settings say.
     pub entrances: Vec<Entrance>,
+    /// What bridges are told that ask who this broker is, unlike any other broker; `None` tells them nothing.
+    pub broker_id: Option<Arc<str>>,
     /// Whether refusals and farewells of MQTT 5 explain themselves with a Reason String.
     pub reason_strings: bool,
     /// The Server Reference that clients are given when the broker goes away.
@@ -114,6 +116,7 @@ impl Default for Settings {
             anonymous: true,
             capabilities: Capabilities::default(),
             entrances: Vec::new(),
+            broker_id: None,
             reason_strings: true,
             server_reference: None,
             response_information: None,

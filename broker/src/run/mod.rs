@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 use veilmq_config::{BrokerConfig, Durability, Mode};
-use veilmq_core::{Record, Shard, ShardIndex, Shared, StoreError, VeilServer};
+use veilmq_core::{Record, Settings, Shard, ShardIndex, Shared, StoreError, VeilServer};
 use veilmq_protocol::veil::channel::Identity;
 
 pub use self::error::RunError;
@@ -292,8 +292,10 @@ fn identity(config: &BrokerConfig, trust: &TrustFolder) -> Result<Option<Identit
 }
 
 fn share(config: &BrokerConfig, identity: Option<Identity>) -> Result<Arc<Shared>, RunError> {
-    let mut hash_key = [0; 16];
-    getrandom::fill(&mut hash_key).map_err(|error| RunError::system("get random bytes")(error.into()))?;
+    let (mut hash_key, mut id) = ([0; 16], [0; 8]);
+    for bytes in [&mut hash_key[..], &mut id[..]] {
+        getrandom::fill(bytes).map_err(|error| RunError::system("get random bytes")(error.into()))?;
+    }
     let veil = identity.map(|identity| VeilServer {
         identity,
         policy: settings::server_policy(&config.veil),
@@ -304,7 +306,8 @@ fn share(config: &BrokerConfig, identity: Option<Identity>) -> Result<Arc<Shared
         one_trip: settings::one_trip(&config.veil, clock::unix_ms()),
         fan_out: settings::fan_out(&config.veil),
     });
-    Ok(Shared::new(settings::core_settings(config), hash_key, veil))
+    let broker_id = Some(Arc::from(format!("{:016x}", u64::from_be_bytes(id))));
+    Ok(Shared::new(Settings { broker_id, ..settings::core_settings(config) }, hash_key, veil))
 }
 
 fn start_admin(config: &BrokerConfig, state: &Arc<AdminState>) -> Result<Option<AdminServer>, RunError> {

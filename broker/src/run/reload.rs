@@ -155,6 +155,7 @@ impl Reloader {
         let (roster, gone) = self.listeners.roster(&plan);
         let in_all = BrokerConfig { listeners: roster, ..now.clone() };
         let mut settings = core_settings(&in_all);
+        settings.broker_id.clone_from(&self.shared.settings().broker_id);
         for number in &gone {
             if let Some(entrance) = settings.entrances.get_mut(*number) {
                 entrance.is_open = false;

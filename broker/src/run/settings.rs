@@ -49,6 +49,8 @@ fn common_settings(config: &BrokerConfig) -> Settings {
             bytes => bytes as usize,
         },
         entrances: Vec::new(),
+        // It is chosen at the start.
+        broker_id: None,
         client_id_prefix: config.access.client_id_prefix.as_deref().map(Arc::from),
         sessions_max: limits.sessions_max as usize,
         takeovers_per_minute_max: limits.takeovers_per_minute_max,

@@ -165,7 +165,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     ),
     switch(
         "bridges[].marks_messages",
-        "Whether messages carry, as a User Property of MQTT 5, which bridges they have crossed, so that none crosses one twice.",
+        "Whether messages carry, as User Properties of MQTT 5, which bridges they have crossed and from which brokers, so that none comes back.",
         TRUE,
     ),
     unset(

@@ -39,7 +39,11 @@ fn connect_is_that_of_a_bridge_in_every_version() {
         ),
         (
             "receive_maximum = 20\ntopic_alias_maximum = 0\nsession_expiry_seconds = 0",
-            will(b"\0\x04MQTT\x05\x2c\0\x3c", b"\x08\x21\0\x14\x27\x01\0\0\0", b"\0"),
+            will(
+                b"\0\x04MQTT\x05\x2c\0\x3c",
+                b"\x1d\x21\0\x14\x27\x01\0\0\0\x26\0\x0dveilmq-bridge\0\x03far",
+                b"\0",
+            ),
         ),
         (
             "clean_start = true\nnotifications = \"local\"\nusername = \"u\"\npassword = \"p\"\nprotocol = \"3.1.1\"",

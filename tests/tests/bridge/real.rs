@@ -38,8 +38,8 @@ fn a_message_crosses_each_bridge_once_however_two_brokers_are_joined() {
         publish(&first, "t/a", 1, "from here");
         publish(&there, "t/b", 2, "from there");
 
-        // Each of two bridges takes a message over, and each brings back what the other took over; then it has crossed both.
-        let (own, others) = if joined_twice { (3, 2) } else { (1, 1) };
+        // Each of two bridges takes a message over, and neither brings it back.
+        let (own, others) = if joined_twice { (1, 2) } else { (1, 1) };
         for (hears, of_here, of_there) in [(&mut here_hears, own, others), (&mut there_hears, others, own)] {
             let mut heard = hear(hears, of_here + of_there);
             heard.sort();
@@ -48,6 +48,39 @@ fn a_message_crosses_each_bridge_once_however_two_brokers_are_joined() {
             hears_nothing(hears);
         }
     }
+}
+
+#[test]
+fn in_a_ring_of_brokers_each_hears_a_message_once_also_the_one_where_it_began() {
+    // [E06]
+    let mut ring: Vec<Broker> = (0..3).map(|_| Broker::configured(|_| String::new())).collect();
+    let addresses: Vec<_> = ring.iter().map(Broker::address).collect();
+    for (number, broker) in ring.iter_mut().enumerate() {
+        let next = addresses[(number + 1) % addresses.len()];
+        let said = config(addresses[number], next, &topic("t/#", "out", 2));
+        let said = said.replace("\"far\"", &format!("\"bridge-{number}\""));
+        std::fs::write(broker.directory().join("veilmq.toml"), said).unwrap();
+        broker.restart();
+    }
+    wait_until("the bridges are up", || ring.iter().all(is_up));
+    let mut hears: Vec<Wire> = ring.iter().map(|broker| subscriber(broker, "s", "t/#")).collect();
+
+    for (number, broker) in ring.iter().enumerate() {
+        for qos in [1, 2] {
+            publish(broker, &format!("t/{number}"), qos, &qos.to_string());
+        }
+    }
+
+    for wire in &mut hears {
+        let mut heard = hear(wire, 6);
+        heard.sort();
+        assert_eq!(heard, ["t/0 1", "t/0 2", "t/1 1", "t/1 2", "t/2 1", "t/2 2"]);
+    }
+    hears.iter_mut().for_each(hears_nothing);
+    // What came all the way was stopped before the last bridge.
+    wait_until("they were stopped", || {
+        ring.iter().all(|broker| broker.metric("veilmq_bridge_loops_stopped_total") == Some(2.0))
+    });
 }
 
 #[test]

@@ -269,3 +269,67 @@ fn a_message_crosses_each_bridge_once_however_the_brokers_are_joined() {
     assert_eq!(rig.heard(Side::Local), [""; 0]);
     assert_eq!(rig.events, [Event::Up, Event::LoopStopped]);
 }
+
+#[test]
+fn a_message_comes_to_no_broker_that_a_bridge_has_taken_it_from() {
+    // [E06] Over however many others it comes.
+    let both = vec![mapping("#", Direction::Both, QoS::AtLeastOnce)];
+    let known = |id: &str| {
+        let broker_id = Some(id.into());
+        veilmq_simulator::World::with(veilmq_core::Settings { broker_id, ..veilmq_core::Settings::default() })
+    };
+    let mut rig = Rig::new(settings(ProtocolVersion::V5, both));
+    (rig.here, rig.there) = (known("here"), known("there"));
+    rig.listen(Side::Local);
+    rig.listen(Side::Remote);
+    rig.park();
+    rig.up();
+    let marked = |brokers: &[&str]| {
+        let mut user = veilmq_protocol::UserPropertiesBuf::new();
+        brokers.iter().for_each(|broker| user.push("veilmq-broker", broker).unwrap());
+        user
+    };
+
+    for (side, brokers) in [
+        (Side::Remote, &["here", "third"][..]),
+        (Side::Remote, &["third"]),
+        (Side::Local, &["there"]),
+        (Side::Local, &["third", "here"]),
+    ] {
+        let (user, payload) = (marked(brokers), brokers.join(" and "));
+        let mut publish = veilmq_simulator::publish("t", &payload, QoS::AtLeastOnce, 1);
+        publish.properties.user = user.as_user_properties();
+        let (conn, _) = rig.world(side).join("another bridge", true, 0);
+        rig.world(side).send(conn, &veilmq_protocol::Packet::Publish(publish));
+        rig.pump().unwrap();
+    }
+
+    assert_eq!(rig.heard(Side::Local), ["t third", "t there", "t third and here"]);
+    assert_eq!(rig.heard(Side::Remote), ["t here and third", "t third", "t third and here"]);
+    assert_eq!(rig.events, [Event::Up, Event::LoopStopped, Event::LoopStopped]);
+}
+
+#[test]
+fn what_a_bridge_takes_from_a_broker_carries_who_that_is() {
+    let mut rig =
+        Rig::new(settings(ProtocolVersion::V5, vec![mapping("#", Direction::Out, QoS::AtMostOnce)]));
+    rig.here = veilmq_simulator::World::with(veilmq_core::Settings {
+        broker_id: Some("here".into()),
+        ..veilmq_core::Settings::default()
+    });
+    rig.park();
+    rig.up();
+    let (watcher, _) = rig.there.join("watcher", true, 0);
+    rig.there.subscribe(watcher, "#", QoS::AtMostOnce);
+    rig.there.received(watcher);
+
+    rig.publish(Side::Local, "t", "x", QoS::AtMostOnce);
+    rig.pump().unwrap();
+
+    let bytes = rig.there.bytes(watcher);
+    let (frame, _) = veilmq_protocol::next_frame(&bytes, 1_000).unwrap().unwrap();
+    let packet = veilmq_protocol::Packet::decode(frame, ProtocolVersion::V5).unwrap();
+    let veilmq_protocol::Packet::Publish(publish) = packet else { panic!("{packet:?}") };
+    let marks: Vec<_> = publish.properties.user.iter().collect();
+    assert_eq!(marks, [("veilmq-bridge", "here/bridge"), ("veilmq-broker", "here")]);
+}

@@ -42,10 +42,11 @@ fn connect_has_the_bit_of_bridges_and_the_will_that_tells_of_the_end() {
 }
 
 #[test]
-fn connect_of_mqtt_5_has_the_receive_maximum_and_the_maximum_packet_size() {
+fn connect_of_mqtt_5_has_the_receive_maximum_the_maximum_packet_size_and_the_mark() {
     let mut link = Link::open(Arc::new(sample(ProtocolVersion::V5)), 0, 0).unwrap();
 
-    let head = b"\x10\x42\x00\x04MQTT\x05\x2c\x00\x3c\x08\x21\x00\x14\x27\x00\x0f\x42\x40\x00\x05bsamp\x00";
+    let head = b"\x10\x5f\x00\x04MQTT\x05\x2c\x00\x3c\x25\x21\x00\x14\x27\x00\x0f\x42\x40\
+        \x26\x00\x0dveilmq-bridge\x00\x0bhere/bridge\x00\x05bsamp\x00";
     assert_eq!(link.output(Side::Remote).split(), hex(&[head, TOPIC, b"\x00\x010"]));
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use veilmq_protocol::veil::Certificate;
 use veilmq_protocol::veil::channel::ServerAccepted;
 use veilmq_protocol::veil::registry::AUTHENTICATION_METHOD;
-use veilmq_protocol::{Auth, Connect, ProtocolVersion, ReasonCode};
+use veilmq_protocol::{Auth, BRIDGE_PROPERTY, Connect, ProtocolVersion, ReasonCode};
 
 pub(crate) use self::channel::{Channel, Told, finish_params};
 pub(crate) use self::established::Established;
@@ -69,6 +69,8 @@ pub(crate) struct ConnectRequest {
     pub(crate) problem_information: bool,
     /// The client asks for Response Information.
     pub(crate) response_information: bool,
+    /// The client is a bridge that asks who this broker is.
+    pub(crate) asks_who: bool,
     pub(crate) topic_alias_maximum: u16,
     /// The client asks for a mode of the paper, and gets it.
     pub(crate) is_paper: bool,
@@ -102,6 +104,7 @@ impl ConnectRequest {
             packet_bytes_max: packet_bytes_max(connect),
             problem_information: connect.properties.request_problem_information,
             response_information: connect.properties.request_response_information,
+            asks_who: connect.properties.user.iter().any(|(name, _)| name == BRIDGE_PROPERTY),
             topic_alias_maximum: connect.properties.topic_alias_maximum,
             is_paper: false,
         }

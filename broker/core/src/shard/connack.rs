@@ -5,7 +5,10 @@ use std::num::{NonZeroU16, NonZeroU32};
 use veilmq_protocol::veil::channel::{AwaitPacket, ServerAccepted};
 use veilmq_protocol::veil::hello::ChannelForm;
 use veilmq_protocol::veil::registry::{AUTHENTICATION_METHOD, Scheme};
-use veilmq_protocol::{ConnAck, ConnAckProperties, Packet, ProtocolVersion, ReasonCode};
+use veilmq_protocol::{
+    BROKER_PROPERTY, ConnAck, ConnAckProperties, Packet, ProtocolVersion, ReasonCode, UserProperties,
+    UserPropertiesBuf,
+};
 
 use super::Shard;
 use crate::connection::{Channel, ConnectRequest, Fan, Told, Wire, finish_params};
@@ -28,9 +31,11 @@ impl Shard {
         let finish =
             channel.map(|accepted| self.server_finish(accepted, request, told, environment)).transpose()?;
         let response_information = self.response_information(request);
+        let introduction = self.introduction(request);
         let properties = match request.version {
             ProtocolVersion::V5 => ConnAckProperties {
                 response_information: response_information.as_deref(),
+                user: introduction.as_user_properties(),
                 authentication_method: finish.as_ref().map(|_| AUTHENTICATION_METHOD),
                 authentication_data: finish.as_ref().map(|(bytes, _)| bytes.as_slice()),
                 ..self.capabilities(request, form)
@@ -89,6 +94,16 @@ impl Shard {
         Some(template.replace("%c", &request.client_id))
     }
 
+    /// Returns who this broker is, for a bridge that asks.
+    fn introduction(&self, request: &ConnectRequest) -> UserPropertiesBuf {
+        let mut user = UserPropertiesBuf::new();
+        if let Some(id) = self.settings.broker_id.as_deref().filter(|_| request.asks_who) {
+            // It is as short as it is printable.
+            let _ = user.push(BROKER_PROPERTY, id);
+        }
+        user
+    }
+
     fn capabilities<'a>(&self, request: &'a ConnectRequest, form: ChannelForm) -> ConnAckProperties<'a> {
         let entrance = &request.offer;
         // Nothing would authenticate what an alias stands for (VEIL-1 section 5.3).
@@ -138,6 +153,8 @@ fn fitting<'a>(connack: ConnAck<'a>, request: &ConnectRequest) -> ConnAck<'a> {
     if bytes.is_ok_and(|bytes| bytes <= request.packet_bytes_max) {
         return connack;
     }
-    let properties = ConnAckProperties { response_information: None, ..connack.properties };
+    // [MQTT-3.2.2-20]
+    let user = UserProperties::default();
+    let properties = ConnAckProperties { response_information: None, user, ..connack.properties };
     ConnAck { properties, ..connack }
 }

@@ -1,7 +1,7 @@
 //! Bridges: the broker's own, which rules do not concern, and those of other brokers, which MQTT 3 cannot say all about.
 
-use veilmq_core::{Access, BridgeErrand, Input};
-use veilmq_protocol::{Connect, Packet, ProtocolVersion, QoS};
+use veilmq_core::{Access, BridgeErrand, Input, Settings};
+use veilmq_protocol::{Connect, ConnectProperties, Packet, ProtocolVersion, QoS, UserPropertiesBuf};
 use veilmq_simulator::{Conn, World, connect_v5, connect_v311, options};
 
 use super::{PUBLISH, deny, rules};
@@ -153,4 +153,20 @@ fn what_waits_for_a_bridge_goes_on_waiting_while_it_only_subscribes() {
     let all = ["a\" qos0", "c\" qos0", "b\" qos1 id1", "d\" qos1 id2"];
     let expected = all.map(|message| format!("PUBLISH t \"{message}"));
     assert_eq!(world.received(third)[1..], expected);
+}
+
+#[test]
+fn only_a_bridge_that_asks_is_told_who_this_broker_is() {
+    let broker_id = Some("0123".into());
+    let mut world = World::with(Settings { broker_id, ..Settings::default() });
+    let mut question = UserPropertiesBuf::new();
+    question.push("veilmq-bridge", "site-7").unwrap();
+    let asking = ConnectProperties { user: question.as_user_properties(), ..ConnectProperties::default() };
+
+    for (properties, expected) in [(asking, true), (ConnectProperties::default(), false)] {
+        let conn = world.connect(&Connect { properties, ..connect_v5("b", true, 0) });
+        let bytes = world.bytes(conn);
+
+        assert_eq!(bytes.ends_with(b"\x26\0\x0dveilmq-broker\0\x040123"), expected, "{bytes:02x?}");
+    }
 }
