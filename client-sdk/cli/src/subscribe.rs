@@ -56,46 +56,29 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let deadline = Deadline::after(arguments.timeout);
     let pairs = arguments.from.load()?;
     let builder = arguments.connection.builder(&given, &pairs)?;
+    let own = arguments.connection.identity()?.map(|own| own.kid());
+    let filters = arguments.topics.iter().map(|filter| pairs.filter(filter, own));
+    let filters: Vec<String> = filters.collect::<Result<_, _>>()?;
     let orders = Orders::listen_if_possible(&arguments.connection.keys).await?;
     let client = deadline.limit(builder.connect()).await?;
     if let Some(orders) = orders {
         orders.serve_beside(client.clone());
     }
-    let outcome = deadline.limit(receive(&client, &arguments, &pairs)).await;
+    let mut printer =
+        Printer { arguments: &arguments, pairs: &pairs, progress: progress_of(&arguments), printed: 0 };
+    let outcome = deadline.limit(printer.receive(&client, &filters)).await;
+    drop(printer);
     disconnect(&client, outcome).await
 }
 
-/// Prints what comes until there is enough of it, or a signal says so.
-async fn receive(client: &Client, arguments: &Arguments, pairs: &Pairs) -> Result<(), Failure> {
-    let mut messages = subscribe(client, arguments, pairs).await?;
-    let declined = client.decline_unclaimed().await?;
-    if declined > 0 {
-        complain(&format!("{declined} messages dropped: they are for topics of an earlier run"));
-    }
-    let progress =
-        Progress::new("received", arguments.count, arguments.connection.quiet || !quiet_terminal());
-    let mut printer = Printer { arguments, pairs, progress, printed: 0 };
-    let mut stop = Stop::new()?;
-    while arguments.count.is_none_or(|count| printer.printed < count) {
-        tokio::select! {
-            received = messages.next_unacknowledged() => match received {
-                // What was not printed comes again.
-                Some((received, _unacknowledged)) => printer.print(received)?,
-                None => return Err(client.closed().await.into()),
-            },
-            () = stop.asked() => break,
-        }
-    }
-    Ok(())
+async fn subscribe(client: &Client, filters: &[String], qos: QoS) -> Result<Subscription, Failure> {
+    let (first, others) = filters.split_first().ok_or_else(|| Failure::new("give a topic with -t"))?;
+    let first = client.subscribe(first).qos(qos);
+    Ok(others.iter().fold(first, |builder, filter| builder.and(filter)).await?)
 }
 
-async fn subscribe(client: &Client, arguments: &Arguments, pairs: &Pairs) -> Result<Subscription, Failure> {
-    let own = arguments.connection.identity()?.map(|own| own.kid());
-    let filters = arguments.topics.iter().map(|filter| pairs.filter(filter, own));
-    let filters = filters.collect::<Result<Vec<_>, _>>()?;
-    let (first, others) = filters.split_first().ok_or_else(|| Failure::new("give a topic with -t"))?;
-    let first = client.subscribe(first).qos(arguments.qos);
-    Ok(others.iter().fold(first, |builder, filter| builder.and(filter)).await?)
+fn progress_of(arguments: &Arguments) -> Progress {
+    Progress::new("received", arguments.count, arguments.connection.quiet || !quiet_terminal())
 }
 
 /// Progress would mix with messages on the same terminal.
@@ -130,6 +113,27 @@ struct Printer<'a> {
 }
 
 impl Printer<'_> {
+    /// Prints what comes until there is enough of it, or a signal says so.
+    async fn receive(&mut self, client: &Client, filters: &[String]) -> Result<(), Failure> {
+        let mut messages = subscribe(client, filters, self.arguments.qos).await?;
+        let declined = client.decline_unclaimed().await?;
+        if declined > 0 {
+            complain(&format!("{declined} messages dropped: they are for topics of an earlier run"));
+        }
+        let mut stop = Stop::new()?;
+        while self.arguments.count.is_none_or(|count| self.printed < count) {
+            tokio::select! {
+                received = messages.next_unacknowledged() => match received {
+                    // What was not printed comes again.
+                    Some((received, _unacknowledged)) => self.print(received)?,
+                    None => return Err(client.closed().await.into()),
+                },
+                () = stop.asked() => break,
+            }
+        }
+        Ok(())
+    }
+
     fn print(&mut self, received: Received) -> Result<(), Failure> {
         match received {
             Received::Message(message) if message.retain && self.arguments.no_retained => Ok(()),

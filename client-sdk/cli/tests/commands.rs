@@ -262,6 +262,28 @@ fn a_broker_that_is_not_there_is_named() {
     assert_eq!(demo, (1, format!("veil: admin listener {admin}: Connection refused (os error 111)")));
 }
 
+#[test]
+fn what_cannot_be_between_two_alone_is_refused_before_anybody_connects() {
+    let folder = with_authority();
+    let folder = folder.path();
+    for (name, role) in [("mill", "publisher"), ("lake", "subscriber")] {
+        let who = ["--subject", name, "--role", role, "--publish-scope", "factory/#", "--out", "."];
+        succeed(folder, &[&["ca", "issue", "--dir", "ca"][..], &who].concat());
+    }
+    let who = |name| ["--identity", name, "--trust", "ca/ca.vmc", "--no-channel", "-h", "192.0.2.1"];
+
+    let to = ["pub", "--to", "lake.vmc", "-t", "factory/t", "-n"];
+    let (status, complaint) = fail(folder, &[&to[..], &who("mill")].concat());
+    assert_eq!(status, 1);
+    assert!(
+        complaint.contains("no publish scope of this client's certificate covers _veil/1/p2p/"),
+        "{complaint}"
+    );
+    let from = ["sub", "--from", "mill.vmc", "-t", "$share/g/factory/#"];
+    let shared = "veil: -t $share/g/factory/#: --from and a shared subscription exclude each other";
+    assert_eq!(fail(folder, &[&from[..], &who("lake")].concat()), (1, shared.to_owned()));
+}
+
 /// Writes what `press` publishes as issuer of `factory/#` with one member, `lake`, to the file `head`.
 fn write_head(folder: &Path) {
     let path = |name: &str| folder.join(name);
