@@ -52,22 +52,38 @@ struct Naming {
     /// What is put before a name that comes in, and taken from one that goes out.
     prefix: String,
     filter: String,
+    /// How many bytes of the filter begin every name that it matches.
+    fixed_bytes: usize,
 }
 
 impl Naming {
     fn new(prefix: &str, pattern: &str) -> Result<Self, MappingError> {
         let filter = format!("{prefix}{pattern}");
         match TopicFilter::new(&filter) {
-            Ok(_) => Ok(Self { prefix: prefix.to_owned(), filter }),
+            Ok(_) => Ok(Self { prefix: prefix.to_owned(), fixed_bytes: fixed_bytes(&filter), filter }),
             Err(source) => Err(MappingError { filter, source }),
         }
     }
 
+    /// Says no without reading the filter where the beginning is another: there may be thousands of mappings.
     fn matches(&self, topic: &str) -> bool {
+        if !self.filter.get(..self.fixed_bytes).is_some_and(|fixed| topic.starts_with(fixed)) {
+            return false;
+        }
         match (TopicFilter::new(&self.filter), TopicName::new(topic)) {
             (Ok(filter), Ok(topic)) => filter.matches(topic),
             (Err(_), _) | (_, Err(_)) => false,
         }
+    }
+}
+
+fn fixed_bytes(filter: &str) -> usize {
+    let wildcard = filter.find(['+', '#']);
+    match wildcard {
+        None => filter.len(),
+        // [MQTT-4.7.1-2] `a/#` matches `a` as well.
+        Some(at) if filter.as_bytes().get(at) == Some(&b'#') => at.saturating_sub(1),
+        Some(at) => at,
     }
 }
 
@@ -128,6 +144,26 @@ impl Mapping {
         match side {
             Side::Local => &self.local,
             Side::Remote => &self.remote,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_matches_as_the_filter_says_whatever_it_begins_with() {
+        let filters = ["#", "+", "a", "a/#", "a/+", "+/a", "a/+/c", "a/b/#", "a/b", "/", "/#", "\u{e4}/#"];
+        let names = [
+            "a", "b", "ab", "a/", "a/b", "a/b/c", "a/b/d", "ab/c", "b/a", "/", "/a", "$a", "\u{e4}",
+            "\u{e4}/x",
+        ];
+        for (filter, name) in filters.iter().flat_map(|filter| names.map(|name| (*filter, name))) {
+            let mapping = Mapping::new(filter, Direction::Both, QoS::AtMostOnce, "", "").unwrap();
+
+            let expected = TopicFilter::new(filter).unwrap().matches(TopicName::new(name).unwrap());
+            assert_eq!(mapping.map(Side::Local, name).is_some(), expected, "{filter} {name}");
         }
     }
 }
