@@ -9,7 +9,14 @@ use veilmq_tests::broker::Broker;
 use veilmq_tests::wire::{Published, Wire, packet, publish_packet, publish_packet_v5};
 
 fn broker(options: &str) -> Broker {
-    Broker::start_configured(|address| {
+    let mut broker = configured(options);
+    broker.restart();
+    broker
+}
+
+/// A broker that does not run yet.
+fn configured(options: &str) -> Broker {
+    Broker::configured(|address| {
         format!(
             "access.anonymous = true\nshards.count = 2\n{options}\n[[listeners]]\naddress = \"{address}\"\n"
         )
@@ -105,7 +112,8 @@ fn a_client_above_its_rate_is_read_later_and_one_far_above_is_told() {
 #[test]
 fn while_memory_is_short_nobody_else_is_let_in_and_metrics_say_so() {
     // [D09]
-    let broker = broker("limits.memory_bytes = 1048576");
+    let mut broker = configured("limits.memory_bytes = 1048576");
+    broker.restart_impaired();
 
     let until = Instant::now() + Duration::from_secs(10);
     while broker.metric("veilmq_memory_pressure{level=\"critical\"}") != Some(1.0) {
@@ -114,6 +122,12 @@ fn while_memory_is_short_nobody_else_is_let_in_and_metrics_say_so() {
 
     assert_eq!(Wire::open(broker.address()).until_closed(), [0u8; 0]);
     assert!(broker.log().contains("memory is very short"), "{}", broker.log());
+    for path in ["/readyz", "/readyz/clients"] {
+        let readyz = broker.get(path);
+        assert_eq!(readyz.status, 503, "{path}: {}", readyz.body);
+        assert!(readyz.body.contains("\"memory\":\"memory is very short: "), "{}", readyz.body);
+    }
+    assert_eq!(broker.get("/livez").status, 200);
 }
 
 #[test]
@@ -146,6 +160,7 @@ fn memory_that_was_short_is_given_back_and_clients_are_let_in_again() {
         thread::sleep(Duration::from_millis(200));
     }
     let _ = Wire::connect(broker.address(), "newcomer", true);
+    assert_eq!(broker.get("/readyz").status, 200);
 }
 
 #[test]

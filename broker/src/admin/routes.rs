@@ -68,12 +68,11 @@ async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
     answer(status, &json!(readiness))
 }
 
-/// Ready for clients is also who stores nothing new: they take what waits for them, which makes room.
 async fn ready_for_clients(State(state): State<Arc<AdminState>>) -> Response {
     let readiness = state.readiness();
-    let status = match readiness.status {
-        Status::Ready | Status::Impaired => StatusCode::OK,
-        Status::Starting | Status::Draining => StatusCode::SERVICE_UNAVAILABLE,
+    let status = match readiness.admits_clients() {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
     };
     answer(status, &json!(readiness))
 }

@@ -47,6 +47,8 @@ pub struct Readiness {
     pub storage_damage: Option<StorageDamage>,
     /// Why storage does not take everything at the moment; none while it does.
     pub storage: Option<String>,
+    /// What is refused because memory is short; none while it is not.
+    pub memory: Option<&'static str>,
 }
 
 /// What was found damaged when the store was opened.
@@ -63,17 +65,33 @@ pub struct StorageDamage {
 }
 
 impl Readiness {
-    /// Serves clients from now on, as far as storage lets it.
+    /// Serves clients from now on, as far as storage and memory let it.
     pub fn serve(&mut self) {
-        self.status = if self.storage.is_none() { Status::Ready } else { Status::Impaired };
+        let is_whole = self.storage.is_none() && self.memory.is_none();
+        self.status = if is_whole { Status::Ready } else { Status::Impaired };
     }
 
     /// Takes note of why storage does not take everything, or that it does.
     pub fn storage(&mut self, trouble: Option<String>) {
         self.storage = trouble;
+        self.serve_still();
+    }
+
+    /// Takes note of what is refused because memory is short, or that it is not.
+    pub fn memory(&mut self, trouble: Option<&'static str>) {
+        self.memory = trouble;
+        self.serve_still();
+    }
+
+    fn serve_still(&mut self) {
         if matches!(self.status, Status::Ready | Status::Impaired) {
             self.serve();
         }
+    }
+
+    /// Tells whether clients may connect: also while nothing new is stored, since they take what waits for them, which makes room.
+    pub(super) fn admits_clients(&self) -> bool {
+        matches!(self.status, Status::Ready | Status::Impaired) && self.memory.is_none()
     }
 }
 
@@ -85,7 +103,7 @@ pub enum Status {
     Starting,
     /// It serves clients.
     Ready,
-    /// It serves clients, but refuses what would have to be stored.
+    /// It serves clients, but refuses what would have to be stored, or clients that are not here yet.
     Impaired,
     /// It says farewell to its clients.
     Draining,
@@ -117,6 +135,7 @@ impl AdminState {
             storage_quarantined: None,
             storage_damage: None,
             storage: None,
+            memory: None,
         };
         Self {
             mode,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 use veilmq_core::{MemoryPressure, Shared};
 
-use crate::admin::process_memory;
+use crate::admin::{AdminState, process_memory};
 
 const HIGH_PER_CENT: u64 = 85;
 const CRITICAL_PER_CENT: u64 = 95;
@@ -54,8 +54,8 @@ impl MemoryWatch {
         if self.bytes_max == 0 { IDLE_INTERVAL } else { LOOK_INTERVAL }
     }
 
-    /// Looks, and tells the shards what has changed.
-    pub(super) fn look(&mut self, shared: &Shared) {
+    /// Looks, and tells the shards, and who asks whether the broker is ready, what has changed.
+    pub(super) fn look(&mut self, shared: &Shared, state: &AdminState) {
         if self.bytes_max == 0 && self.pressure == MemoryPressure::None {
             return;
         }
@@ -66,14 +66,12 @@ impl MemoryWatch {
         }
         self.pressure = pressure;
         shared.show_memory(pressure);
+        state.update(|readiness| readiness.memory(refusal(pressure)));
         let limit_bytes = self.bytes_max;
         match pressure {
             MemoryPressure::None => info!(resident_bytes, limit_bytes, "memory is not short any more"),
-            MemoryPressure::High => {
-                warn!(resident_bytes, limit_bytes, "memory is short: nobody else may connect");
-            }
-            MemoryPressure::Critical => {
-                warn!(resident_bytes, limit_bytes, "memory is very short: nothing more is kept for anybody");
+            MemoryPressure::High | MemoryPressure::Critical => {
+                warn!(resident_bytes, limit_bytes, "{}", refusal(pressure).unwrap_or_default());
             }
         }
     }
@@ -93,6 +91,15 @@ impl MemoryWatch {
         } else {
             MemoryPressure::None
         }
+    }
+}
+
+/// Says what is refused.
+fn refusal(pressure: MemoryPressure) -> Option<&'static str> {
+    match pressure {
+        MemoryPressure::None => None,
+        MemoryPressure::High => Some("memory is short: nobody else may connect"),
+        MemoryPressure::Critical => Some("memory is very short: nothing more is kept for anybody"),
     }
 }
 

@@ -124,7 +124,7 @@ impl Reloader {
 
     /// Looks how much memory is in use.
     pub(super) fn look_at_memory(&mut self) {
-        self.memory.look(&self.shared);
+        self.memory.look(&self.shared, &self.state);
     }
 
     /// How long to wait before the next look at the memory.
