@@ -2,10 +2,10 @@
 //!
 //! The layout is `"VESF" | u8 version | u8 key kind | key salt(16) | file salt(32) | ChaCha20-Poly1305 of the content`, with
 //! everything before the ciphertext as associated data. Each file has a key of its own, derived with a new salt, so that no
-//! nonce repeats. Invariant: after a crash the file holds the old content or the new one.
+//! nonce repeats. Invariants: after a crash the file holds the old content or the new one; one program at a time has it open.
 
 use std::{
-    fs,
+    fs::{self, TryLockError},
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
 };
@@ -42,6 +42,12 @@ pub enum SealedFileError {
         path: PathBuf,
         /// What the operating system said.
         error: io::Error,
+    },
+    /// Another program has it open, or another client of this one: each would overwrite what the other has saved.
+    #[error("{}: another client uses this state; each needs a file of its own", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
     },
     /// It is none of ours, or of a version this one does not know.
     #[error("{}: not a sealed state, or one of a later version", path.display())]
@@ -103,9 +109,11 @@ impl StateKey {
 /// What is in a file; erased when dropped.
 pub type Content = Zeroizing<Vec<u8>>;
 
-/// A file of state, open for this program.
+/// A file of state, open for this program: nobody else opens it before this is dropped.
 pub struct SealedFile {
     path: PathBuf,
+    /// Held, or none for a file that is only read. It is beside the file, which is replaced, and stays there.
+    _lock: Option<fs::File>,
     kind: u8,
     key_salt: [u8; KEY_SALT_LEN],
     key: Secret32,
@@ -117,19 +125,25 @@ impl SealedFile {
     /// # Errors
     /// [`SealedFileError`].
     pub fn open(path: &Path, key: &StateKey) -> Result<(Self, Option<Content>), SealedFileError> {
-        let sealed = match read(path) {
-            Ok(sealed) => sealed,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        let lock = lock(path)?;
+        match Self::read(path, key) {
+            Ok((file, content)) => Ok((Self { _lock: lock, ..file }, Some(content))),
+            Err(SealedFileError::File { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
                 let mut key_salt = [0; KEY_SALT_LEN];
                 random(&mut key_salt)?;
-                let stretched = key.stretch(&key_salt);
-                return Ok((
-                    Self { path: path.to_owned(), kind: key.kind(), key_salt, key: stretched },
-                    None,
-                ));
+                Ok((Self::new(path, key, key_salt, lock), None))
             }
-            Err(error) => return Err(SealedFileError::File { path: path.to_owned(), error }),
-        };
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads the file at `path`, as it was saved last, also while somebody has it open.
+    ///
+    /// # Errors
+    /// [`SealedFileError`].
+    pub fn read(path: &Path, key: &StateKey) -> Result<(Self, Content), SealedFileError> {
+        let sealed =
+            read_bytes(path).map_err(|error| SealedFileError::File { path: path.to_owned(), error })?;
         let format = || SealedFileError::Format { path: path.to_owned() };
         let (header, body) = sealed.split_first_chunk::<HEADER_LEN>().ok_or_else(format)?;
         let (prefix, salts) = header.split_at(MAGIC.len() + 2);
@@ -137,11 +151,15 @@ impl SealedFile {
             return Err(format());
         }
         let (key_salt, file_salt) = salts.split_first_chunk::<KEY_SALT_LEN>().ok_or_else(format)?;
-        let file =
-            Self { path: path.to_owned(), kind: key.kind(), key_salt: *key_salt, key: key.stretch(key_salt) };
+        let file = Self::new(path, key, *key_salt, None);
         let content = open_body(&file.cipher(file_salt), header, body);
         let content = content.ok_or_else(|| SealedFileError::Sealed { path: path.to_owned() })?;
-        Ok((file, Some(content)))
+        Ok((file, content))
+    }
+
+    fn new(path: &Path, key: &StateKey, key_salt: [u8; KEY_SALT_LEN], lock: Option<fs::File>) -> Self {
+        let stretched = key.stretch(&key_salt);
+        Self { path: path.to_owned(), _lock: lock, kind: key.kind(), key_salt, key: stretched }
     }
 
     /// The file.
@@ -194,10 +212,29 @@ fn open_body(cipher: &ChaCha20Poly1305, header: &[u8], body: &[u8]) -> Option<Co
     Some(content)
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Keeps others from the file at `path`; nothing where the system has no such locks.
+fn lock(path: &Path) -> Result<Option<fs::File>, SealedFileError> {
+    let beside = with_extension(path, ".lock");
+    let failed = |error| SealedFileError::File { path: beside.clone(), error };
+    let lock = private_options().open(&beside).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Err(SealedFileError::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(None),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+fn with_extension(path: &Path, extension: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(extension);
+    PathBuf::from(name)
 }
 
 /// Writes a new file beside the old one, and puts it in its place once it is on disk.
@@ -206,8 +243,7 @@ fn replace(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         Some(_) | None => Path::new("."),
     };
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
+    let temporary = with_extension(path, ".new");
     let mut file = private_options().open(&temporary)?;
     for part in parts {
         file.write_all(part)?;
@@ -256,12 +292,30 @@ mod tests {
             assert!(before.is_none());
             file.save(b"first").unwrap();
             file.save(b"second").unwrap();
+            drop(file);
 
             let (_, content) = SealedFile::open(&path, &right).unwrap();
             assert_eq!(content.unwrap().as_slice(), b"second");
             assert!(matches!(SealedFile::open(&path, &wrong), Err(SealedFileError::Sealed { .. })));
-            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "the lock alone is left beside it");
         }
+    }
+
+    #[test]
+    fn a_file_is_open_once_and_can_be_read_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let key = StateKey::Key(Secret32::new(&[1; 32]));
+        let (file, _) = SealedFile::open(&path, &key).unwrap();
+
+        let error = SealedFile::open(&path, &key).err().unwrap();
+        assert!(error.to_string().starts_with(path.to_str().unwrap()), "{error}");
+        assert!(matches!(error, SealedFileError::InUse { .. }));
+        file.save(b"content").unwrap();
+        assert_eq!(SealedFile::read(&path, &key).unwrap().1.as_slice(), b"content");
+        drop(file);
+
+        assert!(SealedFile::open(&path, &key).is_ok());
     }
 
     #[test]

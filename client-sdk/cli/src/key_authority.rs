@@ -55,7 +55,7 @@ pub(crate) enum Command {
         #[arg(long)]
         compromised: bool,
     },
-    /// Copy the state, encrypted as it is, after checking that it opens
+    /// Copy the state as it was saved last, encrypted as it is, after checking that it opens; the authority may run
     Backup {
         #[command(flatten)]
         copy: Copy,
@@ -111,8 +111,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Backup { copy, to } => {
             let (state, key) = copy.parts()?;
-            let (file, content) = SealedFile::open(state, &key)?;
-            let content = content.ok_or_else(|| Failure::new(format!("{}: no state", state.display())))?;
+            let (file, content) = SealedFile::read(state, &key)?;
             file.save_as(&to, &content)?;
             say!("{}: copy of {}, under the same key", to.display(), state.display());
             Ok(())
@@ -123,8 +122,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
                 let state = state.display();
                 return Err(Failure::new(format!("{state}: there is a state; move it away first")));
             }
-            let (file, content) = SealedFile::open(&from, &key)?;
-            let content = content.ok_or_else(|| Failure::new(format!("{}: no copy", from.display())))?;
+            let (file, content) = SealedFile::read(&from, &key)?;
             file.save_as(state, &content)?;
             say!("{}: restored from {}", state.display(), from.display());
             Ok(())

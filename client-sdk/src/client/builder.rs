@@ -350,7 +350,8 @@ impl Builder {
         Ok(self)
     }
 
-    /// Keeps keys, members and which messages were received in a file, encrypted under a key derived from the identity.
+    /// Keeps keys, members and which messages were received in a file, encrypted under a key derived from the identity. One client at a time
+    /// uses it, until it is [disconnected](Client::disconnect): `PATH.lock`, beside it, keeps others out.
     pub fn state_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.state = Some((path.into(), None));
         self
@@ -410,7 +411,14 @@ impl Builder {
     /// [`ConnectError`].
     pub async fn connect(self) -> Result<Client, ConnectError> {
         let address = self.endpoint.address();
-        let (endpoint, session, sealing) = self.assemble()?;
+        let stopped =
+            || ConnectError::Failed { address, reason: CloseReason::Lost("the runtime ended".into()) };
+        // It derives a key from a passphrase, and writes a file.
+        let (endpoint, session, sealing) = match tokio::task::spawn_blocking(|| self.assemble()).await {
+            Ok(assembled) => assembled?,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => return Err(stopped()),
+        };
         let (publishes, publishes_taken) = mpsc::channel(COMMANDS_MAX);
         let (commands, commands_taken) = mpsc::channel(COMMANDS_MAX);
         let (status_sender, status) = watch::channel(Status::Connecting);
@@ -418,12 +426,14 @@ impl Builder {
         let (first, connected) = oneshot::channel();
         let channels = (publishes_taken, commands_taken);
         let driver = Driver::new(endpoint, session, sealing, channels, (status_sender, notice_sender), first);
-        tokio::spawn(driver.run());
+        let driver = tokio::spawn(driver.run());
         let client = Client { publishes, commands, status, notice };
-        let stopped =
-            || ConnectError::Failed { address, reason: CloseReason::Lost("the runtime ended".into()) };
-        connected.await.map_err(|_| stopped())??;
-        Ok(client)
+        let outcome = connected.await.map_err(|_| stopped()).flatten();
+        if outcome.is_err() {
+            // The state can be opened again then.
+            let _ = driver.await;
+        }
+        outcome.map(|()| client)
     }
 }
 

@@ -229,6 +229,8 @@ impl Driver {
         debug!(reason = %ended, "client closed");
         self.acknowledge_taken();
         self.sealing.save(Saved::AtShutdown);
+        // Who waits for the end may open the state again.
+        drop(self.sealing);
         self.status.send_replace(Status::Closed(ended));
     }
 

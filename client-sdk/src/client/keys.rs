@@ -55,6 +55,8 @@ pub(super) struct KeyWork {
     /// Filters that were subscribed to before and are no longer needed.
     pub(super) gone: Vec<String>,
     pub(super) publications: Vec<Outgoing>,
+    /// Why the state was not saved that something was to follow from.
+    pub(super) unsaved: Option<String>,
 }
 
 /// A message that could not be opened yet.
@@ -253,6 +255,7 @@ impl Keys {
                 Err(error) => {
                     error!(%error, "cannot save the state of the keys; nothing new is issued until it is");
                     self.retry_ms = now_unix_ms + RETRY_MS;
+                    work.unsaved = Some(error);
                 }
             }
         }
@@ -266,7 +269,7 @@ impl Keys {
     /// When [`work`](Self::work) has something to do, or a message has waited long enough, in unix milliseconds.
     pub(super) fn next_due(&self) -> u64 {
         let work = match self.phase {
-            Phase::Open if self.unsaved => self.retry_ms,
+            Phase::Subscribing(_) | Phase::Listening(_) | Phase::Open if self.unsaved => self.retry_ms,
             Phase::Open => self.distribution.next_due(),
             Phase::Listening(_) => self.listening_due(),
             Phase::Disconnected | Phase::Subscribing(_) => u64::MAX,
@@ -470,6 +473,21 @@ mod tests {
 
     fn asked(work: &KeyWork) -> Vec<QoS> {
         work.filters.iter().map(|(_, qos)| *qos).collect()
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_saved_is_saved_a_second_later_however_far_the_connection_is() {
+        let mut issuer = Party::issuer();
+        let full = |_: &Distribution, _: &E2e| Err("full".to_owned());
+        let work = issuer.keys.work(&mut issuer.e2e, START, full);
+        assert_eq!(work.unsaved.as_deref(), Some("full"));
+        assert_eq!(issuer.keys.next_due(), START + RETRY_MS);
+
+        (0..work.filters.len()).for_each(|_| issuer.keys.subscribed());
+        assert!(issuer.work(START + 1).publications.is_empty(), "not before it is saved");
+        assert_eq!(issuer.keys.next_due(), START + RETRY_MS);
+
+        assert_eq!(issuer.work(START + RETRY_MS).publications.len(), 1);
     }
 
     #[test]

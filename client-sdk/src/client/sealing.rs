@@ -30,7 +30,7 @@ use crate::{
         Arrival, E2e, NamingError, OpenError, Saved, Scope, SealError, StateError, distribution::Distribution,
     },
     message::{Message, Publication, Received, Sealed, Will, encode_pairs},
-    sealed_file::SealedFile,
+    sealed_file::{SealedFile, SealedFileError},
     session::Receipt,
 };
 
@@ -106,6 +106,15 @@ impl Sealing {
             retained,
             naming_epochs,
         }
+    }
+
+    /// Says in the file that this run has begun: if it ends without another word, it was a crash. What cannot be saved then is no state to
+    /// begin with.
+    ///
+    /// # Errors
+    /// [`SealedFileError`].
+    pub(super) fn begin(&mut self) -> Result<(), SealedFileError> {
+        self.try_save(Saved::InPassing)
     }
 
     /// Erases keys whose time is over.
@@ -241,17 +250,21 @@ impl Sealing {
 
     /// Saves what was received, if there is a file for it.
     pub(super) fn save(&mut self, saved: Saved) {
-        self.save_due = None;
-        let Some(file) = &self.file else { return };
-        let distribution = self.keys.as_ref().map(|keys| &keys.distribution);
-        let began = unix_ms();
-        if let Err(error) = file.save(&content(distribution, &self.e2e, &self.retained, saved, &self.untaken))
-        {
+        if let Err(error) = self.try_save(saved) {
             error!(%error, "cannot save which messages were received");
         }
+    }
+
+    fn try_save(&mut self, saved: Saved) -> Result<(), SealedFileError> {
+        self.save_due = None;
+        let Some(file) = &self.file else { return Ok(()) };
+        let distribution = self.keys.as_ref().map(|keys| &keys.distribution);
+        let began = unix_ms();
+        let outcome = file.save(&content(distribution, &self.e2e, &self.retained, saved, &self.untaken));
         let ended = unix_ms();
         let pause = ended.saturating_sub(began).max(1).saturating_mul(SAVE_SHARE);
         self.rested_at = ended.saturating_add(pause.min(SAVE_PAUSE_MS_MAX));
+        outcome
     }
 
     /// Has what was received saved soon.

@@ -6,6 +6,7 @@ mod offline;
 mod parts;
 #[path = "../sdk_support/mod.rs"]
 mod sdk_support;
+mod state;
 mod waiting;
 #[allow(dead_code, reason = "this binary uses its own part")]
 #[path = "../e2e_distribution/world.rs"]
@@ -52,11 +53,17 @@ impl Broker {
 
     /// Takes a connection and its CONNECT, and gives `connack`.
     async fn accept(&self, connack: &ConnAck<'_>) -> Peer {
+        let mut peer = self.asked().await;
+        peer.send(&Packet::ConnAck(*connack)).await;
+        peer
+    }
+
+    /// Takes a connection and its CONNECT.
+    async fn asked(&self) -> Peer {
         let (stream, _) = timeout(LIMIT, self.listener.accept()).await.unwrap().unwrap();
         let mut peer = Peer { stream, buffer: Vec::new(), connect: Vec::new() };
         peer.connect = peer.take().await;
         assert_eq!(peer.connect[0], 0x10, "CONNECT");
-        peer.send(&Packet::ConnAck(*connack)).await;
         peer
     }
 

@@ -154,10 +154,23 @@ async fn parts_of_a_message_that_is_given_up_are_acknowledged() {
     peer.says_nothing().await;
 }
 
+/// Waits until something else is in a file.
+pub(crate) async fn saved_again(state: &Path, before: &[u8]) {
+    let is_saved = async {
+        while std::fs::read(state).unwrap() == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LIMIT, is_saved).await.unwrap();
+}
+
+pub(crate) fn key() -> StateKey {
+    StateKey::Key(Secret32::new(&[7; 32]))
+}
+
 /// Comes back to its session, with what it saved there.
 pub(crate) fn keeping(broker: &Broker, state: &Path) -> Builder {
-    let key = StateKey::Key(Secret32::new(&[7; 32]));
-    scoped(broker.client().clean_start(false)).state_file_with_key(state, key)
+    scoped(broker.client().clean_start(false)).state_file_with_key(state, key())
 }
 
 #[test]
@@ -173,18 +186,14 @@ fn a_crash_between_the_parts_loses_nothing_and_repeats_nothing() {
         let broker = Broker::start().await;
         let (client, mut peer) = broker.connected(keeping(&broker, &state)).await;
         let mut messages = peer.grant(&client, "#").await;
+        let at_first = std::fs::read(&state).unwrap();
         peer.send_part(QoS::AtLeastOnce, 1, false, &before[0]).await;
         assert_eq!(text(&mut messages).await, "x");
         assert_eq!(peer.acknowledged(0x40).await, 1);
         peer.send_part(QoS::AtLeastOnce, 2, false, &parts[0]).await;
         peer.send_part(QoS::AtLeastOnce, 3, false, &parts[1]).await;
         peer.says_nothing().await;
-        let is_saved = async {
-            while !state.exists() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        timeout(LIMIT, is_saved).await.unwrap();
+        saved_again(&state, &at_first).await;
         // Neither may end in order.
         std::mem::forget((client, messages));
     });

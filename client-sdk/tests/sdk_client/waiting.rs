@@ -31,7 +31,13 @@ fn topic_of(packet: &[u8]) -> String {
 }
 
 impl Peer {
-    async fn publish(&mut self, topic: &str, payload: &[u8], packet_id: Option<u16>, retain: bool) {
+    pub(crate) async fn publish(
+        &mut self,
+        topic: &str,
+        payload: &[u8],
+        packet_id: Option<u16>,
+        retain: bool,
+    ) {
         let publish = Publish {
             dup: false,
             qos: if packet_id.is_some() { QoS::AtLeastOnce } else { QoS::AtMostOnce },
@@ -92,6 +98,16 @@ pub(crate) fn member(broker: &Broker) -> Builder {
         .receive_maximum(NonZeroU16::new(4).unwrap())
 }
 
+pub(crate) fn issuer(broker: &Broker) -> Builder {
+    broker
+        .client()
+        .identity(world::identity("press", Roles::PUBLISHER, &[SCOPE]))
+        .trust(anchors())
+        .without_channel()
+        .issue_scope(SCOPE, IssuePolicy { key_lead_ms: 0, ..IssuePolicy::default() })
+        .unwrap()
+}
+
 #[tokio::test]
 async fn messages_wait_for_a_key_as_far_as_the_receive_maximum_reaches_and_do_not_keep_it_out() {
     let mut publisher = publisher();
@@ -130,14 +146,7 @@ async fn an_issuer_goes_on_from_its_newest_head_however_late_the_broker_sends_it
     earlier.visit(&mut kept, unix_ms());
     let (head_topic, head) = kept.only("_veil/1/kp/");
     let broker = Broker::start().await;
-    let issuer = broker
-        .client()
-        .identity(world::identity("press", Roles::PUBLISHER, &[SCOPE]))
-        .trust(anchors())
-        .without_channel()
-        .issue_scope(SCOPE, IssuePolicy { key_lead_ms: 0, ..IssuePolicy::default() })
-        .unwrap();
-
+    let issuer = issuer(&broker);
     let connack = veilmq_protocol::ConnAck::default();
     let answer = async {
         let mut peer = broker.accept(&connack).await;

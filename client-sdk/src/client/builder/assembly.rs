@@ -80,11 +80,9 @@ impl Builder {
         }
         let receive_maximum = self.session.receive_maximum.get();
         let keys = distribution.map(|distribution| Keys::new(distribution, asks, receive_maximum));
-        Ok((
-            self.endpoint,
-            Session::new(self.session),
-            Sealing::new(e2e, keys, file, retained.unwrap_or_default()),
-        ))
+        let mut sealing = Sealing::new(e2e, keys, file, retained.unwrap_or_default());
+        sealing.begin().map_err(|error| ConnectError::State(error.to_string()))?;
+        Ok((self.endpoint, Session::new(self.session), sealing))
     }
 
     /// VEIL-1 section 12.2: what the broker may send again in another order must be told apart.

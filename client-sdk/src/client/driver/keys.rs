@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{debug, warn};
-use veilmq_protocol::{QoS, RetainHandling, SubscribeOptions, veil::hello::JoinStatus};
+use veilmq_protocol::{QoS, ReasonCode, RetainHandling, SubscribeOptions, veil::hello::JoinStatus};
 
-use super::{Driver, KeyRequestError, PublishCommand, Waiter, until};
+use super::{ConnectError, Driver, KeyRequestError, PublishCommand, Waiter, until};
 use crate::{
     client::{
         clock::unix_ms,
@@ -57,6 +57,9 @@ impl Driver {
     /// Does what is due; tells the application that the client is usable once it is.
     pub(super) fn work_on_keys(&mut self) {
         let work = self.sealing.key_work();
+        if let Some(error) = work.unsaved {
+            self.give_up_unsaved(error);
+        }
         for (filter, qos) in work.filters {
             let options = SubscribeOptions {
                 qos,
@@ -94,6 +97,15 @@ impl Driver {
             if let Some(first) = self.first.take() {
                 let _ = first.send(Ok(()));
             }
+        }
+    }
+
+    /// A program that is not told it is connected before its state is saved is told that it cannot be.
+    fn give_up_unsaved(&mut self, error: String) {
+        if let Some(first) = self.first.take() {
+            let _ = first.send(Err(ConnectError::State(error)));
+            self.endpoint.reconnect = false;
+            self.session.disconnect(ReasonCode::Success);
         }
     }
 
