@@ -63,6 +63,7 @@ const fn is_refusal(event: &KeyEvent) -> bool {
     matches!(
         event,
         KeyEvent::HeadRefused { .. }
+            | KeyEvent::HeadCleared { .. }
             | KeyEvent::Refused { .. }
             | KeyEvent::JoinFailed { .. }
             | KeyEvent::JoinRefused { .. }
@@ -94,6 +95,9 @@ fn tell(event: &KeyEvent) {
         KeyEvent::RequestRefused { error } => warn!(%error, "a request for keys is not answered"),
         KeyEvent::StaleHead { scope, issuer } => {
             warn!(scope, %issuer, "StaleHead: the issuer has not confirmed its key in time");
+        }
+        KeyEvent::HeadCleared { scope } => {
+            warn!(scope, "HeadCleared: somebody has cleared what new members need; it is issued again");
         }
         KeyEvent::StaleRevocation { authority } => {
             warn!(%authority, "StaleRevocation: the revocation list is past its time");

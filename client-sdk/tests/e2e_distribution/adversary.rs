@@ -11,7 +11,7 @@ use veilmq_protocol::veil::{
 
 use crate::{
     admit,
-    world::{Broker, Party, SECOND, START, entropy, scope},
+    world::{Broker, Party, SCOPE, SECOND, START, entropy, scope},
 };
 
 type Retained = (String, Vec<u8>);
@@ -228,4 +228,34 @@ fn a_member_that_has_lost_its_state_asks_and_its_next_prekey_counts() {
     let mut again = lake.restarted(Party::joining);
     let events = again.visit(&mut broker, now + 10 * SECOND);
     assert!(!events.iter().any(|event| matches!(event, KeyEvent::HeadRefused { .. })), "{events:?}");
+}
+
+#[test]
+fn an_issuer_puts_a_head_back_that_somebody_has_cleared_and_no_more_than_once_a_minute() {
+    let mut broker = Broker::default();
+    let mut press = Party::publisher("press", IssuePolicy::default());
+    press.visit(&mut broker, START);
+    let (topic, first) = broker.only("_veil/1/kp/");
+    let mut clear = |broker: &mut Broker, now| {
+        broker.retained.remove(&topic);
+        let events = press.hear(&(topic.clone(), Vec::new()), now);
+        press.visit(broker, now);
+        (events, broker.retained.contains_key(&topic), press.keys.next_due())
+    };
+
+    let now = START + 100 * SECOND;
+    let cleared = || vec![KeyEvent::HeadCleared { scope: SCOPE.to_owned() }];
+    let (events, is_back, _) = clear(&mut broker, now);
+    assert_eq!((events, is_back), (cleared(), true));
+    assert_ne!(broker.only("_veil/1/kp/").1, first, "it is a newer one, which no broker refuses");
+
+    assert_eq!(clear(&mut broker, now + SECOND), (cleared(), false, now + 60 * SECOND));
+    assert_eq!(clear(&mut broker, now + 2 * SECOND), (vec![], false, now + 60 * SECOND), "said once");
+    let mut reader = Party::subscriber("lake");
+    press.visit(&mut broker, now + 60 * SECOND);
+    reader.visit(&mut broker, now + 60 * SECOND);
+    press.visit(&mut broker, now + 62 * SECOND);
+    reader.visit(&mut broker, now + 62 * SECOND);
+    let sealed = press.seal(now + 62 * SECOND);
+    assert!(reader.reads(&sealed, now + 62 * SECOND));
 }

@@ -41,6 +41,11 @@ pub enum KeyEvent {
         /// Its issuer.
         issuer: Kid,
     },
+    /// Somebody has cleared the newest head of this issuer, which puts it back: at once, or within a minute if that was done lately.
+    HeadCleared {
+        /// The scope.
+        scope: String,
+    },
     /// A head or wrap was refused.
     HeadRefused {
         /// The scope.

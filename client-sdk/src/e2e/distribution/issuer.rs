@@ -40,6 +40,9 @@ pub enum IssuedState {
     Stopped,
 }
 
+/// How often a head that somebody clears is issued again for that, in milliseconds.
+const PUT_BACK_EVERY_MS: u64 = 60_000;
+
 /// A head, and its keys as a wrap holds them.
 type HeadAndRow = (KeyHead, Zeroizing<Vec<u8>>);
 
@@ -60,6 +63,10 @@ pub(super) struct Issuer {
     pub(super) stale: bool,
     /// Members whose retained wraps are to be cleared.
     pub(super) cleared: BTreeSet<Kid>,
+    /// When the newest head is issued again because the broker retains it no more, in unix milliseconds.
+    pub(super) put_back_ms: u64,
+    /// Not before this, in unix milliseconds.
+    pub(super) put_back_again_ms: u64,
 }
 
 pub(super) struct Epoch {
@@ -126,6 +133,8 @@ impl Issuer {
             head_ms: 0,
             stale: true,
             cleared: BTreeSet::new(),
+            put_back_ms: u64::MAX,
+            put_back_again_ms: 0,
         }
     }
 
@@ -283,6 +292,15 @@ impl Issuer {
         true
     }
 
+    /// The newest head was cleared: has it issued again. Returns whether that was not to be done already.
+    pub(super) fn put_back(&mut self, now_unix_ms: u64) -> bool {
+        let is_news = self.put_back_ms == u64::MAX && self.head_ms != 0;
+        if is_news {
+            self.put_back_ms = now_unix_ms.max(self.put_back_again_ms);
+        }
+        is_news
+    }
+
     /// Prepares the next epoch when it is time and forgets keys that are needed no longer. Returns whether anything changed.
     pub(super) fn advance(
         &mut self,
@@ -314,7 +332,8 @@ impl Issuer {
             return 0;
         }
         let issue = if self.stale { self.policy.settle_ms } else { self.policy.reissue_every_ms };
-        self.rotation_due().unwrap_or(u64::MAX).min(self.head_ms.saturating_add(issue))
+        let issue_ms = self.head_ms.saturating_add(issue).min(self.put_back_ms);
+        self.rotation_due().unwrap_or(u64::MAX).min(issue_ms)
     }
 
     /// Returns what is to be published now, after what it says was saved: a head and its wraps, or nothing.
@@ -337,6 +356,10 @@ impl Issuer {
         }
         self.head_ms = now_unix_ms.max(self.head_ms.saturating_add(1));
         self.stale = false;
+        if self.put_back_ms <= now_unix_ms {
+            self.put_back_again_ms = now_unix_ms.saturating_add(PUT_BACK_EVERY_MS);
+        }
+        self.put_back_ms = u64::MAX;
         let Some(epoch) = self.epochs.get(&number) else { return Ok(Vec::new()) };
         let head = self.head(number, epoch, announced, identity)?.sign(identity.keys())?;
         let row = self.row(now_unix_ms);

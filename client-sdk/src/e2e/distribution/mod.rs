@@ -288,7 +288,7 @@ impl Distribution {
     ) -> bool {
         let outcome = match DistributionTopic::parse(topic) {
             Some(DistributionTopic::KeyHead { scope, issuer }) if issuer == self.identity.kid() => {
-                return self.handle_own_head(scope, payload, entropy);
+                return self.handle_own_head(scope, payload, now_unix_ms, entropy);
             }
             Some(DistributionTopic::KeyHead { scope, issuer }) => {
                 let before = self.events.len();
@@ -495,10 +495,22 @@ impl Distribution {
         }
     }
 
-    fn handle_own_head(&mut self, hash: [u8; 8], payload: &[u8], entropy: Entropy<'_>) -> bool {
-        let Ok((head, _)) = KeyHead::parse(payload) else { return false };
+    fn handle_own_head(
+        &mut self,
+        hash: [u8; 8],
+        payload: &[u8],
+        now_unix_ms: u64,
+        entropy: Entropy<'_>,
+    ) -> bool {
         let issuer = self.issuers.iter_mut().find(|issuer| scope_hash(issuer.scope.as_str()) == hash);
-        let Some(issuer) = issuer.filter(|issuer| issuer.scope.as_str() == head.scope) else { return false };
+        let Some(issuer) = issuer else { return false };
+        if payload.is_empty() && issuer.put_back(now_unix_ms) {
+            self.events.push(KeyEvent::HeadCleared { scope: issuer.scope.as_str().to_owned() });
+        }
+        let Ok((head, _)) = KeyHead::parse(payload) else { return false };
+        if issuer.scope.as_str() != head.scope {
+            return false;
+        }
         // Only what this identity signed itself can make it go on from there.
         if head.issuer == self.identity.kid()
             && head.verify(&self.anchors, None).is_ok()
