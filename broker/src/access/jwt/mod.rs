@@ -52,6 +52,7 @@ pub(super) enum TokenFault {
     NoKey,
     #[error("its signature is not that of a known key")]
     Signature,
+    /// And nothing else is wrong with it.
     #[error("it has expired")]
     Expired,
     #[error("it is not valid yet")]
@@ -118,10 +119,6 @@ impl Tokens {
         user: &str,
         now_seconds: u64,
     ) -> Result<&'a str, TokenFault> {
-        // RFC 7519 section 4.1.4: on or after that moment it is not taken.
-        if claims.expires_at.saturating_add(self.leeway_seconds) <= now_seconds {
-            return Err(TokenFault::Expired);
-        }
         if claims.not_before.is_some_and(|at| at > now_seconds.saturating_add(self.leeway_seconds)) {
             return Err(TokenFault::Early);
         }
@@ -132,11 +129,17 @@ impl Tokens {
         if !self.audience.as_ref().is_none_or(is_for) {
             return Err(TokenFault::Audience);
         }
-        match claims.text(&self.user_claim) {
-            Some(name) if name == user => Ok(name),
+        let name = match claims.text(&self.user_claim) {
+            Some(name) if name == user => name,
             // MQTT carries no such text as a user name ([MQTT-1.5.4-2]), so none of them may become one here.
-            Some(name) if user.is_empty() && is_user_name(name) => Ok(name),
-            Some(_) | None => Err(TokenFault::User),
+            Some(name) if user.is_empty() && is_user_name(name) => name,
+            Some(_) | None => return Err(TokenFault::User),
+        };
+        // Last, for who has been this user is not taken for somebody who guesses. RFC 7519 section 4.1.4: on or after that moment it is
+        // not taken.
+        match claims.expires_at.saturating_add(self.leeway_seconds) <= now_seconds {
+            true => Err(TokenFault::Expired),
+            false => Ok(name),
         }
     }
 }

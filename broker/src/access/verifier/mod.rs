@@ -25,7 +25,7 @@ use self::asker::Asker;
 use self::counts::Counts;
 use self::line::{Line, WEIGHT_MIN};
 use super::http::{Event, Hook, Outcome};
-use super::jwt::{Proven, Tokens};
+use super::jwt::{Proven, TokenFault, Tokens};
 use super::limiter::{Ban, Banned, Limiter, NewBans, network};
 use super::users::Users;
 use crate::admin::metrics::MetricSource;
@@ -254,15 +254,25 @@ impl Inner {
                 continue;
             }
             // Many may have been let in before the first of them failed.
-            let verdict = match self.is_banned(&waiting.credentials) {
-                true => Verdict::Banned,
-                false => self.prove(&waiting.credentials).unwrap_or(Verdict::Wrong),
+            let outcome = match self.is_banned(&waiting.credentials) {
+                true => Outcome::Decided(Verdict::Banned),
+                false => self.prove(&waiting.credentials),
             };
-            let is_right = matches!(verdict, Verdict::Right(_));
-            self.settle(&waiting, verdict);
-            if is_right {
-                self.rehash(&waiting.credentials);
-            }
+            self.conclude(&waiting, outcome);
+        }
+    }
+
+    /// Tells what came of a look at a password.
+    fn conclude(&self, waiting: &Waiting, outcome: Outcome) {
+        let is_right = matches!(outcome, Outcome::Decided(Verdict::Right(_)));
+        match outcome {
+            Outcome::Decided(verdict) => self.settle(waiting, verdict),
+            Outcome::Over => self.count_and_tell(waiting, Verdict::Wrong),
+            // Nobody else is left to say.
+            Outcome::Next => self.settle(waiting, Verdict::Wrong),
+        }
+        if is_right {
+            self.rehash(&waiting.credentials);
         }
     }
 
@@ -343,18 +353,25 @@ impl Inner {
 
     /// Finds out whether a client is who it says. The form of the password alone says whether it is looked at as a token, and one that
     /// proves nothing is looked at as a password too, so that nobody learns which users there are [B14].
-    fn prove(&self, credentials: &Credentials) -> Option<Verdict> {
+    fn prove(&self, credentials: &Credentials) -> Outcome {
         let (user, password) = (&*credentials.user, &credentials.password);
         let users = self.users();
-        let users = users.get(usize::from(credentials.entrance.0)).or(users.first())?;
+        let Some(users) = users.get(usize::from(credentials.entrance.0)).or(users.first()) else {
+            return Outcome::Next;
+        };
         if Tokens::has_form_of_token(password)
             && let Some(tokens) = self.vouchers(credentials.entrance).tokens
-            && let Some(proven) = proven(&tokens, credentials)
-            && !users.has(&proven.user)
         {
-            return Some(vouched(proven));
+            match proven(&tokens, credentials) {
+                Ok(proven) if !users.has(&proven.user) => return Outcome::Decided(vouched(proven)),
+                Err(TokenFault::Expired) if !users.has(user) => return Outcome::Over,
+                Ok(_) | Err(_) => {}
+            }
         }
-        users.check(user, &credentials.client_id, password).map(Verdict::Right)
+        match users.check(user, &credentials.client_id, password) {
+            Some(stamp) => Outcome::Decided(Verdict::Right(stamp)),
+            None => Outcome::Next,
+        }
     }
 
     /// Returns who vouches for users on a listener.
@@ -388,10 +405,10 @@ impl Inner {
 }
 
 /// Checks a token.
-fn proven(tokens: &Tokens, credentials: &Credentials) -> Option<Proven> {
+fn proven(tokens: &Tokens, credentials: &Credentials) -> Result<Proven, TokenFault> {
     let (peer, user) = (&*credentials.peer, &*credentials.user);
     let proven = tokens.check(user, &credentials.password, clock::unix_seconds());
-    proven.inspect_err(|fault| debug!(peer, user, "a token was refused: {fault}")).ok()
+    proven.inspect_err(|fault| debug!(peer, user, "a token was refused: {fault}"))
 }
 
 /// Lets in whom a token proves, until it ends.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::sync::mpsc;
 
+use serde_json::Value;
 use veilmq_config::JwtConfig;
 use veilmq_core::EntranceId;
 
@@ -22,6 +23,10 @@ fn credentials(user: &str, password: &[u8]) -> Box<Credentials> {
         password: password.to_vec().into(),
         certificate: None,
     })
+}
+
+fn vectors() -> Value {
+    serde_json::from_str(include_str!("../jwt/vectors.json")).unwrap()
 }
 
 struct Bench {
@@ -74,6 +79,19 @@ impl Bench {
 
     fn go_by(&self, users: Users, tokens: Option<Arc<Tokens>>) {
         self.verifier.apply(vec![users], Vec::new(), vec![Vouchers { tokens, hook: None }], (BANS, 10));
+    }
+
+    /// Whose keys the vectors name, with their issuer and audience.
+    fn tokens(&self, vectors: &Value) -> Option<Arc<Tokens>> {
+        let jwks_file = self.path.with_file_name("jwks.json");
+        fs::write(&jwks_file, vectors["jwks"].to_string()).unwrap();
+        let config = JwtConfig {
+            jwks_file: Some(jwks_file),
+            issuer: Some("https://issuer.example".into()),
+            audience: Some("broker".into()),
+            ..JwtConfig::default()
+        };
+        Tokens::read(&config, None).unwrap().map(Arc::new)
     }
 
     fn ask(&self, user: &str, password: &[u8]) -> Verdict {
@@ -267,11 +285,8 @@ fn a_password_is_hashed_anew_in_the_file_of_the_listener_that_its_user_came_by()
 #[test]
 fn a_token_proves_a_user_that_no_file_knows_and_no_other() {
     let bench = Bench::new(false);
-    let vectors: serde_json::Value = serde_json::from_str(include_str!("../jwt/vectors.json")).unwrap();
-    let jwks_file = bench.path.with_file_name("jwks.json");
-    fs::write(&jwks_file, vectors["jwks"].to_string()).unwrap();
-    let config = JwtConfig { jwks_file: Some(jwks_file), ..JwtConfig::default() };
-    let tokens = Tokens::read(&config, None).unwrap().map(Arc::new);
+    let vectors = vectors();
+    let tokens = bench.tokens(&vectors);
     let token = vectors["tokens"]["lasting"]["ES256"].as_str().unwrap().as_bytes();
 
     bench.go_by(Users::read(&bench.path, &Users::default()).unwrap(), tokens.clone());
@@ -286,4 +301,44 @@ fn a_token_proves_a_user_that_no_file_knows_and_no_other() {
     bench.verifier.lift(&ann);
     bench.go_by(Users::default(), None);
     assert_eq!(bench.ask("ann", token), Verdict::Wrong);
+}
+
+#[test]
+fn who_shows_its_own_token_after_its_time_is_refused_and_not_banned() {
+    // [B14]
+    let bench = Bench::new(false);
+    let vectors = vectors();
+    let tokens = bench.tokens(&vectors);
+    let bad = |name: &str| vectors["tokens"]["bad"][name].as_str().unwrap().as_bytes();
+    bench.go_by(Users::default(), tokens.clone());
+
+    for user in ["ann", ""].repeat(BANS.failures_per_address_max as usize) {
+        assert_eq!(bench.ask(user, bad("expired")), Verdict::Wrong);
+    }
+
+    let lasting = vectors["tokens"]["lasting"]["ES256"].as_str().unwrap().as_bytes();
+    assert!(matches!(bench.ask("ann", lasting), Verdict::Vouched { .. }), "its next one is good");
+    // The password file says who ann is, and a token is none of her passwords.
+    bench.go_by(Users::read(&bench.path, &Users::default()).unwrap(), tokens);
+    for _ in 0..BANS.failures_per_address_max {
+        assert_eq!(bench.ask("ann", bad("expired")), Verdict::Wrong);
+    }
+    assert_eq!(bench.ask("ann", b"right"), Verdict::Banned);
+}
+
+#[test]
+fn an_expired_token_of_others_counts_as_a_wrong_password() {
+    // [B14]
+    let vectors = vectors();
+    let bad = |name: &str| vectors["tokens"]["bad"][name].as_str().unwrap().as_bytes();
+    for (user, name) in [("bob", "expired"), ("ann", "other issuer"), ("ann", "other audience")] {
+        let bench = Bench::new(false);
+        bench.go_by(Users::default(), bench.tokens(&vectors));
+
+        for _ in 0..BANS.failures_per_address_max {
+            assert_eq!(bench.ask(user, bad(name)), Verdict::Wrong);
+        }
+
+        assert_eq!(bench.ask(user, bad(name)), Verdict::Banned, "{user}: {name}");
+    }
 }
