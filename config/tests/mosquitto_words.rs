@@ -36,6 +36,23 @@ fn faults_are_also_told_in_mosquittos_words() {
         ("user  \n", "Empty 'user' value in configuration."),
         ("listener\n", "Empty 'listener port' value in configuration."),
         ("pid_file /a\npid_file /a\n", "Duplicate 'pid_file' value in configuration."),
+        ("user a\nuser a\n", "Duplicate 'user' value in configuration."),
+        (
+            "log_timestamp_format %s\nlog_timestamp_format %s\n",
+            "Duplicate 'log_timestamp_format' value in configuration.",
+        ),
+        (
+            "clientid_prefixes a\nclientid_prefixes b\n",
+            "Duplicate 'clientid_prefixes' value in configuration.",
+        ),
+        (
+            "auto_id_prefix a\nlistener 1\nauto_id_prefix b\n",
+            "Duplicate 'auto_id_prefix' value in configuration.",
+        ),
+        (
+            "listener 1\nlistener_auto_id_prefix a\nlistener_auto_id_prefix b\n",
+            "Duplicate 'listener_auto_id_prefix' value in configuration.",
+        ),
         ("allow_anonymous maybe\n", "Invalid 'allow_anonymous' value (maybe)."),
         ("autosave_interval x\n", "'autosave_interval' value not a number."),
         ("sys_interval 65536\n", "Invalid 'sys_interval' value (65536)."),
@@ -79,6 +96,15 @@ fn faults_are_also_told_in_mosquittos_words() {
     ] {
         assert_eq!(said(&format!("{tls}{line}\n")), (words.to_owned(), 1), "noticed when the listener opens");
     }
+}
+
+#[test]
+fn each_listener_has_its_own_prefix_where_settings_are_per_listener() {
+    let own = "listener 1\nauto_id_prefix a\nlistener 2\nauto_id_prefix b\n";
+
+    assert!(load(format!("per_listener_settings true\n{own}")).is_ok());
+    assert!(load(own).is_err(), "they share it");
+    assert!(load("listener 1\nlistener_auto_id_prefix a\nlistener 2\nlistener_auto_id_prefix b\n").is_ok());
 }
 
 fn said_first(text: &str) -> String {

@@ -157,6 +157,7 @@ enum Plugin {
 
 /// The options of which Mosquitto takes no second one.
 const ONCE: &[&str] = &[
+    "auto_id_prefix",
     "bind_interface",
     "bridge_alpn",
     "bridge_bind_address",
@@ -166,14 +167,18 @@ const ONCE: &[&str] = &[
     "bridge_ciphers",
     "bridge_ciphers_tls1.3",
     "bridge_tls_version",
+    "clientid_prefixes",
+    "listener_auto_id_prefix",
     "local_clientid",
     "local_password",
     "local_username",
+    "log_timestamp_format",
     "notification_topic",
     "persistence_file",
     "persistence_location",
     "pid_file",
     "tls_version",
+    "user",
 ];
 /// The options that the default listener does not have.
 const NOT_BY_DEFAULT: &[&str] = &["accept_protocol_versions", "mount_point"];
@@ -345,6 +350,7 @@ impl Reader {
     /// Refuses what stands twice where Mosquitto takes it once.
     fn check_once(&mut self, option: &'static MosquittoOption, line: &Line) -> Result<(), ConfigError> {
         let place = match option.scope {
+            Scope::Security if !self.draft.is_per_listener => (0, 0),
             Scope::Listener | Scope::Security => (self.draft.current, 0),
             Scope::Bridge => (0, self.draft.bridges.len()),
             Scope::Global | Scope::Plugin => (0, 0),
