@@ -19,6 +19,7 @@ const NAME: &str = "bridges[].name";
 const ADDRESSES: &str = "bridges[].addresses";
 const LOCAL_CLIENT_ID: &str = "bridges[].local_client_id";
 const PASSWORD: &str = "bridges[].password";
+const PASSWORD_FILE: &str = "bridges[].password_file";
 const PATTERN: &str = "bridges[].topics[].pattern";
 const RESTART_SECONDS_MAX: &str = "bridges[].restart_seconds_max";
 const KEY_FILE: &str = "bridges[].tls.key_file";
@@ -61,6 +62,9 @@ pub struct BridgeConfig {
     /// The password on the other broker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password: Option<BridgePassword>,
+    /// The file that the password is read from instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
     /// Whether the other broker forgets what it has for the bridge when the connection ends.
     pub clean_start: bool,
     /// How long the other broker keeps the session, in seconds; MQTT 5 only.
@@ -123,6 +127,7 @@ impl Default for BridgeConfig {
             client_id: None,
             username: None,
             password: None,
+            password_file: None,
             clean_start: false,
             session_expiry_seconds: None,
             keep_alive_seconds: 60,
@@ -388,13 +393,19 @@ impl BridgeConfig {
                 }
             }
         }
+        let password = self.password.as_ref().map(|_| PASSWORD);
+        let file = self.password_file.as_ref().map(|path| (PASSWORD_FILE, path.to_string_lossy()));
+        if let (Some(other), Some((key, path))) = (password, &file) {
+            return Err(refused(known, key, path, &format!("{other} is given too")));
+        }
         // [MQTT311-3.1.2-22]
-        if self.password.is_some() && self.username.is_none() && self.protocol != BridgeProtocol::V5 {
+        if let Some(key) = password.or(file.map(|(key, _)| key))
+            && self.username.is_none()
+            && self.protocol != BridgeProtocol::V5
+        {
             let how = "MQTT 3 knows no password without a user name";
-            return Err(ConfigError::new(
-                known.origin(PASSWORD),
-                Fault::Missing { key: "bridges[].username", how },
-            ));
+            let missing = Fault::Missing { key: "bridges[].username", how };
+            return Err(ConfigError::new(known.origin(key), missing));
         }
         if self.restart_seconds_max < self.restart_seconds_min {
             let because = format!("bridges[].restart_seconds_min is {}", self.restart_seconds_min);

@@ -142,6 +142,7 @@ fn every_key() -> BrokerConfig {
         client_id: Some("a".into()),
         username: Some("b".into()),
         password: Some(BridgePassword::new("c")),
+        password_file: Some("/bridge-password".into()),
         session_expiry_seconds: Some(1),
         packet_bytes_max: Some(20),
         local_client_id: Some("d".into()),

@@ -279,6 +279,14 @@ fn a_bridge_that_cannot_work_is_named() {
             "FILE:7: bridges[].username must be given; MQTT 3 knows no password without a user name",
         ),
         (
+            "protocol = \"3.1.1\"\npassword_file = \"f\"\n".to_owned(),
+            "FILE:7: bridges[].username must be given; MQTT 3 knows no password without a user name",
+        ),
+        (
+            "password_file = \"f\"\npassword = \"p\"\n".to_owned(),
+            "FILE:6: bridges[].password_file = \"f\" is not allowed; allowed: no such value, because bridges[].password is given too",
+        ),
+        (
             "[[bridges]]\nname = \"b\"\naddresses = [\"i\"]\n".to_owned(),
             "FILE:7: bridges[].name = \"b\" is not allowed; allowed: no such value, because another bridge has this name",
         ),

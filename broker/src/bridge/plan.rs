@@ -13,10 +13,13 @@ use veilmq_core::SessionSummary;
 use veilmq_protocol::{ProtocolVersion, QoS};
 
 use super::tls;
+use crate::files::{self, FileError};
 use crate::tls::TlsError;
 
 /// What a PUBLISH from this broker may have beside what fitted into its publisher's packet, in bytes.
 const GROWTH_BYTES: u32 = 1_024;
+/// What CONNECT has room for.
+const PASSWORD_BYTES_MAX: usize = 65_535;
 /// A session that never expires (MQTT 5.0 section 3.1.2.11.2).
 const NEVER: u32 = u32::MAX;
 
@@ -38,6 +41,14 @@ pub enum BridgeError {
         bridge: String,
         /// What is wrong.
         source: TlsError,
+    },
+    /// The file with its password cannot be read.
+    #[error("bridge {bridge}: password_file: {source}")]
+    Password {
+        /// The bridge.
+        bridge: String,
+        /// What is wrong.
+        source: FileError,
     },
     /// The operating system does not say what this machine is called, or gives no randomness.
     #[error("bridges: {0}")]
@@ -85,9 +96,9 @@ impl Threshold {
 }
 
 impl PartialEq for BridgePlan {
-    /// Compares what the operator has said; the rest is made of it.
+    /// Compares what the operator has said, here and in a file of its own; the rest is made of it.
     fn eq(&self, other: &Self) -> bool {
-        self.config == other.config
+        self.config == other.config && self.settings.remote.password == other.settings.remote.password
     }
 }
 
@@ -109,6 +120,8 @@ impl BridgePlan {
             let named = |source| BridgeError::Tls { bridge: bridge.name.clone(), source };
             tls::client_config(tls).map_err(named)?;
         }
+        let password = password(bridge)
+            .map_err(|source| BridgeError::Password { bridge: bridge.name.clone(), source })?;
         let client_id = bridge.client_id.clone().unwrap_or_else(|| format!("{host}.{}", bridge.name));
         let topic = bridge.notification_topic.clone();
         let topic = topic.unwrap_or_else(|| format!("$SYS/broker/connection/{client_id}/state"));
@@ -128,7 +141,12 @@ impl BridgePlan {
                 mark: bridge.marks_messages.then(|| client_id.clone()),
                 idle_milliseconds: is_lazy.then_some(u64::from(bridge.idle_seconds) * 1_000),
                 hash_key,
-                remote: remote_settings(bridge, config, client_id, told(&[BridgeNotifications::Both])),
+                remote: remote_settings(
+                    bridge,
+                    config,
+                    (client_id, password),
+                    told(&[BridgeNotifications::Both]),
+                ),
             },
             config: bridge.clone(),
         })
@@ -141,10 +159,21 @@ impl BridgePlan {
     }
 }
 
+/// Returns what the bridge shows the other broker, wherever it is written.
+fn password(bridge: &BridgeConfig) -> Result<Option<Vec<u8>>, FileError> {
+    let Some(path) = &bridge.password_file else {
+        return Ok(bridge.password.as_ref().map(|password| password.as_bytes().to_vec()));
+    };
+    let text = files::read(path, PASSWORD_BYTES_MAX)?;
+    files::warn_if_exposed(path);
+    let password = text.strip_suffix(b"\n").unwrap_or(&text);
+    Ok(Some(password.strip_suffix(b"\r").unwrap_or(password).to_vec()))
+}
+
 fn remote_settings(
     bridge: &BridgeConfig,
     config: &BrokerConfig,
-    client_id: String,
+    (client_id, password): (String, Option<Vec<u8>>),
     notification_topic: Option<String>,
 ) -> RemoteSettings {
     let kept_seconds = bridge.session_expiry_seconds.unwrap_or(if bridge.clean_start { 0 } else { NEVER });
@@ -157,7 +186,7 @@ fn remote_settings(
         says_bridge: bridge.says_bridge,
         client_id,
         username: bridge.username.clone(),
-        password: bridge.password.as_ref().map(|password| password.as_bytes().to_vec()),
+        password,
         clean_start: bridge.clean_start,
         session_expiry_seconds: Some(kept_seconds).filter(|seconds| *seconds > 0),
         keep_alive_seconds: bridge.keep_alive_seconds,

@@ -103,6 +103,14 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     ),
     unset(text("bridges[].username", "User name on the other broker."), "none"),
     unset(text("bridges[].password", "Password on the other broker."), "none"),
+    unset(
+        option(
+            "bridges[].password_file",
+            Kind::Path,
+            "File with that password instead, such as a mounted secret, read at the start and at a reload; the end of its line does not belong to it.",
+        ),
+        "none",
+    ),
     switch(
         "bridges[].clean_start",
         "Whether the other broker forgets what it has for the bridge when the connection ends.",

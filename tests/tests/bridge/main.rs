@@ -58,6 +58,37 @@ fn connect_is_that_of_a_bridge_in_every_version() {
 }
 
 #[test]
+fn the_password_of_a_bridge_is_in_a_file_of_its_own_and_a_new_one_is_taken_by_a_reload() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    let remote = Remote::new();
+    let lines = format!(
+        "clean_start = true\nnotifications = \"local\"\nprotocol = \"3.1.1\"\nusername = \"u\"\npassword_file = \"{}\"",
+        file.display()
+    );
+    let mut broker = Broker::configured(|own| config(own, remote.address(), &lines));
+    let refused = broker.try_restart().unwrap_err();
+    assert!(refused.contains("exit status: 1"), "{refused}");
+    let named = format!("bridge b: password_file: cannot read {}", file.display());
+    assert!(broker.log().contains(&named), "{}", broker.log());
+    broker.kill();
+
+    for (written, sent) in [("p w\n", &b"\0\x03p w"[..]), ("new", b"\0\x03new")] {
+        std::fs::write(&file, written).unwrap();
+        if sent.ends_with(b"new") {
+            assert!(broker.reload());
+        } else {
+            broker.restart();
+        }
+
+        let connect = packet(0x10, &[b"\0\x04MQTT\x84\xc2\0\x3c\0\x03far\0\x01u", sent].concat());
+        let mut wire = remote.accept();
+        expect(&mut wire, &connect);
+        wire.send(ACCEPTED).unwrap();
+    }
+}
+
+#[test]
 fn what_the_bridge_says_and_what_it_brings_have_one_running_number() {
     let remote = Remote::new();
     let lines = format!("protocol = \"3.1.1\"\n{}{}", topic("in/#", "in", 1), topic("out/#", "out", 1));
