@@ -187,8 +187,11 @@ impl Model {
                 {
                     owed_to.insert(session.incarnation);
                 }
-                // A copy of QoS 0 is not kept for who is away, and a repetition is then the first that it gets.
-                if is_there || subscription.qos.min(qos) != QoS::AtMostOnce {
+                // A repetition is the first that somebody gets who was away, for whom no copy of QoS 0 is kept, or whose subscription
+                // was not there yet.
+                let may_have_missed_it = !is_there && subscription.qos.min(qos) == QoS::AtMostOnce
+                    || subscription.certainty == Certainty::Unknown;
+                if !may_have_missed_it {
                     in_order.insert(session.incarnation);
                 }
             }
