@@ -172,6 +172,16 @@ fn the_broker_knows_how_much_memory_its_container_has() {
 }
 
 #[test]
+fn an_upgrade_reaches_a_broker_that_is_not_ready() {
+    // Pods that are managed in order are not replaced before they are ready.
+    let Some(rendered) = render("{}") else { return };
+
+    let policy = &rendered.object("StatefulSet", "plant-veilmq")["spec"]["podManagementPolicy"];
+
+    assert_eq!(policy, "Parallel");
+}
+
+#[test]
 fn the_configuration_of_the_chart_is_valid_and_its_probes_ask_the_paths_that_answer() {
     let Some(rendered) = render("{}") else { return };
 
