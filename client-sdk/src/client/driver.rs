@@ -399,6 +399,7 @@ impl Driver {
                     | None => {}
                 },
                 Event::Answered { token, reasons, text } => self.answered(token, &reasons, text),
+                Event::RequestTooLarge { token, bytes, bytes_max } => self.too_large(token, bytes, bytes_max),
                 Event::Join { status, response } => self.join_answered(status, &response),
                 Event::Reauthenticated => self.reauthenticated(),
                 Event::Notice(text) => {

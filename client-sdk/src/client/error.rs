@@ -139,6 +139,14 @@ pub enum SubscribeError {
         /// The broker's Reason String.
         text: Option<String>,
     },
+    /// The request is larger than the broker accepts.
+    #[error("the packet of {bytes} bytes exceeds the broker's limit of {bytes_max}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The broker's Maximum Packet Size.
+        bytes_max: usize,
+    },
     /// The client is closed.
     #[error("the client is closed: {0}")]
     Closed(CloseReason),
@@ -163,6 +171,14 @@ pub enum RequestError {
         reason: ReasonCode,
         /// Its Reason String.
         text: Option<String>,
+    },
+    /// The request is larger than the broker accepts.
+    #[error("the packet of {bytes} bytes exceeds the broker's limit of {bytes_max}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The broker's Maximum Packet Size.
+        bytes_max: usize,
     },
     /// The client is closed.
     #[error("the client is closed: {0}")]

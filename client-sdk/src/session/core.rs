@@ -330,7 +330,9 @@ impl Core {
             return;
         }
         let Self { ids, output, outbound, requests, events, .. } = self;
-        let pumped = requests.pump(ids, output).and_then(|()| outbound.pump(ids, output, events));
+        let pumped = requests
+            .pump(ids, outbound.packet_bytes_max(), output, events)
+            .and_then(|()| outbound.pump(ids, output, events));
         if let Err(error) = pumped {
             self.close(error.into());
         }

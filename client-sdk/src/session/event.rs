@@ -71,6 +71,15 @@ pub enum Event {
         /// The Reason String.
         text: Option<String>,
     },
+    /// A SUBSCRIBE or UNSUBSCRIBE is larger than the server takes, and is not sent.
+    RequestTooLarge {
+        /// As of [`Answered`](Self::Answered); none for a subscription that was to be made again.
+        token: Option<Token>,
+        /// Its size.
+        bytes: usize,
+        /// The server's Maximum Packet Size.
+        bytes_max: usize,
+    },
     /// Both sides have proved once more who they are, and go on under new keys.
     Reauthenticated,
     /// The broker has something to say to people.

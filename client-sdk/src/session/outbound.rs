@@ -93,6 +93,11 @@ pub(super) struct Outbound {
 const DUP: u8 = 0b1000;
 
 impl Outbound {
+    /// The largest packet that the server takes, in bytes.
+    pub(super) const fn packet_bytes_max(&self) -> usize {
+        self.grants.packet_bytes_max
+    }
+
     pub(super) fn queue(&mut self, token: Token, publication: Publication) {
         self.queued.push_back((token, publication));
     }

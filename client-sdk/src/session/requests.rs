@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use veilmq_protocol::{
-    EncodeError, Packet, PacketId, PacketType, ReasonCode, Subscribe, SubscribeFiltersBuf, SubscribeOptions,
-    TopicFilter, Unsubscribe, UnsubscribeFiltersBuf, UserProperties,
+    EncodeError, Packet, PacketId, PacketType, ProtocolVersion, ReasonCode, Subscribe, SubscribeFiltersBuf,
+    SubscribeOptions, TopicFilter, Unsubscribe, UnsubscribeFiltersBuf, UserProperties,
 };
 
 use super::{
@@ -64,13 +64,25 @@ impl Requests {
         self.waiting = again.chain(std::mem::take(&mut self.waiting)).collect();
     }
 
-    pub(super) fn pump(&mut self, ids: &mut PacketIds, output: &mut Output) -> Result<(), EncodeError> {
+    /// Sends what waits, but nothing that is larger than the server takes: that is told in `events`.
+    pub(super) fn pump(
+        &mut self,
+        ids: &mut PacketIds,
+        bytes_max: usize,
+        output: &mut Output,
+        events: &mut VecDeque<Event>,
+    ) -> Result<(), EncodeError> {
         while let Some(request) = self.waiting.pop_front() {
             let Some(packet_id) = ids.take() else {
                 self.waiting.push_front(request);
                 return Ok(());
             };
-            request.send(packet_id, output)?;
+            let bytes = request.send(packet_id, bytes_max, output)?;
+            if bytes > bytes_max {
+                ids.release(packet_id);
+                events.push_back(Event::RequestTooLarge { token: request.token(), bytes, bytes_max });
+                continue;
+            }
             self.sent.insert(packet_id, request);
         }
         Ok(())
@@ -109,8 +121,24 @@ impl Requests {
     }
 }
 
+/// Sends a packet unless it is larger than the server takes, and returns its size.
+fn send_within(bytes_max: usize, packet: &Packet<'_>, output: &mut Output) -> Result<usize, EncodeError> {
+    let bytes = packet.encoded_len(ProtocolVersion::V5)?;
+    // [MQTT-3.2.2-15]
+    if bytes <= bytes_max {
+        output.packet(packet)?;
+    }
+    Ok(bytes)
+}
+
 impl Request {
-    fn send(&self, packet_id: PacketId, output: &mut Output) -> Result<(), EncodeError> {
+    const fn token(&self) -> Option<Token> {
+        match self {
+            Self::Subscribe { token, .. } | Self::Unsubscribe { token, .. } => *token,
+        }
+    }
+
+    fn send(&self, packet_id: PacketId, bytes_max: usize, output: &mut Output) -> Result<usize, EncodeError> {
         let topic_filter =
             |filter| TopicFilter::new(filter).map_err(|_| EncodeError::OutOfRange("Topic Filter"));
         match self {
@@ -119,21 +147,23 @@ impl Request {
                 for filter in filters {
                     encoded.push(topic_filter(filter)?, *options)?;
                 }
-                output.packet(&Packet::Subscribe(Subscribe {
+                let packet = Packet::Subscribe(Subscribe {
                     packet_id,
                     subscription_id: None,
                     user: UserProperties::default(),
                     filters: encoded.as_filters(),
-                }))
+                });
+                send_within(bytes_max, &packet, output)
             }
             Self::Unsubscribe { filter, .. } => {
                 let mut filters = UnsubscribeFiltersBuf::new();
                 filters.push(topic_filter(filter)?);
-                output.packet(&Packet::Unsubscribe(Unsubscribe {
+                let packet = Packet::Unsubscribe(Unsubscribe {
                     packet_id,
                     user: UserProperties::default(),
                     filters: filters.as_filters(),
-                }))
+                });
+                send_within(bytes_max, &packet, output)
             }
         }
     }

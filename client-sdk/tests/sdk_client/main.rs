@@ -12,7 +12,10 @@ mod waiting;
 #[path = "../e2e_distribution/world.rs"]
 mod world;
 
-use std::{num::NonZeroU16, time::Duration};
+use std::{
+    num::{NonZeroU16, NonZeroU32},
+    time::Duration,
+};
 
 use sdk_support::{acknowledgement, encode, incoming, publish_bytes, resumed, suback, unsuback};
 use tokio::{
@@ -27,8 +30,8 @@ use veilmq_client::{
     session::CloseReason,
 };
 use veilmq_protocol::{
-    ConnAck, Disconnect, Packet, ProtocolVersion, Publish, PublishProperties, TopicName, next_frame,
-    veil::envelope::Envelope,
+    ConnAck, ConnAckProperties, Disconnect, Packet, ProtocolVersion, Publish, PublishProperties, TopicName,
+    next_frame, veil::envelope::Envelope,
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -212,6 +215,26 @@ async fn a_refused_subscription_says_which_filter_and_why() {
     let refused = subscription.err().map(|error| error.to_string());
     let said = "the broker refused the subscription to \"b\": Not authorized (no rule lets you)";
     assert_eq!(refused.as_deref(), Some(said));
+}
+
+/// [MQTT-3.2.2-15]
+#[tokio::test]
+async fn a_request_that_the_broker_does_not_take_is_an_error_that_names_its_size_and_is_not_sent() {
+    let broker = Broker::start().await;
+    let properties = ConnAckProperties { packet_bytes_max: NonZeroU32::new(20), ..Default::default() };
+    let connack = ConnAck { properties, ..ConnAck::default() };
+    let (client, mut peer) = tokio::join!(broker.client().connect(), broker.accept(&connack));
+    let client = client.unwrap();
+    let long = "a/long/filter/of/27/letters";
+
+    let error = timeout(LIMIT, async { client.subscribe(long).await.err() }).await.unwrap();
+    assert_eq!(error, Some(SubscribeError::TooLarge { bytes: 35, bytes_max: 20 }));
+    let error = client.subscribe("one").and("two").and("three").await.err();
+    assert_eq!(error, Some(SubscribeError::TooLarge { bytes: 25, bytes_max: 20 }));
+    let error = client.unsubscribe(long).await.err();
+    assert_eq!(error, Some(RequestError::TooLarge { bytes: 34, bytes_max: 20 }));
+
+    peer.grant(&client, "t").await;
 }
 
 #[tokio::test]

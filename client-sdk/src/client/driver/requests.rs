@@ -77,6 +77,24 @@ impl Driver {
         }
     }
 
+    /// A request was not sent, since the broker takes no packet of its size.
+    pub(super) fn too_large(&mut self, token: Option<Token>, bytes: usize, bytes_max: usize) {
+        let words = format!("the packet of {bytes} bytes exceeds the broker's limit of {bytes_max}");
+        match token.and_then(|token| self.waiters.remove(&token)) {
+            Some(Waiter::Subscribe { reply, .. }) => {
+                let _ = reply.send(Err(SubscribeError::TooLarge { bytes, bytes_max }));
+            }
+            Some(Waiter::Unsubscribe { reply, .. }) => {
+                let _ = reply.send(Err(RequestError::TooLarge { bytes, bytes_max }));
+            }
+            Some(Waiter::Keys { topic }) => self.key_subscribed(&topic, Some(words)),
+            Some(Waiter::Retained { wire }) => self.cannot_read(&wire, &words),
+            Some(Waiter::Names { .. } | Waiter::Abandoned { .. } | Waiter::Publish { .. }) | None => {
+                warn!(reason = words, "a subscription is not changed or made again");
+            }
+        }
+    }
+
     pub(super) fn handle_input(&mut self, input: Input) {
         match input {
             Input::Publish(command) => {
