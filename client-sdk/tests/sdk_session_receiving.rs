@@ -98,6 +98,28 @@ fn a_message_taken_after_its_connection_broke_is_acknowledged_when_it_comes_agai
 
 /// [MQTT-3.3.4-9]
 #[test]
+fn a_message_is_not_acknowledged_for_an_earlier_one_that_had_its_identifier() {
+    let mut rig = Rig::connected(options());
+    rig.receive(&incoming("expires", QoS::AtLeastOnce, 7, false));
+    let (_, expired) = message(rig.poll());
+    rig.session.connection_lost();
+    rig.reconnect(&resumed());
+    rig.session.acknowledge(expired.unwrap());
+
+    rig.receive(&incoming("next", QoS::AtLeastOnce, 7, false));
+    let (text, next) = message(rig.poll());
+    assert_eq!(text, "next");
+    rig.session.connection_lost();
+    rig.reconnect(&resumed());
+    rig.receive(&incoming("next", QoS::AtLeastOnce, 7, true));
+    assert!(rig.poll().is_none(), "the application has it");
+    assert!(rig.sent().is_empty(), "and has not taken it");
+    rig.session.acknowledge(next.unwrap());
+
+    assert_eq!(rig.sent(), b"\x40\x02\x00\x07");
+}
+
+#[test]
 fn a_server_that_exceeds_the_receive_maximum_is_disconnected() {
     let mut rig =
         Rig::connected(SessionOptions { receive_maximum: NonZeroU16::new(2).unwrap(), ..options() });

@@ -129,6 +129,8 @@ impl Inbound {
     fn enter(&mut self, id: PacketId, qos: QoS) -> Receipt {
         let receipt = Receipt(self.next_receipt);
         self.next_receipt += 1;
+        // Who uses an identifier again has done with the message of an earlier connection that had it.
+        self.unacknowledged.retain(|entry| entry.current || (entry.id, entry.qos) != (id, qos));
         self.unacknowledged.push_back(Unacknowledged { receipt, id, qos, taken: false, current: true });
         receipt
     }
