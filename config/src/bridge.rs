@@ -364,7 +364,8 @@ impl BrokerConfig {
     /// The first option that is missing or in the way.
     pub(crate) fn check_bridges(&self, known: &Known) -> Result<(), ConfigError> {
         for (index, bridge) in self.bridges.iter().enumerate() {
-            bridge.check(known)?;
+            let known = &known.within(&[index]);
+            bridge.check(known, index)?;
             for other in &self.bridges[..index] {
                 if other.name == bridge.name {
                     return Err(refused(known, NAME, &bridge.name, "another bridge has this name"));
@@ -380,11 +381,13 @@ impl BrokerConfig {
 }
 
 impl BridgeConfig {
-    fn check(&self, known: &Known) -> Result<(), ConfigError> {
+    /// Checks what is known of it; `index` is its place in the list.
+    fn check(&self, known: &Known, index: usize) -> Result<(), ConfigError> {
         if self.addresses.is_empty() {
             return Err(refused(known, ADDRESSES, "[]", "there is nowhere to connect to"));
         }
-        for topic in &self.topics {
+        for (number, topic) in self.topics.iter().enumerate() {
+            let known = &known.within(&[index, number]);
             for prefix in [&topic.local_prefix, &topic.remote_prefix] {
                 let filter = format!("{prefix}{}", topic.pattern);
                 if !TopicFilter::new(&filter).is_ok_and(|filter| filter.shared().is_none()) {

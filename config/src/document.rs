@@ -22,7 +22,7 @@ pub(crate) fn check(path: &Path, text: &str, known: &mut Known) -> Result<(), Co
         let origin = file.origin(error.span().map(|span| span.start));
         ConfigError::new(origin, Fault::Syntax { message: error.message().to_owned() })
     })?;
-    file.check_table("", table.get_ref(), known)
+    file.check_table("", &[], table.get_ref(), known)
 }
 
 struct File<'a> {
@@ -31,7 +31,14 @@ struct File<'a> {
 }
 
 impl File<'_> {
-    fn check_table(&self, prefix: &str, table: &DeTable<'_>, known: &mut Known) -> Result<(), ConfigError> {
+    /// Checks a table; `place` says in which tables of lists it is.
+    fn check_table(
+        &self,
+        prefix: &str,
+        place: &[usize],
+        table: &DeTable<'_>,
+        known: &mut Known,
+    ) -> Result<(), ConfigError> {
         for (name, value) in table {
             let key = format!("{prefix}{}", name.get_ref());
             let origin = self.origin(Some(name.span().start));
@@ -39,7 +46,7 @@ impl File<'_> {
             if name.get_ref().contains(['.', '[']) {
                 return Err(unknown_key(origin, &format!("{prefix}{:?}", name.get_ref())));
             }
-            self.check_key(&key, origin, value.get_ref(), known)?;
+            self.check_key(&key, place, origin, value.get_ref(), known)?;
         }
         Ok(())
     }
@@ -47,12 +54,13 @@ impl File<'_> {
     fn check_key(
         &self,
         key: &str,
+        place: &[usize],
         origin: Origin,
         value: &DeValue<'_>,
         known: &mut Known,
     ) -> Result<(), ConfigError> {
         if let Some(spec) = OptionSpec::find(key) {
-            return check_option(spec, origin, &Given::from_toml(value), known);
+            return check_option(spec, place, origin, &Given::from_toml(value), known);
         }
         let section = format!("{key}.");
         let list = format!("{key}[].");
@@ -60,18 +68,18 @@ impl File<'_> {
             let DeValue::Table(table) = value else {
                 return Err(wrong_value(key, origin, &Given::from_toml(value), "a table"));
             };
-            return self.check_table(&section, table, known);
+            return self.check_table(&section, place, table, known);
         }
         if OPTIONS.iter().any(|spec| spec.key.starts_with(&list)) {
-            return self.check_tables(key, &list, origin, value, known);
+            return self.check_tables((key, &list), place, origin, value, known);
         }
         Err(unknown_key(origin, key))
     }
 
     fn check_tables(
         &self,
-        key: &str,
-        prefix: &str,
+        (key, prefix): (&str, &str),
+        place: &[usize],
         origin: Origin,
         value: &DeValue<'_>,
         known: &mut Known,
@@ -79,12 +87,12 @@ impl File<'_> {
         let DeValue::Array(elements) = value else {
             return Err(wrong_value(key, origin, &Given::from_toml(value), "a list of tables"));
         };
-        for element in elements {
+        for (index, element) in elements.iter().enumerate() {
             let origin = self.origin(Some(element.span().start));
             let DeValue::Table(table) = element.get_ref() else {
                 return Err(wrong_value(key, origin, &Given::from_toml(value), "a list of tables"));
             };
-            self.check_table(prefix, table, known)?;
+            self.check_table(prefix, &[place, &[index]].concat(), table, known)?;
             let needed = OPTIONS.iter().filter(|spec| spec.is_needed());
             let members = needed.filter_map(|spec| Some((spec, spec.key.strip_prefix(prefix)?)));
             for (spec, member) in members.filter(|(_, member)| !member.contains('.')) {
@@ -106,9 +114,10 @@ impl File<'_> {
     }
 }
 
-/// Checks one value and notes who set the option.
+/// Checks one value and notes who set the option, in these tables of the lists that its key goes through.
 pub(crate) fn check_option(
     spec: &'static OptionSpec,
+    place: &[usize],
     origin: Origin,
     given: &Given,
     known: &mut Known,
@@ -116,7 +125,7 @@ pub(crate) fn check_option(
     if !spec.kind.allows(given) {
         return Err(wrong_value(spec.key, origin, given, &spec.kind.to_string()));
     }
-    known.set(spec.key, origin, given);
+    known.set(spec.key, place, origin, given);
     Ok(())
 }
 

@@ -85,19 +85,27 @@ fn check(
     known: &mut Known,
 ) -> Result<(), ConfigError> {
     match given {
-        Given::List(elements) if spec.is_in_list_of_tables() => elements.iter().try_for_each(|element| {
-            let address = SCHEMES_OF_LISTENERS.iter().find_map(|(scheme, ..)| element.strip_prefix(scheme));
-            let checked = check_option(spec, origin.clone(), address.as_ref().unwrap_or(element), known);
-            checked.map_err(|mut error| {
-                if let Fault::WrongValue { allowed, .. } = &mut *error.fault {
-                    let schemes: Vec<_> = SCHEMES_OF_LISTENERS.iter().map(|(scheme, ..)| *scheme).collect();
-                    *allowed = format!("{allowed}; before it may stand {}", schemes.join(", "));
-                }
-                error
+        Given::List(elements) if spec.is_in_list_of_tables() => {
+            // The list takes the place of another one.
+            if let Some((list, _)) = spec.key.split_once('.') {
+                known.forget(list);
+            }
+            elements.iter().enumerate().try_for_each(|(index, element)| {
+                let address =
+                    SCHEMES_OF_LISTENERS.iter().find_map(|(scheme, ..)| element.strip_prefix(scheme));
+                let address = address.as_ref().unwrap_or(element);
+                check_option(spec, &[index], origin.clone(), address, known).map_err(|mut error| {
+                    if let Fault::WrongValue { allowed, .. } = &mut *error.fault {
+                        let schemes: Vec<_> =
+                            SCHEMES_OF_LISTENERS.iter().map(|(scheme, ..)| *scheme).collect();
+                        *allowed = format!("{allowed}; before it may stand {}", schemes.join(", "));
+                    }
+                    error
+                })
             })
-        }),
+        }
         Given::Integer(_) | Given::Boolean(_) | Given::Text(_) | Given::List(_) | Given::Other(_) => {
-            check_option(spec, origin, given, known)
+            check_option(spec, &[], origin, given, known)
         }
     }
 }

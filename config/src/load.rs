@@ -110,7 +110,7 @@ impl BrokerConfig {
 impl Overrides {
     fn apply(self, config: &mut BrokerConfig, known: &mut Known) -> Result<(), ConfigError> {
         for (index, port) in self.ports.iter().enumerate() {
-            known.set(LISTENERS, Origin::CommandLine { flag: "-p" }, port);
+            known.set(LISTENERS, &[], Origin::CommandLine { flag: "-p" }, port);
             add_port(config, *port, index == 0);
         }
         if let Some(data_dir) = self.data_dir {
@@ -119,11 +119,11 @@ impl Overrides {
                 || Given::Other(data_dir.display().to_string()),
                 |text| Given::Text(text.to_owned()),
             );
-            document::check_option(&DATA_DIR, origin, &given, known)?;
+            document::check_option(&DATA_DIR, &[], origin, &given, known)?;
             config.data_dir = data_dir;
         }
         if let Some(address) = self.admin {
-            known.set("admin.address", Origin::CommandLine { flag: "--admin" }, &address);
+            known.set("admin.address", &[], Origin::CommandLine { flag: "--admin" }, &address);
             config.admin.address = Some(address);
         }
         if self.verbose {

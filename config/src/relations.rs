@@ -1,7 +1,5 @@
 //! What must hold between options, and who set each of them.
 
-use std::collections::HashMap;
-
 use crate::access::ListenerAccessConfig;
 use crate::address::ListenAddress;
 use crate::broker_config::{BrokerConfig, ListenerProtocol, Mode};
@@ -15,7 +13,18 @@ const TRUSTED: &str = "listeners[].proxy_protocol.trusted";
 /// Who set each option, and to what; an option nobody set has its default.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
-    set: HashMap<&'static str, (Origin, String)>,
+    /// The later ones count.
+    set: Vec<Said>,
+}
+
+/// That an option was set.
+#[derive(Debug, Clone)]
+struct Said {
+    key: &'static str,
+    /// In which table of each list that the key goes through, counted from 0.
+    place: Vec<usize>,
+    origin: Origin,
+    value: String,
 }
 
 /// An option with its number, as far as relations need it.
@@ -32,18 +41,33 @@ impl Setting {
 }
 
 impl Known {
-    /// Notes that a later layer set the option.
-    pub(crate) fn set(&mut self, key: &'static str, origin: Origin, value: &impl ToString) {
-        self.set.insert(key, (origin, value.to_string()));
+    /// Notes that a later layer set the option, in these tables of the lists that its key goes through.
+    pub(crate) fn set(&mut self, key: &'static str, place: &[usize], origin: Origin, value: &impl ToString) {
+        self.set.push(Said { key, place: place.to_vec(), origin, value: value.to_string() });
+    }
+
+    /// Forgets the tables of a list, such as `listeners[]`, which a later layer replaces.
+    pub(crate) fn forget(&mut self, list: &str) {
+        self.set.retain(|said| said.key.split_once('.').is_none_or(|(first, _)| first != list));
+    }
+
+    /// Returns what is known where only one table of each list is looked at.
+    pub(crate) fn within(&self, place: &[usize]) -> Self {
+        let is_there = |said: &&Said| said.place.iter().zip(place).all(|(said, looked_at)| said == looked_at);
+        Self { set: self.set.iter().filter(is_there).cloned().collect() }
+    }
+
+    fn said(&self, key: &str) -> Option<&Said> {
+        self.set.iter().rfind(|said| said.key == key)
     }
 
     pub(crate) fn origin(&self, key: &str) -> Origin {
-        self.set.get(key).map_or(Origin::Default, |(origin, _)| origin.clone())
+        self.said(key).map_or(Origin::Default, |said| said.origin.clone())
     }
 
     /// The value that was set, as it was given.
     pub(crate) fn value(&self, key: &str) -> String {
-        self.set.get(key).map(|(_, value)| value.clone()).unwrap_or_default()
+        self.said(key).map(|said| said.value.clone()).unwrap_or_default()
     }
 
     /// Requires `upper >= lower + margin`.
@@ -95,7 +119,7 @@ impl Known {
 
     fn interval_belongs_to_durability(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
         const KEY: &str = "storage.interval_milliseconds";
-        let Some((origin, value)) = self.set.get(KEY) else { return Ok(()) };
+        let Some(Said { origin, value, .. }) = self.said(KEY) else { return Ok(()) };
         if matches!(config.storage.durability, Durability::Interval { .. }) {
             return Ok(());
         }
@@ -116,16 +140,16 @@ impl Known {
     /// Nothing is more durable on a listener than the broker keeps it, and saying that it is less so means nothing then.
     fn listeners_promise_what_the_broker_keeps(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
         const KEY: &str = "listeners[].durability";
-        let is_given = config.listeners.iter().any(|listener| listener.durability.is_some());
-        if !is_given || config.storage.durability == Durability::Commit {
+        let given = config.listeners.iter().position(|listener| listener.durability.is_some());
+        let Some(index) = given.filter(|_| config.storage.durability != Durability::Commit) else {
             return Ok(());
-        }
-        let (origin, value) = self.set.get(KEY).cloned().unwrap_or((Origin::Default, String::new()));
+        };
+        let listener = self.within(&[index]);
         Err(ConfigError::new(
-            origin,
+            listener.origin(KEY),
             Fault::Relation {
                 key: KEY,
-                value,
+                value: listener.value(KEY),
                 allowed: "no value".to_owned(),
                 because: format!(
                     "storage.durability is not \"commit\" ({})",
@@ -178,12 +202,14 @@ impl Known {
 
     fn one_file_has_the_rules_of_a_listener(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
         const KEY: &str = "listeners[].access.mosquitto_acl_file";
-        let accesses = config.listeners.iter().filter_map(|listener| listener.access.as_ref());
-        let mut both =
-            accesses.filter(|access| access.acl_file.is_some() && access.mosquitto_acl_file.is_some());
-        match both.next() {
+        let has_both =
+            |access: &ListenerAccessConfig| access.acl_file.is_some() && access.mosquitto_acl_file.is_some();
+        match accesses(config).find(|(_, access)| has_both(access)) {
             None => Ok(()),
-            Some(_) => Err(self.refuse_value(KEY, "listeners[].access.acl_file has the rules".to_owned())),
+            Some((index, _)) => {
+                let because = "listeners[].access.acl_file has the rules".to_owned();
+                Err(self.within(&[index]).refuse_value(KEY, because))
+            }
         }
     }
 
@@ -191,13 +217,13 @@ impl Known {
     fn roles_are_the_only_rules(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
         const FILE: &str = "access.dynamic_security_file";
         const OWN: &str = "listeners[].access.dynamic_security";
-        let accesses = config.listeners.iter().filter_map(|listener| listener.access.as_ref());
-        for access in accesses.filter(|access| access.dynamic_security) {
+        for (index, access) in accesses(config).filter(|(_, access)| access.dynamic_security) {
+            let listener = self.within(&[index]);
             if access.acl_file.is_some() || access.mosquitto_acl_file.is_some() {
-                return Err(self.refuse_value(OWN, "a file has the rules of that listener".to_owned()));
+                return Err(listener.refuse_value(OWN, "a file has the rules of that listener".to_owned()));
             }
             if config.access.dynamic_security_file.is_none() {
-                return Err(self.refuse_value(OWN, format!("{FILE} is not given")));
+                return Err(listener.refuse_value(OWN, format!("{FILE} is not given")));
             }
         }
         if config.access.dynamic_security_file.is_none() {
@@ -213,14 +239,13 @@ impl Known {
     }
 
     fn tokens_have_keys(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
-        let takes_tokens = |access: &ListenerAccessConfig| access.jwt;
-        let mut accesses = config.listeners.iter().filter_map(|listener| listener.access.as_ref());
-        match !config.access.jwt.is_on() && accesses.any(takes_tokens) {
-            true => Err(self.refuse_value(
+        let takes_tokens = accesses(config).find(|(_, access)| access.jwt);
+        match takes_tokens.filter(|_| !config.access.jwt.is_on()) {
+            Some((index, _)) => Err(self.within(&[index]).refuse_value(
                 "listeners[].access.jwt",
                 "neither access.jwt.jwks_file nor access.jwt.key_files is given".to_owned(),
             )),
-            false => Ok(()),
+            None => Ok(()),
         }
     }
 
@@ -229,10 +254,9 @@ impl Known {
         if config.access.http.url.is_some() {
             return Ok(());
         }
-        let is_asked = |access: &ListenerAccessConfig| access.http;
-        let mut accesses = config.listeners.iter().filter_map(|listener| listener.access.as_ref());
-        if accesses.any(is_asked) {
-            return Err(self.refuse_value("listeners[].access.http", format!("{URL} is not given")));
+        if let Some((index, _)) = accesses(config).find(|(_, access)| access.http) {
+            let because = format!("{URL} is not given");
+            return Err(self.within(&[index]).refuse_value("listeners[].access.http", because));
         }
         match config.access.http.renew_url {
             Some(_) => Err(self.refuse_value("access.http.renew_url", format!("{URL} is not given"))),
@@ -241,38 +265,44 @@ impl Known {
     }
 
     fn addresses_are_distinct(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
-        let mut taken: Vec<(&'static str, ListenAddress, Option<&str>)> = Vec::new();
-        for (key, address, interface) in addresses(config) {
-            let is_same = |(_, other, on): &&(_, ListenAddress, Option<&str>)| {
-                *other == address && *on == interface && !address.is_any()
+        let mut taken: Vec<Listening<'_>> = Vec::new();
+        for listening in addresses(config) {
+            let Listening { key, address, interface, .. } = &listening;
+            let is_same = |other: &&Listening<'_>| {
+                other.address == *address && other.interface == *interface && !address.is_any()
             };
-            if let Some((other, ..)) = taken.iter().find(is_same) {
+            if let Some(other) = taken.iter().find(is_same) {
                 return Err(ConfigError::new(
-                    self.origin(key),
+                    self.within(&listening.place).origin(key),
                     Fault::Relation {
                         key,
                         value: format!("\"{address}\""),
                         allowed: "an address nobody else uses".to_owned(),
-                        because: if *other == key {
+                        because: if other.key == *key {
                             "it is listed twice".to_owned()
                         } else {
-                            format!("{other} is the same ({})", self.origin(other))
+                            format!(
+                                "{} is the same ({})",
+                                other.key,
+                                self.within(&other.place).origin(other.key)
+                            )
                         },
                     },
                 ));
             }
-            taken.push((key, address, interface));
+            taken.push(listening);
         }
         Ok(())
     }
 
     /// A Unix socket has permissions, and only addresses of TCP can be trusted or not.
     fn listeners_fit_their_addresses(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
-        for listener in &config.listeners {
+        for (index, listener) in config.listeners.iter().enumerate() {
+            let known = self.within(&[index]);
             let is_unix = listener.address.unix().is_some();
             if listener.mode.is_some() && !is_unix {
                 return Err(
-                    self.refuse_value("listeners[].mode", format!("{} is no Unix socket", listener.address))
+                    known.refuse_value("listeners[].mode", format!("{} is no Unix socket", listener.address))
                 );
             }
             let trusted = listener.proxy_protocol.as_ref().map(|proxy| &proxy.trusted);
@@ -281,7 +311,7 @@ impl Known {
                     true => "whoever may write to a Unix socket is trusted; an empty list is allowed",
                     false => "nobody could connect; name the addresses of the proxies",
                 };
-                return Err(self.refuse_value(TRUSTED, because.to_owned()));
+                return Err(known.refuse_value(TRUSTED, because.to_owned()));
             }
         }
         Ok(())
@@ -289,16 +319,17 @@ impl Known {
 
     /// What has no MQTT has nothing of what belongs to it, and files are for HTTP.
     fn listeners_fit_their_protocols(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
-        for listener in &config.listeners {
+        for (index, listener) in config.listeners.iter().enumerate() {
+            let known = self.within(&[index]);
             let is_http = listener.protocol == ListenerProtocol::HttpApi;
             if listener.http_directory.is_some() && !is_http {
                 let because =
                     "only a listener with listeners[].protocol \"http_api\" serves files".to_owned();
-                return Err(self.refuse_value("listeners[].http_directory", because));
+                return Err(known.refuse_value("listeners[].http_directory", because));
             }
             if is_http && (listener.address.unix().is_some() || listener.proxy_protocol.is_some()) {
                 let because = "the HTTP API is served over TCP, without PROXY headers".to_owned();
-                return Err(self.refuse_value("listeners[].protocol", because));
+                return Err(known.refuse_value("listeners[].protocol", because));
             }
         }
         Ok(())
@@ -311,12 +342,13 @@ impl Known {
 
     /// Anonymous clients and trust by introduction are only tolerable while nobody else can reach the broker.
     fn development_stays_on_loopback(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
-        let mut places = addresses(config);
-        let Some((key, address, _)) = places.find(|(_, address, _)| !address.is_local()) else {
+        let Some(Listening { key, place, address, .. }) =
+            addresses(config).find(|listening| !listening.address.is_local())
+        else {
             return Ok(());
         };
         Err(ConfigError::new(
-            self.origin(key),
+            self.within(&place).origin(key),
             Fault::Relation {
                 key,
                 value: format!("\"{address}\""),
@@ -339,7 +371,7 @@ impl Known {
                 || access.jwt
                 || access.http
         };
-        if config.listeners.iter().filter_map(|listener| listener.access.as_ref()).any(may_connect)
+        if accesses(config).any(|(_, access)| may_connect(access))
             || config.access.anonymous
             || config.access.password_file.is_some()
             || config.access.dynamic_security_file.is_some()
@@ -365,12 +397,36 @@ impl Known {
     }
 }
 
-/// Every address that is listened on, with the option that names it.
-/// Lists where something listens: the option that says so, the address, and the network interface it is bound to.
-fn addresses(config: &BrokerConfig) -> impl Iterator<Item = (&'static str, ListenAddress, Option<&str>)> {
-    let listeners = config.listeners.iter();
-    let listeners =
-        listeners.map(|listener| (LISTENERS, listener.address.clone(), listener.interface.as_deref()));
-    let admin = config.admin.address.map(|address| ("admin.address", address.into(), None));
+/// Returns what listeners have of their own about who may connect, with the place of each in the list.
+fn accesses(config: &BrokerConfig) -> impl Iterator<Item = (usize, &ListenerAccessConfig)> {
+    let listeners = config.listeners.iter().enumerate();
+    listeners.filter_map(|(index, listener)| Some((index, listener.access.as_ref()?)))
+}
+
+/// Where something listens.
+struct Listening<'a> {
+    /// The option that says so.
+    key: &'static str,
+    place: Vec<usize>,
+    address: ListenAddress,
+    /// The network interface that it is bound to.
+    interface: Option<&'a str>,
+}
+
+/// Lists where something listens.
+fn addresses(config: &BrokerConfig) -> impl Iterator<Item = Listening<'_>> {
+    let listeners = config.listeners.iter().enumerate();
+    let listeners = listeners.map(|(index, listener)| Listening {
+        key: LISTENERS,
+        place: vec![index],
+        address: listener.address.clone(),
+        interface: listener.interface.as_deref(),
+    });
+    let admin = config.admin.address.map(|address| Listening {
+        key: "admin.address",
+        place: Vec::new(),
+        address: address.into(),
+        interface: None,
+    });
     listeners.chain(admin)
 }

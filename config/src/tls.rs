@@ -135,15 +135,15 @@ impl BrokerConfig {
                 return Err(ConfigError::new(known.origin(key), Fault::Missing { key: missing, how }));
             }
         }
-        for tls in self.listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
-            tls.check_client_certificates(known)?;
-        }
-        let mut listeners = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-        if listeners.any(|listener| self.certificates_of(listener).is_empty()) {
-            let how =
-                "a listener with TLS needs one, or tls.certificate_file and tls.key_file for all listeners";
-            let origin = known.origin(crate::options::LISTENERS);
-            return Err(ConfigError::new(origin, Fault::Missing { key: CERTIFICATES, how }));
+        for (index, listener) in self.listeners.iter().enumerate() {
+            let Some(tls) = &listener.tls else { continue };
+            let known = known.within(&[index]);
+            tls.check_client_certificates(&known)?;
+            if self.certificates_of(tls).is_empty() {
+                let how = "a listener with TLS needs one, or tls.certificate_file and tls.key_file for all listeners";
+                let origin = known.origin(crate::options::LISTENERS);
+                return Err(ConfigError::new(origin, Fault::Missing { key: CERTIFICATES, how }));
+            }
         }
         Ok(())
     }

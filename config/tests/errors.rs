@@ -206,7 +206,7 @@ fn relations_between_options_name_both_and_where_each_is_set() {
         ),
         (
             "[[listeners]]\naddress = \"127.0.0.1:8883\"\ntls = {}\n",
-            "FILE:5: listeners[].tls.certificates[].certificate_file must be given; a listener with TLS needs one, or tls.certificate_file and tls.key_file for all listeners",
+            "FILE:2: listeners[].tls.certificates[].certificate_file must be given; a listener with TLS needs one, or tls.certificate_file and tls.key_file for all listeners",
         ),
         (
             "[[listeners]]\naddress = \"127.0.0.1:8883\"\nmode = \"0660\"\n",
@@ -222,7 +222,7 @@ fn relations_between_options_name_both_and_where_each_is_set() {
         ),
         (
             "[[listeners]]\naddress = \"unix:/a\"\n[[listeners]]\naddress = \"unix:/a\"\n",
-            "FILE:6: listeners[].address = \"unix:/a\" is not allowed; allowed: an address nobody else uses, because it is listed twice",
+            "FILE:4: listeners[].address = \"unix:/a\" is not allowed; allowed: an address nobody else uses, because it is listed twice",
         ),
         (
             "[access.http]\nrenew_url = \"http://a\"\n",
@@ -255,6 +255,46 @@ fn relations_between_options_name_both_and_where_each_is_set() {
     ] {
         assert_eq!(error_in_file(&format!("{}\n{LISTENER}", text.trim_end()), &[]), expected, "{text}");
     }
+}
+
+#[test]
+fn the_table_of_a_list_that_is_at_fault_has_its_line_and_value() {
+    const TWO: &str =
+        "[[listeners]]\naddress = \"127.0.0.1:1\"\nMEMBER\n[[listeners]]\naddress = \"unix:/run/s\"\nOTHER\n";
+    for (member, other, expected) in [
+        (
+            "mode = \"0600\"",
+            "mode = \"0660\"",
+            "FILE:3: listeners[].mode = \"0600\" is not allowed; allowed: no such value, because 127.0.0.1:1 is no Unix socket",
+        ),
+        (
+            "access = { jwt = true }",
+            "access = { anonymous = true, jwt = false }",
+            "FILE:3: listeners[].access.jwt = true is not allowed; allowed: no such value, because neither access.jwt.jwks_file nor access.jwt.key_files is given",
+        ),
+        (
+            "tls = { certificates = [] }",
+            "",
+            "FILE:2: listeners[].tls.certificates[].certificate_file must be given; a listener with TLS needs one, or tls.certificate_file and tls.key_file for all listeners",
+        ),
+    ] {
+        let text = TWO.replace("MEMBER", member).replace("OTHER", other);
+        assert_eq!(error_in_file(&format!("{text}[access]\nanonymous = true\n"), &[]), expected);
+    }
+
+    const BRIDGES: &str = "[[listeners]]\naddress = \"127.0.0.1:1\"\n[[bridges]]\nname = \"b\"\naddresses = [\"h\"]\n\
+        [[bridges.topics]]\npattern = \"a#\"\n[[bridges.topics]]\npattern = \"b\"\n\
+        [[bridges]]\nname = \"c\"\naddresses = [\"h\"]\n[[bridges.topics]]\npattern = \"c\"\n";
+    assert_eq!(
+        error_in_file(BRIDGES, &[]),
+        "FILE:7: bridges[].topics[].pattern = \"a#\" is not allowed; allowed: no such value, because \"a#\" is no Topic Filter without $share"
+    );
+    // What a variable replaces has no line any more.
+    let replaced = error_in_file(
+        "[[listeners]]\naddress = \"127.0.0.1:1\"\n",
+        &[("VEILMQ__LISTENERS", "tls://127.0.0.1:2")],
+    );
+    assert!(replaced.starts_with("environment variable VEILMQ__LISTENERS: "), "{replaced}");
 }
 
 #[test]

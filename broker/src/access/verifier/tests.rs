@@ -155,13 +155,14 @@ fn more_than_can_wait_are_told_that_the_broker_is_busy() {
 fn who_sends_many_logins_delays_nobody_elsewhere() {
     // [B15]
     let bench = slow_bench();
-    for number in 0..200 {
-        // Each fails for the first time.
-        let user = format!("user-{number}");
-        bench.verifier.verify(ShardIndex(0), ConnectionId(1), credentials(&user, b"wrong"), &bench.reply);
+    // Nobody is banned, which would be quick.
+    lock(&bench.verifier.inner.limiter).set_config(BansConfig { failures_per_address_max: 0, ..BANS });
+    for _ in 0..1_000 {
+        bench.verifier.verify(ShardIndex(0), ConnectionId(1), credentials("ann", b"wrong"), &bench.reply);
     }
     let elsewhere = Credentials { peer: "[2001:db8::7]:50123".into(), ..*credentials("ann", b"right") };
 
+    let _ = bench.verdicts.try_iter().count();
     bench.verifier.verify(ShardIndex(0), ConnectionId(2), Box::new(elsewhere), &bench.reply);
 
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -169,8 +170,8 @@ fn who_sends_many_logins_delays_nobody_elsewhere() {
         let left = deadline.saturating_duration_since(Instant::now());
         matches!(bench.verdicts.recv_timeout(left).unwrap(), Verdict::Right(_))
     });
-    // Those that the threads were at, and one turn.
-    assert!(before.unwrap() <= 2 * THREADS_MAX, "{before:?} were before it");
+    // Those that the threads were at, one turn, and what they do on a busy machine before this thread goes on.
+    assert!(before.unwrap() <= 100, "{before:?} were before it");
 }
 
 #[test]
