@@ -33,7 +33,11 @@ pub(crate) fn path(state: &Path) -> PathBuf {
 /// Whether a program that has its state there takes requests.
 pub(crate) async fn is_answered(state: Option<&Path>) -> bool {
     match state {
-        Some(state) => UnixStream::connect(path(state)).await.is_ok(),
+        Some(state) => match UnixStream::connect(path(state)).await {
+            Ok(_) => true,
+            // Whoever is too busy to be connected to is there all the same.
+            Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+        },
         None => false,
     }
 }

@@ -108,18 +108,22 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Key(command) => secret::run(command)?,
         Command::Topic(command) => topic::run(command)?,
         Command::Acl(command) => acl::run(command)?,
-        Command::Authority(command) => runtime()?.block_on(key_authority::run(command))?,
-        Command::Roster(command) => runtime()?.block_on(roster::run(command))?,
-        Command::Pub(arguments) => runtime()?.block_on(publish::run(arguments))?,
-        Command::Sub(arguments) => runtime()?.block_on(subscribe::run(arguments))?,
-        Command::Demo(arguments) => runtime()?.block_on(demo::run(arguments))?,
+        Command::Authority(command) => finish(key_authority::run(command))?,
+        Command::Roster(command) => finish(roster::run(command))?,
+        Command::Pub(arguments) => finish(publish::run(arguments))?,
+        Command::Sub(arguments) => finish(subscribe::run(arguments))?,
+        Command::Demo(arguments) => finish(demo::run(arguments))?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+/// Runs to the end, and waits for nothing that is left, such as a resolver that does not answer.
+fn finish(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| Failure::new(format!("cannot start: {error}")))
+    let runtime = runtime.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Help and version are no errors; everything else is one, with the status mosquitto's clients use.

@@ -28,7 +28,7 @@ pub(crate) struct PairTo {
         help_heading = "End to end",
         requires = "identity",
         requires = "trust",
-        conflicts_with_all = ["scope", "join", "issue", "blind"]
+        conflicts_with_all = ["scope", "join", "issue", "blind", "will_topic"]
     )]
     to: Vec<PathBuf>,
 }
@@ -43,7 +43,7 @@ pub(crate) struct PairFrom {
         help_heading = "End to end",
         requires = "identity",
         requires = "trust",
-        conflicts_with_all = ["scope", "join", "issue", "blind"]
+        conflicts_with_all = ["scope", "join", "issue", "blind", "will_topic"]
     )]
     from: Vec<PathBuf>,
 }

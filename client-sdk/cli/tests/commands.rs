@@ -282,6 +282,9 @@ fn what_cannot_be_between_two_alone_is_refused_before_anybody_connects() {
     let from = ["sub", "--from", "mill.vmc", "-t", "$share/g/factory/#"];
     let shared = "veil: -t $share/g/factory/#: --from and a shared subscription exclude each other";
     assert_eq!(fail(folder, &[&from[..], &who("lake")].concat()), (1, shared.to_owned()));
+    // A Will Message would be everybody's, and in the clear.
+    let (_, complaint) = fail(folder, &[&to[..], &who("mill"), &["--will-topic", "factory/t"]].concat());
+    assert!(complaint.contains("'--to <FILE>' cannot be used with '--will-topic"), "{complaint}");
 }
 
 /// Writes what `press` publishes as issuer of `factory/#` with one member, `lake`, to the file `head`.

@@ -89,7 +89,11 @@ impl Driver {
             }
             Some(Waiter::Keys { topic }) => self.key_subscribed(&topic, Some(words)),
             Some(Waiter::Retained { wire }) => self.cannot_read(&wire, &words),
-            Some(Waiter::Names { .. } | Waiter::Abandoned { .. } | Waiter::Publish { .. }) | None => {
+            Some(Waiter::Abandoned { filter }) => {
+                warn!(filter, reason = words, "the broker goes on sending what nobody reads");
+                self.left(&filter);
+            }
+            Some(Waiter::Names { .. } | Waiter::Publish { .. }) | None => {
                 warn!(reason = words, "a subscription is not changed or made again");
             }
         }
