@@ -13,7 +13,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -288,24 +288,42 @@ struct Output {
     path: Option<PathBuf>,
     /// It is locked to be found or replaced only, never while somebody writes, which may take any time.
     file: Mutex<Arc<File>>,
-    /// Whether it may have to wait for a reader.
-    has_reader: bool,
+    kind: OutputKind,
+}
+
+/// Whether somebody has to read what is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OutputKind {
+    /// Nobody.
+    File,
+    /// Somebody, and if there is room it is for a page.
+    Pipe,
+    /// Such as a terminal, which is ready as long as it takes one byte.
+    Other,
 }
 
 impl Output {
     fn new(path: Option<&Path>, file: File) -> Self {
-        let has_reader = !file.metadata().is_ok_and(|data| data.is_file());
-        Self { path: path.map(Path::to_owned), file: Mutex::new(Arc::new(file)), has_reader }
+        let kind = match file.metadata().map(|data| data.file_type()) {
+            Ok(kind) if kind.is_file() => OutputKind::File,
+            Ok(kind) if kind.is_fifo() => OutputKind::Pipe,
+            Ok(_) | Err(_) => OutputKind::Other,
+        };
+        Self { path: path.map(Path::to_owned), file: Mutex::new(Arc::new(file)), kind }
     }
 
     /// Tells whether so many bytes can be written now without waiting for anybody.
     fn takes(&self, bytes: usize) -> bool {
-        if !self.has_reader {
-            return true;
+        match self.kind {
+            OutputKind::File => true,
+            OutputKind::Pipe => {
+                let file = self.file();
+                let mut output = [PollFd::new(file.as_fd(), PollFlags::POLLOUT)];
+                bytes <= PIPE_BYTES_MIN
+                    && matches!(poll(&mut output, PollTimeout::ZERO), Ok(ready) if ready > 0)
+            }
+            OutputKind::Other => false,
         }
-        let file = self.file();
-        let mut output = [PollFd::new(file.as_fd(), PollFlags::POLLOUT)];
-        bytes <= PIPE_BYTES_MIN && matches!(poll(&mut output, PollTimeout::ZERO), Ok(ready) if ready > 0)
     }
 
     /// Shares one of the standard streams. What the standard library has for it is locked while somebody writes, and the end of the

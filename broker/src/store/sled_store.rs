@@ -293,13 +293,14 @@ impl SledStore {
         self.refused = Some(commit.undo());
         self.make_durable(db, rows)?;
         self.refused = None;
-        for (key, row) in &commit.rows {
-            let_go(db, &key.bytes(), row.len());
-        }
-
+        let written: Vec<_> = commit.rows.iter().map(|(key, row)| (key.bytes(), row.len())).collect();
         self.log.applied(commit);
         if let Err(error) = self.watermark.set(self.log.newest()) {
             tracing::warn!(%error, "the watermark could not be written; a lost tail might go unnoticed");
+        }
+        // Last, since what is stored and taken note of stays so if the engine finds fault with itself here.
+        for (key, row_bytes) in written {
+            let_go(db, &key, row_bytes);
         }
         Ok(())
     }

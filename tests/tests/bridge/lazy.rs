@@ -13,7 +13,7 @@ use crate::rig::{
 /// A lazy bridge that passes on `t/#` at up to `qos`.
 fn lazy(threshold: u32, qos: u8) -> String {
     format!(
-        "{QUIET}protocol = \"3.1.1\"\nstart = \"lazy\"\nlazy_messages = {threshold}\nidle_seconds = 1\n{}",
+        "{QUIET}protocol = \"3.1.1\"\nstart = \"lazy\"\nlazy_messages = {threshold}\nidle_seconds = 3\n{}",
         topic("t/#", "out", qos)
     )
 }

@@ -165,7 +165,7 @@ fn who_sends_many_logins_delays_nobody_elsewhere() {
     let _ = bench.verdicts.try_iter().count();
     bench.verifier.verify(ShardIndex(0), ConnectionId(2), Box::new(elsewhere), &bench.reply);
 
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     let before = (0..).find(|_| {
         let left = deadline.saturating_duration_since(Instant::now());
         matches!(bench.verdicts.recv_timeout(left).unwrap(), Verdict::Right(_))
