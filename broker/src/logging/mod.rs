@@ -518,6 +518,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_may_have_to_wait_for_a_reader_is_not_written_by_who_logs() {
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        let (_reader, pipe) = io::pipe().unwrap();
+        let outputs = [
+            (File::from(terminal.slave), [false, false]),
+            (File::from(std::os::fd::OwnedFd::from(pipe)), [true, false]),
+            (tempfile::tempfile().unwrap(), [true, true]),
+        ];
+
+        for (file, expected) in outputs {
+            let output = Output::new(None, file);
+            assert_eq!([1, PIPE_BYTES_MIN + 1].map(|bytes| output.takes(bytes)), expected);
+        }
+    }
+
+    #[test]
     fn a_line_that_is_too_long_is_cut() {
         assert_eq!(&*bounded(b"short\n"), b"short\n");
 
