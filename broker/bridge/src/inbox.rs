@@ -19,6 +19,17 @@ pub(crate) enum Taken {
     Oversized(Oversized),
 }
 
+impl Taken {
+    /// What it counts for while it waits, in bytes.
+    fn held_bytes(&self) -> usize {
+        let packet_bytes = match self {
+            Self::Packet(packet) => packet.len(),
+            Self::Oversized(_) => 0,
+        };
+        size_of::<Self>() + packet_bytes
+    }
+}
+
 /// A PUBLISH that is larger than may be, of which nothing was kept but what its answer needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Oversized {
@@ -30,8 +41,8 @@ pub(crate) struct Oversized {
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     bytes: BytesMut,
-    /// Packets that wait: the first was taken and could not be acted on, the others came behind it.
-    held: VecDeque<Bytes>,
+    /// What waits: the first was taken and could not be acted on, the others came behind it.
+    held: VecDeque<Taken>,
     held_bytes: usize,
     /// A PUBLISH that is passed over, and how many of its bytes are still to come.
     passing: Option<(Oversized, usize)>,
@@ -54,10 +65,20 @@ impl Inbox {
         packet_bytes_max: u32,
         passes_over: bool,
     ) -> Result<Option<Taken>, DecodeError> {
-        if let Some(held) = self.held.pop_front() {
-            self.held_bytes -= held.len();
-            return Ok(Some(Taken::Packet(held)));
+        match self.held.pop_front() {
+            Some(held) => {
+                self.held_bytes -= held.held_bytes();
+                Ok(Some(held))
+            }
+            None => self.take_from_bytes(packet_bytes_max, passes_over),
         }
+    }
+
+    fn take_from_bytes(
+        &mut self,
+        packet_bytes_max: u32,
+        passes_over: bool,
+    ) -> Result<Option<Taken>, DecodeError> {
         let is_publish = |header: &u8| header >> 4 == PUBLISH;
         if passes_over
             && self.bytes.first().is_some_and(is_publish)
@@ -97,32 +118,30 @@ impl Inbox {
 
     /// Puts a packet back, to be taken again first.
     pub(crate) fn hold(&mut self, packet: Bytes) {
-        self.held_bytes += packet.len();
-        self.held.push_front(packet);
+        let taken = Taken::Packet(packet);
+        self.held_bytes += taken.held_bytes();
+        self.held.push_front(taken);
     }
 
     /// Takes the next answer behind what waits: it may be what that waits for, on this side or on the other.
     ///
     /// # Errors
-    /// As [`Self::take`], but for what may be passed over, which has its turn later.
-    pub(crate) fn take_answer(&mut self, packet_bytes_max: u32) -> Result<Option<Bytes>, DecodeError> {
+    /// As [`Self::take`].
+    pub(crate) fn take_answer(
+        &mut self,
+        packet_bytes_max: u32,
+        passes_over: bool,
+    ) -> Result<Option<Bytes>, DecodeError> {
         while self.held_bytes < HELD_BYTES_MAX {
-            let Some(kind) = self.bytes.first().map(|header| header >> 4) else { break };
-            let length = frame_len(&self.bytes)?;
-            if self.passing.is_some()
-                || kind == PUBLISH && length.is_some_and(|length| length > packet_bytes_max as usize)
-            {
-                return Ok(None);
+            match self.take_from_bytes(packet_bytes_max, passes_over)? {
+                None => break,
+                Some(Taken::Packet(packet)) if is_answer(&packet) => return Ok(Some(packet)),
+                Some(taken) => {
+                    self.held_bytes += taken.held_bytes();
+                    self.held.push_back(taken);
+                }
             }
-            let Some((_, used)) = next_frame(&self.bytes, packet_bytes_max as usize)? else { break };
-            let packet = self.bytes.split_to(used).freeze();
-            if ANSWERS.contains(&kind) {
-                return Ok(Some(packet));
-            }
-            self.held_bytes += packet.len();
-            self.held.push_back(packet);
         }
-        self.may_have_packet &= self.held_bytes >= HELD_BYTES_MAX;
         Ok(None)
     }
 
@@ -130,6 +149,10 @@ impl Inbox {
     pub(crate) fn wants_more(&self) -> bool {
         !self.may_have_packet && self.held_bytes < HELD_BYTES_MAX
     }
+}
+
+fn is_answer(packet: &Bytes) -> bool {
+    packet.first().is_some_and(|header| ANSWERS.contains(&(header >> 4)))
 }
 
 /// What the answer to a PUBLISH of `length` bytes needs, once so much of it is there.

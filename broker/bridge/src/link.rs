@@ -385,7 +385,7 @@ impl Link {
             return Ok(true);
         }
         self.half_mut(side).inbox.hold(bytes);
-        match self.half_mut(side).inbox.take_answer(bytes_max).map_err(malformed)? {
+        match self.half_mut(side).inbox.take_answer(bytes_max, passes_over).map_err(malformed)? {
             Some(answer) => self.take(side, &answer),
             None => Ok(false),
         }

@@ -173,6 +173,34 @@ fn what_has_to_wait_on_one_side_keeps_no_answer_from_what_has_to_wait_on_the_oth
 }
 
 #[test]
+fn a_publish_above_the_limit_keeps_no_answer_from_what_has_to_wait_on_the_other_side() {
+    // [E07] [E08]
+    let mut settings = sample(ProtocolVersion::V311);
+    settings.remote.packet_bytes_max = 300;
+    let mut link = Link::open(Arc::new(settings), 0, 0).unwrap();
+    link.receive(Side::Remote, b"\x20\x02\x01\x00", 0).unwrap();
+    // This broker takes one message at a time.
+    link.receive(Side::Local, b"\x20\x06\x00\x00\x03\x21\x00\x01", 0).unwrap();
+    link.output(Side::Remote).clear();
+    // Identifier 2 is that of a SUBSCRIBE which the other broker has not answered.
+    link.receive(Side::Local, b"\x32\x0e\x00\x08bridge/x\x00\x02\x00a", 1).unwrap();
+    link.receive(Side::Remote, b"\x32\x0d\x00\x08bridge/y\x00\x07c", 1).unwrap();
+    link.receive(Side::Remote, b"\x32\x0d\x00\x08bridge/y\x00\x08d", 1).unwrap();
+    let large = hex(&[b"\x32\xc8\x02\x00\x08bridge/y\x00\x09", &[b'x'; 316]]);
+
+    for part in large.chunks(100) {
+        assert!(link.reads(Side::Remote));
+        link.receive(Side::Remote, part, 1).unwrap();
+    }
+    link.receive(Side::Remote, b"\x90\x03\x00\x02\x01", 2).unwrap();
+
+    assert_eq!(link.output(Side::Remote).split(), b"\x32\x0d\x00\x08bridge/x\x00\x02a".as_slice());
+    link.receive(Side::Local, b"\x40\x02\x00\x07", 3).unwrap();
+    assert!(link.output(Side::Local).split().ends_with(b"d"));
+    assert_eq!(link.output(Side::Remote).split(), b"\x40\x02\x00\x07\x40\x02\x00\x09".as_slice());
+}
+
+#[test]
 fn what_waits_behind_a_message_that_has_to_wait_is_bounded() {
     let mut link = Link::open(Arc::new(sample(ProtocolVersion::V311)), 0, 0).unwrap();
     link.receive(Side::Remote, b"\x20\x02\x01\x00", 0).unwrap();
