@@ -59,7 +59,8 @@ impl Link {
             properties: ConnectProperties {
                 session_expiry_seconds: remote.session_expiry_seconds,
                 receive_maximum: NonZeroU16::new(remote.receive_maximum),
-                packet_bytes_max: NonZeroU32::new(remote.packet_bytes_max),
+                packet_bytes_max: NonZeroU32::new(remote.packet_bytes_max)
+                    .filter(|_| remote.says_packet_bytes_max),
                 topic_alias_maximum: remote.topic_alias_maximum,
                 user: question.as_user_properties(),
                 ..ConnectProperties::default()

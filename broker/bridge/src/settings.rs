@@ -60,6 +60,8 @@ pub struct RemoteSettings {
     pub receive_maximum: u16,
     /// The largest packet taken from the other broker, in bytes.
     pub packet_bytes_max: u32,
+    /// Whether CONNECT says so (Maximum Packet Size). MQTT 5 only.
+    pub says_packet_bytes_max: bool,
     /// The largest packet sent to the other broker, in bytes, even if it takes larger ones.
     pub sent_packet_bytes_max: Option<u32>,
     /// The highest Topic Alias taken from the other broker; 0 takes none.

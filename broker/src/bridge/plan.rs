@@ -192,6 +192,7 @@ fn remote_settings(
         keep_alive_seconds: bridge.keep_alive_seconds,
         receive_maximum: bridge.receive_maximum,
         packet_bytes_max: config.limits.packet_bytes_max,
+        says_packet_bytes_max: !config.mqtt.mosquitto_habits,
         sent_packet_bytes_max: bridge.packet_bytes_max,
         topic_alias_maximum: bridge.topic_alias_maximum,
         notification_topic,

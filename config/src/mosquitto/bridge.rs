@@ -231,6 +231,8 @@ impl BridgeDraft {
                 receive_maximum: 20,
                 // It does not ask for more.
                 session_expiry_seconds: Some(0),
+                // Its bridges leave messages as they are.
+                marks_messages: false,
                 reload: BridgeReload::Lazy,
                 ..BridgeConfig::default()
             },
@@ -265,8 +267,6 @@ impl BridgeDraft {
         if let Some(error) = refused_psk(psk) {
             return Err(error);
         }
-        // Without the mark of MQTT 5 a message goes round a ring for ever. What MQTT 3 brings stays as it is, as with Mosquitto.
-        config.marks_messages = config.protocol == BridgeProtocol::V5;
         config.notifications = match (notifies, notifies_here_only) {
             (false, _) => BridgeNotifications::Off,
             (true, true) => BridgeNotifications::Local,

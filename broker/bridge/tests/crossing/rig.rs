@@ -44,6 +44,7 @@ pub(crate) fn settings(version: ProtocolVersion, mappings: Vec<Mapping>) -> Sett
             keep_alive_seconds: 60,
             receive_maximum: 20,
             packet_bytes_max: 1_000_000,
+            says_packet_bytes_max: true,
             sent_packet_bytes_max: None,
             topic_alias_maximum: 0,
             notification_topic: None,
