@@ -46,6 +46,11 @@ impl Flow {
         self.open.len() < self.quota || self.open.contains(&id)
     }
 
+    /// Says whether every exchange has ended.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.open.is_empty() && self.declined.is_empty()
+    }
+
     /// Says whether an identifier is in use.
     pub(crate) fn is_open(&self, id: PacketId) -> bool {
         self.open.contains(&id)

@@ -145,6 +145,11 @@ impl Inbox {
         Ok(None)
     }
 
+    /// Says whether nothing waits, not even part of a packet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.held.is_empty() && self.passing.is_none()
+    }
+
     /// Says whether nothing can be taken before more has come.
     pub(crate) fn wants_more(&self) -> bool {
         !self.may_have_packet && self.held_bytes < HELD_BYTES_MAX

@@ -15,6 +15,7 @@ mod error;
 mod flow;
 mod inbox;
 mod keep_alive;
+mod leaving;
 mod link;
 mod mapping;
 mod opening;

@@ -122,6 +122,11 @@ impl Half {
             keep_alive: KeepAlive::new(keep_alive_seconds, now),
         }
     }
+
+    /// Says whether this side is owed nothing, and nothing of it is under way.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.flow.is_settled() && self.own.is_empty() && self.inbox.is_empty() && self.output.is_empty()
+    }
 }
 
 /// One connection of a bridge.
@@ -151,7 +156,7 @@ pub struct Link {
     pub(crate) progress: Progress,
     /// Present on a link that is careful.
     pub(crate) caution: Option<Caution>,
-    /// When a message last crossed, or the bridge came up.
+    /// When a message or an acknowledgement last crossed, or the bridge came up.
     pub(crate) crossed_at: u64,
     /// This broker has been told that the bridge leaves for want of messages.
     pub(crate) is_leaving: bool,
@@ -279,6 +284,11 @@ impl Link {
         &mut self.half_mut(side).output
     }
 
+    /// What is to be written to this broker, and to the other one.
+    pub fn outputs(&mut self) -> (&mut BytesMut, &mut BytesMut) {
+        (&mut self.local.output, &mut self.remote.output)
+    }
+
     /// What happened that the operator may want to know.
     pub fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
@@ -330,19 +340,6 @@ impl Link {
             Due::Ping => self.write(side, &Packet::PingReq),
             Due::End => Err(Fault::Silent { side, packet: "PINGREQ" }),
         }
-    }
-
-    /// When a link that is to end without messages does.
-    fn idle_at(&self) -> Option<u64> {
-        let idle_milliseconds = self.settings.idle_milliseconds.filter(|_| !self.is_leaving)?;
-        Some(self.crossed_at + idle_milliseconds)
-    }
-
-    /// Takes farewell of this broker alone: what it has sent at QoS 0 until it hears of that still crosses.
-    fn leave(&mut self) -> Result<(), Fault> {
-        self.is_leaving = true;
-        self.write(Side::Local, &Packet::Disconnect(Disconnect::new(ReasonCode::Success)))?;
-        Err(Fault::Idle)
     }
 
     /// Ends the link on purpose: both brokers are told, and the Will is not sent.

@@ -28,6 +28,9 @@ enum Verdict {
 impl Link {
     /// Takes a packet of a side; `false` if it has to wait.
     pub(crate) fn relay(&mut self, side: Side, packet: Packet<'_>) -> Result<bool, Fault> {
+        if self.is_too_late(side, &packet) {
+            return Ok(true);
+        }
         match packet {
             Packet::Publish(publish) => return self.publish(side, &publish),
             Packet::PubAck(answer) => self.acknowledged(side, &answer)?,
@@ -52,10 +55,6 @@ impl Link {
     }
 
     fn publish(&mut self, side: Side, publish: &Publish<'_>) -> Result<bool, Fault> {
-        if self.is_leaving && side == Side::Local && publish.packet_id.is_some() {
-            // No acknowledgement is taken any more, and it comes again.
-            return Ok(true);
-        }
         let topic = self.topic_of(side, publish)?;
         let settings = Arc::clone(&self.settings);
         let crossing = settings.map(side, &topic);
@@ -378,6 +377,7 @@ impl Link {
         packet: impl FnOnce(Acknowledgement<'a>) -> Packet<'a>,
         answer: &Acknowledgement<'_>,
     ) -> Result<(), Fault> {
+        self.crossed_at = self.now;
         self.write(side.other(), &packet(Acknowledgement::new(answer.packet_id, answer.reason)))
     }
 }

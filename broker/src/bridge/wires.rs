@@ -1,6 +1,6 @@
 //! The two sockets of a bridge, and the one place where its link meets them.
 //!
-//! Invariant: at most one read of each side and what the link has put out since the last write are held here.
+//! Invariant: at most one read of each side is held here; what is to be written stays in the link until it is.
 
 use std::fmt;
 use std::future::pending;
@@ -74,7 +74,6 @@ struct Reader {
 
 struct Writer {
     half: WriteHalf<Box<dyn Duplex>>,
-    waiting: BytesMut,
     /// What was written may still lie in the TLS session.
     is_unflushed: bool,
 }
@@ -112,16 +111,16 @@ impl Wires {
     /// # Errors
     /// Why the link cannot go on.
     pub(super) async fn turn(&mut self, link: &mut Link) -> Result<(), LinkEnd> {
-        self.refill(link);
         let wait = link.deadline().map(|at| Duration::from_millis(at.saturating_sub(now())));
         let (local_reads, remote_reads) = (link.reads(Side::Local), link.reads(Side::Remote));
         let (local_reader, local_writer) = Wire::halves(&mut self.local);
         let (remote_reader, remote_writer) = Wire::halves(&mut self.remote);
+        let (to_local, to_remote) = link.outputs();
         let seen = tokio::select! {
             read = read(remote_reader, remote_reads) => Seen::Read(Side::Remote, read),
             read = read(local_reader, local_reads) => Seen::Read(Side::Local, read),
-            written = write(remote_writer) => Seen::Written(Side::Remote, written),
-            written = write(local_writer) => Seen::Written(Side::Local, written),
+            written = write(remote_writer, to_remote) => Seen::Written(Side::Remote, written),
+            written = write(local_writer, to_local) => Seen::Written(Side::Local, written),
             () = sleep(wait.unwrap_or_default()), if wait.is_some() => Seen::Deadline,
         };
         self.act(link, seen)
@@ -156,21 +155,9 @@ impl Wires {
                 Side::Remote => &mut self.remote,
             };
             if let Some(Wire { writer, .. }) = wire {
-                writer.waiting.unsplit(link.output(side).split());
                 // The farewell is a courtesy.
-                let _ = writer.half.write_all_buf(&mut writer.waiting).await;
+                let _ = writer.half.write_all_buf(link.output(side)).await;
                 let _ = writer.half.shutdown().await;
-            }
-        }
-    }
-
-    /// Takes what the link has put out, where everything before is written.
-    fn refill(&mut self, link: &mut Link) {
-        for (side, wire) in [(Side::Local, &mut self.local), (Side::Remote, &mut self.remote)] {
-            if let Some(wire) = wire
-                && wire.writer.waiting.is_empty()
-            {
-                wire.writer.waiting = link.output(side).split();
             }
         }
     }
@@ -181,7 +168,7 @@ impl Wire {
         let (reading, writing) = tokio::io::split(stream);
         Self {
             reader: Reader { half: reading, buffer: vec![0; READ_BYTES].into_boxed_slice() },
-            writer: Writer { half: writing, waiting: BytesMut::new(), is_unflushed: false },
+            writer: Writer { half: writing, is_unflushed: false },
         }
     }
 
@@ -200,14 +187,14 @@ async fn read(reader: Option<&mut Reader>, is_wanted: bool) -> io::Result<usize>
     }
 }
 
-async fn write(writer: Option<&mut Writer>) -> io::Result<()> {
+async fn write(writer: Option<&mut Writer>, output: &mut BytesMut) -> io::Result<()> {
     match writer {
-        Some(writer) if !writer.waiting.is_empty() => {
-            let length = writer.half.write(&writer.waiting).await?;
+        Some(writer) if !output.is_empty() => {
+            let length = writer.half.write(output).await?;
             if length == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            writer.waiting.advance(length);
+            output.advance(length);
             writer.is_unflushed = true;
             Ok(())
         }

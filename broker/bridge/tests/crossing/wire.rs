@@ -7,7 +7,7 @@ use veilmq_protocol::{ProtocolVersion, QoS, ReasonCode};
 
 use crate::rig::settings;
 
-fn sample(version: ProtocolVersion) -> Settings {
+pub(crate) fn sample(version: ProtocolVersion) -> Settings {
     let map = |pattern, direction, qos, local, remote| {
         Mapping::new(pattern, direction, qos, local, remote).unwrap()
     };
@@ -28,7 +28,7 @@ fn sample(version: ProtocolVersion) -> Settings {
 
 const TOPIC: &[u8] = b"\x00\x22$SYS/broker/connection/bsamp/state";
 
-fn hex(parts: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn hex(parts: &[&[u8]]) -> Vec<u8> {
     parts.concat()
 }
 
@@ -107,36 +107,6 @@ fn packets_of_the_bridge_and_messages_have_one_running_number_from_link_to_link(
         b"\xa2\x0c\x00\x08\x00\x08rp/out/#",
     ]);
     assert_eq!(next.output(Side::Remote).split(), own);
-}
-
-#[test]
-fn a_link_that_is_to_end_without_messages_does() {
-    let mut settings = sample(ProtocolVersion::V311);
-    settings.idle_milliseconds = Some(5_000);
-    let mut link = relaying(settings);
-    link.receive(Side::Local, b"\x30\x0c\x00\x08bridge/x\x00a", 3_000).unwrap();
-
-    assert_eq!(link.deadline(), Some(8_000));
-    link.tick(7_999).unwrap();
-
-    assert_eq!(link.tick(8_000), Err(Fault::Idle));
-    assert_eq!(link.deadline().filter(|at| *at <= 8_000), None, "it says so once");
-}
-
-#[test]
-fn what_this_broker_has_sent_at_qos_0_before_it_hears_of_the_farewell_still_crosses() {
-    let mut settings = sample(ProtocolVersion::V311);
-    settings.idle_milliseconds = Some(5_000);
-    let mut link = relaying(settings);
-    link.tick(5_000).unwrap_err();
-    assert_eq!(link.output(Side::Local).split(), b"\xe0\x00".as_slice());
-
-    link.receive(Side::Local, b"\x30\x0c\x00\x08bridge/x\x00a", 5_001).unwrap();
-    link.receive(Side::Local, b"\x32\x0e\x00\x08bridge/x\x00\x04\x00b", 5_001).unwrap();
-    link.close().unwrap();
-
-    assert_eq!(link.output(Side::Remote).split(), b"\x30\x0b\x00\x08bridge/xa\xe0\x00".as_slice());
-    assert_eq!(link.output(Side::Local).split(), b"".as_slice(), "what waits for its answer comes again");
 }
 
 #[test]
@@ -246,7 +216,7 @@ fn a_refusal_ends_the_link_and_is_named() {
 }
 
 /// A link between two brokers that do whatever a test says.
-fn relaying(settings: Settings) -> Link {
+pub(crate) fn relaying(settings: Settings) -> Link {
     let version = settings.remote.version;
     let mut link = Link::open(Arc::new(settings), 0, 0).unwrap();
     let connack: &[u8] = match version {
