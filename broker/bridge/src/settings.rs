@@ -37,7 +37,7 @@ pub struct Filters {
 }
 
 /// The bridge as a client of the other broker.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct RemoteSettings {
     /// The version it speaks.
     pub version: ProtocolVersion,
@@ -85,7 +85,7 @@ impl fmt::Debug for RemoteSettings {
 }
 
 /// The bridge as a client of this broker.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalSettings {
     /// Its Client Identifier here.
     pub client_id: String,

@@ -73,7 +73,7 @@ pub struct BridgePlan {
 }
 
 /// How much waits when a lazy bridge connects: one of the two is enough.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Threshold {
     messages: usize,
     bytes: u64,
@@ -96,9 +96,14 @@ impl Threshold {
 }
 
 impl PartialEq for BridgePlan {
-    /// Compares what the operator has said, here and in a file of its own; the rest is made of it.
+    /// Compares what the operator has said: of the bridge, in a file of its own, and of limits that hold for it. The rest is made
+    /// of the first, or random.
     fn eq(&self, other: &Self) -> bool {
-        self.config == other.config && self.settings.remote.password == other.settings.remote.password
+        let (settings, others) = (&self.settings, &other.settings);
+        self.config == other.config
+            && self.threshold == other.threshold
+            && settings.local == others.local
+            && settings.remote == others.remote
     }
 }
 

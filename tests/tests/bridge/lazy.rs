@@ -106,3 +106,18 @@ fn a_lazy_bridge_connects_too_when_half_of_what_may_wait_does() {
     let mut wire = remote.accepted();
     assert_eq!(hear(&mut wire, 2).len(), 2);
 }
+
+#[test]
+fn a_reload_of_what_a_session_may_hold_changes_when_a_lazy_bridge_connects() {
+    let remote = Remote::new();
+    let broker = bridged(&remote, &lazy(1_000, 1));
+    for payload in ["a", "b", "c"] {
+        publish(&broker, "t/1", 1, payload);
+    }
+    assert!(!is_called(&remote), "a thousand may wait");
+
+    let limited = config(broker.address(), remote.address(), &lazy(1_000, 1));
+    reload(&broker, &format!("limits.session_queue_messages_max = 3\n{limited}"));
+
+    assert_eq!(hear(&mut remote.accepted(), 3), ["t/1 a", "t/1 b", "t/1 c"]);
+}
