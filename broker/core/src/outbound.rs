@@ -103,17 +103,17 @@ impl Outbound {
 
     /// Returns how many deliveries wait.
     pub(crate) fn waiting(&self) -> usize {
-        self.backlog.as_ref().map_or(0, |backlog| backlog.queue.len() + backlog.unassured.len())
+        self.backlog.as_ref().map_or(0, |backlog| backlog.len())
     }
 
     /// Returns the bytes of the deliveries that wait.
     pub(crate) fn waiting_bytes(&self) -> usize {
-        self.backlog.as_ref().map_or(0, |backlog| backlog.queue.bytes() + backlog.unassured_bytes)
+        self.backlog.as_ref().map_or(0, |backlog| backlog.bytes())
     }
 
     /// Returns the bytes of those that wait in memory.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.backlog.as_ref().map_or(0, |backlog| backlog.queue.memory_bytes() + backlog.unassured_bytes)
+        self.backlog.as_ref().map_or(0, |backlog| backlog.memory_bytes())
     }
 
     /// Tells whether there is nothing that could be sent, whatever quota is left.
@@ -135,10 +135,7 @@ impl Outbound {
     pub(crate) fn enqueue(&mut self, delivery: Delivery, stays: bool) {
         let backlog = self.backlog.get_or_insert_default();
         match delivery.qos {
-            QoS::AtMostOnce => {
-                backlog.unassured_bytes += delivery.size_bytes();
-                backlog.unassured.push_back(delivery);
-            }
+            QoS::AtMostOnce => backlog.push_unassured(delivery),
             QoS::AtLeastOnce | QoS::ExactlyOnce => {
                 let stays = stays && backlog.queue.is_all_head();
                 backlog.queue.push(delivery.into(), stays);
@@ -153,10 +150,7 @@ impl Outbound {
 
     /// Takes the next waiting QoS 0 delivery.
     pub(crate) fn next_unassured(&mut self) -> Option<Delivery> {
-        let backlog = self.backlog.as_mut()?;
-        let delivery = backlog.unassured.pop_front()?;
-        backlog.unassured_bytes -= delivery.size_bytes();
-        Some(delivery)
+        self.backlog.as_mut()?.pop_unassured()
     }
 
     /// Takes the next waiting QoS 1 or 2 delivery if the send quota allows another ([MQTT-4.9.0-2]).
@@ -167,11 +161,12 @@ impl Outbound {
         self.backlog.as_mut().map_or(First::Nothing, |backlog| backlog.queue.take_first(now))
     }
 
-    /// Takes messages out that have expired while they waited, at most `count_max`.
-    pub(crate) fn take_expired(&mut self, now: Moment, count_max: usize, into: &mut Vec<Waiting>) {
-        if let Some(backlog) = &mut self.backlog {
-            backlog.queue.take_expired(now, count_max, into);
-        }
+    /// Takes QoS 1 and 2 messages out that have expired while they waited, at most `count_max`, and drops those of QoS 0; returns how
+    /// many these were.
+    pub(crate) fn take_expired(&mut self, now: Moment, count_max: usize, into: &mut Vec<Waiting>) -> usize {
+        let Some(backlog) = &mut self.backlog else { return 0 };
+        backlog.queue.take_expired(now, count_max, into);
+        backlog.drop_expired_unassured(now)
     }
 
     /// Tells whether messages wait in memory that could go once they are durable.
@@ -219,7 +214,7 @@ impl Outbound {
 
     /// Returns when the next of the messages that wait expires, or earlier.
     pub(crate) fn next_expiry(&self) -> Option<Moment> {
-        self.backlog.as_ref()?.queue.next_expiry()
+        self.backlog.as_ref()?.next_expiry()
     }
 
     /// Takes note that what was being read has come, or will not.
@@ -250,7 +245,7 @@ impl Outbound {
     pub(crate) fn may_send_now(&self, qos: QoS) -> bool {
         match qos {
             QoS::AtMostOnce => {
-                self.quota_max > 0 && self.backlog.as_ref().is_none_or(|backlog| backlog.unassured.is_empty())
+                self.quota_max > 0 && self.backlog.as_ref().is_none_or(|backlog| backlog.has_no_unassured())
             }
             QoS::AtLeastOnce | QoS::ExactlyOnce => {
                 self.backlog.as_ref().is_none_or(|backlog| backlog.queue.is_empty())

@@ -228,7 +228,9 @@ impl Shard {
     /// Drops messages of a session that have expired; others may be left for a later turn.
     pub(super) fn drop_expired(&mut self, session: SessionId, now: Moment) {
         let mut expired = Vec::new();
-        self.change_queue(session, |outbound| outbound.take_expired(now, EXPIRED_MAX, &mut expired));
+        let unassured =
+            self.change_queue(session, |outbound| outbound.take_expired(now, EXPIRED_MAX, &mut expired));
+        self.stats.messages_dropped(DropReason::Expired, unassured);
         for waiting in expired {
             self.drop_waiting(session, waiting, DropReason::Expired);
         }

@@ -2,7 +2,7 @@
 
 use veilmq_core::{Access, BridgeErrand, Input, Settings};
 use veilmq_protocol::{Connect, ConnectProperties, Packet, ProtocolVersion, QoS, UserPropertiesBuf};
-use veilmq_simulator::{Conn, World, connect_v5, connect_v311, options};
+use veilmq_simulator::{Conn, World, connect_v5, connect_v311, options, publish};
 
 use super::{PUBLISH, deny, rules};
 
@@ -130,6 +130,35 @@ fn messages_at_qos_0_wait_for_a_bridge_that_is_away_if_it_has_asked_for_that() {
         let last = bridge(&mut world, 0);
         assert_eq!(world.received(last), ["CONNACK 0x00 present"], "it is asked for each time");
     }
+}
+
+#[test]
+fn what_waits_at_qos_0_leaves_when_it_expires() {
+    let mut world = World::new(1);
+    let own = bridge_for(&mut world, BridgeErrand { keeps_qos0: true, ..BridgeErrand::default() });
+    world.subscribe(own, "t", QoS::AtLeastOnce);
+    world.cut(own);
+    let (client, _) = world.join("c", true, 0);
+    for (payload, seconds) in [("a", 9), ("b", 1), ("c", 0), ("d", 2)] {
+        let mut message = publish("t", payload, QoS::AtMostOnce, 0);
+        message.properties.message_expiry_seconds = (seconds > 0).then_some(seconds);
+        world.send(client, &Packet::Publish(message));
+    }
+    let waiting = |world: &World| {
+        let session = world.shard(0).session("local.b", 0).unwrap().summary;
+        (session.queued_messages, session.queued_bytes > 0)
+    };
+    let mut seen = vec![waiting(&world)];
+
+    for seconds in [2, 1, 7] {
+        world.pass(seconds * 1_000);
+        seen.push(waiting(&world));
+    }
+
+    assert_eq!(seen, [(4, true), (2, true), (2, true), (1, true)]);
+    assert_eq!(world.sample("veilmq_messages_dropped_total", "expired"), 3);
+    let again = bridge(&mut world, 0);
+    assert_eq!(world.received(again)[1..], ["PUBLISH t \"c\" qos0"]);
 }
 
 #[test]
