@@ -464,6 +464,31 @@ fn a_full_queue_drops_qos_0_messages_before_others() {
 }
 
 #[test]
+fn what_waits_at_qos_0_for_a_slow_client_waits_on_while_it_is_absent_if_that_is_wanted() {
+    for (queue_qos0, expiry_seconds, kept) in [(true, 600, 2), (false, 600, 0), (true, 0, 0)] {
+        // Nothing goes to the client.
+        let mut world = World::with(Settings { queue_qos0, outbox_bytes_max: 0, ..Settings::default() });
+        let (subscriber, _) = world.join("s", true, expiry_seconds);
+        world.subscribe(subscriber, "t", QoS::AtMostOnce);
+        let (publisher, _) = world.join("p", true, 0);
+        for payload in ["a", "b"] {
+            world.publish(publisher, "t", payload, QoS::AtMostOnce, 0);
+        }
+
+        world.cut(subscriber);
+
+        assert_eq!(world.sample("veilmq_queued_messages", ""), kept);
+        assert_eq!(world.sample("veilmq_messages_dropped_total", "qos0_no_space"), 2 - kept);
+        world.set_settings(Settings { queue_qos0, ..Settings::default() });
+        let (subscriber, _) = world.join("s", false, 600);
+        let waited = ["PUBLISH t \"a\" qos0", "PUBLISH t \"b\" qos0"];
+        let received = world.received(subscriber);
+        assert_eq!(received, waited[..received.len()], "{queue_qos0} {expiry_seconds}");
+        assert_eq!(received.len() as u64, kept);
+    }
+}
+
+#[test]
 fn old_clients_get_refusals_in_their_own_form() {
     // Sections 3.9.3 and 3.11 of MQTT 3.1.1: 0x80 is the only failure, UNSUBACK has no codes, and DISCONNECT is the client's.
     let mut world = World::with(Settings { subscriptions_per_session_max: 1, ..Settings::default() });

@@ -24,6 +24,11 @@ fn memory_bytes(actions: &[Action]) -> usize {
     [0, 600, 1 << 20][actions.len() % 3]
 }
 
+/// In half of the runs messages of QoS 0 wait for absent clients.
+fn queues_qos0(actions: &[Action]) -> bool {
+    actions.len() % 2 == 1
+}
+
 proptest! {
     #![proptest_config(config())]
 
@@ -33,7 +38,7 @@ proptest! {
         actions in prop::collection::vec(action(), 1..150),
     ) {
     // [C06]
-        let mut run = Run::new(shards, memory_bytes(&actions));
+        let mut run = Run::new(shards, memory_bytes(&actions), queues_qos0(&actions));
         for action in &actions {
             run.step(action);
         }

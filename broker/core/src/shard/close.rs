@@ -132,7 +132,8 @@ impl Shard {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         state.connection = None;
         state.disconnected_at = Some(now);
-        let keeps_qos0 = state.keeps_qos0;
+        let outlives_connection = state.expiry_seconds > 0;
+        let keeps_qos0 = outlives_connection && (state.keeps_qos0 || self.settings.queue_qos0);
         self.gauges.sessions_connected -= 1;
         let memory_bytes_max = self.memory_of_disconnected();
         let dropped =

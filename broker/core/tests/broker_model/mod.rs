@@ -39,6 +39,8 @@ pub(crate) struct Broker {
     moment: Moment,
     /// The client whose session is about to end.
     ending: Option<String>,
+    /// Messages of QoS 0 wait for absent clients.
+    queues_qos0: bool,
 }
 
 /// What a client answers to a message.
@@ -61,8 +63,9 @@ enum Deadline {
 }
 
 impl Broker {
-    pub(crate) fn new(now: u64) -> Self {
+    pub(crate) fn new(now: u64, queues_qos0: bool) -> Self {
         Self {
+            queues_qos0,
             now,
             sessions: BTreeMap::new(),
             retained: BTreeMap::new(),
@@ -83,7 +86,8 @@ impl Broker {
         let present = self.sessions.contains_key(client);
         self.wire.send(connection, Packet::ConnAck { present, reason: 0 });
         let is_stored = connect.expiry_seconds > 0;
-        let session = self.sessions.entry(client.to_owned()).or_insert_with(|| Session::new(is_stored));
+        let begin = || Session::new(is_stored, self.queues_qos0);
+        let session = self.sessions.entry(client.to_owned()).or_insert_with(begin);
         session.expiry_seconds = connect.expiry_seconds;
         session.will = connect.will.clone();
         session.connected(Link {
@@ -418,11 +422,7 @@ impl Broker {
             session.queue.iter().for_each(|delivery| self.wire.copies.lose(delivery));
         }
         self.sessions.retain(|_, session| session.is_stored);
-        for session in self.sessions.values_mut() {
-            if session.link.take().is_some() {
-                session.gone_at = Some(self.now);
-            }
-        }
+        self.sessions.values_mut().for_each(|session| session.restarted(self.now));
         // Wills without delay are due at once.
         self.pass(0);
     }

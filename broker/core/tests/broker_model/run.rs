@@ -34,11 +34,12 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Starts both; so many bytes of what waits for a session stay in memory.
-    pub(crate) fn new(shards: u16, session_queue_memory_bytes: usize) -> Self {
-        let world = World::with(Settings { shards, session_queue_memory_bytes, ..Settings::default() });
+    /// Starts both; so many bytes of what waits for a session stay in memory, and what is of QoS 0 may wait for absent clients.
+    pub(crate) fn new(shards: u16, session_queue_memory_bytes: usize, queue_qos0: bool) -> Self {
+        let settings = Settings { shards, session_queue_memory_bytes, queue_qos0, ..Settings::default() };
+        let world = World::with(settings);
         Self {
-            model: Broker::new(world.now().milliseconds()),
+            model: Broker::new(world.now().milliseconds(), queue_qos0),
             world: Some(world),
             clients: [None; CLIENTS],
             readers: BTreeMap::new(),

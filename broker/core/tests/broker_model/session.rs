@@ -93,15 +93,18 @@ pub(crate) struct Session {
     pub(super) received: Vec<u16>,
     pub(super) in_flight: Vec<Exchange>,
     pub(super) queue: Vec<Delivery>,
-    /// Messages of QoS 0, until they are sent at once.
+    /// Messages of QoS 0, until they are sent at once, or to a client that was absent.
     unassured: Vec<Delivery>,
+    /// Those of QoS 0 wait for an absent client too.
+    queues_qos0: bool,
     /// Another message would have been sent at once when this moment began.
     pub(super) was_ready: bool,
 }
 
 impl Session {
-    pub(super) fn new(is_stored: bool) -> Self {
+    pub(super) fn new(is_stored: bool, queues_qos0: bool) -> Self {
         Self {
+            queues_qos0,
             link: None,
             is_stored,
             expiry_seconds: 0,
@@ -123,6 +126,14 @@ impl Session {
         for exchange in &mut self.in_flight {
             exchange.is_sent = false;
             exchange.is_charged = false;
+        }
+    }
+
+    /// The broker has died, and what was in its memory alone with it.
+    pub(super) fn restarted(&mut self, now: u64) {
+        self.unassured.clear();
+        if self.link.take().is_some() {
+            self.gone_at = Some(now);
         }
     }
 
@@ -184,14 +195,14 @@ impl Session {
         deliveries
     }
 
-    /// Takes a message in for [`Session::send_due`]: one of QoS 0 goes out at once or never, others wait.
+    /// Takes a message in for [`Session::send_due`]: one of QoS 0 may go out at once or never, others wait.
     pub(super) fn deliver(&mut self, delivery: Delivery, now: u64) {
         if delivery.message.is_expired(now) {
             return;
         }
         match (delivery.qos, &self.link) {
-            (0, None) => {}
-            (0, Some(_)) => self.unassured.push(delivery),
+            (0, None) if !self.queues_qos0 => {}
+            (0, _) => self.unassured.push(delivery),
             (_, _) => self.queue.push(delivery),
         }
     }
