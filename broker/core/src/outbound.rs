@@ -116,9 +116,14 @@ impl Outbound {
         self.backlog.as_ref().map_or(0, |backlog| backlog.memory_bytes())
     }
 
+    /// Tells whether the connection is one on which nothing is sent.
+    pub(crate) fn takes_nothing(&self) -> bool {
+        self.quota_max == 0
+    }
+
     /// Tells whether there is nothing that could be sent, whatever quota is left.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.quota_max == 0 || self.unsent == 0 && self.waiting() == 0
+        self.takes_nothing() || self.unsent == 0 && self.waiting() == 0
     }
 
     /// Tells whether another `bytes` bytes would exceed the limits of what waits.

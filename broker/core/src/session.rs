@@ -40,6 +40,8 @@ pub(crate) struct Session {
     pub(crate) permissions: Option<Box<Permissions>>,
     /// What is published at QoS 0 waits for it too while it has no connection.
     pub(crate) keeps_qos0: bool,
+    /// Something that came for it found no room while it had no connection, or one that takes nothing.
+    pub(crate) lacked_room: bool,
     /// The session outlives its connection, so its state is stored. It stays so once it has been.
     pub(crate) durable: bool,
     pub(crate) expiry_seconds: u32,
@@ -80,6 +82,7 @@ impl Session {
             identity: None,
             permissions: None,
             keeps_qos0: false,
+            lacked_room: false,
             durable: false,
             expiry_seconds: 0,
             disconnected_at: None,

@@ -72,7 +72,7 @@ pub struct BridgePlan {
     pub(super) settings: Settings,
 }
 
-/// How much waits when a lazy bridge connects: one of the two is enough.
+/// How much waits when a lazy bridge connects: one of the two is enough, and so is a message that had to be dropped.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Threshold {
     messages: usize,
@@ -92,6 +92,7 @@ impl Threshold {
     pub(super) fn is_reached_by(self, session: &SessionSummary) -> bool {
         session.queued_messages + session.inflight_messages >= self.messages
             || session.queued_bytes as u64 >= self.bytes
+            || session.lacked_room
     }
 }
 

@@ -213,7 +213,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
             "bridges[].lazy_messages",
             1,
             65_535,
-            "Messages that wait before a lazy bridge connects; it does too when half of `limits.session_queue_bytes_max` waits, or as many messages as may.",
+            "Messages that wait before a lazy bridge connects; it does too when half of `limits.session_queue_bytes_max` waits, or as many messages as may, or when one finds no room.",
         ),
         "`10`",
     ),

@@ -108,6 +108,25 @@ fn a_lazy_bridge_connects_too_when_half_of_what_may_wait_does() {
 }
 
 #[test]
+fn a_lazy_bridge_connects_when_a_message_finds_no_room_however_little_waits() {
+    let remote = Remote::new();
+    let lines = lazy(1_000, 1);
+    let broker = Broker::start_configured(|own| {
+        let limits = "limits.session_queue_bytes_max = 200000\nlimits.packet_bytes_max = 190000\n";
+        format!("{limits}{}", config(own, remote.address(), &lines))
+    });
+    publish(&broker, "t/1", 1, &"x".repeat(60_000));
+    assert!(!is_called(&remote), "less than half");
+
+    publish(&broker, "t/2", 1, &"x".repeat(180_000));
+
+    let mut wire = remote.accepted();
+    assert!(hear(&mut wire, 1)[0].starts_with("t/1 x"));
+    publish(&broker, "t/2", 1, &"y".repeat(180_000));
+    assert!(hear(&mut wire, 1)[0].starts_with("t/2 y"), "the next one finds the bridge there");
+}
+
+#[test]
 fn a_reload_of_what_a_session_may_hold_changes_when_a_lazy_bridge_connects() {
     let remote = Remote::new();
     let broker = bridged(&remote, &lazy(1_000, 1));

@@ -114,6 +114,9 @@ impl Shard {
             self.drop_expired(session, now);
             full = self.has_no_room(session, bytes);
         }
+        if full.is_some() {
+            self.note_lack_of_room(session);
+        }
         // What may be dropped makes room for what may not.
         while full.is_some() && delivery.qos != QoS::AtMostOnce && self.drop_unassured(session) {
             full = self.has_no_room(session, bytes);
@@ -124,6 +127,13 @@ impl Shard {
             }
             Some(reason) => self.drop_delivery(session, delivery, reason),
             None => self.let_wait(session, delivery, now),
+        }
+    }
+
+    /// What a client that is away, or takes nothing, would find missing shows in its session.
+    fn note_lack_of_room(&mut self, session: SessionId) {
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.lacked_room |= state.connection.is_none() || state.outbound.takes_nothing();
         }
     }
 

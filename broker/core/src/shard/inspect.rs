@@ -51,6 +51,8 @@ pub struct SessionSummary {
     pub queued_messages: usize,
     /// Bytes of the deliveries that wait.
     pub queued_bytes: usize,
+    /// Whether a message found no room since the client went away.
+    pub lacked_room: bool,
     /// QoS 1 and 2 deliveries that await the client.
     pub inflight_messages: usize,
     /// The Will Topic, if a Will Message is still to be published.
@@ -192,6 +194,7 @@ impl Shard {
             subscriptions: session.subscriptions.len(),
             queued_messages: session.outbound.waiting(),
             queued_bytes: session.outbound.waiting_bytes(),
+            lacked_room: session.lacked_room,
             inflight_messages: session.outbound.in_flight(),
             will_topic: session.will.as_ref().map(|will| will.topic.clone()),
             connection: session.connection.and_then(|connection| self.connection_summary(connection)),

@@ -302,6 +302,7 @@ impl Shard {
             (state.outbound.last_identifier, state.keeps_qos0) = (errand.last_identifier, errand.keeps_qos0);
         }
         let only_subscribes = arrival.bridge.is_some_and(|errand| errand.only_subscribes);
+        state.lacked_room &= only_subscribes;
         state.outbound.connected(if only_subscribes { 0 } else { quota });
         state.outbound.bound_bytes_in_flight(self.settings.inflight_bytes_max);
         // A session that was stored stays so until it ends; one without expiry interval never outlives its connection.

@@ -133,6 +133,35 @@ fn messages_at_qos_0_wait_for_a_bridge_that_is_away_if_it_has_asked_for_that() {
 }
 
 #[test]
+fn a_session_shows_that_a_message_found_no_room_until_its_client_comes_for_what_waits() {
+    let large = "x".repeat(700);
+    for settings in [
+        Settings { session_queue_messages_max: 1, ..Settings::default() },
+        Settings { session_queue_bytes_max: 1_000, ..Settings::default() },
+        Settings { queue_bytes_max: 1_000, ..Settings::default() },
+    ] {
+        let mut world = World::with(settings);
+        let errand = BridgeErrand { keeps_qos0: true, ..BridgeErrand::default() };
+        let own = bridge_for(&mut world, errand);
+        world.subscribe(own, "t", QoS::AtLeastOnce);
+        world.cut(own);
+        let (client, _) = world.join("c", true, 0);
+        let lacked_room = |world: &World| world.shard(0).session("local.b", 0).unwrap().summary.lacked_room;
+        world.publish(client, "t", &large, QoS::AtLeastOnce, 1);
+        assert!(!lacked_room(&world));
+
+        world.publish(client, "t", &large, QoS::AtMostOnce, 0);
+        assert!(lacked_room(&world));
+
+        let own = bridge_for(&mut world, BridgeErrand { only_subscribes: true, ..errand });
+        world.cut(own);
+        assert!(lacked_room(&world), "it has not come for what waits");
+        bridge_for(&mut world, errand);
+        assert!(!lacked_room(&world));
+    }
+}
+
+#[test]
 fn what_waits_at_qos_0_leaves_when_it_expires() {
     let mut world = World::new(1);
     let own = bridge_for(&mut world, BridgeErrand { keeps_qos0: true, ..BridgeErrand::default() });
