@@ -162,11 +162,12 @@ impl Link {
     }
 
     fn accepted_by_local(&mut self, answer: &ConnAck<'_>) -> Result<(), Fault> {
-        // MQTT 3.1 does not say whether it kept the session.
-        let is_silent = self.settings.remote.version == ProtocolVersion::V31;
         let quota = answer.properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get);
         self.local_packet_bytes_max = answer.properties.packet_bytes_max.map_or(u32::MAX, NonZeroU32::get);
-        self.local.flow = Flow::new(self.remote_receive_maximum, self.remote_session_present || is_silent);
+        self.local.flow = Flow::new(
+            self.remote_receive_maximum,
+            self.remote_session_present || self.is_silent_on_sessions(),
+        );
         self.remote.flow = Flow::new(quota, answer.session_present);
         self.obey_local_keep_alive(answer);
         self.subscribe_at_local(RetainHandling::Send)?;
@@ -174,6 +175,11 @@ impl Link {
         self.crossed_at = self.now;
         self.events.push_back(Event::Up);
         Ok(())
+    }
+
+    /// MQTT 3.1 does not say whether the other broker has kept the session.
+    fn is_silent_on_sessions(&self) -> bool {
+        self.settings.remote.version == ProtocolVersion::V31
     }
 
     /// Takes a packet of this broker while the link is only to subscribe.
@@ -246,8 +252,8 @@ impl Link {
                 self.unsubscribe(Side::Remote, filter)?;
             }
         }
-        // A session that began with this connection has nothing of before.
-        let is_kept = self.remote_session_present;
+        // A session that began with this connection has nothing of before; MQTT 3.1 does not say whether it did.
+        let is_kept = self.remote_session_present || self.is_silent_on_sessions();
         for filter in settings.dropped.remote.iter().filter(|_| is_kept) {
             self.unsubscribe(Side::Remote, filter)?;
         }
