@@ -266,12 +266,12 @@ fn a_client_cannot_write_lines_of_its_own_into_the_log() {
     }
 }
 
-/// A CONNECT whose Client Identifier makes long lines.
-fn connect_of_1000_bytes() -> Vec<u8> {
-    let client_id = [b'x'; 1_000];
+/// A CONNECT whose Client Identifier makes long lines, and is that of no other number.
+fn connect_of_1000_bytes(number: usize) -> Vec<u8> {
+    let client_id = format!("{number:x>1000}");
     let mut packet = vec![0x10, 0xF5, 7, 0, 4];
     packet.extend_from_slice(b"MQTT\x05\x02\x00\x00\x00\x03\xE8");
-    packet.extend_from_slice(&client_id);
+    packet.extend_from_slice(client_id.as_bytes());
     packet
 }
 
@@ -283,11 +283,12 @@ fn broker_with_a_stalled_log() -> (Broker, PipeReader) {
     let lines_dropped = || broker.metric("veilmq_log_lines_dropped_total");
     assert_eq!(lines_dropped(), 0.0);
     let deadline = Instant::now() + PATIENCE;
+    let mut numbers = 0..;
     while lines_dropped() == 0.0 {
         assert!(Instant::now() < deadline, "no line is dropped");
-        for _ in 0..100 {
+        for number in numbers.by_ref().take(100) {
             let mut client = broker.socket();
-            client.write_all(&connect_of_1000_bytes()).unwrap();
+            client.write_all(&connect_of_1000_bytes(number)).unwrap();
             assert_eq!(packet(&mut client).unwrap()[0], 0x20);
         }
     }

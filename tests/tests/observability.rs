@@ -1,6 +1,7 @@
 //! Metrics, health and what never stands in a log.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -112,13 +113,25 @@ fn a_refused_password_is_logged_with_the_user_it_was_for() {
     wire.send(&packet(0x10, b"\0\x04MQTT\x04\xc2\0\x3c\0\x04with\0\x03ann\0\x05wrong")).unwrap();
     assert_eq!(wire.packet().unwrap().first, 0x20);
 
-    let log = broker.log();
-    let line =
-        log.lines().find(|line| line.contains("connection refused")).unwrap_or_else(|| panic!("{log}"));
+    let log = log_with(&broker.directory().join("log"), "connection refused");
+    let line = log.lines().find(|line| line.contains("connection refused")).unwrap();
     assert!(
         line.contains("user=\"ann\"") && line.contains("client=\"with\"") && !log.contains("wrong\""),
         "{line}"
     );
+}
+
+/// What a log says once it has a line with these words, which is written a moment after the client has its answer.
+fn log_with(file: &Path, words: &str) -> String {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let log = std::fs::read_to_string(file).unwrap();
+        if log.ends_with('\n') && log.contains(words) {
+            return log;
+        }
+        assert!(Instant::now() < until, "no {words:?} in {log:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
@@ -142,7 +155,7 @@ fn without_lines_for_connections_a_probe_leaves_none_and_a_refusal_does() {
     assert_eq!(wire.packet().unwrap().body, [0, 5]);
     assert_eq!(wire.until_closed(), [0_u8; 0]);
 
-    let text = std::fs::read_to_string(&log).unwrap();
+    let text = log_with(&log, "connection refused");
     assert_eq!(text.matches("connection refused").count(), 1, "{text}");
     assert!(text.contains("client=\"refused\""), "{text}");
     let mode = std::fs::metadata(&log).unwrap().permissions().mode();
