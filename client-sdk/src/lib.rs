@@ -40,9 +40,9 @@ mod client;
 mod message;
 
 pub use client::{
-    Backoff, Builder, Client, ConnectError, KeyRequestError, PendingPublish, PublishBuilder, PublishError,
-    ReauthenticateError, RequestError, Status, SubscribeBuilder, SubscribeError, Subscription, Tls, TlsError,
-    Unacknowledged,
+    Announcement, Backoff, Builder, Client, ConnectError, KeyChange, KeyRequestError, PendingPublish,
+    PublishBuilder, PublishError, ReauthenticateError, RequestError, Status, SubscribeBuilder,
+    SubscribeError, Subscription, Tls, TlsError, Unacknowledged,
 };
 pub use message::{Message, Properties, Publication, Received, Sealed, Will};
 pub use veilmq_protocol::{QoS, ReasonCode, RetainHandling, TopicError, TopicFilter, TopicName};

@@ -4,7 +4,7 @@ use std::{convert::Infallible, path::PathBuf};
 
 use tokio::net::{UnixListener, UnixStream};
 use veilmq_client::{
-    Client, KeyRequestError,
+    Announcement, Client, KeyChange, KeyRequestError,
     e2e::distribution::{IssuePolicy, Rotation},
 };
 use veilmq_protocol::veil::{Certificate, Kid};
@@ -118,13 +118,15 @@ async fn admit(client: &Client, scope: &str, certificate: Certificate) -> Result
 async fn remove(client: &Client, scope: &str, kid: Kid, is_compromised: bool) -> Result<String, String> {
     let rotation = if is_compromised { Rotation::Compromise } else { Rotation::Removal };
     match client.remove_member(scope, kid, rotation).await {
-        Ok(true) => {
-            let change = change(rotation, removal_lead_seconds());
+        Ok(KeyChange { changed: true, announcement }) => {
+            let change = change(rotation, announcement, removal_lead_seconds());
             Ok(format!(
                 "{kid} is no member of {scope} any more; the next key, which it does not get, {change}"
             ))
         }
-        Ok(false) => Err(format!("{kid} was not a member of {scope}; it stays out")),
+        Ok(KeyChange { changed: false, .. }) => {
+            Err(format!("{kid} was not a member of {scope}; it stays out"))
+        }
         Err(error) => Err(error.to_string()),
     }
 }
@@ -135,17 +137,21 @@ async fn rotate(
     rotation: Rotation,
     lead_seconds: u64,
 ) -> Result<String, KeyRequestError> {
-    client.rotate(scope, rotation).await?;
-    Ok(format!("the next key of {scope} {}", change(rotation, lead_seconds)))
+    let announcement = client.rotate(scope, rotation).await?;
+    Ok(format!("the next key of {scope} {}", change(rotation, announcement, lead_seconds)))
 }
 
 /// What becomes of the next key: an issuer that is not connected announces it when it is.
-fn change(rotation: Rotation, lead_seconds: u64) -> String {
+fn change(rotation: Rotation, announcement: Announcement, lead_seconds: u64) -> String {
     let before = match rotation {
         Rotation::Compromise => "; what was sealed before counts no more from then on",
         Rotation::Ordinary | Rotation::Removal => "",
     };
-    format!("is announced now and used {lead_seconds} seconds later{before}")
+    let moment = match announcement {
+        Announcement::Now => "now",
+        Announcement::WhenConnected => "as soon as the broker is there",
+    };
+    format!("is announced {moment} and used {lead_seconds} seconds later{before}")
 }
 
 /// How long a key is announced that takes the place of one that somebody should not have.

@@ -198,6 +198,10 @@ pub enum KeyRequestError {
     /// This client issues no keys for the scope, the scope is full, or the certificate does not count.
     #[error(transparent)]
     Roster(#[from] RosterError),
+    /// It was done and cannot be saved, which is tried again every second. Nothing is announced before it is, and a restart would
+    /// forget it.
+    #[error("this is done, but not announced before it is saved, and that fails: {0}")]
+    Unsaved(String),
     /// The client is closed.
     #[error("the client is closed: {0}")]
     Closed(CloseReason),

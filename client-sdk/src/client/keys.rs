@@ -11,7 +11,7 @@ use veilmq_protocol::{
     veil::{Certificate, Kid, distribution::DistributionTopic},
 };
 
-use super::{clock::entropy, key_log::KeyLog};
+use super::{Announcement, KeyChange, KeyRequestError, clock::entropy, key_log::KeyLog};
 use crate::{
     e2e::{
         E2e, Scope,
@@ -44,7 +44,7 @@ pub(super) enum KeyRequest {
 
 /// What it answers.
 pub(super) enum KeyAnswer {
-    Done(bool),
+    Done(KeyChange),
     Members(Vec<Certificate>),
 }
 
@@ -98,6 +98,8 @@ pub(super) struct Keys {
     /// Not published before the state is saved.
     held: Vec<Outgoing>,
     unsaved: bool,
+    /// Why the last attempt to save failed.
+    save_error: Option<String>,
     retry_ms: u64,
     /// Since when everything is subscribed to on the connection that there is.
     listening_ms: Option<u64>,
@@ -121,6 +123,7 @@ impl Keys {
             subscribed: BTreeSet::new(),
             held: Vec::new(),
             unsaved: false,
+            save_error: None,
             retry_ms: 0,
             listening_ms: None,
             parked: VecDeque::new(),
@@ -249,14 +252,15 @@ impl Keys {
             self.distribution.tell_stale(now_unix_ms);
         }
         self.unsaved |= self.distribution.take_changed();
+        // A clock that was set back does not put the next attempt off.
+        self.retry_ms = self.retry_ms.min(now_unix_ms + RETRY_MS);
         if self.unsaved && self.retry_ms <= now_unix_ms {
-            match save(&self.distribution, e2e) {
-                Ok(()) => self.unsaved = false,
-                Err(error) => {
-                    error!(%error, "cannot save the state of the keys; nothing new is issued until it is");
-                    self.retry_ms = now_unix_ms + RETRY_MS;
-                    work.unsaved = Some(error);
-                }
+            self.save_error = save(&self.distribution, e2e).err();
+            self.unsaved = self.save_error.is_some();
+            if let Some(error) = &self.save_error {
+                error!(%error, "cannot save the state of the keys; nothing new is issued until it is");
+                self.retry_ms = now_unix_ms + RETRY_MS;
+                work.unsaved = Some(error.clone());
             }
         }
         if !self.unsaved && self.phase != Phase::Disconnected {
@@ -269,7 +273,12 @@ impl Keys {
     /// When [`work`](Self::work) has something to do, or a message has waited long enough, in unix milliseconds.
     pub(super) fn next_due(&self) -> u64 {
         let work = match self.phase {
-            Phase::Subscribing(_) | Phase::Listening(_) | Phase::Open if self.unsaved => self.retry_ms,
+            // Also without a connection: what was asked for has to outlive this process.
+            Phase::Disconnected | Phase::Subscribing(_) | Phase::Listening(_) | Phase::Open
+                if self.unsaved =>
+            {
+                self.retry_ms
+            }
             Phase::Open => self.distribution.next_due(),
             Phase::Listening(_) => self.listening_due(),
             Phase::Disconnected | Phase::Subscribing(_) => u64::MAX,
@@ -358,7 +367,7 @@ impl Keys {
         now_unix_ms: u64,
     ) -> Result<KeyAnswer, RosterError> {
         let keys = &mut self.distribution;
-        let done = match request {
+        let changed = match request {
             KeyRequest::Admit(certificate) => keys.admit(scope, *certificate, now_unix_ms, &mut entropy)?,
             KeyRequest::Remove(member, rotation) => keys.remove(scope, member, rotation, &mut entropy)?,
             KeyRequest::Rotate(rotation) => {
@@ -369,7 +378,22 @@ impl Keys {
             KeyRequest::RemovePair(peer) => keys.remove_pair(e2e, peer),
             KeyRequest::Members => return Ok(KeyAnswer::Members(keys.members(scope)?)),
         };
-        Ok(KeyAnswer::Done(done))
+        // Whoever asks waits for it, so it is saved now.
+        self.retry_ms = 0;
+        Ok(KeyAnswer::Done(KeyChange { changed, announcement: Announcement::WhenConnected }))
+    }
+
+    /// The answer to a request for which everything was [done](Self::work) that could be.
+    pub(super) fn settled(&self, scope: &Scope, answer: KeyAnswer) -> Result<KeyAnswer, KeyRequestError> {
+        match (answer, &self.save_error) {
+            (KeyAnswer::Done(_), Some(error)) => Err(KeyRequestError::Unsaved(error.clone())),
+            (KeyAnswer::Done(change), None)
+                if self.phase == Phase::Open && self.distribution.is_announced(scope) =>
+            {
+                Ok(KeyAnswer::Done(KeyChange { announcement: Announcement::Now, ..change }))
+            }
+            (answer @ (KeyAnswer::Done(_) | KeyAnswer::Members(_)), _) => Ok(answer),
+        }
     }
 }
 

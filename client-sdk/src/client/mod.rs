@@ -60,6 +60,24 @@ pub enum Status {
     Closed(CloseReason),
 }
 
+/// When others hear that a key changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announcement {
+    /// It is on its way to the broker.
+    Now,
+    /// As soon as there is a connection, and the broker has said on it what it retains.
+    WhenConnected,
+}
+
+/// What has become of a request to an issuer of keys. It is on disk, if there is a file for the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyChange {
+    /// Something is other than before: who was to be removed was a member, for instance.
+    pub changed: bool,
+    /// When others hear of it.
+    pub announcement: Announcement,
+}
+
 /// A handle to a connection that is kept alive; clones share it.
 ///
 /// The connection ends with [`Client::disconnect`], or when the last handle and [`Subscription`] are dropped.
@@ -169,11 +187,11 @@ impl Client {
     /// # Errors
     /// [`KeyRequestError`].
     pub async fn admit(&self, scope: &str, member: Certificate) -> Result<bool, KeyRequestError> {
-        self.change_keys(scope, KeyRequest::Admit(Box::new(member))).await
+        Ok(self.change_keys(scope, KeyRequest::Admit(Box::new(member))).await?.changed)
     }
 
-    /// Takes a member out of a scope this client issues keys for: within seconds it can read nothing new (VEIL-1 section
-    /// 12.4). Returns whether it was one.
+    /// Takes a member out of a scope this client issues keys for: within seconds of the announcement it can read nothing new (VEIL-1
+    /// section 12.4). It stays out until it is [admitted](Self::admit), also after a restart if there is a state file.
     ///
     /// # Errors
     /// [`KeyRequestError`].
@@ -182,7 +200,7 @@ impl Client {
         scope: &str,
         member: Kid,
         rotation: Rotation,
-    ) -> Result<bool, KeyRequestError> {
+    ) -> Result<KeyChange, KeyRequestError> {
         self.change_keys(scope, KeyRequest::Remove(member, rotation)).await
     }
 
@@ -190,8 +208,8 @@ impl Client {
     ///
     /// # Errors
     /// [`KeyRequestError`].
-    pub async fn rotate(&self, scope: &str, rotation: Rotation) -> Result<(), KeyRequestError> {
-        self.change_keys(scope, KeyRequest::Rotate(rotation)).await.map(|_| ())
+    pub async fn rotate(&self, scope: &str, rotation: Rotation) -> Result<Announcement, KeyRequestError> {
+        Ok(self.change_keys(scope, KeyRequest::Rotate(rotation)).await?.announcement)
     }
 
     /// Lets a subscriber have a key of its own by name, also one that was [taken away](Self::remove_pair). Returns whether this client
@@ -200,7 +218,7 @@ impl Client {
     /// # Errors
     /// [`KeyRequestError`].
     pub async fn admit_to_pairs(&self, subscriber: Certificate) -> Result<bool, KeyRequestError> {
-        self.change_keys(&pairs(), KeyRequest::AdmitToPairs(Box::new(subscriber))).await
+        Ok(self.change_keys(&pairs(), KeyRequest::AdmitToPairs(Box::new(subscriber))).await?.changed)
     }
 
     /// Takes away the pair with `peer`, whichever end this client is, and erases its keys: nothing is sealed for it or accepted from it any
@@ -210,7 +228,7 @@ impl Client {
     /// # Errors
     /// [`KeyRequestError`].
     pub async fn remove_pair(&self, peer: Kid) -> Result<bool, KeyRequestError> {
-        self.change_keys(&pairs(), KeyRequest::RemovePair(peer)).await
+        Ok(self.change_keys(&pairs(), KeyRequest::RemovePair(peer)).await?.changed)
     }
 
     /// The certificates of the members of a scope this client issues keys for.
@@ -224,8 +242,13 @@ impl Client {
         }
     }
 
-    async fn change_keys(&self, scope: &str, request: KeyRequest) -> Result<bool, KeyRequestError> {
-        Ok(matches!(self.request_keys(scope, request).await?, KeyAnswer::Done(true)))
+    async fn change_keys(&self, scope: &str, request: KeyRequest) -> Result<KeyChange, KeyRequestError> {
+        match self.request_keys(scope, request).await? {
+            KeyAnswer::Done(change) => Ok(change),
+            KeyAnswer::Members(_) => {
+                Ok(KeyChange { changed: false, announcement: Announcement::WhenConnected })
+            }
+        }
     }
 
     async fn request_keys(&self, scope: &str, request: KeyRequest) -> Result<KeyAnswer, KeyRequestError> {

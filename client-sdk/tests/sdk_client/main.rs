@@ -4,6 +4,7 @@
 mod dropped;
 mod offline;
 mod parts;
+mod removals;
 #[path = "../sdk_support/mod.rs"]
 mod sdk_support;
 mod state;

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The broker is gone, and the client knows it.
-async fn gone(broker: Broker, peer: Peer, client: &Client) {
+pub(crate) async fn gone(broker: Broker, peer: Peer, client: &Client) {
     drop((broker, peer));
     let is_known = async {
         while matches!(client.status(), Status::Connected { .. }) {

@@ -14,7 +14,7 @@ use crate::{
     world::{self, Party, SCOPE, TOPIC, anchors, scope},
 };
 
-fn unix_ms() -> u64 {
+pub(crate) fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     u64::try_from(since.as_millis()).unwrap()
 }
@@ -24,7 +24,7 @@ fn publisher() -> Party {
     Party::publisher("press", IssuePolicy { key_lead_ms: 0, ..IssuePolicy::default() })
 }
 
-fn topic_of(packet: &[u8]) -> String {
+pub(crate) fn topic_of(packet: &[u8]) -> String {
     let (frame, _) = next_frame(packet, packet.len()).unwrap().unwrap();
     let Packet::Publish(publish) = Packet::decode(frame, ProtocolVersion::V5).unwrap() else { panic!() };
     publish.topic.unwrap().as_str().to_owned()
@@ -79,7 +79,7 @@ impl Peer {
     }
 }
 
-fn packet_id(packet: &[u8], topic: &str) -> u16 {
+pub(crate) fn packet_id(packet: &[u8], topic: &str) -> u16 {
     let (frame, _) = next_frame(packet, packet.len()).unwrap().unwrap();
     let Packet::Publish(publish) = Packet::decode(frame, ProtocolVersion::V5).unwrap() else {
         panic!("{topic}")

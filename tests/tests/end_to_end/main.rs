@@ -108,7 +108,7 @@ async fn a_removed_member_reads_nothing_after_the_epoch_change(plant: Plant) {
         assert_eq!(text(messages).await, "for both");
     }
 
-    assert!(publisher.remove_member(SCOPE, hill.kid(), Rotation::Removal).await.unwrap());
+    assert!(publisher.remove_member(SCOPE, hill.kid(), Rotation::Removal).await.unwrap().changed);
     activation().await;
     publish(&publisher, TOPIC, "for one", false).await;
 

@@ -205,7 +205,10 @@ impl Driver {
         let (answer, cleared) = self.sealing.request_keys(scope, request)?;
         self.ready.extend(cleared.into_iter().map(|publication| (publication, None)));
         self.work_on_keys();
-        Ok(answer)
+        match self.sealing.keys_mut() {
+            Some(keys) => keys.settled(scope, answer),
+            None => Ok(answer),
+        }
     }
 }
 

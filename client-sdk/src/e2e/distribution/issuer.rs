@@ -326,9 +326,14 @@ impl Issuer {
         is_newest && used.count > self.policy.sessions_max.min(SESSIONS_MAX)
     }
 
+    /// Whether there is an epoch, and the newest one has its head.
+    pub(super) fn is_announced(&self) -> bool {
+        self.epochs.values().next_back().is_some_and(|newest| newest.activate_ms.is_some())
+    }
+
     /// When [`advance`](Self::advance) or [`publish`](Self::publish) has something to do, in unix milliseconds.
     pub(super) fn next_due(&self) -> u64 {
-        if self.epochs.values().next_back().is_none_or(|newest| newest.activate_ms.is_none()) {
+        if !self.is_announced() {
             return 0;
         }
         let issue = if self.stale { self.policy.settle_ms } else { self.policy.reissue_every_ms };

@@ -227,6 +227,12 @@ impl Distribution {
         numbers.filter_map(|number| Some((*number, issuer.state(*number, now_unix_ms)?))).collect()
     }
 
+    /// Whether the newest epoch of a scope this program issues keys for is one that [`outgoing`](Self::outgoing) has told others of.
+    pub fn is_announced(&self, scope: &Scope) -> bool {
+        let issuer = self.issuers.iter().find(|issuer| issuer.scope == *scope);
+        issuer.is_some_and(Issuer::is_announced)
+    }
+
     /// The Topic Filters to subscribe to; there may be more of them later.
     pub fn filters(&self) -> Vec<String> {
         let mut filters = self.reading_filters();

@@ -1,0 +1,89 @@
+//! What an issuer answers when a member is to be taken out: not before it is saved, and with when others hear of it.
+
+use std::{fs, path::Path};
+
+use veilmq_client::{Announcement, Builder, Client, KeyChange, KeyRequestError, e2e::distribution::Rotation};
+use veilmq_protocol::{Packet, veil::Roles};
+
+use crate::{
+    Broker, Peer,
+    offline::gone,
+    parts::saved_again,
+    sdk_support::acknowledgement,
+    waiting::{issuer, packet_id, topic_of},
+    world::{self, SCOPE},
+};
+
+/// An issuer that has issued, with its state in a file and one member, and the broker's end of its connection.
+async fn issuing(broker: &Broker, state: &Path) -> (Client, Peer) {
+    let builder: Builder = issuer(broker).state_file(state);
+    let connack = veilmq_protocol::ConnAck::default();
+    let answer = async {
+        let mut peer = broker.accept(&connack).await;
+        peer.grant_keys(6).await;
+        let (topic, introduction) = peer.take_introduction().await;
+        peer.publish(&topic, &introduction, None, false).await;
+        peer.take_head().await;
+        peer
+    };
+    let (client, mut peer) = tokio::join!(builder.connect(), answer);
+    let client = client.unwrap();
+    let member = world::identity("reader", Roles::SUBSCRIBER, &[]);
+    assert_eq!(client.admit(SCOPE, member.certificate().clone()).await, Ok(true));
+    // The head that it brings about comes when what changes has settled.
+    peer.take_head().await;
+    (client, peer)
+}
+
+impl Peer {
+    async fn take_head(&mut self) {
+        let head = self.take().await;
+        let topic = topic_of(&head);
+        assert!(topic.starts_with("_veil/1/kp/"), "{topic}");
+        self.send(&Packet::PubAck(acknowledgement(packet_id(&head, &topic)))).await;
+    }
+}
+
+async fn remove(client: &Client) -> Result<KeyChange, KeyRequestError> {
+    let kid = world::identity("reader", Roles::SUBSCRIBER, &[]).kid();
+    client.remove_member(SCOPE, kid, Rotation::Removal).await
+}
+
+#[tokio::test]
+async fn a_removal_that_cannot_be_saved_is_an_error_and_announced_once_it_is_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("c.state");
+    let broker = Broker::start().await;
+    let (client, mut peer) = issuing(&broker, &state).await;
+    let obstacle = folder.path().join("c.state.new");
+    fs::create_dir(&obstacle).unwrap();
+
+    let Err(KeyRequestError::Unsaved(error)) = remove(&client).await else { panic!("answered as done") };
+    assert!(error.starts_with(state.to_str().unwrap()), "{error}");
+    peer.says_nothing().await;
+
+    fs::remove_dir(&obstacle).unwrap();
+    peer.take_head().await;
+    let again = KeyChange { changed: false, announcement: Announcement::Now };
+    assert_eq!(remove(&client).await, Ok(again), "it is out");
+}
+
+#[tokio::test]
+async fn a_removal_is_saved_without_a_connection_and_says_that_it_is_announced_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("c.state");
+    let broker = Broker::start().await;
+    let (client, peer) = issuing(&broker, &state).await;
+    assert_eq!(client.rotate(SCOPE, Rotation::Ordinary).await, Ok(Announcement::Now));
+    gone(broker, peer, &client).await;
+    let (before, obstacle) = (fs::read(&state).unwrap(), folder.path().join("c.state.new"));
+
+    fs::create_dir(&obstacle).unwrap();
+    assert!(matches!(remove(&client).await, Err(KeyRequestError::Unsaved(_))));
+    fs::remove_dir(&obstacle).unwrap();
+    saved_again(&state, &before).await;
+
+    // The request before has taken the member out.
+    let later = KeyChange { changed: false, announcement: Announcement::WhenConnected };
+    assert_eq!(remove(&client).await, Ok(later));
+}
