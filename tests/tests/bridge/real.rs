@@ -50,19 +50,25 @@ fn a_message_crosses_each_bridge_once_however_two_brokers_are_joined() {
     }
 }
 
-#[test]
-fn in_a_ring_of_brokers_each_hears_a_message_once_also_the_one_where_it_began() {
-    // [E06]
+/// Three brokers, each with a bridge to the next.
+fn ring_of_three(lines: &str) -> Vec<Broker> {
     let mut ring: Vec<Broker> = (0..3).map(|_| Broker::configured(|_| String::new())).collect();
     let addresses: Vec<_> = ring.iter().map(Broker::address).collect();
     for (number, broker) in ring.iter_mut().enumerate() {
         let next = addresses[(number + 1) % addresses.len()];
-        let said = config(addresses[number], next, &topic("t/#", "out", 2));
+        let said = config(addresses[number], next, lines);
         let said = said.replace("\"far\"", &format!("\"bridge-{number}\""));
         std::fs::write(broker.directory().join("veilmq.toml"), said).unwrap();
         broker.restart();
     }
     wait_until("the bridges are up", || ring.iter().all(is_up));
+    ring
+}
+
+#[test]
+fn in_a_ring_of_brokers_each_hears_a_message_once_also_the_one_where_it_began() {
+    // [E06]
+    let ring = ring_of_three(&topic("t/#", "out", 2));
     let mut hears: Vec<Wire> = ring.iter().map(|broker| subscriber(broker, "s", "t/#")).collect();
 
     for (number, broker) in ring.iter().enumerate() {
@@ -81,6 +87,29 @@ fn in_a_ring_of_brokers_each_hears_a_message_once_also_the_one_where_it_began() 
     wait_until("they were stopped", || {
         ring.iter().all(|broker| broker.metric("veilmq_bridge_loops_stopped_total") == Some(2.0))
     });
+}
+
+#[test]
+fn in_a_ring_that_marks_nothing_prefixes_that_no_other_bridge_maps_keep_messages_from_going_round() {
+    // [E06]
+    for protocol in ["protocol = \"3.1.1\"", "protocol = \"5\"\nmarks_messages = false"] {
+        let prefixes = "local_prefix = \"a/\"\nremote_prefix = \"b/\"\n";
+        let ring = ring_of_three(&format!(
+            "{protocol}\nnotifications = \"off\"\n{}{prefixes}",
+            topic("#", "both", 1)
+        ));
+        let mut hears: Vec<Wire> = ring.iter().map(|broker| subscriber(broker, "s", "#")).collect();
+
+        for name in ["a/up", "b/down", "c/stays"] {
+            publish(&ring[0], name, 1, "x");
+        }
+
+        let expected: [&[&str]; 3] = [&["a/up x", "b/down x", "c/stays x"], &["b/up x"], &["a/down x"]];
+        for (wire, expected) in hears.iter_mut().zip(expected) {
+            assert_eq!(hear(wire, expected.len()), expected, "{protocol}");
+            hears_nothing(wire);
+        }
+    }
 }
 
 #[test]
