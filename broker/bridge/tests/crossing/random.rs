@@ -1,4 +1,5 @@
-//! Random lives of a bridge: published on both sides, its connections cut after any byte, either broker killed or set up anew.
+//! Random lives of a bridge: published on both sides, its connections cut after any byte or left for want of messages, either broker
+//! killed or set up anew.
 //!
 //! Afterwards every QoS 1 message has crossed at least once and every QoS 2 message exactly once, each QoS in the order of publishing
 //! ([MQTT-4.6.0-6] promises no more).
@@ -16,6 +17,7 @@ enum Step {
     Connect,
     Move(usize),
     Cut,
+    Leave,
     Crash(Side),
 }
 
@@ -30,6 +32,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Connect),
         6 => (1_usize..200).prop_map(Step::Move),
         1 => Just(Step::Cut),
+        2 => Just(Step::Leave),
         1 => side().prop_map(Step::Crash),
     ]
 }
@@ -40,7 +43,9 @@ fn live(version: ProtocolVersion, steps: &[Step]) -> Result<(), TestCaseError> {
         mapping("out/#", Direction::Out, QoS::ExactlyOnce),
         mapping("in/#", Direction::In, QoS::ExactlyOnce),
     ];
-    let mut rig = Rig::new(settings(version, mappings));
+    let mut settings = settings(version, mappings);
+    settings.idle_milliseconds = Some(1_000);
+    let mut rig = Rig::new(settings);
     rig.listen(Side::Local);
     rig.listen(Side::Remote);
     // Both sessions exist from the beginning.
@@ -61,6 +66,7 @@ fn live(version: ProtocolVersion, steps: &[Step]) -> Result<(), TestCaseError> {
             Step::Connect => rig.begin(),
             Step::Move(bytes) => drop(rig.pump_bytes(*bytes).unwrap()),
             Step::Cut => rig.cut(),
+            Step::Leave => rig.leave(),
             Step::Crash(side) => rig.crash(*side),
         }
     }

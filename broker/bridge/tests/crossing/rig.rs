@@ -23,6 +23,7 @@ struct Live {
     /// What is on the wire to the bridge, from this broker and from the other.
     from_here: Vec<u8>,
     from_there: Vec<u8>,
+    is_leaving: bool,
 }
 
 /// A mapping without prefixes.
@@ -105,7 +106,8 @@ impl Rig {
     pub(crate) fn begin(&mut self) {
         let there = self.there.accept(0, self.settings.remote.version);
         let link = Link::open(Arc::new(self.settings.clone()), 0, self.now()).unwrap();
-        self.live = Some(Live { link, here: None, there, from_here: Vec::new(), from_there: Vec::new() });
+        let (from_here, from_there) = (Vec::new(), Vec::new());
+        self.live = Some(Live { link, here: None, there, from_here, from_there, is_leaving: false });
     }
 
     /// Connects the bridge and lets everything cross.
@@ -176,6 +178,19 @@ impl Rig {
         let result = live.link.receive(side, &bytes, now);
         self.events.extend(std::iter::from_fn(|| live.link.next_event()));
         result.map(|()| bytes.len())
+    }
+
+    /// Has the bridge leave if nothing is under way; what it is sent until it is told a second time comes while it leaves.
+    pub(crate) fn leave(&mut self) {
+        let now = self.now();
+        let Some(live) = &mut self.live else { return };
+        if live.is_leaving {
+            live.link.close().unwrap();
+            self.pump().unwrap();
+            return self.cut();
+        }
+        let is_long_ago = live.link.deadline().is_some_and(|at| at <= now + 1_000);
+        live.is_leaving = is_long_ago && live.link.tick(now + 1_000) == Err(Fault::Idle);
     }
 
     /// Cuts both connections of the bridge.
