@@ -195,6 +195,10 @@ async fn write(writer: Option<&mut Writer>, output: &mut BytesMut) -> io::Result
                 return Err(io::ErrorKind::WriteZero.into());
             }
             output.advance(length);
+            if output.is_empty() {
+                // Else one large message would keep its memory for good.
+                *output = BytesMut::new();
+            }
             writer.is_unflushed = true;
             Ok(())
         }
