@@ -1,5 +1,7 @@
 //! What a shard counts. Only the shard writes; anyone may read at any time.
 
+mod metrics;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use veilmq_protocol::veil::channel::Operations;
@@ -29,6 +31,10 @@ const PACKETS: [&str; 16] = [
     "auth",
 ];
 const QOS: [&str; 3] = ["0", "1", "2"];
+/// What became of a handshake: the values of the label `result`.
+const HANDSHAKES: [&str; 2] = ["failure", "success"];
+/// Whether a session has a client: the values of the label `state`.
+const SESSIONS: [&str; 2] = ["connected", "disconnected"];
 
 /// Why a message was not delivered to a session: the values of the label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,8 +117,7 @@ pub struct Stats {
     bytes_sent: AtomicU64,
     connections_opened: AtomicU64,
     connections_closed: [AtomicU64; CloseLabel::NAMES.len()],
-    handshakes_succeeded: AtomicU64,
-    handshakes_failed: AtomicU64,
+    handshakes: [AtomicU64; HANDSHAKES.len()],
     record_failures: AtomicU64,
     group_rekeys: AtomicU64,
     channel_operations: [AtomicU64; Operations::NAMES.len()],
@@ -122,8 +127,7 @@ pub struct Stats {
     joins: [AtomicU64; JoinResult::NAMES.len()],
     distribution_rejected: [AtomicU64; DistributionRefusal::NAMES.len()],
     connections: AtomicU64,
-    sessions_connected: AtomicU64,
-    sessions_disconnected: AtomicU64,
+    sessions: [AtomicU64; SESSIONS.len()],
     subscriptions: AtomicU64,
     shared_subscriptions: AtomicU64,
     queued_messages: AtomicU64,
@@ -208,7 +212,7 @@ impl Stats {
     }
 
     pub(crate) fn handshake(&self, succeeded: bool) {
-        increment(if succeeded { &self.handshakes_succeeded } else { &self.handshakes_failed });
+        increment(&self.handshakes[usize::from(succeeded)]);
     }
 
     /// Shows how many group keys took the place of another.
@@ -246,8 +250,8 @@ impl Stats {
     pub(crate) fn gauges(&self, gauges: &Gauges) {
         for (cell, value) in [
             (&self.connections, gauges.connections),
-            (&self.sessions_connected, gauges.sessions_connected),
-            (&self.sessions_disconnected, gauges.sessions_disconnected),
+            (&self.sessions[0], gauges.sessions_connected),
+            (&self.sessions[1], gauges.sessions_disconnected),
             (&self.subscriptions, gauges.subscriptions),
             (&self.shared_subscriptions, gauges.shared_subscriptions),
             (&self.queued_messages, gauges.queued_messages),
@@ -286,8 +290,8 @@ impl Stats {
             (&mut totals.bytes_sent, read(&self.bytes_sent)),
             (&mut totals.connections_opened, read(&self.connections_opened)),
             (&mut totals.sessions_expired, read(&self.sessions_expired)),
-            (&mut totals.sessions_connected, read(&self.sessions_connected)),
-            (&mut totals.sessions_disconnected, read(&self.sessions_disconnected)),
+            (&mut totals.sessions_connected, read(&self.sessions[0])),
+            (&mut totals.sessions_disconnected, read(&self.sessions[1])),
             (&mut totals.subscriptions, read(&self.subscriptions)),
             (&mut totals.shared_subscriptions, read(&self.shared_subscriptions)),
             (&mut totals.queued_messages, read(&self.queued_messages)),
@@ -296,229 +300,6 @@ impl Stats {
         ] {
             *total += value;
         }
-    }
-
-    /// Visits every sample.
-    pub fn visit(&self, visit: &mut dyn FnMut(Sample)) {
-        use SampleKind::{Counter, Gauge};
-        let mut family =
-            |name, help, kind, label: &'static str, names: &[&'static str], cells: &[AtomicU64]| {
-                for (value_name, cell) in names.iter().copied().zip(cells) {
-                    let label = (!label.is_empty()).then_some((label, value_name));
-                    visit(Sample { name, help, kind, label, value: cell.load(Ordering::Relaxed) });
-                }
-            };
-        family(
-            "veilmq_packets_received_total",
-            "MQTT Control Packets received.",
-            Counter,
-            "type",
-            &PACKETS[1..],
-            &self.packets_received[1..],
-        );
-        family(
-            "veilmq_packets_sent_total",
-            "MQTT Control Packets sent.",
-            Counter,
-            "type",
-            &PACKETS[1..],
-            &self.packets_sent[1..],
-        );
-        family(
-            "veilmq_messages_received_total",
-            "Application Messages received from clients.",
-            Counter,
-            "qos",
-            &QOS,
-            &self.messages_received,
-        );
-        family(
-            "veilmq_messages_delivered_total",
-            "Application Messages sent to subscribers.",
-            Counter,
-            "qos",
-            &QOS,
-            &self.messages_delivered,
-        );
-        family(
-            "veilmq_messages_dropped_total",
-            "Deliveries that did not take place.",
-            Counter,
-            "reason",
-            &DROPS,
-            &self.messages_dropped,
-        );
-        family(
-            "veilmq_connections_closed_total",
-            "Network Connections closed.",
-            Counter,
-            "reason",
-            &CloseLabel::NAMES,
-            &self.connections_closed,
-        );
-        family(
-            "veilmq_channel_operations_total",
-            "Cryptographic operations on records and messages of VEIL-1 channels; handshakes are not among them.",
-            Counter,
-            "operation",
-            &Operations::NAMES,
-            &self.channel_operations,
-        );
-        family(
-            "veilmq_acl_checks_total",
-            "Times that the rules on what clients may do were asked.",
-            Counter,
-            "action",
-            &Action::NAMES,
-            &self.acl_checks,
-        );
-        family(
-            "veilmq_acl_denied_total",
-            "Times that they said no.",
-            Counter,
-            "action",
-            &Action::NAMES,
-            &self.acl_denied,
-        );
-        family(
-            "veilmq_keyhead_total",
-            "KEYHEADs that were looked at.",
-            Counter,
-            "result",
-            &KeyHeadResult::NAMES,
-            &self.key_heads,
-        );
-        family(
-            "veilmq_join_total",
-            "Joins that clients asked for with CONNECT.",
-            Counter,
-            "result",
-            &JoinResult::NAMES,
-            &self.joins,
-        );
-        family(
-            "veilmq_distribution_rejected_total",
-            "Objects of key distribution that were refused.",
-            Counter,
-            "reason",
-            &DistributionRefusal::NAMES,
-            &self.distribution_rejected,
-        );
-        let mut single = |name, help, kind, label: Option<(&'static str, &'static str)>, cell: &AtomicU64| {
-            visit(Sample { name, help, kind, label, value: cell.load(Ordering::Relaxed) });
-        };
-        single(
-            "veilmq_bytes_received_total",
-            "Bytes received from clients.",
-            Counter,
-            None,
-            &self.bytes_received,
-        );
-        single(
-            "veilmq_message_bytes_received_total",
-            "Bytes of the payloads of Application Messages received from clients.",
-            Counter,
-            None,
-            &self.payload_bytes_received,
-        );
-        single(
-            "veilmq_message_bytes_delivered_total",
-            "Bytes of the payloads of Application Messages sent to subscribers.",
-            Counter,
-            None,
-            &self.payload_bytes_sent,
-        );
-        single(
-            "veilmq_message_targets_total",
-            "Sessions that Application Messages were for when these were accepted, each counted for each message.",
-            Counter,
-            None,
-            &self.message_targets,
-        );
-        single(
-            "veilmq_sessions_expired_total",
-            "Sessions ended because their Session Expiry Interval had passed.",
-            Counter,
-            None,
-            &self.sessions_expired,
-        );
-        single("veilmq_bytes_sent_total", "Bytes queued for clients.", Counter, None, &self.bytes_sent);
-        single(
-            "veilmq_connections_opened_total",
-            "Network Connections accepted.",
-            Counter,
-            None,
-            &self.connections_opened,
-        );
-        let handshakes = "VEIL-1 channel handshakes.";
-        single(
-            "veilmq_channel_handshakes_total",
-            handshakes,
-            Counter,
-            Some(("result", "success")),
-            &self.handshakes_succeeded,
-        );
-        single(
-            "veilmq_channel_handshakes_total",
-            handshakes,
-            Counter,
-            Some(("result", "failure")),
-            &self.handshakes_failed,
-        );
-        single(
-            "veilmq_channel_record_auth_failures_total",
-            "VEIL-1 records that were refused.",
-            Counter,
-            None,
-            &self.record_failures,
-        );
-        single(
-            "veilmq_channel_group_rekeys_total",
-            "Broker group keys that took the place of another.",
-            Counter,
-            None,
-            &self.group_rekeys,
-        );
-        single("veilmq_connections", "Network Connections open now.", Gauge, None, &self.connections);
-        let sessions = "Sessions held.";
-        single("veilmq_sessions", sessions, Gauge, Some(("state", "connected")), &self.sessions_connected);
-        single(
-            "veilmq_sessions",
-            sessions,
-            Gauge,
-            Some(("state", "disconnected")),
-            &self.sessions_disconnected,
-        );
-        single("veilmq_subscriptions", "Subscriptions held.", Gauge, None, &self.subscriptions);
-        single(
-            "veilmq_shared_subscriptions",
-            "Shared Subscriptions among those held.",
-            Gauge,
-            None,
-            &self.shared_subscriptions,
-        );
-        single(
-            "veilmq_queued_messages",
-            "Deliveries waiting for quota, space or a connection.",
-            Gauge,
-            None,
-            &self.queued_messages,
-        );
-        single("veilmq_queued_bytes", "Bytes of the deliveries that wait.", Gauge, None, &self.queued_bytes);
-        single(
-            "veilmq_queued_memory_bytes",
-            "Bytes of the deliveries that wait in memory; the others wait in the store.",
-            Gauge,
-            None,
-            &self.queued_memory_bytes,
-        );
-        single(
-            "veilmq_inflight_messages",
-            "QoS 1 and 2 deliveries that await the client.",
-            Gauge,
-            None,
-            &self.inflight_messages,
-        );
     }
 }
 
