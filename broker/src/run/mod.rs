@@ -7,6 +7,7 @@ mod listeners;
 mod memory;
 mod mosquitto;
 mod notify;
+mod opening;
 mod process;
 mod recovery;
 mod reload;
@@ -21,36 +22,32 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 use veilmq_config::{BrokerConfig, Durability, Mode};
-use veilmq_core::{Record, Settings, Shard, ShardIndex, Shared, StoreError, VeilServer};
-use veilmq_protocol::veil::channel::Identity;
+use veilmq_core::{Record, Shard, ShardIndex, Shared, Store, StoreError};
 
 pub use self::error::RunError;
 use self::listeners::Listeners;
 use self::memory::MemoryWatch;
 use self::notify::Notifier;
+use self::opening::{Opened, Prepared};
 use self::process::PidFile;
 use self::recovery::Recovered;
 pub use self::reload::Origin;
 use self::reload::{Outcome, Reloader};
 use self::signals::Signals;
-use crate::access::{self, AccessKeeper, Control, Reply, Verifier};
+use crate::access::{self, Control, Reply, Verifier};
 use crate::admin::{
-    self, AdminServer, AdminState, Controls, ReloadRequest, Status, StorageDamage, mode_name, read_token,
+    AdminServer, AdminState, Controls, ReloadRequest, Status, StorageDamage, mode_name, read_token,
 };
 use crate::bridge::{BridgeCounters, BridgeMemory, BridgePlan, Bridges, Door, Visits};
-use crate::clock;
-use crate::files;
 use crate::gate::Gate;
 use crate::http_api::HttpApi;
 use crate::identity::IdentityFolder;
 use crate::listener::{self, Listener};
-use crate::logging::{self, LogMetrics, Wording};
+use crate::logging::{self, Wording};
 use crate::shard::{self, Admission, Announcer, Completion, Counters, Exchange, Mail, Tally, WorkerParts};
-use crate::store::{
-    self, Condition, OpenReport, Room, StorageHandle, StorageWriter, WriterOptions, WriterParts,
-};
+use crate::store::{Condition, OpenReport, Room, StorageHandle, StorageWriter, WriterOptions, WriterParts};
 use crate::tls::TlsKeeper;
-use crate::trust::{self, TrustFolder, TrustKeeper};
+use crate::trust::{self};
 
 /// The most bytes of records that may wait for the storage writer; shards stop reading at a quarter of it.
 const STORAGE_BACKLOG_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -135,59 +132,31 @@ struct Broker {
 
 impl Broker {
     fn start(config: &BrokerConfig, origin: Origin, signals: &Signals) -> Result<Self, RunError> {
-        info!(
-            version = env!("CARGO_PKG_VERSION"),
-            revision = env!("VEILMQ_REVISION"),
-            mode = mode_name(config.mode),
-            "VeilMQ starts"
-        );
-        let weakenings = settings::weakenings(&config.veil).into_iter();
-        for weakening in weakenings.chain(settings::unbound_policies(&config.e2e)) {
-            warn!(option = weakening.option, "{}", weakening.meaning);
-        }
+        announce(config);
         memory::give_freed_memory_back();
         settings::forbid_core_dumps();
-        let limits = settings::within_open_files(config);
-        let tls = TlsKeeper::new(config.limits.tls_handshakes_max as usize);
-        let mut listeners = Listeners::new(settings::shards(config.shards.count));
-        let mut plan = listeners.plan(config, &tls)?;
-        let token = read_token(config.admin.token_file.as_deref())?;
-        let plans = BridgePlan::all(config)?;
-        let folder = TrustFolder::in_data_dir(&config.data_dir);
-        if config.needs_data_dir() {
-            files::create_private_folder(&config.data_dir)?;
-        }
-        let database = config.mosquitto.database.as_deref();
-        if let Some(database) = database {
-            mosquitto::follow_removal(database, &config.data_dir)?;
-        }
-        let threads = settings::shards(config.shards.count);
-        let (mut store, report) = store::open(&config.data_dir, &config.storage, threads)?;
-        if let Some(database) = database {
-            mosquitto::leave_sign(database, &config.data_dir)?;
-        }
-        let identity = identity(config, &folder)?;
-        let certificate = identity.as_ref().map(|own| own.certificate().as_bytes().to_vec());
-        let certificate = certificate.unwrap_or_default();
-        let shared = share(config, identity)?;
-        let trust = Arc::new(TrustKeeper::new(folder, &config.veil, Arc::clone(&shared))?);
-        let access = Arc::new(AccessKeeper::new(config, Arc::clone(&shared))?);
-        let shards = shared.shards();
-        let state = Arc::new(AdminState::new(config.mode, shards, certificate, Arc::clone(&trust)));
-        state.record_globally();
-        state.add_metrics(tls.metrics());
-        state.add_metrics(Arc::new(LogMetrics));
-        state.set_token(token);
-        let admin = start_admin(config, &state)?;
-        if let Err(error) = admin::local::open(Arc::clone(&state), origin.file.as_deref()) {
-            warn!(%error, "`veilmq health` finds this broker only by its admin address");
-        }
-        let recovered = recovery::recover(store.as_mut(), &shared)?;
-        shared.revoke_retained();
-        tell_recovered(&state, &report, &recovered);
-        listeners.bind(&mut plan)?;
+        let mut prepared = Prepared::read(config)?;
+        let mut opened = Opened::open(config, origin.file.as_deref(), &mut prepared)?;
+        let recovered = recovery::recover(opened.store.as_mut(), &opened.shared)?;
+        opened.shared.revoke_retained();
+        tell_recovered(&opened.state, &opened.report, &recovered);
+        prepared.listeners.bind(&mut prepared.plan)?;
+        Self::serve(config, origin, signals, prepared, opened, recovered)
+    }
 
-        let exchange = Arc::new(Exchange::new(shards, settings::bytes(config.limits.mailbox_bytes_max)));
+    /// Lets clients in to what was recovered.
+    fn serve(
+        config: &BrokerConfig,
+        origin: Origin,
+        signals: &Signals,
+        prepared: Prepared,
+        opened: Opened,
+        recovered: Recovered,
+    ) -> Result<Self, RunError> {
+        let Prepared { limits, tls, mut listeners, plan, bridges, .. } = prepared;
+        let Opened { store, report, shared, trust, access, state, admin } = opened;
+        let exchange =
+            Arc::new(Exchange::new(shared.shards(), settings::bytes(config.limits.mailbox_bytes_max)));
         let room = Room::on_file_system_of(&config.data_dir, settings::reserve_bytes(&config.storage));
         let reserve = room.reserve();
         let writer = start_writer(config, (store, room), recovered.owed, &shared, &exchange, &state)?;
@@ -220,11 +189,7 @@ impl Broker {
         let http_api = HttpApi::new(Arc::clone(&shared), Arc::clone(access.verifier()), tally, closed);
         http_api.show(config);
         http_api.serve(changed.apis).map_err(RunError::system("start a listener of the HTTP API"))?;
-        let counters = Arc::<BridgeCounters>::default();
-        state.add_metrics(Arc::clone(&counters) as _);
-        let bridges = Bridges::start(plans, bridge_memory(config), door, counters)
-            .map_err(RunError::system("start the bridges"))?;
-        let bridges = Arc::new(bridges);
+        let bridges = start_bridges(config, bridges, door, &state)?;
         gate.send_replace(true);
         tell_ready(config, &state, &listeners);
         let (reload, reloads) = mpsc::channel(RELOADS_MAX);
@@ -272,49 +237,35 @@ impl Broker {
     }
 }
 
-/// Returns what bridges have subscribed to, as far as anything outlives this process.
-fn bridge_memory(config: &BrokerConfig) -> BridgeMemory {
-    if config.needs_data_dir() {
-        BridgeMemory::in_data_dir(&config.data_dir)
-    } else {
-        BridgeMemory::default()
+/// Says what starts, and what of it is weaker than it could be.
+fn announce(config: &BrokerConfig) {
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        revision = env!("VEILMQ_REVISION"),
+        mode = mode_name(config.mode),
+        "VeilMQ starts"
+    );
+    let weakenings = settings::weakenings(&config.veil).into_iter();
+    for weakening in weakenings.chain(settings::unbound_policies(&config.e2e)) {
+        warn!(option = weakening.option, "{}", weakening.meaning);
     }
 }
 
-/// Returns who the broker is, if it offers the channel that clients want to know it for.
-fn identity(config: &BrokerConfig, trust: &TrustFolder) -> Result<Option<Identity>, RunError> {
-    if !config.veil.enabled {
-        return Ok(None);
-    }
-    trust.create()?;
-    let folder = IdentityFolder::in_data_dir(&config.data_dir, config.veil.certificate.clone());
-    Ok(Some(folder.load_or_create(clock::unix_seconds())?))
-}
-
-fn share(config: &BrokerConfig, identity: Option<Identity>) -> Result<Arc<Shared>, RunError> {
-    let (mut hash_key, mut id) = ([0; 16], [0; 8]);
-    for bytes in [&mut hash_key[..], &mut id[..]] {
-        getrandom::fill(bytes).map_err(|error| RunError::system("get random bytes")(error.into()))?;
-    }
-    let veil = identity.map(|identity| VeilServer {
-        identity,
-        policy: settings::server_policy(&config.veil),
-        paper_modes: settings::paper_modes(&config.veil),
-        property_requires_tls: config.veil.property_requires_tls,
-        retry_milliseconds: config.veil.retry_milliseconds,
-        join_milliseconds: config.veil.join_milliseconds,
-        one_trip: settings::one_trip(&config.veil, clock::unix_ms()),
-        fan_out: settings::fan_out(&config.veil),
-    });
-    let broker_id = Some(Arc::from(format!("{:016x}", u64::from_be_bytes(id))));
-    Ok(Shared::new(Settings { broker_id, ..settings::core_settings(config) }, hash_key, veil))
-}
-
-fn start_admin(config: &BrokerConfig, state: &Arc<AdminState>) -> Result<Option<AdminServer>, RunError> {
-    let Some(address) = config.admin.address else { return Ok(None) };
-    let server = AdminServer::start(address, Arc::clone(state))?;
-    info!("metrics and health: http://{}/metrics, /livez, /readyz", server.address());
-    Ok(Some(server))
+/// Starts the bridges, with what they have subscribed to as far as anything outlives this process.
+fn start_bridges(
+    config: &BrokerConfig,
+    plans: Vec<BridgePlan>,
+    door: Door,
+    state: &AdminState,
+) -> Result<Arc<Bridges>, RunError> {
+    let memory = match config.needs_data_dir() {
+        true => BridgeMemory::in_data_dir(&config.data_dir),
+        false => BridgeMemory::default(),
+    };
+    let counters = Arc::<BridgeCounters>::default();
+    state.add_metrics(Arc::clone(&counters) as _);
+    let bridges = Bridges::start(plans, memory, door, counters);
+    Ok(Arc::new(bridges.map_err(RunError::system("start the bridges"))?))
 }
 
 fn tell_recovered(state: &AdminState, report: &OpenReport, recovered: &Recovered) {
@@ -340,7 +291,7 @@ fn tell_recovered(state: &AdminState, report: &OpenReport, recovered: &Recovered
 
 fn start_writer(
     config: &BrokerConfig,
-    (store, room): (Box<dyn veilmq_core::Store>, Room),
+    (store, room): (Box<dyn Store>, Room),
     owed: Vec<Record>,
     shared: &Arc<Shared>,
     exchange: &Arc<Exchange<Mail>>,
