@@ -429,7 +429,9 @@ impl Runner {
                 info!(bridge = &*self.plan.name, %address, "the bridge is up");
                 self.announce(UP).await;
             }
-            if !self.settings.dropped.remote.is_empty() && link.has_unsubscribed() {
+            // The brokers at other addresses have sessions of their own, which may hold it still.
+            let is_gone = self.plan.config.addresses.len() == 1 && link.has_unsubscribed();
+            if !self.settings.dropped.remote.is_empty() && is_gone {
                 Arc::make_mut(&mut self.settings).dropped.remote.clear();
                 self.remember();
             }

@@ -413,6 +413,36 @@ fn what_is_not_mapped_any_more_after_a_restart_is_unsubscribed_from_on_both_side
 }
 
 #[test]
+fn what_is_not_mapped_any_more_is_unsubscribed_from_at_each_address_that_kept_it() {
+    let (first, second) = (Remote::new(), Remote::new());
+    let addresses = [first.address(), second.address()];
+    let configured = |own, topics: &str| {
+        let bridge = bridge("b", &addresses, &format!("{QUIET}protocol = \"3.1.1\"\n{topics}"));
+        format!("access.anonymous = true\n[[listeners]]\naddress = \"{own}\"\n{bridge}")
+    };
+    let stays = topic("stays", "in", 1);
+    let broker =
+        Broker::start_configured(|own| configured(own, &format!("{}{stays}", topic("gone", "in", 1))));
+    drop(first.accepted());
+    reload(&broker, &configured(broker.address(), &stays));
+    let unsubscribed = |remote: &Remote, id: u8| {
+        let mut wire = remote.accept();
+        wire.packet().unwrap();
+        wire.send(KEPT).unwrap();
+        expect(&mut wire, &subscribe_packet(id.into(), "stays", 1));
+        expect(&mut wire, &packet(0xa2, &[b"\0", &[id + 1][..], b"\0\x04gone"].concat()));
+        wire.send(&[0xb0, 2, 0, id + 1]).unwrap();
+        wait_until("it is up", || is_up(&broker));
+        wire
+    };
+
+    drop(unsubscribed(&first, 1));
+    drop(first);
+
+    unsubscribed(&second, 3);
+}
+
+#[test]
 fn nothing_waits_after_a_restart_for_a_bridge_that_is_gone_or_has_another_name_here() {
     // Nobody listens there.
     let port = ReservedPort::new();
