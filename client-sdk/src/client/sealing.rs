@@ -67,8 +67,6 @@ pub(super) struct Sealing {
     e2e: E2e,
     keys: Option<Keys>,
     file: Option<SealedFile>,
-    /// When the next key is to be erased, in unix milliseconds.
-    next_due: Option<u64>,
     /// When what was received is to be saved, in unix milliseconds.
     save_due: Option<u64>,
     /// When it may be saved again, in unix milliseconds.
@@ -91,13 +89,12 @@ impl Sealing {
         retained: Retained,
     ) -> Self {
         let now = unix_ms();
-        let next_due = e2e.advance(now);
+        e2e.advance(now);
         let naming_epochs = e2e.naming_epochs(now);
         Self {
             e2e,
             keys,
             file,
-            next_due,
             save_due: None,
             rested_at: 0,
             untaken: HashMap::new(),
@@ -117,11 +114,14 @@ impl Sealing {
         self.try_save(Saved::InPassing)
     }
 
-    /// Erases keys whose time is over.
+    /// Erases keys whose time is over, in the file too.
     pub(super) fn advance(&mut self) {
         let now = unix_ms();
-        if self.next_due.is_some_and(|due| due <= now) {
-            self.next_due = self.e2e.advance(now);
+        if self.e2e.erasure_due().is_some_and(|due| due <= now) {
+            self.e2e.advance(now);
+        }
+        if self.e2e.take_erased() {
+            self.want_save();
         }
         if self.parts_due.is_some_and(|due| due <= now) {
             self.parts_due = self.e2e.forget_late_parts(now);
@@ -138,7 +138,7 @@ impl Sealing {
     /// When this wants to be called again though nothing arrives, in unix milliseconds.
     pub(super) fn next_wake(&self) -> Option<u64> {
         let keys = self.keys.as_ref().map(Keys::next_due);
-        [self.next_due, self.save_due, self.parts_due, keys]
+        [self.e2e.erasure_due(), self.save_due, self.parts_due, keys]
             .into_iter()
             .flatten()
             .min()

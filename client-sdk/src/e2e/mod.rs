@@ -112,6 +112,9 @@ pub struct E2e {
     sender: Sender,
     receiver: Receiver,
     sessions: Sessions,
+    /// When the next key is to be erased, in unix milliseconds.
+    erasure_due: Option<u64>,
+    has_erased: bool,
 }
 
 /// Whose key of which number messages are sealed under.
@@ -143,6 +146,8 @@ impl E2e {
             sender: Sender::new(&limits),
             receiver: Receiver::new(&limits),
             sessions: Sessions::default(),
+            erasure_due: None,
+            has_erased: false,
         }
     }
 
@@ -351,10 +356,22 @@ impl E2e {
         made
     }
 
+    /// When the next of the keys that [`advance`](Self::advance) has seen is to be erased, in unix milliseconds.
+    pub const fn erasure_due(&self) -> Option<u64> {
+        self.erasure_due
+    }
+
+    /// Returns whether a key was erased since this was last asked: if there is a state, it still holds that key until it is
+    /// saved.
+    pub fn take_erased(&mut self) -> bool {
+        std::mem::take(&mut self.has_erased)
+    }
+
     /// Erases every key whose time is over. Returns when the next one is due, in unix milliseconds.
     ///
     /// Expired keys are refused at any time; calling this is what removes them from memory.
     pub fn advance(&mut self, now_unix_ms: u64) -> Option<u64> {
+        self.has_erased |= self.erasure_due.is_some_and(|due| due <= now_unix_ms);
         let due = self.scopes.iter_mut().flat_map(|entry| {
             let own = match &mut entry.config.mode {
                 Mode::Envelope { keys, .. } => keys.advance(now_unix_ms),
@@ -365,7 +382,7 @@ impl E2e {
             let names = entry.naming.as_ref().and_then(|naming| naming.advance(now_unix_ms));
             [own, legacy, names].into_iter().flatten()
         });
-        let next_due = due.min();
+        self.erasure_due = due.min();
         let live = |stream: &StreamId| {
             let entry = self.scopes.iter().find(|entry| entry.id == stream.scope);
             entry.is_some_and(|entry| match &entry.config.mode {
@@ -379,7 +396,7 @@ impl E2e {
         };
         self.sender.retain_keys(live);
         self.receiver.retain_keys(live);
-        next_due
+        self.erasure_due
     }
 
     /// Opens a received message (VEIL-1 section 12.1).

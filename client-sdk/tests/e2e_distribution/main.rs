@@ -500,6 +500,30 @@ fn nobody_is_looked_for_because_of_what_no_member_has_sealed() {
 }
 
 #[test]
+fn a_member_that_began_without_keys_knows_when_to_erase_those_that_have_come_and_that_it_has() {
+    let timing = EpochTiming { history_ms: 600 * SECOND, ..EpochTiming::default() };
+    let hourly =
+        IssuePolicy { rotate_every_ms: 3_600 * SECOND, outage_ms: 0, timing, ..IssuePolicy::default() };
+    let mut broker = Broker::default();
+    let mut press = Party::publisher("press", hourly);
+    press.visit(&mut broker, START);
+    let mut lake = Party::subscriber("lake");
+    assert_eq!(lake.e2e.erasure_due(), None);
+    lake.visit(&mut broker, START + SECOND);
+    press.visit(&mut broker, START + 2 * SECOND);
+    lake.visit(&mut broker, START + 3 * SECOND);
+    lake.keys.advance(&mut lake.e2e, START + 3 * SECOND, &mut entropy());
+
+    let due = lake.e2e.erasure_due().expect("it has a key");
+
+    lake.e2e.advance(due - 1);
+    assert!(!lake.e2e.take_erased());
+    lake.e2e.advance(due);
+    assert!(lake.e2e.take_erased());
+    assert_eq!((lake.e2e.erasure_due(), lake.e2e.take_erased()), (None, false));
+}
+
+#[test]
 fn a_key_that_came_beside_a_newer_one_is_not_kept_longer_than_that() {
     let timing = EpochTiming { history_ms: 600 * SECOND, ..EpochTiming::default() };
     let hourly =
