@@ -64,6 +64,7 @@ const fn is_refusal(event: &KeyEvent) -> bool {
         event,
         KeyEvent::HeadRefused { .. }
             | KeyEvent::HeadCleared { .. }
+            | KeyEvent::HeadLost { .. }
             | KeyEvent::Refused { .. }
             | KeyEvent::JoinFailed { .. }
             | KeyEvent::JoinRefused { .. }
@@ -98,6 +99,9 @@ fn tell(event: &KeyEvent) {
         }
         KeyEvent::HeadCleared { scope } => {
             warn!(scope, "HeadCleared: somebody has cleared what new members need; it is issued again");
+        }
+        KeyEvent::HeadLost { scope } => {
+            warn!(scope, "HeadLost: the broker does not retain what new members need; it is issued again");
         }
         KeyEvent::StaleRevocation { authority } => {
             warn!(%authority, "StaleRevocation: the revocation list is past its time");

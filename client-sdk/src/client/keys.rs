@@ -3,19 +3,22 @@
 //! Invariants: what the broker retains is heard before anything is issued, unless the broker keeps it back for long; nothing is published before the state it follows
 //! from is on disk, where there is a file for it; what waits for a key is bounded in number and in time.
 
+mod request;
+
 use std::collections::{BTreeSet, VecDeque};
 
 use tracing::{error, info, warn};
 use veilmq_protocol::{
     QoS,
-    veil::{Certificate, Kid, distribution::DistributionTopic},
+    veil::{Kid, distribution::DistributionTopic},
 };
 
-use super::{Announcement, KeyChange, KeyRequestError, clock::entropy, key_log::KeyLog};
+pub(super) use self::request::{KeyAnswer, KeyRequest};
+use super::{clock::entropy, key_log::KeyLog};
 use crate::{
     e2e::{
         E2e, Scope,
-        distribution::{Distribution, Outgoing, RosterError, Rotation},
+        distribution::{Distribution, Outgoing},
     },
     message::Message,
     session::Receipt,
@@ -31,22 +34,6 @@ const RETRY_MS: u64 = 1_000;
 const LISTENING_MS: u64 = 5_000;
 /// What the broker retains has been heard by then; what is old after that was not replaced.
 const HEARD_MS: u64 = 60_000;
-
-/// What the application asks of an issuer, or of an end of a pair.
-pub(super) enum KeyRequest {
-    Admit(Box<Certificate>),
-    Remove(Kid, Rotation),
-    Rotate(Rotation),
-    Members,
-    AdmitToPairs(Box<Certificate>),
-    RemovePair(Kid),
-}
-
-/// What it answers.
-pub(super) enum KeyAnswer {
-    Done(KeyChange),
-    Members(Vec<Certificate>),
-}
 
 /// What is to be sent now.
 #[derive(Default)]
@@ -142,6 +129,7 @@ impl Keys {
 
     pub(super) fn connected(&mut self) {
         self.phase = Phase::Subscribing(0);
+        self.distribution.connected();
         self.introduced = false;
         self.listening_ms = None;
         self.listens_again = false;
@@ -185,6 +173,7 @@ impl Keys {
 
     fn open(&mut self) {
         self.phase = Phase::Open;
+        self.distribution.all_is_heard();
         if std::mem::take(&mut self.listens_again) {
             // From here on at QoS 1.
             self.subscribed.clear();
@@ -357,44 +346,6 @@ impl Keys {
     pub(super) fn take_parked(&mut self) -> VecDeque<Parked> {
         std::mem::take(&mut self.parked)
     }
-
-    /// Carries out what the application asks.
-    pub(super) fn request(
-        &mut self,
-        e2e: &mut E2e,
-        scope: &Scope,
-        request: KeyRequest,
-        now_unix_ms: u64,
-    ) -> Result<KeyAnswer, RosterError> {
-        let keys = &mut self.distribution;
-        let changed = match request {
-            KeyRequest::Admit(certificate) => keys.admit(scope, *certificate, now_unix_ms, &mut entropy)?,
-            KeyRequest::Remove(member, rotation) => keys.remove(scope, member, rotation, &mut entropy)?,
-            KeyRequest::Rotate(rotation) => {
-                keys.rotate(scope, rotation, &mut entropy)?;
-                true
-            }
-            KeyRequest::AdmitToPairs(certificate) => keys.admit_to_pairs(*certificate, now_unix_ms)?,
-            KeyRequest::RemovePair(peer) => keys.remove_pair(e2e, peer),
-            KeyRequest::Members => return Ok(KeyAnswer::Members(keys.members(scope)?)),
-        };
-        // Whoever asks waits for it, so it is saved now.
-        self.retry_ms = 0;
-        Ok(KeyAnswer::Done(KeyChange { changed, announcement: Announcement::WhenConnected }))
-    }
-
-    /// The answer to a request for which everything was [done](Self::work) that could be.
-    pub(super) fn settled(&self, scope: &Scope, answer: KeyAnswer) -> Result<KeyAnswer, KeyRequestError> {
-        match (answer, &self.save_error) {
-            (KeyAnswer::Done(_), Some(error)) => Err(KeyRequestError::Unsaved(error.clone())),
-            (KeyAnswer::Done(change), None)
-                if self.phase == Phase::Open && self.distribution.is_announced(scope) =>
-            {
-                Ok(KeyAnswer::Done(KeyChange { announcement: Announcement::Now, ..change }))
-            }
-            (answer @ (KeyAnswer::Done(_) | KeyAnswer::Members(_)), _) => Ok(answer),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -404,7 +355,7 @@ mod tests {
     use veilmq_protocol::{
         QoS::{AtLeastOnce, AtMostOnce},
         veil::{
-            CertificateFields, Roles,
+            Certificate, CertificateFields, Roles,
             channel::{Identity, IdentityKeys, TrustAnchors},
             distribution::CrlFields,
         },

@@ -5,6 +5,7 @@ mod adversary;
 mod joining;
 mod model;
 mod pairs;
+mod retention;
 mod revocation;
 mod sessions;
 mod vectors;

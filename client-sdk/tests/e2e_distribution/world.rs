@@ -242,12 +242,14 @@ impl Party {
             let topic = TopicName::new(topic).unwrap();
             filters.iter().any(|filter| TopicFilter::new(filter).unwrap().matches(topic))
         };
+        self.keys.connected();
         self.keys.advance(&mut self.e2e, now, &mut entropy());
         for (topic, payload) in broker.retained.clone() {
             if wanted(&topic) {
                 self.keys.handle(&mut self.e2e, &topic, &payload, now, &mut entropy());
             }
         }
+        self.keys.all_is_heard();
         broker.publish(self.keys.outgoing(&mut self.e2e, now, &mut entropy()));
         self.keys.take_events()
     }

@@ -3,14 +3,13 @@
 use std::{fs, path::Path};
 
 use veilmq_client::{Announcement, Builder, Client, KeyChange, KeyRequestError, e2e::distribution::Rotation};
-use veilmq_protocol::{Packet, veil::Roles};
+use veilmq_protocol::veil::Roles;
 
 use crate::{
     Broker, Peer,
     offline::gone,
     parts::saved_again,
-    sdk_support::acknowledgement,
-    waiting::{issuer, packet_id, topic_of},
+    waiting::issuer,
     world::{self, SCOPE},
 };
 
@@ -20,9 +19,7 @@ async fn issuing(broker: &Broker, state: &Path) -> (Client, Peer) {
     let connack = veilmq_protocol::ConnAck::default();
     let answer = async {
         let mut peer = broker.accept(&connack).await;
-        peer.grant_keys(6).await;
-        let (topic, introduction) = peer.take_introduction().await;
-        peer.publish(&topic, &introduction, None, false).await;
+        peer.retains_nothing(6).await;
         peer.take_head().await;
         peer
     };
@@ -33,15 +30,6 @@ async fn issuing(broker: &Broker, state: &Path) -> (Client, Peer) {
     // The head that it brings about comes when what changes has settled.
     peer.take_head().await;
     (client, peer)
-}
-
-impl Peer {
-    async fn take_head(&mut self) {
-        let head = self.take().await;
-        let topic = topic_of(&head);
-        assert!(topic.starts_with("_veil/1/kp/"), "{topic}");
-        self.send(&Packet::PubAck(acknowledgement(packet_id(&head, &topic)))).await;
-    }
 }
 
 async fn remove(client: &Client) -> Result<KeyChange, KeyRequestError> {

@@ -14,7 +14,7 @@ use crate::{
     world::{self, Party, SCOPE, TOPIC, anchors, scope},
 };
 
-pub(crate) fn unix_ms() -> u64 {
+fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     u64::try_from(since.as_millis()).unwrap()
 }
@@ -24,7 +24,7 @@ fn publisher() -> Party {
     Party::publisher("press", IssuePolicy { key_lead_ms: 0, ..IssuePolicy::default() })
 }
 
-pub(crate) fn topic_of(packet: &[u8]) -> String {
+fn topic_of(packet: &[u8]) -> String {
     let (frame, _) = next_frame(packet, packet.len()).unwrap().unwrap();
     let Packet::Publish(publish) = Packet::decode(frame, ProtocolVersion::V5).unwrap() else { panic!() };
     publish.topic.unwrap().as_str().to_owned()
@@ -77,9 +77,25 @@ impl Peer {
         self.send(&Packet::PubAck(acknowledgement(packet_id))).await;
         (topic, payload_of(&packet))
     }
+
+    /// Lets an issuer hear that nothing is retained of what it says of keys.
+    pub(crate) async fn retains_nothing(&mut self, subscriptions: usize) {
+        self.grant_keys(subscriptions).await;
+        let (topic, introduction) = self.take_introduction().await;
+        self.publish(&topic, &introduction, None, false).await;
+    }
+
+    /// Takes a head and acknowledges it.
+    pub(crate) async fn take_head(&mut self) -> KeyHead {
+        let packet = self.take().await;
+        let topic = topic_of(&packet);
+        assert!(topic.starts_with("_veil/1/kp/"), "{topic}");
+        self.send(&Packet::PubAck(acknowledgement(packet_id(&packet, &topic)))).await;
+        KeyHead::parse(&payload_of(&packet)).unwrap().0
+    }
 }
 
-pub(crate) fn packet_id(packet: &[u8], topic: &str) -> u16 {
+fn packet_id(packet: &[u8], topic: &str) -> u16 {
     let (frame, _) = next_frame(packet, packet.len()).unwrap().unwrap();
     let Packet::Publish(publish) = Packet::decode(frame, ProtocolVersion::V5).unwrap() else {
         panic!("{topic}")
@@ -168,4 +184,28 @@ async fn an_issuer_goes_on_from_its_newest_head_however_late_the_broker_sends_it
     let issued = payload_of(&issued);
     let (after, _) = KeyHead::parse(&issued).unwrap();
     assert_eq!((after.epoch, after.previous), (before.epoch + 1, before.link()));
+}
+
+#[tokio::test]
+async fn an_issuer_that_comes_back_to_a_broker_which_has_lost_its_head_issues_it_again() {
+    let broker = Broker::start().await;
+    let builder = issuer(&broker);
+    let connack = veilmq_protocol::ConnAck::default();
+    let answer = async {
+        let mut peer = broker.accept(&connack).await;
+        peer.retains_nothing(6).await;
+        let head = peer.take_head().await;
+        (peer, head)
+    };
+    let (client, (peer, before)) = tokio::join!(builder.connect(), answer);
+    let _client = client.unwrap();
+
+    drop(peer);
+    let mut peer = broker.accept(&connack).await;
+    // The session subscribes again, and then the keys do.
+    peer.retains_nothing(12).await;
+    let after = peer.take_head().await;
+
+    assert_eq!((after.epoch, after.link()), (before.epoch, before.link()));
+    assert!(after.created_ms > before.created_ms);
 }

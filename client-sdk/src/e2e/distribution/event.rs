@@ -46,6 +46,12 @@ pub enum KeyEvent {
         /// The scope.
         scope: String,
     },
+    /// The broker does not retain the newest head of this issuer, or retains another: it may have lost what it had, or somebody has
+    /// published there. The issuer puts its own back, at once, or within a minute if that was done lately.
+    HeadLost {
+        /// The scope.
+        scope: String,
+    },
     /// A head or wrap was refused.
     HeadRefused {
         /// The scope.

@@ -17,7 +17,7 @@ use veilmq_protocol::veil::{
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::{Outgoing, policy::IssuePolicy};
+use super::{Outgoing, policy::IssuePolicy, retention::Retention};
 use crate::e2e::{
     Entropy,
     keyring::{GroupKey, Window},
@@ -40,9 +40,6 @@ pub enum IssuedState {
     Stopped,
 }
 
-/// How often a head that somebody clears is issued again for that, in milliseconds.
-const PUT_BACK_EVERY_MS: u64 = 60_000;
-
 /// A head, and its keys as a wrap holds them.
 type HeadAndRow = (KeyHead, Zeroizing<Vec<u8>>);
 
@@ -57,16 +54,15 @@ pub(super) struct Issuer {
     pub(super) barred: BTreeSet<Kid>,
     /// Number and link of the newest epoch there ever was.
     pub(super) tip: Option<(u32, [u8; 32])>,
-    /// When the newest head was made.
+    /// When the newest head was made, as it says; later than the one before, whatever the clock says.
     pub(super) head_ms: u64,
+    /// When it was published, by the clock.
+    pub(super) issued_ms: u64,
     /// The roster or a wrap is not what the newest head says.
     pub(super) stale: bool,
     /// Members whose retained wraps are to be cleared.
     pub(super) cleared: BTreeSet<Kid>,
-    /// When the newest head is issued again because the broker retains it no more, in unix milliseconds.
-    pub(super) put_back_ms: u64,
-    /// Not before this, in unix milliseconds.
-    pub(super) put_back_again_ms: u64,
+    pub(super) retention: Retention,
 }
 
 pub(super) struct Epoch {
@@ -131,10 +127,10 @@ impl Issuer {
             barred: BTreeSet::new(),
             tip: None,
             head_ms: 0,
+            issued_ms: 0,
             stale: true,
             cleared: BTreeSet::new(),
-            put_back_ms: u64::MAX,
-            put_back_again_ms: 0,
+            retention: Retention::new(),
         }
     }
 
@@ -292,13 +288,9 @@ impl Issuer {
         true
     }
 
-    /// The newest head was cleared: has it issued again. Returns whether that was not to be done already.
-    pub(super) fn put_back(&mut self, now_unix_ms: u64) -> bool {
-        let is_news = self.put_back_ms == u64::MAX && self.head_ms != 0;
-        if is_news {
-            self.put_back_ms = now_unix_ms.max(self.put_back_again_ms);
-        }
-        is_news
+    /// Takes what came on the topic of its heads. Returns whether it is news that the newest is not retained, and is put back.
+    pub(super) fn hear(&mut self, payload: &[u8], now_unix_ms: u64) -> bool {
+        self.retention.heard(payload, now_unix_ms, self.policy.settle_ms)
     }
 
     /// Prepares the next epoch when it is time and forgets keys that are needed no longer. Returns whether anything changed.
@@ -309,6 +301,9 @@ impl Issuer {
         entropy: Entropy<'_>,
     ) -> bool {
         let (before, tip) = (self.epochs.len(), self.tip);
+        // A clock that was set back.
+        self.issued_ms = self.issued_ms.min(now_unix_ms);
+        self.retention.advance(now_unix_ms);
         let is_due = self.rotation_due().is_some_and(|due| due <= now_unix_ms);
         if self.epochs.is_empty() || is_due || used.is_some_and(|used| self.is_worn(used)) {
             self.rotate(Rotation::Ordinary, entropy);
@@ -337,7 +332,7 @@ impl Issuer {
             return 0;
         }
         let issue = if self.stale { self.policy.settle_ms } else { self.policy.reissue_every_ms };
-        let issue_ms = self.head_ms.saturating_add(issue).min(self.put_back_ms);
+        let issue_ms = self.issued_ms.saturating_add(issue).min(self.retention.due_ms());
         self.rotation_due().unwrap_or(u64::MAX).min(issue_ms)
     }
 
@@ -360,11 +355,8 @@ impl Issuer {
             self.announce(number, now_unix_ms);
         }
         self.head_ms = now_unix_ms.max(self.head_ms.saturating_add(1));
+        self.issued_ms = now_unix_ms;
         self.stale = false;
-        if self.put_back_ms <= now_unix_ms {
-            self.put_back_again_ms = now_unix_ms.saturating_add(PUT_BACK_EVERY_MS);
-        }
-        self.put_back_ms = u64::MAX;
         let Some(epoch) = self.epochs.get(&number) else { return Ok(Vec::new()) };
         let head = self.head(number, epoch, announced, identity)?.sign(identity.keys())?;
         let row = self.row(now_unix_ms);
@@ -374,7 +366,7 @@ impl Issuer {
             .filter_map(|(kid, member)| self.recipient(*kid, member, now_unix_ms))
             .filter_map(|recipient| wrapping::wrap(&head, &recipient, &row, &mut *entropy))
             .collect();
-        Ok(self.packages(&head, &wraps))
+        Ok(self.packages(&head, &wraps, now_unix_ms))
     }
 
     /// Puts the announced epochs where messages are sealed and opened.
@@ -470,13 +462,14 @@ impl Issuer {
         Some(Recipient { kid, kind: WrapKind::Static, prekey_id: 0, public })
     }
 
-    fn packages(&mut self, head: &KeyHead, wraps: &[Wrap]) -> Vec<Outgoing> {
+    fn packages(&mut self, head: &KeyHead, wraps: &[Wrap], now_unix_ms: u64) -> Vec<Outgoing> {
         let (scope, issuer) = (scope_hash(self.scope.as_str()), self.own);
         let mut payload = head.as_bytes().to_vec();
         let sharded = head.flags.contains(KeyHeadFlags::SHARDED);
         if !sharded {
             put_bundle(&mut payload, wraps);
         }
+        self.retention.published(&payload, now_unix_ms);
         let retained = |topic: DistributionTopic, payload| {
             let topic = topic.to_string();
             Outgoing { topic, payload, retain: true, answer: None }

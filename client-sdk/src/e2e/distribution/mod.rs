@@ -13,6 +13,7 @@ mod membership;
 mod pairs;
 mod policy;
 mod prekeys;
+mod retention;
 mod revocation;
 mod saved;
 
@@ -247,6 +248,20 @@ impl Distribution {
             filters.push(format!("{}pre/+", DistributionTopic::PREFIX));
         }
         filters
+    }
+
+    /// There is a connection: what the broker retains comes again on the [`filters`](Self::filters).
+    pub fn connected(&mut self) {
+        self.issuers.iter_mut().for_each(|issuer| issuer.retention.connected());
+    }
+
+    /// All that the broker retains has come: heads of this issuer that did not are put back.
+    pub fn all_is_heard(&mut self) {
+        for issuer in &mut self.issuers {
+            if issuer.retention.all_is_heard() {
+                self.events.push(KeyEvent::HeadLost { scope: issuer.scope.as_str().to_owned() });
+            }
+        }
     }
 
     /// Those of the [`filters`](Self::filters) on which comes what this program needs to open messages.
@@ -510,20 +525,23 @@ impl Distribution {
     ) -> bool {
         let issuer = self.issuers.iter_mut().find(|issuer| scope_hash(issuer.scope.as_str()) == hash);
         let Some(issuer) = issuer else { return false };
-        if payload.is_empty() && issuer.put_back(now_unix_ms) {
-            self.events.push(KeyEvent::HeadCleared { scope: issuer.scope.as_str().to_owned() });
-        }
-        let Ok((head, _)) = KeyHead::parse(payload) else { return false };
-        if issuer.scope.as_str() != head.scope {
-            return false;
-        }
+        let is_news = issuer.hear(payload, now_unix_ms);
+        let scope = issuer.scope.as_str().to_owned();
         // Only what this identity signed itself can make it go on from there.
-        if head.issuer == self.identity.kid()
-            && head.verify(&self.anchors, None).is_ok()
+        let head = KeyHead::parse(payload).ok().map(|(head, _)| head).filter(|head| {
+            let is_own = head.scope == scope && head.issuer == self.identity.kid();
+            is_own && head.verify(&self.anchors, None).is_ok()
+        });
+        if let Some(head) = head
             && issuer.overtake(&head, entropy)
         {
             self.changed = true;
-            self.events.push(KeyEvent::Overtaken { scope: head.scope.clone(), epoch: head.epoch });
+            self.events.push(KeyEvent::Overtaken { scope, epoch: head.epoch });
+        } else if is_news {
+            self.events.push(match payload.is_empty() {
+                true => KeyEvent::HeadCleared { scope },
+                false => KeyEvent::HeadLost { scope },
+            });
         }
         false
     }

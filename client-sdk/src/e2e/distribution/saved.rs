@@ -339,6 +339,7 @@ fn read_issuer(reader: &mut Reader<'_>, issuer: Option<&mut Issuer>) -> Result<(
         let Issuer { tip, head_ms, epochs, members, barred, cleared, .. } = read;
         issuer.tip = tip;
         issuer.head_ms = head_ms;
+        issuer.issued_ms = head_ms;
         issuer.epochs = epochs;
         issuer.members.extend(members);
         issuer.barred = barred;

@@ -1,0 +1,86 @@
+//! What the broker retains of an issuer: heads that are lost or overwritten come back, and at a bounded rate.
+
+use std::sync::Arc;
+
+use veilmq_client::e2e::distribution::{IssuePolicy, KeyEvent};
+
+use crate::world::{Broker, DAY, Party, SCOPE, SECOND, START, entropy, scope};
+
+/// What the issuer says of its heads when it has connected.
+fn said(press: &mut Party, broker: &mut Broker, now: u64) -> Vec<KeyEvent> {
+    let mut events = press.visit(broker, now);
+    events.retain(|event| !matches!(event, KeyEvent::Admitted { .. }));
+    events
+}
+
+#[test]
+fn an_issuer_puts_back_what_a_broker_has_lost_or_retains_in_place_of_its_newest_head() {
+    let mut broker = Broker::default();
+    let mut press = Party::publisher("press", IssuePolicy::default());
+    press.visit(&mut broker, START);
+    let (topic, old) = broker.only("_veil/1/kp/");
+    let mut lake = Party::subscriber("lake");
+    lake.visit(&mut Broker::default(), START);
+    let saved = lake.keys.export(&lake.e2e);
+    press.keys.admit(&scope(), lake.certificate(), START, &mut entropy()).unwrap();
+    press.visit(&mut broker, START + 100 * SECOND);
+    let (_, newest) = broker.only("_veil/1/kp/");
+    let (mut damaged, mut foreign) = (newest.clone(), newest.clone());
+    // The last byte of a wrap, and the first of a signature: neither is a head that the issuer has published last.
+    *damaged.last_mut().unwrap() ^= 1;
+    foreign[80] ^= 1;
+    let lost = vec![KeyEvent::HeadLost { scope: SCOPE.to_owned() }];
+
+    let mut now = START + 200 * SECOND;
+    assert_eq!(said(&mut press, &mut broker, now), vec![]);
+    assert_eq!(broker.only("_veil/1/kp/").1, newest, "it is there");
+    for found in [None, Some(old), Some(b"rubbish".to_vec()), Some(damaged), Some(foreign)] {
+        now += 100 * SECOND;
+        broker.retained.retain(|kept, _| *kept != topic);
+        broker.retained.extend(found.clone().map(|found| (topic.clone(), found)));
+
+        let events = said(&mut press, &mut broker, now);
+        press.visit(&mut broker, now + SECOND);
+
+        assert_eq!(events, lost);
+        let mut reader = Party::joining(Arc::clone(&lake.identity));
+        reader.keys.import(&mut reader.e2e, &saved, &mut entropy()).unwrap();
+        reader.visit(&mut broker, now + SECOND);
+        let sealed = press.seal(now + SECOND);
+        assert!(reader.reads(&sealed, now + SECOND), "{found:?}");
+    }
+}
+
+#[test]
+fn an_issuer_whose_heads_are_overwritten_in_a_loop_puts_one_back_each_minute() {
+    let mut broker = Broker::default();
+    let mut press = Party::publisher("press", IssuePolicy::default());
+    press.visit(&mut broker, START);
+    let (topic, _) = broker.only("_veil/1/kp/");
+    broker.retained.insert(topic.clone(), b"rubbish".to_vec());
+
+    let heads = |broker: &mut Broker, press: &mut Party, now: u64| {
+        press.hear(&(topic.clone(), b"rubbish".to_vec()), now);
+        broker.publish(press.keys.outgoing(&mut press.e2e, now, &mut entropy()));
+        broker.retained.insert(topic.clone(), b"rubbish".to_vec()).is_some_and(|head| head != b"rubbish")
+    };
+    let put_back = (100..400).filter(|second| heads(&mut broker, &mut press, START + second * SECOND));
+
+    assert_eq!(put_back.collect::<Vec<_>>(), [101, 161, 221, 281, 341]);
+}
+
+#[test]
+fn a_clock_that_was_set_back_by_a_year_keeps_no_new_member_waiting() {
+    let mut broker = Broker::default();
+    let mut press = Party::publisher("press", IssuePolicy::default());
+    press.visit(&mut broker, START);
+    let year_before = START - 365 * DAY;
+    let lake = Party::subscriber("lake");
+    press.keys.admit(&scope(), lake.certificate(), START, &mut entropy()).unwrap();
+    let (_, before) = broker.only("_veil/1/kp/");
+
+    press.visit(&mut broker, year_before);
+    press.visit(&mut broker, year_before + SECOND);
+
+    assert_ne!(broker.only("_veil/1/kp/").1, before);
+}
