@@ -30,6 +30,8 @@ const FILE_BYTES_MAX: u64 = 256 << 20;
 /// Argon2id: 64 MiB, 3 passes, 1 lane (RFC 9106 section 4, second choice with one lane).
 const PASSPHRASE_MEMORY_KIB: u32 = 64 << 10;
 const PASSPHRASE_PASSES: u32 = 3;
+/// What Linux says of a lock where a network file system has none.
+const ENOLCK: i32 = 37;
 
 /// What went wrong with a file of state.
 #[derive(Debug, Error)]
@@ -226,9 +228,15 @@ fn lock(path: &Path) -> Result<Option<fs::File>, SealedFileError> {
     match lock.try_lock() {
         Ok(()) => Ok(Some(lock)),
         Err(TryLockError::WouldBlock) => Err(SealedFileError::InUse { path: path.to_owned() }),
-        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(None),
+        Err(TryLockError::Error(error)) if has_no_locks(&error) => Ok(None),
         Err(TryLockError::Error(error)) => Err(failed(error)),
     }
+}
+
+/// Whether an error of a lock says that there are none.
+fn has_no_locks(error: &io::Error) -> bool {
+    let is_enolck = cfg!(target_os = "linux") && error.raw_os_error() == Some(ENOLCK);
+    is_enolck || error.kind() == io::ErrorKind::Unsupported
 }
 
 fn with_extension(path: &Path, extension: &str) -> PathBuf {
@@ -278,6 +286,15 @@ mod tests {
 
     fn passphrase(text: &str) -> StateKey {
         StateKey::Passphrase(Zeroizing::new(text.as_bytes().to_vec()))
+    }
+
+    #[test]
+    fn a_file_system_without_locks_is_no_error_and_a_failing_one_is() {
+        let errors = [io::Error::from(io::ErrorKind::Unsupported), io::Error::from_raw_os_error(5)];
+
+        assert_eq!(errors.map(|error| has_no_locks(&error)), [true, false]);
+        #[cfg(target_os = "linux")]
+        assert!(has_no_locks(&io::Error::from_raw_os_error(ENOLCK)));
     }
 
     #[test]

@@ -3,7 +3,11 @@
 //! The state is encrypted with a passphrase, a key file, or a key derived from the identity. A restored copy is never the last
 //! word: the authority listens to what it has published itself and goes on from there.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::{Args, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -111,6 +115,12 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Backup { copy, to } => {
             let (state, key) = copy.parts()?;
+            if belongs_to(state, &to) {
+                let (to, state) = (to.display(), state.display());
+                return Err(Failure::new(format!(
+                    "{to}: that is {state} or belongs to it; name another file"
+                )));
+            }
             let (file, content) = SealedFile::read(state, &key)?;
             file.save_as(&to, &content)?;
             say!("{}: copy of {}, under the same key", to.display(), state.display());
@@ -123,6 +133,8 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
                 return Err(Failure::new(format!("{state}: there is a state; move it away first")));
             }
             let (file, content) = SealedFile::read(&from, &key)?;
+            // No program begins with this state meanwhile, and none that runs is about to save its own there.
+            let _lock = SealedFile::open(state, &key)?;
             file.save_as(state, &content)?;
             say!("{}: restored from {}", state.display(), from.display());
             Ok(())
@@ -142,6 +154,20 @@ impl Copy {
         };
         Ok((state, key))
     }
+}
+
+/// Whether a file is the state, or one of those that are kept beside it.
+fn belongs_to(state: &Path, file: &Path) -> bool {
+    let place = |path: &Path| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Some((fs::canonicalize(folder).ok()?, path.file_name()?.to_owned()))
+    };
+    let beside = ["", ".new", ".lock", ".sock"].map(|extension| {
+        let mut path = state.as_os_str().to_owned();
+        path.push(extension);
+        place(Path::new(&path))
+    });
+    place(file).is_some_and(|file| beside.contains(&Some(file)))
 }
 
 async fn ask(target: &Target, verb: &str, argument: Option<&str>) -> Result<(), Failure> {

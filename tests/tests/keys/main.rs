@@ -105,6 +105,18 @@ fn the_authority_removes_a_member_and_outlives_its_state(plant: &Plant) {
 
     // What is published after the copy was made is newer than the state that comes back.
     copy("backup", "--to");
+    let refused = |verb: &str, option: &str, file: &str| {
+        let state = ["authority", verb, "--state", "keys.state", option, file];
+        plant.refused(&[&state[..], &protected].concat())
+    };
+    for own in ["keys.state", "./keys.state.lock"] {
+        let said = refused("backup", "--to", own);
+        assert!(said.contains(&format!("{own}: that is keys.state or belongs to it")), "{said}");
+    }
+    fs::rename(plant.path("keys.state"), plant.path("away")).unwrap();
+    let said = refused("restore", "--from", "copy");
+    assert!(said.contains("keys.state: another client uses this state"), "the authority still runs: {said}");
+    fs::rename(plant.path("away"), plant.path("keys.state")).unwrap();
     let rotated = plant.made(&[&["authority", "rotate"][..], &target].concat());
     assert_eq!(rotated, format!("the next key of {SCOPE} is announced now and used 60 seconds later\n"));
     drop(authority);

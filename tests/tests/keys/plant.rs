@@ -84,6 +84,13 @@ impl Plant {
         String::from_utf8(stdout).unwrap()
     }
 
+    /// What the program says where it must not succeed.
+    pub(crate) fn refused(&self, arguments: &[&str]) -> String {
+        let output = run(&mut self.command(arguments), 60);
+        assert!(!output.status.success(), "{arguments:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
     /// The program with the arguments by which `name` connects.
     pub(crate) fn asking(&self, verb: &[&str], name: &str, more: &[&str]) -> Command {
         let who = ["--no-channel", "--trust", "ca/ca.vmc", "--identity", name];
