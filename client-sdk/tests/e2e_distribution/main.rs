@@ -500,13 +500,16 @@ fn nobody_is_looked_for_because_of_what_no_member_has_sealed() {
     assert_eq!(oven.open(&message, START).unwrap_err(), OpenError::UnknownSender(press.kid()));
 }
 
+/// Keys of an hour, kept for ten minutes after it.
+fn hourly() -> IssuePolicy {
+    let timing = EpochTiming { history_ms: 600 * SECOND, ..EpochTiming::default() };
+    IssuePolicy { rotate_every_ms: 3_600 * SECOND, outage_ms: 0, timing, ..IssuePolicy::default() }
+}
+
 #[test]
 fn a_member_that_began_without_keys_knows_when_to_erase_those_that_have_come_and_that_it_has() {
-    let timing = EpochTiming { history_ms: 600 * SECOND, ..EpochTiming::default() };
-    let hourly =
-        IssuePolicy { rotate_every_ms: 3_600 * SECOND, outage_ms: 0, timing, ..IssuePolicy::default() };
     let mut broker = Broker::default();
-    let mut press = Party::publisher("press", hourly);
+    let mut press = Party::publisher("press", hourly());
     press.visit(&mut broker, START);
     let mut lake = Party::subscriber("lake");
     assert_eq!(lake.e2e.erasure_due(), None);
@@ -526,11 +529,8 @@ fn a_member_that_began_without_keys_knows_when_to_erase_those_that_have_come_and
 
 #[test]
 fn a_key_that_came_beside_a_newer_one_is_not_kept_longer_than_that() {
-    let timing = EpochTiming { history_ms: 600 * SECOND, ..EpochTiming::default() };
-    let hourly =
-        IssuePolicy { rotate_every_ms: 3_600 * SECOND, outage_ms: 0, timing, ..IssuePolicy::default() };
     let mut broker = Broker::default();
-    let mut press = Party::publisher("press", hourly);
+    let mut press = Party::publisher("press", hourly());
     press.visit(&mut broker, START);
     let retained = press.seal(START);
     press.keys.rotate(&scope(), Rotation::Ordinary, &mut entropy()).unwrap();
