@@ -158,7 +158,7 @@ impl Pairs {
         };
         let subscriber = Pair::subscriber_of(topic);
         let subscriber = subscribers.iter().find(|certificate| Some(certificate.kid()) == subscriber);
-        let subject = subscriber.map_or("the subscriber", |certificate| &certificate.subject);
+        let subject = subscriber.map_or("the subscriber", |certificate| &certificate.subject).escape_debug();
         Failure::new(format!(
             "{subject} has no key in common with this client: the two agree on one while both are connected, {subject} with veil sub --from"
         ))

@@ -208,7 +208,7 @@ impl Issuer<'_> {
     /// Prints how the roster of this issuer differs; returns whether it does not.
     fn print(&self, roster: &Roster) -> bool {
         let Self { head, wraps } = self;
-        let (issuer, subject) = (head.issuer, &head.certificate.subject);
+        let (issuer, subject) = (head.issuer, head.certificate.subject.escape_debug());
         let since = utc(head.activate_ms / 1_000);
         say!("issuer {issuer} ({subject}), epoch {} from {since}, {} members", head.epoch, head.member_count);
         for (kid, _) in wraps.iter().filter(|(_, kind)| **kind == WrapKind::Static) {
@@ -229,7 +229,8 @@ impl Issuer<'_> {
             say!("  ? the head commits to another roster than its wraps name");
         } else if is_complete {
             for kid in expected.difference(&named) {
-                let subject = roster.members.get(kid).map_or("", |certificate| &certificate.subject);
+                let subject =
+                    roster.members.get(kid).map_or("", |certificate| &certificate.subject).escape_debug();
                 say!("  - {kid} ({subject}) is on the roster and has no key");
             }
         } else {

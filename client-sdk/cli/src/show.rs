@@ -76,7 +76,7 @@ pub(crate) fn file(arguments: &Show) -> Result<(), Failure> {
 
 fn head(head: &KeyHead) {
     say!("KEYHEAD           epoch {} of {:?}", head.epoch, head.scope);
-    say!("issuer            {} ({})", head.issuer, head.certificate.subject);
+    say!("issuer            {} ({})", head.issuer, head.certificate.subject.escape_debug());
     say!("members           {}", head.member_count);
     for (name, moment) in [
         ("created", head.created_ms),
@@ -91,13 +91,18 @@ fn head(head: &KeyHead) {
 }
 
 fn prekey(prekey: &Prekey) {
-    say!("prekey            {} of {}", prekey.id, prekey.certificate.subject);
+    say!("prekey            {} of {}", prekey.id, prekey.certificate.subject.escape_debug());
     say!("kid               {}", prekey.certificate.kid());
     say!("not after         {}", utc(prekey.not_after_ms / 1000));
 }
 
 fn revocations(list: &Crl) {
-    say!("revocation list   {} of {} ({})", list.number, list.issuer.kid(), list.issuer.subject);
+    say!(
+        "revocation list   {} of {} ({})",
+        list.number,
+        list.issuer.kid(),
+        list.issuer.subject.escape_debug()
+    );
     say!("this update       {}", utc(list.this_update));
     say!("next update       {}", utc(list.next_update));
     for entry in &list.revoked {
@@ -121,7 +126,8 @@ fn certificate(Show { file, json }: &Show) -> Result<(), Failure> {
 /// One line about a certificate that was just written.
 pub(crate) fn summary(file: &Path, certificate: &Certificate) {
     let (roles, kid, until) = (certificate.roles, certificate.kid(), utc(certificate.not_after));
-    say!("{}: {} ({roles}), kid {kid}, valid until {until}", file.display(), certificate.subject);
+    let subject = certificate.subject.escape_debug();
+    say!("{}: {subject} ({roles}), kid {kid}, valid until {until}", file.display());
 }
 
 impl<'a> View<'a> {
@@ -147,7 +153,7 @@ impl<'a> View<'a> {
 
     fn print(&self) {
         let issuer = if self.self_signed { " (self-signed)" } else { "" };
-        say!("subject           {}", self.subject);
+        say!("subject           {}", self.subject.escape_debug());
         say!("roles             {}", self.roles);
         say!("key identifier    {}", self.kid);
         say!("issuer            {}{issuer}", self.issuer);

@@ -117,6 +117,21 @@ fn a_certificate_is_shown_in_words_and_as_json() {
 }
 
 #[test]
+fn a_subject_cannot_make_a_terminal_show_another_name() {
+    let folder = with_authority();
+    let issue = ["ca", "issue", "--dir", "ca", "--role", "subscriber", "--out", ".", "--subject"];
+    let summary = succeed(folder.path(), &[&issue[..], &["la\u{202e}ke\u{1b}[2J"]].concat());
+    let file = summary.split(": ").next().unwrap();
+
+    let words = succeed(folder.path(), &["cert", "show", file]);
+
+    for said in [&summary, &words] {
+        assert!(said.contains("la\\u{202e}ke\\u{1b}[2J"), "{said}");
+        assert!(!said.contains(['\u{202e}', '\u{1b}']), "{said:?}");
+    }
+}
+
+#[test]
 fn no_key_is_ever_overwritten() {
     let folder = with_authority();
     succeed(folder.path(), &["key", "new", "master.key"]);

@@ -257,8 +257,29 @@ impl CloseReason {
     }
 }
 
-/// The name of a Reason Code, with the Reason String that came with it. Control characters, which a terminal would obey, are left out.
+/// The name of a Reason Code, with the Reason String that came with it. What a terminal would obey is left out.
 pub(crate) fn with_text(reason: ReasonCode, text: Option<&str>) -> String {
-    let printable = |text: &str| text.chars().filter(|character| !character.is_control()).collect::<String>();
-    text.map_or_else(|| reason.to_string(), |text| format!("{reason} ({})", printable(text)))
+    let shown = |text: &str| text.chars().filter(|character| !is_obeyed(*character)).collect::<String>();
+    text.map_or_else(|| reason.to_string(), |text| format!("{reason} ({})", shown(text)))
+}
+
+/// Control characters, and those that change the order of others (Unicode Standard Annex 9, table 2).
+fn is_obeyed(character: char) -> bool {
+    let is_of_order = matches!(
+        character,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    );
+    is_of_order || character.is_control()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_string_tells_a_terminal_nothing_but_letters() {
+        let said = with_text(ReasonCode::NotAuthorized, Some("n\u{1b}[2Jo\u{202e} é\u{200d}\u{2067}\u{7f}!"));
+
+        assert_eq!(said, format!("{} (n[2Jo é\u{200d}!)", ReasonCode::NotAuthorized));
+    }
 }
