@@ -14,12 +14,14 @@
 //!
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! let client = Client::builder("localhost", 1883).client_id("press-07").connect().await?;
+//! let mut messages = client.subscribe("factory/#").qos(QoS::AtLeastOnce).await?;
 //! client.publish("factory/line-3/t", b"21.5").qos(QoS::AtLeastOnce).send().await?;
 //!
-//! let mut messages = client.subscribe("factory/#").qos(QoS::AtLeastOnce).await?;
 //! while let Some(received) = messages.next().await {
-//!     if let Received::Message(message) = received {
-//!         println!("{}: {} bytes", message.topic, message.payload.len());
+//!     match received {
+//!         Received::Message(message) => println!("{}: {} bytes", message.topic, message.payload.len()),
+//!         Received::Refused { topic, error } => eprintln!("{topic}: refused: {error}"),
+//!         Received::Missed { count } => eprintln!("{count} messages left out"),
 //!     }
 //! }
 //! # Ok(())
