@@ -6,6 +6,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use veilmq_tests::certificates::Authority;
@@ -46,6 +48,16 @@ impl Two {
 
     fn second(&self, packets: &[Vec<u8>]) -> Vec<String> {
         answers_at(self.second_address(), packets)
+    }
+
+    /// Waits until the log says so.
+    fn wait_for(&self, text: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let log = self.place.path("mosquitto.log");
+        while !fs::read_to_string(&log).unwrap().contains(text) {
+            assert!(Instant::now() < deadline, "no {text:?} in {}", fs::read_to_string(&log).unwrap());
+            sleep(Duration::from_millis(10));
+        }
     }
 
     fn second_address(&self) -> SocketAddr {
@@ -131,14 +143,15 @@ fn a_reload_changes_the_users_of_each_listener_and_nothing_if_one_file_is_wrong(
     fs::write(two.place.path("first"), &bob).unwrap();
     fs::write(two.place.path("second"), "no colon\n").unwrap();
     two.running.signal(Signal::SIGHUP);
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    two.wait_for("SIGHUP: ");
+    two.wait_for("nothing has changed");
     assert_eq!(let_in("ann", "bob"), (yes.clone(), yes.clone()), "the broken file keeps both as they are");
 
     fs::write(two.place.path("second"), &ann).unwrap();
     two.running.signal(Signal::SIGHUP);
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while let_in("bob", "ann") != (yes.clone(), yes.clone()) {
-        assert!(std::time::Instant::now() < deadline, "the new files do not come into force");
+        assert!(Instant::now() < deadline, "the new files do not come into force");
     }
     assert_eq!(let_in("ann", "bob"), (no.clone(), no));
 }
@@ -155,11 +168,11 @@ fn a_file_that_changes_is_read_again_without_being_told() {
     assert_eq!(two.second(&[login("ann", "secret")]), ["20020000"]);
 
     fs::write(two.place.path("second"), &bob).unwrap();
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while two.second(&[login("bob", "secret")]) != ["20020000"] {
-        assert!(std::time::Instant::now() < deadline, "the new file does not come into force");
+        assert!(Instant::now() < deadline, "the new file does not come into force");
         // Who is wrong too often is banned.
-        std::thread::sleep(std::time::Duration::from_millis(900));
+        sleep(Duration::from_millis(900));
     }
 
     assert_eq!(two.second(&[login("ann", "secret")]), ["20020005closed"]);
