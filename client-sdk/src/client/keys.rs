@@ -127,8 +127,12 @@ impl Keys {
         self.distribution.ask_with_connect(scope, *issuer, now_unix_ms, &mut entropy)
     }
 
-    pub(super) fn connected(&mut self) {
+    pub(super) fn connected(&mut self, now_unix_ms: u64) {
         self.phase = Phase::Subscribing(0);
+        // What it waits for could not come meanwhile.
+        for parked in &mut self.parked {
+            parked.deadline_ms = now_unix_ms.saturating_add(PARKED_MS);
+        }
         self.distribution.connected();
         self.introduced = false;
         self.listening_ms = None;
@@ -272,11 +276,18 @@ impl Keys {
             Phase::Listening(_) => self.listening_due(),
             Phase::Disconnected | Phase::Subscribing(_) => u64::MAX,
         };
-        let parked = self.parked.front().map_or(u64::MAX, |parked| parked.deadline_ms);
         // While messages wait, the first of their deadlines comes before.
         let hurried =
             self.hurried_until_ms.filter(|_| self.receipts() == 0 && self.phase != Phase::Disconnected);
-        work.min(parked).min(hurried.unwrap_or(u64::MAX)).min(self.stale_due()).min(self.log.due())
+        work.min(self.parked_due()).min(hurried.unwrap_or(u64::MAX)).min(self.stale_due()).min(self.log.due())
+    }
+
+    /// When the first message has waited long enough. No key comes without a connection, so that time does not count.
+    fn parked_due(&self) -> u64 {
+        match (self.phase, self.parked.front()) {
+            (Phase::Disconnected, _) | (_, None) => u64::MAX,
+            (Phase::Subscribing(_) | Phase::Listening(_) | Phase::Open, Some(first)) => first.deadline_ms,
+        }
     }
 
     fn listening_due(&self) -> u64 {
@@ -338,6 +349,9 @@ impl Keys {
 
     /// The messages that have waited long enough.
     pub(super) fn overdue(&mut self, now_unix_ms: u64) -> Vec<Parked> {
+        if self.parked_due() > now_unix_ms {
+            return Vec::new();
+        }
         let count = self.parked.partition_point(|parked| parked.deadline_ms <= now_unix_ms);
         self.parked.drain(..count).collect()
     }
@@ -406,7 +420,7 @@ mod tests {
             let mut distribution = Distribution::new(identity, anchors);
             start(&mut distribution, &mut e2e, Scope::new("f/#").unwrap());
             let mut keys = Keys::new(distribution, None, 4);
-            keys.connected();
+            keys.connected(START);
             Self { e2e, keys }
         }
 
@@ -494,6 +508,22 @@ mod tests {
         let given_up = (0..=PARKED_MAX).filter_map(|_| member.park(None, START));
 
         assert_eq!(given_up.map(|parked| parked.receipt).collect::<Vec<_>>(), [None]);
+    }
+
+    #[test]
+    fn a_message_waits_for_its_key_as_long_as_ever_once_there_is_a_connection_again() {
+        let mut member = Party::member();
+        member.park(None, START);
+        member.keys.disconnected();
+
+        let back = START + 60 * PARKED_MS;
+        assert_eq!(member.keys.overdue(back).len(), 0, "no key could come");
+        assert_eq!(member.keys.next_due(), u64::MAX);
+        member.keys.connected(back);
+
+        assert_eq!(member.keys.overdue(back + PARKED_MS - 1).len(), 0);
+        assert_eq!(member.keys.next_due(), back + PARKED_MS);
+        assert_eq!(member.keys.overdue(back + PARKED_MS).len(), 1);
     }
 
     #[test]

@@ -28,7 +28,7 @@ impl Driver {
     /// A connection is there.
     pub(super) fn start_keys(&mut self) {
         if let Some(keys) = self.sealing.keys_mut() {
-            keys.connected();
+            keys.connected(unix_ms());
         }
         self.work_on_keys();
     }
