@@ -119,6 +119,86 @@ fn a_message_is_not_acknowledged_for_an_earlier_one_that_had_its_identifier() {
     assert_eq!(rig.sent(), b"\x40\x02\x00\x07");
 }
 
+/// How far a message is whose identifier the server uses for another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unfinished {
+    Untaken,
+    Taken,
+    /// It came on an earlier connection.
+    Earlier,
+}
+
+/// [MQTT-2.2.1-4]
+#[test]
+fn an_identifier_that_is_used_again_at_another_qos_loses_no_message() {
+    for unfinished in [Unfinished::Untaken, Unfinished::Taken, Unfinished::Earlier] {
+        for (first, second) in [(QoS::ExactlyOnce, QoS::AtLeastOnce), (QoS::AtLeastOnce, QoS::ExactlyOnce)] {
+            let row = format!("{unfinished:?} {first:?}");
+            let mut rig = Rig::connected(options());
+            rig.receive(&incoming("old", first, 7, false));
+            let (_, old) = message(rig.poll());
+            match unfinished {
+                Unfinished::Untaken => {}
+                Unfinished::Taken => rig.session.acknowledge(old.unwrap()),
+                Unfinished::Earlier => {
+                    rig.session.connection_lost();
+                    rig.reconnect(&resumed());
+                }
+            }
+            rig.sent();
+
+            rig.receive(&incoming("new", second, 7, false));
+            let (text, new) = message(rig.poll());
+            assert_eq!(text, "new", "{row}");
+            rig.session.acknowledge(old.unwrap());
+            assert!(rig.sent().is_empty(), "{row}: nothing of the new one is taken");
+            rig.session.acknowledge(new.unwrap());
+            let answer = if second == QoS::ExactlyOnce { 0x50 } else { 0x40 };
+            assert_eq!(rig.sent(), [answer, 2, 0, 7], "{row}: one answer, for the new one");
+
+            // It is no repeat of the old one, whatever it says of having been sent before.
+            rig.session.connection_lost();
+            rig.reconnect(&resumed());
+            rig.receive(&incoming("newest", first, 7, true));
+            assert_eq!(message(rig.poll()).0, "newest", "{row}");
+        }
+    }
+}
+
+/// [MQTT-3.3.4-7]
+#[test]
+fn an_identifier_that_is_used_again_brings_no_more_messages_than_the_receive_maximum() {
+    let two = SessionOptions { receive_maximum: NonZeroU16::new(2).unwrap(), ..options() };
+    let mut rig = Rig::connected(two);
+    let receipts = [QoS::ExactlyOnce, QoS::AtLeastOnce].map(|qos| {
+        rig.receive(&incoming("x", qos, 7, false));
+        message(rig.poll()).1.unwrap()
+    });
+    receipts.into_iter().for_each(|receipt| rig.session.acknowledge(receipt));
+    assert_eq!(rig.sent(), b"\x40\x02\x00\x07");
+
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        rig.receive(&incoming("x", qos, 7, false));
+        message(rig.poll());
+    }
+    rig.receive(&incoming("x", QoS::AtLeastOnce, 7, false));
+
+    assert_eq!(closed(rig.poll()), CloseReason::ReceiveMaximumExceeded);
+}
+
+#[test]
+fn a_release_of_a_message_whose_identifier_is_used_again_is_answered_as_unknown() {
+    let mut rig = Rig::connected(options());
+    rig.receive(&incoming("old", QoS::ExactlyOnce, 7, false));
+    rig.receive(&incoming("new", QoS::AtLeastOnce, 7, false));
+    assert_eq!([message(rig.poll()).0, message(rig.poll()).0], ["old", "new"]);
+
+    rig.receive(&Packet::PubRel(acknowledgement(7)));
+
+    assert!(rig.poll().is_none());
+    assert_eq!(rig.sent(), b"\x70\x03\x00\x07\x92");
+}
+
 #[test]
 fn a_server_that_exceeds_the_receive_maximum_is_disconnected() {
     let mut rig =

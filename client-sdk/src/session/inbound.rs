@@ -2,7 +2,7 @@
 //!
 //! Invariant: a QoS 2 identifier is in `received` from its first PUBLISH to its PUBREL, so no repeat of it is
 //! delivered; acknowledgements leave in the order the messages arrived ([MQTT-4.6.0-2], [MQTT-4.6.0-3]),
-//! whatever the application makes of them ([MQTT-4.5.0-2]).
+//! whatever the application makes of them ([MQTT-4.5.0-2]); an identifier names one message that is not finished, the last.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -23,7 +23,8 @@ impl Receipt {
 
 struct Unacknowledged {
     receipt: Receipt,
-    id: PacketId,
+    /// None once the server has used it for another message: there is nothing to answer, but this one counts until it is taken.
+    id: Option<PacketId>,
     qos: QoS,
     taken: bool,
     /// Arrived, or arrived again, on the present connection.
@@ -61,6 +62,7 @@ impl Inbound {
 
     /// What is not acknowledged will come again; what is taken meanwhile is acknowledged then.
     pub(super) fn connection_lost(&mut self) {
+        self.unacknowledged.retain(|entry| entry.id.is_some());
         for entry in &mut self.unacknowledged {
             entry.current = false;
         }
@@ -99,9 +101,13 @@ impl Inbound {
                 if publish.dup && self.arrived_again(id, QoS::AtLeastOnce, output)? {
                     return Ok(Arrival::Repeat);
                 }
+                self.supersede(id);
                 Ok(Arrival::Deliver(Some(self.enter(id, QoS::AtLeastOnce))))
             }
             QoS::ExactlyOnce => {
+                if !self.received.contains(&id) {
+                    self.supersede(id);
+                }
                 if self.counted.insert(id) {
                     self.count(receive_maximum)?;
                 }
@@ -129,18 +135,36 @@ impl Inbound {
     fn enter(&mut self, id: PacketId, qos: QoS) -> Receipt {
         let receipt = Receipt(self.next_receipt);
         self.next_receipt += 1;
-        // Who uses an identifier again has done with the message of an earlier connection that had it.
-        self.unacknowledged.retain(|entry| entry.current || (entry.id, entry.qos) != (id, qos));
-        self.unacknowledged.push_back(Unacknowledged { receipt, id, qos, taken: false, current: true });
+        self.unacknowledged.push_back(Unacknowledged {
+            receipt,
+            id: Some(id),
+            qos,
+            taken: false,
+            current: true,
+        });
         receipt
+    }
+
+    /// Who uses an identifier again has done with the message that had it ([MQTT-2.2.1-4]), in whatever state: it is not answered any
+    /// more, and nothing that comes is taken for it.
+    fn supersede(&mut self, id: PacketId) {
+        self.received.remove(&id);
+        let is_counted = self.counted.remove(&id);
+        self.unacknowledged.retain(|entry| entry.current || entry.id != Some(id));
+        match self.unacknowledged.iter_mut().find(|entry| entry.id == Some(id)) {
+            // The application may still have to take it, so it goes on counting: else one identifier would bring any number of messages.
+            Some(entry) => entry.id = None,
+            None if is_counted => self.in_use = self.in_use.saturating_sub(1),
+            None => {}
+        }
     }
 
     /// A message of an earlier connection that the application has not been acknowledged for: it takes its
     /// place in the order of this connection.
     fn arrived_again(&mut self, id: PacketId, qos: QoS, output: &mut Output) -> Result<bool, EncodeError> {
-        let same = |entry: &Unacknowledged| entry.id == id && entry.qos == qos && !entry.current;
+        let same = |entry: &Unacknowledged| entry.id == Some(id) && entry.qos == qos && !entry.current;
         let Some(index) = self.unacknowledged.iter().position(same) else {
-            let waiting = |entry: &Unacknowledged| entry.id == id && entry.qos == qos;
+            let waiting = |entry: &Unacknowledged| entry.id == Some(id) && entry.qos == qos;
             return Ok(qos == QoS::ExactlyOnce && self.unacknowledged.iter().any(waiting));
         };
         if let Some(mut entry) = self.unacknowledged.remove(index) {
@@ -160,7 +184,7 @@ impl Inbound {
     pub(super) fn forget(&mut self, receipt: Receipt) {
         let same = |entry: &Unacknowledged| entry.receipt == receipt && !entry.current;
         let index = self.unacknowledged.iter().position(same);
-        if let Some(Unacknowledged { id, qos: QoS::ExactlyOnce, .. }) =
+        if let Some(Unacknowledged { id: Some(id), qos: QoS::ExactlyOnce, .. }) =
             index.and_then(|index| self.unacknowledged.remove(index))
         {
             self.received.remove(&id);
@@ -180,13 +204,14 @@ impl Inbound {
             let Some(entry) = self.unacknowledged.get(index).filter(|entry| entry.taken) else {
                 return Ok(());
             };
-            let answer = Acknowledgement::new(entry.id, ReasonCode::Success);
-            match entry.qos {
-                QoS::ExactlyOnce => output.packet(&Packet::PubRec(answer))?,
-                QoS::AtMostOnce | QoS::AtLeastOnce => {
+            let answer = entry.id.map(|id| Acknowledgement::new(id, ReasonCode::Success));
+            match (answer, entry.qos) {
+                (Some(answer), QoS::ExactlyOnce) => output.packet(&Packet::PubRec(answer))?,
+                (Some(answer), QoS::AtMostOnce | QoS::AtLeastOnce) => {
                     self.in_use = self.in_use.saturating_sub(1);
                     output.packet(&Packet::PubAck(answer))?;
                 }
+                (None, _) => self.in_use = self.in_use.saturating_sub(1),
             }
             self.unacknowledged.remove(index);
         }
@@ -197,7 +222,7 @@ impl Inbound {
         if self
             .unacknowledged
             .iter()
-            .any(|entry| entry.id == id && entry.qos == QoS::ExactlyOnce && entry.current)
+            .any(|entry| entry.id == Some(id) && entry.qos == QoS::ExactlyOnce && entry.current)
         {
             // PUBREL answers PUBREC, which was not sent yet.
             return Err(CloseReason::Unexpected(PacketType::PubRel));
