@@ -7,13 +7,15 @@ use std::num::{NonZeroU16, NonZeroU32};
 
 use sdk_support::{
     Rig, acknowledgement, closed, connack, id, incoming, options, outcome, publication, publish_bytes,
-    resumed, suback, subscribe_options,
+    resumed, suback, subscribe_options, unsuback,
 };
 use veilmq_client::{
     QoS, ReasonCode, Will,
     session::{CloseReason, DeliveryError, Event, SessionOptions, SubmitError},
 };
-use veilmq_protocol::{Acknowledgement, ConnAck, ConnAckProperties, Packet, UnsubAck, UserProperties};
+use veilmq_protocol::{
+    Acknowledgement, ConnAck, ConnAckProperties, Packet, PacketType, UnsubAck, UserProperties,
+};
 
 #[test]
 fn connect_asks_for_what_the_options_say() {
@@ -75,7 +77,7 @@ fn a_connection_that_does_not_open_says_why() {
         (Packet::ConnAck(refused), not_authorized),
         // [MQTT-3.2.2-4]
         (Packet::ConnAck(resumed()), CloseReason::SessionNotDiscarded),
-        (Packet::PingResp, CloseReason::Unexpected(veilmq_protocol::PacketType::PingResp)),
+        (Packet::PingResp, CloseReason::Unexpected(PacketType::PingResp)),
     ];
     for (packet, reason) in rows {
         let mut rig = Rig::new(options());
@@ -373,6 +375,74 @@ fn a_request_without_an_answer_is_made_again_on_the_next_connection() {
 
     assert_eq!(rig.reconnect(&resumed()), b"\x82\x07\x00\x02\x00\x00\x01a\x00");
     rig.receive(&suback(2, &[0]));
+
+    assert!(matches!(rig.poll(), Some(Event::Answered { token: answered, .. }) if answered == token));
+}
+
+/// A session on which nothing else is due, and how long an answer may take.
+fn waiting_for_answers() -> (Rig, u64) {
+    let rig = Rig::connected(SessionOptions { keep_alive_seconds: 0, ..options() });
+    (rig, options().answer_ms)
+}
+
+#[test]
+fn a_request_that_is_not_answered_is_given_up_and_its_identifier_stays_in_use() {
+    let (mut rig, answer_ms) = waiting_for_answers();
+    let given_up = rig.session.subscribe(&["a".to_owned()], subscribe_options(QoS::AtMostOnce));
+    rig.pass(answer_ms);
+    assert!(rig.poll().is_none(), "it has not left");
+    rig.sent();
+    let due = rig.now_ms + answer_ms;
+    assert_eq!(rig.session.next_timeout(), Some(due));
+
+    rig.pass(answer_ms - 1);
+    assert!(rig.poll().is_none() && rig.session.awaits_answers());
+    rig.pass(1);
+    let Some(Event::Unanswered { token, after_ms }) = rig.poll() else { panic!("no end") };
+    assert_eq!((token, after_ms), (Some(given_up), answer_ms));
+    assert!(rig.poll().is_none() && !rig.session.awaits_answers());
+    assert_eq!(rig.session.next_timeout(), None);
+
+    let next = rig.session.subscribe(&["b".to_owned()], subscribe_options(QoS::AtMostOnce));
+    assert_eq!(rig.sent(), b"\x82\x07\x00\x02\x00\x00\x01b\x00");
+    rig.receive(&suback(1, &[0]));
+    assert!(rig.poll().is_none(), "what comes late is nobody's answer");
+    rig.receive(&suback(2, &[1]));
+    assert!(matches!(rig.poll(), Some(Event::Answered { token, .. }) if token == next));
+    assert_eq!(rig.reconnect(&ConnAck::default()), b"\x82\x07\x00\x03\x00\x00\x01b\x00", "b alone");
+}
+
+#[test]
+fn a_request_that_was_given_up_is_not_made_again_on_the_next_connection() {
+    let (mut rig, answer_ms) = waiting_for_answers();
+    rig.session.unsubscribe("a");
+    rig.sent();
+    rig.pass(answer_ms);
+    assert!(matches!(rig.poll(), Some(Event::Unanswered { token: Some(_), .. })));
+
+    assert!(rig.reconnect(&resumed()).is_empty());
+    rig.receive(&unsuback(1, &[0]));
+
+    assert_eq!(
+        closed(rig.poll()),
+        CloseReason::Unexpected(PacketType::UnsubAck),
+        "it ended with its connection"
+    );
+}
+
+#[test]
+fn an_answer_is_not_missed_while_nothing_is_read() {
+    let (mut rig, answer_ms) = waiting_for_answers();
+    let token = rig.session.subscribe(&["a".to_owned()], subscribe_options(QoS::AtMostOnce));
+    rig.sent();
+    rig.session.set_reading(false, rig.now());
+    assert_eq!(rig.session.next_timeout(), None);
+    rig.pass(3 * answer_ms);
+    assert!(rig.poll().is_none());
+
+    rig.session.set_reading(true, rig.now());
+    rig.pass(answer_ms - 1);
+    rig.receive(&suback(1, &[0]));
 
     assert!(matches!(rig.poll(), Some(Event::Answered { token: answered, .. }) if answered == token));
 }

@@ -396,7 +396,7 @@ impl Builder {
         self
     }
 
-    /// Sets how long connecting, CONNACK and PINGRESP may take each (default 10 s).
+    /// Sets how long connecting, CONNACK, PINGRESP, SUBACK and UNSUBACK may take each (default 10 s).
     pub fn answer_timeout(mut self, limit: Duration) -> Self {
         self.endpoint.connect_timeout = limit;
         self.session.answer_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);

@@ -23,7 +23,7 @@ use tracing::{debug, info, warn};
 use veilmq_protocol::{ReasonCode, SubscribeOptions, veil::channel::Identity};
 
 use self::{
-    requests::{Input, next_input},
+    requests::{Input, Undone, next_input},
     unclaimed::Unclaimed,
 };
 use super::{
@@ -399,7 +399,12 @@ impl Driver {
                     | None => {}
                 },
                 Event::Answered { token, reasons, text } => self.answered(token, &reasons, text),
-                Event::RequestTooLarge { token, bytes, bytes_max } => self.too_large(token, bytes, bytes_max),
+                Event::RequestTooLarge { token, bytes, bytes_max } => {
+                    self.undone(token, &Undone::TooLarge { bytes, bytes_max });
+                }
+                Event::Unanswered { token, after_ms } => {
+                    self.undone(token, &Undone::Unanswered(Duration::from_millis(after_ms)));
+                }
                 Event::Join { status, response } => self.join_answered(status, &response),
                 Event::Reauthenticated => self.reauthenticated(),
                 Event::Notice(text) => {

@@ -1,5 +1,7 @@
 //! What can go wrong for the application, one enum per operation.
 
+use std::time::Duration;
+
 use thiserror::Error;
 use veilmq_protocol::{EncodeError, ReasonCode, TopicError};
 
@@ -147,9 +149,21 @@ pub enum SubscribeError {
         /// The broker's Maximum Packet Size.
         bytes_max: usize,
     },
+    /// The broker is connected and said nothing for as long as [an answer may take](crate::Builder::answer_timeout).
+    #[error("the broker did not answer SUBSCRIBE to {} within {after:?}", quoted(filters))]
+    NoAnswer {
+        /// The filters.
+        filters: Vec<String>,
+        /// How long it was waited for.
+        after: Duration,
+    },
     /// The client is closed.
     #[error("the client is closed: {0}")]
     Closed(CloseReason),
+}
+
+fn quoted(filters: &[String]) -> String {
+    filters.iter().map(|filter| format!("{filter:?}")).collect::<Vec<_>>().join(", ")
 }
 
 /// Why unsubscribing or disconnecting failed.
@@ -179,6 +193,15 @@ pub enum RequestError {
         bytes: usize,
         /// The broker's Maximum Packet Size.
         bytes_max: usize,
+    },
+    /// The broker is connected and said nothing for as long as [an answer may take](crate::Builder::answer_timeout). What is subscribed to
+    /// stays as it is here.
+    #[error("the broker did not answer UNSUBSCRIBE from {filter:?} within {after:?}")]
+    NoAnswer {
+        /// The filter.
+        filter: String,
+        /// How long it was waited for.
+        after: Duration,
     },
     /// The client is closed.
     #[error("the client is closed: {0}")]

@@ -349,6 +349,9 @@ impl Core {
         if is_due(self.timers.auth()) {
             return Err(CloseReason::Timeout("AUTH"));
         }
+        if !self.timers.reading_paused {
+            self.requests.give_up(now_ms, self.options.answer_ms, &mut self.events);
+        }
         let Some(channel) = &self.options.channel else { return self.keep_alive(now_ms) };
         if is_due(self.timers.rekey) {
             self.output.rekey();

@@ -80,6 +80,13 @@ pub enum Event {
         /// The server's Maximum Packet Size.
         bytes_max: usize,
     },
+    /// A SUBSCRIBE or UNSUBSCRIBE was not answered in time. It is not sent again, and an answer that comes later is not told.
+    Unanswered {
+        /// As of [`Answered`](Self::Answered); none for a subscription that was to be made again.
+        token: Option<Token>,
+        /// How long the answer was waited for, in milliseconds.
+        after_ms: u64,
+    },
     /// Both sides have proved once more who they are, and go on under new keys.
     Reauthenticated,
     /// The broker has something to say to people.

@@ -177,6 +177,9 @@ impl Session {
     /// Removes sent bytes from the output and restarts the keep alive.
     pub fn sent(&mut self, len: usize, now: Now) {
         self.core.output.consume(len);
+        if len > 0 {
+            self.core.requests.left(now.monotonic_ms + self.core.options.answer_ms);
+        }
         let timers = &mut self.core.timers;
         if let (Some(ping), true) = (&mut timers.ping, len > 0) {
             *ping = now.monotonic_ms + timers.keep_alive_ms;
@@ -187,10 +190,11 @@ impl Session {
     pub fn next_timeout(&self) -> Option<u64> {
         let timers = &self.core.timers;
         let Timers { connack, ping, rekey, .. } = *timers;
-        [connack, ping, timers.pingresp(), timers.auth(), rekey].into_iter().flatten().min()
+        let answers = self.core.requests.due().filter(|_| !timers.reading_paused);
+        [connack, ping, timers.pingresp(), timers.auth(), rekey, answers].into_iter().flatten().min()
     }
 
-    /// Does what is due: PINGREQ, new channel keys, or giving up on a silent server.
+    /// Does what is due: PINGREQ, new channel keys, or giving up on a request or a silent server.
     pub fn handle_timeout(&mut self, now: Now) {
         if let Err(reason) = self.core.handle_timeout(now.monotonic_ms) {
             self.core.close(reason);
@@ -204,6 +208,7 @@ impl Session {
             let deadline = now.monotonic_ms + self.core.options.answer_ms;
             timers.pingresp = timers.pingresp.map(|_| deadline);
             timers.auth = timers.auth.map(|_| deadline);
+            self.core.requests.postpone(deadline);
         }
         timers.reading_paused = !reading;
     }
@@ -221,7 +226,8 @@ impl Session {
         self.core.outbound.queued() < self.core.options.queued_max
     }
 
-    /// Subscribes to one or more Topic Filters now, or as soon as there is a connection.
+    /// Subscribes to one or more Topic Filters now, or as soon as there is a connection; [`Event::Answered`] or [`Event::Unanswered`]
+    /// will tell.
     pub fn subscribe(&mut self, filters: &[String], options: SubscribeOptions) -> Token {
         let token = self.core.token();
         self.core.requests.subscribe(token, filters, options);

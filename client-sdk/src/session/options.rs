@@ -39,7 +39,7 @@ pub struct SessionOptions {
     pub password: Option<Zeroizing<Vec<u8>>>,
     /// User Properties of CONNECT.
     pub user_properties: Vec<(String, String)>,
-    /// How long CONNACK and PINGRESP may take, in milliseconds.
+    /// How long CONNACK, PINGRESP, SUBACK and UNSUBACK may take each, in milliseconds.
     pub answer_ms: u64,
     /// How many publications may wait for the connection or for the server's receive maximum.
     pub queued_max: usize,

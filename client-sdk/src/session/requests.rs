@@ -1,6 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE on their way, and the subscriptions to make again when the server lost them.
 //!
-//! Invariant: a request is either waiting to be sent or waiting for its answer; a lost connection moves it back.
+//! Invariant: a request is waiting to be sent, waiting for its answer, or given up; a lost connection moves it back, or ends it. The
+//! identifier of one that is given up stays in use until it is answered or the connection ends, so that no other is taken for it.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -20,10 +21,26 @@ enum Request {
     Unsubscribe { token: Option<Token>, filter: String },
 }
 
+/// How long the answer to a request may take.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// The request is in the output.
+    NotDue,
+    /// Until this moment, in monotonic milliseconds.
+    Due(u64),
+    /// It took too long.
+    GivenUp,
+}
+
+struct Sent {
+    request: Request,
+    answer: Answer,
+}
+
 #[derive(Default)]
 pub(super) struct Requests {
     waiting: VecDeque<Request>,
-    sent: BTreeMap<PacketId, Request>,
+    sent: BTreeMap<PacketId, Sent>,
     subscriptions: BTreeMap<String, SubscribeOptions>,
 }
 
@@ -39,7 +56,39 @@ impl Requests {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.sent.is_empty()
+        self.waiting.is_empty() && self.sent.values().all(|sent| sent.answer == Answer::GivenUp)
+    }
+
+    /// The output is on its way, and the answers to what is in it are due.
+    pub(super) fn left(&mut self, due_ms: u64) {
+        for sent in self.sent.values_mut().filter(|sent| sent.answer == Answer::NotDue) {
+            sent.answer = Answer::Due(due_ms);
+        }
+    }
+
+    /// Nothing was read for a while, so the answers that are missing are due later.
+    pub(super) fn postpone(&mut self, due_ms: u64) {
+        for sent in self.sent.values_mut().filter(|sent| matches!(sent.answer, Answer::Due(_))) {
+            sent.answer = Answer::Due(due_ms);
+        }
+    }
+
+    /// When [`give_up`](Self::give_up) has something to do, in monotonic milliseconds.
+    pub(super) fn due(&self) -> Option<u64> {
+        let due = self.sent.values().filter_map(|sent| match sent.answer {
+            Answer::Due(due_ms) => Some(due_ms),
+            Answer::NotDue | Answer::GivenUp => None,
+        });
+        due.min()
+    }
+
+    /// Gives up what should have been answered by now: that is told in `events`.
+    pub(super) fn give_up(&mut self, now_ms: u64, after_ms: u64, events: &mut VecDeque<Event>) {
+        let is_late = |sent: &&mut Sent| matches!(sent.answer, Answer::Due(due_ms) if due_ms <= now_ms);
+        for sent in self.sent.values_mut().filter(is_late) {
+            sent.answer = Answer::GivenUp;
+            events.push_back(Event::Unanswered { token: sent.request.token(), after_ms });
+        }
     }
 
     pub(super) fn connected(&mut self, session_present: bool) {
@@ -54,12 +103,12 @@ impl Requests {
         self.waiting = again.chain(std::mem::take(&mut self.waiting)).collect();
     }
 
-    /// Requests without an answer are made again on the next connection.
+    /// Requests without an answer are made again on the next connection, but for those that are given up.
     pub(super) fn connection_lost(&mut self, ids: &mut PacketIds) {
         let sent = std::mem::take(&mut self.sent);
-        let again = sent.into_iter().map(|(id, request)| {
+        let again = sent.into_iter().filter_map(|(id, sent)| {
             ids.release(id);
-            request
+            (sent.answer != Answer::GivenUp).then_some(sent.request)
         });
         self.waiting = again.chain(std::mem::take(&mut self.waiting)).collect();
     }
@@ -83,7 +132,7 @@ impl Requests {
                 events.push_back(Event::RequestTooLarge { token: request.token(), bytes, bytes_max });
                 continue;
             }
-            self.sent.insert(packet_id, request);
+            self.sent.insert(packet_id, Sent { request, answer: Answer::NotDue });
         }
         Ok(())
     }
@@ -96,7 +145,8 @@ impl Requests {
         ids: &mut PacketIds,
     ) -> Result<Option<Event>, CloseReason> {
         let unexpected = CloseReason::Unexpected(answer);
-        let Some(request) = self.sent.remove(&id) else { return Err(unexpected) };
+        let Some(Sent { request, answer: due }) = self.sent.remove(&id) else { return Err(unexpected) };
+        let is_given_up = due == Answer::GivenUp;
         ids.release(id);
         let reasons: Vec<ReasonCode> = reasons.collect();
         let granted = |index: usize| reasons.get(index).is_some_and(|reason| !reason.is_error());
@@ -105,7 +155,9 @@ impl Requests {
             (Request::Subscribe { token, filters, options }, PacketType::SubAck)
                 if filters.len() == reasons.len() =>
             {
-                let made = filters.into_iter().enumerate().filter(|(index, _)| granted(*index));
+                // Who has been told that there is no answer does not count on the subscription.
+                let made = filters.into_iter().enumerate();
+                let made = made.filter(|(index, _)| granted(*index) && !is_given_up);
                 self.subscriptions.extend(made.map(|(_, filter)| (filter, options)));
                 token
             }
@@ -117,6 +169,7 @@ impl Requests {
             }
             _ => return Err(unexpected),
         };
+        let token = token.filter(|_| !is_given_up);
         Ok(token.map(|token| Event::Answered { token, reasons, text: text.map(str::to_owned) }))
     }
 }

@@ -239,6 +239,26 @@ async fn a_request_that_the_broker_does_not_take_is_an_error_that_names_its_size
 }
 
 #[tokio::test]
+async fn a_request_that_is_not_answered_in_time_is_an_error_that_names_it() {
+    let broker = Broker::start().await;
+    let impatient = broker.client().answer_timeout(Duration::from_millis(50));
+    let (client, mut peer) = broker.connected(impatient).await;
+
+    let error = timeout(LIMIT, async { client.subscribe("a").and("b").await.err() }).await.unwrap();
+    let said = "the broker did not answer SUBSCRIBE to \"a\", \"b\" within 50ms";
+    assert_eq!(error.unwrap().to_string(), said);
+    let error = timeout(LIMIT, client.unsubscribe("a")).await.unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "the broker did not answer UNSUBSCRIBE from \"a\" within 50ms");
+    assert_eq!([peer.take().await[0], peer.take().await[0]], [0x82, 0xA2], "each once");
+
+    // Its late answer grants what nobody reads, and is taken for no other.
+    peer.send(&suback(1, &[0, 0])).await;
+    let mut messages = peer.grant(&client, "t").await;
+    peer.send(&incoming("one", QoS::AtMostOnce, 0, false)).await;
+    assert_eq!(&message(&mut messages).await.payload[..], b"one");
+}
+
+#[tokio::test]
 async fn a_lost_connection_is_made_again_and_what_was_not_acknowledged_is_sent_again() {
     let broker = Broker::start().await;
     let (client, mut peer) = broker.connected(broker.client()).await;

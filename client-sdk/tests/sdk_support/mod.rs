@@ -149,6 +149,7 @@ pub(crate) fn describe(event: Option<&Event>) -> String {
         Some(Event::Published { outcome: Err(error), .. }) => format!("not published: {error}"),
         Some(Event::Answered { reasons, .. }) => format!("answered {reasons:?}"),
         Some(Event::RequestTooLarge { bytes, .. }) => format!("a request of {bytes} bytes"),
+        Some(Event::Unanswered { after_ms, .. }) => format!("no answer in {after_ms} ms"),
         Some(Event::Join { status, .. }) => format!("join {status:?}"),
         Some(Event::Reauthenticated) => "re-authenticated".to_owned(),
         Some(Event::Notice(text)) => format!("notice {text}"),

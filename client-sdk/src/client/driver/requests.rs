@@ -1,5 +1,8 @@
 //! What the application asks of the driver, and what the broker answers to it.
 
+use std::time::Duration;
+
+use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 use veilmq_protocol::{ReasonCode, SubscribeOptions};
@@ -24,6 +27,35 @@ pub(super) enum Input {
     Taken,
     /// Every handle is gone.
     Abandoned,
+}
+
+/// Why a request has come to nothing without an answer.
+#[derive(Debug, Error)]
+pub(super) enum Undone {
+    #[error("the packet of {bytes} bytes exceeds the broker's limit of {bytes_max}")]
+    TooLarge { bytes: usize, bytes_max: usize },
+    #[error("the broker did not answer within {0:?}")]
+    Unanswered(Duration),
+}
+
+impl Undone {
+    fn of_subscribe(&self, mut filters: Vec<String>) -> SubscribeError {
+        match *self {
+            Self::TooLarge { bytes, bytes_max } => SubscribeError::TooLarge { bytes, bytes_max },
+            Self::Unanswered(after) => {
+                // One that is blind has several names.
+                filters.dedup();
+                SubscribeError::NoAnswer { filters, after }
+            }
+        }
+    }
+
+    fn of_unsubscribe(&self, filter: String) -> RequestError {
+        match *self {
+            Self::TooLarge { bytes, bytes_max } => RequestError::TooLarge { bytes, bytes_max },
+            Self::Unanswered(after) => RequestError::NoAnswer { filter, after },
+        }
+    }
 }
 
 impl Driver {
@@ -77,15 +109,15 @@ impl Driver {
         }
     }
 
-    /// A request was not sent, since the broker takes no packet of its size.
-    pub(super) fn too_large(&mut self, token: Option<Token>, bytes: usize, bytes_max: usize) {
-        let words = format!("the packet of {bytes} bytes exceeds the broker's limit of {bytes_max}");
+    /// A request was not sent, or not answered.
+    pub(super) fn undone(&mut self, token: Option<Token>, why: &Undone) {
+        let words = why.to_string();
         match token.and_then(|token| self.waiters.remove(&token)) {
-            Some(Waiter::Subscribe { reply, .. }) => {
-                let _ = reply.send(Err(SubscribeError::TooLarge { bytes, bytes_max }));
+            Some(Waiter::Subscribe { filters, reply, .. }) => {
+                let _ = reply.send(Err(why.of_subscribe(filters)));
             }
-            Some(Waiter::Unsubscribe { reply, .. }) => {
-                let _ = reply.send(Err(RequestError::TooLarge { bytes, bytes_max }));
+            Some(Waiter::Unsubscribe { filter, reply }) => {
+                let _ = reply.send(Err(why.of_unsubscribe(filter)));
             }
             Some(Waiter::Keys { topic }) => self.key_subscribed(&topic, Some(words)),
             Some(Waiter::Retained { wire }) => self.cannot_read(&wire, &words),
