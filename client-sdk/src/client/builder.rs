@@ -405,7 +405,10 @@ impl Builder {
 
     /// Connects; must be called within a tokio runtime, on which the client's task then runs.
     ///
-    /// The first attempt is the only one: if it fails, so does this.
+    /// The first attempt is the only one: if it fails, so does this. A [state](Self::state_file) that another client has is waited for,
+    /// for two seconds: one that is about to end, such as one whose connecting was given up, lets go of it within that time.
+    ///
+    /// Cancel safe: if the future is dropped, nothing of the client is left but the last packet and the last save.
     ///
     /// # Errors
     /// [`ConnectError`].
@@ -413,25 +416,34 @@ impl Builder {
         let address = self.endpoint.address();
         let stopped =
             || ConnectError::Failed { address, reason: CloseReason::Lost("the runtime ended".into()) };
-        // It derives a key from a passphrase, and writes a file.
-        let (endpoint, session, sealing) = match tokio::task::spawn_blocking(|| self.assemble()).await {
-            Ok(assembled) => assembled?,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => return Err(stopped()),
-        };
         let (publishes, publishes_taken) = mpsc::channel(COMMANDS_MAX);
         let (commands, commands_taken) = mpsc::channel(COMMANDS_MAX);
         let (status_sender, status) = watch::channel(Status::Connecting);
         let (notice_sender, notice) = watch::channel(None);
         let (first, connected) = oneshot::channel();
         let channels = (publishes_taken, commands_taken);
-        let driver = Driver::new(endpoint, session, sealing, channels, (status_sender, notice_sender), first);
-        let driver = tokio::spawn(driver.run());
+        // However early the caller drops this future, the state is saved and let go of.
+        let task = tokio::spawn(async move {
+            // It derives a key from a passphrase, and writes a file.
+            match tokio::task::spawn_blocking(|| self.assemble()).await {
+                Ok(Ok((endpoint, session, sealing))) => {
+                    let status = (status_sender, notice_sender);
+                    Driver::new(endpoint, session, sealing, channels, status, first).run().await;
+                }
+                // Nobody may be waiting for it any more.
+                Ok(Err(error)) => drop(first.send(Err(error))),
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => {}
+            }
+        });
         let client = Client { publishes, commands, status, notice };
         let outcome = connected.await.map_err(|_| stopped()).flatten();
-        if outcome.is_err() {
-            // The state can be opened again then.
-            let _ = driver.await;
+        // The state can be opened again then.
+        if outcome.is_err()
+            && let Err(error) = task.await
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
         }
         outcome.map(|()| client)
     }

@@ -1,13 +1,13 @@
 //! The file of a client's state: it is written before anything else, and by one client at a time.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use tokio::{runtime::Builder as RuntimeBuilder, time::timeout};
 use veilmq_client::{Builder, ConnectError, QoS, Received};
 use veilmq_protocol::ConnAck;
 
 use crate::{
-    Broker, LIMIT, next,
+    Broker, LIMIT, message, next,
     parts::{Sender, keeping},
     sdk_support::resumed,
     waiting::{issuer, member},
@@ -81,6 +81,31 @@ async fn a_state_has_one_client_at_a_time() {
         });
         assert!(matches!(refused, Err(ConnectError::Failed { .. })), "{:?}", refused.err());
     }
+}
+
+#[tokio::test]
+async fn a_connect_that_is_given_up_lets_go_of_the_state_and_is_no_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("c.state");
+    let broker = Broker::start().await;
+    let sealed = Sender::new().seal("x");
+    let (client, _) = broker.connected(keeping(&broker, &state)).await;
+    client.disconnect().await.unwrap();
+
+    // While CONNACK is waited for, and while the state is opened.
+    for milliseconds in [30, 30, 1].into_iter().chain([0; 10]) {
+        let connecting = keeping(&broker, &state).connect();
+        assert!(timeout(Duration::from_millis(milliseconds), connecting).await.is_err(), "no broker answers");
+    }
+    // They may be in the queue of the listener.
+    let broker = Broker::start().await;
+    let connack = resumed();
+    let builder = keeping(&broker, &state).accept_replay_after_crash(false);
+    let (client, mut peer) = tokio::join!(builder.connect(), broker.accept(&connack));
+    let mut messages = peer.grant(&client.unwrap(), "#").await;
+    peer.send_part(QoS::AtLeastOnce, 1, true, &sealed[0]).await;
+
+    assert_eq!(&message(&mut messages).await.payload[..], b"x");
 }
 
 /// Ends without a word, after it had ended in order before.

@@ -5,6 +5,8 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
 use veilmq_protocol::veil::{Kid, distribution::Pair};
@@ -20,9 +22,13 @@ use crate::{
         sealing::{Sealing, restore, unsigned_kid},
     },
     e2e::{E2e, Member, ReplayWindow, Scope, distribution::Distribution},
-    sealed_file::{SealedFile, StateKey},
+    sealed_file::{Content, SealedFile, SealedFileError, StateKey},
     session::{ChannelOptions, Handshake, Session},
 };
+
+/// How long a state may be in use by a client that ends: for its last packet, which may take a second, and its last save.
+const IN_USE: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 impl Builder {
     /// Makes the parts.
@@ -179,11 +185,21 @@ fn open_state(
     e2e: &mut E2e,
     accept_replay_after_crash: bool,
 ) -> Result<(SealedFile, Retained), ConnectError> {
-    let (file, saved) =
-        SealedFile::open(path, key).map_err(|error| ConnectError::State(error.to_string()))?;
+    let (file, saved) = open_when_free(path, key).map_err(|error| ConnectError::State(error.to_string()))?;
     let Some(saved) = saved else { return Ok((file, Retained::default())) };
     let retained = restore(&saved, distribution, e2e, accept_replay_after_crash);
     Ok((file, retained.map_err(|error| ConnectError::State(error.to_string()))?))
+}
+
+/// Opens the file, once a client that is about to end has let go of it. This takes its time, on a thread that may.
+fn open_when_free(path: &Path, key: &StateKey) -> Result<(SealedFile, Option<Content>), SealedFileError> {
+    let deadline = Instant::now() + IN_USE;
+    loop {
+        match SealedFile::open(path, key) {
+            Err(SealedFileError::InUse { .. }) if Instant::now() < deadline => thread::sleep(LOOK_AGAIN),
+            opened => return opened,
+        }
+    }
 }
 
 #[cfg(test)]
