@@ -30,6 +30,17 @@ pub(crate) fn path(state: &Path) -> PathBuf {
     path.into()
 }
 
+/// Fails if another program takes requests beside this state.
+pub(crate) async fn check_is_free(state: &Path) -> Result<(), Failure> {
+    match is_answered(Some(state)).await {
+        true => {
+            let path = path(state);
+            Err(Failure::new(format!("{}: another program issues keys with this state", path.display())))
+        }
+        false => Ok(()),
+    }
+}
+
 /// Whether a program that has its state there takes requests.
 pub(crate) async fn is_answered(state: Option<&Path>) -> bool {
     match state {
@@ -42,13 +53,12 @@ pub(crate) async fn is_answered(state: Option<&Path>) -> bool {
     }
 }
 
-/// Listens for requests; a socket that a dead process left behind is replaced.
+/// Listens for requests beside a state that is this program's: a socket that a dead process left behind is replaced.
 pub(crate) async fn listen(state: &Path) -> Result<UnixListener, Failure> {
+    // Where the system has no locks, two programs may have the state.
+    check_is_free(state).await?;
     let path = path(state);
     let failed = |error: std::io::Error| Failure::new(format!("{}: {error}", path.display()));
-    if is_answered(Some(state)).await {
-        return Err(Failure::new(format!("{}: another program issues keys with this state", path.display())));
-    }
     match fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         Ok(()) | Err(_) => {}

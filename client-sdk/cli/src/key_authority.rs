@@ -182,10 +182,11 @@ async fn ask(target: &Target, verb: &str, argument: Option<&str>) -> Result<(), 
 /// Issues keys until a signal comes.
 async fn serve(connection: &Connection) -> Result<(), Failure> {
     may_issue(connection.identity()?.as_ref())?;
-    let orders = Orders::listen(&connection.keys).await?;
-    let orders = orders.ok_or_else(|| Failure::new("give --issue FILTER, and --state FILE"))?;
+    let needed = || Failure::new("give --issue FILTER, and --state FILE");
+    Orders::check_is_free(&connection.keys).await?.ok_or_else(needed)?;
     let given = connection.given()?;
     let client = connection.builder(&given, &Pairs::None)?.connect().await?;
+    let orders = Orders::listen(&connection.keys).await?.ok_or_else(needed)?;
     say!("issuing the keys of {}", connection.keys.issued().join(", "));
     let stop = |kind| signal(kind).map_err(|error| Failure::new(format!("signals: {error}")));
     let (mut terminate, mut interrupt) = (stop(SignalKind::terminate())?, stop(SignalKind::interrupt())?);

@@ -25,12 +25,25 @@ pub(crate) struct Orders {
 }
 
 impl Orders {
-    /// Listens beside the state of a program that issues keys; `None` if it issues none.
+    /// Says before anything is connected whether another program issues keys with the same state; gives this one's, if it issues any.
+    ///
+    /// # Errors
+    /// If another program does.
+    pub(crate) async fn check_is_free(keys: &Keys) -> Result<Option<&PathBuf>, Failure> {
+        let state = state_of_issuer(keys);
+        if let Some(state) = state {
+            control::check_is_free(state).await?;
+        }
+        Ok(state)
+    }
+
+    /// Listens beside the state of a program that issues keys; `None` if it issues none. The client has to be connected: before it has the
+    /// state, the socket may be that of another program which is just beginning.
     ///
     /// # Errors
     /// If another program issues keys with the same state, or nothing can listen there.
     pub(crate) async fn listen(keys: &Keys) -> Result<Option<Self>, Failure> {
-        let Some(state) = keys.state_file().filter(|_| !keys.issued().is_empty()) else { return Ok(None) };
+        let Some(state) = state_of_issuer(keys) else { return Ok(None) };
         let listener = control::listen(state).await?;
         let (socket, key_lead_seconds) = (control::path(state), keys.key_lead_seconds());
         Ok(Some(Self { listener, socket, key_lead_seconds }))
@@ -63,6 +76,10 @@ impl Orders {
     pub(crate) fn serve_beside(self, client: Client) {
         tokio::spawn(async move { self.serve(&client).await });
     }
+}
+
+fn state_of_issuer(keys: &Keys) -> Option<&PathBuf> {
+    keys.state_file().filter(|_| !keys.issued().is_empty())
 }
 
 impl Drop for Orders {

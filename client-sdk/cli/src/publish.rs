@@ -85,9 +85,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         false => Some(arguments.payload()?),
     };
     let deadline = Deadline::after(arguments.timeout);
-    let orders = Orders::listen_if_possible(&arguments.connection.keys).await?;
+    Orders::check_is_free(&arguments.connection.keys).await?;
     let client = deadline.limit(builder.connect()).await?;
-    if let Some(orders) = orders {
+    if let Some(orders) = Orders::listen_if_possible(&arguments.connection.keys).await? {
         orders.serve_beside(client.clone());
     }
     let total = payload.as_ref().map(|_| arguments.repeat.saturating_mul(topics.len() as u64));

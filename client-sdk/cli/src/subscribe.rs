@@ -59,9 +59,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let own = arguments.connection.identity()?.map(|own| own.kid());
     let filters = arguments.topics.iter().map(|filter| pairs.filter(filter, own));
     let filters: Vec<String> = filters.collect::<Result<_, _>>()?;
-    let orders = Orders::listen_if_possible(&arguments.connection.keys).await?;
+    Orders::check_is_free(&arguments.connection.keys).await?;
     let client = deadline.limit(builder.connect()).await?;
-    if let Some(orders) = orders {
+    if let Some(orders) = Orders::listen_if_possible(&arguments.connection.keys).await? {
         orders.serve_beside(client.clone());
     }
     let mut printer =

@@ -5,7 +5,7 @@
 use std::{
     fs,
     net::TcpListener,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, net::UnixListener},
     path::Path,
     process::{Command, Output},
     sync::Arc,
@@ -18,6 +18,7 @@ use veilmq_client::{
         distribution::{Distribution, IssuePolicy},
     },
     identity,
+    sealed_file::{SealedFile, StateKey},
 };
 use veilmq_protocol::veil::{Roles, channel::TrustAnchors, distribution::Crl};
 
@@ -50,6 +51,24 @@ fn with_authority() -> tempfile::TempDir {
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// A program that has the state may be about to listen there.
+#[test]
+fn a_program_that_does_not_get_the_state_leaves_the_socket_beside_it_alone() {
+    let folder = with_authority();
+    let issue = ["ca", "issue", "--dir", "ca", "--subject", "keys", "--role", "key-authority", "--out", "."];
+    succeed(folder.path(), &issue);
+    let state = folder.path().join("keys.state");
+    let key = StateKey::of_identity(&identity::load(folder.path().join("keys")).unwrap());
+    let _other = SealedFile::open(&state, &key).unwrap();
+    drop(UnixListener::bind(folder.path().join("keys.state.sock")).unwrap());
+
+    let run = ["authority", "run", "--identity", "keys", "--trust", "ca/ca.vmc", "--state", "keys.state"];
+    let (status, complaint) = fail(folder.path(), &[&run[..], &["--issue", "f/#"]].concat());
+
+    assert!(status == 1 && complaint.contains("another client uses this state"), "{status} {complaint}");
+    assert!(folder.path().join("keys.state.sock").exists(), "{complaint}");
 }
 
 #[test]
