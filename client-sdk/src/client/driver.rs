@@ -8,6 +8,7 @@ mod receipts;
 mod requests;
 mod retained;
 mod unclaimed;
+mod unsealed;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -25,6 +26,7 @@ use veilmq_protocol::{ReasonCode, SubscribeOptions, veil::channel::Identity};
 use self::{
     requests::{Input, Undone, next_input},
     unclaimed::Unclaimed,
+    unsealed::Unsealed,
 };
 use super::{
     Status,
@@ -159,8 +161,8 @@ pub(super) struct Driver {
     claimed: VecDeque<(Message, Receipt)>,
     /// Messages that were left in a dropped subscription, for another one.
     reclaimed: VecDeque<Unread>,
-    /// Publications that wait for a key, and until when.
-    unsealed: VecDeque<(PublishCommand, Instant)>,
+    /// Publications that wait for a key.
+    unsealed: Unsealed<PublishCommand>,
     /// Publications that are sealed and that the session has no room for.
     ready: VecDeque<(Publication, Option<PublishReply>)>,
     /// The first connection is there, and the keys are not.
@@ -207,7 +209,7 @@ impl Driver {
             unclaimed: Unclaimed::default(),
             claimed: VecDeque::new(),
             reclaimed: VecDeque::new(),
-            unsealed: VecDeque::new(),
+            unsealed: Unsealed::default(),
             ready: VecDeque::new(),
             opening: false,
             flushing: Vec::new(),
@@ -492,7 +494,7 @@ impl Driver {
     }
 
     fn accepts_publication(&self) -> bool {
-        self.ready.is_empty() && self.unsealed.len() < keys::UNSEALED_MAX && self.session_has_room()
+        self.ready.is_empty() && self.unsealed.has_room() && self.session_has_room()
     }
 
     fn session_has_room(&self) -> bool {

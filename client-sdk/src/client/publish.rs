@@ -78,6 +78,10 @@ impl<'a> PublishBuilder<'a> {
     /// Publishes, and waits: with QoS 0 until the message was handed to the operating system, with QoS 1 for
     /// PUBACK, with QoS 2 for PUBCOMP. While there is no connection, QoS 1 and 2 wait for the next one.
     ///
+    /// Where the key of the scope or pair has not come yet, it is waited for, for ten seconds; then this and all that follows there fails with
+    /// [`SealError::NoKey`](crate::e2e::SealError::NoKey), at once, until the key comes or there is another connection. Other scopes and pairs
+    /// wait for none of it, up to 256 messages for which there is no key.
+    ///
     /// Gives the broker's Reason Code, which may say that nobody has subscribed.
     ///
     /// # Errors

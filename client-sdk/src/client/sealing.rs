@@ -51,6 +51,14 @@ pub(super) enum Form {
     Plain,
 }
 
+/// Whose key seals a message.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum SealedUnder {
+    Scope(String),
+    /// That of a publisher and this subscriber.
+    Pair(Kid),
+}
+
 /// What becomes of a message that arrived.
 pub(super) enum Incoming {
     /// The application sees it.
@@ -507,6 +515,15 @@ impl Sealing {
             (None, _, _) | (_, None, _) | (_, _, None) => self.want_save(),
         }
         self.parts_due = self.e2e.forget_late_parts(unix_ms());
+    }
+
+    /// Under whose key a message on `topic` is sealed, if that comes from an issuer.
+    pub(super) fn sealed_under(&self, topic: &str) -> Option<SealedUnder> {
+        let name = TopicName::new(topic).ok().filter(|name| self.gets_keys(*name))?;
+        match Pair::subscriber_of(topic).filter(|_| self.e2e.is_for_one(name)) {
+            Some(subscriber) => Some(SealedUnder::Pair(subscriber)),
+            None => self.e2e.scope_of(name).map(|scope| SealedUnder::Scope(scope.as_str().to_owned())),
+        }
     }
 
     /// Whether a message on `topic` must wait before it can be sealed: for a key, or for word of a newer one.

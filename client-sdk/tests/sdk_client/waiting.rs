@@ -1,15 +1,23 @@
 //! Keys that come late: what waits for them is neither lost nor in their way, and nothing is issued before older ones are heard.
 
-use std::{collections::BTreeMap, num::NonZeroU16, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    num::NonZeroU16,
+    time::{Duration, SystemTime},
+};
 
-use veilmq_client::{Builder, QoS, Subscription, e2e::distribution::IssuePolicy};
+use tokio::time::timeout;
+use veilmq_client::{
+    Builder, QoS, Subscription,
+    e2e::{MasterSecret, distribution::IssuePolicy},
+};
 use veilmq_protocol::{
     Packet, ProtocolVersion, Publish, PublishProperties, TopicName, next_frame,
     veil::{Roles, distribution::KeyHead},
 };
 
 use crate::{
-    Broker, Peer, message, payload_of,
+    Broker, MASTER, Peer, message, payload_of,
     sdk_support::{acknowledgement, id, suback},
     world::{self, Party, SCOPE, TOPIC, anchors, scope},
 };
@@ -122,6 +130,24 @@ pub(crate) fn issuer(broker: &Broker) -> Builder {
         .without_channel()
         .issue_scope(SCOPE, IssuePolicy { key_lead_ms: 0, ..IssuePolicy::default() })
         .unwrap()
+}
+
+#[tokio::test]
+async fn a_publication_without_a_key_keeps_back_none_that_needs_no_other() {
+    let broker = Broker::start().await;
+    let builder = member(&broker).master_scope("office/#", MasterSecret::new(MASTER)).unwrap();
+    let (client, mut peer) = broker.connected(builder.join_scope("lab/#").unwrap()).await;
+    peer.grant_keys(6).await;
+    peer.take_introduction().await;
+
+    let mut waiting = Vec::new();
+    for topic in [TOPIC, "lab/t", "office/t", "street/t"] {
+        waiting.push(client.publish(topic, "hi").submit().await.unwrap());
+    }
+
+    let at_once = async { [topic_of(&peer.take().await), topic_of(&peer.take().await)] };
+    let at_once = timeout(Duration::from_secs(5), at_once).await;
+    assert_eq!(at_once.unwrap(), ["office/t", "street/t"], "others wait for ten seconds");
 }
 
 #[tokio::test]

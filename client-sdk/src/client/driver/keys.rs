@@ -1,7 +1,5 @@
 //! The driver's part in the distribution of keys: it subscribes, publishes and hands over what `Keys` decides.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 use tracing::{debug, warn};
 use veilmq_protocol::{QoS, ReasonCode, RetainHandling, SubscribeOptions, veil::hello::JoinStatus};
@@ -18,15 +16,10 @@ use crate::{
     session::{DeliveryError, Receipt, Submitted},
 };
 
-/// Publications that may wait for a key, and how long.
-pub(super) const UNSEALED_MAX: usize = 256;
-const UNSEALED_FOR: Duration = Duration::from_secs(10);
-/// How often an announced key is looked at while something waits for it.
-const ACTIVATION_POLL: Duration = Duration::from_millis(100);
-
 impl Driver {
     /// A connection is there.
     pub(super) fn start_keys(&mut self) {
+        self.unsealed.connected();
         if let Some(keys) = self.sealing.keys_mut() {
             keys.connected(unix_ms());
         }
@@ -51,7 +44,7 @@ impl Driver {
     /// When [`advance_keys`](Self::advance_keys) has something to do though nothing arrives.
     pub(super) fn next_wake_of_keys(&self) -> Option<Instant> {
         let keys = self.sealing.next_wake().map(|due| Instant::now() + until(due));
-        [keys, self.unsealed_due()].into_iter().flatten().min()
+        [keys, self.unsealed.due(Instant::now())].into_iter().flatten().min()
     }
 
     /// Does what is due; tells the application that the client is usable once it is.
@@ -109,34 +102,24 @@ impl Driver {
         }
     }
 
-    /// Keeps a publication back that cannot be sealed yet, and those behind it; gives back what need not wait.
+    /// Keeps a publication back that cannot be sealed yet, or that others of its scope or pair wait before; gives back what need not wait.
     pub(super) fn publish_later(&mut self, command: PublishCommand) -> Option<PublishCommand> {
-        let topic = &command.publication.topic;
-        let sealed = command.form == Form::AsScoped;
-        let waits = sealed && (self.sealing.awaits_key(topic) || !self.unsealed.is_empty());
-        if !waits {
-            return Some(command);
-        }
-        self.unsealed.push_back((command, Instant::now() + UNSEALED_FOR));
-        None
+        let key = match command.form {
+            Form::AsScoped => self.sealing.sealed_under(&command.publication.topic),
+            Form::Plain => None,
+        };
+        let Some(key) = key else { return Some(command) };
+        let topic = command.publication.topic.clone();
+        let is_missing = self.sealing.awaits_key(&topic);
+        self.unsealed.keep((key, &topic), is_missing, command, Instant::now())
     }
 
     /// Publishes what has waited for its key, or fails what has waited long enough.
     fn publish_unsealed(&mut self) {
-        while let Some((command, deadline)) = self.unsealed.front() {
-            if self.sealing.awaits_key(&command.publication.topic) && *deadline > Instant::now() {
-                return;
-            }
-            if let Some((command, _)) = self.unsealed.pop_front() {
-                self.publish_now(command);
-            }
+        let sealing = &self.sealing;
+        for command in self.unsealed.take_due(|topic| sealing.awaits_key(topic), Instant::now()) {
+            self.publish_now(command);
         }
-    }
-
-    /// When a key may have become active, or the oldest publication has waited long enough.
-    fn unsealed_due(&self) -> Option<Instant> {
-        let (_, deadline) = self.unsealed.front()?;
-        Some((*deadline).min(Instant::now() + ACTIVATION_POLL))
     }
 
     /// Keeps a message until there is a key for it, which may take asking for keys in another way.

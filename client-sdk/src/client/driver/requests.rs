@@ -235,8 +235,7 @@ impl Driver {
     fn disconnect(&mut self, reason: ReasonCode) {
         self.acknowledge_taken();
         // What was submitted before leaves before.
-        let unsealed = std::mem::take(&mut self.unsealed).into_iter().map(|(command, _)| command);
-        for command in unsealed.collect::<Vec<_>>() {
+        for command in self.unsealed.take_all() {
             self.publish_now(command);
         }
         while let Ok(command) = self.publishes.try_recv() {
