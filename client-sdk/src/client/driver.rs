@@ -18,6 +18,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
+    task::spawn_blocking,
     time::{Instant, sleep_until, timeout},
 };
 use tracing::{debug, info, warn};
@@ -230,9 +231,12 @@ impl Driver {
         let ended = self.connect_while_wanted().await;
         debug!(reason = %ended, "client closed");
         self.acknowledge_taken();
-        self.sealing.save(Saved::AtShutdown);
-        // Who waits for the end may open the state again.
-        drop(self.sealing);
+        let mut sealing = self.sealing;
+        // Who waits for the end may open the state again: it is let go of there too.
+        let saving = spawn_blocking(move || sealing.save(Saved::AtShutdown));
+        if let Err(error) = saving.await {
+            debug!(%error, "the state is not saved at the end");
+        }
         self.status.send_replace(Status::Closed(ended));
     }
 

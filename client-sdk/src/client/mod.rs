@@ -11,6 +11,7 @@ mod parts;
 mod publish;
 mod retained;
 mod routes;
+mod saving;
 mod sealing;
 mod subscribe;
 mod transport;

@@ -24,6 +24,7 @@ use super::{
     keys::{KeyAnswer, KeyRequest, KeyWork, Keys, Parked},
     parts::Parts,
     retained::{Refresh, Retained},
+    saving::Saving,
 };
 use crate::{
     e2e::{
@@ -34,11 +35,6 @@ use crate::{
     session::Receipt,
 };
 
-/// Saving the replay state takes at most one part in so many of the time while messages come in; a crash between two saves lets what
-/// came meanwhile be received again.
-const SAVE_SHARE: u64 = 20;
-/// The longest time between two saves while messages come in, in milliseconds.
-const SAVE_PAUSE_MS_MAX: u64 = 5_000;
 /// How often blind names are looked at, to which the application may have added an epoch, in milliseconds.
 const LOOK_AT_NAMES_EVERY_MS: u64 = 5_000;
 
@@ -74,11 +70,7 @@ pub(super) enum Incoming {
 pub(super) struct Sealing {
     e2e: E2e,
     keys: Option<Keys>,
-    file: Option<SealedFile>,
-    /// When what was received is to be saved, in unix milliseconds.
-    save_due: Option<u64>,
-    /// When it may be saved again, in unix milliseconds.
-    rested_at: u64,
+    saving: Saving,
     /// Messages that were opened and have not reached the application.
     untaken: HashMap<Receipt, Arrival>,
     parts: Parts,
@@ -102,9 +94,7 @@ impl Sealing {
         Self {
             e2e,
             keys,
-            file,
-            save_due: None,
-            rested_at: 0,
+            saving: Saving::new(file),
             untaken: HashMap::new(),
             parts: Parts::default(),
             parts_due: None,
@@ -129,14 +119,14 @@ impl Sealing {
             self.e2e.advance(now);
         }
         if self.e2e.take_erased() {
-            self.want_save();
+            self.saving.want();
         }
         if self.parts_due.is_some_and(|due| due <= now) {
             self.parts_due = self.e2e.forget_late_parts(now);
         }
-        if self.save_due.is_some_and(|due| due <= now) {
-            self.save(Saved::InPassing);
-        }
+        let Self { e2e, keys, saving, untaken, retained, .. } = self;
+        let distribution = keys.as_ref().map(|keys| &keys.distribution);
+        saving.save_beside(|| content(distribution, e2e, retained, Saved::InPassing, untaken));
     }
 
     pub(super) fn keys_mut(&mut self) -> Option<&mut Keys> {
@@ -146,7 +136,7 @@ impl Sealing {
     /// When this wants to be called again though nothing arrives, in unix milliseconds.
     pub(super) fn next_wake(&self) -> Option<u64> {
         let keys = self.keys.as_ref().map(Keys::next_due);
-        [self.e2e.erasure_due(), self.save_due, self.parts_due, keys]
+        [self.e2e.erasure_due(), self.saving.due(), self.parts_due, keys]
             .into_iter()
             .flatten()
             .min()
@@ -175,12 +165,11 @@ impl Sealing {
 
     /// Does what is due for the keys and returns what is to be sent.
     pub(super) fn key_work(&mut self) -> KeyWork {
-        let Self { e2e, keys, file, retained, untaken, .. } = self;
+        let Self { e2e, keys, saving, retained, untaken, .. } = self;
         let Some(keys) = keys else { return KeyWork::default() };
         let work = keys.work(e2e, unix_ms(), |distribution, e2e| {
-            let Some(file) = file else { return Ok(()) };
-            let content = content(Some(distribution), e2e, retained, Saved::InPassing, untaken);
-            file.save(&content).map_err(|error| error.to_string())
+            let saved = saving.save(|| content(Some(distribution), e2e, retained, Saved::InPassing, untaken));
+            saved.map_err(|error| error.to_string())
         });
         if !work.publications.is_empty() {
             retained.look_again();
@@ -219,7 +208,7 @@ impl Sealing {
     fn refreshed(&mut self, refresh: &Refresh) {
         self.save_session();
         if !refresh.publications.is_empty() {
-            self.want_save();
+            self.saving.want();
         }
     }
 
@@ -264,20 +253,9 @@ impl Sealing {
     }
 
     fn try_save(&mut self, saved: Saved) -> Result<(), SealedFileError> {
-        self.save_due = None;
-        let Some(file) = &self.file else { return Ok(()) };
-        let distribution = self.keys.as_ref().map(|keys| &keys.distribution);
-        let began = unix_ms();
-        let outcome = file.save(&content(distribution, &self.e2e, &self.retained, saved, &self.untaken));
-        let ended = unix_ms();
-        let pause = ended.saturating_sub(began).max(1).saturating_mul(SAVE_SHARE);
-        self.rested_at = ended.saturating_add(pause.min(SAVE_PAUSE_MS_MAX));
-        outcome
-    }
-
-    /// Has what was received saved soon.
-    fn want_save(&mut self) {
-        self.save_due.get_or_insert(self.rested_at.max(unix_ms()));
+        let Self { e2e, keys, saving, untaken, retained, .. } = self;
+        let distribution = keys.as_ref().map(|keys| &keys.distribution);
+        saving.save(|| content(distribution, e2e, retained, saved, untaken))
     }
 
     /// Takes note that the application has a message now. Only then does it count as received after a restart too. Returns the receipts
@@ -311,7 +289,7 @@ impl Sealing {
 
     fn received(&mut self, receipt: Receipt) {
         if self.untaken.remove(&receipt).is_some() {
-            self.want_save();
+            self.saving.want();
         }
     }
 
@@ -373,7 +351,7 @@ impl Sealing {
             if let Some(sealed) = outgoing.first() {
                 self.retained.remember(publication, sealed, self.e2e.refresh_mark(name, now));
             }
-            self.want_save();
+            self.saving.want();
         }
         Ok(outgoing)
     }
@@ -464,7 +442,7 @@ impl Sealing {
             Ok(opened) => {
                 match (receipt, opened.origin().and_then(|_| self.e2e.newest_received())) {
                     (Some(receipt), Some(arrival)) => drop(self.untaken.insert(receipt, arrival)),
-                    (Some(_), None) | (None, _) => self.want_save(),
+                    (Some(_), None) | (None, _) => self.saving.want(),
                 }
                 if let Some(whole) = self.e2e.take_newest_part() {
                     self.parts.complete(whole, receipt);
@@ -512,7 +490,7 @@ impl Sealing {
                 self.untaken.insert(receipt, arrival);
                 self.parts.hold(receipt, message);
             }
-            (None, _, _) | (_, None, _) | (_, _, None) => self.want_save(),
+            (None, _, _) | (_, None, _) | (_, _, None) => self.saving.want(),
         }
         self.parts_due = self.e2e.forget_late_parts(unix_ms());
     }

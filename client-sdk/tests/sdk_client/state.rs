@@ -1,6 +1,11 @@
 //! The file of a client's state: it is written before anything else, and by one client at a time.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use tokio::{runtime::Builder as RuntimeBuilder, time::timeout};
 use veilmq_client::{Builder, ConnectError, QoS, Received};
@@ -106,6 +111,56 @@ async fn a_connect_that_is_given_up_lets_go_of_the_state_and_is_no_crash() {
     peer.send_part(QoS::AtLeastOnce, 1, true, &sealed[0]).await;
 
     assert_eq!(&message(&mut messages).await.payload[..], b"x");
+}
+
+/// What is written there waits until this is dropped.
+#[cfg(unix)]
+struct SlowDisk(PathBuf);
+
+#[cfg(unix)]
+impl SlowDisk {
+    fn new(path: PathBuf) -> Self {
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        Self(path)
+    }
+}
+
+#[cfg(unix)]
+impl Drop for SlowDisk {
+    fn drop(&mut self) {
+        // Whoever opens it for writing waits for a reader, which this is for as long as the test runs.
+        std::mem::forget(fs::File::options().read(true).write(true).open(&self.0).unwrap());
+        fs::remove_file(&self.0).unwrap();
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_come_and_are_acknowledged_while_the_disk_is_slow() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("c.state");
+    let broker = Broker::start().await;
+    let (client, mut peer) = broker.connected(keeping(&broker, &state)).await;
+    let mut messages = peer.grant(&client, "#").await;
+    let mut sender = Sender::new();
+    let disk = SlowDisk::new(folder.path().join("c.state.new"));
+
+    for packet_id in 1..=20 {
+        peer.send_part(QoS::AtLeastOnce, packet_id, false, &sender.seal("x")[0]).await;
+        let taken = async {
+            message(&mut messages).await;
+            peer.take().await
+        };
+        let puback = timeout(Duration::from_secs(5), taken).await.expect("nothing waits for the disk");
+        assert_eq!(puback[..2], [0x40, 2]);
+        // Time for a save to begin.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let before = fs::read(&state).unwrap();
+    drop(disk);
+    client.disconnect().await.unwrap();
+
+    assert_ne!(fs::read(&state).unwrap(), before, "the last save is not left out");
 }
 
 /// Ends without a word, after it had ended in order before.
