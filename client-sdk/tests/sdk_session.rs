@@ -183,7 +183,7 @@ fn unacknowledged_messages_are_sent_again_in_order_with_dup_when_the_session_is_
 
     let sent = rig.reconnect(&resumed());
 
-    let expected = [publish_bytes(0x3A, 1, "a"), b"\x62\x02\x00\x02".to_vec(), publish_bytes(0x3C, 3, "c")];
+    let expected = [b"\x62\x02\x00\x02".to_vec(), publish_bytes(0x3A, 1, "a"), publish_bytes(0x3C, 3, "c")];
     assert_eq!(sent, expected.concat());
 }
 
@@ -225,6 +225,28 @@ fn no_more_is_sent_than_the_receive_maximum_of_the_server_allows() {
     assert!(outcome(rig.poll()).1.is_ok());
 
     assert_eq!(rig.sent(), publish_bytes(0x32, 3, "c"));
+}
+
+#[test]
+fn a_publication_that_is_to_be_completed_counts_on_the_next_connection_too() {
+    // [MQTT-3.3.4-7]
+    let mut rig = Rig::connected(options());
+    rig.publish("a", QoS::ExactlyOnce);
+    rig.sent();
+    rig.receive(&Packet::PubRec(acknowledgement(1)));
+    assert!(rig.poll().is_none());
+    let connack = ConnAck {
+        session_present: true,
+        ..connack(ConnAckProperties { receive_maximum: NonZeroU16::new(1), ..ConnAckProperties::default() })
+    };
+    assert_eq!(rig.reconnect(&connack), b"\x62\x02\0\x01");
+
+    rig.publish("b", QoS::AtLeastOnce);
+    assert_eq!(rig.sent(), b"");
+    rig.receive(&Packet::PubComp(acknowledgement(1)));
+    rig.poll();
+
+    assert_eq!(rig.sent(), publish_bytes(0x32, 2, "b"));
 }
 
 #[test]

@@ -72,6 +72,8 @@ struct InFlight {
     id: PacketId,
     token: Token,
     awaiting: Awaiting,
+    /// It counts against the server's Receive Maximum.
+    counted: bool,
     /// The PUBLISH as first sent; empty once PUBREC arrived.
     packet: Vec<u8>,
     publication: Option<Publication>,
@@ -87,7 +89,8 @@ pub(super) struct Outbound {
     /// What is still to be resent on this connection.
     resend: VecDeque<u64>,
     grants: Grants,
-    quota: u16,
+    /// How many publications count against the server's Receive Maximum.
+    unanswered: usize,
 }
 
 const DUP: u8 = 0b1000;
@@ -119,14 +122,30 @@ impl Outbound {
         events: &mut VecDeque<Event>,
     ) {
         self.grants = grants;
-        self.quota = grants.receive_maximum;
+        self.unanswered = 0;
         if session_present {
-            // [MQTT-4.4.0-1]
-            self.resend = self.in_flight.keys().copied().collect();
+            self.begin_resending();
         } else {
             // [MQTT-3.2.2-5]
             self.forget_server_state(ids, events);
         }
+    }
+
+    /// Has everything unfinished sent again ([MQTT-4.4.0-1]): PUBREL first, since it makes room for PUBLISH.
+    fn begin_resending(&mut self) {
+        let mut publishes = VecDeque::new();
+        self.resend.clear();
+        for (order, entry) in &mut self.in_flight {
+            // [MQTT-3.3.4-7] It was published on another connection, and its PUBCOMP is missing all the same.
+            entry.counted = entry.awaiting == Awaiting::Completion;
+            if entry.counted {
+                self.unanswered += 1;
+                self.resend.push_back(*order);
+            } else {
+                publishes.push_back(*order);
+            }
+        }
+        self.resend.append(&mut publishes);
     }
 
     /// The server has lost the session. QoS 1 is published anew; a QoS 2 message whose PUBREC arrived is the
@@ -158,13 +177,15 @@ impl Outbound {
         output: &mut Output,
         events: &mut VecDeque<Event>,
     ) -> Result<(), EncodeError> {
+        let maximum = usize::from(self.grants.receive_maximum);
         while let Some(order) = self.resend.front() {
             match self.in_flight.get_mut(order) {
                 None => {}
                 Some(entry) if entry.awaiting == Awaiting::Completion => send_pubrel(entry.id, output)?,
-                Some(_) if self.quota == 0 => return Ok(()),
+                Some(_) if self.unanswered >= maximum => return Ok(()),
                 Some(entry) => {
-                    self.quota -= 1;
+                    entry.counted = true;
+                    self.unanswered += 1;
                     // [MQTT-3.3.1-1]
                     if let Some(header) = entry.packet.first_mut() {
                         *header |= DUP;
@@ -174,12 +195,12 @@ impl Outbound {
             }
             self.resend.pop_front();
         }
-        while self.quota > 0 && !self.queued.is_empty() {
+        while self.unanswered < maximum && !self.queued.is_empty() {
             let Some(id) = ids.take() else { return Ok(()) };
             let Some((token, publication)) = self.queued.pop_front() else { return Ok(()) };
             match self.encode(&publication, Some(id)) {
                 Ok(packet) => {
-                    self.quota -= 1;
+                    self.unanswered += 1;
                     output.encoded(&packet);
                     self.track(token, id, publication, packet);
                 }
@@ -222,7 +243,8 @@ impl Outbound {
             QoS::ExactlyOnce => (Awaiting::Receipt, None),
         };
         self.order_of.insert(id, self.next_order);
-        self.in_flight.insert(self.next_order, InFlight { id, token, awaiting, packet, publication });
+        let entry = InFlight { id, token, awaiting, counted: true, packet, publication };
+        self.in_flight.insert(self.next_order, entry);
         self.next_order += 1;
     }
 
@@ -261,6 +283,12 @@ impl Outbound {
             Awaiting::Receipt | Awaiting::Completion => {
                 entry.awaiting = Awaiting::Completion;
                 entry.packet = Vec::new();
+                if !std::mem::replace(&mut entry.counted, true) {
+                    // An answer to an earlier connection: there is nothing to send again.
+                    self.unanswered += 1;
+                    let answered = self.order_of.get(&id);
+                    self.resend.retain(|order| Some(order) != answered);
+                }
                 send_pubrel(id, output)?;
                 Ok(None)
             }
@@ -292,8 +320,7 @@ impl Outbound {
     fn settle(&mut self, acknowledgement: &Acknowledgement<'_>, ids: &mut PacketIds) -> Option<Event> {
         let entry = self.in_flight.remove(&self.order_of.remove(&acknowledgement.packet_id)?)?;
         ids.release(entry.id);
-        // MQTT 5.0 section 4.9: the quota never exceeds what CONNACK granted.
-        self.quota = self.quota.saturating_add(1).min(self.grants.receive_maximum);
+        self.unanswered -= usize::from(entry.counted);
         let reason = acknowledgement.reason;
         let text = || acknowledgement.reason_string.map(str::to_owned);
         let outcome = match reason.is_error() {
