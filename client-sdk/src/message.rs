@@ -2,6 +2,8 @@
 //!
 //! Plain data; whether a payload is sealed is decided where it is sent and received.
 
+use std::fmt;
+
 use bytes::Bytes;
 use veilmq_protocol::{
     EncodeError, Packet, PacketId, ProtocolVersion, Publish, PublishProperties, QoS, TopicName,
@@ -93,6 +95,19 @@ pub struct Publication {
     pub properties: Properties,
 }
 
+/// Says how long the payload is, not what it is.
+impl fmt::Debug for Publication {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { topic, payload, qos, retain, properties: _ } = self;
+        f.debug_struct("Publication")
+            .field("topic", topic)
+            .field("payload_bytes", &payload.len())
+            .field("qos", qos)
+            .field("retain", retain)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Publication {
     /// The same with what goes to the broker in place of its topic and payload.
     pub(crate) fn carrying(&self, wire_topic: &str, payload: Bytes) -> Self {
@@ -126,7 +141,7 @@ impl Publication {
 /// What the broker publishes for a client whose connection is lost.
 ///
 /// On an end-to-end scope the payload is sealed before it is given to the broker.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Will {
     /// The message.
     pub publication: Publication,
@@ -188,6 +203,21 @@ pub struct Message {
     pub sealed: Option<Sealed>,
 }
 
+/// Says how long the payload is, not what it is: it may be what nobody else is to read.
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { topic, payload, qos, retain, dup, properties: _, sealed } = self;
+        f.debug_struct("Message")
+            .field("topic", topic)
+            .field("payload_bytes", &payload.len())
+            .field("qos", qos)
+            .field("retain", retain)
+            .field("dup", dup)
+            .field("sealed", sealed)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Message {
     /// Whether the message says that what is retained on its topic is deleted, and how far that is proven.
     pub fn deletes(&self) -> Option<Authentication> {
@@ -217,7 +247,7 @@ impl Sealed {
 }
 
 /// What a subscription yields.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Received {
     /// A message.
     Message(Message),
@@ -245,6 +275,26 @@ impl Received {
                 Self::Message(Message { sealed, ..message })
             }
             Self::Refused { .. } | Self::Missed { .. } => self,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_of_a_message_tells_its_size_and_not_its_content() {
+        let Will { publication, .. } = Will::new("ward/7", "a diagnosis");
+        let Publication { topic, payload, qos, retain, properties } = publication.clone();
+        let properties = Properties { content_type: Some("a secret type".to_owned()), ..properties };
+        let message = Message { topic, payload, qos, retain, dup: false, properties, sealed: None };
+        for text in [format!("{publication:?}"), format!("{:?}", Received::Message(message))] {
+            assert!(text.contains("ward/7") && text.contains("payload_bytes: 11"), "{text}");
+            assert!(
+                !text.contains("diagnosis") && !text.contains("secret") && !text.contains("97"),
+                "{text}"
+            );
         }
     }
 }

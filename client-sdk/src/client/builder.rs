@@ -5,6 +5,7 @@ mod pairs;
 mod paper;
 
 use std::{
+    fmt,
     num::{NonZeroU16, NonZeroU32},
     path::PathBuf,
     sync::Arc,
@@ -76,6 +77,14 @@ pub struct Builder {
     limits: Limits,
     state: Option<(PathBuf, Option<StateKey>)>,
     accept_replay_after_crash: bool,
+}
+
+/// Names the endpoint alone: the rest holds secrets.
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Endpoint { host, port, .. } = &self.endpoint;
+        f.debug_struct("Builder").field("host", host).field("port", port).finish_non_exhaustive()
+    }
 }
 
 impl Builder {

@@ -12,6 +12,7 @@ mod unsealed;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    io,
     sync::Arc,
     time::Duration,
 };
@@ -292,12 +293,12 @@ impl Driver {
         let (host, port) = (self.endpoint.host.clone(), self.endpoint.port);
         let opening = Transport::open(host, port, self.endpoint.tls.clone());
         let opening = timeout(self.endpoint.connect_timeout, opening);
-        let error = match self.meanwhile(opening).await? {
+        let (kind, error) = match self.meanwhile(opening).await? {
             Ok(Ok(stream)) => return Some(self.begin(stream)),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer in time".to_owned(),
+            Ok(Err(error)) => (error.kind(), error.to_string()),
+            Err(_) => (io::ErrorKind::TimedOut, "no answer in time".to_owned()),
         };
-        Some(Err(ConnectError::Unreachable { address, error }))
+        Some(Err(ConnectError::Unreachable { address, kind, error }))
     }
 
     fn begin(&mut self, stream: Transport) -> Result<Transport, ConnectError> {

@@ -1,6 +1,6 @@
 //! What can go wrong for the application, one enum per operation.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use thiserror::Error;
 use veilmq_protocol::{EncodeError, ReasonCode, TopicError};
@@ -19,6 +19,8 @@ pub enum ConnectError {
     Unreachable {
         /// Host and port.
         address: String,
+        /// What sort of failure it is; of TLS, [`InvalidData`](io::ErrorKind::InvalidData).
+        kind: io::ErrorKind,
         /// What the operating system said.
         error: String,
     },

@@ -16,7 +16,7 @@ mod sealing;
 mod subscribe;
 mod transport;
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -105,6 +105,12 @@ pub struct Client {
     commands: mpsc::Sender<Command>,
     status: watch::Receiver<Status>,
     notice: watch::Receiver<Option<String>>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("status", &*self.status.borrow()).finish_non_exhaustive()
+    }
 }
 
 impl Client {

@@ -1,5 +1,7 @@
 //! Publishing: a message is described, then sent and awaited.
 
+use std::fmt;
+
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use veilmq_protocol::{QoS, ReasonCode, TopicName};
@@ -13,6 +15,12 @@ pub struct PublishBuilder<'a> {
     client: &'a Client,
     publication: Publication,
     form: Form,
+}
+
+impl fmt::Debug for PublishBuilder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublishBuilder").field("publication", &self.publication).finish_non_exhaustive()
+    }
 }
 
 impl<'a> PublishBuilder<'a> {
@@ -110,6 +118,7 @@ impl<'a> PublishBuilder<'a> {
 }
 
 /// A message on its way; dropping this does not call it back.
+#[derive(Debug)]
 pub struct PendingPublish {
     client: Client,
     answer: oneshot::Receiver<Result<ReasonCode, PublishError>>,

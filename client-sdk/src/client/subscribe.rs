@@ -1,6 +1,6 @@
 //! Subscribing: a filter becomes a bounded stream of messages.
 
-use std::{pin::Pin, sync::Arc};
+use std::{fmt, pin::Pin, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot};
 use veilmq_protocol::{QoS, RetainHandling, SubscribeOptions, TopicFilter};
@@ -20,6 +20,12 @@ pub struct SubscribeBuilder<'a> {
     filters: Vec<String>,
     options: SubscribeOptions,
     queue: usize,
+}
+
+impl fmt::Debug for SubscribeBuilder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SubscribeBuilder").field("filters", &self.filters).finish_non_exhaustive()
+    }
 }
 
 impl<'a> SubscribeBuilder<'a> {
@@ -104,6 +110,12 @@ pub struct Unacknowledged {
     _receipt: Option<Arc<TakenOnDrop>>,
 }
 
+impl fmt::Debug for Unacknowledged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unacknowledged").finish_non_exhaustive()
+    }
+}
+
 /// The messages of one subscription, in the order the broker sent them.
 ///
 /// QoS 1 and 2 messages are acknowledged when [`next`](Self::next) gives them out, so what was not taken comes
@@ -118,6 +130,12 @@ pub struct Subscription {
     client: Client,
     filters: Vec<String>,
     deliveries: mpsc::Receiver<Delivery>,
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").field("filters", &self.filters).finish_non_exhaustive()
+    }
 }
 
 impl Subscription {

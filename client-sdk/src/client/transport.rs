@@ -3,6 +3,7 @@
 //! Invariant: what TLS has taken is flushed before this waits for anything else.
 
 use std::{
+    fmt,
     future::poll_fn,
     io,
     path::Path,
@@ -53,6 +54,12 @@ pub enum TlsError {
     /// The name to be expected is not one of a host.
     #[error("{0:?} is not the name of a host")]
     Name(String),
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl Tls {
