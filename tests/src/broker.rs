@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use crate::http::{self, Response};
 use crate::ports::ReservedPort;
 use crate::tools::built_program;
+use crate::waiting::wait_until;
 
 const READY_SECONDS_MAX: u64 = 60;
 
@@ -94,11 +95,7 @@ impl Broker {
         let process = self.process_id().and_then(|process| i32::try_from(process).ok());
         let process = process.map(Pid::from_raw).expect("the broker is running");
         kill(process, Signal::SIGHUP).expect("it can be sent a signal");
-        let has_obeyed = (0..1_000).any(|_| {
-            thread::sleep(Duration::from_millis(20));
-            lines() > before
-        });
-        assert!(has_obeyed, "the reload takes too long");
+        wait_until("the broker says what became of the reload", || lines() > before);
         self.metric("veilmq_config_last_reload_successful") == Some(1.0)
     }
 

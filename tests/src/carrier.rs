@@ -6,8 +6,6 @@ use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,8 +16,7 @@ use crate::broker::Broker;
 use crate::certificates::Authority;
 use crate::ports::ReservedPort;
 use crate::tools::require_tool;
-
-const UP_SECONDS_MAX: u64 = 30;
+use crate::waiting::wait_until_or;
 
 /// Whoever carries and keeps messages.
 pub enum Carrier {
@@ -141,11 +138,8 @@ impl MosquittoOverTls {
         command.arg("-c").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let process = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let mosquitto = Self { process, plain, tls, authority, folder };
-        let deadline = Instant::now() + Duration::from_secs(UP_SECONDS_MAX);
-        while TcpStream::connect(mosquitto.tls.address()).is_err() {
-            assert!(Instant::now() < deadline, "mosquitto does not listen: {}", mosquitto.log());
-            sleep(Duration::from_millis(20));
-        }
+        let listens = || TcpStream::connect(mosquitto.tls.address()).is_ok();
+        wait_until_or(listens, || format!("mosquitto does not listen: {}", mosquitto.log()));
         mosquitto
     }
 

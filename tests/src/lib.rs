@@ -25,5 +25,6 @@ pub mod service;
 pub mod tap;
 pub mod tls;
 pub mod tools;
+pub mod waiting;
 pub mod websocket;
 pub mod wire;

@@ -4,11 +4,11 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use crate::broker::Broker;
 use crate::tap::Tap;
 use crate::tools::{built_program, run};
+use crate::waiting::wait_until;
 
 /// The parties of an exchange that is sealed end to end. The device and the reader have a key in common, in the file `key`.
 #[derive(Debug)]
@@ -86,12 +86,8 @@ impl Parties {
         command.args(["trust", "add"]).arg(certificate).arg("--data-dir").arg(self.broker.data_dir());
         let output = run(&mut command, 30);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let known = || self.broker.log().contains("authority is trusted");
-        let is_known = (0..500).any(|_| {
-            std::thread::sleep(Duration::from_millis(20));
-            known()
-        });
-        assert!(is_known, "the broker did not notice the authority");
+        let is_known = || self.broker.log().contains("authority is trusted");
+        wait_until("the broker knows the authority", is_known);
     }
 
     /// Runs `veil pub` or `veil sub` as `subject`, with the key of `scope` in the file `key`, through the tap.

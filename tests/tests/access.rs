@@ -6,13 +6,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use veilmq_tests::broker::Broker;
 use veilmq_tests::mosquitto::Mosquitto;
 use veilmq_tests::puppet::Version;
 use veilmq_tests::tools::{built_program, require_tool, run};
+use veilmq_tests::waiting::wait_until;
 use veilmq_tests::wire::{RawPacket, Wire, packet, push_string};
 
 const RELOADED: &str = "veilmq_config_last_reload_success_timestamp_seconds";
@@ -99,14 +99,6 @@ fn connect_packet(level: u8, client_id: &str, credentials: Option<(&str, &str)>)
         push_string(&mut body, text);
     }
     packet(0x10, &body)
-}
-
-fn wait_until(what: &str, is_there: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !is_there() {
-        assert!(Instant::now() < deadline, "{what} takes too long");
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 const PASSWORDS: &str = "[access]\npassword_file = \"DIR/passwd\"\n";

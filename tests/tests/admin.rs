@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use veilmq_tests::broker::Broker;
 use veilmq_tests::http::{self, Response};
 use veilmq_tests::tools::{require_tool, run, workspace_root};
+use veilmq_tests::waiting::wait_until_or;
 use veilmq_tests::wire::{Wire, packet, publish_packet, push_string};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -238,12 +239,11 @@ fn the_log_level_changes_while_the_broker_runs() {
     ask(&broker, "PUT", "/log", r#"{"level": "info"}"#);
     let _loud = Wire::connect(broker.address(), "loud", true);
 
-    let until = Instant::now() + Duration::from_secs(10);
-    while !broker.log().contains("loud") && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let log = broker.log();
-    assert!(log.contains("loud") && !log.contains("quiet"), "{log}");
+    wait_until_or(
+        || broker.log().contains("loud"),
+        || format!("no line of the loud client: {}", broker.log()),
+    );
+    assert!(!broker.log().contains("quiet"), "{}", broker.log());
     assert_eq!(call(&broker, "PUT", "/log", r#"{"level": "loud"}"#).status, 400);
 }
 

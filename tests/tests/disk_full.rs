@@ -11,11 +11,12 @@ use std::io::Write;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use veilmq_tests::broker::Broker;
 use veilmq_tests::tools;
+use veilmq_tests::waiting::wait_until_or;
 use veilmq_tests::wire::{
     Published, Wire, acknowledgement, connect_packet, connect_packet_v5, publish_packet, publish_packet_v5,
 };
@@ -226,11 +227,8 @@ fn refuses_what_has_to_be_stored(broker: &Broker, ledger: &mut Ledger, words: &s
 }
 
 fn wait_until_ready(broker: &Broker) {
-    let deadline = Instant::now() + Duration::from_secs(15);
-    while broker.get("/readyz").status != 200 {
-        assert!(Instant::now() < deadline, "still not ready: {}", broker.get("/readyz").body);
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    let is_ready = || broker.get("/readyz").status == 200;
+    wait_until_or(is_ready, || format!("still not ready: {}", broker.get("/readyz").body));
 }
 
 fn fills_up_and_recovers(reserve_bytes: usize, words: &str) {

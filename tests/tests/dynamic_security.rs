@@ -6,18 +6,16 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use veilmq_tests::ports::ReservedPort;
 use veilmq_tests::tools::{built_program, require_tool, run};
+use veilmq_tests::waiting::wait_until_or;
 use veilmq_tests::wire::{Published, RawPacket, Wire, packet, push_string};
 
 const CONTROL: &str = "$CONTROL/dynamic-security/v1";
 const RESPONSE: &str = "$CONTROL/dynamic-security/v1/response";
-const START_SECONDS_MAX: u64 = 60;
 
 /// A broker with a file of dynamic security that `mosquitto_ctrl` has made, with the client `admin` and the password `pw`.
 struct Side {
@@ -59,11 +57,8 @@ impl Side {
     }
 
     fn wait_until_it_listens(&self) {
-        let deadline = Instant::now() + Duration::from_secs(START_SECONDS_MAX);
-        while Wire::try_open(self.address()).is_err() {
-            assert!(Instant::now() < deadline, "the broker does not start: {}", self.log());
-            thread::sleep(Duration::from_millis(10));
-        }
+        let listens = || Wire::try_open(self.address()).is_ok();
+        wait_until_or(listens, || format!("the broker does not start: {}", self.log()));
     }
 
     fn restart(&mut self) {

@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use veilmq_tests::broker::Broker;
+use veilmq_tests::waiting::wait_until_or;
 use veilmq_tests::wire::{Published, Wire, packet, publish_packet, publish_packet_v5};
 
 fn broker(options: &str) -> Broker {
@@ -154,11 +154,7 @@ fn memory_that_was_short_is_given_back_and_clients_are_let_in_again() {
         retain(number, b"");
     }
     // Whoever asked the broker meanwhile would have the allocator tidy up by that.
-    let until = Instant::now() + Duration::from_secs(60);
-    while !broker.log().contains("memory is not short any more") {
-        assert!(Instant::now() < until, "{}", broker.log());
-        thread::sleep(Duration::from_millis(200));
-    }
+    wait_until_or(|| broker.log().contains("memory is not short any more"), || broker.log());
     let _ = Wire::connect(broker.address(), "newcomer", true);
     assert_eq!(broker.get("/readyz").status, 200);
 }

@@ -7,13 +7,13 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use veilmq_tests::drop_in::{Place, Running, connect, heard, v3, v5};
 use veilmq_tests::ports::ReservedPort;
 use veilmq_tests::tools::{built_program, require_tool, run};
+use veilmq_tests::waiting::{wait_for_text, wait_until};
 use veilmq_tests::wire::packet;
 
 /// A CONNECT with a user name and no password.
@@ -40,11 +40,7 @@ fn who_connects_while_the_file_is_read_again_is_served_by_what_it_says() {
 
     broker.signal(Signal::SIGHUP);
     let log = place.path("mosquitto.log");
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !fs::read_to_string(&log).unwrap().contains("Reloading config.") {
-        assert!(Instant::now() < deadline, "no reload");
-        thread::sleep(Duration::from_millis(5));
-    }
+    wait_for_text(&log, "Reloading config.");
     let mut client = TcpStream::connect(broker.address).unwrap();
     client.write_all(&v3("c", true)).unwrap();
     client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
@@ -223,11 +219,7 @@ fn a_reload_changes_the_limit_on_messages() {
     let _ = place.write("allow_anonymous true\nmessage_size_limit 5\n");
     running.signal(Signal::SIGHUP);
 
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while answer() != "4003000783" {
-        assert!(Instant::now() < deadline, "the limit does not come into force");
-        thread::sleep(Duration::from_millis(20));
-    }
+    wait_until("the limit is in force", || answer() == "4003000783");
 }
 
 #[test]
@@ -375,10 +367,7 @@ fn log_and_number_of_the_process_go_where_the_file_says() {
     let written = fs::read_to_string(&number).unwrap();
     fs::rename(&log, place.path("broker.log.1")).unwrap();
     running.signal(Signal::SIGHUP);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !log.exists() && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(10));
-    }
+    wait_until("there is a log again", || log.exists());
     running.terminate();
 
     assert_eq!(written, process);

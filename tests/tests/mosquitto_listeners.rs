@@ -15,6 +15,7 @@ use veilmq_tests::drop_in::{Place, Running, answers_at, connect, heard, v3, v5};
 use veilmq_tests::ports::ReservedPort;
 use veilmq_tests::tls::TlsClient;
 use veilmq_tests::tools::{built_program, run};
+use veilmq_tests::waiting::wait_for_text;
 use veilmq_tests::wire::packet;
 
 /// A broker with two listeners, the second one with options of its own.
@@ -52,12 +53,7 @@ impl Two {
 
     /// Waits until the log says so.
     fn wait_for(&self, text: &str) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let log = self.place.path("mosquitto.log");
-        while !fs::read_to_string(&log).unwrap().contains(text) {
-            assert!(Instant::now() < deadline, "no {text:?} in {}", fs::read_to_string(&log).unwrap());
-            sleep(Duration::from_millis(10));
-        }
+        wait_for_text(&self.place.path("mosquitto.log"), text);
     }
 
     fn second_address(&self) -> SocketAddr {

@@ -6,15 +6,13 @@ use std::fs;
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use veilmq_tests::drop_in::{Place, connect, heard, v3, v5};
 use veilmq_tests::tools::{built_program, require_tool};
+use veilmq_tests::waiting::{wait_for_text, wait_until_or};
 use veilmq_tests::wire::packet;
 
-const PATIENCE: Duration = Duration::from_secs(20);
 const DISCONNECT: &[u8] = &[0xe0, 0];
 
 /// The lines on connections without their time, with `PEER` for an address on this machine.
@@ -38,11 +36,8 @@ fn named(line: &str) -> String {
 }
 
 fn wait_for(log: &Path, line: &str) {
-    let deadline = Instant::now() + PATIENCE;
-    while !lines(log).iter().any(|written| written == line) {
-        assert!(Instant::now() < deadline, "{line:?} is not in {:?}", fs::read_to_string(log));
-        thread::sleep(Duration::from_millis(10));
-    }
+    let is_there = || lines(log).iter().any(|written| written == line);
+    wait_until_or(is_there, || format!("{line:?} is not in {:?}", fs::read_to_string(log)));
 }
 
 /// What clients do, one after the other, each waiting for the line that its end has; returns all lines on connections.
@@ -178,12 +173,4 @@ fn lines_go_where_the_file_says_with_the_time_that_it_asks_for() {
     silent.write_all(&connect(4, "silent", true, 1, &[])).unwrap();
     assert_eq!(heard(&mut silent), "20020000");
     wait_for_text(&log, "Client silent has exceeded timeout, disconnecting.");
-}
-
-fn wait_for_text(log: &Path, text: &str) {
-    let deadline = Instant::now() + PATIENCE;
-    while !fs::read_to_string(log).unwrap_or_default().contains(text) {
-        assert!(Instant::now() < deadline, "{text:?} is not in {:?}", fs::read_to_string(log));
-        thread::sleep(Duration::from_millis(10));
-    }
 }

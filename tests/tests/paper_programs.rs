@@ -3,8 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
 use std::process::Command;
-use std::thread::sleep;
-use std::time::Duration;
 
 use veilmq_protocol::veil::hello::{ClientHello, Opening};
 use veilmq_protocol::{Packet, ProtocolVersion, next_frame};
@@ -13,6 +11,7 @@ use veilmq_tests::parties::Parties;
 use veilmq_tests::search::{holds, text};
 use veilmq_tests::tap::Tap;
 use veilmq_tests::tools::{built_program, run, spawn};
+use veilmq_tests::waiting::wait_until;
 
 const SCOPE: &str = "readings/#";
 const PLAINTEXT: &str = "the temperature of the hall is 19.5";
@@ -41,14 +40,6 @@ fn kid(parties: &Parties, subject: &str) -> String {
     let shown = text(&parties.veil(&["show", &parties.path(&format!("{subject}/{subject}.vmc"))]).stdout);
     let line = shown.lines().find(|line| line.starts_with("key identifier")).unwrap();
     line.split_whitespace().last().unwrap().to_owned()
-}
-
-fn eventually(condition: impl Fn() -> bool) {
-    let came = (0..2_000).any(|_| {
-        sleep(Duration::from_millis(20));
-        condition()
-    });
-    assert!(came, "it does not come true");
 }
 
 #[test]
@@ -81,7 +72,7 @@ fn in_each_scheme_a_subscriber_asks_while_it_connects_and_reads_what_follows() {
         ];
         let mut publisher = spawn(&mut command(&parties, "pub", "device", scheme, &issue));
         // The head of the key, and the message: the issuer is there.
-        eventually(|| retained() >= before + 2.0);
+        wait_until("what is to wait is retained", || retained() >= before + 2.0);
 
         let join = ["--join", &scope, "--ask", &issuer, "-t", &scope, "-C", "1", "-W", "30"];
         let read = run(&mut command(&parties, "sub", "reader", scheme, &join), 60);
@@ -120,7 +111,7 @@ fn in_the_schemes_of_pairs_a_subscriber_asks_its_publisher_while_it_connects() {
         let before = published();
         let mut publisher = spawn(&mut command(&parties, "pub", "device", scheme, &to));
         // Its prekey: it listens.
-        eventually(|| published() > before);
+        wait_until("a message is published", || published() > before);
 
         let from = ["--from", &device, "-t", "readings/#", "-v", "-C", "1", "-W", "30"];
         let read = run(&mut command(&parties, "sub", "reader", scheme, &from), 60);

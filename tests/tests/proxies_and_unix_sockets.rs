@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use veilmq_tests::broker::Broker;
 use veilmq_tests::certificates::Authority;
 use veilmq_tests::tls::TlsClient;
+use veilmq_tests::waiting::wait_until_or;
 use veilmq_tests::wire::packet;
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -63,11 +64,7 @@ fn line_with<'a>(log: &'a str, word: &str) -> &'a str {
 }
 
 fn wait_for_log(broker: &Broker, text: &str) {
-    let deadline = Instant::now() + PATIENCE;
-    while !broker.log().contains(text) {
-        assert!(Instant::now() < deadline, "no {text:?} in {}", broker.log());
-        thread::sleep(Duration::from_millis(20));
-    }
+    wait_until_or(|| broker.log().contains(text), || format!("no {text:?} in {}", broker.log()));
 }
 
 #[test]

@@ -8,8 +8,6 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -20,6 +18,7 @@ use veilmq_tests::http::{self, Response};
 use veilmq_tests::ports::ReservedPort;
 use veilmq_tests::tls::TlsClient;
 use veilmq_tests::tools::built_program;
+use veilmq_tests::waiting::wait_until;
 use veilmq_tests::wire::{
     Published, RawPacket, Wire, acknowledgement, connect_packet, connect_packet_v5, packet, publish_packet,
     publish_packet_v5,
@@ -29,7 +28,6 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const PINGREQ: &[u8] = &[0xc0, 0];
 /// The largest `storage.reserve_bytes`.
 const LARGEST_RESERVE: u64 = 1 << 40;
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A broker whose configuration a test writes again and again.
 struct Rig {
@@ -103,14 +101,6 @@ fn changed(changed: &[&str]) -> Value {
 
 fn is_served(wire: &mut Wire) -> bool {
     wire.send(PINGREQ).is_ok() && wire.packet().is_ok_and(|packet| packet.first == 0xd0)
-}
-
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}");
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// Connects with MQTT 5 and returns the connection and what CONNACK announces, by the number of the property.

@@ -11,6 +11,7 @@ use veilmq_tests::parties::Parties;
 use veilmq_tests::search::text;
 use veilmq_tests::tap::Tap;
 use veilmq_tests::tools::{built_program, finish, run};
+use veilmq_tests::waiting::wait_until_or;
 use veilmq_tests::wire::{Wire, publish_packet};
 
 const SCOPE: &str = "readings/#";
@@ -34,11 +35,7 @@ fn listen(parties: &Parties, subject: &str) -> Child {
     command.args(["--scope", SCOPE, "--master-key", &key, "-t", SCOPE, "-q", "1", "-W", "60"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let is_there = || connections(&parties.broker, subject) > before;
-    let came = (0..500).any(|_| {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        is_there()
-    });
-    assert!(came, "{}", parties.broker.log());
+    wait_until_or(is_there, || format!("{subject} does not come: {}", parties.broker.log()));
     child
 }
 
@@ -99,18 +96,16 @@ fn a_list_past_its_time_is_counted_until_its_successor_comes() {
         assert!(output.status.success(), "{}", text(&output.stderr));
     };
     let becomes = |expected: f64| {
-        (0..500).any(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-            stale() == Some(expected)
-        })
+        let text = || format!("{:?}: {}", stale(), parties.broker.log());
+        wait_until_or(|| stale() == Some(expected), text);
     };
     assert_eq!(stale(), Some(0.0));
 
     give("0");
-    assert!(becomes(1.0), "{:?}: {}", stale(), parties.broker.log());
+    becomes(1.0);
     give("30");
 
-    assert!(becomes(0.0), "{:?}: {}", stale(), parties.broker.log());
+    becomes(0.0);
 }
 
 #[test]
@@ -133,11 +128,8 @@ fn a_list_that_somebody_publishes_counts_after_kill_9_and_after_its_topic_was_cl
     is_put_out(gone);
     // The broker looks after its files once a second.
     let stored = parties.broker.data_dir().join(format!("trust/{kid}.crl"));
-    let is_stored = (0..500).any(|_| {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        fs::read(&stored).is_ok_and(|stored| stored == list)
-    });
-    assert!(is_stored, "{}", parties.broker.log());
+    let is_stored = || fs::read(&stored).is_ok_and(|stored| stored == list);
+    wait_until_or(is_stored, || format!("the list is not stored: {}", parties.broker.log()));
     anybody.send(&retain(b"")).unwrap();
     assert_eq!(anybody.packet().unwrap().first, 0x40);
 

@@ -5,10 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
-use std::thread;
-use std::time::{Duration, Instant};
-
 use veilmq_tests::broker::Broker;
+use veilmq_tests::waiting::wait_until;
 use veilmq_tests::wire::{Published, Wire, acknowledgement, publish_packet};
 
 const PUBACK: u8 = 0x40;
@@ -78,11 +76,7 @@ fn messages_for_an_absent_session_are_on_disk_and_arrive_in_order() {
     assert!(grown < all / 2, "{grown} bytes for {all} bytes of messages");
     assert!(broker.metric("veilmq_queued_bytes").unwrap() >= all as f64);
     // The last of them leave memory within a second of becoming durable.
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while broker.metric("veilmq_queued_memory_bytes").unwrap() > 65_536.0 {
-        assert!(Instant::now() < deadline, "too much stays in memory");
-        thread::sleep(Duration::from_millis(50));
-    }
+    wait_until("little stays in memory", || broker.metric("veilmq_queued_memory_bytes").unwrap() <= 65_536.0);
 
     broker.kill();
     broker.restart();

@@ -18,6 +18,7 @@ use veilmq_tests::mosquitto::Mosquitto;
 use veilmq_tests::puppet::{Carrier, Client, Connect, Library, Version};
 use veilmq_tests::tls::{TlsClient, TlsStream};
 use veilmq_tests::tools::{built_program, require_tool, run};
+use veilmq_tests::waiting::wait_until;
 use veilmq_tests::websocket::request;
 use veilmq_tests::wire::packet;
 
@@ -69,14 +70,6 @@ fn next(stream: &mut TlsStream, bytes: usize) -> Vec<u8> {
 fn is_served(stream: &mut TlsStream) -> bool {
     let mut answer = [0; 2];
     stream.write_all(PINGREQ).is_ok() && stream.read_exact(&mut answer).is_ok() && answer == PINGRESP
-}
-
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}");
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn handshakes(broker: &Broker, result: &str) -> Option<f64> {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use veilmq_tests::broker::Broker;
 use veilmq_tests::message::Message;
 use veilmq_tests::puppet::{Carrier, Client, Connect, Library, Version};
+use veilmq_tests::waiting::wait_until;
 use veilmq_tests::websocket::{BINARY, CLOSE, Frame, PING, PONG, TEXT, WebSocket, frame, request};
 use veilmq_tests::wire::packet;
 
@@ -95,14 +96,6 @@ fn answer(broker: &Broker, bytes: &[u8]) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("the broker closes the connection");
     text
-}
-
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}");
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]

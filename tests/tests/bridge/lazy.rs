@@ -4,10 +4,11 @@ use std::thread;
 use std::time::Duration;
 
 use veilmq_tests::broker::Broker;
+use veilmq_tests::waiting::wait_until;
 use veilmq_tests::wire::{Wire, packet, push_string};
 
 use crate::rig::{
-    ACCEPTED, KEPT, QUIET, Remote, bridged, config, expect, hear, is_up, publish, reload, topic, wait_until,
+    ACCEPTED, KEPT, QUIET, Remote, bridged, config, expect, hear, is_up, publish, reload, topic,
 };
 
 /// A lazy bridge that passes on `t/#` at up to `qos`.

@@ -12,11 +12,12 @@ use std::net::SocketAddr;
 use tempfile::TempDir;
 use veilmq_tests::broker::Broker;
 use veilmq_tests::ports::ReservedPort;
+use veilmq_tests::waiting::wait_until;
 use veilmq_tests::wire::{Wire, acknowledgement, packet, publish_packet, publish_packet_v5, push_string};
 
 use rig::{
     ACCEPTED, ACCEPTED_V5, FromConf, KEPT, QUIET, Remote, STATE, bridge, bridged, config, expect, hear,
-    hears_nothing, is_up, publish, reload, suback, subscribe_packet, subscriber, topic, wait_until,
+    hears_nothing, is_up, publish, reload, suback, subscribe_packet, subscriber, topic,
 };
 
 #[test]

@@ -8,11 +8,11 @@ use veilmq_tests::certificates::Authority;
 use veilmq_tests::openssl::OpenSsl;
 use veilmq_tests::ports::ReservedPort;
 use veilmq_tests::tools::{built_program, require_tool};
+use veilmq_tests::waiting::wait_until;
 use veilmq_tests::wire::{Wire, acknowledgement, packet, publish_packet};
 
 use crate::rig::{
     PATIENCE, Running, bridge, config, expect, hear, hears_nothing, is_up, publish, subscriber, topic,
-    wait_until,
 };
 
 #[test]

@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use veilmq_tests::broker::Broker;
+use veilmq_tests::waiting::wait_until;
 use veilmq_tests::wire::{Published, Wire, acknowledgement};
 
-use crate::rig::{
-    ACCEPTED, ACCEPTED_V5, PATIENCE, QUIET, Remote, bridged, config, publish, topic, wait_until,
-};
+use crate::rig::{ACCEPTED, ACCEPTED_V5, PATIENCE, QUIET, Remote, bridged, config, publish, topic};
 
 /// What the other broker makes of a message.
 enum Answer {

@@ -6,8 +6,6 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tempfile::TempDir;
 use veilmq_tests::broker::Broker;
 use veilmq_tests::ports::ReservedPort;
@@ -176,24 +174,13 @@ pub(crate) fn hears_nothing(wire: &mut Wire) {
     wire.set_patience(PATIENCE).unwrap();
 }
 
-pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 pub(crate) fn is_up(broker: &Broker) -> bool {
     broker.metric("veilmq_bridges{state=\"up\"}") == Some(1.0)
 }
 
 pub(crate) fn reload(broker: &Broker, configuration: &str) {
     std::fs::write(broker.directory().join("veilmq.toml"), configuration).unwrap();
-    let reloads = "SIGHUP: ";
-    let before = broker.log().matches(reloads).count();
-    kill(Pid::from_raw(broker.process_id().unwrap().try_into().unwrap()), Signal::SIGHUP).unwrap();
-    wait_until("the reload is logged", || broker.log().matches(reloads).count() > before);
+    assert!(broker.reload(), "{}", broker.log());
 }
 
 /// A program that is killed at the end of its test.

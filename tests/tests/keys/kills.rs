@@ -15,9 +15,10 @@ use veilmq_tests::carrier::contents;
 use veilmq_tests::crash::dice::{Dice, from_environment, seed};
 use veilmq_tests::search::holds;
 use veilmq_tests::tap::Tap;
+use veilmq_tests::waiting::wait_until;
 use veilmq_tests::wire::{Published, Wire, connect_packet_v5, publish_packet, publish_packet_v5};
 
-use crate::plant::{Plant, Running, SCOPE, SECRET, TOPIC, eventually};
+use crate::plant::{Plant, Running, SCOPE, SECRET, TOPIC};
 
 /// Long enough for what is under way to arrive, as a rule; no test depends on it.
 const UNDER_WAY: Duration = Duration::from_secs(1);
@@ -71,7 +72,7 @@ impl Stage {
 
     fn reader_at(&self, qos: &str) -> Running {
         let reader = self.plant.start(&["sub"], "lake", &reading(qos));
-        eventually("the reader listens", || self.is_listened_to());
+        wait_until("the reader listens", || self.is_listened_to());
         reader
     }
 
@@ -94,7 +95,7 @@ impl Stage {
 
     fn wait_for(&self, text: &str) {
         let is_shown = || self.shown().iter().any(|shown| shown.text == text);
-        eventually(&format!("{text} (complaints: {})", self.plant.complaints("lake")), is_shown);
+        wait_until(&format!("{text} (complaints: {})", self.plant.complaints("lake")), is_shown);
     }
 
     /// Waits until the state of the reader says that it has read what it has shown. That may come later for what it reads now.
@@ -103,7 +104,7 @@ impl Stage {
         self.publish(SETTLING);
         self.wait_for(SETTLING);
         let saved_at = || std::fs::metadata(self.plant.path("lake.state")).and_then(|file| file.modified());
-        eventually("the state is saved", || saved_at().is_ok_and(|saved_at| saved_at > shown_at));
+        wait_until("the state is saved", || saved_at().is_ok_and(|saved_at| saved_at > shown_at));
     }
 
     /// What a topic retains, as the broker gives it to anybody.
@@ -187,7 +188,7 @@ fn nobody_goes_back_to_an_earlier_key_over_kills_at_random_moments_of_rotations(
     drop(reader);
     stage.plant_message(&first.topic, &first.payload, true);
     let _reader = stage.reader();
-    eventually("the reader refuses the head", || stage.plant.complaints("lake").contains("key refused"));
+    wait_until("the reader refuses the head", || stage.plant.complaints("lake").contains("key refused"));
     stage.publish("after all");
     stage.wait_for("after all");
     // A key may have been announced before the authority fell silent, one for each rotation that was asked for.
@@ -238,7 +239,7 @@ fn a_store_that_was_restored_from_an_earlier_copy_brings_no_old_key_back() {
     copy_folder(&copy, &stage.broker.data_dir());
     stage.broker.restart();
     let _reader = stage.reader();
-    eventually("the reader refuses the head", || stage.plant.complaints("lake").contains("key refused"));
+    wait_until("the reader refuses the head", || stage.plant.complaints("lake").contains("key refused"));
 
     // The authority hears its own old head, and says again what is newer.
     let _authority = stage.authority();
@@ -275,7 +276,7 @@ fn a_killed_reader_refuses_what_it_has_shown_and_loses_nothing_it_has_not() {
     let reader = stage.reader();
     stage.wait_for("sent meanwhile");
     stage.plant_message(TOPIC, &envelope, false);
-    eventually("both replays are refused", || {
+    wait_until("both replays are refused", || {
         stage.plant.complaints("lake").matches("(Replay)").count() == 2
     });
 
@@ -385,6 +386,6 @@ fn a_message_in_parts_survives_a_kill_of_its_reader_between_them() {
     let _reader = stage.reader();
     stage.plant_message(TOPIC, &parts[2], false);
 
-    eventually("the message is whole", || stage.shown().iter().any(|shown| shown.text == long));
+    wait_until("the message is whole", || stage.shown().iter().any(|shown| shown.text == long));
     assert!(stage.shown().iter().all(|shown| shown.text != "shown"), "and nothing else comes again");
 }

@@ -12,9 +12,10 @@ use std::os::unix::net::UnixStream;
 use std::thread::sleep;
 use std::time::Duration;
 
-use plant::{Plant, SCOPE, SECRET, TOPIC, eventually};
+use plant::{Plant, SCOPE, SECRET, TOPIC};
 use veilmq_tests::carrier::Carrier;
 use veilmq_tests::tools::run;
+use veilmq_tests::waiting::wait_until;
 
 /// A reader that was never there before reads what was retained, and then what follows.
 fn a_reader_reads_what_a_publisher_left_behind(plant: &Plant) {
@@ -51,7 +52,7 @@ fn the_first_message_of_a_sender_waits_for_its_certificate_and_not_for_the_next_
     let members = || plant.made(&["authority", "members", "--state", "keys.state", "--scope", SCOPE]);
     publish("before anybody reads");
     let reader = plant.read("lake");
-    eventually("two members", || members().lines().count() == 2);
+    wait_until("two members", || members().lines().count() == 2);
     drop(reader);
     // The heads that a new member brings about have been published by then.
     sleep(Duration::from_secs(3));
@@ -81,7 +82,7 @@ fn the_authority_removes_a_member_and_outlives_its_state(plant: &Plant) {
         |text: &str| plant.run("pub", "press", &["--join", SCOPE, "-t", TOPIC, "-q", "1", "-m", text]);
     let authority = start();
     let _readers = ["lake", "hill"].map(|name| plant.read(name));
-    eventually("two members", || members().lines().count() == 2);
+    wait_until("two members", || members().lines().count() == 2);
 
     publish("for both");
     for name in ["lake", "hill"] {
@@ -137,7 +138,7 @@ fn the_roster_of_an_authority_is_compared_with_certificates(plant: &Plant) {
     plant.wait_for("keys", "issuing the keys of factory/#");
     let _readers = ["lake", "hill"].map(|name| plant.read(name));
     let diff = |certificates: &[&str]| compared(plant, certificates);
-    eventually("the roster of both", || diff(&["lake.vmc", "hill.vmc"]).0 == Some(0));
+    wait_until("the roster of both", || diff(&["lake.vmc", "hill.vmc"]).0 == Some(0));
 
     let (status, printed) = diff(&["lake.vmc"]);
     assert_eq!(status, Some(1));
@@ -145,7 +146,7 @@ fn the_roster_of_an_authority_is_compared_with_certificates(plant: &Plant) {
 
     let target = ["--state", "keys.state", "--scope", SCOPE];
     plant.made(&[&["authority", "remove"][..], &target, &[&plant.kid("hill")]].concat());
-    eventually("the roster of one", || diff(&["lake.vmc"]).0 == Some(0));
+    wait_until("the roster of one", || diff(&["lake.vmc"]).0 == Some(0));
 }
 
 #[test]
@@ -159,7 +160,7 @@ fn who_is_refused_keys_and_who_refuses_them_are_told_why() {
 
     let _stranger = plant.read("stranger");
 
-    eventually("a reason for the stranger", || {
+    wait_until("a reason for the stranger", || {
         plant.complaints("stranger").contains("the certificate has no publish or subscribe scope")
     });
     let complaints = plant.complaints("keys");
@@ -179,7 +180,7 @@ fn an_authority_that_may_open_no_more_files_says_so_once_and_waits() {
 
     let requests: Vec<UnixStream> =
         (0..48).map(|_| UnixStream::connect(plant.path("keys.state.sock")).unwrap()).collect();
-    eventually("a complaint", || plant.complaints("keys").contains("veil: requests wait: "));
+    wait_until("a complaint", || plant.complaints("keys").contains("veil: requests wait: "));
     let before = authority.busy();
     sleep(Duration::from_secs(3));
     let busy = authority.busy() - before;
@@ -198,7 +199,7 @@ fn a_publisher_that_issues_keys_takes_orders_while_it_runs() {
     let publisher = plant.start(&["pub"], "press", &[&issue[..], &repeated].concat());
     let _readers = ["lake", "hill"].map(|name| plant.read(name));
     let ticks = |name: &str| plant.printed(name).lines().count();
-    eventually("ticks for both", || ticks("lake") > 0 && ticks("hill") > 0);
+    wait_until("ticks for both", || ticks("lake") > 0 && ticks("hill") > 0);
     let target = ["--state", "press.state", "--scope", SCOPE];
     let members = || plant.made(&[&["authority", "members"][..], &target].concat());
     assert!(members().contains(" lake\n") && members().contains(" hill\n"), "{}", members());
@@ -214,13 +215,13 @@ fn a_publisher_that_issues_keys_takes_orders_while_it_runs() {
 
     let second = run(&mut plant.connecting(&["pub"], "press", &issue), 60);
     plant.made(&[&["authority", "remove"][..], &target, &[&plant.kid("hill")]].concat());
-    eventually("ticks for one alone", || {
+    wait_until("ticks for one alone", || {
         let (lake, hill) = (ticks("lake"), ticks("hill"));
-        eventually("more ticks", || ticks("lake") > lake + 5);
+        wait_until("more ticks", || ticks("lake") > lake + 5);
         ticks("hill") == hill
     });
     let (lake, hill) = (ticks("lake"), ticks("hill"));
-    eventually("more ticks", || ticks("lake") > lake + 15);
+    wait_until("more ticks", || ticks("lake") > lake + 15);
     assert_eq!(ticks("hill"), hill);
     assert!(!members().contains("hill"));
     assert_eq!(second.status.code(), Some(1));
@@ -244,7 +245,7 @@ fn keys_without_forward_secrecy_are_named_and_not_given_where_they_are_not_wante
 
     let authority = plant.start(&["authority", "run"], "keys", &issue);
     plant.wait_for("keys", "issuing the keys of factory/#");
-    eventually("the roster", || compared(&plant, &["lake.vmc"]).0 == Some(0));
+    wait_until("the roster", || compared(&plant, &["lake.vmc"]).0 == Some(0));
     let (_, printed) = compared(&plant, &["lake.vmc"]);
     assert!(printed.contains(&format!("! {} has the key without", plant.kid("lake"))), "{printed}");
 
@@ -253,7 +254,7 @@ fn keys_without_forward_secrecy_are_named_and_not_given_where_they_are_not_wante
     let _authority = plant.start(&["authority", "run"], "keys", &strict);
     plant.wait_for("keys", "issuing the keys of factory/#");
     plant.made(&["authority", "rotate", "--state", "keys.state", "--scope", SCOPE]);
-    eventually("a key for nobody", || !compared(&plant, &["lake.vmc"]).1.contains('!'));
+    wait_until("a key for nobody", || !compared(&plant, &["lake.vmc"]).1.contains('!'));
     assert_eq!(compared(&plant, &["lake.vmc"]).0, Some(0), "it is a member all the same");
 }
 

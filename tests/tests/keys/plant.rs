@@ -3,17 +3,15 @@
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use veilmq_tests::carrier::Carrier;
 use veilmq_tests::tools::{built_program, run};
+use veilmq_tests::waiting::wait_until;
 
 pub(crate) const SCOPE: &str = "factory/#";
 pub(crate) const TOPIC: &str = "factory/line-3/t";
 pub(crate) const SECRET: &str = "the recipe is 21 parts of flour";
-const WAIT: Duration = Duration::from_secs(40);
 
 /// A process that ends with the test.
 pub(crate) struct Running(Child);
@@ -151,20 +149,12 @@ impl Plant {
     }
 
     pub(crate) fn wait_for(&self, name: &str, line: &str) {
-        eventually(&format!("{name}: {line}"), || self.has_printed(name, line));
+        wait_until(&format!("{name}: {line}"), || self.has_printed(name, line));
     }
 
     pub(crate) fn kid(&self, name: &str) -> String {
         let shown = self.made(&["show", &format!("{name}.vmc")]);
         let line = shown.lines().find(|line| line.starts_with("key identifier")).unwrap();
         line.split_whitespace().last().unwrap().to_owned()
-    }
-}
-
-pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + WAIT;
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what} does not come true");
-        sleep(Duration::from_millis(50));
     }
 }
