@@ -4,9 +4,11 @@
 #![forbid(unsafe_code)]
 
 mod channel;
+mod client;
 mod session;
 mod wire;
 
 pub use channel::channel;
+pub use client::{client_distribution, client_session};
 pub use session::session;
 pub use wire::{framing, packet, topic, veil_certificate, veil_distribution, veil_envelope, veil_hello, veil_record};

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use veilmq_tests::carrier::Carrier;
 use veilmq_tests::tools::run;
+use veilmq_tests::waiting::wait_until;
 
-use super::plant::{Plant, Running, SECRET, TOPIC, eventually};
+use super::plant::{Plant, Running, SECRET, TOPIC};
 
 /// Certifies a publisher that may publish for single subscribers.
 fn with_mill(plant: &Plant) {
@@ -86,7 +87,7 @@ fn who_has_no_key_in_common_with_the_publisher_is_named_and_keeps_nothing_from_o
     assert_eq!(complaints.matches(absent).count(), 3, "{complaints}");
     assert!(complaints.ends_with("veil: 3 messages were not published\n"), "{complaints}");
     assert!(begun.elapsed() < Duration::from_secs(18), "ten seconds are waited once, not for each message");
-    eventually("three messages", || plant.printed("lake").lines().count() == 3);
+    wait_until("three messages", || plant.printed("lake").lines().count() == 3);
 
     let (status, complaints) = publish(&plant, "press", &["--to", "lake.vmc", "-m", "x"]);
     assert_eq!(status, Some(1));
