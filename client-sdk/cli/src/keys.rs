@@ -50,7 +50,7 @@ pub(crate) struct Keys {
 /// How keys are issued.
 #[derive(Args)]
 pub(crate) struct Policy {
-    /// Certificate of a member to let in, although it was never there (repeatable)
+    /// Certificate of a member to let in, although it was never there (repeatable); who was removed stays out
     #[arg(long, value_name = "FILE", help_heading = "End to end", requires = "issue")]
     member: Vec<PathBuf>,
     /// Let nobody in but those of --member

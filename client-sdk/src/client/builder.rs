@@ -350,7 +350,8 @@ impl Builder {
         Ok(self)
     }
 
-    /// Lets a member into a scope that is issued here before it has ever connected; repeatable.
+    /// Lets a member into a scope that is issued here before it has ever connected; repeatable. Whom [`Client::remove_member`] has taken
+    /// out stays out, as long as the state is kept: [`Client::admit`] lets it in again.
     ///
     /// # Errors
     /// [`ConfigError`] for what is no filter.

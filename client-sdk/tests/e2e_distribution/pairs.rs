@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use veilmq_client::e2e::{
     OpenError, SealError,
-    distribution::{Admission, IssuePolicy, JoinError, KeyEvent},
+    distribution::{Admission, IssuePolicy, JoinError, KeyEvent, RosterError},
 };
 use veilmq_protocol::{
     PublishProperties, TopicName,
@@ -413,4 +413,14 @@ fn a_subscriber_that_has_left_a_pair_reads_nothing_and_asks_no_more() {
         lake.visit(&mut broker, now);
         assert!(broker.passing.is_empty());
     }
+}
+
+#[test]
+fn no_more_are_named_than_may_have_a_pair() {
+    let mut press = Party::giving_pairs(press(), IssuePolicy { members_max: 2, ..IssuePolicy::default() });
+    let mut name = |name: &str| press.keys.admit_to_pairs(reader(name).certificate().clone(), START);
+
+    assert_eq!([name("a"), name("b")], [Ok(true), Ok(true)]);
+    assert_eq!(name("c"), Err(RosterError::Full));
+    assert_eq!(name("b"), Ok(true), "who is named is no other one");
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use veilmq_client::e2e::distribution::{IssuePolicy, KeyEvent};
+use veilmq_client::e2e::distribution::{IssuePolicy, IssuedState, KeyEvent, Rotation};
 
+use crate::admit;
 use crate::world::{Broker, DAY, Party, SCOPE, SECOND, START, entropy, scope};
 
 /// What the issuer says of its heads when it has connected.
@@ -83,4 +84,66 @@ fn a_clock_that_was_set_back_by_a_year_keeps_no_new_member_waiting() {
     press.visit(&mut broker, year_before + SECOND);
 
     assert_ne!(broker.only("_veil/1/kp/").1, before);
+}
+
+#[test]
+fn a_clock_that_was_set_back_by_a_year_does_not_put_off_the_key_that_was_announced_before() {
+    let mut broker = Broker::default();
+    let mut press = Party::publisher("press", IssuePolicy::default());
+    press.visit(&mut broker, START);
+    press.keys.rotate(&scope(), Rotation::Ordinary, &mut entropy()).unwrap();
+    press.visit(&mut broker, START + SECOND);
+    let mut now = START - 365 * DAY;
+
+    press.visit(&mut broker, now);
+    now += DAY / 24;
+    press.visit(&mut broker, now);
+
+    let states: Vec<_> = press.keys.issued(&scope(), now).into_iter().map(|(_, state)| state).collect();
+    assert_eq!(states.last(), Some(&IssuedState::Sending), "{states:?}");
+    let mut lake = Party::subscriber("lake");
+    press.keys.admit(&scope(), lake.certificate(), now, &mut entropy()).unwrap();
+    press.visit(&mut broker, now + 10 * SECOND);
+    lake.visit(&mut broker, now + 10 * SECOND);
+    let sealed = press.seal(now + 10 * SECOND);
+    assert!(lake.reads(&sealed, now + 10 * SECOND));
+}
+
+#[test]
+fn a_member_whose_wrap_is_lost_or_overwritten_asks_for_its_key() {
+    let mut broker = Broker::default();
+    let mut press = Party::publisher("press", IssuePolicy::default());
+    let members: Vec<Party> = (0..65).map(|n| Party::subscriber(&format!("member-{n}"))).collect();
+    for member in &members {
+        admit(&mut press, member);
+    }
+    press.visit(&mut broker, START);
+    let retained = broker.retained.clone();
+    let other = retained.iter().find(|(topic, _)| topic.contains("/w/")).unwrap().1.clone();
+    let message = press.seal(START);
+    for (index, found) in [None, Some(b"rubbish".to_vec()), Some(other)].into_iter().enumerate() {
+        let mut member = Party::joining(Arc::clone(&members[index + 1].identity));
+        broker.retained.clone_from(&retained);
+        let own = broker
+            .retained
+            .keys()
+            .find(|topic| topic.ends_with(&member.kid().to_string()) && topic.contains("/w/"));
+        let own = own.unwrap().clone();
+        broker.retained.remove(&own);
+        broker.retained.extend(found.map(|found| (own, found)));
+
+        member.visit(&mut broker, START);
+        member.visit(&mut broker, START + 29 * SECOND);
+        assert!(broker.passing.is_empty(), "a wrap may come later than its head");
+        assert!(member.keys.next_due() <= START + 30 * SECOND);
+        member.visit(&mut broker, START + 30 * SECOND);
+        let [request] = &std::mem::take(&mut broker.passing)[..] else { panic!("one request") };
+        press.hear(request, START + 31 * SECOND);
+        press.visit(&mut broker, START + 31 * SECOND);
+        for answer in std::mem::take(&mut broker.passing) {
+            member.hear(&answer, START + 32 * SECOND);
+        }
+
+        assert!(member.reads(&message, START + 32 * SECOND), "case {index}");
+    }
 }

@@ -75,3 +75,26 @@ async fn a_removal_is_saved_without_a_connection_and_says_that_it_is_announced_l
     let later = KeyChange { changed: false, announcement: Announcement::WhenConnected };
     assert_eq!(remove(&client).await, Ok(later));
 }
+
+#[tokio::test]
+async fn who_was_taken_out_stays_out_though_the_program_names_it_at_each_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("c.state");
+    let broker = Broker::start().await;
+    let (client, mut peer) = issuing(&broker, &state).await;
+    remove(&client).await.unwrap();
+    peer.take_head().await;
+    client.disconnect().await.unwrap();
+    let member = world::identity("reader", Roles::SUBSCRIBER, &[]).certificate().clone();
+
+    let connack = veilmq_protocol::ConnAck::default();
+    let again = issuer(&broker).state_file(&state).admit(SCOPE, member.clone()).unwrap();
+    let answer = async {
+        let mut peer = broker.accept(&connack).await;
+        peer.retains_nothing(6).await;
+        peer
+    };
+    let (client, _peer) = tokio::join!(again.connect(), answer);
+
+    assert_eq!(client.unwrap().admit(SCOPE, member).await, Ok(true), "it was none");
+}

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tracing::warn;
 use veilmq_protocol::veil::{Kid, distribution::Pair};
 
 use super::{Asked, Builder};
@@ -77,11 +78,19 @@ impl Builder {
         };
         let (file, retained) = state.map(open).transpose()?.unzip();
         if let Some(distribution) = &mut distribution {
-            for (scope, member) in self.members {
-                distribution.admit(&scope, member, unix_ms(), &mut entropy)?;
+            for (scope, certificate) in self.members {
+                if distribution.is_removed(&scope, certificate.kid()) {
+                    warn!(scope = scope.as_str(), member = %certificate.kid(), "named for the scope, but taken out of it: it stays out");
+                    continue;
+                }
+                distribution.admit(&scope, certificate, unix_ms(), &mut entropy)?;
             }
-            for subscriber in self.pair_members {
-                distribution.admit_to_pairs(subscriber, unix_ms())?;
+            for certificate in self.pair_members {
+                if distribution.is_removed_from_pairs(certificate.kid()) {
+                    warn!(member = %certificate.kid(), "named for a pair, but taken out of it: it stays out");
+                    continue;
+                }
+                distribution.admit_to_pairs(certificate, unix_ms())?;
             }
         }
         let receive_maximum = self.session.receive_maximum.get();

@@ -33,7 +33,8 @@ impl Builder {
         self
     }
 
-    /// Lets a subscriber have a key of its own by name; repeatable.
+    /// Lets a subscriber have a key of its own by name; repeatable. Whom [`Client::remove_pair`](crate::Client::remove_pair) has taken out stays
+    /// out, as long as the state is kept: [`Client::admit_to_pairs`](crate::Client::admit_to_pairs) lets it in again.
     pub fn admit_to_pairs(mut self, subscriber: Certificate) -> Self {
         self.pair_members.push(subscriber);
         self

@@ -304,7 +304,7 @@ impl Issuer {
         // A clock that was set back.
         self.issued_ms = self.issued_ms.min(now_unix_ms);
         self.retention.advance(now_unix_ms);
-        let is_due = self.rotation_due().is_some_and(|due| due <= now_unix_ms);
+        let is_due = self.rotation_due().is_some_and(|due| due <= now_unix_ms) || self.is_ahead(now_unix_ms);
         if self.epochs.is_empty() || is_due || used.is_some_and(|used| self.is_worn(used)) {
             self.rotate(Rotation::Ordinary, entropy);
         }
@@ -313,6 +313,13 @@ impl Issuer {
             self.epochs.retain(|number, _| *number >= oldest);
         }
         (before, tip) != (self.epochs.len(), self.tip)
+    }
+
+    /// Whether the newest epoch was announced by a clock that has been set back since: it would be long before anybody seals under it.
+    fn is_ahead(&self, now_unix_ms: u64) -> bool {
+        let lead_ms = self.policy.key_lead_ms.max(self.policy.removal_lead_ms);
+        let newest = self.epochs.values().next_back().and_then(|epoch| epoch.activate_ms);
+        newest.is_some_and(|activate_ms| activate_ms > now_unix_ms.saturating_add(lead_ms))
     }
 
     /// Whether too many sender sessions have used the newest key.

@@ -126,6 +126,21 @@ impl Distribution {
         }
     }
 
+    /// Asks the issuers whose heads have come without a wrap that opens.
+    pub(super) fn ask_for_wraps(&mut self, now_unix_ms: u64, entropy: Entropy<'_>) {
+        let overdue: Vec<(Scope, Kid)> = self
+            .memberships
+            .iter_mut()
+            .flat_map(|membership| {
+                let scope = membership.scope.clone();
+                membership.take_overdue(now_unix_ms).into_iter().map(move |issuer| (scope.clone(), issuer))
+            })
+            .collect();
+        for (scope, issuer) in overdue {
+            self.ask(&scope, issuer, now_unix_ms, &mut *entropy);
+        }
+    }
+
     /// Takes what came on the topic of this issuer: a request or a confirmation.
     pub(super) fn handle_join(
         &mut self,

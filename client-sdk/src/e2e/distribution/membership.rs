@@ -22,6 +22,8 @@ use crate::e2e::{
 
 /// Wraps that may wait for their heads, and heads for their wraps.
 const WAITING_MAX: usize = 16;
+/// How long a wrap may come after its head, in milliseconds, before its issuer is asked: it publishes thousands of them one by one.
+const WRAP_WAIT_MS: u64 = 30_000;
 /// A head that is older than this was not issued again in time (VEIL-1 section 17).
 const HEAD_TTL_MS: u64 = 24 * 3_600 * 1_000;
 
@@ -99,10 +101,17 @@ impl Mark {
 pub(super) struct Membership {
     pub(super) scope: Scope,
     pub(super) marks: BTreeMap<Kid, Mark>,
-    heads: BTreeMap<Kid, KeyHead>,
+    heads: BTreeMap<Kid, Waiting>,
     wraps: BTreeMap<Kid, Wrap>,
     /// When the heads were made of which it was told that they are old.
     told: BTreeMap<Kid, u64>,
+}
+
+/// A head that gives no key before its wrap comes.
+struct Waiting {
+    head: KeyHead,
+    /// When its issuer is asked for the key, in unix milliseconds; never, if it has been.
+    ask_ms: u64,
 }
 
 /// What a member opens wraps with and believes heads by.
@@ -142,6 +151,27 @@ impl Membership {
         waiting.map(|(_, mark)| mark.stale_ms().saturating_add(1)).min().unwrap_or(u64::MAX)
     }
 
+    /// The issuers whose heads have waited too long for a wrap that fits: the broker may have lost it, or somebody overwritten it. Each
+    /// head is told of once.
+    pub(super) fn take_overdue(&mut self, now_unix_ms: u64) -> Vec<Kid> {
+        let latest_ms = now_unix_ms.saturating_add(WRAP_WAIT_MS);
+        let mut overdue = Vec::new();
+        for (issuer, waiting) in self.heads.iter_mut().filter(|(_, waiting)| waiting.ask_ms != u64::MAX) {
+            // A clock that was set back.
+            waiting.ask_ms = waiting.ask_ms.min(latest_ms);
+            if waiting.ask_ms <= now_unix_ms {
+                waiting.ask_ms = u64::MAX;
+                overdue.push(*issuer);
+            }
+        }
+        overdue
+    }
+
+    /// When [`take_overdue`](Self::take_overdue) has something to say at the earliest, in unix milliseconds.
+    pub(super) fn overdue_due(&self) -> u64 {
+        self.heads.values().map(|waiting| waiting.ask_ms).min().unwrap_or(u64::MAX)
+    }
+
     /// Takes what came on the topic of `issuer`'s heads.
     ///
     /// # Errors
@@ -171,13 +201,13 @@ impl Membership {
             }
         };
         let Some(wrap) = wrap else {
-            insert_bounded(&mut self.heads, issuer, head);
+            self.keep_head(head, holder.now_unix_ms);
             return Ok(Taken::Waiting);
         };
         match self.open(&head, &wrap, holder, rings) {
             // A wrap on a topic of its own may be that of the head before.
             Err(HeadError::Unwrap { .. }) if head.flags.contains(KeyHeadFlags::SHARDED) => {
-                insert_bounded(&mut self.heads, issuer, head);
+                self.keep_head(head, holder.now_unix_ms);
                 Ok(Taken::Waiting)
             }
             result => result,
@@ -203,16 +233,29 @@ impl Membership {
         if wrap.kid != holder.identity.kid() {
             return Err(HeadError::TopicMismatch);
         }
-        let Some(head) = self.heads.remove(&issuer) else {
+        let Some(waiting) = self.heads.remove(&issuer) else {
             self.keep_wrap(issuer, wrap);
             return Ok(Taken::Waiting);
         };
-        let result = self.open(&head, &wrap, holder, rings);
+        let result = self.open(&waiting.head, &wrap, holder, rings);
         self.keep_wrap(issuer, wrap);
         if result.is_err() {
-            insert_bounded(&mut self.heads, issuer, head);
+            self.heads.insert(issuer, waiting);
         }
         result
+    }
+
+    /// Keeps a head until there is a wrap for it.
+    fn keep_head(&mut self, head: KeyHead, now_unix_ms: u64) {
+        let known = self.heads.get(&head.issuer);
+        if known.is_none() && self.heads.len() >= WAITING_MAX {
+            return;
+        }
+        // Hearing it again puts nothing off.
+        let is_same = |waiting: &&Waiting| waiting.head.as_bytes() == head.as_bytes();
+        let asked_ms = known.filter(is_same).map_or(u64::MAX, |waiting| waiting.ask_ms);
+        let ask_ms = asked_ms.min(now_unix_ms.saturating_add(WRAP_WAIT_MS));
+        self.heads.insert(head.issuer, Waiting { head, ask_ms });
     }
 
     /// Keeps a wrap until there is a head for it. Anyone can make one, so those of issuers that nobody knows give way to the others,
@@ -292,6 +335,10 @@ impl Membership {
     pub(super) fn install(&mut self, head: &KeyHead, keys: Vec<Unwrapped>, rings: &mut Rings) {
         let mark = Mark { epoch: head.epoch, created_ms: head.created_ms, link: head.link(), opened: true };
         self.marks.insert(head.issuer, mark);
+        self.heads.retain(|_, Waiting { head: waiting, .. }| {
+            waiting.issuer != head.issuer
+                || (waiting.epoch, waiting.created_ms) > (head.epoch, head.created_ms)
+        });
         let ring = rings.ring(head.issuer);
         ring.authority = head.flags.contains(KeyHeadFlags::AUTHORITY);
         ring.signed_only = head.flags.contains(KeyHeadFlags::SIGNED_ONLY);
@@ -312,11 +359,5 @@ impl Membership {
                 ring.keyring.install(epoch, key, window);
             }
         }
-    }
-}
-
-fn insert_bounded<V>(waiting: &mut BTreeMap<Kid, V>, issuer: Kid, value: V) {
-    if waiting.len() < WAITING_MAX || waiting.contains_key(&issuer) {
-        waiting.insert(issuer, value);
     }
 }

@@ -194,6 +194,12 @@ impl Distribution {
         Ok(removed)
     }
 
+    /// Whether someone was taken out of a scope by [`remove`](Self::remove), and not let in again since.
+    pub fn is_removed(&self, scope: &Scope, member: Kid) -> bool {
+        let issuer = self.issuers.iter().find(|issuer| issuer.scope == *scope);
+        issuer.is_some_and(|issuer| issuer.barred.contains(&member))
+    }
+
     /// Changes the epoch of a scope this program issues keys for.
     ///
     /// # Errors
@@ -364,6 +370,7 @@ impl Distribution {
             self.changed |= issuer.advance(used, now_unix_ms, &mut *entropy);
         }
         self.give_up_asking(now_unix_ms);
+        self.ask_for_wraps(now_unix_ms, entropy);
         e2e.advance(now_unix_ms);
     }
 
@@ -371,8 +378,9 @@ impl Distribution {
     pub fn next_due(&self) -> u64 {
         let issuers = self.issuers.iter().map(Issuer::next_due);
         let asking = self.asking.iter().filter_map(|asking| asking.deadline_ms);
+        let wraps = self.memberships.iter().map(Membership::overdue_due);
         let pairs = [self.prekeys.next_due(), self.pairs.next_due()];
-        issuers.chain(asking).chain(pairs).min().unwrap_or(u64::MAX)
+        issuers.chain(asking).chain(wraps).chain(pairs).min().unwrap_or(u64::MAX)
     }
 
     /// Returns the prekey of this member, to be published first on every connection: its acknowledgement also tells that what

@@ -209,7 +209,7 @@ impl Distribution {
     /// whether keys are given here.
     ///
     /// # Errors
-    /// [`RosterError::Certificate`].
+    /// [`RosterError::Certificate`], and [`RosterError::Full`] when as many are named as may have a pair.
     pub fn admit_to_pairs(
         &mut self,
         certificate: Certificate,
@@ -217,10 +217,19 @@ impl Distribution {
     ) -> Result<bool, RosterError> {
         self.anchors.verify(&certificate, Roles::SUBSCRIBER, None, Some(now_unix_ms / 1_000))?;
         let Some(giving) = &mut self.pairs.giving else { return Ok(false) };
+        let is_known = giving.named.contains_key(&certificate.kid());
+        if !is_known && giving.named.len() >= usize::from(giving.policy.members_max) {
+            return Err(RosterError::Full);
+        }
         self.changed |= giving.barred.remove(&certificate.kid());
         let known = giving.named.insert(certificate.kid(), certificate.clone());
         self.changed |= known != Some(certificate);
         Ok(true)
+    }
+
+    /// Whether a subscriber was taken out of the pairs by [`remove_pair`](Self::remove_pair), and not let in again since.
+    pub fn is_removed_from_pairs(&self, subscriber: Kid) -> bool {
+        self.pairs.giving.as_ref().is_some_and(|giving| giving.barred.contains(&subscriber))
     }
 
     /// Takes away the pair with `peer`, whichever end that is: its keys are erased, and no exchange with it is answered or begun. A
