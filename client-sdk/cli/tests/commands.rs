@@ -335,7 +335,7 @@ fn write_head(folder: &Path) {
     let mut entropy = |bytes: &mut [u8]| getrandom::fill(bytes).unwrap();
     keys.admit(&scope, identity::load_certificate(path("lake.vmc")).unwrap(), now, &mut entropy).unwrap();
     keys.advance(&mut e2e, now, &mut entropy);
-    let outgoing = keys.outgoing(&mut e2e, now, &mut entropy);
+    let outgoing = keys.outgoing(now, &mut entropy);
     let head = outgoing.iter().find(|outgoing| outgoing.topic.starts_with("_veil/1/kp/")).unwrap();
     fs::write(path("head"), &head.payload).unwrap();
 }

@@ -239,7 +239,7 @@ impl Keys {
                     self.held.extend(self.distribution.introduction());
                 }
             }
-            Phase::Open => self.held.extend(self.distribution.outgoing(e2e, now_unix_ms, &mut entropy)),
+            Phase::Open => self.held.extend(self.distribution.outgoing(now_unix_ms, &mut entropy)),
         }
         if self.stale_due() <= now_unix_ms {
             self.distribution.tell_stale(now_unix_ms);
@@ -256,8 +256,11 @@ impl Keys {
                 work.unsaved = Some(error.clone());
             }
         }
-        if !self.unsaved && self.phase != Phase::Disconnected {
-            work.publications = std::mem::take(&mut self.held);
+        if !self.unsaved {
+            self.distribution.announced(e2e);
+            if self.phase != Phase::Disconnected {
+                work.publications = std::mem::take(&mut self.held);
+            }
         }
         self.log.tell(&self.distribution.take_events(), now_unix_ms);
         work

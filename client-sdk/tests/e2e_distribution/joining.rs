@@ -38,7 +38,8 @@ fn asked(policy: IssuePolicy) -> (Broker, Party, Party, (String, Vec<u8>)) {
 /// Hands a message over and gives what the party says to it.
 fn answer(party: &mut Party, message: &(String, Vec<u8>), broker: &mut Broker, now: u64) -> Vec<KeyEvent> {
     let events = party.hear(message, now);
-    broker.publish(party.keys.outgoing(&mut party.e2e, now, &mut entropy()));
+    broker.publish(party.keys.outgoing(now, &mut entropy()));
+    party.keys.announced(&mut party.e2e);
     events
 }
 
@@ -91,7 +92,7 @@ fn an_answer_that_comes_with_connack_gives_the_same_as_one_that_is_published() {
     assert_eq!(lake.keys.take_events(), [KeyEvent::Installed { scope: scope_text, issuer, epoch: 1 }]);
     let message = press.seal(now);
     assert!(lake.reads(&message, now));
-    broker.publish(lake.keys.outgoing(&mut lake.e2e, now, &mut entropy()));
+    broker.publish(lake.keys.outgoing(now, &mut entropy()));
     let confirmation = broker.passing.remove(0);
     let joined = answer(&mut press, &confirmation, &mut broker, now);
     assert!(matches!(&*joined, [KeyEvent::Joined { .. }]), "{joined:?}");

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use veilmq_client::e2e::OpenError;
 use veilmq_client::e2e::distribution::{IssuePolicy, IssuedState, KeyEvent, Rotation};
 
 use crate::admit;
@@ -62,7 +63,7 @@ fn an_issuer_whose_heads_are_overwritten_in_a_loop_puts_one_back_each_minute() {
 
     let heads = |broker: &mut Broker, press: &mut Party, now: u64| {
         press.hear(&(topic.clone(), b"rubbish".to_vec()), now);
-        broker.publish(press.keys.outgoing(&mut press.e2e, now, &mut entropy()));
+        broker.publish(press.keys.outgoing(now, &mut entropy()));
         broker.retained.insert(topic.clone(), b"rubbish".to_vec()).is_some_and(|head| head != b"rubbish")
     };
     let put_back = (100..400).filter(|second| heads(&mut broker, &mut press, START + second * SECOND));
@@ -107,6 +108,31 @@ fn a_clock_that_was_set_back_by_a_year_does_not_put_off_the_key_that_was_announc
     lake.visit(&mut broker, now + 10 * SECOND);
     let sealed = press.seal(now + 10 * SECOND);
     assert!(lake.reads(&sealed, now + 10 * SECOND));
+}
+
+#[test]
+fn nothing_is_sealed_under_a_key_that_is_not_saved() {
+    let mut broker = Broker::default();
+    let mut press = Party::publisher("press", IssuePolicy::default());
+    press.visit(&mut broker, START);
+    let mut lake = Party::subscriber("lake");
+    press.keys.admit(&scope(), lake.certificate(), START, &mut entropy()).unwrap();
+    press.visit(&mut broker, START + 10 * SECOND);
+    lake.visit(&mut broker, START + 10 * SECOND);
+    press.keys.rotate(&scope(), Rotation::Ordinary, &mut entropy()).unwrap();
+    let now = START + 20 * SECOND;
+    let head = press.keys.outgoing(now, &mut entropy());
+    let much_later = now + 600 * SECOND;
+
+    let before = press.seal(much_later);
+    press.keys.announced(&mut press.e2e);
+    let after = press.seal(much_later);
+
+    assert!(lake.reads(&before, much_later), "the disk is full, and the head is kept back");
+    assert_eq!(lake.open(&after, much_later).err(), Some(OpenError::NoKey { epoch: 2 }));
+    broker.publish(head);
+    lake.visit(&mut broker, much_later);
+    assert!(lake.reads(&after, much_later));
 }
 
 #[test]

@@ -78,7 +78,8 @@ impl Answering {
         // An issuer is a member too, with a prekey of its own.
         let mut draw = drawing(&["prekey", "group key"]);
         keys.advance(&mut e2e, NOW, &mut draw);
-        keys.outgoing(&mut e2e, NOW, &mut draw);
+        keys.outgoing(NOW, &mut draw);
+        keys.announced(&mut e2e);
         if let Some(member) = admitted {
             assert_eq!(keys.admit(&scope, member, NOW, &mut draw), Ok(true));
         }
@@ -95,7 +96,8 @@ impl Answering {
 
     /// What the issuer has answered.
     fn response(&mut self) -> Vec<u8> {
-        let outgoing = self.keys.outgoing(&mut self.e2e, NOW + 20, &mut drawing(&[]));
+        let outgoing = self.keys.outgoing(NOW + 20, &mut drawing(&[]));
+        self.keys.announced(&mut self.e2e);
         let member = Certificate::parse(&bytes("common", "cert_s")).unwrap().kid();
         let answers: Vec<_> =
             outgoing.into_iter().filter(|message| message.topic == format!("_veil/1/jr/{member}")).collect();
@@ -147,7 +149,7 @@ fn a_member_makes_and_takes_the_bytes_of_another_implementation() {
 
     // The head commits to the key, so that no other would do.
     assert_eq!(events, [KeyEvent::Installed { scope: SCOPE.to_owned(), issuer: asked.issuer, epoch: 1 }]);
-    let outgoing = asked.keys.outgoing(&mut asked.e2e, NOW, &mut entropy());
+    let outgoing = asked.keys.outgoing(NOW, &mut entropy());
     assert_eq!(outgoing[0].payload, bytes("group", "finish"));
     assert_eq!(outgoing[0].topic, format!("_veil/1/jn/{}", asked.issuer));
 }
@@ -191,7 +193,7 @@ fn a_pair_comes_to_the_key_of_another_implementation_and_opens_what_that_has_sea
 
     let epoch = u32::try_from(NOW / 1_000).unwrap();
     assert_eq!(events, [KeyEvent::Installed { scope: pair.to_string(), issuer: asked.issuer, epoch }]);
-    let outgoing = asked.keys.outgoing(&mut asked.e2e, NOW, &mut entropy());
+    let outgoing = asked.keys.outgoing(NOW, &mut entropy());
     assert_eq!(outgoing[0].payload, bytes("pair", "finish"));
     let topic = String::from_utf8(bytes("pair", "topic")).unwrap();
     let (topic, none) = (TopicName::new(&topic).unwrap(), PublishProperties::default());

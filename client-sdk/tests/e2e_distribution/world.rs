@@ -250,7 +250,8 @@ impl Party {
             }
         }
         self.keys.all_is_heard();
-        broker.publish(self.keys.outgoing(&mut self.e2e, now, &mut entropy()));
+        broker.publish(self.keys.outgoing(now, &mut entropy()));
+        self.keys.announced(&mut self.e2e);
         self.keys.take_events()
     }
 

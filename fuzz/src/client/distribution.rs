@@ -116,7 +116,8 @@ impl Stage {
         party.keys.connected();
         party.keys.advance(&mut party.e2e, now, &mut entropy());
         party.keys.all_is_heard();
-        let outgoing = party.keys.outgoing(&mut party.e2e, now, &mut entropy());
+        let outgoing = party.keys.outgoing(now, &mut entropy());
+        party.keys.announced(&mut party.e2e);
         party.keys.take_events();
         for Outgoing { topic, payload, .. } in outgoing {
             TopicName::new(&topic).expect("a Topic Name");

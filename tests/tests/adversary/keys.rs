@@ -106,7 +106,8 @@ fn heads(epochs: usize, seed: u64) -> Vec<(String, Vec<u8>)> {
         }
         let now = START + epoch as u64 * 100_000;
         press.keys.advance(&mut press.e2e, now, &mut fill);
-        let published = press.keys.outgoing(&mut press.e2e, now, &mut fill);
+        let published = press.keys.outgoing(now, &mut fill);
+        press.keys.announced(&mut press.e2e);
         let mut found = published.into_iter().filter(|message| message.topic.starts_with("_veil/1/kp/"));
         let Outgoing { topic, payload, .. } = found.next().unwrap();
         heads.push((topic, payload));

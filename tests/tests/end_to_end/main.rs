@@ -510,9 +510,10 @@ impl Glass {
 
     async fn publish(&mut self, client: &Client) {
         let mut entropy = recorded(&mut self.drawn);
-        for issued in self.keys.outgoing(&mut self.e2e, unix_ms(), &mut entropy) {
+        for issued in self.keys.outgoing(unix_ms(), &mut entropy) {
             publish(client, &issued.topic, &issued.payload, issued.retain).await;
         }
+        self.keys.announced(&mut self.e2e);
         let (topic, none) = (TopicName::new(TOPIC).unwrap(), PublishProperties::default());
         let sealed = self.e2e.seal(topic, SECRET.as_bytes(), &none, unix_ms(), &mut entropy).unwrap();
         publish(client, TOPIC, sealed, true).await;

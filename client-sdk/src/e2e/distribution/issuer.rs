@@ -63,6 +63,8 @@ pub(super) struct Issuer {
     /// Members whose retained wraps are to be cleared.
     pub(super) cleared: BTreeSet<Kid>,
     pub(super) retention: Retention,
+    /// The announced epochs are where messages are sealed and opened.
+    pub(super) installed: bool,
 }
 
 pub(super) struct Epoch {
@@ -131,6 +133,7 @@ impl Issuer {
             stale: true,
             cleared: BTreeSet::new(),
             retention: Retention::new(),
+            installed: true,
         }
     }
 
@@ -377,7 +380,8 @@ impl Issuer {
     }
 
     /// Puts the announced epochs where messages are sealed and opened.
-    pub(super) fn install(&self, rings: &mut Rings) {
+    pub(super) fn install(&mut self, rings: &mut Rings) {
+        self.installed = true;
         let ring = rings.ring(self.own);
         ring.authority = self.authority;
         ring.signed_only = self.policy.signed_only;

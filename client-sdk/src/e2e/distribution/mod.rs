@@ -415,8 +415,9 @@ impl Distribution {
         !self.issuers.is_empty() || self.pairs.gives()
     }
 
-    /// Returns what is to be published, after [`export`](Self::export) was saved; call it while there is a connection.
-    pub fn outgoing(&mut self, e2e: &mut E2e, now_unix_ms: u64, entropy: Entropy<'_>) -> Vec<Outgoing> {
+    /// Returns what is to be published, once [`export`](Self::export) is saved and [`announced`](Self::announced) was told so; call it
+    /// while there is a connection.
+    pub fn outgoing(&mut self, now_unix_ms: u64, entropy: Entropy<'_>) -> Vec<Outgoing> {
         self.ask_publishers(now_unix_ms, &mut *entropy);
         let mut outgoing = std::mem::take(&mut self.queued);
         if self.prekey_due {
@@ -428,9 +429,7 @@ impl Distribution {
                 Ok(packages) => {
                     outgoing.extend(packages);
                     self.changed = true;
-                    if let Some(rings) = e2e.rings_mut(&issuer.scope) {
-                        issuer.install(rings);
-                    }
+                    issuer.installed = false;
                 }
                 Err(error) => {
                     self.events.push(KeyEvent::Refused { topic: issuer.scope.as_str().to_owned(), error });
@@ -438,6 +437,16 @@ impl Distribution {
             }
         }
         outgoing
+    }
+
+    /// What [`outgoing`](Self::outgoing) has returned is saved: from now on messages are sealed under the keys that it announces, when
+    /// their time comes. What was not saved may never be announced.
+    pub fn announced(&mut self, e2e: &mut E2e) {
+        for issuer in self.issuers.iter_mut().filter(|issuer| !issuer.installed) {
+            if let Some(rings) = e2e.rings_mut(&issuer.scope) {
+                issuer.install(rings);
+            }
+        }
     }
 
     /// Returns whether there is something new to be saved, once.

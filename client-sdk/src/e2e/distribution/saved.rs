@@ -159,7 +159,7 @@ impl Distribution {
             self.apply(e2e, list.issuer.kid(), &list, None, &mut *entropy);
         }
         self.events.clear();
-        for issuer in &self.issuers {
+        for issuer in &mut self.issuers {
             if let Some(rings) = e2e.rings_mut(&issuer.scope) {
                 issuer.install(rings);
             }
