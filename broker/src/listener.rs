@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use veilmq_config::{FileMode, ListenAddress, ListenerConfig, ListenerProtocol, ProxyProtocolConfig};
 use veilmq_core::{ConnectionId, EntranceId, Input, Promise};
 
+use crate::files::FileError;
 use crate::shard::ConnectionLimit;
 use crate::tls::TlsAcceptor;
 
@@ -172,6 +173,15 @@ pub fn check_interface(listener: &ListenerConfig) -> Result<(), ListenError> {
     let socket = || Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP));
     let bound = socket().and_then(|socket| socket.bind_device(Some(interface.as_bytes())));
     bound.map_err(|source| ListenError { address: listener.address.clone(), source })
+}
+
+/// Looks whether the folder of a listener's page is there, if it has one.
+///
+/// # Errors
+/// Names the folder.
+pub fn check_http_directory(listener: &ListenerConfig) -> Result<(), FileError> {
+    let Some(folder) = &listener.http_directory else { return Ok(()) };
+    fs::read_dir(folder).map(drop).map_err(|source| FileError::new("read folder", folder, source))
 }
 
 /// Gives a Unix socket its permissions.

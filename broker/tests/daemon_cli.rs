@@ -67,6 +67,12 @@ fn what_is_wrong_with_a_file_is_said_with_the_line_of_mosquitto_conf_that_names_
         ("password_file BAD", "password_file: BAD:1: "),
         ("acl_file ABSENT", "acl_file: cannot read ABSENT: No such file"),
         ("certfile BAD\nkeyfile BAD", "certfile: BAD holds no certificate: "),
+        ("pid_file ABSENT/pid", "pid_file: cannot write ABSENT/pid: No such file"),
+        (
+            "listener 9\nprotocol http_api\nhttp_dir ABSENT",
+            "http_dir: cannot read folder ABSENT: No such file",
+        ),
+        ("listener 9\nprotocol http_api\nhttp_dir BAD", "http_dir: cannot read folder BAD: Not a directory"),
         (
             "connection a\naddress b\ntopic c\nbridge_cafile ABSENT",
             "bridge_cafile: bridge a: cannot read ABSENT: ",
@@ -74,7 +80,8 @@ fn what_is_wrong_with_a_file_is_said_with_the_line_of_mosquitto_conf_that_names_
     ] {
         let filled = |text: &str| text.replace("ABSENT", &at("absent")).replace("BAD", &bad);
         fs::write(&conf, format!("listener 0 {}\n{}\n", at("socket"), filled(lines))).unwrap();
-        let line = if lines.starts_with("connection") { 5 } else { 2 };
+        let (option, _) = expected.split_once(':').unwrap();
+        let line = 2 + lines.lines().position(|line| line.starts_with(option)).unwrap();
 
         for arguments in [&["check-config", "-c", &conf][..], &["-c", &conf]] {
             let output = veilmq(data.path(), arguments);

@@ -491,6 +491,36 @@ fn a_connection_is_a_bridge_with_what_stands_below_it() {
 }
 
 #[test]
+fn numbers_of_a_bridge_that_are_too_low_or_too_high_are_moved_and_noted_as_by_mosquitto() {
+    for (line, seconds) in [
+        ("keepalive_interval 4", [5, 60, 10, 5, 30]),
+        ("keepalive_interval -1", [5, 60, 10, 5, 30]),
+        ("idle_timeout 0", [60, 1, 10, 5, 30]),
+        ("threshold 0", [60, 60, 1, 5, 30]),
+        ("restart_timeout 0", [60, 60, 10, 1, 1]),
+        ("restart_timeout -5 9", [60, 60, 10, 1, 9]),
+        ("restart_timeout 4000", [60, 60, 10, 3_600, 3_600]),
+        ("restart_timeout 3 8000", [60, 60, 10, 3, 7_200]),
+    ] {
+        let config = load(&format!("connection a\naddress b\ntopic c\n{line}\n"));
+
+        let [bridge] = config.bridges.as_slice() else { panic!("{:?}", config.bridges) };
+        let found = [
+            u32::from(bridge.keep_alive_seconds),
+            bridge.idle_seconds,
+            bridge.lazy_messages,
+            bridge.restart_seconds_min,
+            bridge.restart_seconds_max,
+        ];
+        assert_eq!(found, seconds, "{line}");
+        let [note] = config.mosquitto.notes.as_slice() else {
+            panic!("{line}: {:?}", config.mosquitto.notes)
+        };
+        assert!(line.starts_with(&note.option) && note.origin.to_string().ends_with(":4"), "{note:?}");
+    }
+}
+
+#[test]
 fn a_name_or_the_first_line_tells_the_format() {
     let directory = tempfile::tempdir().unwrap();
     for (name, text, expected) in [

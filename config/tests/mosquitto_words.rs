@@ -53,6 +53,23 @@ fn faults_are_also_told_in_mosquittos_words() {
             "listener 1\nlistener_auto_id_prefix a\nlistener_auto_id_prefix b\n",
             "Duplicate 'listener_auto_id_prefix' value in configuration.",
         ),
+        (
+            "bind_address ::1\nbind_address ::1\n",
+            "Duplicate 'default listener bind_address' value in configuration.",
+        ),
+        ("listener 1\nhttp_dir /\nhttp_dir /\n", "Duplicate 'http_dir' value in configuration."),
+        (
+            "connection a\nclientid b\nremote_clientid b\n",
+            "Duplicate 'bridge remote clientid' value in configuration.",
+        ),
+        (
+            "connection a\nremote_password b\npassword b\n",
+            "Duplicate 'bridge remote_password' value in configuration.",
+        ),
+        (
+            "connection a\nusername b\nremote_username b\n",
+            "Duplicate 'bridge remote_username' value in configuration.",
+        ),
         ("allow_anonymous maybe\n", "Invalid 'allow_anonymous' value (maybe)."),
         ("autosave_interval x\n", "'autosave_interval' value not a number."),
         ("sys_interval 65536\n", "Invalid 'sys_interval' value (65536)."),
@@ -269,7 +286,7 @@ fn every_error_names_file_line_and_option() {
         ),
         (
             "connection a\naddress b\nrestart_timeout 9 3\n",
-            "FILE:3: restart_timeout = 9 3 is not allowed; allowed: one or two whole numbers from 1 to 86400, the second not less than the first",
+            "FILE:3: restart_timeout = 9 3 is not allowed; allowed: one or two whole numbers from 1 to 3600, the second not less than the first and up to 7200",
         ),
         ("connection a\ntopic b\n", "FILE:1: connection needs `address` below it"),
         (

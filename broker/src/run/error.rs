@@ -91,7 +91,12 @@ impl RunError {
     #[must_use]
     pub fn placed(self, config: &MosquittoConfig) -> Self {
         let Some(path) = self.path() else { return self };
-        let Some(file) = config.files.iter().find(|file| path.starts_with(&file.path)) else { return self };
+        let is_named = |named: &Path| match self {
+            Self::File(_) => path == named,
+            // One of the files of a folder.
+            _ => path.starts_with(named),
+        };
+        let Some(file) = config.files.iter().find(|file| is_named(&file.path)) else { return self };
         let (origin, option) = (file.origin.clone(), file.option.clone());
         Self::Named { origin, option, error: Box::new(self) }
     }
@@ -109,6 +114,7 @@ impl RunError {
     /// Returns the file at fault, where an option names it.
     fn path(&self) -> Option<&Path> {
         match self {
+            Self::File(error) => Some(error.path()),
             Self::Access(error) => error.path(),
             Self::Tls(error) | Self::Bridge(BridgeError::Tls { source: error, .. }) => error.path(),
             _ => None,

@@ -83,6 +83,7 @@ impl Listeners {
     pub(super) fn plan(&self, config: &BrokerConfig, tls: &TlsKeeper) -> Result<Plan, RunError> {
         let mut planned = Vec::with_capacity(config.listeners.len());
         for (listener, number) in config.listeners.iter().zip(self.numbers(&config.listeners)) {
+            listener::check_http_directory(listener)?;
             let slot = self.slots.get(number);
             let live = slot.and_then(|slot| slot.live.as_ref());
             let moves = slot.is_some_and(|slot| {

@@ -109,6 +109,7 @@ pub fn check(config: &BrokerConfig) -> Result<(), RunError> {
         PidFile::check(path)?;
     }
     config.listeners.iter().try_for_each(listener::check_interface)?;
+    config.listeners.iter().try_for_each(listener::check_http_directory)?;
     match config.mode {
         // It starts without the file.
         Mode::Mosquitto => Ok(()),

@@ -141,7 +141,8 @@ pub(super) const OPTIONS: &[Row] = &[
         |draft, seconds| {
             draft.bridge().config.idle_seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
         },
-    ),
+    )
+    .raised(),
     Row::integer(
         "keepalive_interval",
         Bridge,
@@ -150,7 +151,8 @@ pub(super) const OPTIONS: &[Row] = &[
         |draft, seconds| {
             draft.bridge().config.keep_alive_seconds = u16::try_from(seconds).unwrap_or(u16::MAX);
         },
-    ),
+    )
+    .raised(),
     Row::boolean("local_cleansession", Bridge, "`bridges[].local_clean_start`", |draft, on| {
         draft.bridge().config.local_clean_start = Some(on);
     }),
@@ -194,7 +196,8 @@ pub(super) const OPTIONS: &[Row] = &[
     }),
     Row::integer("threshold", Bridge, (1, 65_535), "`bridges[].lazy_messages`", |draft, count| {
         draft.bridge().config.lazy_messages = u32::try_from(count).unwrap_or(u32::MAX);
-    }),
+    })
+    .raised(),
     Row::text("topic", Bridge, "`bridges[].topics`", topic),
     Row::boolean("try_private", Bridge, "`bridges[].says_bridge`", |draft, on| {
         draft.bridge().config.says_bridge = on;
@@ -337,20 +340,27 @@ fn tcp_keep_alive(value: &str) -> Option<TcpKeepAliveConfig> {
     words.next().is_none().then_some(TcpKeepAliveConfig { idle_seconds, interval_seconds, count })
 }
 
-/// One number is a constant wait; of two, one is the shortest and one the longest.
+/// One number is a constant wait; of two, one is the shortest and one the longest. Mosquitto moves what is out of range.
 fn restart_timeout(draft: &mut Draft, value: &str) -> Result<(), Allowed> {
-    const ALLOWED: Allowed = "one or two whole numbers from 1 to 86400, the second not less than the first";
-    let numbers: Result<Vec<u32>, _> = value.split_ascii_whitespace().map(str::parse).collect();
-    let (shortest, longest) = match numbers.map_err(|_| ALLOWED)?.as_slice() {
-        [constant] => (*constant, *constant),
-        [shortest, longest] => (*shortest, *longest),
+    const ALLOWED: Allowed =
+        "one or two whole numbers from 1 to 3600, the second not less than the first and up to 7200";
+    const MOVED: &str = "too low or too high, so the nearest that is allowed, as in Mosquitto";
+    let numbers: Result<Vec<i64>, _> = value.split_ascii_whitespace().map(str::parse).collect();
+    let (first, second) = match numbers.map_err(|_| ALLOWED)?.as_slice() {
+        [constant] => (*constant, None),
+        [shortest, longest] => (*shortest, Some(*longest)),
         _ => return Err(ALLOWED),
     };
-    if !(1..=86_400).contains(&shortest) || !(shortest..=86_400).contains(&longest) {
+    let shortest = first.clamp(1, 3_600);
+    let longest = second.map_or(shortest, |longest| longest.min(7_200));
+    if longest < shortest {
         return Err(ALLOWED);
     }
+    let is_moved = shortest != first || second.is_some_and(|second| second != longest);
+    draft.remark = is_moved.then_some(MOVED);
+    let seconds = |number| u32::try_from(number).unwrap_or(u32::MAX);
     let config = &mut draft.bridge().config;
-    (config.restart_seconds_min, config.restart_seconds_max) = (shortest, longest);
+    (config.restart_seconds_min, config.restart_seconds_max) = (seconds(shortest), seconds(longest));
     Ok(())
 }
 

@@ -61,6 +61,8 @@ pub(super) struct Draft {
     pub(super) persistence_file: String,
     pub(super) bridges: Vec<BridgeDraft>,
     pub(super) notes: Vec<Note>,
+    /// What is to be noted of the line that is being read.
+    pub(super) remark: Option<&'static str>,
     /// The files that are read when the broker starts.
     pub(super) files: Vec<NamedFile>,
 }
@@ -313,6 +315,7 @@ impl Draft {
             persistence_file: "mosquitto.db".to_owned(),
             bridges: Vec::new(),
             notes: Vec::new(),
+            remark: None,
             files: Vec::new(),
         }
     }

@@ -158,6 +158,7 @@ enum Plugin {
 /// The options of which Mosquitto takes no second one.
 const ONCE: &[&str] = &[
     "auto_id_prefix",
+    "bind_address",
     "bind_interface",
     "bridge_alpn",
     "bridge_bind_address",
@@ -167,18 +168,25 @@ const ONCE: &[&str] = &[
     "bridge_ciphers",
     "bridge_ciphers_tls1.3",
     "bridge_tls_version",
+    "clientid",
     "clientid_prefixes",
+    "http_dir",
     "listener_auto_id_prefix",
     "local_clientid",
     "local_password",
     "local_username",
     "log_timestamp_format",
     "notification_topic",
+    "password",
     "persistence_file",
     "persistence_location",
     "pid_file",
+    "remote_clientid",
+    "remote_password",
+    "remote_username",
     "tls_version",
     "user",
+    "username",
 ];
 /// The options that the default listener does not have.
 const NOT_BY_DEFAULT: &[&str] = &["accept_protocol_versions", "mount_point"];
@@ -194,8 +202,10 @@ const FILES: &[&str] = &[
     "capath",
     "certfile",
     "crlfile",
+    "http_dir",
     "keyfile",
     "password_file",
+    "pid_file",
     "plugin_opt_config_file",
     "plugin_opt_password_init_file",
 ];
@@ -355,7 +365,14 @@ impl Reader {
             Scope::Bridge => (0, self.draft.bridges.len()),
             Scope::Global | Scope::Plugin => (0, 0),
         };
-        if ONCE.contains(&option.name) && !self.given.insert((option.name, place.0, place.1)) {
+        // Two names of one option.
+        let name = match option.name {
+            "clientid" => "remote_clientid",
+            "password" => "remote_password",
+            "username" => "remote_username",
+            other => other,
+        };
+        if ONCE.contains(&option.name) && !self.given.insert((name, place.0, place.1)) {
             return Err(fault(line, "stands above already").said(words::duplicate(line)));
         }
         Ok(())
@@ -390,11 +407,15 @@ impl Reader {
                 Some("false" | "0") => apply(&mut self.draft, false),
                 _ => return Err(wrong(line, "true or false")),
             },
-            Takes::Integer { min, max, apply } => {
+            Takes::Integer { min, max, raises, apply } => {
                 let number = first_word(&line.value).and_then(|word| word.parse::<i64>().ok());
                 let wrong = || wrong(line, &format!("a whole number from {min} to {max}"));
                 match number {
                     Some(number) if (min..=max).contains(&number) => apply(&mut self.draft, number),
+                    Some(number) if raises && number < min => {
+                        self.note(line, &format!("{number} is too low, so it is {min}, as in Mosquitto"));
+                        apply(&mut self.draft, min);
+                    }
                     Some(_) => return Err(wrong()),
                     None => return Err(wrong().said(words::no_number(line))),
                 }
@@ -408,6 +429,9 @@ impl Reader {
             }
             Takes::Text(apply) => {
                 apply(&mut self.draft, &line.value).map_err(|allowed: Allowed| wrong(line, allowed))?;
+                if let Some(remark) = self.draft.remark.take() {
+                    self.note(line, remark);
+                }
             }
             Takes::Nothing => {}
         }

@@ -47,8 +47,8 @@ pub enum Fate {
 pub(super) enum Takes {
     /// `true` or `false`.
     Boolean(fn(&mut Draft, bool)),
-    /// A whole number, both ends included.
-    Integer { min: i64, max: i64, apply: fn(&mut Draft, i64) },
+    /// A whole number, both ends included; where it `raises`, a smaller one becomes the smallest.
+    Integer { min: i64, max: i64, raises: bool, apply: fn(&mut Draft, i64) },
     /// A text that is not empty; the error says what is allowed.
     Text(fn(&mut Draft, &str) -> Result<(), Allowed>),
     /// No value at all is taken.
@@ -75,7 +75,17 @@ impl MosquittoOption {
         note: &'static str,
         apply: fn(&mut Draft, i64),
     ) -> Self {
-        Self { name, scope, fate: Fate::Honoured, note, takes: Takes::Integer { min, max, apply } }
+        let takes = Takes::Integer { min, max, raises: false, apply };
+        Self { name, scope, fate: Fate::Honoured, note, takes }
+    }
+
+    /// The same number, of which one that is too small becomes the smallest.
+    pub(super) const fn raised(self) -> Self {
+        let takes = match self.takes {
+            Takes::Integer { min, max, raises: _, apply } => Takes::Integer { min, max, raises: true, apply },
+            other => other,
+        };
+        Self { takes, ..self }
     }
 
     pub(super) const fn text(

@@ -40,7 +40,18 @@ pub(super) fn empty(line: &Line) -> String {
 
 /// The option, of which there is one, was given before.
 pub(super) fn duplicate(line: &Line) -> String {
-    format!("Duplicate '{}' value in configuration.", line.name)
+    let name = match line.name.as_str() {
+        "bind_address" => "default listener bind_address",
+        "clientid" | "remote_clientid" => "bridge remote clientid",
+        // As it is spelt there.
+        "local_clientid" => "bridge local clientd",
+        "local_password" => "bridge local_password",
+        "local_username" => "bridge local_username",
+        "password" | "remote_password" => "bridge remote_password",
+        "username" | "remote_username" => "bridge remote_username",
+        name => name,
+    };
+    format!("Duplicate '{name}' value in configuration.")
 }
 
 /// The option belongs to something that does not stand above it.
