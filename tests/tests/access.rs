@@ -227,6 +227,29 @@ fn an_empty_file_of_rules_denies_everything() {
 }
 
 #[test]
+fn lines_of_the_log_about_a_client_have_its_user_and_its_address() {
+    let rest = format!("{PASSWORDS}[acl]\nfile = \"DIR/acl.toml\"\n[log]\nformat = \"json\"\n");
+    let mut side = Side::stopped(&rest, &[("acl.toml", "[users.ann]\nsubscribe = [\"t\"]\n")]);
+    side.passwd(&["-c", "-b", "ann", "one"]);
+    side.broker.restart();
+    let (mut ann, _) = side.connect("c", Some(("ann", "one")));
+    ann.send(&packet(0x32, b"\0\x01x\0\x01\0m")).unwrap();
+    assert!(ann.packet().unwrap().body.starts_with(b"\0\x01\x87"));
+    drop(ann);
+    wait_until("the client is gone", || side.broker.log().contains("\"disconnected\""));
+
+    for line in ["connected", "publish refused", "disconnected"] {
+        let log = side.broker.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let Some(told) = lines.into_iter().find(|told| told["message"] == line) else {
+            panic!("{line}: {log}")
+        };
+        assert_eq!((told["client"].as_str(), told["user"].as_str()), (Some("c"), Some("ann")), "{told}");
+        assert!(told["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")), "{told}");
+    }
+}
+
+#[test]
 fn a_reload_changes_users_and_rules_and_silences_whom_it_revokes() {
     // [B07]
     let rules = "[users.ann]\nsubscribe = [\"t\"]\n[users.bob]\npublish = [\"t\"]\n";

@@ -119,6 +119,26 @@ fn packets_arrive_whole_in_frames_of_any_size() {
 }
 
 #[test]
+fn frames_without_a_byte_in_them_make_the_broker_deaf_to_nothing() {
+    // Mosquitto hears nothing of what comes after an empty frame.
+    let broker = start("");
+    let mut websocket = client(&broker, "empty");
+    let (head, tail) = PINGREQ.split_at(1);
+    let continuation = 0x80;
+    for frames in [
+        vec![frame(BINARY, b""), frame(BINARY, PINGREQ)],
+        vec![frame(BINARY & 0x7F, b""), frame(continuation, PINGREQ)],
+        vec![frame(BINARY & 0x7F, head), frame(0, b""), frame(continuation, tail)],
+    ] {
+        for frame in &frames {
+            websocket.send_raw(frame).expect("the frame can be sent");
+        }
+
+        assert_eq!(next_packet(&mut websocket), PINGRESP, "{frames:02x?}");
+    }
+}
+
+#[test]
 fn the_broker_sends_packets_in_binary_frames_that_end_where_packets_end() {
     // [MQTT-6.0.0-1], [MQTT311-6.0.0-1]
     let broker = start("");

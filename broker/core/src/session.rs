@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use veilmq_protocol::{PacketId, TopicFilter, TopicName};
 
-use crate::access::{AccessTables, Action, Asker, CertificateFields, Names, Permissions, User};
+use crate::access::{AccessTables, Action, Asker, BRIDGES, CertificateFields, Names, Permissions, User};
 use crate::e2e::Member;
 use crate::entrance::EntranceId;
 use crate::id::{ConnectionId, IdSet, SessionId};
@@ -118,6 +118,11 @@ impl Session {
             None if self.authenticated => Some(&self.client_id),
             None => None,
         }
+    }
+
+    /// Returns the name of its user for the log; a bridge has none.
+    pub(crate) fn told_user(&self) -> Option<&str> {
+        self.user.as_ref().map(|user| &*user.name).filter(|name| *name != BRIDGES)
     }
 
     /// Returns what the certificate says that its client has shown to TLS, since that connected last.

@@ -336,6 +336,26 @@ fn a_delayed_will_waits_and_a_reconnect_stops_it() {
 }
 
 #[test]
+fn a_will_that_waits_for_a_century_keeps_no_later_one_waiting() {
+    // Mosquitto sends no will any more once one has a delay that its timers cannot count.
+    let mut world = World::new(1);
+    let (watcher, _) = world.join("watcher", true, 0);
+    world.subscribe(watcher, "w", QoS::AtMostOnce);
+    world.bytes(watcher);
+    for (client_id, delay_seconds) in [("patient", 4_000_000_000), ("eternal", u32::MAX), ("hasty", 1)] {
+        let dying = world
+            .connect(&Connect { will: will("w", delay_seconds), ..connect_v5(client_id, true, u32::MAX) });
+        world.cut(dying);
+    }
+
+    world.pass(999);
+    assert!(world.received(watcher).is_empty());
+    world.pass(1);
+
+    assert_eq!(world.received(watcher).len(), 1);
+}
+
+#[test]
 fn a_will_is_published_no_later_than_the_end_of_its_session() {
     // [C09]
     let mut world = World::new(1);

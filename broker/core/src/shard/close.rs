@@ -1,11 +1,11 @@
 //! The end of connections and sessions, and the Will Messages that go with it.
 
-use std::sync::Arc;
+use std::fmt;
 
 use veilmq_protocol::{Packet, TopicFilter, TopicName};
 
-use super::Shard;
 use super::publish::Publication;
+use super::{About, Shard};
 use crate::connection::{Connection, Established, Opening, Wire};
 use crate::effect::Effect;
 use crate::farewell::{CloseLabel, CloseReason, PeerError};
@@ -86,12 +86,12 @@ impl Shard {
         if let Some(state) = session {
             self.shared.presence.left(state.user_name(), connection);
         }
-        let client = session.map(|state| Arc::clone(&state.client_id));
         tracing::info!(
             target: crate::CONNECTION_LINES,
             connection = connection.0,
             peer = %established.peer,
-            client = client.as_deref(),
+            client = session.map(|state| &*state.client_id),
+            user = session.and_then(|state| state.told_user()),
             %reason,
             cause = reason.label().name(),
             code = reason.code(),
@@ -171,15 +171,11 @@ impl Shard {
         let Ok(topic) = TopicName::new(&will.topic) else { return };
         if !self.may_have_will(session, topic) {
             self.stats.messages_dropped(DropReason::NotAuthorized, 1);
-            tracing::info!(
-                topic = topic.as_str(),
-                session = session.0,
-                "will message refused: not authorised any more"
-            );
+            self.tell_refused_will(session, topic, &"not authorised any more");
             return;
         }
         if let Some(refusal) = self.refusal_of_due_will(topic, &will) {
-            tracing::info!(topic = topic.as_str(), session = session.0, %refusal, "will message refused");
+            self.tell_refused_will(session, topic, &refusal);
             return;
         }
         let publication = Publication {
@@ -195,8 +191,14 @@ impl Shard {
             refusable: false,
         };
         if let Err(reason) = self.publish(&publication, now) {
-            tracing::warn!(topic = topic.as_str(), %reason, "will message refused");
+            self.tell_refused_will(session, topic, &reason);
         }
+    }
+
+    fn tell_refused_will(&self, session: SessionId, topic: TopicName<'_>, reason: &dyn fmt::Display) {
+        // Its connection is gone.
+        let About { client, user, .. } = About::session(session, &self.sessions, &self.connections);
+        tracing::info!(topic = topic.as_str(), client, user, %reason, "will message refused");
     }
 
     /// Ends a session: its Will is published, its subscriptions and its references to messages are gone.

@@ -123,6 +123,34 @@ pub struct Shard {
     refused_publications: LogLimit,
 }
 
+/// Whom a line of the log is about.
+#[derive(Clone, Copy)]
+struct About<'a> {
+    client: Option<&'a str>,
+    user: Option<&'a str>,
+    /// Where it is connected from, if it is.
+    peer: Option<&'a str>,
+}
+
+impl<'a> About<'a> {
+    fn session(
+        session: SessionId,
+        sessions: &'a IdMap<SessionId, Box<Session>>,
+        connections: &'a IdMap<ConnectionId, Connection>,
+    ) -> Self {
+        let state = sessions.get(&session);
+        let connection = state.and_then(|state| connections.get(&state.connection?));
+        Self {
+            client: state.map(|state| &*state.client_id),
+            user: state.and_then(|state| state.told_user()),
+            peer: match connection {
+                Some(Connection::Established(established)) => Some(&*established.peer),
+                Some(Connection::Opening(_) | Connection::Proving(_)) | None => None,
+            },
+        }
+    }
+}
+
 impl Shard {
     /// Makes a shard without sessions.
     pub fn new(index: ShardIndex, shared: Arc<Shared>) -> Self {

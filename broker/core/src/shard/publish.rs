@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use veilmq_protocol::{EncodeError, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, TopicName};
 
-use super::Shard;
 use super::enforce::Due;
 use super::gate::{Answer, Held};
 use super::share;
+use super::{About, Shard};
 use crate::connection::Connection;
 use crate::durability::MessageDurability;
 use crate::e2e::{DistributionRefusal, Inspected, Refusal};
@@ -108,11 +108,12 @@ impl PublishRefused {
         }
     }
 
-    fn log(self, topic: TopicName<'_>, client: Option<&str>, limit: &mut LogLimit, now: Moment) {
+    fn log(self, topic: TopicName<'_>, about: About<'_>, limit: &mut LogLimit, now: Moment) {
+        let (topic, About { client, user, peer }) = (topic.as_str(), about);
         match self {
             // Storage has its own line when it becomes full; one for each message would make the disk no emptier.
             Self::StorageFull | Self::Duplicate => {
-                tracing::debug!(topic = topic.as_str(), refused = %self, "publish refused");
+                tracing::debug!(topic, client, user, peer, refused = %self, "publish refused");
             }
             Self::RetainedFull
             | Self::Reserved
@@ -122,7 +123,7 @@ impl PublishRefused {
             | Self::Distribution(_)
             | Self::Properties(_) => {
                 if let Some(suppressed) = limit.admit(now) {
-                    tracing::warn!(topic = topic.as_str(), client, refused = %self, suppressed, "publish refused");
+                    tracing::warn!(topic, client, user, peer, refused = %self, suppressed, "publish refused");
                 }
             }
         }
@@ -322,8 +323,8 @@ impl Shard {
         topic: TopicName<'_>,
         now: Moment,
     ) {
-        let client = self.sessions.get(&session).map(|state| &*state.client_id);
-        refused.log(topic, client, &mut self.refused_publications, now);
+        let about = About::session(session, &self.sessions, &self.connections);
+        refused.log(topic, about, &mut self.refused_publications, now);
         self.notify(session, &format!("{refused}: {}", topic.as_str()));
     }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use veilmq_protocol::{TopicFilter, TopicName};
 
-use super::Shard;
 use super::enforce::reads_keys;
 use super::publish::Publication;
+use super::{About, Shard};
 use crate::access::{
     AccessTables, Action, Asker, BRIDGES, CertificateFields, Names, Permissions, Proof, Verdict,
 };
@@ -283,13 +283,10 @@ impl Shard {
     /// Ends a subscription that the session may not have any more.
     fn end_subscription(&mut self, session: SessionId, filter: &Arc<str>) {
         // It may have ended with its connection.
+        let About { client, user, peer } = About::session(session, &self.sessions, &self.connections);
+        tracing::info!(client, user, peer, filter = &**filter, "subscription ended: not authorised any more");
         let Some(state) = self.sessions.get_mut(&session) else { return };
         let Ok(parsed) = TopicFilter::new(filter) else { return };
-        tracing::info!(
-            client = &*state.client_id,
-            filter = &**filter,
-            "subscription ended: not authorised any more"
-        );
         state.subscriptions.remove(filter);
         let (connection, durable) = (state.connection, state.durable);
         self.forget_subscription(session, connection, parsed);
