@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Result;
 
 use veilmq_tests::broker::Broker;
+use veilmq_tests::tools::require_tool;
 use veilmq_tests::wire::{Published, RawPacket, Wire, acknowledgement, publish_packet};
 
 const PUBACK: u8 = 0x40;
@@ -299,4 +300,45 @@ fn retained_messages_sessions_and_subscriptions_are_back_after_a_clean_stop() {
         let status = broker.terminate(10);
         assert!(status.success(), "{status}");
     });
+}
+
+#[test]
+fn nothing_is_acknowledged_once_a_sync_has_failed() {
+    // [D09]
+    let Some(strace) = require_tool("strace") else { return };
+    let mut broker = Broker::start();
+    subscribe_and_leave(&broker, "subscriber", "t", 1);
+    broker.terminate(20);
+    let inject = "inject=fdatasync:error=EIO:when=40+".to_owned();
+    let mut wrapper = vec![strace.to_str().unwrap().to_owned()];
+    wrapper.extend(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e"].map(str::to_owned));
+    wrapper.push(inject);
+    broker.run_under(wrapper);
+    broker.restart();
+
+    let (mut wire, _) = Wire::connect(broker.address(), "publisher", true);
+    let mut acknowledged = 0;
+    for number in 1..=1_000 {
+        if wire.send(&publish_packet("t", number, 1, false, number.to_string().as_bytes())).is_err() {
+            break;
+        }
+        match wire.packet() {
+            Ok(puback) => assert_eq!((puback.first, puback.acknowledged()), (PUBACK, number)),
+            Err(_) => break,
+        }
+        acknowledged = number;
+    }
+    assert!((1..1_000).contains(&acknowledged), "{acknowledged} are acknowledged");
+    assert_eq!(broker.get("/readyz").status, 503);
+    assert!(broker.log().contains("cannot be synced"), "{}", broker.log());
+    broker.kill();
+
+    broker.run_under(Vec::new());
+    broker.restart();
+    let mut subscriber = resume(&broker, "subscriber");
+    for expected in 1..=acknowledged {
+        let published = Published::read(&subscriber.packet().unwrap()).unwrap();
+        assert_eq!(number(&published), expected);
+        subscriber.send(&acknowledgement(PUBACK, published.packet_id)).unwrap();
+    }
 }
