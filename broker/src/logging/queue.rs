@@ -1,12 +1,15 @@
 //! Whoever logs never waits for whoever reads: a line that cannot be written at once waits for a thread that writes it.
 //!
-//! Invariants: lines are written in the order in which they came; what finds no room is dropped and counted.
+//! Invariants: lines are written in the order in which they came; what finds no room is dropped and counted, and the line that tells
+//! of it has room.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
 
@@ -17,11 +20,20 @@ use crate::admin::metrics::MetricSource;
 
 /// The bytes that wait at most: some thousand lines. As many may be with the system.
 const BYTES_MAX: usize = 1024 * 1024;
+/// What the thread that writes may add beyond that, to tell of lost lines.
+const TELLING_BYTES: usize = 4 * 1024;
 /// How long the end of the program waits for whoever reads.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 /// When a destination that does not block is tried again.
 const PAUSE: Duration = Duration::from_millis(10);
 const THREAD_NAME: &str = "veilmq-log";
+/// How often a thread that panics tries to get at the queue, which it may hold itself.
+const TRIES_WHEN_PANICKING: u32 = 20;
+
+thread_local! {
+    /// This is the thread that writes.
+    static IS_WRITER: Cell<bool> = const { Cell::new(false) };
+}
 
 /// The lines of this process.
 pub(super) static QUEUE: LineQueue = LineQueue::new();
@@ -71,14 +83,18 @@ impl LineQueue {
 
     /// Writes a line, or lets it wait if there is room.
     pub(super) fn push(&self, lines: &Arc<Lines>, line: &[u8]) {
-        let mut waiting = self.lock();
+        let Some(mut waiting) = self.lock_unless_held() else {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
         let is_next = waiting.batches.is_empty() && waiting.writer != Writer::Busy;
         if is_next && lines.outputs.iter().all(|output| output.takes(line.len())) {
             // The lock is held, so that what another thread logs comes behind it.
             self.write(lines, line);
             return;
         }
-        if waiting.bytes + line.len() > BYTES_MAX {
+        let bytes_max = if IS_WRITER.get() { BYTES_MAX + TELLING_BYTES } else { BYTES_MAX };
+        if waiting.bytes + line.len() > bytes_max {
             waiting.lost += 1;
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
@@ -102,7 +118,10 @@ impl LineQueue {
     pub(super) fn start(&'static self, tell: fn(u64)) -> io::Result<()> {
         let mut waiting = self.lock();
         if waiting.writer == Writer::Absent {
-            thread::Builder::new().name(THREAD_NAME.into()).spawn(move || self.write_for_ever(tell))?;
+            // A panic costs the lines that were being written, not those to come.
+            let serve =
+                move || while catch_unwind(AssertUnwindSafe(|| self.write_for_ever(tell))).is_err() {};
+            thread::Builder::new().name(THREAD_NAME.into()).spawn(serve)?;
             waiting.writer = Writer::Busy;
         }
         Ok(())
@@ -110,7 +129,7 @@ impl LineQueue {
 
     /// Waits until everything is written, but not for long. Before there is a thread for it, what waits is written by this one.
     pub(super) fn flush(&self) {
-        let mut waiting = self.lock();
+        let Some(mut waiting) = self.lock_unless_held() else { return };
         if waiting.writer == Writer::Absent {
             waiting.bytes = 0;
             let batches = mem::take(&mut waiting.batches);
@@ -123,6 +142,7 @@ impl LineQueue {
     }
 
     fn write_for_ever(&self, tell: fn(u64)) {
+        IS_WRITER.set(true);
         loop {
             let (batches, lost) = self.take();
             if lost > 0 {
@@ -163,6 +183,21 @@ impl LineQueue {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Does the same, unless this thread panics and has the lock itself.
+    fn lock_unless_held(&self) -> Option<MutexGuard<'_, Waiting>> {
+        if !thread::panicking() {
+            return Some(self.lock());
+        }
+        (0..TRIES_WHEN_PANICKING).find_map(|_| match self.waiting.try_lock() {
+            Ok(waiting) => Some(waiting),
+            Err(TryLockError::Poisoned(waiting)) => Some(waiting.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                thread::sleep(PAUSE);
+                None
+            }
+        })
+    }
 }
 
 /// Writes lines, and waits where somebody has made the destination one that does not block. Returns how many lines could not be
@@ -200,6 +235,7 @@ mod tests {
     use std::fs::File;
     use std::io::{PipeReader, Read};
     use std::os::fd::OwnedFd;
+    use std::sync::{OnceLock, mpsc};
 
     use super::*;
     use crate::logging::Output;
@@ -259,6 +295,88 @@ mod tests {
         assert_eq!(TOLD.load(Ordering::Relaxed), dropped);
         queue.push(&lines, b"again\n");
         assert_eq!(read(&mut reader, 6), "again\n");
+    }
+
+    #[test]
+    fn the_line_that_tells_of_lost_lines_is_not_lost_itself() {
+        static QUEUE: OnceLock<(&LineQueue, Arc<Lines>)> = OnceLock::new();
+        static FIRST: OnceLock<u64> = OnceLock::new();
+        fn fill() {
+            let (queue, lines) = QUEUE.get().unwrap();
+            for line in [&[b'\n'; 1_000][..], b"\n"] {
+                let before = queue.dropped.load(Ordering::Relaxed);
+                while queue.dropped.load(Ordering::Relaxed) == before {
+                    queue.push(lines, line);
+                }
+            }
+        }
+        let (queue, lines, mut reader) = queue();
+        let _ = QUEUE.set((queue, lines));
+        let tell = |lost: u64| {
+            let _ = FIRST.set(lost);
+            // Others are faster.
+            thread::spawn(fill).join().unwrap();
+            let (queue, lines) = QUEUE.get().unwrap();
+            queue.push(lines, format!("{lost} lost\n").as_bytes());
+        };
+        queue.start(tell).unwrap();
+        fill();
+
+        let mut text = String::new();
+        let mut piece = [0; 65_536];
+        while !text.contains(" lost\n") {
+            let read = reader.read(&mut piece).unwrap();
+            text.push_str(std::str::from_utf8(&piece[..read]).unwrap());
+            assert!(text.len() < 4 * BYTES_MAX, "nothing is told");
+        }
+        let told = text.lines().find(|line| line.ends_with(" lost"));
+        assert_eq!(told, FIRST.get().map(|lost| format!("{lost} lost")).as_deref());
+    }
+
+    #[test]
+    fn a_panic_of_the_thread_that_writes_ends_no_log() {
+        let (queue, lines, mut reader) = queue();
+        queue.start(|lost| panic!("{lost} lines are lost")).unwrap();
+        let line = [b'\n'; 1_024];
+
+        while queue.dropped.load(Ordering::Relaxed) == 0 {
+            queue.push(&lines, &line);
+        }
+        let (heard, hears) = mpsc::channel();
+        thread::spawn(move || {
+            let mut piece = [0; 65_536];
+            while let Ok(read) = reader.read(&mut piece) {
+                if piece[..read].ends_with(b"again") {
+                    let _ = heard.send(());
+                }
+            }
+        });
+        // What waited at the panic is lost, and so may this be until then.
+        let is_heard = (0..2_000).any(|_| {
+            queue.push(&lines, b"again");
+            hears.recv_timeout(PAUSE).is_ok()
+        });
+        assert!(is_heard, "nothing is written any more");
+    }
+
+    #[test]
+    fn a_panic_of_a_thread_that_holds_the_queue_does_not_wait_for_itself() {
+        struct Logs(&'static LineQueue, Arc<Lines>);
+        impl Drop for Logs {
+            fn drop(&mut self) {
+                self.0.push(&self.1, b"one\n");
+                self.0.flush();
+            }
+        }
+        let (queue, lines, _reader) = queue();
+        let panics = thread::spawn(move || {
+            let _held = queue.lock();
+            let _logs = Logs(queue, lines);
+            panic!("while the queue is held");
+        });
+
+        assert!(panics.join().is_err());
+        assert_eq!(queue.dropped.load(Ordering::Relaxed), 1);
     }
 
     #[test]
