@@ -342,12 +342,12 @@ mod tests {
         while queue.dropped.load(Ordering::Relaxed) == 0 {
             queue.push(&lines, &line);
         }
-        let (heard, hears) = mpsc::channel();
+        let (heard, hears) = mpsc::sync_channel(1);
         thread::spawn(move || {
             let mut piece = [0; 65_536];
             while let Ok(read) = reader.read(&mut piece) {
                 if piece[..read].ends_with(b"again") {
-                    let _ = heard.send(());
+                    let _ = heard.try_send(());
                 }
             }
         });
