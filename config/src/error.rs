@@ -126,8 +126,10 @@ pub enum Fault {
         reason: std::io::Error,
     },
     /// A host name to listen on has no address.
-    #[error("listener: {host} cannot be resolved: {reason}")]
+    #[error("{option}: {host} cannot be resolved: {reason}")]
     Host {
+        /// The option that names it.
+        option: &'static str,
         /// The name.
         host: String,
         /// What the system said.

@@ -318,3 +318,18 @@ fn every_error_names_file_line_and_option() {
         assert_eq!(error(text), expected);
     }
 }
+
+#[test]
+fn an_address_that_cannot_be_resolved_is_said_with_the_line_that_names_it() {
+    for (text, expected) in [
+        (
+            "max_inflight_messages 3\nbind_address 300.1.1.1\n",
+            ":2: bind_address: 300.1.1.1 cannot be resolved: ",
+        ),
+        ("listener 1883 300.1.1.1\n", ":1: listener: 300.1.1.1 cannot be resolved: "),
+    ] {
+        let told = load(text).expect_err(text).to_string();
+
+        assert!(told.contains(expected), "{told}");
+    }
+}

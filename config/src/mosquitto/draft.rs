@@ -239,7 +239,11 @@ impl ListenerDraft {
             Some(host) => (host.as_str(), port)
                 .to_socket_addrs()
                 .map_err(|reason| {
-                    ConfigError::new(self.origin.clone(), Fault::Host { host: host.clone(), reason })
+                    let (option, origin) = match self.lines.get("bind_address") {
+                        Some(line) => ("bind_address", line),
+                        None => ("listener", &self.origin),
+                    };
+                    ConfigError::new(origin.clone(), Fault::Host { option, host: host.clone(), reason })
                 })?
                 .collect(),
         };

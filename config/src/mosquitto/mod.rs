@@ -320,6 +320,9 @@ impl Reader {
                 self.draft.default_listener.get_or_insert((line.origin.clone(), option.name));
             }
         }
+        if option.name == "bind_address" {
+            self.draft.listeners[0].lines.insert(option.name, line.origin.clone());
+        }
         if FILES.contains(&option.name) {
             let (origin, option, path) = (line.origin.clone(), line.name.clone(), line.value.clone().into());
             self.draft.files.push(NamedFile { origin, option, path });
