@@ -220,7 +220,7 @@ pub enum KeyRequestError {
     /// This client issues no keys.
     #[error("this client issues no keys")]
     NotAnIssuer,
-    /// This client issues no keys for the scope, the scope is full, or the certificate does not count.
+    /// This client issues no keys for the scope, the scope is full or at its last epoch, or the certificate does not count.
     #[error(transparent)]
     Roster(#[from] RosterError),
     /// It was done and cannot be saved, which is tried again every second. Nothing is announced before it is, and a restart would

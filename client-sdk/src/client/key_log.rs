@@ -3,7 +3,7 @@
 //! A broker, and whoever may publish where keys are distributed, can cause refusals without end. Invariant: of those no more than
 //! [`TOLD_MAX`] are told in [`SPAN_MS`]; the others are counted, and their number is told.
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::e2e::distribution::{HeadError, KeyEvent};
 
@@ -111,6 +111,12 @@ fn tell(event: &KeyEvent) {
         }
         KeyEvent::HeadRefused { scope, issuer, error } => warn!(scope, %issuer, %error, "key refused"),
         KeyEvent::Refused { topic, error } => warn!(topic, %error, "refused"),
+        KeyEvent::EpochsExhausted { scope } => {
+            error!(
+                scope,
+                "every epoch number is used and the key cannot be replaced; the scope needs an issuer with another identity"
+            );
+        }
         KeyEvent::Overtaken { scope, epoch } => {
             warn!(
                 scope,

@@ -201,7 +201,7 @@ impl Client {
     /// section 12.4). It stays out until it is [admitted](Self::admit), also after a restart if there is a state file.
     ///
     /// # Errors
-    /// [`KeyRequestError`].
+    /// [`KeyRequestError`]; with [`RosterError::EpochsExhausted`](crate::e2e::distribution::RosterError::EpochsExhausted) it is out as well.
     pub async fn remove_member(
         &self,
         scope: &str,

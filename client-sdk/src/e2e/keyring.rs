@@ -262,12 +262,18 @@ impl Keyring {
 
     /// Erases every epoch below `epoch` at once, without transition: what follows a compromise.
     pub fn drop_before(&mut self, epoch: u32) {
-        let Some(last) = epoch.checked_sub(1) else { return };
+        if let Some(last) = epoch.checked_sub(1) {
+            self.drop_through(last);
+        }
+    }
+
+    /// Erases `last` and every epoch before it at once, without transition; with [`u32::MAX`] there is none ever after.
+    pub fn drop_through(&mut self, last: u32) {
         self.gone_through = self.gone_through.max(Some(last));
         match &mut self.source {
             Source::Planned { .. } => {}
-            Source::Master { activations, .. } => activations.retain(|held, _| *held >= epoch),
-            Source::Explicit { keys } => keys.retain(|held, _| *held >= epoch),
+            Source::Master { activations, .. } => activations.retain(|held, _| *held > last),
+            Source::Explicit { keys } => keys.retain(|held, _| *held > last),
         }
     }
 
@@ -283,7 +289,7 @@ impl Keyring {
         // An earlier epoch may have no end that is known, but none after the end of a later one.
         let over = ends.iter().rev().find(|(_, drop_ms)| *drop_ms <= now_unix_ms).map(|(epoch, _)| *epoch);
         if let Some(over) = over {
-            self.drop_before(over.saturating_add(1));
+            self.drop_through(over);
         }
         let left = ends.into_iter().filter(|(epoch, drop_ms)| Some(*epoch) > over && *drop_ms != u64::MAX);
         left.map(|(_, drop_ms)| drop_ms).min()
@@ -293,7 +299,8 @@ impl Keyring {
     pub fn times(&self, epoch: u32) -> Option<EpochTimes> {
         let activate_ms = self.activate_ms(epoch)?;
         let replaced_ms = match &self.source {
-            Source::Planned { plan, .. } => epoch.checked_add(1).and_then(|next| plan.activate_ms(next)),
+            // Also of the last number, which has no successor.
+            Source::Planned { plan, .. } => activate_ms.checked_add(plan.every_ms.get()),
             Source::Master { activations, .. } => after(activations, epoch).copied(),
             Source::Explicit { keys } => after(keys, epoch).map(|held| held.window.activate_ms),
         };

@@ -3,6 +3,7 @@
 
 mod adversary;
 mod joining;
+mod last_epoch;
 mod model;
 mod pairs;
 mod retention;

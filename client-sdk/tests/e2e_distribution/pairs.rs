@@ -424,3 +424,26 @@ fn no_more_are_named_than_may_have_a_pair() {
     assert_eq!(name("c"), Err(RosterError::Full));
     assert_eq!(name("b"), Ok(true), "who is named is no other one");
 }
+
+#[test]
+fn the_number_of_the_last_epoch_of_a_pair_is_given_once() {
+    // The publisher's time in seconds is beyond the last number.
+    let now = (u64::from(u32::MAX) + 1) * SECOND;
+    let mut broker = Broker::default();
+    let mut press = publisher();
+    let mut lake = Party::paired(reader("lake"), press.kid());
+    talk(&mut broker, &mut [&mut press, &mut lake], now);
+    let first = seal_for(&mut press, lake.kid(), now).unwrap();
+    assert_eq!(Envelope::parse(&first).unwrap().header.epoch, u32::MAX);
+
+    let half_over = now + DAY;
+    let events = talk(&mut broker, &mut [&mut press, &mut lake], half_over);
+
+    let refusal = KeyEvent::JoinFailed { issuer: press.kid(), error: JoinError::Refused(3) };
+    assert!(events.contains(&refusal), "{events:?}");
+    let following = seal_for(&mut press, lake.kid(), half_over).unwrap();
+    assert_eq!(open(&mut lake, &following, half_over), Ok(SECRET.to_vec()));
+    let over = now + 2 * DAY;
+    talk(&mut broker, &mut [&mut press, &mut lake], over);
+    assert_eq!(seal_for(&mut press, lake.kid(), over), Err(SealError::NoKey));
+}

@@ -96,6 +96,12 @@ pub enum KeyEvent {
         /// The epoch in that head.
         epoch: u32,
     },
+    /// The newest epoch of this issuer has the last number there is, and another one is due: its key goes on until its time is over, and
+    /// then nothing is sealed. The scope needs an issuer with another identity.
+    EpochsExhausted {
+        /// The scope.
+        scope: String,
+    },
     /// An issuer has not answered in time; its keys may still come with a head.
     JoinPending {
         /// The scope.

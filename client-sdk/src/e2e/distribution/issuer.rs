@@ -65,6 +65,9 @@ pub(super) struct Issuer {
     pub(super) retention: Retention,
     /// The announced epochs are where messages are sealed and opened.
     pub(super) installed: bool,
+    /// Another epoch was due, and no number is left for it.
+    pub(super) is_exhausted: bool,
+    pub(super) told_exhausted: bool,
 }
 
 pub(super) struct Epoch {
@@ -74,6 +77,19 @@ pub(super) struct Epoch {
     pub(super) no_transition: bool,
     /// Activation, once it is announced.
     pub(super) activate_ms: Option<u64>,
+}
+
+impl Epoch {
+    /// When it may be used, once it is announced.
+    fn window(&self, policy: &IssuePolicy) -> Option<Window> {
+        let IssuePolicy { rotate_every_ms, outage_ms, timing, .. } = policy;
+        let activate_ms = self.activate_ms?;
+        let retire_ms = [rotate_every_ms, outage_ms, &timing.transition_window_ms]
+            .into_iter()
+            .fold(activate_ms, |moment, interval| moment.saturating_add(*interval));
+        let drop_ms = retire_ms.saturating_add(timing.history_ms);
+        Some(Window { activate_ms, retire_ms, drop_ms, no_transition: self.no_transition })
+    }
 }
 
 pub(super) struct Member {
@@ -89,6 +105,8 @@ pub(super) enum Admitted {
     Known,
     /// There is no room for another one.
     Full,
+    /// It would need an epoch of its own, and no number is left for that.
+    Exhausted,
 }
 
 /// Why an issuer did not do what was asked of it.
@@ -101,6 +119,9 @@ pub enum RosterError {
     /// The scope has as many members as [`IssuePolicy::members_max`] allows.
     #[error("the scope has as many members as it may have")]
     Full,
+    /// The newest epoch is [`u32::MAX`], and its key cannot be replaced: the scope needs an issuer with another identity.
+    #[error("every epoch number of the scope is used; it needs an issuer with another identity")]
+    EpochsExhausted,
     /// The certificate does not count.
     #[error("the certificate of the member: {0}")]
     Certificate(#[from] CertificateError),
@@ -134,6 +155,8 @@ impl Issuer {
             cleared: BTreeSet::new(),
             retention: Retention::new(),
             installed: true,
+            is_exhausted: false,
+            told_exhausted: false,
         }
     }
 
@@ -157,14 +180,15 @@ impl Issuer {
             None if !has_room => return Admitted::Full,
             Some(_) | None => {}
         }
+        let needs_epoch = self.policy.join_secrecy && self.tip.is_some();
+        if needs_epoch && self.rotate(Rotation::Ordinary, entropy).is_err() {
+            return Admitted::Exhausted;
+        }
         self.barred.remove(&kid);
         self.cleared.remove(&kid);
         let prekey = self.members.remove(&kid).and_then(|member| member.prekey);
         self.members.insert(kid, Member { certificate, prekey });
         self.stale = true;
-        if self.policy.join_secrecy && self.tip.is_some() {
-            self.rotate(Rotation::Ordinary, entropy);
-        }
         Admitted::New
     }
 
@@ -203,9 +227,10 @@ impl Issuer {
         }
         if !self.members.contains_key(&kid) {
             let admitted = self.policy.admission.admits(&prekey.certificate, &self.scope);
-            if !admitted || self.admit(prekey.certificate.clone(), entropy) == Admitted::Full {
+            if !admitted {
                 return false;
             }
+            self.admit(prekey.certificate.clone(), entropy);
         }
         let Some(member) = self.members.get_mut(&kid) else { return false };
         if member.certificate.not_before < prekey.certificate.not_before {
@@ -249,12 +274,19 @@ impl Issuer {
             return false;
         }
         self.cleared.insert(kid);
-        self.rotate(rotation, entropy);
+        if self.rotate(rotation, entropy).is_err() {
+            // Rather no key than one that somebody else has.
+            self.epochs.clear();
+            self.installed = false;
+        }
         true
     }
 
     /// Prepares another epoch; it is announced with the next [`publish`](Self::publish).
-    pub(super) fn rotate(&mut self, rotation: Rotation, entropy: Entropy<'_>) {
+    ///
+    /// # Errors
+    /// [`RosterError::EpochsExhausted`].
+    pub(super) fn rotate(&mut self, rotation: Rotation, entropy: Entropy<'_>) -> Result<(), RosterError> {
         let (lead_ms, no_transition) = match rotation {
             Rotation::Ordinary => (self.policy.key_lead_ms, false),
             Rotation::Removal => (self.policy.removal_lead_ms, false),
@@ -266,15 +298,30 @@ impl Issuer {
             // Nobody has its key yet, so it serves for this as well.
             prepared.lead_ms = prepared.lead_ms.min(lead_ms);
             prepared.no_transition |= no_transition;
-            return;
+            return Ok(());
         }
-        let (number, previous) = self.tip.map_or((1, [0; 32]), |(last, link)| (last.saturating_add(1), link));
+        let (last, previous) = self.tip.unwrap_or_default();
+        let Some(number) = last.checked_add(1) else {
+            self.is_exhausted = true;
+            return Err(RosterError::EpochsExhausted);
+        };
         let mut key = Zeroizing::new([0; 32]);
         entropy(key.as_mut_slice());
         let key = GroupKey::new(&key);
         let commitment = wrapping::commitment(&key, &self.scope, number, self.own);
         self.tip = Some((number, hash(&[b"veil1 epoch", &commitment, &previous])));
         self.epochs.insert(number, Epoch { key, previous, lead_ms, no_transition, activate_ms: None });
+        Ok(())
+    }
+
+    /// Whether it is news that no epoch can follow the newest.
+    pub(super) fn take_exhausted(&mut self) -> bool {
+        self.is_exhausted && !std::mem::replace(&mut self.told_exhausted, true)
+    }
+
+    /// Whether the last epoch there can be was and is no more.
+    pub(super) fn is_over(&self) -> bool {
+        self.epochs.is_empty() && self.tip.is_some_and(|(last, _)| last == u32::MAX)
     }
 
     /// Goes on after a head of this issuer that this state knows nothing of: it was restored from an older copy.
@@ -287,7 +334,8 @@ impl Issuer {
         self.epochs.clear();
         self.tip = Some((head.epoch, head.link()));
         self.head_ms = self.head_ms.max(head.created_ms);
-        self.rotate(Rotation::Removal, entropy);
+        // Where no number is left, nothing is sealed any more.
+        self.installed &= self.rotate(Rotation::Removal, entropy).is_ok();
         true
     }
 
@@ -309,8 +357,11 @@ impl Issuer {
         self.retention.advance(now_unix_ms);
         let is_due = self.rotation_due().is_some_and(|due| due <= now_unix_ms) || self.is_ahead(now_unix_ms);
         if self.epochs.is_empty() || is_due || used.is_some_and(|used| self.is_worn(used)) {
-            self.rotate(Rotation::Ordinary, entropy);
+            // The last epoch there can be goes on until it is over.
+            let _ = self.rotate(Rotation::Ordinary, entropy);
         }
+        let policy = &self.policy;
+        self.epochs.retain(|_, epoch| epoch.window(policy).is_none_or(|window| window.drop_ms > now_unix_ms));
         if let Some(sending) = self.sending(now_unix_ms) {
             let oldest = sending.saturating_sub(u32::from(self.policy.shared_history));
             self.epochs.retain(|number, _| *number >= oldest);
@@ -338,6 +389,9 @@ impl Issuer {
 
     /// When [`advance`](Self::advance) or [`publish`](Self::publish) has something to do, in unix milliseconds.
     pub(super) fn next_due(&self) -> u64 {
+        if self.is_over() {
+            return u64::MAX;
+        }
         if !self.is_announced() {
             return 0;
         }
@@ -382,12 +436,16 @@ impl Issuer {
     /// Puts the announced epochs where messages are sealed and opened.
     pub(super) fn install(&mut self, rings: &mut Rings) {
         self.installed = true;
+        let is_over = self.is_over();
         let ring = rings.ring(self.own);
         ring.authority = self.authority;
         ring.signed_only = self.policy.signed_only;
         ring.suites.clone_from(&self.policy.suites);
+        if is_over {
+            ring.keyring.drop_through(u32::MAX);
+        }
         for (number, epoch) in &self.epochs {
-            if let Some(window) = self.window(epoch) {
+            if let Some(window) = epoch.window(&self.policy) {
                 ring.keyring.install(*number, epoch.key.copy(), window);
             }
         }
@@ -409,7 +467,7 @@ impl Issuer {
         announced: bool,
         identity: &Identity,
     ) -> Result<KeyHeadFields, DistributionError> {
-        let window = self.window(epoch).ok_or(DistributionError::Value("activation"))?;
+        let window = epoch.window(&self.policy).ok_or(DistributionError::Value("activation"))?;
         let sharded = self.members.len() > BUNDLE_MEMBERS_MAX;
         let roster: BTreeSet<Kid> = self.members.keys().copied().collect();
         Ok(KeyHeadFields {
@@ -503,18 +561,13 @@ impl Issuer {
         self.epochs.iter().rev().find(|(_, epoch)| active(epoch)).map(|(number, _)| *number)
     }
 
+    /// When the newest epoch is to be replaced, or is over if that cannot be.
     fn rotation_due(&self) -> Option<u64> {
-        let activate_ms = self.epochs.values().next_back()?.activate_ms?;
+        let newest = self.epochs.values().next_back()?;
+        let activate_ms = newest.activate_ms?;
+        if self.is_exhausted {
+            return Some(newest.window(&self.policy)?.drop_ms);
+        }
         Some(activate_ms.saturating_add(self.policy.rotate_every_ms).saturating_sub(self.policy.key_lead_ms))
-    }
-
-    fn window(&self, epoch: &Epoch) -> Option<Window> {
-        let IssuePolicy { rotate_every_ms, outage_ms, timing, .. } = self.policy;
-        let activate_ms = epoch.activate_ms?;
-        let retire_ms = [rotate_every_ms, outage_ms, timing.transition_window_ms]
-            .iter()
-            .fold(activate_ms, |moment, interval| moment.saturating_add(*interval));
-        let drop_ms = retire_ms.saturating_add(timing.history_ms);
-        Some(Window { activate_ms, retire_ms, drop_ms, no_transition: epoch.no_transition })
     }
 }

@@ -206,6 +206,8 @@ impl Distribution {
                 is_full = admitted == Admitted::Full;
                 if is_full {
                     self.events.push(KeyEvent::Full { scope, member });
+                }
+                if matches!(admitted, Admitted::Full | Admitted::Exhausted) {
                     NOT_ADMITTED
                 } else {
                     current = issuer.current(&self.identity, now_unix_ms)?;

@@ -171,6 +171,7 @@ impl Distribution {
             }
             Admitted::Known => Ok(false),
             Admitted::Full => Err(RosterError::Full),
+            Admitted::Exhausted => Err(RosterError::EpochsExhausted),
         }
     }
 
@@ -178,7 +179,8 @@ impl Distribution {
     /// admitted by name. Returns whether it was one: nobody else has keys of this issuer.
     ///
     /// # Errors
-    /// [`RosterError::NotIssued`].
+    /// [`RosterError::NotIssued`]; and [`RosterError::EpochsExhausted`] when the member is out and no epoch can follow the one that it
+    /// knows: that ends here, and nothing is sealed in the scope any more.
     pub fn remove(
         &mut self,
         scope: &Scope,
@@ -186,12 +188,14 @@ impl Distribution {
         rotation: Rotation,
         entropy: Entropy<'_>,
     ) -> Result<bool, RosterError> {
-        let removed = self.issuer_of(scope)?.remove(member, rotation, entropy);
+        let issuer = self.issuer_of(scope)?;
+        let removed = issuer.remove(member, rotation, entropy);
+        let is_over = issuer.is_over();
         self.changed = true;
         if removed {
             self.events.push(KeyEvent::Removed { scope: scope.as_str().to_owned(), member });
         }
-        Ok(removed)
+        if removed && is_over { Err(RosterError::EpochsExhausted) } else { Ok(removed) }
     }
 
     /// Whether someone was taken out of a scope by [`remove`](Self::remove), and not let in again since.
@@ -203,14 +207,14 @@ impl Distribution {
     /// Changes the epoch of a scope this program issues keys for.
     ///
     /// # Errors
-    /// [`RosterError::NotIssued`].
+    /// [`RosterError::NotIssued`] and [`RosterError::EpochsExhausted`].
     pub fn rotate(
         &mut self,
         scope: &Scope,
         rotation: Rotation,
         entropy: Entropy<'_>,
     ) -> Result<(), RosterError> {
-        self.issuer_of(scope)?.rotate(rotation, entropy);
+        self.issuer_of(scope)?.rotate(rotation, entropy)?;
         self.changed = true;
         Ok(())
     }
@@ -368,6 +372,9 @@ impl Distribution {
         for issuer in &mut self.issuers {
             let used = e2e.sessions_used(&issuer.scope);
             self.changed |= issuer.advance(used, now_unix_ms, &mut *entropy);
+            if issuer.take_exhausted() {
+                self.events.push(KeyEvent::EpochsExhausted { scope: issuer.scope.as_str().to_owned() });
+            }
         }
         self.give_up_asking(now_unix_ms);
         self.ask_for_wraps(now_unix_ms, entropy);

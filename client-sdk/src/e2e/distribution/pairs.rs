@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::{
     Distribution, IssuePolicy, KeyEvent, RosterError,
     join::{Answer, PairKey, Term},
-    joining::{NO_SUCH_SCOPE, NOT_ADMITTED},
+    joining::{NO_KEY_YET, NO_SUCH_SCOPE, NOT_ADMITTED},
     saved::{Writer, optional, read_certificate, read_window},
 };
 use crate::e2e::{
@@ -120,7 +120,9 @@ impl PairExchanges {
         }
         let by_time = u32::try_from(now_unix_ms / 1_000).unwrap_or(u32::MAX);
         let before = giving.granted.get(&subscriber).map_or(0, |granted| granted.epoch);
-        let epoch = by_time.max(before.saturating_add(1));
+        // Under a number that was used, what was derived of the key before would count as derived of this one.
+        let Some(after) = before.checked_add(1) else { return Answer::Refused(NO_KEY_YET) };
+        let epoch = by_time.max(after);
         giving.granted.insert(subscriber, Granted { certificate: certificate.clone(), epoch });
         // A subscriber asks again when half of it is over, so that a publisher may be away for as long as it rotates.
         let life_ms = giving.policy.rotate_every_ms.saturating_mul(2);

@@ -151,3 +151,45 @@ fn every_epoch_of_a_master_secret_has_its_own_key_in_every_scope() {
     assert_ne!(key(&a, 7), key(&a, 8));
     assert_ne!(key(&a, 7), key(&b, 7));
 }
+
+#[test]
+fn the_last_epoch_ends_as_every_other_does() {
+    let scope = Scope::new("a").unwrap();
+    let window = Window { activate_ms: 0, retire_ms: ACTIVE, drop_ms: ACTIVE + 1_000, no_transition: false };
+    let mut keyring = Keyring::explicit(TIMING);
+    keyring.install(u32::MAX, GroupKey::new(&[1; 32]), window);
+
+    assert_eq!(keyring.advance(ACTIVE + 999), Some(ACTIVE + 1_000));
+    assert!(keyring.with_key(&scope, u32::MAX, |_| ()).is_some());
+    assert_eq!(keyring.advance(ACTIVE + 1_000), None);
+    assert_eq!(keyring.held().count(), 0);
+    assert_eq!(keyring.state(u32::MAX, 0), Some(EpochState::Gone));
+    keyring.install(u32::MAX, GroupKey::new(&[1; 32]), window);
+    assert_eq!(keyring.held().count(), 0, "it does not come back");
+}
+
+#[test]
+fn the_last_epoch_of_a_plan_is_replaced_by_nothing_and_retires_all_the_same() {
+    let every_ms = NonZeroU64::new(ACTIVE).unwrap();
+    let plan = RotationPlan { first_epoch: u32::MAX, start_ms: 0, every_ms };
+    let keyring = Keyring::planned(MasterSecret::new(b"m"), plan, TIMING);
+
+    for (now, state, sending) in [
+        (ACTIVE - 1, EpochState::Current, Some(u32::MAX)),
+        (ACTIVE, EpochState::Retiring, None),
+        (ACTIVE + 600_000, EpochState::History, None),
+        (ACTIVE + 1_600_000, EpochState::Gone, None),
+    ] {
+        assert_eq!((keyring.state(u32::MAX, now), keyring.sending_epoch(now)), (Some(state), sending));
+    }
+}
+
+#[test]
+fn the_application_can_have_every_epoch_dropped_with_the_last() {
+    for mut keyring in [two_epochs(), announced(), planned()] {
+        keyring.drop_through(u32::MAX);
+
+        assert_eq!(keyring.sending_epoch(ACTIVE), None);
+        assert_eq!(keyring.state(8, ACTIVE), Some(EpochState::Gone));
+    }
+}
