@@ -313,10 +313,10 @@ fn execute(command_line: CommandLine, out: &mut impl Write) -> Result<u8, Comman
     }
     match command {
         None | Some(Command::Import { .. }) => {
-            run::run(&config, origin).map_err(|error| error.placed(&config.mosquitto))?;
+            run::run(&config, origin).map_err(|error| error.placed(&config.named))?;
         }
         Some(Command::CheckConfig) => {
-            run::check(&config).map_err(|error| error.placed(&config.mosquitto))?;
+            run::check(&config).map_err(|error| error.placed(&config.named))?;
             let path = file.unwrap_or_default();
             writeln!(out, "{}: the configuration is valid", path.display())?;
         }

@@ -56,6 +56,17 @@ pub enum IdentityError {
     Absent(PathBuf),
 }
 
+impl IdentityError {
+    /// Returns the file or folder at fault.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(error) => Some(error.path()),
+            Self::Key { path, .. } | Self::Certificate { path, .. } | Self::Absent(path) => Some(path),
+            Self::KeyMissing { key, .. } => Some(key),
+        }
+    }
+}
+
 /// Where a data directory keeps the broker's identity.
 #[derive(Clone, Debug)]
 pub struct IdentityFolder {

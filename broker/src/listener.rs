@@ -35,18 +35,42 @@ const TCP_PROBES: u32 = 3;
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}")]
-pub struct ListenError {
-    address: ListenAddress,
-    source: io::Error,
+pub enum ListenError {
+    /// It is not ours, or not free.
+    #[error("cannot listen on {address}: {source}")]
+    Address {
+        /// The address.
+        address: ListenAddress,
+        /// What the operating system answered.
+        source: io::Error,
+    },
+    /// The network interface is not there.
+    #[error("cannot listen on {address} by the network interface {interface}: {source}")]
+    Interface {
+        /// The address.
+        address: ListenAddress,
+        /// The interface.
+        interface: String,
+        /// What the operating system answered.
+        source: io::Error,
+    },
 }
 
 impl ListenError {
     /// Tells whether the address is one of IPv6 and this machine has none.
     pub fn is_absent_ipv6(&self) -> bool {
-        let is_absent = self.source.kind() == io::ErrorKind::AddrNotAvailable
-            || self.source.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32);
-        self.address.tcp().is_some_and(|address| address.is_ipv6()) && is_absent
+        let Self::Address { address, source } = self else { return false };
+        let is_absent = source.kind() == io::ErrorKind::AddrNotAvailable
+            || source.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32);
+        address.tcp().is_some_and(|address| address.is_ipv6()) && is_absent
+    }
+
+    /// Returns the network interface at fault.
+    pub fn interface(&self) -> Option<&str> {
+        match self {
+            Self::Interface { interface, .. } => Some(interface),
+            Self::Address { .. } => None,
+        }
     }
 }
 
@@ -150,9 +174,10 @@ impl SocketFile {
 /// Makes `count` listening sockets for the address of a listener. Port 0 is resolved by the first.
 ///
 /// # Errors
-/// Names the address, and what the operating system answered.
+/// Names the address or the network interface, and what the operating system answered.
 pub fn bind(listener: &ListenerConfig, sharing: Sharing, count: usize) -> Result<Bound, ListenError> {
-    let named = |source| ListenError { address: listener.address.clone(), source };
+    check_interface(listener)?;
+    let named = |source| ListenError::Address { address: listener.address.clone(), source };
     let mode = listener.mode.unwrap_or_default();
     match &listener.address {
         ListenAddress::Tcp(address) => {
@@ -165,14 +190,15 @@ pub fn bind(listener: &ListenerConfig, sharing: Sharing, count: usize) -> Result
 /// Looks whether the network interface of a listener is there, if it has one.
 ///
 /// # Errors
-/// Names the address, and what the operating system answered.
+/// Names it, and what the operating system answered.
 pub fn check_interface(listener: &ListenerConfig) -> Result<(), ListenError> {
     let (Some(interface), Some(address)) = (&listener.interface, listener.address.tcp()) else {
         return Ok(());
     };
     let socket = || Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP));
     let bound = socket().and_then(|socket| socket.bind_device(Some(interface.as_bytes())));
-    bound.map_err(|source| ListenError { address: listener.address.clone(), source })
+    let (address, interface) = (listener.address.clone(), interface.clone());
+    bound.map_err(|source| ListenError::Interface { address, interface, source })
 }
 
 /// Looks whether the folder of a listener's page is there, if it has one.

@@ -5,6 +5,7 @@ mod daemon_command;
 mod daemon_support;
 
 use std::fs;
+use std::path::Path;
 
 use daemon_command::{error, out, veilmq};
 use daemon_support::{authority, certificate};
@@ -14,6 +15,14 @@ use veilmq_protocol::veil::Roles;
 
 fn data() -> TempDir {
     tempfile::tempdir().unwrap()
+}
+
+/// Returns the line that says what is at fault, behind what a broker that starts has logged.
+fn fault(directory: &Path, arguments: &[&str]) -> String {
+    let output = veilmq(directory, arguments);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+    said.lines().rfind(|line| line.starts_with("veilmq: ")).unwrap_or(&said).to_owned()
 }
 
 #[test]
@@ -84,48 +93,105 @@ fn what_is_wrong_with_a_file_is_said_with_the_line_of_mosquitto_conf_that_names_
         let line = 2 + lines.lines().position(|line| line.starts_with(option)).unwrap();
 
         for arguments in [&["check-config", "-c", &conf][..], &["-c", &conf]] {
-            let output = veilmq(data.path(), arguments);
+            let told = fault(data.path(), arguments);
 
-            let told = String::from_utf8(output.stderr).unwrap();
-            let told = told.lines().find(|line| line.starts_with("veilmq: ")).unwrap_or(&told);
             let expected = format!("veilmq: {conf}:{line}: {}", filled(expected));
             assert!(told.starts_with(&expected), "{lines}: {told}");
-            assert_eq!(output.status.code(), Some(1));
         }
     }
 }
 
 #[test]
-fn check_config_finds_what_the_start_would() {
+fn what_is_wrong_with_what_the_configuration_names_is_said_with_its_place() {
     let data = data();
-    let file = data.path().join("veilmq.toml");
-    let absent = data.path().join("absent/file");
-    let absent = absent.to_str().unwrap();
-    for (options, expected) in [
+    let at = |name: &str| data.path().join(name).to_str().unwrap().to_owned();
+    let (file, bad) = (at("veilmq.toml"), at("bad"));
+    fs::write(&bad, "no colon in this line\n").unwrap();
+    let certificate = |certificate: &str, key: &str| {
+        format!(
+            "listeners = [{{ address = \"127.0.0.1:1\", tls = {{\n\
+             certificates = [{{ certificate_file = \"{certificate}\",\n key_file = \"{key}\" }}] }} }}]"
+        )
+    };
+    for (options, line, expected) in [
+        ("access.password_file = \"ABSENT\"", 2, "access.password_file: cannot read ABSENT: No such"),
+        ("access.password_file = \"BAD\"", 2, "access.password_file: BAD:1: "),
+        ("acl.file = \"ABSENT\"", 2, "acl.file: cannot read ABSENT: No such"),
+        ("admin.token_file = \"ABSENT\"", 2, "admin.token_file: cannot read ABSENT: No such"),
+        ("admin.token_file = \"BAD\"", 2, "admin.token_file: BAD must hold one token"),
+        ("access.jwt.key_files = [\"ABSENT\"]", 2, "access.jwt.key_files: cannot read ABSENT: No such"),
+        ("access.jwt.key_files = [\"BAD\"]", 2, "access.jwt.key_files: BAD: "),
         (
-            "process.user = \"nobody-has-this-name\"".to_owned(),
-            "there is no user nobody-has-this-name".to_owned(),
+            "[access.http]\nurl = \"https://localhost/\"\nca = \"ABSENT\"",
+            4,
+            "access.http.ca: cannot read ABSENT: No such",
         ),
-        (format!("process.pid_file = \"{absent}\""), format!("cannot write {absent}: No such file")),
-        (format!("log.destinations = [\"{absent}\"]"), format!("{absent}: No such file")),
-        (format!("veil.trust = [\"{absent}\"]"), format!("cannot read {absent}: No such file")),
-        (format!("veil.revocations = [\"{absent}\"]"), format!("cannot read {absent}: No such file")),
-        (format!("veil.certificate = \"{absent}\""), format!("cannot read {absent}: No such file")),
+        ("process.pid_file = \"ABSENT/pid\"", 2, "process.pid_file: cannot write ABSENT/pid: No such"),
+        ("log.destinations = [\"ABSENT/log\"]", 2, "log.destinations: cannot open ABSENT/log: No such"),
+        ("veil.trust = [\"ABSENT\"]", 2, "veil.trust: cannot read ABSENT: No such"),
+        ("veil.trust = [\"BAD\"]", 2, "veil.trust: BAD: "),
+        ("veil.revocations = [\"ABSENT\"]", 2, "veil.revocations: cannot read ABSENT: No such"),
+        ("veil.certificate = \"ABSENT\"", 2, "veil.certificate: cannot read ABSENT: No such"),
         (
-            "listeners = [{ address = \"127.0.0.1:1\", interface = \"absent0\" }]".to_owned(),
-            "cannot listen on 127.0.0.1:1: No such device".to_owned(),
+            &certificate("ABSENT", "ABSENT"),
+            2,
+            "listeners[].tls.certificates[].certificate_file: cannot read ABSENT: No such",
+        ),
+        (
+            &certificate("BAD", "ABSENT"),
+            2,
+            "listeners[].tls.certificates[].certificate_file: BAD holds no certificate",
+        ),
+        (
+            "listeners = [{ address = \"127.0.0.1:1\", interface = \"absent0\" }]",
+            1,
+            "listeners[].interface: cannot listen on 127.0.0.1:1 by the network interface absent0: No such device",
+        ),
+        (
+            "[[bridges]]\nname = \"b\"\naddresses = [\"localhost\"]\ntls.ca = \"ABSENT\"\n\
+             [[bridges.topics]]\npattern = \"#\"",
+            5,
+            "bridges[].tls.ca: bridge b: cannot read ABSENT: No such",
         ),
     ] {
-        let listeners = if options.starts_with("listeners") {
-            ""
-        } else {
-            "listeners = [{ address = \"127.0.0.1:1\" }]\n"
+        let filled = |text: &str| text.replace("ABSENT", &at("absent")).replace("BAD", &bad);
+        let socket = at("socket");
+        let listeners = match options.contains("listeners") {
+            true => String::new(),
+            false => format!("listeners = [{{ address = \"unix:{socket}\" }}]\n"),
         };
-        fs::write(&file, format!("{listeners}{options}\n")).unwrap();
+        fs::write(&file, format!("{listeners}{}\n", filled(options))).unwrap();
 
-        let told = error(&veilmq(data.path(), &["check-config", "-c", file.to_str().unwrap()]), 1);
+        for arguments in [&["check-config", "-c", &file][..], &["-c", &file]] {
+            let told = fault(data.path(), arguments);
 
-        assert!(told.contains(&expected), "{options}: {told}");
+            let expected = format!("veilmq: {file}:{line}: {}", filled(expected));
+            assert!(told.starts_with(&expected), "{options}: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_user_that_is_not_there_is_said_with_its_place() {
+    let data = data();
+    let at = |name: &str| data.path().join(name).to_str().unwrap().to_owned();
+    for (file, text, expected) in [
+        (
+            at("veilmq.toml"),
+            "process.user = \"nobody-has-this-name\"\nlisteners = [{ address = \"127.0.0.1:1\" }]\n",
+            ":1: process.user: there is no user nobody-has-this-name",
+        ),
+        (
+            at("mosquitto.conf"),
+            "listener 1\nuser nobody-has-this-name\n",
+            ":2: user: there is no user nobody-has-this-name",
+        ),
+    ] {
+        fs::write(&file, text).unwrap();
+
+        let told = error(&veilmq(data.path(), &["check-config", "-c", &file]), 1);
+
+        assert!(told.contains(&format!("{file}{expected}")), "{told}");
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AccessConfig, AclConfig, BansConfig, BridgeConfig, Durability, E2eConfig, FileMode, LimitsConfig,
-    ListenAddress, ListenerAccessConfig, ListenerMqttConfig, ListenerTlsConfig, MqttConfig, NamedFile, Note,
+    ListenAddress, ListenerAccessConfig, ListenerMqttConfig, ListenerTlsConfig, MqttConfig, Named, Note,
     ProxyProtocolConfig, RatesConfig, StorageConfig, TlsConfig, VeilConfig,
 };
 
@@ -27,6 +27,9 @@ pub struct BrokerConfig {
     /// What came from Mosquitto's configuration and is no option of ours.
     #[serde(skip)]
     pub mosquitto: MosquittoConfig,
+    /// The places that name what the broker looks for only when it starts; not an option.
+    #[serde(skip)]
+    pub named: Vec<Named>,
     /// The directory of identity and stored state; created when absent.
     pub data_dir: PathBuf,
     /// The MQTT listeners, at least one, no two alike.
@@ -88,8 +91,6 @@ pub struct MosquittoConfig {
     pub database: Option<PathBuf>,
     /// What should be said about lines that did not do all they say.
     pub notes: Vec<Note>,
-    /// The lines that name files which are read when the broker starts.
-    pub files: Vec<NamedFile>,
 }
 
 /// One MQTT listener.
@@ -334,6 +335,7 @@ impl Default for BrokerConfig {
         Self {
             mode: Mode::Configured,
             mosquitto: MosquittoConfig::default(),
+            named: Vec::new(),
             data_dir: PathBuf::from("/var/lib/veilmq"),
             listeners: Vec::new(),
             tls: TlsConfig::default(),

@@ -125,7 +125,7 @@ pub(crate) fn check_option(
     if !spec.kind.allows(given) {
         return Err(wrong_value(spec.key, origin, given, &spec.kind.to_string()));
     }
-    known.set(spec.key, place, origin, given);
+    known.set_option(spec, place, origin, given);
     Ok(())
 }
 

@@ -18,6 +18,11 @@ use crate::value::{Given, Shape};
 /// The longest text in a list: that of a Client Identifier.
 const TEXT_BYTES_MAX: usize = 65_535;
 
+/// The names of users, of which the system says more.
+const USER: Kind = Kind::Text { bytes_max: 256 };
+/// Linux's IFNAMSIZ, without the NUL at its end.
+const INTERFACE: Kind = Kind::Text { bytes_max: 15 };
+
 /// The values an option may have; `Display` says it in words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -46,6 +51,10 @@ pub enum Kind {
         /// The most bytes.
         bytes_max: usize,
     },
+    /// A user of the system.
+    User,
+    /// A network interface.
+    Interface,
     /// A Topic Name that does not begin with `$`.
     TopicPrefix,
     /// A path in UTF-8, relative to the working directory.
@@ -98,6 +107,8 @@ impl Kind {
             | Self::TopicName
             | Self::IpAddress
             | Self::TopicPrefix
+            | Self::User
+            | Self::Interface
             | Self::Path
             | Self::TopicFilter
             | Self::ListenAddress
@@ -126,6 +137,8 @@ impl Kind {
             (Self::TextOrNone { bytes_max }, Given::Text(text)) => {
                 text.len() <= bytes_max && !text.contains('\0')
             }
+            (Self::User, given) => USER.allows(given),
+            (Self::Interface, given) => INTERFACE.allows(given),
             (Self::TopicName, Given::Text(text)) => TopicName::new(text).is_ok(),
             (Self::IpAddress, Given::Text(text)) => text.parse::<IpAddr>().is_ok(),
             (Self::RemoteAddresses, Given::List(list)) => {
@@ -177,10 +190,12 @@ impl fmt::Display for Kind {
             }
             Self::Text { bytes_max } => write!(f, "a text of 1 to {bytes_max} bytes without NUL"),
             Self::TextOrNone { bytes_max } => write!(f, "a text of at most {bytes_max} bytes without NUL"),
+            Self::User => USER.fmt(f),
+            Self::Interface => INTERFACE.fmt(f),
             Self::TopicName => f.write_str("a Topic Name"),
             Self::IpAddress => f.write_str("an IP address"),
             Self::RemoteAddresses => {
-                f.write_str("a list of host names or IP addresses, such as broker.example:1883; the port may be left out")
+                f.write_str("a list of host names or IP addresses, such as broker.example:1883; the port, 1 to 65535, may be left out")
             }
             Self::TopicPrefix => f.write_str("a Topic Name that does not begin with $"),
             Self::Path => f.write_str("a path in UTF-8"),

@@ -35,6 +35,7 @@ mod limits;
 mod load;
 mod mosquitto;
 mod mqtt;
+mod named;
 mod options;
 mod proxy;
 mod rates;
@@ -65,10 +66,10 @@ pub use kind::Kind;
 pub use limits::LimitsConfig;
 pub use load::{Overrides, Sources};
 pub use mosquitto::{
-    Fate, MosquittoOption, NamedFile, Note, Scope, Strictness, import_mosquitto, is_mosquitto_file,
-    mosquitto_options,
+    Fate, MosquittoOption, Note, Scope, Strictness, import_mosquitto, is_mosquitto_file, mosquitto_options,
 };
 pub use mqtt::{ListenerMqttConfig, MqttConfig, MqttVersion};
+pub use named::{Named, Outside};
 pub use options::{OPTIONS, OptionSpec};
 pub use proxy::{Network, NoNetwork, ProxiedTls, ProxyIdentity, ProxyProtocolConfig};
 pub use rates::RatesConfig;

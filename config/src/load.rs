@@ -88,10 +88,11 @@ impl BrokerConfig {
             layers = set(layers, spec, given)?;
         }
         let mut config: Self = layers.build()?.try_deserialize()?;
-        (config.mode, config.mosquitto) = (defaults.mode, defaults.mosquitto);
+        (config.mode, config.mosquitto, config.named) = (defaults.mode, defaults.mosquitto, defaults.named);
         sources.overrides.apply(&mut config, &mut known)?;
         listeners_are_given(&config, sources.file)?;
         known.check(&config)?;
+        config.named.extend(known.named());
         Ok(config)
     }
 

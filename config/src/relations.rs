@@ -1,12 +1,16 @@
 //! What must hold between options, and who set each of them.
 
+use std::collections::HashSet;
+
 use crate::access::ListenerAccessConfig;
 use crate::address::ListenAddress;
 use crate::broker_config::{BrokerConfig, ListenerProtocol, Mode};
 use crate::error::{ConfigError, Fault, Origin};
-use crate::options::LISTENERS;
+use crate::named::{Named, Outside};
+use crate::options::{LISTENERS, OptionSpec};
 use crate::storage::Durability;
 use crate::tls::{CertificateIdentity, ListenerTlsConfig};
+use crate::value::Given;
 
 const TRUSTED: &str = "listeners[].proxy_protocol.trusted";
 
@@ -25,6 +29,8 @@ struct Said {
     place: Vec<usize>,
     origin: Origin,
     value: String,
+    /// What it names outside of the configuration.
+    outside: Vec<Outside>,
 }
 
 /// An option with its number, as far as relations need it.
@@ -43,7 +49,32 @@ impl Setting {
 impl Known {
     /// Notes that a later layer set the option, in these tables of the lists that its key goes through.
     pub(crate) fn set(&mut self, key: &'static str, place: &[usize], origin: Origin, value: &impl ToString) {
-        self.set.push(Said { key, place: place.to_vec(), origin, value: value.to_string() });
+        let (place, value) = (place.to_vec(), value.to_string());
+        self.set.push(Said { key, place, origin, value, outside: Vec::new() });
+    }
+
+    /// Notes the same of an option with a value that was checked.
+    pub(crate) fn set_option(&mut self, spec: &OptionSpec, place: &[usize], origin: Origin, given: &Given) {
+        let (key, place, value) = (spec.key, place.to_vec(), given.to_string());
+        self.set.push(Said { key, place, origin, value, outside: Outside::all(spec, given) });
+    }
+
+    /// Returns what is named outside of the configuration, and where.
+    pub(crate) fn named(&self) -> Vec<Named> {
+        let mut replaced = HashSet::new();
+        let in_force = self.set.iter().rev().filter(|said| replaced.insert((said.key, &said.place)));
+        let mut named: Vec<Named> = in_force
+            .flat_map(|said| {
+                let at = |outside: &Outside| Named {
+                    origin: said.origin.clone(),
+                    option: said.key.to_owned(),
+                    outside: outside.clone(),
+                };
+                said.outside.iter().rev().map(at)
+            })
+            .collect();
+        named.reverse();
+        named
     }
 
     /// Forgets the tables of a list, such as `listeners[]`, which a later layer replaces.

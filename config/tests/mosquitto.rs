@@ -312,6 +312,8 @@ fn the_log_goes_to_all_places_named() {
     for (text, expected) in [
         ("", vec!["stderr"]),
         ("log_dest none\n", vec![]),
+        ("log_dest stdout\nlog_dest none\n", vec![]),
+        ("log_dest stdout\nlog_dest none\nlog_dest topic\n", vec!["topic"]),
         ("log_dest topic\n", vec!["topic"]),
         (
             "log_dest stdout\nlog_dest file /mosquitto/log/mosquitto.log\n",

@@ -21,6 +21,12 @@ fn load(text: &str) -> BrokerConfig {
     try_load(text).unwrap_or_else(|error| panic!("{text:?}: {error}"))
 }
 
+/// Returns what the operator is warned of: the option, where it stands, and what is said.
+fn warnings(text: &str) -> Vec<(String, String, String)> {
+    let notes = load(text).mosquitto.notes.into_iter().filter(|note| note.is_warning);
+    notes.map(|note| (note.option, note.origin.to_string(), note.text)).collect()
+}
+
 #[test]
 fn the_plugin_that_is_built_in_is_found_under_every_name_it_has() {
     let so = "/usr/lib/x86_64-linux-gnu/mosquitto_dynamic_security.so";
@@ -28,7 +34,7 @@ fn the_plugin_that_is_built_in_is_found_under_every_name_it_has() {
         format!("plugin {so}"),
         format!("global_plugin {so}"),
         format!("auth_plugin {so}"),
-        format!("plugin_load ds {so}\nplugin_use ds"),
+        format!("plugin_load ds {so}\nlistener 1884\nplugin_use ds"),
         format!("per_listener_settings true\nlistener 1884\nplugin {so}"),
     ] {
         let config =
@@ -73,8 +79,8 @@ fn what_cannot_be_is_an_error_that_names_the_line() {
             "FILE:1: plugin_opt_config_file belongs to a plugin, so `plugin PATH` must stand above it",
         ),
         (
-            "plugin_load ds /x/mosquitto_dynamic_security.so\nplugin_use other\n",
-            "FILE:2: plugin_use = other is not allowed; allowed: a name that plugin_load has given above",
+            "plugin_load ds /x/mosquitto_dynamic_security.so\nlistener 1\nplugin_use other\n",
+            "FILE:3: plugin_use = other is not allowed; allowed: a name that plugin_load has given above",
         ),
         (
             "plugin /x/mosquitto_dynamic_security.so\nplugin_opt_x y\n",
@@ -99,10 +105,6 @@ fn what_cannot_be_is_an_error_that_names_the_line() {
 fn a_plugin_without_a_file_is_not_active_and_that_is_said() {
     let so = "/lib/mosquitto_dynamic_security.so";
     let file = "plugin_opt_config_file /ds.json\n";
-    let warnings = |text: &str| {
-        let notes = load(text).mosquitto.notes.into_iter().filter(|note| note.is_warning);
-        notes.map(|note| (note.option, note.origin.to_string(), note.text)).collect::<Vec<_>>()
-    };
 
     for (text, option, line) in [
         (format!("plugin {so}\n"), "plugin", ":1"),
@@ -114,7 +116,7 @@ fn a_plugin_without_a_file_is_not_active_and_that_is_said() {
             "plugin",
             ":3",
         ),
-        (format!("plugin_load ds {so}\nplugin_use ds\n"), "plugin_load", ":1"),
+        (format!("plugin_load ds {so}\nlistener 1884\nplugin_use ds\n"), "plugin_load", ":1"),
     ] {
         let [(named, origin, said)] = &warnings(&text)[..] else { panic!("{text}: {:?}", warnings(&text)) };
 
@@ -154,5 +156,59 @@ fn an_option_belongs_to_the_plugin_above_it() {
     ] {
         let error = try_load(text).unwrap_err().to_string();
         assert!(error.contains("plugin_opt_") && error.contains("is not allowed"), "{error}");
+    }
+}
+
+#[test]
+fn a_plugin_with_a_name_counts_on_the_listeners_that_use_it() {
+    let config = load(
+        "plugin_load ds /lib/mosquitto_dynamic_security.so\nplugin_opt_config_file /ds.json\n\
+         plugin_load rules /lib/mosquitto_acl_file.so\n\
+         plugin_load users /lib/mosquitto_password_file.so\nplugin_opt_password_file /pw\n\
+         listener 1884 127.0.0.1\nplugin_use ds\n\
+         listener 1885 127.0.0.1\nplugin_use users\nplugin_use rules\nplugin_opt_acl_file /acl\n\
+         listener 1886 127.0.0.1\n",
+    );
+
+    assert_eq!(config.access.dynamic_security_file, Some(PathBuf::from("/ds.json")));
+    let common = config.access_of_listeners();
+    let own: Vec<_> = config
+        .listeners
+        .iter()
+        .map(|listener| listener.access.as_ref().unwrap_or(&common))
+        .map(|own| (own.dynamic_security, own.mosquitto_acl_file.clone(), own.password_file.clone()))
+        .collect();
+    let path = |path: &str| Some(PathBuf::from(path));
+    assert_eq!(own, [(true, None, None), (false, path("/acl"), path("/pw")), (false, None, None)]);
+    assert!(config.mosquitto.notes.is_empty(), "{:?}", config.mosquitto.notes);
+}
+
+#[test]
+fn a_plugin_that_no_listener_uses_has_no_effect_and_that_is_said() {
+    let text = "plugin_load ds /lib/mosquitto_dynamic_security.so\nplugin_opt_config_file /ds.json\n";
+
+    let config = load(text);
+
+    assert_eq!(config.access.dynamic_security_file, None);
+    assert_eq!(warnings(text)[0].2, "no effect: no listener says `plugin_use ds`");
+}
+
+#[test]
+fn a_listener_has_one_file_of_a_kind_whatever_names_it() {
+    for (text, expected) in [
+        (
+            "plugin_load a /lib/mosquitto_acl_file.so\nplugin_opt_acl_file /a\nacl_file /b\n\
+             listener 1\nplugin_use a\n",
+            ":5: plugin_use a reads /a, beside /b",
+        ),
+        (
+            "plugin_load a /lib/mosquitto_password_file.so\nplugin_opt_password_file /a\n\
+             plugin_load b /lib/mosquitto_password_file.so\nplugin_opt_password_file /b\n\
+             listener 1\nplugin_use a\nplugin_use b\n",
+            ":7: plugin_use b reads /b, beside /a",
+        ),
+    ] {
+        let error = try_load(text).unwrap_err().to_string();
+        assert!(error.ends_with(expected), "{error}");
     }
 }

@@ -4,7 +4,7 @@
 use std::fs;
 
 use tempfile::TempDir;
-use veilmq_config::{BrokerConfig, ConfigError, Overrides, Sources};
+use veilmq_config::{BrokerConfig, ConfigError, Outside, Overrides, Sources};
 
 fn load(text: impl AsRef<[u8]>) -> Result<BrokerConfig, ConfigError> {
     load_in(&tempfile::tempdir().unwrap(), text)
@@ -85,6 +85,13 @@ fn faults_are_also_told_in_mosquittos_words() {
         ("plugin a.so\nplugin_opt_x\n", "Empty 'x' value in configuration."),
         ("auth_plugin a.so\nauth_opt_ y\n", "Invalid 'auth_opt_' config option."),
         ("connection a\naddress b\ntopic c\nconnection a\n", "Duplicate bridge name 'a'."),
+        ("plugin_use a\n", "The 'plugin_use' option requires a listener to be defined first."),
+        ("listener 1\nplugin_use a\n", "Plugin 'a' not previously loaded."),
+        (
+            "plugin_load a /x/mosquitto_acl_file.so\nplugin_load a /x/mosquitto_acl_file.so\n",
+            "Duplicate plugin name 'a'.",
+        ),
+        ("log_dest file /a\nlog_dest stdout\nlog_dest file /a\n", "Duplicate \"log_dest file\" value."),
         ("connection a\n", "Invalid bridge configuration: no remote addresses defined."),
         ("connection a\naddress b\n", "Invalid bridge configuration: no topics defined."),
         ("connection a\ntopic \"b c\n", "Missing closing quote in topic value (c)."),
@@ -110,6 +117,7 @@ fn faults_are_also_told_in_mosquittos_words() {
         ("tls_version tlsv9", "tls_version must be tlsv1.2 or tlsv1.3."),
         ("ciphers nonsense", "ciphers names no suite."),
         ("crlfile /absent", "crlfile names a file that is not there."),
+        ("cafile /", "cafile names a directory; `capath` takes one."),
     ] {
         assert_eq!(said(&format!("{tls}{line}\n")), (words.to_owned(), 1), "noticed when the listener opens");
     }
@@ -157,31 +165,29 @@ fn what_is_found_late_is_said_of_the_line_where_it_stands() {
 }
 
 #[test]
-fn each_line_that_names_a_file_is_known_by_it() {
+fn each_line_that_names_what_is_elsewhere_is_known_by_it() {
     let config = load(
-        "listener 1\ncafile /ca\npassword_file /pw\nauth_plugin mosquitto_dynamic_security.so\nauth_opt_config_file /ds\n",
+        "listener 1\ncafile /ca\npassword_file /pw\nauth_plugin mosquitto_dynamic_security.so\nauth_opt_config_file /ds\nbind_interface lo\nuser somebody\n",
     );
-    let files = config.unwrap().mosquitto.files;
-    let files: Vec<_> = files
+    let named = config.unwrap().named;
+    let named: Vec<_> = named
         .iter()
-        .map(|file| {
-            let origin = file.origin.to_string();
-            (
-                origin.rsplit(':').next().unwrap().to_owned(),
-                file.option.clone(),
-                file.path.display().to_string(),
-            )
+        .map(|named| {
+            let origin = named.origin.to_string();
+            (origin.rsplit(':').next().unwrap().to_owned(), named.option.clone(), named.outside.clone())
         })
         .collect();
 
-    let line =
-        |number: &str, option: &str, path: &str| (number.to_owned(), option.to_owned(), path.to_owned());
+    let line = |number: &str, option: &str, outside: Outside| (number.to_owned(), option.to_owned(), outside);
+    let path = |path: &str| Outside::Path(path.into());
     assert_eq!(
-        files,
+        named,
         [
-            line("2", "cafile", "/ca"),
-            line("3", "password_file", "/pw"),
-            line("5", "auth_opt_config_file", "/ds")
+            line("2", "cafile", path("/ca")),
+            line("3", "password_file", path("/pw")),
+            line("5", "auth_opt_config_file", path("/ds")),
+            line("6", "bind_interface", Outside::Interface("lo".into())),
+            line("7", "user", Outside::User("somebody".into())),
         ]
     );
 }

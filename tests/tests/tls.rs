@@ -266,7 +266,8 @@ fn a_renewed_certificate_is_shown_to_whoever_comes_then_and_a_broken_one_to_nobo
     wait_until("the broken key is refused", || {
         broker.metric("veilmq_tls_reloads_total{result=\"failure\"}") == Some(1.0)
     });
-    assert!(broker.log().contains("listeners[].tls.certificates[].key_file: "), "{}", broker.log());
+    let expected = format!("{} holds no private key in PEM", own.key.display());
+    assert!(broker.log().contains(&expected), "{}", broker.log());
     assert_eq!(shown(&connected(&TlsClient::new(&authority, None), &broker, "meanwhile")), first);
 
     fs::write(&own.key, key).unwrap();

@@ -68,13 +68,15 @@ pub enum AccessError {
 }
 
 impl AccessError {
-    /// Returns the file at fault, where that is one of users, rules or roles.
+    /// Returns the file at fault.
     pub(crate) fn path(&self) -> Option<&Path> {
         match self {
             Self::Passwords(error) => Some(error.path()),
             Self::Rules(error) => Some(error.path()),
             Self::DynamicSecurity(error) => error.path(),
-            Self::Policies(_) | Self::Jwt(_) | Self::Http(_) | Self::Threads(_) => None,
+            Self::Jwt(error) => Some(error.path()),
+            Self::Http(error) => error.path(),
+            Self::Policies(_) | Self::Threads(_) => None,
         }
     }
 }

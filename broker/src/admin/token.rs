@@ -18,14 +18,21 @@ const TOKEN_BYTES_MAX: usize = 1_024;
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file cannot be read.
-    #[error("admin.token_file: {0}")]
+    #[error(transparent)]
     File(#[from] FileError),
     /// What it holds cannot be a token.
-    #[error(
-        "admin.token_file: {} must hold one token of {TOKEN_BYTES_MIN} or more visible ASCII characters",
-        .0.display()
-    )]
+    #[error("{} must hold one token of {TOKEN_BYTES_MIN} or more visible ASCII characters", .0.display())]
     Content(PathBuf),
+}
+
+impl TokenError {
+    /// Returns the file at fault.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::File(error) => error.path(),
+            Self::Content(path) => path,
+        }
+    }
 }
 
 /// What operators show to be let in.

@@ -1,6 +1,7 @@
 //! What one bridge is to do: its options, and what is made of them.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ pub enum BridgeError {
         source: TlsError,
     },
     /// The file with its password cannot be read.
-    #[error("bridge {bridge}: password_file: {source}")]
+    #[error("bridge {bridge}: {source}")]
     Password {
         /// The bridge.
         bridge: String,
@@ -53,6 +54,17 @@ pub enum BridgeError {
     /// The operating system does not say what this machine is called, or gives no randomness.
     #[error("bridges: {0}")]
     System(io::Error),
+}
+
+impl BridgeError {
+    /// Returns the file at fault.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Tls { source, .. } => source.path(),
+            Self::Password { source, .. } => Some(source.path()),
+            Self::Topic { .. } | Self::System(_) => None,
+        }
+    }
 }
 
 /// What one bridge is to do.

@@ -16,14 +16,10 @@ use veilmq_config::{BridgeTlsConfig, TlsVersion};
 use crate::tls::plain::{self, Authorities};
 use crate::tls::{TlsError, certified_key, read_certificates, read_key, read_trust};
 
-const AUTHORITIES: &str = "bridges[].tls.ca";
-const CERTIFICATE: &str = "bridges[].tls.certificate_file";
-const KEY: &str = "bridges[].tls.key_file";
-
 /// Makes what TLS connections of a bridge begin with.
 ///
 /// # Errors
-/// [`TlsError`], naming the option and the file.
+/// [`TlsError`], naming the file.
 pub(super) fn client_config(config: &BridgeTlsConfig) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let versions: &[_] = match config.minimum_version {
@@ -33,7 +29,7 @@ pub(super) fn client_config(config: &BridgeTlsConfig) -> Result<Arc<ClientConfig
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
         .map_err(TlsError::Unusable)?;
-    let trust = read_trust(AUTHORITIES, config.ca.as_deref())?;
+    let trust = read_trust(config.ca.as_deref())?;
     let algorithms = provider.signature_verification_algorithms;
     let web = WebPkiServerVerifier::builder_with_provider(Arc::new(trust.store), Arc::clone(&provider))
         .build()
@@ -43,11 +39,11 @@ pub(super) fn client_config(config: &BridgeTlsConfig) -> Result<Arc<ClientConfig
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
     let mut client = match (&config.certificate_file, &config.key_file) {
         (Some(certificate), Some(key)) => {
-            let (chain, own) = (read_certificates(CERTIFICATE, certificate)?, read_key(KEY, key)?);
+            let (chain, own) = (read_certificates(certificate)?, read_key(key)?);
             let own = certified_key(chain, own).map_err(|error| match error {
                 Error::InconsistentKeys(_) => {
                     let (key, certificate) = (key.clone(), certificate.clone());
-                    TlsError::Mismatch { option: KEY, key, certificate }
+                    TlsError::Mismatch { key, certificate }
                 }
                 error => TlsError::Unusable(error),
             })?;

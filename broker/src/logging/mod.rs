@@ -86,10 +86,17 @@ pub struct PreparedLog {
 
 /// Somewhere that lines should go, and cannot.
 #[derive(Debug, thiserror::Error)]
-#[error("log.destinations: cannot open {}: {source}", path.display())]
+#[error("cannot open {}: {source}", path.display())]
 pub struct LogError {
     path: PathBuf,
     source: io::Error,
+}
+
+impl LogError {
+    /// Returns the file at fault.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 /// Looks whether the folders are there in which the files of a log are to be.

@@ -1,11 +1,11 @@
 //! Why a broker does not start, or does not change, and where an operator has to look.
 //!
-//! Invariant: what is wrong with a file that `mosquitto.conf` names is said with the line that names it.
+//! Invariant: what is wrong with something that the configuration names is said with the place that names it.
 
 use std::io;
 use std::path::Path;
 
-use veilmq_config::{MosquittoConfig, Origin};
+use veilmq_config::{Named, Origin, Outside};
 use veilmq_core::StoreError;
 
 use super::process::UserError;
@@ -62,12 +62,12 @@ pub enum RunError {
     /// The process cannot become the configured user.
     #[error(transparent)]
     User(#[from] UserError),
-    /// The file at fault is one that a line of Mosquitto's configuration names.
-    #[error("{origin}: {option}: {}", error.without_option())]
+    /// What is at fault is named in the configuration.
+    #[error("{origin}: {option}: {error}")]
     Named {
-        /// The line.
+        /// Where.
         origin: Origin,
-        /// The option in it.
+        /// The option there.
         option: String,
         /// What is wrong.
         error: Box<RunError>,
@@ -87,18 +87,16 @@ impl RunError {
         move |source| Self::System { action, source }
     }
 
-    /// Says which line of Mosquitto's configuration names the file at fault, if one does.
+    /// Says which place of the configuration names what is at fault, if one does.
     #[must_use]
-    pub fn placed(self, config: &MosquittoConfig) -> Self {
-        let Some(path) = self.path() else { return self };
-        let is_named = |named: &Path| match self {
-            Self::File(_) => path == named,
-            // One of the files of a folder.
-            _ => path.starts_with(named),
+    pub fn placed(self, named: &[Named]) -> Self {
+        let found = match self.outside() {
+            Some(AtFault::Path(path)) => place_of(path, named),
+            Some(AtFault::Outside(outside)) => named.iter().find(|named| named.outside == outside),
+            None => None,
         };
-        let Some(file) = config.files.iter().find(|file| is_named(&file.path)) else { return self };
-        let (origin, option) = (file.origin.clone(), file.option.clone());
-        Self::Named { origin, option, error: Box::new(self) }
+        let Some(Named { origin, option, .. }) = found else { return self };
+        Self::Named { origin: origin.clone(), option: option.clone(), error: Box::new(self) }
     }
 
     /// Returns what Mosquitto says of it, where somebody may look for that.
@@ -111,24 +109,43 @@ impl RunError {
         }
     }
 
-    /// Returns the file at fault, where an option names it.
-    fn path(&self) -> Option<&Path> {
-        match self {
+    /// Returns what is at fault, where an option names it.
+    fn outside(&self) -> Option<AtFault<'_>> {
+        let path = match self {
             Self::File(error) => Some(error.path()),
             Self::Access(error) => error.path(),
-            Self::Tls(error) | Self::Bridge(BridgeError::Tls { source: error, .. }) => error.path(),
-            _ => None,
-        }
-    }
-
-    /// Says what is wrong without the option of our own that names the file.
-    fn without_option(&self) -> String {
-        match self {
-            Self::Tls(error) => error.without_option(),
-            Self::Bridge(BridgeError::Tls { bridge, source }) => {
-                format!("bridge {bridge}: {}", source.without_option())
+            Self::Tls(error) => error.path(),
+            Self::Bridge(error) => error.path(),
+            Self::Identity(error) => error.path(),
+            Self::Trust(error) => error.path(),
+            Self::Token(error) => Some(error.path()),
+            Self::Log(error) => Some(error.path()),
+            Self::User(error) => return Some(AtFault::Outside(Outside::User(error.user().to_owned()))),
+            Self::Listen(error) => {
+                let interface = Outside::Interface(error.interface()?.to_owned());
+                return Some(AtFault::Outside(interface));
             }
-            _ => self.to_string(),
-        }
+            Self::Directory(_)
+            | Self::Store(_)
+            | Self::Admin(_)
+            | Self::Named { .. }
+            | Self::System { .. } => None,
+        };
+        path.map(AtFault::Path)
     }
+}
+
+/// What is at fault outside of the configuration.
+enum AtFault<'a> {
+    /// A file or folder, perhaps one in a folder that is named.
+    Path(&'a Path),
+    /// Anything else.
+    Outside(Outside),
+}
+
+/// Finds the first place that names a path, or else the nearest folder that it is in.
+fn place_of<'a>(path: &Path, named: &'a [Named]) -> Option<&'a Named> {
+    let length = |named: &&Named| named.outside.path().map_or(0, |named| named.components().count());
+    let holds = |named: &&Named| named.outside.path().is_some_and(|named| path.starts_with(named));
+    named.iter().filter(holds).min_by_key(|named| std::cmp::Reverse(length(named)))
 }

@@ -18,16 +18,25 @@ const NOBODY: &str = "nobody";
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
     /// There is no such user.
-    #[error("process.user: there is no user {0}")]
+    #[error("there is no user {0}")]
     Unknown(String),
     /// The system refused.
-    #[error("process.user: cannot become {user}: {error}")]
+    #[error("cannot become {user}: {error}")]
     System {
         /// The user.
         user: String,
         /// What the system answered.
         error: Errno,
     },
+}
+
+impl UserError {
+    /// Returns the name of the user.
+    pub(super) fn user(&self) -> &str {
+        match self {
+            Self::Unknown(user) | Self::System { user, .. } => user,
+        }
+    }
 }
 
 /// A file with the number of this process; removed when dropped.

@@ -90,7 +90,7 @@ impl Reloader {
         info!(target: logging::MOSQUITTOS_LINES, "reloading");
         let result = self.load().and_then(|said| {
             let applied = self.apply(&said);
-            applied.map_err(|error| error.placed(&said.mosquitto).to_string())
+            applied.map_err(|error| error.placed(&said.named).to_string())
         });
         self.let_in();
         self.outcome.note(result.is_ok());

@@ -40,18 +40,11 @@ const TICKETS: usize = 1;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
-    #[error("{key}: {source}")]
-    File {
-        /// The option that names the file.
-        key: &'static str,
-        /// What the operating system answered.
-        source: FileError,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// What should be in a file is not in it, or is malformed.
-    #[error("{key}: {} holds no {what}: {reason}", path.display())]
+    #[error("{} holds no {what}: {reason}", path.display())]
     Content {
-        /// The option that names the file.
-        key: &'static str,
         /// The file.
         path: PathBuf,
         /// What it should hold.
@@ -60,10 +53,8 @@ pub enum TlsError {
         reason: String,
     },
     /// A key is another certificate's.
-    #[error("{option}: {} is not the key of the certificate in {}", key.display(), certificate.display())]
+    #[error("{} is not the key of the certificate in {}", key.display(), certificate.display())]
     Mismatch {
-        /// The option that names the key.
-        option: &'static str,
         /// The file with the key.
         key: PathBuf,
         /// The file with the certificate.
@@ -78,29 +69,12 @@ impl TlsError {
     /// Returns the file at fault.
     pub fn path(&self) -> Option<&Path> {
         match self {
-            Self::File { source, .. } => Some(source.path()),
+            Self::File(error) => Some(error.path()),
             Self::Content { path, .. } | Self::Mismatch { key: path, .. } => Some(path),
             Self::Unusable(_) => None,
         }
     }
-
-    /// Says what is wrong without the option, for whoever says it of another.
-    pub fn without_option(&self) -> String {
-        let text = self.to_string();
-        let option = match self {
-            Self::File { key, .. } | Self::Content { key, .. } => key,
-            Self::Mismatch { option, .. } => option,
-            Self::Unusable(_) => return text,
-        };
-        text.trim_start_matches(option).trim_start_matches(": ").to_owned()
-    }
 }
-
-const CERTIFICATE: &str = "listeners[].tls.certificates[].certificate_file";
-const KEY: &str = "listeners[].tls.certificates[].key_file";
-const AUTHORITIES: &str = "listeners[].tls.client_ca_file";
-const ISSUERS: &str = "listeners[].tls.issuers_file";
-const REVOCATIONS: &str = "listeners[].tls.crl_file";
 
 /// TLS on one listener.
 pub struct TlsAcceptor {
@@ -136,7 +110,7 @@ impl TlsAcceptor {
     /// Reads the files of a listener.
     ///
     /// # Errors
-    /// [`TlsError`], naming the option and the file.
+    /// [`TlsError`], naming the file.
     pub(super) fn load(
         name: String,
         config: &ListenerTlsConfig,
@@ -150,7 +124,7 @@ impl TlsAcceptor {
     /// Reads the files again. If they do not fit together, nothing changes.
     ///
     /// # Errors
-    /// [`TlsError`], naming the option and the file.
+    /// [`TlsError`], naming the file.
     pub(super) fn reload(&self) -> Result<(), TlsError> {
         self.go_by(read(&self.name, &self.in_force().said)?);
         Ok(())
@@ -159,7 +133,7 @@ impl TlsAcceptor {
     /// Reads the files that this configuration names, and changes nothing.
     ///
     /// # Errors
-    /// [`TlsError`], naming the option and the file.
+    /// [`TlsError`], naming the file.
     pub(super) fn read_as(
         &self,
         config: &ListenerTlsConfig,
@@ -181,7 +155,7 @@ impl TlsAcceptor {
         let others = others.into_iter().flatten();
         let mut stamps: Vec<Stamp> = own.chain(others).map(|path| stamp(path)).collect();
         if let Some(folder) = config.client_ca_file.as_ref().filter(|path| path.is_dir()) {
-            let files = authority_files(AUTHORITIES, folder).unwrap_or_default();
+            let files = authority_files(folder).unwrap_or_default();
             stamps.extend(files.iter().map(|path| stamp(path)));
         }
         stamps
@@ -260,7 +234,7 @@ fn read(name: &str, said: &Arc<Said>) -> Result<InForce, TlsError> {
     let mut shown = Shown { certificates: Vec::new() };
     let mut not_after = i64::MAX;
     let issuers = match &config.issuers_file {
-        Some(path) => read_authorities(ISSUERS, path)?,
+        Some(path) => read_authorities(path)?,
         None => Vec::new(),
     };
     for pair in certificates {
@@ -297,19 +271,19 @@ fn read_certificate(
     issuers: &[CertificateDer<'static>],
 ) -> Result<(Facts, CertifiedKey), TlsError> {
     let path = &pair.certificate_file;
-    let unusable = |reason: &str| content(CERTIFICATE, path, "certificate", reason);
-    let mut chain = read_certificates(CERTIFICATE, path)?;
+    let unusable = |reason: &str| content(path, "certificate", reason);
+    let mut chain = read_certificates(path)?;
     certificate::complete(&mut chain, issuers);
     let facts = chain.first().and_then(|own| certificate::facts(own));
     let facts = facts.ok_or_else(|| unusable("the first one is malformed"))?;
-    let key = read_key(KEY, &pair.key_file)?;
+    let key = read_key(&pair.key_file)?;
     match certified_key(chain, key) {
         Ok(key) => Ok((facts, key)),
         Err(Error::InconsistentKeys(_)) => {
             let (key, certificate) = (pair.key_file.clone(), path.clone());
-            Err(TlsError::Mismatch { option: KEY, key, certificate })
+            Err(TlsError::Mismatch { key, certificate })
         }
-        Err(error) => Err(content(KEY, &pair.key_file, "key of a kind that is known", &error.to_string())),
+        Err(error) => Err(content(&pair.key_file, "key of a kind that is known", &error.to_string())),
     }
 }
 
@@ -330,15 +304,15 @@ pub(crate) fn certified_key(
     }
 }
 
-/// Reads a private key from a file that the option `key` names.
+/// Reads a private key from a file.
 ///
 /// # Errors
 /// [`TlsError`], naming both.
-pub(crate) fn read_key(key: &'static str, path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let text = zeroize::Zeroizing::new(read_file(key, path)?);
+pub(crate) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let text = zeroize::Zeroizing::new(files::read(path, FILE_BYTES_MAX)?);
     files::warn_if_exposed(path);
     PrivateKeyDer::from_pem_slice(&text)
-        .map_err(|error| content(key, path, "private key in PEM that is not encrypted", &reason(&error)))
+        .map_err(|error| content(path, "private key in PEM that is not encrypted", &reason(&error)))
 }
 
 fn read_verifier(
@@ -350,8 +324,8 @@ fn read_verifier(
     else {
         return Ok(None);
     };
-    let unusable = |error: &dyn ToString| content(AUTHORITIES, path, "usable authority", &error.to_string());
-    let certificates = read_authorities(AUTHORITIES, path)?;
+    let unusable = |error: &dyn ToString| content(path, "usable authority", &error.to_string());
+    let certificates = read_authorities(path)?;
     let mut authorities = RootCertStore::empty();
     for authority in &certificates {
         authorities.add(authority.clone()).map_err(|error| unusable(&error))?;
@@ -369,7 +343,7 @@ fn read_verifier(
     let web = match (builder.build(), &config.crl_file) {
         (Ok(web), _) => web,
         (Err(VerifierBuilderError::InvalidCrl(error)), Some(path)) => {
-            return Err(content(REVOCATIONS, path, "usable list of revocations", &format!("{error:?}")));
+            return Err(content(path, "usable list of revocations", &format!("{error:?}")));
         }
         (Err(error), _) => return Err(unusable(&error)),
     };
@@ -378,29 +352,26 @@ fn read_verifier(
     Ok(Some(Arc::new(ClientCertificates { web, authorities, algorithms, ignores_dates })))
 }
 
-/// Reads the certificates, at least one, in a file that the option `key` names.
+/// Reads the certificates, at least one,.
 ///
 /// # Errors
 /// [`TlsError`], naming both.
-pub(crate) fn read_certificates(
-    key: &'static str,
-    path: &Path,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let text = read_file(key, path)?;
+pub(crate) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let text = files::read(path, FILE_BYTES_MAX)?;
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     match read {
         Ok(certificates) if certificates.is_empty() => {
-            Err(content(key, path, "certificate", "there is none in PEM in it"))
+            Err(content(path, "certificate", "there is none in PEM in it"))
         }
         Ok(certificates) => Ok(certificates),
-        Err(error) => Err(content(key, path, "certificate", &reason(&error))),
+        Err(error) => Err(content(path, "certificate", &reason(&error))),
     }
 }
 
 fn read_revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
-    let text = read_file(REVOCATIONS, path)?;
+    let text = files::read(path, FILE_BYTES_MAX)?;
     let read: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&text).collect();
-    let unusable = |reason: &str| content(REVOCATIONS, path, "list of revocations", reason);
+    let unusable = |reason: &str| content(path, "list of revocations", reason);
     match read {
         Ok(lists) if lists.is_empty() => Err(unusable("there is none in PEM in it")),
         Ok(lists) => Ok(lists),
@@ -408,12 +379,8 @@ fn read_revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'sta
     }
 }
 
-fn read_file(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
-    files::read(path, FILE_BYTES_MAX).map_err(|source| TlsError::File { key, source })
-}
-
-fn content(key: &'static str, path: &Path, what: &'static str, reason: &str) -> TlsError {
-    TlsError::Content { key, path: path.into(), what, reason: reason.to_owned() }
+fn content(path: &Path, what: &'static str, reason: &str) -> TlsError {
+    TlsError::Content { path: path.into(), what, reason: reason.to_owned() }
 }
 
 /// Says what is wrong with a file without repeating any of it: it may be a key.

@@ -32,13 +32,13 @@ pub(crate) struct Trust {
     pub(crate) store: RootCertStore,
 }
 
-/// Reads whom to trust towards a server: the authorities at a path that the option `key` names, or those of the system.
+/// Reads whom to trust towards a server: the authorities at a path, or those of the system.
 ///
 /// # Errors
 /// [`TlsError`], naming the option and the file; there has to be one that can be used.
-pub(crate) fn read_trust(key: &'static str, path: Option<&Path>) -> Result<Trust, TlsError> {
+pub(crate) fn read_trust(path: Option<&Path>) -> Result<Trust, TlsError> {
     let path = path.map_or_else(system_authorities, Path::to_owned);
-    let certificates = read_authorities(key, &path)?;
+    let certificates = read_authorities(&path)?;
     let mut store = RootCertStore::empty();
     for certificate in &certificates {
         // A bundle of a system may have some that nobody can use.
@@ -46,7 +46,7 @@ pub(crate) fn read_trust(key: &'static str, path: Option<&Path>) -> Result<Trust
     }
     if store.is_empty() {
         let reason = "there is none in it that can be used".to_owned();
-        return Err(TlsError::Content { key, path, what: "authority", reason });
+        return Err(TlsError::Content { path, what: "authority", reason });
     }
     Ok(Trust { certificates, store })
 }
@@ -56,17 +56,14 @@ fn system_authorities() -> PathBuf {
     there.unwrap_or_else(|| SYSTEM_AUTHORITIES[0].into())
 }
 
-/// Reads all authorities at a path that the option `key` names, each once.
+/// Reads all authorities at a path, each once.
 ///
 /// # Errors
-/// [`TlsError`], naming the option and the file.
-pub(crate) fn read_authorities(
-    key: &'static str,
-    path: &Path,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// [`TlsError`], naming the file.
+pub(crate) fn read_authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let mut authorities: Vec<CertificateDer<'static>> = Vec::new();
-    for file in authority_files(key, path)? {
-        for authority in read_certificates(key, &file)? {
+    for file in authority_files(path)? {
+        for authority in read_certificates(&file)? {
             if !authorities.contains(&authority) {
                 authorities.push(authority);
             }
@@ -79,11 +76,11 @@ pub(crate) fn read_authorities(
 ///
 /// # Errors
 /// It is a directory that cannot be read.
-pub(super) fn authority_files(key: &'static str, path: &Path) -> Result<Vec<PathBuf>, TlsError> {
+pub(super) fn authority_files(path: &Path) -> Result<Vec<PathBuf>, FileError> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
-    let unreadable = |error| TlsError::File { key, source: FileError::new("read folder", path, error) };
+    let unreadable = |error| FileError::new("read folder", path, error);
     let entries: Result<Vec<PathBuf>, _> =
         std::fs::read_dir(path).map_err(unreadable)?.map(|entry| entry.map(|entry| entry.path())).collect();
     let (mut by_hash, others): (Vec<_>, Vec<_>) =
@@ -118,7 +115,7 @@ mod tests {
     fn names_by_hash_go_before_other_names_and_what_is_named_otherwise_does_not_count() {
         let folder = tempfile::tempdir().unwrap();
         let names = || -> Vec<String> {
-            let files = authority_files("key", folder.path()).unwrap();
+            let files = authority_files(folder.path()).unwrap();
             files.iter().map(|file| file.file_name().unwrap().to_string_lossy().into_owned()).collect()
         };
         for name in

@@ -502,7 +502,7 @@ fn a_reload_that_does_not_fit_together_changes_nothing() {
 }
 
 #[test]
-fn files_that_cannot_be_used_are_named_with_their_option() {
+fn files_that_cannot_be_used_are_named() {
     let issuer = Issuer::new();
     issuer.revoke(&[]);
     let own = issuer.issue("a", 1, "a", &["a.example"]);
@@ -516,31 +516,21 @@ fn files_that_cannot_be_used_are_named_with_their_option() {
     let authority = |name: &str| ListenerTlsConfig { client_ca_file: Some(file(name)), ..issuer.mutual() };
     let revocations = |name: &str| ListenerTlsConfig { crl_file: Some(file(name)), ..issuer.mutual() };
     let plain = ListenerTlsConfig::default();
-    for (config, pair, key, path, fault) in [
-        (plain.clone(), with("absent", "a.key"), CERTIFICATE_KEY, "absent", "No such file"),
-        (plain.clone(), with("a.crt", "absent"), KEY_KEY, "absent", "No such file"),
-        (plain.clone(), with("empty", "a.key"), CERTIFICATE_KEY, "empty", "holds no certificate"),
-        (plain.clone(), with("cut", "a.key"), CERTIFICATE_KEY, "cut", "an END line is missing"),
-        (plain.clone(), with("a.crt", "a.crt"), KEY_KEY, "a.crt", "holds no private key"),
-        (plain, with("ca.crt", "a.key"), KEY_KEY, "a.key", "is not the key of the certificate"),
-        (authority("empty"), own.clone(), "listeners[].tls.client_ca_file", "empty", "holds no certificate"),
-        (
-            revocations("ca.crt"),
-            own.clone(),
-            "listeners[].tls.crl_file",
-            "ca.crt",
-            "holds no list of revocations",
-        ),
+    for (config, pair, path, fault) in [
+        (plain.clone(), with("absent", "a.key"), "absent", "No such file"),
+        (plain.clone(), with("a.crt", "absent"), "absent", "No such file"),
+        (plain.clone(), with("empty", "a.key"), "empty", "holds no certificate"),
+        (plain.clone(), with("cut", "a.key"), "cut", "an END line is missing"),
+        (plain.clone(), with("a.crt", "a.crt"), "a.crt", "holds no private key"),
+        (plain, with("ca.crt", "a.key"), "a.key", "is not the key of the certificate"),
+        (authority("empty"), own.clone(), "empty", "holds no certificate"),
+        (revocations("ca.crt"), own.clone(), "ca.crt", "holds no list of revocations"),
     ] {
         let error = acceptor(&config, &[pair]).err().unwrap();
 
-        assert!(error.starts_with(&format!("{key}: ")), "{error}");
         assert!(error.contains(&file(path).display().to_string()) && error.contains(fault), "{error}");
     }
 }
-
-const CERTIFICATE_KEY: &str = "listeners[].tls.certificates[].certificate_file";
-const KEY_KEY: &str = "listeners[].tls.certificates[].key_file";
 
 #[test]
 fn every_handshake_is_counted_once_by_how_it_ends() {

@@ -74,6 +74,19 @@ pub enum TrustError {
     },
 }
 
+impl TrustError {
+    /// Returns the file at fault, where it is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(error) => Some(error.path()),
+            Self::Certificate { origin, .. }
+            | Self::NotAuthority { origin, .. }
+            | Self::List { origin, .. } => Some(Path::new(origin)),
+            Self::Absent { folder, .. } => Some(folder),
+        }
+    }
+}
+
 /// Reads an authority's public certificate.
 ///
 /// # Errors

@@ -307,7 +307,7 @@ fn incomplete(origin: Origin, missing: &str) -> ConfigError {
 
 fn addresses(draft: &mut Draft, value: &str) -> Result<(), Allowed> {
     let addresses: Result<Vec<RemoteAddress>, _> = value.split_ascii_whitespace().map(str::parse).collect();
-    let allowed = "host names or IP addresses, perhaps with a port behind a colon";
+    let allowed = "host names or IP addresses, perhaps with a port from 1 to 65535 behind a colon";
     draft.bridge().config.addresses.extend(addresses.map_err(|_| allowed)?);
     Ok(())
 }

@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
+use super::Note;
 use super::bridge::BridgeDraft;
 use super::plugin::PluginsDraft;
 use super::tls::{TlsDraft, Unusable};
-use super::{NamedFile, Note};
 use crate::access::{AccessConfig, AclConfig, AclSubscribe, BadCredentials, ListenerAccessConfig};
 use crate::broker_config::{
     AdminConfig, BrokerConfig, DEFAULT_PORT, ListenerConfig, ListenerProtocol, LogLevel, Mode,
@@ -18,6 +18,7 @@ use crate::broker_config::{
 use crate::error::{ConfigError, Fault, Origin};
 use crate::limits::LimitsConfig;
 use crate::mqtt::{ListenerMqttConfig, MqttConfig};
+use crate::named::Named;
 use crate::storage::Durability;
 use crate::{ListenAddress, ProxiedTls, ProxyIdentity, ProxyProtocolConfig};
 
@@ -63,8 +64,8 @@ pub(super) struct Draft {
     pub(super) notes: Vec<Note>,
     /// What is to be noted of the line that is being read.
     pub(super) remark: Option<&'static str>,
-    /// The files that are read when the broker starts.
-    pub(super) files: Vec<NamedFile>,
+    /// What the broker looks for when it starts.
+    pub(super) named: Vec<Named>,
 }
 
 /// A listener while it is read.
@@ -90,6 +91,8 @@ pub(super) struct ListenerDraft {
     pub(super) anonymous: Option<bool>,
     /// Security options for this listener, if they are not for all.
     pub(super) security: SecurityDraft,
+    /// What the plugins that it uses by their names add to that.
+    pub(super) used: SecurityDraft,
     /// `listener_auto_id_prefix`, which goes before `auto_id_prefix`.
     pub(super) assigned_client_id_prefix: Option<String>,
     pub(super) interface: Option<String>,
@@ -134,6 +137,7 @@ impl ListenerDraft {
             connections_max: None,
             anonymous: None,
             security: SecurityDraft::default(),
+            used: SecurityDraft::default(),
             assigned_client_id_prefix: None,
             interface: None,
             websocket_origins: Vec::new(),
@@ -320,7 +324,7 @@ impl Draft {
             bridges: Vec::new(),
             notes: Vec::new(),
             remark: None,
-            files: Vec::new(),
+            named: Vec::new(),
         }
     }
 
@@ -346,6 +350,8 @@ impl Draft {
     /// # Errors
     /// A host name without address.
     pub(super) fn finish(mut self, ports: &[u16]) -> Result<BrokerConfig, ConfigError> {
+        // They go by the numbers of the listeners, of which the default one may have to go.
+        self.settle_plugins()?;
         let is_local_only = self.listeners.len() == 1 && !self.default_listener_is_placed();
         if !is_local_only && !self.default_listener_is_placed() {
             self.settle_default_listener();
@@ -368,7 +374,7 @@ impl Draft {
         self.config.bridges = bridges.collect::<Result<_, _>>()?;
         self.notes.extend(self.plugins.inactive());
         self.config.mosquitto.notes = self.notes;
-        self.config.mosquitto.files = self.files;
+        self.config.named = self.named;
         Ok(self.config)
     }
 
@@ -431,7 +437,7 @@ impl Draft {
             Some(_) | None => &self.security,
         };
         self.config.access = AccessConfig {
-            dynamic_security_file: self.plugins.dynamic_security_file.clone(),
+            dynamic_security_file: self.plugins.dynamic_security_file.clone().filter(|_| self.has_roles()),
             dynamic_security_password_file: self.plugins.password_init_file.clone(),
             control_api: self.is_control_api_on,
             password_file: security.password_file.clone(),
@@ -450,16 +456,25 @@ impl Draft {
         };
     }
 
+    /// Tells whether dynamic security counts on any listener.
+    fn has_roles(&self) -> bool {
+        let drafts = self.listeners.iter().flat_map(|listener| [&listener.security, &listener.used]);
+        self.plugins.is_global || drafts.chain([&self.security]).any(|security| security.has_dynamic_security)
+    }
+
     /// Returns who may connect on a listener and what its clients may do; None if that is as for all listeners.
     fn access_of(&self, listener: &ListenerDraft, is_local_only: bool) -> Option<ListenerAccessConfig> {
         let security = if self.is_per_listener { &listener.security } else { &self.security };
+        let used = &listener.used;
         let own = ListenerAccessConfig {
             anonymous: listener.anonymous.or(self.anonymous).unwrap_or(is_local_only),
-            password_file: security.password_file.clone(),
+            password_file: used.password_file.clone().or_else(|| security.password_file.clone()),
             rehash: false,
             acl_file: None,
-            mosquitto_acl_file: security.acl_file.clone(),
-            dynamic_security: self.plugins.is_global || security.has_dynamic_security,
+            mosquitto_acl_file: used.acl_file.clone().or_else(|| security.acl_file.clone()),
+            dynamic_security: self.plugins.is_global
+                || security.has_dynamic_security
+                || used.has_dynamic_security,
             jwt: false,
             http: false,
         };

@@ -216,6 +216,10 @@ fn log_destination(draft: &mut Draft, value: &str) -> Result<(), Allowed> {
         _ => return Err("stdout, stderr, syslog, topic, none or file PATH"),
     };
     let named = draft.log_destinations.get_or_insert_default();
+    if destination.is_none() {
+        // Those above it count no longer.
+        named.clear();
+    }
     if let Some(destination) = destination.map(str::to_owned).filter(|one| !named.contains(one)) {
         named.push(destination);
     }

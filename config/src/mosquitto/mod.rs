@@ -17,7 +17,7 @@ mod tls;
 mod words;
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use self::draft::{Draft, ListenerDraft};
 use self::grammar::Line;
@@ -27,6 +27,7 @@ pub use self::option::{Fate, MosquittoOption, Scope};
 use crate::BrokerConfig;
 use crate::error::{ConfigError, Fault, Origin};
 use crate::load::read_text;
+use crate::named::{Named, Outside};
 
 /// What a reader should know of a line that did not do all it says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,17 +40,6 @@ pub struct Note {
     pub text: String,
     /// Whether the operator has probably meant something else.
     pub is_warning: bool,
-}
-
-/// A line that names a file, which is read only when the broker starts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NamedFile {
-    /// The line.
-    pub origin: Origin,
-    /// The option.
-    pub option: String,
-    /// The file.
-    pub path: PathBuf,
 }
 
 /// What to do about an option that cannot be honoured.
@@ -189,7 +179,7 @@ const ONCE: &[&str] = &[
     "username",
 ];
 /// The options that the default listener does not have.
-const NOT_BY_DEFAULT: &[&str] = &["accept_protocol_versions", "mount_point"];
+const NOT_BY_DEFAULT: &[&str] = &["accept_protocol_versions", "mount_point", "plugin_use"];
 
 /// The options that name a file or folder which is read later, so that what is wrong with it can be said of their line.
 const FILES: &[&str] = &[
@@ -286,8 +276,22 @@ impl Reader {
             return self.refuse(option, line);
         }
         self.check_once(option, line)?;
+        let word = line.value.split(' ').next().unwrap_or_default();
         match option.name {
             "listener" => self.begin_listener(line)?,
+            "plugin_load" if self.draft.has_plugin(word) => {
+                let words = format!("Duplicate plugin name '{word}'.");
+                return Err(fault(line, &format!("{word} stands above already")).said(words));
+            }
+            "plugin_use" if !self.draft.has_plugin(&line.value) => {
+                let words = format!("Plugin '{}' not previously loaded.", line.value);
+                return Err(wrong(line, "a name that plugin_load has given above").said(words));
+            }
+            "log_dest" if word == "file" && !self.given.insert(("log_dest", 0, 0)) => {
+                return Err(
+                    fault(line, "file stands above already").said("Duplicate \"log_dest file\" value.")
+                );
+            }
             "per_listener_settings" if self.any_security => {
                 return Err(fault(line, "must stand above every security option"));
             }
@@ -302,6 +306,14 @@ impl Reader {
         }
         if option.fate == Fate::WithoutEffect {
             self.note(line, option.note);
+        }
+        match option.name {
+            "plugin_load" => self.draft.name_plugin(word, &line.origin, self.plugin == Plugin::BuiltIn),
+            "plugin_use" => {
+                let is_built_in = self.draft.use_plugin(&line.value, &line.origin);
+                self.plugin = if is_built_in { Plugin::BuiltIn } else { Plugin::Foreign };
+            }
+            _ => {}
         }
         if plugin::begins(option.name) {
             let before = self.draft.plugins.begun(&line.origin, &line.name);
@@ -323,10 +335,14 @@ impl Reader {
         if option.name == "bind_address" {
             self.draft.listeners[0].lines.insert(option.name, line.origin.clone());
         }
-        if FILES.contains(&option.name) {
-            let (origin, option, path) = (line.origin.clone(), line.name.clone(), line.value.clone().into());
-            self.draft.files.push(NamedFile { origin, option, path });
-        }
+        let outside = match option.name {
+            "bind_interface" => Outside::Interface(line.value.clone()),
+            "user" => Outside::User(line.value.clone()),
+            file if FILES.contains(&file) => Outside::Path(line.value.clone().into()),
+            _ => return,
+        };
+        let (origin, option) = (line.origin.clone(), line.name.clone());
+        self.draft.named.push(Named { origin, option, outside });
     }
 
     fn refuse(&mut self, option: &'static MosquittoOption, line: &Line) -> Result<(), ConfigError> {

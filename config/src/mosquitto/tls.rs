@@ -185,6 +185,10 @@ impl TlsDraft {
         if !self.requires_certificate && self.crlfile.as_ref().is_some_and(|path| !path.exists()) {
             return Err(Unusable::Late("crlfile", "names a file that is not there"));
         }
+        // For OpenSSL they are not the same.
+        if self.cafile.as_ref().is_some_and(|path| path.is_dir()) {
+            return Err(Unusable::Late("cafile", "names a directory; `capath` takes one"));
+        }
         let authorities = match (&self.cafile, &self.capath) {
             (Some(_), Some(_)) if self.requires_certificate => {
                 return Err(Unusable::Lines(

@@ -144,7 +144,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     unset(
         option(
             "listeners[].interface",
-            Kind::Text { bytes_max: 15 },
+            Kind::Interface,
             "Network interface that connections have to come by, such as `eth0`.",
         ),
         "any",

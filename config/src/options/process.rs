@@ -42,7 +42,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "no file is written",
     ),
     unset(
-        option("process.user", Kind::Text { bytes_max: 256 }, "User that root's process becomes."),
+        option("process.user", Kind::User, "User that root's process becomes."),
         "the process stays who it is",
     ),
     integer(

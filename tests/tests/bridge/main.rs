@@ -70,7 +70,7 @@ fn the_password_of_a_bridge_is_in_a_file_of_its_own_and_a_new_one_is_taken_by_a_
     let mut broker = Broker::configured(|own| config(own, remote.address(), &lines));
     let refused = broker.try_restart().unwrap_err();
     assert!(refused.contains("exit status: 1"), "{refused}");
-    let named = format!("bridge b: password_file: cannot read {}", file.display());
+    let named = format!("bridges[].password_file: bridge b: cannot read {}", file.display());
     assert!(broker.log().contains(&named), "{}", broker.log());
     broker.kill();
 

@@ -212,7 +212,7 @@ fn a_bridge_whose_authorities_cannot_be_read_or_are_none_starts_nothing() {
         assert!(broker.try_restart().is_err());
 
         let log = broker.log();
-        assert!(log.contains("bridge b: bridges[].tls.ca: "), "{log}");
+        assert!(log.contains("bridges[].tls.ca: bridge b: "), "{log}");
         assert!(log.contains(file), "{log}");
         let configuration = broker.directory().join("veilmq.toml");
         let checked = Command::new(built_program("veilmq"))
@@ -222,7 +222,7 @@ fn a_bridge_whose_authorities_cannot_be_read_or_are_none_starts_nothing() {
             .output()
             .unwrap();
         let said = String::from_utf8(checked.stderr).unwrap();
-        assert!(!checked.status.success() && said.contains("bridge b: bridges[].tls.ca: "), "{said}");
+        assert!(!checked.status.success() && said.contains("bridges[].tls.ca: bridge b: "), "{said}");
     }
 }
 

@@ -33,16 +33,15 @@ use crate::files::{self, FileError};
 use crate::tls::{TlsError, read_trust};
 
 const TOKEN_BYTES_MAX: usize = 4 * 1024;
-const AUTHORITIES: &str = "access.http.ca";
 
 /// Why the service cannot be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpAccessError {
     /// The file with the token cannot be read.
-    #[error("access.http.token_file: {0}")]
+    #[error(transparent)]
     File(#[from] FileError),
     /// What it holds cannot be a token.
-    #[error("access.http.token_file: {} must hold one token of visible ASCII characters", .0.display())]
+    #[error("{} must hold one token of visible ASCII characters", .0.display())]
     Token(PathBuf),
     /// The authorities cannot be used.
     #[error(transparent)]
@@ -50,6 +49,18 @@ pub enum HttpAccessError {
     /// The operating system gave no random bytes.
     #[error("cannot get random bytes: {0}")]
     Randomness(getrandom::Error),
+}
+
+impl HttpAccessError {
+    /// Returns the file at fault.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(error) => Some(error.path()),
+            Self::Token(path) => Some(path),
+            Self::Authorities(error) => error.path(),
+            Self::Randomness(_) => None,
+        }
+    }
 }
 
 /// A service that is asked about users.
@@ -320,7 +331,7 @@ fn endpoint(
 }
 
 fn client_config(config: &HttpAccessConfig) -> Result<Arc<ClientConfig>, TlsError> {
-    let trust = read_trust(AUTHORITIES, config.ca.as_deref())?.store;
+    let trust = read_trust(config.ca.as_deref())?.store;
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Unusable)?;

@@ -45,6 +45,16 @@ pub enum JwtError {
     },
 }
 
+impl JwtError {
+    /// Returns the file at fault.
+    pub(in crate::access) fn path(&self) -> &Path {
+        match self {
+            Self::File(error) => error.path(),
+            Self::Key { path, .. } => path,
+        }
+    }
+}
+
 /// The keys of all issuers.
 pub(super) struct Keys {
     keys: Vec<Key>,
