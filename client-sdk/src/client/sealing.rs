@@ -115,9 +115,7 @@ impl Sealing {
     /// Erases keys whose time is over, in the file too.
     pub(super) fn advance(&mut self) {
         let now = unix_ms();
-        if self.e2e.erasure_due().is_some_and(|due| due <= now) {
-            self.e2e.advance(now);
-        }
+        self.e2e.advance(now);
         if self.e2e.take_erased() {
             self.saving.want();
         }

@@ -6,7 +6,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{PoisonError, RwLock},
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use thiserror::Error;
@@ -73,6 +76,8 @@ pub struct Naming {
     head: Box<str>,
     scope: Scope,
     keys: RwLock<Keyring>,
+    /// When the next of the keys is to be erased, in unix milliseconds; in the past once another one was added.
+    erasure_due_ms: AtomicU64,
 }
 
 impl Naming {
@@ -86,7 +91,7 @@ impl Naming {
         let head = format!("{prefix}{separator}{MARK}/");
         let scope = Scope::new(&format!("{head}#")).ok().filter(|_| is_usable);
         let scope = scope.ok_or(ConfigError::InvalidPrefix)?;
-        Ok(Self { head: head.into(), scope, keys: RwLock::new(keys) })
+        Ok(Self { head: head.into(), scope, keys: RwLock::new(keys), erasure_due_ms: AtomicU64::new(0) })
     }
 
     /// Adds the topic key of an epoch that names are made with from `activate_ms` on (unix milliseconds). Clients that use this
@@ -95,7 +100,9 @@ impl Naming {
     /// # Errors
     /// As [`Keyring::insert`].
     pub fn insert(&self, epoch: u32, key: GroupKey, activate_ms: u64) -> Result<(), ConfigError> {
-        self.keys.write().unwrap_or_else(PoisonError::into_inner).insert(epoch, key, activate_ms)
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        self.erasure_due_ms.store(0, Ordering::Relaxed);
+        keys.insert(epoch, key, activate_ms)
     }
 
     /// Returns the name that the broker sees if a message for `topic` is published now.
@@ -184,9 +191,16 @@ impl Naming {
         self.keys.read().unwrap_or_else(PoisonError::into_inner).next_activation(now_unix_ms)
     }
 
-    /// Erases keys whose time is over; returns when the next is due, in unix milliseconds.
-    pub(super) fn advance(&self, now_unix_ms: u64) -> Option<u64> {
-        self.keys.write().unwrap_or_else(PoisonError::into_inner).advance(now_unix_ms)
+    /// When the next key is to be erased, in unix milliseconds.
+    pub(super) fn erasure_due_ms(&self) -> u64 {
+        self.erasure_due_ms.load(Ordering::Relaxed)
+    }
+
+    /// Erases keys whose time is over.
+    pub(super) fn advance(&self, now_unix_ms: u64) {
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        let due_ms = keys.advance(now_unix_ms).unwrap_or(u64::MAX);
+        self.erasure_due_ms.store(due_ms, Ordering::Relaxed);
     }
 
     fn name(&self, epoch: u32, group: &str, levels: &str) -> Result<String, NamingError> {

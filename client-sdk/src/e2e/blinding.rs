@@ -24,8 +24,7 @@ impl E2e {
     /// [`ConfigError::NotAnEnvelopeScope`], [`ConfigError::BlindCopies`], and [`ConfigError::NotBlind`] for a scope that has no
     /// name made of tokens.
     pub fn make_blind(&mut self, scope: &Scope, naming: Arc<Naming>) -> Result<(), ConfigError> {
-        let found = self.scopes.iter_mut().find(|entry| entry.config.scope == *scope);
-        let entry = found.ok_or(ConfigError::NotAnEnvelopeScope)?;
+        let entry = self.entry_mut(scope).ok_or(ConfigError::NotAnEnvelopeScope)?;
         if entry.legacy.is_some() {
             return Err(ConfigError::BlindCopies);
         }
@@ -36,7 +35,9 @@ impl E2e {
             return Err(ConfigError::NotBlind(NamingError::Dollar));
         }
         options.inner_topic = true;
+        let shared = Arc::downgrade(&naming);
         entry.naming = Some(naming);
+        self.expiry.note_naming(shared);
         Ok(())
     }
 

@@ -280,7 +280,7 @@ impl Keyring {
     /// Erases the keys whose time has come, with all before them, and returns when the next one is due, in unix milliseconds.
     pub fn advance(&mut self, now_unix_ms: u64) -> Option<u64> {
         let held: Vec<u32> = match &self.source {
-            Source::Planned { .. } => return None,
+            Source::Planned { plan, .. } => return self.plan_due(plan, now_unix_ms),
             Source::Master { activations, .. } => activations.keys().copied().collect(),
             Source::Explicit { keys } => keys.keys().copied().collect(),
         };
@@ -293,6 +293,15 @@ impl Keyring {
         }
         let left = ends.into_iter().filter(|(epoch, drop_ms)| Some(*epoch) > over && *drop_ms != u64::MAX);
         left.map(|(_, drop_ms)| drop_ms).min()
+    }
+
+    /// When the oldest epoch of a plan that is not gone will be. None of its keys are held, but what is derived from them is.
+    fn plan_due(&self, plan: &RotationPlan, now_unix_ms: u64) -> Option<u64> {
+        let kept_ms = self.timing.transition_window_ms.saturating_add(self.timing.history_ms);
+        let replaced_ms = now_unix_ms.saturating_sub(kept_ms).max(plan.start_ms);
+        let held = self.gone_through.map_or(Some(0), |last| last.checked_add(1))?;
+        let oldest = plan.epoch_at(replaced_ms)?.max(held);
+        self.times(oldest).map(|times| times.drop_ms).filter(|drop_ms| *drop_ms != u64::MAX)
     }
 
     /// Returns when `epoch` changes state, or `None` if it is not known.

@@ -44,6 +44,7 @@ pub mod distribution;
 #[cfg(test)]
 mod erasure;
 mod error;
+mod expiry;
 mod frame;
 mod keyring;
 mod lru;
@@ -87,8 +88,8 @@ pub use self::{
     wrapping::UnwrapError,
 };
 use self::{
-    cipher::StreamId,
     config::{EnvelopeScope, Mode},
+    expiry::Expiry,
     receiver::{Incoming, Receiver},
     rings::{Issuer, Keys, Rings},
     sender::Sender,
@@ -112,9 +113,7 @@ pub struct E2e {
     sender: Sender,
     receiver: Receiver,
     sessions: Sessions,
-    /// When the next key is to be erased, in unix milliseconds.
-    erasure_due: Option<u64>,
-    has_erased: bool,
+    expiry: Expiry,
 }
 
 /// Whose key of which number messages are sealed under.
@@ -133,6 +132,9 @@ struct ScopeEntry {
     legacy: Option<ArticleKeys>,
     /// How its topics are named on the wire, if they are blind.
     naming: Option<Arc<Naming>>,
+    /// When the first of its keys is to be erased, in unix milliseconds; unknown while `is_unseen`.
+    erasure_due: Option<u64>,
+    is_unseen: bool,
 }
 
 impl E2e {
@@ -146,8 +148,7 @@ impl E2e {
             sender: Sender::new(&limits),
             receiver: Receiver::new(&limits),
             sessions: Sessions::default(),
-            erasure_due: None,
-            has_erased: false,
+            expiry: Expiry::default(),
         }
     }
 
@@ -161,7 +162,11 @@ impl E2e {
         }
         let rank = |entry: &ScopeEntry| entry.config.scope.by_specificity(&config.scope).is_lt();
         let index = self.scopes.partition_point(rank);
-        self.scopes.insert(index, ScopeEntry { id: self.next_scope_id, config, legacy: None, naming: None });
+        let id = self.next_scope_id;
+        let (erasure_due, is_unseen) = (None, true);
+        let entry = ScopeEntry { id, config, legacy: None, naming: None, erasure_due, is_unseen };
+        self.scopes.insert(index, entry);
+        self.expiry.note_change();
         self.next_scope_id += 1;
         Ok(())
     }
@@ -172,10 +177,7 @@ impl E2e {
     /// # Errors
     /// [`ConfigError::NotAnEnvelopeScope`], and [`ConfigError::BlindCopies`].
     pub fn copy_to_legacy(&mut self, scope: &Scope, keys: ArticleKeys) -> Result<(), ConfigError> {
-        let entry = self
-            .scopes
-            .iter_mut()
-            .find(|entry| entry.config.scope == *scope && matches!(entry.config.mode, Mode::Envelope { .. }));
+        let entry = self.entry_mut(scope).filter(|entry| matches!(entry.config.mode, Mode::Envelope { .. }));
         let entry = entry.ok_or(ConfigError::NotAnEnvelopeScope)?;
         if entry.naming.is_some() {
             return Err(ConfigError::BlindCopies);
@@ -186,7 +188,7 @@ impl E2e {
 
     /// Returns the keys of a scope in the article's format, to replace them.
     pub fn article_keys_mut(&mut self, scope: &Scope) -> Option<&mut ArticleKeys> {
-        let entry = self.scopes.iter_mut().find(|entry| entry.config.scope == *scope)?;
+        let entry = self.entry_mut(scope)?;
         match &mut entry.config.mode {
             Mode::Envelope { .. } => entry.legacy.as_mut(),
             Mode::Article(keys) => Some(keys),
@@ -241,7 +243,7 @@ impl E2e {
 
     /// Returns the epochs of an envelope scope whose keys were configured, to add or drop some.
     pub fn keyring_mut(&mut self, scope: &Scope) -> Option<&mut Keyring> {
-        let entry = self.scopes.iter_mut().find(|entry| entry.config.scope == *scope)?;
+        let entry = self.entry_mut(scope)?;
         match &mut entry.config.mode {
             Mode::Envelope { keys: Keys::Configured(keyring), .. } => Some(keyring),
             Mode::Envelope { keys: Keys::Distributed(_), .. } | Mode::Article(_) | Mode::Pairs { .. } => None,
@@ -259,7 +261,7 @@ impl E2e {
 
     /// Returns the keyrings of a scope whose keys are distributed, to add to them.
     fn rings_mut(&mut self, scope: &Scope) -> Option<&mut Rings> {
-        let entry = self.scopes.iter_mut().find(|entry| entry.config.scope == *scope)?;
+        let entry = self.entry_mut(scope)?;
         match &mut entry.config.mode {
             Mode::Envelope { keys: Keys::Distributed(rings), .. } => Some(rings),
             Mode::Envelope { keys: Keys::Configured(_), .. } | Mode::Article(_) | Mode::Pairs { .. } => None,
@@ -354,49 +356,6 @@ impl E2e {
         let mut made = std::mem::take(&mut self.sender.operations);
         made += std::mem::take(&mut self.receiver.operations);
         made
-    }
-
-    /// When the next of the keys that [`advance`](Self::advance) has seen is to be erased, in unix milliseconds.
-    pub const fn erasure_due(&self) -> Option<u64> {
-        self.erasure_due
-    }
-
-    /// Returns whether a key was erased since this was last asked: if there is a state, it still holds that key until it is
-    /// saved.
-    pub fn take_erased(&mut self) -> bool {
-        std::mem::take(&mut self.has_erased)
-    }
-
-    /// Erases every key whose time is over. Returns when the next one is due, in unix milliseconds.
-    ///
-    /// Expired keys are refused at any time; calling this is what removes them from memory.
-    pub fn advance(&mut self, now_unix_ms: u64) -> Option<u64> {
-        self.has_erased |= self.erasure_due.is_some_and(|due| due <= now_unix_ms);
-        let due = self.scopes.iter_mut().flat_map(|entry| {
-            let own = match &mut entry.config.mode {
-                Mode::Envelope { keys, .. } => keys.advance(now_unix_ms),
-                Mode::Article(keys) => keys.advance(now_unix_ms),
-                Mode::Pairs { pairs, .. } => pairs.advance(now_unix_ms),
-            };
-            let legacy = entry.legacy.as_mut().and_then(|keys| keys.advance(now_unix_ms));
-            let names = entry.naming.as_ref().and_then(|naming| naming.advance(now_unix_ms));
-            [own, legacy, names].into_iter().flatten()
-        });
-        self.erasure_due = due.min();
-        let live = |stream: &StreamId| {
-            let entry = self.scopes.iter().find(|entry| entry.id == stream.scope);
-            entry.is_some_and(|entry| match &entry.config.mode {
-                Mode::Envelope { keys, .. } => {
-                    let state = keys.state(stream.issuer, stream.epoch, now_unix_ms);
-                    !matches!(state, Some(EpochState::Gone) | None)
-                }
-                Mode::Article(_) => false,
-                Mode::Pairs { pairs, .. } => pairs.has_use_for(stream, now_unix_ms),
-            })
-        };
-        self.sender.retain_keys(live);
-        self.receiver.retain_keys(live);
-        self.erasure_due
     }
 
     /// Opens a received message (VEIL-1 section 12.1).

@@ -164,9 +164,14 @@ impl E2e {
         self.receiver.retain_keys(|stream| !is_theirs(stream));
     }
 
+    /// The keys of pairs, to add to them: they are looked at with the next [`advance`](Self::advance).
     pub(super) fn pairs_mut(&mut self) -> Option<&mut Pairs> {
+        self.expiry.note_change();
         self.scopes.iter_mut().find_map(|entry| match &mut entry.config.mode {
-            Mode::Pairs { pairs, .. } => Some(pairs),
+            Mode::Pairs { pairs, .. } => {
+                entry.is_unseen = true;
+                Some(pairs)
+            }
             Mode::Envelope { .. } | Mode::Article(_) => None,
         })
     }

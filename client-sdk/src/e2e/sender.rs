@@ -58,7 +58,7 @@ pub(super) struct Sender {
     /// There is a session that was not asked about.
     begun: bool,
     streams: HashMap<Box<str>, Stream>,
-    keys: Lru<StreamId, StreamKey>,
+    pub(super) keys: Lru<StreamId, StreamKey>,
     /// What sealing took since it was last taken.
     pub(super) operations: Operations,
 }

@@ -185,6 +185,20 @@ fn the_last_epoch_of_a_plan_is_replaced_by_nothing_and_retires_all_the_same() {
 }
 
 #[test]
+fn a_plan_says_when_its_oldest_epoch_goes_that_was_not_dropped() {
+    let mut keyring = planned();
+    let over = |epoch: u64| Some((epoch - 6) * ACTIVE + 1_600_000);
+
+    assert_eq!(keyring.advance(0), over(7));
+    assert_eq!(keyring.advance(ACTIVE + 1_599_999), over(7));
+    assert_eq!(keyring.advance(ACTIVE + 1_600_000), over(8));
+    keyring.drop_before(10);
+    assert_eq!(keyring.advance(ACTIVE + 1_600_000), over(10));
+    keyring.drop_through(u32::MAX);
+    assert_eq!(keyring.advance(ACTIVE), None);
+}
+
+#[test]
 fn the_application_can_have_every_epoch_dropped_with_the_last() {
     for mut keyring in [two_epochs(), announced(), planned()] {
         keyring.drop_through(u32::MAX);
