@@ -10,7 +10,7 @@ use crate::Suite;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct E2eConfig {
-    /// How topics of key distribution are held to their rules; `None` verifies what is there where a policy requires something.
+    /// How topics of key distribution are held to their rules; `None` is as much as the policies need.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub distribution: Option<E2eDistribution>,
     /// The policies; a topic falls under the one with the most specific filter.
@@ -23,9 +23,11 @@ impl E2eConfig {
     #[must_use]
     pub fn distribution(&self) -> E2eDistribution {
         let is_any_required = self.policies.iter().any(|policy| policy.mode == E2eMode::Require);
-        self.distribution.unwrap_or(match is_any_required {
-            true => E2eDistribution::Verify,
-            false => E2eDistribution::Observe,
+        let are_members_asked_for = self.policies.iter().any(E2ePolicyConfig::asks_for_members);
+        self.distribution.unwrap_or(match (are_members_asked_for, is_any_required) {
+            (true, _) => E2eDistribution::Enforce,
+            (false, true) => E2eDistribution::Verify,
+            (false, false) => E2eDistribution::Observe,
         })
     }
 }
@@ -86,6 +88,13 @@ pub struct E2ePolicyConfig {
     /// Whether only members of the scope may subscribe.
     #[serde(default)]
     pub members_only: bool,
+}
+
+impl E2ePolicyConfig {
+    /// Tells whether a SUBSCRIBE is refused to who has no wrap. No signature covers wraps, so their writers have to be known then.
+    pub(crate) fn asks_for_members(&self) -> bool {
+        self.members_only && self.mode == E2eMode::Require
+    }
 }
 
 /// What becomes of what does not verify on topics of key distribution.

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use crate::access::ListenerAccessConfig;
 use crate::address::ListenAddress;
 use crate::broker_config::{BrokerConfig, ListenerProtocol, Mode};
+use crate::e2e::{E2eDistribution, E2ePolicyConfig};
 use crate::error::{ConfigError, Fault, Origin};
 use crate::named::{Named, Outside};
 use crate::options::{LISTENERS, OptionSpec};
@@ -136,6 +137,7 @@ impl Known {
         self.roles_are_the_only_rules(config)?;
         self.tokens_have_keys(config)?;
         self.a_service_is_named(config)?;
+        self.members_are_written_by_their_issuers(config)?;
         self.listeners_fit_their_addresses(config)?;
         self.listeners_fit_their_protocols(config)?;
         config.check_tls(self)?;
@@ -364,6 +366,22 @@ impl Known {
             }
         }
         Ok(())
+    }
+
+    /// Elsewhere whoever likes could write a wrap for themselves.
+    fn members_are_written_by_their_issuers(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
+        const KEY: &str = "e2e.distribution";
+        const MEMBERS_ONLY: &str = "e2e.policies[].members_only";
+        let asking = config.e2e.policies.iter().position(E2ePolicyConfig::asks_for_members);
+        let Some(index) = asking.filter(|_| config.e2e.distribution() != E2eDistribution::Enforce) else {
+            return Ok(());
+        };
+        let because = format!(
+            "{MEMBERS_ONLY} is true ({}) and goes by wraps, which have no signature",
+            self.within(&[index]).origin(MEMBERS_ONLY)
+        );
+        let (value, allowed) = (self.value(KEY), "\"enforce\"".to_owned());
+        Err(ConfigError::new(self.origin(KEY), Fault::Relation { key: KEY, value, allowed, because }))
     }
 
     fn refuse_value(&self, key: &'static str, because: String) -> ConfigError {

@@ -282,6 +282,18 @@ fn the_table_of_a_list_that_is_at_fault_has_its_line_and_value() {
         assert_eq!(error_in_file(&format!("{text}[access]\nanonymous = true\n"), &[]), expected);
     }
 
+    for rule in ["observe", "verify"] {
+        let text = format!(
+            "[[listeners]]\naddress = \"127.0.0.1:1\"\n[e2e]\ndistribution = \"{rule}\"\n\
+             [[e2e.policies]]\nname = \"a\"\ntopics = \"a/#\"\n\
+             [[e2e.policies]]\nname = \"b\"\ntopics = \"b/#\"\nmembers_only = true\n"
+        );
+        let expected = format!(
+            "FILE:4: e2e.distribution = \"{rule}\" is not allowed; allowed: \"enforce\", because e2e.policies[].members_only is true (FILE:11) and goes by wraps, which have no signature"
+        );
+        assert_eq!(error_in_file(&text, &[]), expected);
+    }
+
     const BRIDGES: &str = "[[listeners]]\naddress = \"127.0.0.1:1\"\n[[bridges]]\nname = \"b\"\naddresses = [\"h\"]\n\
         [[bridges.topics]]\npattern = \"a#\"\n[[bridges.topics]]\npattern = \"b\"\n\
         [[bridges]]\nname = \"c\"\naddresses = [\"h\"]\n[[bridges.topics]]\npattern = \"c\"\n";

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use veilmq_config::{
-    BrokerConfig, ConfigError, Durability, Fault, FileMode, Kind, ListenerProtocol, LogFormat, LogLevel,
-    Mode, OPTIONS, Outside, Overrides, Sources, Suite,
+    BrokerConfig, ConfigError, Durability, E2eDistribution, Fault, FileMode, Kind, ListenerProtocol,
+    LogFormat, LogLevel, Mode, OPTIONS, Outside, Overrides, Sources, Suite,
 };
 
 const LISTENER: &str = "[[listeners]]\naddress = \"127.0.0.1:1883\"\n";
@@ -348,4 +348,20 @@ fn what_is_elsewhere_is_known_by_the_layer_that_names_it_last() {
         assert!(known.contains(&expected), "{expected:?} in {known:?}");
     }
     assert_eq!(known.len(), 5);
+}
+
+#[test]
+fn key_distribution_is_held_to_what_the_policies_need() {
+    for (policy, expected) in [
+        ("mode = \"prefer\"", E2eDistribution::Observe),
+        ("mode = \"prefer\"\nmembers_only = true", E2eDistribution::Observe),
+        ("", E2eDistribution::Verify),
+        ("members_only = true", E2eDistribution::Enforce),
+    ] {
+        let text = format!("{LISTENER}[[e2e.policies]]\nname = \"a\"\ntopics = \"a/#\"\n{policy}\n");
+
+        let config = configured(&text, Overrides::default(), &[]);
+
+        assert_eq!(config.e2e.distribution(), expected, "{policy}");
+    }
 }

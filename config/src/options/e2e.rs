@@ -10,7 +10,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
             Kind::Choice(&["observe", "verify", "enforce"]),
             "Whether objects of key distribution are refused that do not verify, and also what another client writes or reads than their topics name.",
         ),
-        "`verify` if a policy requires something, else `observe`",
+        "`enforce` if a policy has `members_only`, else `verify` if one requires something, else `observe`",
     ),
     unset(
         option(

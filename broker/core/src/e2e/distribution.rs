@@ -169,8 +169,8 @@ pub(crate) enum Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Who may clear: an empty payload has no signature, so that it is the writer that has to be known.
-    fn of_clear(self) -> Self {
+    /// Who may say what no signature covers, such as an empty payload: it is the writer that has to be known.
+    fn of_unsigned(self) -> Self {
         match self {
             Self::Anybody(member) | Self::Client(member) => Self::Client(member),
         }
@@ -225,7 +225,7 @@ impl Ledger<'_> {
     ) -> Result<Passed, DistributionRefusal> {
         let topic = DistributionTopic::parse(message.topic.as_str()).ok_or(DistributionRefusal::Topic)?;
         let is_clear = message.retain && message.payload.is_empty();
-        let writer = if is_clear { writer.of_clear() } else { writer };
+        let writer = if is_clear { writer.of_unsigned() } else { writer };
         match topic {
             DistributionTopic::Prekey { member } => {
                 writer.is(member)?;
@@ -235,7 +235,7 @@ impl Ledger<'_> {
             DistributionTopic::KeyHead { scope, issuer } => {
                 writer.is(issuer)?;
                 is_retained(message, true)?;
-                if is_clear { Ok(Passed::Plain) } else { self.head(message.payload, scope, issuer) }
+                if is_clear { Ok(Passed::Plain) } else { self.head(message, scope, issuer, writer) }
             }
             DistributionTopic::Wrap { issuer, member, .. } => {
                 writer.is(issuer)?;
@@ -281,9 +281,26 @@ impl Ledger<'_> {
         Ok(prekey)
     }
 
-    fn head(&self, payload: &[u8], scope: ScopeHash, issuer: Kid) -> Result<Passed, DistributionRefusal> {
-        let (head, bundle) = self.verified_head(payload, scope, issuer)?;
+    fn head(
+        &self,
+        message: &Inspected<'_>,
+        scope: ScopeHash,
+        issuer: Kid,
+        writer: Writer<'_>,
+    ) -> Result<Passed, DistributionRefusal> {
+        let (head, bundle) = self.verified_head(message.payload, scope, issuer)?;
+        if self.has_other_wraps(message, &head) {
+            writer.of_unsigned().is(issuer)?;
+        }
         Ok(Passed::Head(Box::new((head, bundle))))
+    }
+
+    /// Tells whether this head is retained with other wraps behind it, which its signature does not cover.
+    fn has_other_wraps(&self, message: &Inspected<'_>, head: &KeyHead) -> bool {
+        let Some(retained) = self.retained.current(message.topic.as_str()) else { return false };
+        let retained = retained.payload().as_wire_bytes();
+        retained != message.payload
+            && KeyHead::parse(retained).is_ok_and(|(other, _)| other.digest() == head.digest())
     }
 
     /// Reads a head and verifies it by itself; how it stands to earlier ones is another question.

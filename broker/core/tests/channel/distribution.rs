@@ -13,11 +13,11 @@ use veilmq_protocol::{Publish, PublishProperties};
 use super::*;
 
 const SCOPE: &str = "f/#";
-const NO_SUBSCRIBERS: u8 = 0x10;
+pub(super) const NO_SUBSCRIBERS: u8 = 0x10;
 pub(super) const ISSUER: u8 = 10;
-const READER: u8 = 11;
+pub(super) const READER: u8 = 11;
 
-fn enforcing(policies: Vec<Policy>) -> Realm {
+pub(super) fn enforcing(policies: Vec<Policy>) -> Realm {
     let policy = ServerPolicy { schemes: Schemes::ALL, ..ServerPolicy::default() };
     let mut realm = realm_with(Settings::default(), policy, OneTrip::default());
     let policies = Policies::new(policies).unwrap().with_distribution(DistributionRule::Enforce);
@@ -25,17 +25,17 @@ fn enforcing(policies: Vec<Policy>) -> Realm {
     realm
 }
 
-fn keys(seed: u8) -> IdentityKeys {
+pub(super) fn keys(seed: u8) -> IdentityKeys {
     IdentityKeys::from_seeds(&[seed; 32], &[seed ^ 0xFF; 32])
 }
 
 /// Connects with an identity; Scheme 1 carries plain packets.
-fn arrive(realm: &mut Realm, client_id: &str, seed: u8) -> Conn {
+pub(super) fn arrive(realm: &mut Realm, client_id: &str, seed: u8) -> Conn {
     realm.join(client_id, seed, Schemes::of(&[Scheme::One]), Suite::Aes256Gcm).connection
 }
 
 /// Publishes at QoS 1 and returns the Reason Code of PUBACK.
-fn code(realm: &mut Realm, connection: Conn, topic: &str, payload: &[u8], retain: bool) -> u8 {
+pub(super) fn code(realm: &mut Realm, connection: Conn, topic: &str, payload: &[u8], retain: bool) -> u8 {
     let publish = Publish { payload, retain, ..publish(topic, "", QoS::AtLeastOnce, 1) };
     realm.world.send(connection, &Packet::Publish(publish));
     let puback = realm.world.bytes(connection);
@@ -43,7 +43,7 @@ fn code(realm: &mut Realm, connection: Conn, topic: &str, payload: &[u8], retain
     puback.get(4).copied().unwrap_or(0)
 }
 
-fn fields(realm: &Realm, epoch: u32, created_ms: u64) -> KeyHeadFields {
+pub(super) fn fields(realm: &Realm, epoch: u32, created_ms: u64) -> KeyHeadFields {
     KeyHeadFields {
         wrap_suite: WrapSuite::Aes256Gcm,
         flags: KeyHeadFlags::BUNDLE,
@@ -64,7 +64,7 @@ fn fields(realm: &Realm, epoch: u32, created_ms: u64) -> KeyHeadFields {
     }
 }
 
-fn wrap_for(seed: u8) -> Wrap {
+pub(super) fn wrap_for(seed: u8) -> Wrap {
     Wrap {
         kid: keys(seed).kid(),
         kind: WrapKind::Static,
@@ -74,7 +74,7 @@ fn wrap_for(seed: u8) -> Wrap {
     }
 }
 
-fn head(fields: &KeyHeadFields) -> Vec<u8> {
+pub(super) fn head(fields: &KeyHeadFields) -> Vec<u8> {
     let mut payload = fields.sign(&keys(ISSUER)).unwrap().as_bytes().to_vec();
     if fields.flags.contains(KeyHeadFlags::BUNDLE) {
         put_bundle(&mut payload, &[wrap_for(READER)]);
@@ -89,7 +89,7 @@ fn prekey(realm: &Realm, id: u32) -> Prekey {
     fields.sign(&keys(READER)).unwrap()
 }
 
-fn head_topic() -> String {
+pub(super) fn head_topic() -> String {
     DistributionTopic::KeyHead { scope: scope_hash(SCOPE), issuer: keys(ISSUER).kid() }.to_string()
 }
 

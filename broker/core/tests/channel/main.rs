@@ -13,6 +13,7 @@ mod paper;
 mod property_mode;
 mod reauthentication;
 mod revocation;
+mod wraps;
 
 use veilmq_core::{FanOut, Input, OneTrip, Settings, VeilServer};
 use veilmq_protocol::veil::channel::{
