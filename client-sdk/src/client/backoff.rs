@@ -1,4 +1,5 @@
-//! How long to wait before connecting again: doubling, capped, with jitter so that a fleet does not come as one.
+//! How long to wait before connecting again: doubling, capped, with jitter so that a fleet does not come as one. A connection
+//! that has lasted as long as the cap begins anew; a broker that takes each one and ends it at once is not asked ever again at once.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use std::time::Duration;
 pub struct Backoff {
     /// The pause before the first attempt.
     pub first: Duration,
-    /// The longest pause.
+    /// The longest pause, and how long a connection has to last for the next one to be the first pause again.
     pub max: Duration,
 }
 

@@ -184,6 +184,8 @@ pub(super) struct Driver {
     first: Option<oneshot::Sender<Result<(), ConnectError>>>,
     clock: Clock,
     attempt: u32,
+    /// Since when there is a connection.
+    connected_at: Option<Instant>,
 }
 
 impl Driver {
@@ -224,6 +226,7 @@ impl Driver {
             first: Some(first),
             clock: Clock::start(),
             attempt: 0,
+            connected_at: None,
         }
     }
 
@@ -265,6 +268,10 @@ impl Driver {
             }
             warn!(address = %self.endpoint.address(), reason = %ended, "no connection; connecting again");
             self.status.send_replace(Status::Disconnected(ended));
+            let connected_at = self.connected_at.take();
+            if connected_at.is_some_and(|at| at.elapsed() >= self.endpoint.backoff.max) {
+                self.attempt = 0;
+            }
             let retry_after = std::mem::take(&mut self.retry_after);
             let pause = self.endpoint.backoff.pause(self.attempt, random_u32()).max(retry_after);
             self.attempt = self.attempt.saturating_add(1);
@@ -428,7 +435,7 @@ impl Driver {
 
     fn connected(&mut self, session_present: bool, channel: Option<Channel>) {
         info!(address = %self.endpoint.address(), session_present, ?channel, "connected");
-        self.attempt = 0;
+        self.connected_at = Some(Instant::now());
         self.expect_unclaimed(session_present);
         self.reauthenticate_at = channel.is_some().then(|| self.next_reauthentication());
         self.status.send_replace(Status::Connected { session_present, channel });

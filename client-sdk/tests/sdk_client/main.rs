@@ -1,6 +1,7 @@
 //! The asynchronous client against a scripted broker on a loopback socket.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+mod backoff;
 mod dropped;
 mod offline;
 mod parts;
