@@ -61,7 +61,7 @@ mod sessions;
 mod state;
 mod wrapping;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use veilmq_protocol::{
     PublishProperties, TopicName,
@@ -268,10 +268,15 @@ impl E2e {
         }
     }
 
-    /// How many sender sessions have used the newest key of a scope that is issued here.
-    fn sessions_used(&self, scope: &Scope) -> Option<SessionsUsed> {
-        let entry = self.scopes.iter().find(|entry| entry.config.scope == *scope)?;
-        self.sessions.used(entry.id)
+    /// How many sender sessions have used the newest key of each scope that is issued here, by its Topic Filter.
+    fn sessions_used(&self) -> HashMap<&str, SessionsUsed> {
+        let used = |entry: &ScopeEntry| self.sessions.used(entry.id);
+        self.scopes.iter().filter_map(|entry| Some((entry.config.scope.as_str(), used(entry)?))).collect()
+    }
+
+    /// Returns whether one of them has grown since this was last asked.
+    const fn take_sessions_noted(&mut self) -> bool {
+        self.sessions.take_noted()
     }
 
     /// Goes on from what was counted before a restart.

@@ -21,6 +21,7 @@ pub(super) struct SessionsUsed {
 #[derive(Default)]
 pub(super) struct Sessions {
     scopes: BTreeMap<u32, Used>,
+    has_noted: bool,
 }
 
 #[derive(Default)]
@@ -39,8 +40,13 @@ impl Sessions {
             *used = Used { epoch, ..Used::default() };
         }
         if epoch == used.epoch && used.count() <= SESSIONS_MAX {
-            used.known.insert((sender, session));
+            self.has_noted |= used.known.insert((sender, session));
         }
+    }
+
+    /// Whether there is another session since this was last asked.
+    pub(super) const fn take_noted(&mut self) -> bool {
+        std::mem::replace(&mut self.has_noted, false)
     }
 
     /// The sessions of the newest epoch that was used in a scope.

@@ -469,6 +469,7 @@ fn a_broker_that_withholds_what_issuers_and_authorities_say_is_noticed_by_those_
     assert_eq!(lake.hear(&head, START + DAY + 2), [], "once is enough");
 
     let mut lake = lake.restarted(Party::joining);
+    lake.keys.advance(&mut lake.e2e, START + DAY, &mut entropy());
     lake.keys.tell_stale(START + 2 * DAY);
     assert_eq!(lake.keys.take_events(), [stale()], "the broker shows nothing");
     assert_eq!(lake.keys.stale_due(), u64::MAX);

@@ -173,3 +173,29 @@ fn a_member_whose_wrap_is_lost_or_overwritten_asks_for_its_key() {
         assert!(member.reads(&message, START + 32 * SECOND), "case {index}");
     }
 }
+
+#[test]
+fn a_wrap_that_does_not_come_is_asked_for_in_time_also_when_the_clock_is_set_back() {
+    let mut broker = Broker::default();
+    let mut press = Party::publisher("press", IssuePolicy::default());
+    let members: Vec<Party> = (0..65).map(|n| Party::subscriber(&format!("member-{n}"))).collect();
+    for member in &members {
+        admit(&mut press, member);
+    }
+    press.visit(&mut broker, START);
+    broker.retained.retain(|topic, _| !topic.contains("/w/"));
+    for now in [START, START - DAY] {
+        let mut member = Party::joining(Arc::clone(&members[1].identity));
+        member.visit(&mut broker, START);
+        let mut asks = |now| {
+            member.keys.advance(&mut member.e2e, now, &mut entropy());
+            let outgoing = member.keys.outgoing(now, &mut entropy());
+            outgoing.iter().any(|outgoing| outgoing.topic.starts_with("_veil/1/jn/"))
+        };
+
+        assert!(!asks(START));
+        assert!(!asks(now));
+        assert!(!asks(now + 29 * SECOND));
+        assert!(asks(now + 30 * SECOND), "{now}");
+    }
+}

@@ -45,6 +45,8 @@ type HeadAndRow = (KeyHead, Zeroizing<Vec<u8>>);
 
 pub(super) struct Issuer {
     pub(super) scope: Scope,
+    /// What its topics call it.
+    pub(super) hash: [u8; 8],
     pub(super) policy: IssuePolicy,
     pub(super) own: Kid,
     pub(super) authority: bool,
@@ -141,6 +143,7 @@ pub enum Rotation {
 impl Issuer {
     pub(super) fn new(scope: Scope, own: Kid, authority: bool, policy: IssuePolicy) -> Self {
         Self {
+            hash: scope_hash(scope.as_str()),
             scope,
             policy,
             own,
@@ -387,6 +390,16 @@ impl Issuer {
         self.epochs.values().next_back().is_some_and(|newest| newest.activate_ms.is_some())
     }
 
+    /// When [`advance`](Self::advance) has something to do again after it has been called now, if neither the issuer nor the clock is
+    /// changed; in unix milliseconds.
+    pub(super) fn advance_due(&self, now_unix_ms: u64) -> u64 {
+        let activations = self.epochs.values().filter_map(|epoch| epoch.activate_ms);
+        // One that becomes active may be the last reason to keep another.
+        let activations = activations.filter(|activate_ms| *activate_ms > now_unix_ms);
+        let over = self.epochs.values().filter_map(|epoch| Some(epoch.window(&self.policy)?.drop_ms));
+        activations.chain(over).chain(self.rotation_due()).min().unwrap_or(u64::MAX)
+    }
+
     /// When [`advance`](Self::advance) or [`publish`](Self::publish) has something to do, in unix milliseconds.
     pub(super) fn next_due(&self) -> u64 {
         if self.is_over() {
@@ -532,7 +545,7 @@ impl Issuer {
     }
 
     fn packages(&mut self, head: &KeyHead, wraps: &[Wrap], now_unix_ms: u64) -> Vec<Outgoing> {
-        let (scope, issuer) = (scope_hash(self.scope.as_str()), self.own);
+        let (scope, issuer) = (self.hash, self.own);
         let mut payload = head.as_bytes().to_vec();
         let sharded = head.flags.contains(KeyHeadFlags::SHARDED);
         if !sharded {

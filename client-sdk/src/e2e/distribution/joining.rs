@@ -128,6 +128,9 @@ impl Distribution {
 
     /// Asks the issuers whose heads have come without a wrap that opens.
     pub(super) fn ask_for_wraps(&mut self, now_unix_ms: u64, entropy: Entropy<'_>) {
+        if !self.memberships.has_overdue(now_unix_ms) {
+            return;
+        }
         let overdue: Vec<(Scope, Kid)> = self
             .memberships
             .iter_mut()
@@ -139,6 +142,7 @@ impl Distribution {
         for (scope, issuer) in overdue {
             self.ask(&scope, issuer, now_unix_ms, &mut *entropy);
         }
+        self.memberships.asked(now_unix_ms);
     }
 
     /// Takes what came on the topic of this issuer: a request or a confirmation.

@@ -9,7 +9,7 @@ use thiserror::Error;
 use veilmq_protocol::veil::{
     Certificate, Kid,
     channel::{Identity, TrustAnchors},
-    distribution::{DistributionError, KeyHead, KeyHeadFlags, Wrap, WrapKind, bundle},
+    distribution::{DistributionError, KeyHead, KeyHeadFlags, Wrap, WrapKind, bundle, scope_hash},
 };
 
 use super::prekeys::Prekeys;
@@ -100,6 +100,8 @@ impl Mark {
 
 pub(super) struct Membership {
     pub(super) scope: Scope,
+    /// What its topics call it.
+    pub(super) hash: [u8; 8],
     pub(super) marks: BTreeMap<Kid, Mark>,
     heads: BTreeMap<Kid, Waiting>,
     wraps: BTreeMap<Kid, Wrap>,
@@ -126,6 +128,7 @@ pub(super) struct Holder<'a> {
 impl Membership {
     pub(super) fn new(scope: Scope) -> Self {
         Self {
+            hash: scope_hash(scope.as_str()),
             scope,
             marks: BTreeMap::new(),
             heads: BTreeMap::new(),

@@ -7,9 +7,11 @@
 
 mod event;
 mod issuer;
+mod issuers;
 mod join;
 mod joining;
 mod membership;
+mod memberships;
 mod pairs;
 mod policy;
 mod prekeys;
@@ -26,7 +28,7 @@ use std::{
 use veilmq_protocol::veil::{
     Kid, Roles,
     channel::{Identity, TrustAnchors},
-    distribution::{Crl, DistributionError, DistributionTopic, KeyHead, Prekey, scope_hash},
+    distribution::{Crl, DistributionError, DistributionTopic, KeyHead, Prekey},
 };
 
 pub use self::{
@@ -38,8 +40,10 @@ pub use self::{
 };
 use self::{
     issuer::Issuer,
+    issuers::Issuers,
     join::{Asked, Asking},
     membership::{Holder, Membership, Taken},
+    memberships::Memberships,
     pairs::PairExchanges,
     prekeys::Prekeys,
 };
@@ -63,8 +67,8 @@ type Take = fn(&mut Membership, Kid, &[u8], Holder<'_>, &mut Rings) -> Result<Ta
 pub struct Distribution {
     identity: Arc<Identity>,
     anchors: TrustAnchors,
-    memberships: Vec<Membership>,
-    issuers: Vec<Issuer>,
+    memberships: Memberships,
+    issuers: Issuers,
     prekeys: Prekeys,
     prekey_due: bool,
     /// The newest list of each authority.
@@ -91,8 +95,8 @@ impl Distribution {
         Self {
             identity,
             anchors,
-            memberships: Vec::new(),
-            issuers: Vec::new(),
+            memberships: Memberships::default(),
+            issuers: Issuers::default(),
             prekeys: Prekeys::default(),
             prekey_due: true,
             lists: BTreeMap::new(),
@@ -173,7 +177,7 @@ impl Distribution {
 
     /// All that the broker retains has come: heads of this issuer that did not are put back.
     pub fn all_is_heard(&mut self) {
-        for issuer in &mut self.issuers {
+        for issuer in self.issuers.iter_mut() {
             if issuer.retention.all_is_heard() {
                 self.events.push(KeyEvent::HeadLost { scope: issuer.scope.as_str().to_owned() });
             }
@@ -184,8 +188,8 @@ impl Distribution {
     pub fn reading_filters(&self) -> Vec<String> {
         let own = self.identity.kid();
         let mut filters: Vec<String> = Vec::new();
-        for membership in &self.memberships {
-            let hash = Kid::from_bytes(scope_hash(membership.scope.as_str()));
+        for membership in self.memberships.iter() {
+            let hash = Kid::from_bytes(membership.hash);
             filters.push(format!("{}kp/{hash}/+", DistributionTopic::PREFIX));
             filters.push(format!("{}kp/{hash}/+/w/{own}", DistributionTopic::PREFIX));
         }
@@ -275,25 +279,37 @@ impl Distribution {
             self.prekey_due = true;
             self.changed = true;
         }
-        for issuer in &mut self.issuers {
-            let used = e2e.sessions_used(&issuer.scope);
-            self.changed |= issuer.advance(used, now_unix_ms, &mut *entropy);
-            if issuer.take_exhausted() {
-                self.events.push(KeyEvent::EpochsExhausted { scope: issuer.scope.as_str().to_owned() });
-            }
-        }
+        self.advance_issuers(e2e, now_unix_ms, &mut *entropy);
         self.give_up_asking(now_unix_ms);
         self.ask_for_wraps(now_unix_ms, entropy);
         e2e.advance(now_unix_ms);
     }
 
+    /// Does what is due for the issuers, and returns how many were gone through for that.
+    fn advance_issuers(&mut self, e2e: &mut E2e, now_unix_ms: u64, entropy: Entropy<'_>) -> usize {
+        let sessions_begun = e2e.take_sessions_noted();
+        if !sessions_begun && !self.issuers.has_to_advance(now_unix_ms) {
+            return 0;
+        }
+        let used = e2e.sessions_used();
+        for issuer in self.issuers.iter_mut() {
+            let used = used.get(issuer.scope.as_str()).copied();
+            self.changed |= issuer.advance(used, now_unix_ms, &mut *entropy);
+            if issuer.take_exhausted() {
+                self.events.push(KeyEvent::EpochsExhausted { scope: issuer.scope.as_str().to_owned() });
+            }
+        }
+        self.issuers.advanced(now_unix_ms);
+        self.issuers.len()
+    }
+
     /// When [`advance`](Self::advance) and [`outgoing`](Self::outgoing) have something to do next, in unix milliseconds.
     pub fn next_due(&self) -> u64 {
-        let issuers = self.issuers.iter().map(Issuer::next_due);
+        let issuers = [self.issuers.publish_due()];
         let asking = self.asking.iter().filter_map(|asking| asking.deadline_ms);
-        let wraps = self.memberships.iter().map(Membership::overdue_due);
+        let wraps = [self.memberships.overdue_due()];
         let pairs = [self.prekeys.next_due(), self.pairs.next_due()];
-        issuers.chain(asking).chain(wraps).chain(pairs).min().unwrap_or(u64::MAX)
+        issuers.into_iter().chain(asking).chain(wraps).chain(pairs).min().unwrap_or(u64::MAX)
     }
 
     /// Returns the prekey of this member, to be published first on every connection: its acknowledgement also tells that what
@@ -336,7 +352,10 @@ impl Distribution {
         if self.prekey_due {
             outgoing.extend(self.introduction());
         }
-        for issuer in &mut self.issuers {
+        if self.issuers.publish_due() > now_unix_ms {
+            return outgoing;
+        }
+        for issuer in self.issuers.iter_mut() {
             match issuer.publish(&self.identity, now_unix_ms, &mut *entropy) {
                 Ok(packages) if packages.is_empty() => {}
                 Ok(packages) => {
@@ -355,6 +374,9 @@ impl Distribution {
     /// What [`outgoing`](Self::outgoing) has returned is saved: from now on messages are sealed under the keys that it announces, when
     /// their time comes. What was not saved may never be announced.
     pub fn announced(&mut self, e2e: &mut E2e) {
+        if self.issuers.is_installed() {
+            return;
+        }
         for issuer in self.issuers.iter_mut().filter(|issuer| !issuer.installed) {
             if let Some(rings) = e2e.rings_mut(&issuer.scope) {
                 issuer.install(rings);
@@ -382,9 +404,7 @@ impl Distribution {
         now_unix_ms: u64,
         take: Take,
     ) -> bool {
-        let Some(membership) =
-            self.memberships.iter_mut().find(|membership| scope_hash(membership.scope.as_str()) == hash)
-        else {
+        let Some(membership) = self.memberships.iter_mut().find(|membership| membership.hash == hash) else {
             return false;
         };
         let Some(rings) = e2e.rings_mut(&membership.scope) else { return false };
@@ -428,14 +448,16 @@ impl Distribution {
 
     /// When [`tell_stale`](Self::tell_stale) may have something to say, in unix milliseconds.
     pub fn stale_due(&self) -> u64 {
-        let heads = self.memberships.iter().map(Membership::stale_due);
         let lists = self.lists.iter().filter(|(kid, list)| self.told_lists.get(kid) != Some(&list.number));
         let lists = lists.map(|(_, list)| list.next_update.saturating_add(1).saturating_mul(1000));
-        heads.chain(lists).min().unwrap_or(u64::MAX)
+        lists.min().unwrap_or(u64::MAX).min(self.memberships.stale_due())
     }
 
     fn tell_stale_heads(&mut self, now_unix_ms: u64) {
-        for membership in &mut self.memberships {
+        if self.memberships.stale_due() > now_unix_ms {
+            return;
+        }
+        for membership in self.memberships.iter_mut() {
             let scope = membership.scope.as_str().to_owned();
             let stale = membership.take_stale(now_unix_ms).into_iter();
             self.events.extend(stale.map(|issuer| KeyEvent::StaleHead { scope: scope.clone(), issuer }));
@@ -449,7 +471,7 @@ impl Distribution {
         now_unix_ms: u64,
         entropy: Entropy<'_>,
     ) -> bool {
-        let issuer = self.issuers.iter_mut().find(|issuer| scope_hash(issuer.scope.as_str()) == hash);
+        let issuer = self.issuers.iter_mut().find(|issuer| issuer.hash == hash);
         let Some(issuer) = issuer else { return false };
         let is_news = issuer.hear(payload, now_unix_ms);
         let scope = issuer.scope.as_str().to_owned();
@@ -485,7 +507,7 @@ impl Distribution {
             return Err(DistributionError::Value("member"));
         }
         prekey.verify(&self.anchors, now_unix_ms)?;
-        for issuer in &mut self.issuers {
+        for issuer in self.issuers.iter_mut() {
             if issuer.offer(&prekey, &mut *entropy) {
                 self.changed = true;
                 self.events.push(KeyEvent::Admitted { scope: issuer.scope.as_str().to_owned(), member });

@@ -120,12 +120,12 @@ impl Distribution {
         );
         peers.into_iter().for_each(|peer| e2e.forget_pair(peer));
         e2e.directory_mut().heed(|certificate| said.reason(certificate));
-        for membership in &self.memberships {
+        for membership in self.memberships.iter() {
             if let (Some(now_unix_ms), Some(rings)) = (now_unix_ms, e2e.rings_mut(&membership.scope)) {
                 rings.heed(|issuer, serial| said.reason_for(issuer, serial), now_unix_ms);
             }
         }
-        for issuer in &mut self.issuers {
+        for issuer in self.issuers.iter_mut() {
             for member in issuer.revise(|certificate| said.rotation(certificate), &mut *entropy) {
                 self.events.push(KeyEvent::Removed { scope: issuer.scope.as_str().to_owned(), member });
             }

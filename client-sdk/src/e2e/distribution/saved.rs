@@ -97,12 +97,13 @@ impl Distribution {
             out.v32(certificate.as_bytes());
         }
         out.count(self.memberships.len());
-        for membership in &self.memberships {
+        for membership in self.memberships.iter() {
             membership.write(e2e.rings(&membership.scope), &mut out);
         }
         out.count(self.issuers.len());
-        for issuer in &self.issuers {
-            issuer.write(e2e.sessions_used(&issuer.scope), &mut out);
+        let used = e2e.sessions_used();
+        for issuer in self.issuers.iter() {
+            issuer.write(used.get(issuer.scope.as_str()).copied(), &mut out);
         }
         self.write_pairs(e2e, &mut out);
         out.0
@@ -159,7 +160,7 @@ impl Distribution {
             self.apply(e2e, list.issuer.kid(), &list, None, &mut *entropy);
         }
         self.events.clear();
-        for issuer in &mut self.issuers {
+        for issuer in self.issuers.iter_mut() {
             if let Some(rings) = e2e.rings_mut(&issuer.scope) {
                 issuer.install(rings);
             }
