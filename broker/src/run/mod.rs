@@ -13,6 +13,7 @@ mod recovery;
 mod reload;
 mod settings;
 mod signals;
+mod weakenings;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -246,8 +247,7 @@ fn announce(config: &BrokerConfig) {
         mode = mode_name(config.mode),
         "VeilMQ starts"
     );
-    let weakenings = settings::weakenings(&config.veil).into_iter();
-    for weakening in weakenings.chain(settings::unbound_policies(&config.e2e)) {
+    for weakening in weakenings::all(config) {
         warn!(option = weakening.option, "{}", weakening.meaning);
     }
 }

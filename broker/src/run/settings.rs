@@ -1,14 +1,13 @@
 //! Translates the configuration into what the core and the operating system understand.
 
-use std::borrow::Cow;
 use std::num::NonZero;
 use std::sync::Arc;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 use veilmq_config::{
-    BrokerConfig, Durability, E2eConfig, E2eMode, E2ePolicyConfig, LimitsConfig, ListenerConfig, Mode,
-    MqttConfig, MqttVersion, PaperMode, ProxyIdentity, ProxyProtocolConfig, StorageConfig, VeilConfig,
+    BrokerConfig, Durability, LimitsConfig, ListenerConfig, Mode, MqttConfig, MqttVersion, PaperMode,
+    ProxyIdentity, ProxyProtocolConfig, StorageConfig, VeilConfig,
 };
 use veilmq_core::{
     Capabilities, Entrance, FanOut, FanOutForm, MemoryPressure, OneTrip, PolicySample, RelaxedTopics, Sample,
@@ -197,70 +196,6 @@ pub(super) fn fan_out(veil: &VeilConfig) -> FanOut {
     }
 }
 
-/// An option that gives protection up.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Weakening {
-    pub(super) option: &'static str,
-    pub(super) meaning: Cow<'static, str>,
-}
-
-/// Returns what policies on end-to-end encryption give up; the broker says it when it starts.
-pub(super) fn unbound_policies(config: &E2eConfig) -> impl Iterator<Item = Weakening> {
-    let is_unbound = |policy: &&E2ePolicyConfig| !policy.sender_binding && policy.mode != E2eMode::Off;
-    config.policies.iter().filter(is_unbound).map(|policy| Weakening {
-        option: "e2e.policies[].sender_binding",
-        meaning: Cow::Owned(format!(
-            "policy {}: any member can publish under the name of another, unless readers demand signatures",
-            policy.name
-        )),
-    })
-}
-
-/// Returns what the configuration gives up of the channel's protection; the broker says it when it starts.
-pub(super) fn weakenings(veil: &VeilConfig) -> Vec<Weakening> {
-    let mut found = Vec::new();
-    if !veil.enabled {
-        return found;
-    }
-    if veil.schemes.contains(&veilmq_config::Scheme::Scheme1) {
-        found.push(Weakening {
-            option: "veil.schemes",
-            meaning: "scheme-1 protects CONNECT only: the packets that follow are plain MQTT".into(),
-        });
-    }
-    for mode in &veil.paper_modes {
-        found.push(Weakening {
-            option: "veil.paper_modes",
-            meaning: Cow::Borrowed(match mode {
-                PaperMode::Paper1 => "paper-1 protects CONNECT only, and that by a clock: the packets that follow are plain MQTT",
-                PaperMode::Paper2 => "paper-2 shows certificates to the network, and its first packet is protected by a clock",
-                PaperMode::Paper3 => {
-                    "in paper-3 a group key alone protects messages: any subscriber can forge them to the others"
-                }
-                PaperMode::Paper4 => {
-                    "in paper-4 a group key alone authenticates messages: any subscriber can forge them to the others"
-                }
-            }),
-        });
-    }
-    if veil.property_mode && !veil.property_requires_tls {
-        found.push(Weakening {
-            option: "veil.property_requires_tls",
-            meaning:
-                "in property mode without TLS, packets other than PUBLISH are neither authentic nor secret"
-                    .into(),
-        });
-    }
-    if veil.fan_out == veilmq_config::FanOut::Group {
-        found.push(Weakening {
-            option: "veil.fan_out",
-            meaning: "a group key alone authenticates messages: any subscriber can forge them to the others"
-                .into(),
-        });
-    }
-    found
-}
-
 /// Returns how COMPACT and RESUME are served by a broker that starts now.
 pub(super) fn one_trip(veil: &VeilConfig, started_unix_ms: u64) -> OneTrip {
     OneTrip {
@@ -404,48 +339,5 @@ mod tests {
         {
             assert_eq!(shards_on(processors, configured), shards, "{configured} on {processors}");
         }
-    }
-
-    #[test]
-    fn every_weakening_has_a_name_and_the_defaults_have_none() {
-        let veil = VeilConfig::default();
-        let options = |veil: &VeilConfig| {
-            weakenings(veil).into_iter().map(|weakening| weakening.option).collect::<Vec<_>>()
-        };
-
-        assert_eq!(options(&veil), [""; 0]);
-        let schemes = vec![veilmq_config::Scheme::Scheme1];
-        assert_eq!(options(&VeilConfig { schemes, ..veil.clone() }), ["veil.schemes"]);
-        let paper_modes = vec![PaperMode::Paper1, PaperMode::Paper2, PaperMode::Paper3, PaperMode::Paper4];
-        assert_eq!(options(&VeilConfig { paper_modes, ..veil.clone() }), ["veil.paper_modes"; 4]);
-        let property_requires_tls = false;
-        assert_eq!(
-            options(&VeilConfig { property_requires_tls, ..veil.clone() }),
-            ["veil.property_requires_tls"]
-        );
-        let fan_out = veilmq_config::FanOut::Group;
-        assert_eq!(options(&VeilConfig { fan_out, ..veil.clone() }), ["veil.fan_out"]);
-        assert_eq!(options(&VeilConfig { fan_out, enabled: false, ..veil }), [""; 0]);
-    }
-
-    #[test]
-    fn policies_that_do_not_bind_senders_are_named() {
-        let policy = |name: &str, sender_binding: bool, mode: &str| -> E2ePolicyConfig {
-            let policy = serde_json::json!({
-                "name": name, "topics": "f/#", "sender_binding": sender_binding, "mode": mode,
-            });
-            serde_json::from_value(policy).unwrap()
-        };
-        let policies = vec![
-            policy("bound", true, "require"),
-            policy("open", false, "prefer"),
-            policy("idle", false, "off"),
-        ];
-
-        let config = E2eConfig { policies, ..E2eConfig::default() };
-        let found: Vec<Weakening> = unbound_policies(&config).collect();
-
-        assert_eq!(found.len(), 1);
-        assert!(found[0].meaning.starts_with("policy open: "), "{}", found[0].meaning);
     }
 }

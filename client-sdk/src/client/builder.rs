@@ -3,6 +3,7 @@
 mod assembly;
 mod pairs;
 mod paper;
+mod weakenings;
 
 use std::{
     fmt,

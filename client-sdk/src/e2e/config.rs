@@ -177,6 +177,11 @@ impl ScopeConfig {
         Self { scope, mode: Mode::Article(keys) }
     }
 
+    /// Tells whether its messages have the article's format.
+    pub(crate) const fn is_article(&self) -> bool {
+        matches!(self.mode, Mode::Article(_))
+    }
+
     /// Seals envelopes with another suite.
     pub(crate) const fn seal_with(&mut self, suite: Suite) {
         if let Mode::Envelope { options, .. } = &mut self.mode {

@@ -35,6 +35,7 @@ impl Builder {
     /// Makes the parts.
     pub(super) fn assemble(mut self) -> Result<(Endpoint, Session, Sealing), ConnectError> {
         self.follow_paper();
+        self.warn_of_weakenings();
         if let (true, Some(identity)) = (self.session.client_id.is_empty(), &self.identity) {
             identity.certificate().subject.clone_into(&mut self.session.client_id);
         }
@@ -129,7 +130,6 @@ impl Builder {
                         "the name of the broker, which COMPACT signs",
                     ));
                 }
-                self.warn_of_weakenings();
                 let defaults = ChannelOptions::new(Arc::clone(identity), Arc::new(trust));
                 Ok(Some(ChannelOptions {
                     broker: self.broker.take(),

@@ -1,8 +1,5 @@
-//! A client as the paper has it, and what that and other options give up (VEIL-1 section 7).
-//!
-//! Invariant: nothing that weakens the channel is chosen without a warning that names the option.
+//! A client as the paper has it (VEIL-1 section 7).
 
-use tracing::warn;
 use veilmq_protocol::veil::{Kid, Scheme, Schemes, Suite};
 
 use super::{Asked, Builder};
@@ -60,28 +57,6 @@ impl Builder {
         for (_, options, policy) in &mut self.issued {
             options.suite = SUITE;
             policy.suites = vec![SUITE];
-        }
-    }
-
-    /// Says what the options give up of the channel's protection.
-    pub(super) fn warn_of_weakenings(&self) {
-        let has_scheme_1 = self.schemes.is_some_and(|schemes| schemes.contains(Scheme::One));
-        for (is_chosen, option, meaning) in [
-            (
-                self.paper.is_some(),
-                "paper",
-                "COMPACT shows the certificate to the network, its first packet is protected by a clock, and no ticket follows",
-            ),
-            (has_scheme_1, "schemes", "with Scheme 1 the connection would be plain MQTT after CONNECT"),
-            (
-                self.weak_groups,
-                "weak_groups",
-                "group keys alone are accepted: any subscriber could forge messages of the broker",
-            ),
-        ] {
-            if is_chosen {
-                warn!(option, "{meaning}");
-            }
         }
     }
 }
