@@ -47,6 +47,7 @@ pub use client::{
     SubscribeError, Subscription, Tls, TlsError, Unacknowledged,
 };
 pub use message::{Message, Properties, Publication, Received, Sealed, Will};
+pub use rustls;
 pub use veilmq_protocol::veil::channel::{Identity, TrustAnchors};
 pub use veilmq_protocol::veil::{Certificate, Kid, Scheme, Schemes, Suite};
 pub use veilmq_protocol::{QoS, ReasonCode, RetainHandling, TopicError, TopicFilter, TopicName};

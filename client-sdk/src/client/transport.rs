@@ -29,7 +29,8 @@ use tracing::debug;
 
 /// Whom a client believes on TLS, and what it shows there.
 ///
-/// A VEIL-1 channel needs no TLS; this is for brokers that speak nothing else.
+/// A VEIL-1 channel needs no TLS; this is for brokers that speak nothing else. What PEM files cannot say is for a configuration of
+/// [`rustls`] to say, from which it can be made.
 #[derive(Clone)]
 pub struct Tls {
     config: Arc<ClientConfig>,
@@ -59,6 +60,13 @@ pub enum TlsError {
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// As a program has it configured: authorities of the system or of memory, keys of a security module.
+impl From<Arc<ClientConfig>> for Tls {
+    fn from(config: Arc<ClientConfig>) -> Self {
+        Self { config, name: None }
     }
 }
 
@@ -104,7 +112,7 @@ impl Tls {
                 builder.with_client_auth_cert(certificates(chain)?, read)?
             }
         };
-        Ok(Self { config: Arc::new(config), name: None })
+        Ok(Self::from(Arc::new(config)))
     }
 }
 

@@ -15,6 +15,9 @@ use veilmq_client::e2e::{
     Authentication, Directory, E2e, EnvelopeOptions, EpochTiming, Keyring, Limits, MasterSecret, Member,
     OpenError, Padding, Provenance, Scope, ScopeConfig, SenderPolicy,
 };
+use veilmq_client::rustls::pki_types::CertificateDer;
+use veilmq_client::rustls::pki_types::pem::PemObject;
+use veilmq_client::rustls::{ClientConfig, RootCertStore};
 use veilmq_client::{Client, ConnectError, QoS, Tls, Will};
 use veilmq_protocol::veil::Roles;
 use veilmq_protocol::veil::channel::Identity;
@@ -79,6 +82,26 @@ async fn a_broker_that_no_trusted_authority_certified_gets_no_client() {
     let Err(ConnectError::Unreachable { error, .. }) = refused else { panic!("the client has connected") };
     assert!(error.contains("invalid peer certificate"), "{error}");
     assert!(carrier.client().connect().await.is_ok(), "its own authority is believed");
+}
+
+#[tokio::test]
+async fn a_client_takes_tls_as_its_program_has_configured_it() {
+    let Some(carrier) = Carrier::mosquitto_over_tls() else { return };
+    let arguments = carrier.arguments();
+    // As of memory: no path is named to the client.
+    let pem = std::fs::read(arguments.last().unwrap()).unwrap();
+    let mut authorities = RootCertStore::empty();
+    authorities.add(CertificateDer::from_pem_slice(&pem).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(authorities)
+        .with_no_client_auth();
+
+    let connected = carrier.client().tls(Tls::from(Arc::new(config))).connect().await;
+
+    assert!(connected.is_ok(), "{:?}", connected.err());
 }
 
 async fn a_subscriber_that_joins_while_the_publisher_is_off_reads_what_is_retained_and_what_follows(
