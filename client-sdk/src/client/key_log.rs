@@ -111,6 +111,12 @@ fn tell(event: &KeyEvent) {
         }
         KeyEvent::HeadRefused { scope, issuer, error } => warn!(scope, %issuer, %error, "key refused"),
         KeyEvent::Refused { topic, error } => warn!(topic, %error, "refused"),
+        KeyEvent::Closed { scope } => {
+            warn!(
+                scope,
+                "as many were taken out as are told apart; from now on nobody is let in but by name"
+            );
+        }
         KeyEvent::EpochsExhausted { scope } => {
             error!(
                 scope,

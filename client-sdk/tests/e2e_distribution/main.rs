@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod adversary;
+mod barred;
 mod joining;
 mod last_epoch;
 mod model;

@@ -24,15 +24,15 @@ fn press() -> Arc<Identity> {
     identity("press", Roles::PUBLISHER, &["_veil/1/p2p/#"])
 }
 
-fn reader(name: &str) -> Arc<Identity> {
+pub(crate) fn reader(name: &str) -> Arc<Identity> {
     identity(name, Roles::SUBSCRIBER, &["_veil/1/p2p/#"])
 }
 
-fn publisher() -> Party {
+pub(crate) fn publisher() -> Party {
     Party::giving_pairs(press(), IssuePolicy::default())
 }
 
-fn seal_for(party: &mut Party, subscriber: Kid, now: u64) -> Result<Vec<u8>, SealError> {
+pub(crate) fn seal_for(party: &mut Party, subscriber: Kid, now: u64) -> Result<Vec<u8>, SealError> {
     let topic = Pair::topic(subscriber, "line-3/t");
     let none = PublishProperties::default();
     party.e2e.seal(TopicName::new(&topic).unwrap(), SECRET, &none, now, &mut entropy())
@@ -51,7 +51,7 @@ fn open(party: &mut Party, payload: &[u8], now: u64) -> Result<Vec<u8>, OpenErro
 }
 
 /// Carries everything that is not retained to whom it is for, until nobody has more to say.
-fn talk(broker: &mut Broker, parties: &mut [&mut Party], now: u64) -> Vec<KeyEvent> {
+pub(crate) fn talk(broker: &mut Broker, parties: &mut [&mut Party], now: u64) -> Vec<KeyEvent> {
     let mut events = Vec::new();
     for _ in 0..6 {
         for party in &mut *parties {

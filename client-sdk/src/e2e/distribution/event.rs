@@ -89,6 +89,11 @@ pub enum KeyEvent {
         /// The member.
         member: Kid,
     },
+    /// So many were taken out by name (65,536) that they are told apart no longer: from now on nobody is let in but by name.
+    Closed {
+        /// The scope; that of the topics of all pairs if it was a pair.
+        scope: String,
+    },
     /// The broker has a newer head of this issuer than its own state: it was restored from an older copy and issues anew.
     Overtaken {
         /// The scope.

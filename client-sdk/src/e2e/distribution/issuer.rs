@@ -17,7 +17,7 @@ use veilmq_protocol::veil::{
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::{Outgoing, policy::IssuePolicy, retention::Retention};
+use super::{Outgoing, barred::Barred, policy::IssuePolicy, retention::Retention};
 use crate::e2e::{
     Entropy,
     keyring::{GroupKey, Window},
@@ -53,7 +53,7 @@ pub(super) struct Issuer {
     pub(super) epochs: BTreeMap<u32, Epoch>,
     pub(super) members: BTreeMap<Kid, Member>,
     /// Removed, and let in again only by name.
-    pub(super) barred: BTreeSet<Kid>,
+    pub(super) barred: Barred,
     /// Number and link of the newest epoch there ever was.
     pub(super) tip: Option<(u32, [u8; 32])>,
     /// When the newest head was made, as it says; later than the one before, whatever the clock says.
@@ -150,7 +150,7 @@ impl Issuer {
             authority,
             epochs: BTreeMap::new(),
             members: BTreeMap::new(),
-            barred: BTreeSet::new(),
+            barred: Barred::default(),
             tip: None,
             head_ms: 0,
             issued_ms: 0,
@@ -187,7 +187,7 @@ impl Issuer {
         if needs_epoch && self.rotate(Rotation::Ordinary, entropy).is_err() {
             return Admitted::Exhausted;
         }
-        self.barred.remove(&kid);
+        self.barred.lift(kid);
         self.cleared.remove(&kid);
         let prekey = self.members.remove(&kid).and_then(|member| member.prekey);
         self.members.insert(kid, Member { certificate, prekey });
@@ -199,7 +199,12 @@ impl Issuer {
     pub(super) fn lets_in(&self, certificate: &Certificate) -> bool {
         let kid = certificate.kid();
         let is_member = self.members.contains_key(&kid);
-        !self.barred.contains(&kid) && (is_member || self.policy.admission.admits(certificate, &self.scope))
+        !self.bars(kid) && (is_member || self.policy.admission.admits(certificate, &self.scope))
+    }
+
+    /// Whether someone who is not a member is let in by name alone.
+    pub(super) fn bars(&self, kid: Kid) -> bool {
+        !self.members.contains_key(&kid) && self.barred.bars(kid)
     }
 
     /// The newest head that was announced, as it is with the members of now, and its keys as a wrap holds them.
@@ -225,7 +230,7 @@ impl Issuer {
     /// Takes a verified prekey: of a member, or of someone whose certificate admits it. Returns whether it is new.
     pub(super) fn offer(&mut self, prekey: &Prekey, entropy: Entropy<'_>) -> bool {
         let kid = prekey.certificate.kid();
-        if kid == self.own || self.barred.contains(&kid) {
+        if kid == self.own || self.bars(kid) {
             return false;
         }
         if !self.members.contains_key(&kid) {
@@ -248,12 +253,6 @@ impl Issuer {
         true
     }
 
-    /// Takes a member out for good and changes the epoch. Returns whether it was one.
-    pub(super) fn remove(&mut self, kid: Kid, rotation: Rotation, entropy: Entropy<'_>) -> bool {
-        self.barred.insert(kid);
-        self.take_out(kid, rotation, entropy)
-    }
-
     /// Takes out every member whose certificate does not count any more, and changes the epoch; with another certificate it
     /// may come back.
     pub(super) fn revise(
@@ -272,7 +271,8 @@ impl Issuer {
         revoked.into_iter().map(|(kid, _)| kid).collect()
     }
 
-    fn take_out(&mut self, kid: Kid, rotation: Rotation, entropy: Entropy<'_>) -> bool {
+    /// Takes a member out and changes the epoch. Returns whether it was one.
+    pub(super) fn take_out(&mut self, kid: Kid, rotation: Rotation, entropy: Entropy<'_>) -> bool {
         if self.members.remove(&kid).is_none() {
             return false;
         }

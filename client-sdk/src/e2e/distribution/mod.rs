@@ -5,6 +5,7 @@
 //! after saving [`Distribution::export`], and subscribe to [`Distribution::filters`]. Keys go into the
 //! [`E2e`] that every call is given. Invariant: nothing is installed that a verified head does not commit to.
 
+mod barred;
 mod event;
 mod issuer;
 mod issuers;

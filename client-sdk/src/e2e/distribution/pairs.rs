@@ -3,7 +3,7 @@
 //! Owns both ends of the exchange but its cryptography. Invariants: a publisher seals under a key once its subscriber has shown
 //! that it has it; the epochs of a pair only increase, also when the publisher has lost its state.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use veilmq_protocol::veil::{
     Certificate, Kid, Roles,
@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Distribution, IssuePolicy, KeyEvent, RosterError,
+    barred::Barred,
     join::{Answer, PairKey, Term},
     joining::{NO_KEY_YET, NO_SUCH_SCOPE, NOT_ADMITTED},
     saved::{Writer, optional, read_certificate, read_window},
@@ -45,7 +46,7 @@ struct Giving {
     named: BTreeMap<Kid, Certificate>,
     granted: BTreeMap<Kid, Granted>,
     /// Taken away, and let in again only by name.
-    barred: BTreeSet<Kid>,
+    barred: Barred,
 }
 
 /// The newest epoch that was given to a subscriber, whether or not it has confirmed it.
@@ -135,7 +136,6 @@ impl PairExchanges {
         let Some(giving) = &mut self.giving else { return was_publisher };
         let was_named = giving.named.remove(&peer).is_some();
         let was_granted = giving.granted.remove(&peer).is_some();
-        giving.barred.insert(peer);
         was_publisher || was_named || was_granted
     }
 
@@ -156,13 +156,19 @@ impl PairExchanges {
 }
 
 impl Giving {
+    /// Whether someone who has no pair is given one by name alone.
+    fn bars(&self, subscriber: Kid) -> bool {
+        let is_in = self.granted.contains_key(&subscriber) || self.named.contains_key(&subscriber);
+        !is_in && self.barred.bars(subscriber)
+    }
+
     fn lets_in(&self, pair: Pair, certificate: &Certificate) -> bool {
         let subscriber = certificate.kid();
         let Ok(scope) = Scope::new(&pair.filter()) else { return false };
         let has_room = self.granted.len() < usize::from(self.policy.members_max);
         let is_known = self.granted.contains_key(&subscriber);
         let is_named = self.named.contains_key(&subscriber);
-        let may_come = (has_room || is_known) && !self.barred.contains(&subscriber);
+        let may_come = (has_room || is_known) && !self.bars(subscriber);
         may_come && (is_named || self.policy.admission.admits(certificate, &scope))
     }
 }
@@ -187,7 +193,7 @@ impl Distribution {
             policy,
             named: BTreeMap::new(),
             granted: BTreeMap::new(),
-            barred: BTreeSet::new(),
+            barred: Barred::default(),
         });
         Ok(())
     }
@@ -223,21 +229,23 @@ impl Distribution {
         if !is_known && giving.named.len() >= usize::from(giving.policy.members_max) {
             return Err(RosterError::Full);
         }
-        self.changed |= giving.barred.remove(&certificate.kid());
+        self.changed |= giving.barred.lift(certificate.kid());
         let known = giving.named.insert(certificate.kid(), certificate.clone());
         self.changed |= known != Some(certificate);
         Ok(true)
     }
 
-    /// Whether a subscriber was taken out of the pairs by [`remove_pair`](Self::remove_pair), and not let in again since.
+    /// Whether a subscriber was taken out of the pairs by [`remove_pair`](Self::remove_pair), and not let in again since; of everybody who
+    /// has none, once 65,536 were ([`KeyEvent::Closed`]).
     pub fn is_removed_from_pairs(&self, subscriber: Kid) -> bool {
-        self.pairs.giving.as_ref().is_some_and(|giving| giving.barred.contains(&subscriber))
+        self.pairs.giving.as_ref().is_some_and(|giving| giving.bars(subscriber))
     }
 
     /// Takes away the pair with `peer`, whichever end that is: its keys are erased, and no exchange with it is answered or begun. A
     /// subscriber stays out until it is [admitted by name](Self::admit_to_pairs), also after a restart. Returns whether there was one.
     pub fn remove_pair(&mut self, e2e: &mut E2e, peer: Kid) -> bool {
         let removed = self.pairs.remove(peer);
+        let is_closed = self.pairs.giving.as_mut().is_some_and(|giving| giving.barred.bar(peer));
         let own = self.identity.kid();
         let [to, from] = [(own, peer), (peer, own)]
             .map(|(publisher, subscriber)| Pair { publisher, subscriber }.to_string());
@@ -247,6 +255,9 @@ impl Distribution {
         if removed {
             let scope = if self.pairs.gives() { to } else { from };
             self.events.push(KeyEvent::Removed { scope, member: peer });
+        }
+        if is_closed {
+            self.events.push(KeyEvent::Closed { scope: format!("{}#", Pair::TOPICS) });
         }
         removed
     }
@@ -286,11 +297,7 @@ impl Distribution {
         for certificate in named {
             out.v32(certificate.as_bytes());
         }
-        let barred: Vec<&Kid> = self.pairs.giving.iter().flat_map(|giving| &giving.barred).collect();
-        out.count(barred.len());
-        for kid in barred {
-            out.bytes(kid.as_bytes());
-        }
+        out.kids(self.pairs.giving.iter().flat_map(|giving| giving.barred.iter()));
         out.count(self.pairs.publishers.len());
         for (kid, publisher) in &self.pairs.publishers {
             out.bytes(kid.as_bytes());
@@ -328,7 +335,7 @@ impl Distribution {
         for _ in 0..reader.u32("barred count")? {
             let kid = Kid::from_bytes(reader.array("barred")?);
             if let Some(giving) = &mut self.pairs.giving {
-                giving.barred.insert(kid);
+                giving.barred.bar(kid);
             }
         }
         for _ in 0..reader.u32("publisher count")? {

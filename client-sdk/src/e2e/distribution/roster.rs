@@ -49,19 +49,24 @@ impl Distribution {
         entropy: Entropy<'_>,
     ) -> Result<bool, RosterError> {
         let issuer = self.issuer_of(scope)?;
-        let removed = issuer.remove(member, rotation, entropy);
+        let is_closed = issuer.barred.bar(member);
+        let removed = issuer.take_out(member, rotation, entropy);
         let is_over = issuer.is_over();
         self.changed = true;
         if removed {
             self.events.push(KeyEvent::Removed { scope: scope.as_str().to_owned(), member });
         }
+        if is_closed {
+            self.events.push(KeyEvent::Closed { scope: scope.as_str().to_owned() });
+        }
         if removed && is_over { Err(RosterError::EpochsExhausted) } else { Ok(removed) }
     }
 
-    /// Whether someone was taken out of a scope by [`remove`](Self::remove), and not let in again since.
+    /// Whether someone was taken out of a scope by [`remove`](Self::remove), and not let in again since; of everybody who is no member, once
+    /// 65,536 were ([`KeyEvent::Closed`]).
     pub fn is_removed(&self, scope: &Scope, member: Kid) -> bool {
         let issuer = self.issuers.iter().find(|issuer| issuer.scope == *scope);
-        issuer.is_some_and(|issuer| issuer.barred.contains(&member))
+        issuer.is_some_and(|issuer| issuer.bars(member))
     }
 
     /// Changes the epoch of a scope this program issues keys for.

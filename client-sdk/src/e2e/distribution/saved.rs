@@ -64,6 +64,14 @@ impl Writer {
         self.bytes(bytes);
     }
 
+    pub(super) fn kids(&mut self, kids: impl Iterator<Item = Kid>) {
+        let kids: Vec<Kid> = kids.collect();
+        self.count(kids.len());
+        for kid in kids {
+            self.bytes(kid.as_bytes());
+        }
+    }
+
     pub(super) fn optional<T>(&mut self, value: Option<&T>, write: impl FnOnce(&mut Self, &T)) {
         self.u8(u8::from(value.is_some()));
         if let Some(value) = value {
@@ -291,12 +299,8 @@ impl Issuer {
             out.v32(member.certificate.as_bytes());
             out.optional(member.prekey.as_ref(), |out, prekey| out.v32(prekey.as_bytes()));
         }
-        for kids in [&self.barred, &self.cleared] {
-            out.count(kids.len());
-            for kid in kids {
-                out.bytes(kid.as_bytes());
-            }
-        }
+        out.kids(self.barred.iter());
+        out.kids(self.cleared.iter().copied());
         out.optional(used.as_ref(), |out, SessionsUsed { epoch, count }| {
             out.u32(*epoch);
             out.u32(*count);
@@ -331,10 +335,11 @@ fn read_issuer(reader: &mut Reader<'_>, issuer: Option<&mut Issuer>) -> Result<(
         })?;
         read.members.insert(certificate.kid(), Member { certificate, prekey });
     }
-    for kids in [&mut read.barred, &mut read.cleared] {
-        for _ in 0..reader.u32("kid count")? {
-            kids.insert(Kid::from_bytes(reader.array("kid")?));
-        }
+    for _ in 0..reader.u32("barred count")? {
+        read.barred.bar(Kid::from_bytes(reader.array("barred")?));
+    }
+    for _ in 0..reader.u32("cleared count")? {
+        read.cleared.insert(Kid::from_bytes(reader.array("cleared")?));
     }
     if let Some(issuer) = issuer {
         let Issuer { tip, head_ms, epochs, members, barred, cleared, .. } = read;
