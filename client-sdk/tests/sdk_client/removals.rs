@@ -2,8 +2,11 @@
 
 use std::{fs, path::Path};
 
-use veilmq_client::{Announcement, Builder, Client, KeyChange, KeyRequestError, e2e::distribution::Rotation};
-use veilmq_protocol::veil::Roles;
+use veilmq_client::{
+    Announcement, Builder, Client, KeyChange, KeyRequestError,
+    e2e::distribution::{Admission, IssuePolicy, Rotation},
+};
+use veilmq_protocol::veil::{Certificate, Roles};
 
 use crate::{
     Broker, Peer,
@@ -97,4 +100,48 @@ async fn who_was_taken_out_stays_out_though_the_program_names_it_at_each_start()
     let (client, _peer) = tokio::join!(again.connect(), answer);
 
     assert_eq!(client.unwrap().admit(SCOPE, member).await, Ok(true), "it was none");
+}
+
+/// A publisher that gives pairs to the subscribers of these names, and keeps its state; and the broker's end of its connection.
+async fn giving_pairs(broker: &Broker, state: &Path, names: &[&str]) -> (Client, Peer) {
+    let builder = broker
+        .client()
+        .identity(world::identity("press", Roles::PUBLISHER, &[]))
+        .trust(world::anchors())
+        .without_channel()
+        .issue_pairs(IssuePolicy { admission: Admission::Named, ..IssuePolicy::default() })
+        .state_file(state);
+    let builder = names.iter().fold(builder, |builder, name| builder.admit_to_pairs(subscriber(name)));
+    let connack = veilmq_protocol::ConnAck::default();
+    let answer = async {
+        let mut peer = broker.accept(&connack).await;
+        peer.grant_keys(2).await;
+        peer.take_introduction().await;
+        peer
+    };
+    let (client, peer) = tokio::join!(builder.connect(), answer);
+    (client.unwrap(), peer)
+}
+
+fn subscriber(name: &str) -> Certificate {
+    world::identity(name, Roles::SUBSCRIBER, &[]).certificate().clone()
+}
+
+#[tokio::test]
+async fn whose_pair_was_taken_away_stays_out_though_the_program_names_it_at_each_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("c.state");
+    let broker = Broker::start().await;
+    let names = ["removed", "kept"];
+    let (client, _peer) = giving_pairs(&broker, &state, &names).await;
+    let [removed, kept] = names.map(|name| subscriber(name).kid());
+    assert_eq!(client.remove_pair(removed).await, Ok(true), "it was named");
+    client.disconnect().await.unwrap();
+
+    let (client, _peer) = giving_pairs(&broker, &state, &names).await;
+
+    assert_eq!(client.remove_pair(removed).await, Ok(false), "it was not let in");
+    assert_eq!(client.remove_pair(kept).await, Ok(true));
+    assert_eq!(client.admit_to_pairs(subscriber("removed")).await, Ok(true));
+    assert_eq!(client.remove_pair(removed).await, Ok(true), "by name it comes back");
 }
