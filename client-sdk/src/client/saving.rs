@@ -1,5 +1,5 @@
 //! When the state of a client is written, and on which thread: what was received is saved on one that may wait for the disk, so that
-//! nothing else does; what something is to follow from is on disk when [`Saving::save`] returns.
+//! nothing else does; what something is to follow from is on disk when [`Saving::save`] returns, for which its client waits alone.
 //!
 //! Invariants: an older state replaces no newer one; nothing is written once this is dropped, and another client may then open the file.
 
@@ -8,7 +8,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    task::{JoinHandle, block_in_place, spawn_blocking},
+};
 use tracing::error;
 
 use super::clock::unix_ms;
@@ -70,7 +73,8 @@ impl Saving {
         self.due_ms = None;
         let Some(file) = &self.file else { return Ok(()) };
         self.count += 1;
-        file.save(self.count, &content())
+        let content = content();
+        without_holding_tasks_up(|| file.save(self.count, &content))
     }
 
     /// Saves the state if that is wanted and the disk has had its rest, and waits for nothing.
@@ -104,6 +108,14 @@ impl Saving {
     }
 }
 
+/// Does what may wait for the disk. Where the runtime has several threads, its other tasks go on meanwhile.
+fn without_holding_tasks_up<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
+        Ok(_) | Err(_) => work(),
+    }
+}
+
 impl Drop for Saving {
     fn drop(&mut self) {
         if let Some(file) = &self.file {
@@ -134,7 +146,7 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, sync::mpsc};
+    use std::{path::Path, sync::mpsc, time::Duration};
 
     use tokio::runtime::{Builder, Runtime};
     use veilmq_protocol::veil::channel::Secret32;
@@ -189,6 +201,26 @@ mod tests {
         drop(release);
         runtime.block_on(saving.under_way.as_mut().unwrap()).unwrap();
 
+        assert_eq!(is_in(&path).as_slice(), b"second");
+    }
+
+    #[test]
+    fn what_a_client_has_to_wait_for_keeps_no_other_task_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let runtime = Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let mut saving = wanting(&path);
+        let shared = Arc::clone(saving.file.as_ref().unwrap());
+        // As if the disk took its time.
+        let disk = shared.last();
+
+        let client = runtime.spawn(async move { saving.save(|| content("second")) });
+        let (went_on, goes_on) = mpsc::sync_channel(1);
+        runtime.spawn(async move { went_on.send(()) });
+        goes_on.recv_timeout(Duration::from_secs(30)).unwrap();
+        drop(disk);
+
+        runtime.block_on(client).unwrap().unwrap();
         assert_eq!(is_in(&path).as_slice(), b"second");
     }
 
