@@ -89,6 +89,15 @@ impl Authority {
         }
     }
 
+    /// Issues a certificate for a key that somebody else has, as PEM.
+    ///
+    /// # Panics
+    /// If it cannot be signed.
+    #[must_use]
+    pub fn sign(&self, params: &CertificateParams, key: &KeyPair) -> String {
+        params.signed_by(key, &self.issuer).expect("a certificate can be signed").pem()
+    }
+
     /// Issues a certificate as [`Authority::issue`] does, that is good until this year begins.
     ///
     /// # Panics

@@ -23,7 +23,7 @@ pub struct TlsClient {
 pub type TlsStream = StreamOwned<ClientConnection, TcpStream>;
 
 impl TlsClient {
-    /// Trusts the authority, and shows `certificate` if it is asked for one.
+    /// Trusts the authority, and shows `certificate`, with those behind it in its file, if it is asked for one.
     ///
     /// # Panics
     /// If the files cannot be read.
@@ -54,7 +54,9 @@ impl TlsClient {
         let config = match certificate {
             None => builder.with_no_client_auth(),
             Some(shown) => {
-                let chain = vec![CertificateDer::from_pem_file(&shown.certificate).expect("a certificate")];
+                let chain =
+                    CertificateDer::pem_file_iter(&shown.certificate).expect("a file of certificates");
+                let chain = chain.map(|one| one.expect("a certificate")).collect();
                 let key = PrivateKeyDer::from_pem_file(&shown.key).expect("a key");
                 let key = provider.key_provider.load_private_key(key).expect("a key of a known kind");
                 let own = SingleCertAndKey::from(CertifiedKey::new(chain, key));

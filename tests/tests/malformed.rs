@@ -8,6 +8,7 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use veilmq_tests::broker::Broker;
+use veilmq_tests::waiting::wait_until;
 use veilmq_tests::wire::{Wire, connect_packet, packet};
 
 /// Where in the life of a connection the bytes are sent.
@@ -134,6 +135,34 @@ fn every_malformed_form_is_answered_with_its_reason_and_the_connection_is_closed
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
     bystander.send(b"\xc0\0").expect("PINGREQ can be sent");
     assert_eq!(bystander.packet().expect("a PINGRESP arrives").first, 0xd0, "nobody else notices");
+}
+
+#[test]
+fn a_will_that_is_refused_leaves_nothing_behind() {
+    // [A08] Session Expiry Interval is no property of a will; what comes behind it is large enough to be missed.
+    const ROUNDS: usize = 2_000;
+    const PAYLOAD: usize = 32_000;
+    let broker = Broker::start();
+    let payload = [&u16::try_from(PAYLOAD).unwrap().to_be_bytes(), [7; PAYLOAD].as_slice()].concat();
+    let body = [b"\0\x04MQTT\x05\x06\0\x3c\0\0\x01w\x05\x11\0\0\0\x01\0\x01t".as_slice(), &payload].concat();
+    let refused = packet(0x10, &body);
+    let rounds = |count: usize| {
+        for _ in 0..count {
+            let mut wire = Wire::open(broker.address());
+            wire.send(&refused).expect("CONNECT can be sent");
+            assert_eq!(without_reason_string(wire.until_closed()), b"\x20\x03\0\x81\0");
+        }
+        wait_until("they are gone", || broker.metric("veilmq_connections") == Some(0.0));
+    };
+    let measured = |name: &str| broker.metric(name).expect("the metric is there");
+    rounds(200);
+    let (files, resident) = (measured("process_open_fds"), measured("process_resident_memory_bytes"));
+
+    rounds(ROUNDS);
+
+    assert!(measured("process_open_fds") <= files + 1.0);
+    let grown = measured("process_resident_memory_bytes") - resident;
+    assert!(grown < (ROUNDS * PAYLOAD / 8) as f64, "{grown} bytes more");
 }
 
 #[test]

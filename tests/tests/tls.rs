@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use veilmq_tests::broker::Broker;
 use veilmq_tests::certificates::{Authority, Certificate};
 use veilmq_tests::message::Message;
@@ -304,6 +305,78 @@ fn what_has_expired_is_shown_with_a_warning_and_not_taken_from_clients() {
 }
 
 #[test]
+fn chains_that_go_round_or_have_no_end_are_refused_at_once() {
+    // [A16]
+    const PLENTY: usize = 40;
+    let authority = Authority::new();
+    let broker = start(&authority.issue_for_this_machine(), "", &asks_for_certificates(&authority, "cn"));
+    let mut bystander =
+        connected(&TlsClient::new(&authority, Some(&authority.issue("good", 7, &[]))), &broker, "good");
+    let named = |name: &str, is_ca: IsCa| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = is_ca;
+        (params, KeyPair::generate().unwrap())
+    };
+    let issuers: Vec<_> = (0..PLENTY)
+        .map(|number| named(&format!("issuer {number}"), IsCa::Ca(BasicConstraints::Unconstrained)))
+        .collect();
+    let issued_by = |(params, key): &(CertificateParams, KeyPair), issuer: usize| {
+        let (of, with) = &issuers[issuer];
+        params.signed_by(key, &Issuer::from_params(of, with)).unwrap().pem()
+    };
+    let (leaf, key) = named("leaf", IsCa::NoCa);
+    let leaf = (leaf, key);
+    let round = (issued_by(&issuers[0], 1) + &issued_by(&issuers[1], 0)).repeat(PLENTY / 2);
+    let long: String = (1..PLENTY).map(|number| issued_by(&issuers[number - 1], number)).collect();
+    let (last, last_key) = &issuers[PLENTY - 1];
+    let endless = long.clone() + &authority.sign(last, last_key);
+
+    let folder = tempfile::tempdir().unwrap();
+    for (what, behind) in [("goes round", round), ("comes from nowhere", long), ("is too long", endless)] {
+        let chain = Certificate {
+            certificate: folder.path().join("chain.crt"),
+            key: folder.path().join("chain.key"),
+        };
+        fs::write(&chain.certificate, issued_by(&leaf, 0) + &behind).unwrap();
+        fs::write(&chain.key, leaf.1.serialize_pem()).unwrap();
+        let began = Instant::now();
+
+        let refused = TlsClient::new(&authority, Some(&chain)).open(broker.address());
+
+        assert!(refused.and_then(|mut stream| stream.read(&mut [0])).is_err(), "{what}");
+        assert!(began.elapsed() < Duration::from_secs(5), "{what}: {:?}", began.elapsed());
+        assert!(is_served(&mut bystander), "{what}");
+    }
+    assert!(handshakes(&broker, "failed").is_some_and(|failed| failed >= 3.0));
+}
+
+#[test]
+fn a_client_negotiates_once() {
+    // [A16]
+    let Some(openssl) = require_tool("openssl") else { return };
+    let authority = Authority::new();
+    let broker = start(&authority.issue_for_this_machine(), "access.anonymous = true", "");
+    let mut bystander = connected(&TlsClient::new(&authority, None), &broker, "bystander");
+    let mut client = Command::new(openssl)
+        .args(["s_client", "-tls1_2", "-connect", &broker.address().to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until("it is connected", || handshakes(&broker, "full") == Some(2.0));
+
+    client.stdin.as_mut().unwrap().write_all(b"R\n").unwrap();
+    let told = client.wait_with_output().unwrap();
+
+    let told = [told.stdout, told.stderr].concat();
+    assert!(String::from_utf8_lossy(&told).contains("RENEGOTIATING"), "{}", String::from_utf8_lossy(&told));
+    assert_eq!(handshakes(&broker, "full"), Some(2.0), "no other handshake");
+    assert!(is_served(&mut bystander));
+}
+
+#[test]
 fn a_hangup_reads_the_files_again() {
     let authority = Authority::new();
     let broker = start(&authority.issue_for_this_machine(), "access.anonymous = true", "");
@@ -451,6 +524,32 @@ fn a_large_message_reaches_a_subscriber_that_reads_slowly() {
 
     assert!(received == publish);
     assert!(is_served(&mut sending.join().unwrap().unwrap()));
+}
+
+#[test]
+fn a_subscriber_that_reads_nothing_is_closed_and_costs_the_others_nothing() {
+    // [D06]
+    let authority = Authority::new();
+    let lines = "access.anonymous = true\nlimits.write_seconds_max = 1\nlimits.outbox_bytes_max = 65_536";
+    let broker = start(&authority.issue_for_this_machine(), lines, "");
+    let client = TlsClient::new(&authority, None);
+    let mut stuck = connected(&client, &broker, "stuck");
+    stuck.write_all(&packet(0x82, b"\0\x01\0\x05flood\0")).unwrap();
+    assert_eq!(next(&mut stuck, 5), [0x90, 3, 0, 1, 0]);
+    let mut publisher = connected(&client, &broker, "publisher");
+    let message = packet(0x30, &[b"\0\x05flood".as_slice(), &[7; 60_000]].concat());
+
+    let deadline = Instant::now() + PATIENCE;
+    while broker.metric("veilmq_write_timeouts_total") != Some(1.0) {
+        assert!(Instant::now() < deadline, "the stuck subscriber is closed");
+        for _ in 0..50 {
+            publisher.write_all(&message).unwrap();
+        }
+        assert!(is_served(&mut publisher));
+    }
+
+    let dropped = broker.metric("veilmq_messages_dropped_total{reason=\"qos0_no_space\"}");
+    assert!(dropped.is_some_and(|dropped| dropped > 0.0), "{dropped:?}");
 }
 
 #[test]
