@@ -208,3 +208,59 @@ fn who_publishes_to_many_is_read_as_its_budget_of_deliveries_allows() {
     }
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
+
+#[test]
+fn what_is_said_on_topics_of_clients_that_misbehave_is_a_few_lines() {
+    // [D08]
+    const REFUSED: usize = 500;
+    let broker = Broker::start_configured(|address| {
+        let log = "log.destinations = [\"stderr\", \"topic\"]";
+        format!("shards.count = 1\naccess.anonymous = true\n{log}\n[[listeners]]\naddress = \"{address}\"\n")
+    });
+    let (mut listening, _) = Wire::connect(broker.address(), "listening", true);
+    listening.subscribe("$SYS/broker/log/#", 0);
+
+    for _ in 0..REFUSED {
+        let mut refused = Wire::open(broker.address());
+        // A Connect Flag that is reserved.
+        refused.send(&packet(0x10, b"\0\x04MQTT\x04\x03\0\x3c\0\x01c")).unwrap();
+        assert!(refused.until_closed().is_empty());
+    }
+    let (_last, _) = Wire::connect(broker.address(), "last-of-all", true);
+
+    let mut lines = Vec::new();
+    while !lines.last().is_some_and(|line: &String| line.contains("last-of-all")) {
+        let said = Published::read(&listening.packet().unwrap()).unwrap();
+        lines.push(String::from_utf8(said.payload).unwrap());
+    }
+    let of_refused = lines.iter().filter(|line| line.contains("refused")).count();
+    assert!((1..=20).contains(&of_refused), "{of_refused} of {lines:#?}");
+    assert!(lines.len() < of_refused + 10, "{lines:#?}");
+}
+
+#[test]
+fn retained_messages_that_a_wildcard_finds_come_in_one_go() {
+    const MESSAGES: usize = 300;
+    let broker = Broker::start();
+    let (mut publisher, _) = Wire::connect(broker.address(), "publisher", true);
+    for number in 0..MESSAGES {
+        let mut publish = publish_packet(&format!("r/{number}/x"), 0, 0, false, b"21.5");
+        publish[0] |= 1;
+        publisher.send(&publish).unwrap();
+    }
+    ping(&mut publisher);
+
+    // A peer that delays its acknowledgements, as they do after 40 milliseconds, must not be waited for. The machine may be busy.
+    let shortest = (0..5).map(|attempt| {
+        let (mut reader, _) = Wire::connect(broker.address(), &format!("reader-{attempt}"), true);
+        let began = Instant::now();
+        reader.subscribe("r/+/x", 0);
+        for _ in 0..MESSAGES {
+            assert_eq!(reader.packet().unwrap().first, 0x31);
+        }
+        began.elapsed()
+    });
+    let shortest = shortest.min().unwrap();
+
+    assert!(shortest < Duration::from_millis(40), "{shortest:?}");
+}

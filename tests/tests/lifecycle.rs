@@ -2,14 +2,17 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
 
+use nix::unistd::Uid;
 use tempfile::TempDir;
 use veilmq_tests::broker::{self, Broker};
 use veilmq_tests::ports::ReservedPort;
-use veilmq_tests::tools::{built_program, run};
+use veilmq_tests::tools::{built_program, run, spawn};
+use veilmq_tests::waiting::wait_until;
 use veilmq_tests::wire::{Wire, packet};
 
 /// An MQTT 5 CONNECT with Clean Start, a Keep Alive of 60 seconds and no properties.
@@ -181,4 +184,52 @@ fn a_valid_configuration_file_passes_the_check_and_is_shown_as_it_takes_effect()
     let shown = veilmq("show-config");
     assert_eq!(shown.status.code(), Some(0));
     assert_names(&String::from_utf8_lossy(&shown.stdout), &["127.0.0.1:2883", "receive_maximum = 77"]);
+}
+
+/// The program where every user may run it, and how somebody runs it there.
+fn as_user(spare: &Spare, user: u32, data_dir: &Path) -> Command {
+    let everybody = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(spare.directory.path(), everybody).expect("it is ours");
+    let program = spare.path("veilmq");
+    if !program.exists() {
+        fs::copy(built_program("veilmq"), &program).expect("there is room");
+    }
+    let broker = spare.command(data_dir);
+    let id = user.to_string();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).arg(&program).args(broker.get_args());
+    command.envs(broker.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir("/");
+    command
+}
+
+#[test]
+fn any_user_runs_it_who_has_a_data_directory_and_who_has_not_is_told_so() {
+    const NOBODY_IN_PARTICULAR: u32 = 12_345;
+    if !Uid::effective().is_root() {
+        // Who is not root runs every other test as such a user.
+        return;
+    }
+    let spare = Spare::new();
+    let (own, foreign) = (spare.path("own"), spare.path("foreign"));
+    for (folder, owner) in [(&own, NOBODY_IN_PARTICULAR), (&foreign, 0)] {
+        fs::create_dir(folder).expect("it is not there yet");
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).expect("it is ours");
+        chown(folder, Some(owner), Some(owner)).expect("root may");
+    }
+
+    let refused = failure(&mut as_user(&spare, NOBODY_IN_PARTICULAR, &foreign), 1);
+    assert_names(&refused, &[&foreign.display().to_string(), "Permission denied"]);
+    let refused = failure(&mut as_user(&spare, NOBODY_IN_PARTICULAR, &foreign.join("below")), 1);
+    assert_names(&refused, &[&foreign.join("below").display().to_string(), "Permission denied"]);
+    assert_eq!(fs::read_dir(&foreign).expect("root may").count(), 0, "nothing was left there");
+
+    let mut running = spawn(&mut as_user(&spare, NOBODY_IN_PARTICULAR, &own));
+    wait_until("it serves", || Wire::try_open(spare.mqtt.address()).is_ok());
+    let (mut wire, _) = Wire::connect(spare.mqtt.address(), "c", false);
+    wire.send(&packet(0x33, b"\0\x01t\0\x01kept")).expect("PUBLISH can be sent");
+    assert_eq!(wire.packet().expect("a PUBACK arrives").first, 0x40);
+    running.kill().expect("it runs");
+    running.wait().expect("it has ended");
+    let metadata = fs::metadata(own.join("store")).expect("there is a store");
+    assert_eq!(metadata.uid(), NOBODY_IN_PARTICULAR);
 }
