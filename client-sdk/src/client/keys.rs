@@ -307,13 +307,18 @@ impl Keys {
 
     /// The filters that are new, or wanted at another QoS, and those that are there no longer.
     fn changed_filters(&mut self, now_unix_ms: u64) -> (Vec<(String, QoS)>, Vec<String>) {
-        let filters: BTreeSet<String> = self.distribution.filters().into_iter().collect();
-        let gone = self.subscribed.difference(&filters).cloned().collect();
         let (receipts, hurried_until_ms) = (self.receipts(), self.hurried_until_ms);
         let hurries = hurried_until_ms
             .map_or(receipts > self.receipts_max, |until_ms| receipts > 0 || now_unix_ms < until_ms);
+        let is_turned = hurries != hurried_until_ms.is_some();
+        // To make them up takes a while where there are thousands of scopes.
+        if !self.distribution.take_filters_changed() && !is_turned && !self.subscribed.is_empty() {
+            return Default::default();
+        }
+        let filters: BTreeSet<String> = self.distribution.filters().into_iter().collect();
+        let gone = self.subscribed.difference(&filters).cloned().collect();
         let needed: BTreeSet<String> = self.distribution.reading_filters().into_iter().collect();
-        if hurries != hurried_until_ms.is_some() {
+        if is_turned {
             self.hurried_until_ms = hurries.then(|| now_unix_ms.saturating_add(PARKED_MS));
             // To subscribe once more also brings what is retained there once more.
             self.subscribed.retain(|filter| !needed.contains(filter));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use veilmq_client::e2e::{
-    OpenError, SealError,
+    OpenError, Scope, SealError,
     distribution::{Admission, IssuePolicy, JoinError, KeyEvent, RosterError},
 };
 use veilmq_protocol::{
@@ -16,7 +16,7 @@ use veilmq_protocol::{
     },
 };
 
-use super::world::{Broker, DAY, Party, SECOND, START, crl, crl_topic, entropy, identity};
+use super::world::{Broker, DAY, Party, SECOND, START, crl, crl_topic, entropy, identity, options};
 
 const SECRET: &[u8] = b"for one alone";
 
@@ -317,7 +317,7 @@ fn the_key_of_a_pair_comes_with_connack_as_well() {
     press.visit(&mut broker, START);
     let mut lake = Party::paired(reader("lake"), press.kid());
     let pair = Pair { publisher: press.kid(), subscriber: lake.kid() };
-    let scope = veilmq_client::e2e::Scope::new(&pair.to_string()).unwrap();
+    let scope = Scope::new(&pair.to_string()).unwrap();
     let request = lake.keys.ask_with_connect(&scope, press.kid(), START, &mut entropy()).unwrap();
     press.hear(&(format!("_veil/1/jn/{}", press.kid()), request), START);
     press.visit(&mut broker, START);
@@ -446,4 +446,29 @@ fn the_number_of_the_last_epoch_of_a_pair_is_given_once() {
     let over = now + 2 * DAY;
     talk(&mut broker, &mut [&mut press, &mut lake], over);
     assert_eq!(seal_for(&mut press, lake.kid(), over), Err(SealError::NoKey));
+}
+
+#[test]
+fn whatever_a_program_takes_part_in_later_changes_what_it_subscribes_to() {
+    type Join = fn(&mut Party);
+    let both = Roles::PUBLISHER | Roles::SUBSCRIBER;
+    let mut party = Party::joining(identity("press", both, &["#"]));
+    assert!(party.keys.take_filters_changed() && !party.keys.take_filters_changed());
+    let steps: [Join; 4] = [
+        |party| party.keys.join(&mut party.e2e, Scope::new("a/#").unwrap(), options()).unwrap(),
+        |party| party.keys.join_pair(&mut party.e2e, Kid::from_bytes([2; 8]), options()).unwrap(),
+        |party| party.keys.issue_pairs(&mut party.e2e, options(), IssuePolicy::default()).unwrap(),
+        |party| {
+            let scope = Scope::new("b/#").unwrap();
+            party.keys.issue(&mut party.e2e, scope, options(), IssuePolicy::default()).unwrap();
+        },
+    ];
+    for (step, join) in steps.into_iter().enumerate() {
+        let before = party.keys.filters();
+
+        join(&mut party);
+
+        assert_ne!(party.keys.filters(), before, "{step}");
+        assert!(party.keys.take_filters_changed() && !party.keys.take_filters_changed(), "{step}");
+    }
 }

@@ -164,13 +164,15 @@ pub(crate) struct Party {
     pub(crate) identity: Arc<Identity>,
     pub(crate) e2e: E2e,
     pub(crate) keys: Distribution,
+    /// What it subscribed to when it was there last.
+    filters: Vec<String>,
 }
 
 impl Party {
     fn new(identity: Arc<Identity>) -> Self {
         let e2e = E2e::new(Member::Identity(Arc::clone(&identity)), Limits::default());
         let keys = Distribution::new(Arc::clone(&identity), anchors());
-        Self { identity, e2e, keys }
+        Self { identity, e2e, keys, filters: Vec::new() }
     }
 
     /// A publisher that issues the keys for what it sends.
@@ -238,6 +240,9 @@ impl Party {
     /// Connects for a moment: receives what is retained, then publishes what is due.
     pub(crate) fn visit(&mut self, broker: &mut Broker, now: u64) -> Vec<KeyEvent> {
         let filters = self.keys.filters();
+        let is_told = self.keys.take_filters_changed();
+        assert!(is_told || filters == self.filters, "other filters that nobody was told of: {filters:?}");
+        self.filters.clone_from(&filters);
         let wanted = |topic: &str| {
             let topic = TopicName::new(topic).unwrap();
             filters.iter().any(|filter| TopicFilter::new(filter).unwrap().matches(topic))

@@ -188,6 +188,23 @@ fn a_list_past_its_time_is_told_of_once_the_broker_has_had_time_to_send_a_newer_
 }
 
 #[test]
+fn a_turn_makes_up_no_filters_unless_there_may_be_others() {
+    let mut member = Party::member();
+    let first = member.work(START).filters.len();
+    member.is_answered(first, START);
+
+    // What a comparison would find.
+    member.keys.subscribed.insert("gone".to_owned());
+    assert!(member.work(START).gone.is_empty());
+
+    member.keys.distribution.want_certificate(Kid::from_bytes([9; 8]));
+    let work = member.work(START);
+    assert_eq!((work.filters.len(), work.gone.len()), (1, 1));
+    member.keys.connected(START);
+    assert_eq!(member.work(START).filters.len(), first + 1);
+}
+
+#[test]
 fn an_issuer_that_hears_nothing_asks_at_qos_0_and_goes_on_after_ten_seconds() {
     let mut issuer = Party::issuer();
     let first = issuer.work(START);

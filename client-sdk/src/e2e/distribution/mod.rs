@@ -80,6 +80,8 @@ pub struct Distribution {
     told_lists: BTreeMap<Kid, u64>,
     /// Senders whose certificates are asked for.
     wanted: VecDeque<Kid>,
+    /// Something that [`filters`](Self::filters) goes by has changed.
+    filters_changed: bool,
     /// What this member has asked, and what was asked of this issuer.
     asking: Vec<Asking>,
     asked: Asked,
@@ -104,6 +106,7 @@ impl Distribution {
             has_new_lists: false,
             told_lists: BTreeMap::new(),
             wanted: VecDeque::new(),
+            filters_changed: true,
             asking: Vec::new(),
             asked: Asked::default(),
             pairs: PairExchanges::default(),
@@ -119,6 +122,7 @@ impl Distribution {
     /// [`ConfigError::DuplicateScope`].
     pub fn join(&mut self, e2e: &mut E2e, scope: Scope, options: EnvelopeOptions) -> Result<(), ConfigError> {
         self.add_scope(e2e, &scope, EpochTiming::default(), options)?;
+        self.filters_changed = true;
         self.memberships.push(Membership::new(scope));
         Ok(())
     }
@@ -139,6 +143,7 @@ impl Distribution {
             return Err(ConfigError::MayNotIssue);
         }
         self.add_scope(e2e, &scope, policy.timing, options)?;
+        self.filters_changed = true;
         let authority = roles.contains(Roles::KEY_AUTHORITY);
         self.memberships.push(Membership::new(scope.clone()));
         self.issuers.push(Issuer::new(scope, self.identity.kid(), authority, policy));
@@ -169,6 +174,11 @@ impl Distribution {
             filters.push(format!("{}pre/+", DistributionTopic::PREFIX));
         }
         filters
+    }
+
+    /// Returns whether the [`filters`](Self::filters) may have changed since this was last asked.
+    pub const fn take_filters_changed(&mut self) -> bool {
+        std::mem::replace(&mut self.filters_changed, false)
     }
 
     /// There is a connection: what the broker retains comes again on the [`filters`](Self::filters).
@@ -216,6 +226,7 @@ impl Distribution {
             self.wanted.pop_front();
         }
         self.wanted.push_back(sender);
+        self.filters_changed = true;
         true
     }
 
@@ -514,7 +525,10 @@ impl Distribution {
                 self.events.push(KeyEvent::Admitted { scope: issuer.scope.as_str().to_owned(), member });
             }
         }
-        self.wanted.retain(|wanted| *wanted != member);
+        if let Some(index) = self.wanted.iter().position(|wanted| *wanted == member) {
+            self.wanted.remove(index);
+            self.filters_changed = true;
+        }
         self.pairs.introduced(&prekey);
         let known = e2e.directory().certificate(member) == Some(&prekey.certificate);
         Ok(!known

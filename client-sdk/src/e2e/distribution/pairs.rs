@@ -189,6 +189,7 @@ impl Distribution {
             return Err(ConfigError::MayNotIssue);
         }
         e2e.add_pairs(End::Publisher, options)?;
+        self.filters_changed = true;
         self.pairs.giving = Some(Giving {
             policy,
             named: BTreeMap::new(),
@@ -209,6 +210,7 @@ impl Distribution {
         options: EnvelopeOptions,
     ) -> Result<(), ConfigError> {
         e2e.add_pairs(End::Subscriber, options)?;
+        self.filters_changed = true;
         self.pairs.publishers.insert(publisher, Publisher::default());
         Ok(())
     }
@@ -245,6 +247,7 @@ impl Distribution {
     /// subscriber stays out until it is [admitted by name](Self::admit_to_pairs), also after a restart. Returns whether there was one.
     pub fn remove_pair(&mut self, e2e: &mut E2e, peer: Kid) -> bool {
         let removed = self.pairs.remove(peer);
+        self.filters_changed |= removed;
         let is_closed = self.pairs.giving.as_mut().is_some_and(|giving| giving.barred.bar(peer));
         let own = self.identity.kid();
         let [to, from] = [(own, peer), (peer, own)]
