@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::path::Path;
 
 use tempfile::TempDir;
 use veilmq_config::{BrokerConfig, ConfigError, Outside, Overrides, Sources};
@@ -36,14 +37,9 @@ fn faults_are_also_told_in_mosquittos_words() {
         ("user  \n", "Empty 'user' value in configuration."),
         ("listener\n", "Empty 'listener port' value in configuration."),
         ("pid_file /a\npid_file /a\n", "Duplicate 'pid_file' value in configuration."),
-        ("user a\nuser a\n", "Duplicate 'user' value in configuration."),
         (
             "log_timestamp_format %s\nlog_timestamp_format %s\n",
             "Duplicate 'log_timestamp_format' value in configuration.",
-        ),
-        (
-            "clientid_prefixes a\nclientid_prefixes b\n",
-            "Duplicate 'clientid_prefixes' value in configuration.",
         ),
         (
             "auto_id_prefix a\nlistener 1\nauto_id_prefix b\n",
@@ -338,4 +334,48 @@ fn an_address_that_cannot_be_resolved_is_said_with_the_line_that_names_it() {
 
         assert!(told.contains(expected), "{told}");
     }
+}
+
+#[test]
+fn what_mosquitto_takes_once_is_taken_once_and_of_all_else_the_last_one_counts() {
+    const BRIDGE: &str = "connection a\naddress b\ntopic c\n";
+    for (context, options) in [
+        (
+            "",
+            &["bind_address 127.0.0.1", "log_timestamp_format %s", "persistence_file a.db", "pid_file /a"][..],
+        ),
+        ("", &["persistence_location /a/", "auto_id_prefix a"]),
+        ("listener 1\n", &["bind_interface lo", "tls_version tlsv1.3", "listener_auto_id_prefix a"]),
+        ("listener 1\nprotocol http_api\n", &["http_dir /"]),
+        (BRIDGE, &["bridge_cafile /a", "bridge_alpn a", "bridge_ciphers A", "bridge_ciphers_tls1.3 A"]),
+        (BRIDGE, &["bridge_bind_address 127.0.0.1", "bridge_tls_version tlsv1.3", "notification_topic a"]),
+        (BRIDGE, &["remote_clientid a", "local_clientid a", "local_username a", "remote_username a"]),
+        ("connection a\naddress b\ntopic c\nusername u\n", &["remote_password a"]),
+    ] {
+        for option in options {
+            assert!(load(format!("{context}{option}\n")).is_ok(), "{option}");
+            let error = load(format!("{context}{option}\n{option}\n")).unwrap_err().to_string();
+            assert!(error.contains("stands above already"), "{option}: {error}");
+        }
+    }
+
+    let config = load(
+        "user a\nuser b\nclientid_prefixes a\nclientid_prefixes b\nacl_file /a\nacl_file /b\n\
+         password_file /a\npassword_file /b\nlistener 1\nmount_point a/\nmount_point b/\n\
+         certfile /a\ncertfile /b\nkeyfile /a\nkeyfile /b\ncafile /a\ncafile /b\n\
+         require_certificate true\ncrlfile /a\ncrlfile /b\nciphers A\nciphers B\n",
+    )
+    .unwrap();
+    let path = |path: &str| Some(Path::new(path).to_owned());
+    let listener = &config.listeners[0];
+    let tls = listener.tls.as_ref().unwrap();
+    assert_eq!(
+        (config.process.user.as_deref(), config.access.client_id_prefix.as_deref()),
+        (Some("b"), Some("b"))
+    );
+    assert_eq!((config.acl.mosquitto_file, config.access.password_file), (path("/b"), path("/b")));
+    assert_eq!(listener.mqtt.mount_point.as_deref(), Some("b/"));
+    let pair = &tls.certificates[0];
+    assert_eq!([&pair.certificate_file, &pair.key_file], [Path::new("/b"); 2]);
+    assert_eq!((&tls.client_ca_file, &tls.crl_file), (&path("/b"), &path("/b")));
 }

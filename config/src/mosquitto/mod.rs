@@ -145,7 +145,7 @@ enum Plugin {
     Foreign,
 }
 
-/// The options of which Mosquitto takes no second one.
+/// The options of which Mosquitto 2.1.2 takes no second one. Of all others the last one counts, or all of them do.
 const ONCE: &[&str] = &[
     "auto_id_prefix",
     "bind_address",
@@ -159,7 +159,6 @@ const ONCE: &[&str] = &[
     "bridge_ciphers_tls1.3",
     "bridge_tls_version",
     "clientid",
-    "clientid_prefixes",
     "http_dir",
     "listener_auto_id_prefix",
     "local_clientid",
@@ -175,7 +174,6 @@ const ONCE: &[&str] = &[
     "remote_password",
     "remote_username",
     "tls_version",
-    "user",
     "username",
 ];
 /// The options that the default listener does not have.
