@@ -30,6 +30,8 @@ const DISCONNECT: [u8; 2] = [0xe0, 0];
 const QUOTA_EXCEEDED: u8 = 0x97;
 
 const DISK_BYTES: usize = 20 * 1024 * 1024;
+/// How many files there is room for.
+const FILES: usize = 500;
 const BALLAST_BYTES: usize = 8 * 1024 * 1024;
 const RESERVE_BYTES: usize = 4 * 1024 * 1024;
 const PAYLOAD_BYTES: usize = 4_000;
@@ -43,7 +45,7 @@ impl Disk {
     /// Mounts it; prints that the test is skipped where nothing may be mounted.
     fn mount(place: &Path, bytes: usize) -> Option<Self> {
         std::fs::create_dir(place).unwrap();
-        let options = format!("size={bytes},mode=700");
+        let options = format!("size={bytes},nr_inodes={FILES},mode=700");
         let mounted = mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()));
         match mounted {
             Ok(()) => Some(Self(place.to_owned())),
@@ -270,6 +272,46 @@ fn a_disk_that_reaches_its_reserve_loses_nothing_acknowledged_and_recovers() {
 #[test]
 fn a_disk_without_a_free_byte_loses_nothing_acknowledged_and_recovers() {
     fills_up_and_recovers(0, "\"storage\":\"storage ");
+}
+
+#[test]
+fn a_disk_that_takes_no_other_file_loses_nothing_acknowledged_and_recovers() {
+    // [D09]
+    let Some((mut broker, disk)) = broker_on_disk(4 * DISK_BYTES, 0) else { return };
+    broker.restart();
+    subscribe_and_leave(&broker);
+    let mut ledger = Ledger::default();
+    ledger.publish(&broker, 200);
+    let names = (0..FILES).map(|number| disk.0.join(format!("file-{number}")));
+    let made: Vec<PathBuf> = names.take_while(|name| std::fs::write(name, b"").is_ok()).collect();
+    assert!((1..FILES).contains(&made.len()), "there is no room for another file");
+
+    ledger.publish(&broker, 3_000);
+    broker.kill();
+    let before = broker.log().len();
+    if broker.try_restart().is_err() {
+        let log = broker.log();
+        let errors: Vec<&str> = log[before..].lines().filter(|line| line.starts_with("veilmq: ")).collect();
+        let [error] = errors[..] else { panic!("{errors:?}") };
+        assert!(
+            error.contains(&disk.0.display().to_string()) && error.contains("no space left for another file"),
+            "{error}"
+        );
+    }
+    broker.kill();
+    for file in made {
+        std::fs::remove_file(file).unwrap();
+    }
+    broker.restart();
+    wait_until_ready(&broker);
+    let before = ledger.acknowledged.len();
+    ledger.publish(&broker, 200);
+    assert_eq!(ledger.acknowledged.len(), before + 200, "it takes everything again");
+
+    broker.kill();
+    broker.restart();
+    ledger.check(&broker);
+    assert!(broker.get("/readyz").body.contains("\"storage_damage\":null"));
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::room::free_bytes;
+use super::room::{free_bytes, has_no_file_left};
 use crate::clock;
 use crate::files::{self, FileError};
 
@@ -69,6 +69,13 @@ pub enum DirectoryError {
         /// What is free.
         free_bytes: u64,
     },
+    /// The file system takes no other file, of which opening a store makes some.
+    #[error(
+        "data directory {}: no space left for another file: its file system has as many as it can have (`df -i` shows them), and to open \
+         the store takes some: remove others and start again; nothing stored is lost",
+        .0.display()
+    )]
+    NoFileLeft(PathBuf),
     /// The file system refused.
     #[error("data directory {}: {error}", .path.display())]
     Io {
@@ -304,6 +311,9 @@ impl DataDirectory {
         let path = self.path.clone();
         if error.kind() == io::ErrorKind::StorageFull {
             // What cannot even be asked counts as nothing.
+            if has_no_file_left(&path) {
+                return DirectoryError::NoFileLeft(path);
+            }
             return DirectoryError::Full { free_bytes: free_bytes(&path).unwrap_or(0), path };
         }
         DirectoryError::Io { path, error }

@@ -191,6 +191,11 @@ pub(super) fn free_bytes(directory: &Path) -> io::Result<u64> {
     Ok(found.blocks_available().saturating_mul(found.fragment_size()))
 }
 
+/// Tells whether unprivileged processes may make no other file on the file system of a directory. One without a limit says 0 of 0.
+pub(super) fn has_no_file_left(directory: &Path) -> bool {
+    statvfs(directory).is_ok_and(|found| found.files() > 0 && found.files_available() == 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
