@@ -228,6 +228,14 @@ fn refuses_what_has_to_be_stored(broker: &Broker, ledger: &mut Ledger, words: &s
     assert_eq!(Published::read(&live.packet().unwrap()).unwrap().payload, b"flows");
 }
 
+/// Returns the one error that a broker has ended with, behind so many bytes of its log.
+fn only_error(broker: &Broker, before: usize) -> String {
+    let log = broker.log();
+    let errors: Vec<&str> = log[before..].lines().filter(|line| line.starts_with("veilmq: ")).collect();
+    let [error] = errors[..] else { panic!("{errors:?}") };
+    error.to_owned()
+}
+
 fn wait_until_ready(broker: &Broker) {
     let is_ready = || broker.get("/readyz").status == 200;
     wait_until_or(is_ready, || format!("still not ready: {}", broker.get("/readyz").body));
@@ -290,9 +298,7 @@ fn a_disk_that_takes_no_other_file_loses_nothing_acknowledged_and_recovers() {
     broker.kill();
     let before = broker.log().len();
     if broker.try_restart().is_err() {
-        let log = broker.log();
-        let errors: Vec<&str> = log[before..].lines().filter(|line| line.starts_with("veilmq: ")).collect();
-        let [error] = errors[..] else { panic!("{errors:?}") };
+        let error = only_error(&broker, before);
         assert!(
             error.contains(&disk.0.display().to_string()) && error.contains("no space left for another file"),
             "{error}"
@@ -329,10 +335,8 @@ fn a_start_without_a_free_byte_ends_with_one_error_that_names_disk_and_folder_an
     let ended = broker.try_restart().unwrap_err();
 
     assert!(ended.contains("exit status: 1"), "{ended}");
-    let log = broker.log();
-    let errors: Vec<&str> = log[before..].lines().filter(|line| line.starts_with("veilmq: ")).collect();
     let folder = broker.data_dir().display().to_string();
-    let [error] = errors[..] else { panic!("{errors:?}") };
+    let error = only_error(&broker, before);
     assert!(error.contains(&folder) && error.contains("its disk is full (0 bytes are free)"), "{error}");
     broker.kill();
     std::fs::remove_file(disk.ballast()).unwrap();

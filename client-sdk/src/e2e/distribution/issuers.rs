@@ -3,16 +3,12 @@
 //! Time is an argument. Invariant: who may change an issuer goes through [`Issuers::iter_mut`], after which all of them are gone through
 //! again; while nothing has changed, nothing is due and the clock was not set back, none is.
 
-use super::issuer::Issuer;
+use super::{issuer::Issuer, watched::Watched};
 
-#[derive(Default)]
-pub(super) struct Issuers {
-    list: Vec<Issuer>,
-    /// Unknown once an issuer may have changed.
-    agenda: Option<Agenda>,
-}
+pub(super) type Issuers = Watched<Issuer, Agenda>;
 
-struct Agenda {
+/// What is to be done, and when.
+pub(super) struct Agenda {
     /// When it was made, in unix milliseconds.
     made_ms: u64,
     /// When something has to be prepared or forgotten, in unix milliseconds.
@@ -23,54 +19,33 @@ struct Agenda {
 }
 
 impl Issuers {
-    pub(super) fn push(&mut self, issuer: Issuer) {
-        self.agenda = None;
-        self.list.push(issuer);
-    }
-
-    pub(super) const fn len(&self) -> usize {
-        self.list.len()
-    }
-
-    pub(super) const fn is_empty(&self) -> bool {
-        self.list.is_empty()
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Issuer> {
-        self.list.iter()
-    }
-
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Issuer> {
-        self.agenda = None;
-        self.list.iter_mut()
-    }
-
     /// Whether [`Issuer::advance`] may have something to do.
     pub(super) fn has_to_advance(&self, now_unix_ms: u64) -> bool {
         let has_to = |agenda: &Agenda| agenda.advance_ms <= now_unix_ms || now_unix_ms < agenda.made_ms;
-        !self.is_empty() && self.agenda.as_ref().is_none_or(has_to)
+        !self.is_empty() && self.found().is_none_or(has_to)
     }
 
     /// When [`Issuer::publish`] has something to do, in unix milliseconds.
     pub(super) fn publish_due(&self) -> u64 {
-        let due = |issuers: &[Issuer]| issuers.iter().map(Issuer::next_due).min().unwrap_or(u64::MAX);
-        self.agenda.as_ref().map_or_else(|| due(&self.list), |agenda| agenda.publish_ms)
+        let due = || self.iter().map(Issuer::next_due).min().unwrap_or(u64::MAX);
+        self.found().map_or_else(due, |agenda| agenda.publish_ms)
     }
 
     /// Whether every announced epoch is where messages are sealed and opened.
     pub(super) fn is_installed(&self) -> bool {
-        self.agenda.as_ref().is_some_and(|agenda| agenda.is_installed)
+        self.found().is_some_and(|agenda| agenda.is_installed)
     }
 
     /// All issuers have advanced: makes the agenda.
     pub(super) fn advanced(&mut self, now_unix_ms: u64) {
-        let advance = self.list.iter().map(|issuer| issuer.advance_due(now_unix_ms));
-        self.agenda = Some(Agenda {
+        let advance = self.iter().map(|issuer| issuer.advance_due(now_unix_ms));
+        let agenda = Agenda {
             made_ms: now_unix_ms,
             advance_ms: advance.min().unwrap_or(u64::MAX),
             publish_ms: self.publish_due(),
-            is_installed: self.list.iter().all(|issuer| issuer.installed),
-        });
+            is_installed: self.iter().all(|issuer| issuer.installed),
+        };
+        self.note(agenda);
     }
 }
 
@@ -175,7 +150,7 @@ mod tests {
     fn what_is_due_is_done_in_time_though_nothing_has_changed() {
         let policy = IssuePolicy { rotate_every_ms: 24 * HOUR, ..IssuePolicy::default() };
         let mut program = Program::settled(1, &policy);
-        let epochs = |program: &Program| program.keys.issuers.list[0].epochs.len();
+        let epochs = |program: &Program| program.keys.issuers.iter().next().unwrap().epochs.len();
 
         assert_eq!(program.turn(START + 12 * HOUR - 1), (0, vec![]));
         assert_eq!(program.turn(START + 12 * HOUR), (0, vec![1]), "it is issued again");
@@ -203,7 +178,7 @@ mod tests {
             // Without a connection.
             let mut advance = |now| {
                 let advanced = program.keys.advance_issuers(&mut program.e2e, now, &mut entropy);
-                (advanced, program.keys.issuers.list[0].epochs.contains_key(&1))
+                (advanced, program.keys.issuers.iter().next().unwrap().epochs.contains_key(&1))
             };
 
             assert_eq!([advance(over - 1), advance(over - 1)], [(1, true), (0, true)], "{last}");

@@ -3,16 +3,12 @@
 //! Time is an argument. Invariant: who may change a membership goes through [`Memberships::iter_mut`], after which all of them are
 //! gone through again; while nothing has changed, nothing is due and the clock was not set back, none is.
 
-use super::membership::Membership;
+use super::{membership::Membership, watched::Watched};
 
-#[derive(Default)]
-pub(super) struct Memberships {
-    list: Vec<Membership>,
-    /// Unknown once a membership may have changed.
-    agenda: Option<Agenda>,
-}
+pub(super) type Memberships = Watched<Membership, Agenda>;
 
-struct Agenda {
+/// What is to be done, and when.
+pub(super) struct Agenda {
     /// When it was made, in unix milliseconds.
     made_ms: u64,
     /// When an issuer has to be asked for a wrap, in unix milliseconds.
@@ -22,52 +18,30 @@ struct Agenda {
 }
 
 impl Memberships {
-    pub(super) fn push(&mut self, membership: Membership) {
-        self.agenda = None;
-        self.list.push(membership);
-    }
-
-    pub(super) const fn len(&self) -> usize {
-        self.list.len()
-    }
-
-    pub(super) const fn is_empty(&self) -> bool {
-        self.list.is_empty()
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Membership> {
-        self.list.iter()
-    }
-
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Membership> {
-        self.agenda = None;
-        self.list.iter_mut()
-    }
-
     /// Whether [`Membership::take_overdue`] may have something to say.
     pub(super) fn has_overdue(&self, now_unix_ms: u64) -> bool {
         let has = |agenda: &Agenda| agenda.overdue_ms <= now_unix_ms || now_unix_ms < agenda.made_ms;
-        !self.is_empty() && self.agenda.as_ref().is_none_or(has)
+        !self.is_empty() && self.found().is_none_or(has)
     }
 
     /// When [`Membership::take_overdue`] has something to say at the earliest, in unix milliseconds.
     pub(super) fn overdue_due(&self) -> u64 {
-        self.agenda.as_ref().map_or_else(|| self.first(Membership::overdue_due), |agenda| agenda.overdue_ms)
+        self.found().map_or_else(|| self.first(Membership::overdue_due), |agenda| agenda.overdue_ms)
     }
 
     /// When [`Membership::take_stale`] has something to say at the earliest, in unix milliseconds.
     pub(super) fn stale_due(&self) -> u64 {
-        self.agenda.as_ref().map_or_else(|| self.first(Membership::stale_due), |agenda| agenda.stale_ms)
+        self.found().map_or_else(|| self.first(Membership::stale_due), |agenda| agenda.stale_ms)
     }
 
     /// Those that are overdue have been asked: makes the agenda.
     pub(super) fn asked(&mut self, now_unix_ms: u64) {
         let (overdue_ms, stale_ms) = (self.overdue_due(), self.stale_due());
-        self.agenda = Some(Agenda { made_ms: now_unix_ms, overdue_ms, stale_ms });
+        self.note(Agenda { made_ms: now_unix_ms, overdue_ms, stale_ms });
     }
 
     fn first(&self, due: fn(&Membership) -> u64) -> u64 {
-        self.list.iter().map(due).min().unwrap_or(u64::MAX)
+        self.iter().map(due).min().unwrap_or(u64::MAX)
     }
 }
 

@@ -20,6 +20,7 @@ mod retention;
 mod revocation;
 mod roster;
 mod saved;
+mod watched;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
