@@ -56,6 +56,12 @@ impl Disk {
     fn ballast(&self) -> PathBuf {
         self.0.join("ballast")
     }
+
+    /// Has it refuse what is written, or take it again.
+    fn remount(&self, flags: MsFlags) {
+        let none = None::<&Path>;
+        mount(none, &self.0, none, MsFlags::MS_REMOUNT | flags, none).unwrap();
+    }
 }
 
 impl Drop for Disk {
@@ -330,20 +336,47 @@ fn a_start_without_a_free_byte_ends_with_one_error_that_names_disk_and_folder_an
     }
     assert!(broker.terminate(20).success(), "a broker that cannot store anything ends as ever");
     fill_to_the_brim(&disk);
-    let before = broker.log().len();
 
-    let ended = broker.try_restart().unwrap_err();
+    let error = refusal(&mut broker);
 
-    assert!(ended.contains("exit status: 1"), "{ended}");
-    let folder = broker.data_dir().display().to_string();
-    let error = only_error(&broker, before);
-    assert!(error.contains(&folder) && error.contains("its disk is full (0 bytes are free)"), "{error}");
-    broker.kill();
+    assert!(error.contains("its disk is full (0 bytes are free)"), "{error}");
     std::fs::remove_file(disk.ballast()).unwrap();
     broker.restart();
     ledger.check(&broker);
     assert!(broker.get("/readyz").body.contains("\"storage_damage\":null"));
     assert!(broker.terminate(20).success());
+}
+
+/// Starts a broker that cannot start, and returns the one error that it ends with, which names the folder.
+fn refusal(broker: &mut Broker) -> String {
+    let before = broker.log().len();
+    let ended = broker.try_restart().unwrap_err();
+    broker.kill();
+    assert!(ended.contains("exit status: 1"), "{ended}");
+    let error = only_error(broker, before);
+    assert!(error.contains(&broker.data_dir().display().to_string()), "{error}");
+    error
+}
+
+#[test]
+fn a_start_on_a_read_only_disk_ends_with_one_error_that_names_disk_and_folder_and_harms_nothing() {
+    let Some((mut broker, disk)) = broker_on_disk(DISK_BYTES, RESERVE_BYTES) else { return };
+    disk.remount(MsFlags::MS_RDONLY);
+    assert!(refusal(&mut broker).contains("Read-only file system"), "before there is a store");
+    disk.remount(MsFlags::empty());
+    broker.restart();
+    subscribe_and_leave(&broker);
+    let mut ledger = Ledger::default();
+    ledger.publish(&broker, 100);
+    broker.kill();
+
+    disk.remount(MsFlags::MS_RDONLY);
+    assert!(refusal(&mut broker).contains("Read-only file system"), "with a store");
+
+    disk.remount(MsFlags::empty());
+    broker.restart();
+    ledger.check(&broker);
+    assert!(broker.get("/readyz").body.contains("\"storage_damage\":null"));
 }
 
 /// Leaves not one byte free.

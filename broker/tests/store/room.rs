@@ -1,7 +1,7 @@
 //! What the writer does when space runs out or commits fail: what it says, what it still stores, what it keeps, how it recovers.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use veilmq::store::{Condition, Room, WriterOptions};
@@ -192,10 +192,19 @@ fn while_it_is_full_the_store_tidies_up_at_once_until_there_is_room() {
 fn it_does_not_tidy_up_with_what_little_it_takes_to_open_the_store() {
     let left = Arc::new(AtomicU64::new(60));
     let options = WriterOptions { durability: Durability::Commit, backlog_bytes_max: usize::MAX };
-    let room = Room::new(RESERVE, Box::new(|| RESERVE / 20));
+    let (look, looks) = mpsc::channel();
+    let free_bytes = move || {
+        // A test that is over wants no more looks.
+        let _ = look.send(());
+        RESERVE / 20
+    };
+    let room = Room::new(RESERVE, Box::new(free_bytes));
 
     let (writer, _, _) = start_in(room, Box::new(Untidy(Arc::clone(&left))), options);
-    std::thread::sleep(Duration::from_millis(2_500));
+    // It looks again only after it has done what it made of the look before.
+    for _ in 0..3 {
+        looks.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
 
     writer.stop().unwrap();
     assert_eq!(left.load(Ordering::Relaxed), 60);
