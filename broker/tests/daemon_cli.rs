@@ -6,6 +6,7 @@ mod daemon_support;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use daemon_command::{error, out, veilmq};
 use daemon_support::{authority, certificate};
@@ -75,6 +76,14 @@ fn what_is_wrong_with_a_file_is_said_with_the_line_of_mosquitto_conf_that_names_
         ("password_file ABSENT", "password_file: cannot read ABSENT: No such file"),
         ("password_file BAD", "password_file: BAD:1: "),
         ("acl_file ABSENT", "acl_file: cannot read ABSENT: No such file"),
+        (
+            "plugin mosquitto_password_file.so\nplugin_opt_password_file ABSENT",
+            "plugin_opt_password_file: cannot read ABSENT: No such file",
+        ),
+        (
+            "plugin mosquitto_acl_file.so\nplugin_opt_acl_file ABSENT",
+            "plugin_opt_acl_file: cannot read ABSENT: No such file",
+        ),
         ("certfile BAD\nkeyfile BAD", "certfile: BAD holds no certificate: "),
         ("pid_file ABSENT/pid", "pid_file: cannot write ABSENT/pid: No such file"),
         (
@@ -168,6 +177,30 @@ fn what_is_wrong_with_what_the_configuration_names_is_said_with_its_place() {
             let expected = format!("veilmq: {file}:{line}: {}", filled(expected));
             assert!(told.starts_with(&expected), "{options}: {told}");
         }
+    }
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_made_is_said_with_its_place() {
+    let data = data();
+    let at = |name: &str| data.path().join(name).to_str().unwrap().to_owned();
+    let (own, conf, bad) = (at("veilmq.toml"), at("mosquitto.conf"), at("bad"));
+    fs::write(&bad, "a file").unwrap();
+    fs::write(&own, format!("data_dir = \"{bad}/d\"\nlisteners = [{{ address = \"unix:{}\" }}]\n", at("s")))
+        .unwrap();
+    fs::write(&conf, format!("listener 0 {}\npersistence true\npersistence_location {bad}/\n", at("s")))
+        .unwrap();
+
+    for (file, expected) in [
+        (&own, format!("veilmq: {own}:1: data_dir: cannot create folder {bad}/d: ")),
+        (&conf, format!("veilmq: {conf}:3: persistence_location: cannot create folder {bad}/")),
+    ] {
+        // No flag names another one.
+        let output = Command::new(env!("CARGO_BIN_EXE_veilmq")).args(["-c", file]).output().unwrap();
+
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(told.lines().any(|line| line.starts_with(&expected)), "{told}");
+        assert_eq!(output.status.code(), Some(1));
     }
 }
 

@@ -193,8 +193,11 @@ const FILES: &[&str] = &[
     "http_dir",
     "keyfile",
     "password_file",
+    "persistence_location",
     "pid_file",
+    "plugin_opt_acl_file",
     "plugin_opt_config_file",
+    "plugin_opt_password_file",
     "plugin_opt_password_init_file",
 ];
 
