@@ -91,8 +91,8 @@ impl RunError {
     #[must_use]
     pub fn placed(self, named: &[Named]) -> Self {
         let found = match self.outside() {
-            Some(AtFault::Path(path)) => place_of(path, named),
-            Some(AtFault::Outside(outside)) => named.iter().find(|named| named.outside == outside),
+            Some(Outside::Path(path)) => place_of(&path, named),
+            Some(outside) => named.iter().find(|named| named.outside == outside),
             None => None,
         };
         let Some(Named { origin, option, .. }) = found else { return self };
@@ -110,7 +110,7 @@ impl RunError {
     }
 
     /// Returns what is at fault, where an option names it.
-    fn outside(&self) -> Option<AtFault<'_>> {
+    fn outside(&self) -> Option<Outside> {
         let path = match self {
             Self::File(error) => Some(error.path()),
             Self::Access(error) => error.path(),
@@ -120,27 +120,16 @@ impl RunError {
             Self::Trust(error) => error.path(),
             Self::Token(error) => Some(error.path()),
             Self::Log(error) => Some(error.path()),
-            Self::User(error) => return Some(AtFault::Outside(Outside::User(error.user().to_owned()))),
-            Self::Listen(error) => {
-                let interface = Outside::Interface(error.interface()?.to_owned());
-                return Some(AtFault::Outside(interface));
-            }
+            Self::User(error) => return Some(Outside::User(error.user().to_owned())),
+            Self::Listen(error) => return Some(Outside::Interface(error.interface()?.to_owned())),
             Self::Directory(_)
             | Self::Store(_)
             | Self::Admin(_)
             | Self::Named { .. }
             | Self::System { .. } => None,
         };
-        path.map(AtFault::Path)
+        path.map(|path| Outside::Path(path.to_owned()))
     }
-}
-
-/// What is at fault outside of the configuration.
-enum AtFault<'a> {
-    /// A file or folder, perhaps one in a folder that is named.
-    Path(&'a Path),
-    /// Anything else.
-    Outside(Outside),
 }
 
 /// Finds the first place that names a path, or else the nearest folder that it is in.
