@@ -18,12 +18,17 @@ fn data() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// Returns the line that says what is at fault, behind what a broker that starts has logged.
-fn fault(directory: &Path, arguments: &[&str]) -> String {
-    let output = veilmq(directory, arguments);
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
-    said.lines().rfind(|line| line.starts_with("veilmq: ")).unwrap_or(&said).to_owned()
+/// Asserts how the line begins that says what is at fault with a configuration, for who looks at it and for who starts with it, whose log
+/// stands before.
+fn assert_both_say(directory: &Path, file: &str, expected: &str) {
+    for arguments in [&["check-config", "-c", file][..], &["-c", file]] {
+        let output = veilmq(directory, arguments);
+
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        let told = said.lines().rfind(|line| line.starts_with("veilmq: ")).unwrap_or(&said);
+        assert!(told.starts_with(expected), "{arguments:?}: {told}, not {expected}");
+    }
 }
 
 #[test]
@@ -101,12 +106,7 @@ fn what_is_wrong_with_a_file_is_said_with_the_line_of_mosquitto_conf_that_names_
         let (option, _) = expected.split_once(':').unwrap();
         let line = 2 + lines.lines().position(|line| line.starts_with(option)).unwrap();
 
-        for arguments in [&["check-config", "-c", &conf][..], &["-c", &conf]] {
-            let told = fault(data.path(), arguments);
-
-            let expected = format!("veilmq: {conf}:{line}: {}", filled(expected));
-            assert!(told.starts_with(&expected), "{lines}: {told}");
-        }
+        assert_both_say(data.path(), &conf, &format!("veilmq: {conf}:{line}: {}", filled(expected)));
     }
 }
 
@@ -171,12 +171,7 @@ fn what_is_wrong_with_what_the_configuration_names_is_said_with_its_place() {
         };
         fs::write(&file, format!("{listeners}{}\n", filled(options))).unwrap();
 
-        for arguments in [&["check-config", "-c", &file][..], &["-c", &file]] {
-            let told = fault(data.path(), arguments);
-
-            let expected = format!("veilmq: {file}:{line}: {}", filled(expected));
-            assert!(told.starts_with(&expected), "{options}: {told}");
-        }
+        assert_both_say(data.path(), &file, &format!("veilmq: {file}:{line}: {}", filled(expected)));
     }
 }
 
