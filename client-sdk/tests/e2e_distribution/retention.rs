@@ -135,8 +135,8 @@ fn nothing_is_sealed_under_a_key_that_is_not_saved() {
     assert!(lake.reads(&after, much_later));
 }
 
-#[test]
-fn a_member_whose_wrap_is_lost_or_overwritten_asks_for_its_key() {
+/// A publisher with so many members that each has its wrap on a topic of its own.
+fn with_wraps_of_their_own() -> (Broker, Party, Vec<Party>) {
     let mut broker = Broker::default();
     let mut press = Party::publisher("press", IssuePolicy::default());
     let members: Vec<Party> = (0..65).map(|n| Party::subscriber(&format!("member-{n}"))).collect();
@@ -144,6 +144,12 @@ fn a_member_whose_wrap_is_lost_or_overwritten_asks_for_its_key() {
         admit(&mut press, member);
     }
     press.visit(&mut broker, START);
+    (broker, press, members)
+}
+
+#[test]
+fn a_member_whose_wrap_is_lost_or_overwritten_asks_for_its_key() {
+    let (mut broker, mut press, members) = with_wraps_of_their_own();
     let retained = broker.retained.clone();
     let other = retained.iter().find(|(topic, _)| topic.contains("/w/")).unwrap().1.clone();
     let message = press.seal(START);
@@ -176,13 +182,7 @@ fn a_member_whose_wrap_is_lost_or_overwritten_asks_for_its_key() {
 
 #[test]
 fn a_wrap_that_does_not_come_is_asked_for_in_time_also_when_the_clock_is_set_back() {
-    let mut broker = Broker::default();
-    let mut press = Party::publisher("press", IssuePolicy::default());
-    let members: Vec<Party> = (0..65).map(|n| Party::subscriber(&format!("member-{n}"))).collect();
-    for member in &members {
-        admit(&mut press, member);
-    }
-    press.visit(&mut broker, START);
+    let (mut broker, _press, members) = with_wraps_of_their_own();
     broker.retained.retain(|topic, _| !topic.contains("/w/"));
     for now in [START, START - DAY] {
         let mut member = Party::joining(Arc::clone(&members[1].identity));
