@@ -11,7 +11,7 @@ use nix::unistd::Uid;
 use tempfile::TempDir;
 use veilmq_tests::broker::{self, Broker};
 use veilmq_tests::ports::ReservedPort;
-use veilmq_tests::tools::{built_program, run, spawn};
+use veilmq_tests::tools::{built_program, require_tool, run, skip, spawn};
 use veilmq_tests::waiting::wait_until;
 use veilmq_tests::wire::{Wire, packet};
 
@@ -187,7 +187,7 @@ fn a_valid_configuration_file_passes_the_check_and_is_shown_as_it_takes_effect()
 }
 
 /// The program where every user may run it, and how somebody runs it there.
-fn as_user(spare: &Spare, user: u32, data_dir: &Path) -> Command {
+fn as_user(setpriv: &Path, spare: &Spare, user: u32, data_dir: &Path) -> Command {
     let everybody = fs::Permissions::from_mode(0o755);
     fs::set_permissions(spare.directory.path(), everybody).expect("it is ours");
     let program = spare.path("veilmq");
@@ -196,7 +196,7 @@ fn as_user(spare: &Spare, user: u32, data_dir: &Path) -> Command {
     }
     let broker = spare.command(data_dir);
     let id = user.to_string();
-    let mut command = Command::new("setpriv");
+    let mut command = Command::new(setpriv);
     command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).arg(&program).args(broker.get_args());
     command.envs(broker.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir("/");
     command
@@ -206,9 +206,9 @@ fn as_user(spare: &Spare, user: u32, data_dir: &Path) -> Command {
 fn any_user_runs_it_who_has_a_data_directory_and_who_has_not_is_told_so() {
     const NOBODY_IN_PARTICULAR: u32 = 12_345;
     if !Uid::effective().is_root() {
-        // Who is not root runs every other test as such a user.
-        return;
+        return skip("becoming another user", "run as root").unwrap_or_default();
     }
+    let Some(setpriv) = require_tool("setpriv") else { return };
     let spare = Spare::new();
     let (own, foreign) = (spare.path("own"), spare.path("foreign"));
     for (folder, owner) in [(&own, NOBODY_IN_PARTICULAR), (&foreign, 0)] {
@@ -217,13 +217,13 @@ fn any_user_runs_it_who_has_a_data_directory_and_who_has_not_is_told_so() {
         chown(folder, Some(owner), Some(owner)).expect("root may");
     }
 
-    let refused = failure(&mut as_user(&spare, NOBODY_IN_PARTICULAR, &foreign), 1);
+    let refused = failure(&mut as_user(&setpriv, &spare, NOBODY_IN_PARTICULAR, &foreign), 1);
     assert_names(&refused, &[&foreign.display().to_string(), "Permission denied"]);
-    let refused = failure(&mut as_user(&spare, NOBODY_IN_PARTICULAR, &foreign.join("below")), 1);
+    let refused = failure(&mut as_user(&setpriv, &spare, NOBODY_IN_PARTICULAR, &foreign.join("below")), 1);
     assert_names(&refused, &[&foreign.join("below").display().to_string(), "Permission denied"]);
     assert_eq!(fs::read_dir(&foreign).expect("root may").count(), 0, "nothing was left there");
 
-    let mut running = spawn(&mut as_user(&spare, NOBODY_IN_PARTICULAR, &own));
+    let mut running = spawn(&mut as_user(&setpriv, &spare, NOBODY_IN_PARTICULAR, &own));
     wait_until("it serves", || Wire::try_open(spare.mqtt.address()).is_ok());
     let (mut wire, _) = Wire::connect(spare.mqtt.address(), "c", false);
     wire.send(&packet(0x33, b"\0\x01t\0\x01kept")).expect("PUBLISH can be sent");
